@@ -1,0 +1,88 @@
+"""What all jobs share: their flags, their way to Ray, their ledger, and how they end."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import ray
+import tyro
+from rich.console import Console
+
+from jobs.exit_codes import ExitCode, exit_code_of
+from jobs.recipe import Recipe, load_recipe
+from jobs.run_paths import RunPaths, run_paths
+from pipeline.ledger import Attempt, keep_ledger
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Flags of every job."""
+
+    recipe: str = "demo"
+    """Name of a file in jobs/recipes."""
+    root: str = ""
+    """Folder that holds the runs (default: `runs` in the checkout). Must be absolute with --working-dir."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="A.B=VALUE")] = ()
+    """Override one value of the recipe, as in --set stages.0.steps=50. May be repeated."""
+
+    def resolve(self) -> tuple[Recipe, RunPaths]:
+        """The recipe with its overrides, and the run's folders."""
+        recipe = load_recipe(self.recipe, self.set)
+        return recipe, run_paths(self.root, recipe)
+
+
+Options = TypeVar("Options", bound=JobOptions)
+
+
+def run_job(options_type: type[Options], job: Callable[[Options], dict[str, Any] | None], description: str) -> None:
+    """Parses the flags, runs the job, prints its error in one line, and exits with its code.
+
+    A dict that the job returns is its result: with `--json` the last line of the output.
+    """
+    options = tyro.cli(options_type, description=description)
+    try:
+        result = job(options)
+    except KeyboardInterrupt:
+        console.print("interrupted; run the same command again to go on")
+        sys.exit(ExitCode.OTHER)
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is ExitCode.OTHER:
+            raise
+        console.print(f"error: {error}", markup=False, style="red")
+        sys.exit(code)
+    if result is not None and getattr(options, "json", False):
+        print(json.dumps(result, ensure_ascii=False))
+    sys.exit(ExitCode.DONE)
+
+
+def connect_to_ray() -> None:
+    """Joins the cluster at hand (RAY_ADDRESS, or one that runs on this machine), or starts Ray here."""
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=True)
+
+
+@contextmanager
+def counted(paths: RunPaths, job: str, devices: int, use_gpu: bool, stage: str = "") -> Iterator[Any]:
+    """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle."""
+    connect_to_ray()
+    model = _gpu_model() if use_gpu else "CPU"
+    attempt = Attempt(paths.recipe.name, job, stage, model, devices)
+    with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s) as ledger:
+        yield ledger
+
+
+def say(text: str) -> None:
+    """One line of progress for a person."""
+    console.print(text, markup=False)
+
+
+def _gpu_model() -> str:
+    kinds = [name.split(":", 1)[1] for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    return "+".join(sorted(kinds)) or "GPU"

@@ -1,0 +1,149 @@
+#!/usr/bin/env -S python -P
+"""Scores a run from what `jobs/generate.py` made, and checks the exported model. Writes metrics.json."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import json  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+import ray  # noqa: E402
+
+from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawings  # noqa: E402
+from jobs.pictures import picture_sheet, spread  # noqa: E402
+from jobs.run_paths import RunPaths  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
+from tokenization.corpus import read_shard  # noqa: E402
+from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
+from tokenization.pictures import Transform, load_picture  # noqa: E402
+from tokenization.token_table import MANIFEST_FILE, common_fingerprint, list_token_shards  # noqa: E402
+
+VQ_SHEET_FILE = "vq_sheet.png"
+DECODE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `evaluate`."""
+
+    json: bool = False
+    """Print the metrics as one JSON object, last."""
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Scores generated pictures and captions, the VQ-GAN, and the export."""
+    recipe, paths = options.resolve()
+    for name in (PICTURES_FILE, CAPTIONS_FILE):
+        if not (paths.samples / name).exists():
+            raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
+    size_px = common_fingerprint(list_token_shards(paths.tokens)).transform["size_px"]
+    cpus = recipe.scaling.num_workers * recipe.scaling.cpus_per_worker
+    with counted(paths, "evaluate", cpus, use_gpu=False):
+        vq_of_shard = ray.remote(num_cpus=1)(squared_error)
+        pending = [vq_of_shard.remote(paths, shard, size_px) for shard in list_token_shards(paths.tokens)]
+        scores = ray.remote(num_cpus=1)(score_generated).remote(paths, trained_drawings(recipe, paths))
+        export = ray.remote(num_cpus=1)(check_export).remote(paths)
+        shards = ray.get(pending)
+        mean_square = sum(total for total, _, _ in shards) / sum(count for _, count, _ in shards)
+        metrics = ray.get(scores) | ray.get(export)
+    manifest = json.loads((paths.tokens / MANIFEST_FILE).read_text())
+    metrics = {
+        "corpus_rows": manifest["rows_in"],
+        "rejected_rows": manifest["rows_rejected"],
+        "codes_in_use": manifest["codes_in_use"],
+        "vq_psnr_db": 10 * float(np.log10(255**2 / mean_square)),
+        "language_expert_loss": language_expert_loss(paths),
+    } | metrics
+    picture_sheet([cells for _, _, cells in spread(shards, recipe.evaluation.grid_drawings)]).save(
+        paths.samples / VQ_SHEET_FILE
+    )
+    paths.run.joinpath("metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
+    for name, value in metrics.items():
+        say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
+    return metrics
+
+
+def squared_error(paths: RunPaths, shard: Path, size_px: int) -> tuple[float, int, list[tuple[str, np.ndarray]]]:
+    """Mean squared error of the pictures of a shard decoded from their stored codes, summed over them.
+
+    Returns the sum, the number of pictures, and the first picture beside its reconstruction for the sheet.
+    """
+    vqgan = ImageTokenizer(paths.vqgan)
+    table = pq.read_table(shard, columns=["sample_id", "codes"])
+    codes = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
+    name = shard.relative_to(paths.tokens).with_suffix(".tar")
+    pictures, lines = [], []
+    for sample in read_shard(paths.corpus / name):
+        stored = codes.get(f"{name.as_posix()}/{sample.key}")
+        if stored is not None and sample.picture:
+            pictures.append(load_picture(sample.picture, Transform(size_px)).pixels)
+            lines.append(stored)
+    total, shown = 0.0, []
+    for start in range(0, len(lines), DECODE_BATCH):
+        decoded = vqgan.decode(np.asarray(lines[start : start + DECODE_BATCH]))
+        truth = np.stack(pictures[start : start + DECODE_BATCH])
+        total += float(((truth.astype(np.float32) - decoded) ** 2).mean(axis=(1, 2, 3)).sum())
+        if not shown:
+            shown = [("drawing", truth[0]), ("through its codes", decoded[0])]
+    return total, len(lines), shown
+
+
+def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
+    """Retrieval of generated pictures and exact match of captions, by language.
+
+    A picture is retrieved where its pixels are nearer (squared distance) to its own drawing, decoded from the
+    stored codes, than to any other trained one. A caption counts where it is its drawing's name to the letter.
+    """
+    vqgan = ImageTokenizer(paths.vqgan)
+    unique = drawings.drop_duplicates("sample_id")
+    sample_ids = unique["sample_id"].to_list()
+    truth = _decode(vqgan, unique["codes"].to_list())
+    pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
+    captions = pd.read_parquet(paths.samples / CAPTIONS_FILE)
+    scores: dict[str, Any] = {"trained_drawings": len(sample_ids)}
+    for language in LANGUAGES:
+        of_language = pictures[pictures["language"] == language]
+        generated = _decode(vqgan, of_language["codes"].to_list())
+        distance = (generated**2).sum(1)[:, None] - 2 * generated @ truth.T + (truth**2).sum(1)[None]
+        nearest = [sample_ids[number] for number in distance.argmin(1)]
+        scores[f"t2i_retrieval_{language}"] = float(np.mean(np.asarray(nearest) == of_language["sample_id"].to_numpy()))
+        written = captions[captions["language"] == language]
+        scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
+    return scores
+
+
+def check_export(paths: RunPaths) -> dict[str, Any]:
+    """Loads the export in this fresh process and compares its text logits with the base's own class."""
+    model = load_export(paths.export)
+    captions = pq.read_table(list_token_shards(paths.tokens)[0], columns=["captions"])["captions"].to_pylist()
+    texts = [caption["ids"] for row in captions[:16] for caption in row]
+    return {
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.language_expert, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.language_expert),
+    }
+
+
+def language_expert_loss(paths: RunPaths) -> float | None:
+    """The last loss of the demo's language expert; None where the expert was brought along."""
+    record = paths.language_expert / "training.json"
+    return json.loads(record.read_text())["loss"] if record.exists() else None
+
+
+def _decode(vqgan: ImageTokenizer, codes: list) -> np.ndarray:
+    """Float32 pixels [rows, pixels] of codes."""
+    grid = np.asarray([np.asarray(line) for line in codes])
+    pixels = [vqgan.decode(grid[start : start + DECODE_BATCH]) for start in range(0, len(grid), DECODE_BATCH)]
+    return np.concatenate(pixels).reshape(len(grid), -1).astype(np.float32)
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

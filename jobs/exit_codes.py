@@ -1,0 +1,49 @@
+"""Exit codes, the same for every job."""
+
+from enum import IntEnum
+
+import pipeline.errors
+import tokenization.errors
+
+
+class ExitCode(IntEnum):
+    """How a job ended."""
+
+    DONE = 0
+    OTHER = 1
+    USAGE = 2
+    """Wrong usage or recipe."""
+    INPUT = 3
+    """Bad or missing input."""
+    FAILED_SHARDS = 4
+    BUDGET = 5
+    """Stopped at the budget."""
+    NON_FINITE = 6
+    """Stopped on non-finite numbers."""
+    PREEMPTED = 7
+    """Preempted, with a checkpoint."""
+
+
+class UsageError(ValueError):
+    """A flag or a recipe is wrong. The message names the thing, the rule, and what to do."""
+
+
+class FailedShards(RuntimeError):
+    """The job finished, but some shards could not be read."""
+
+
+BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (UsageError, ExitCode.USAGE),
+    (pipeline.errors.InputError, ExitCode.INPUT),
+    (tokenization.errors.InputError, ExitCode.INPUT),
+    (FailedShards, ExitCode.FAILED_SHARDS),
+    (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
+)
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit code for an exception that ends a job."""
+    for kind, code in BY_EXCEPTION:
+        if isinstance(error, kind):
+            return code
+    return ExitCode.OTHER

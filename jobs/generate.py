@@ -1,0 +1,157 @@
+#!/usr/bin/env -S python -P
+"""Generates with a trained run: pictures from prompts, captions from pictures.
+
+With no prompt, for every trained drawing: pictures from its English and Chinese names, captions in both languages
+from its codes, and a grid beside the true drawings.
+"""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from dataclasses import dataclass  # noqa: E402
+from typing import Annotated  # noqa: E402
+
+import pandas as pd  # noqa: E402
+import ray  # noqa: E402
+import tyro  # noqa: E402
+from PIL import Image  # noqa: E402
+from ray.data import ActorPoolStrategy  # noqa: E402
+
+from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.pictures import drawing_grid  # noqa: E402
+from jobs.recipe import Recipe  # noqa: E402
+from jobs.run_paths import RunPaths  # noqa: E402
+from pipeline.checkpoints import finished_checkpoint  # noqa: E402
+from pipeline.export import export_model, exported_from  # noqa: E402
+from pipeline.generation import Sampling  # noqa: E402
+from pipeline.generator_actor import CaptionGenerator, PictureGenerator  # noqa: E402
+from pipeline.token_data import RowIndex, TokenReader, build_row_index  # noqa: E402
+from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
+from tokenization.token_table import Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
+
+LANGUAGES = ("en", "zh")
+PICTURES_FILE, CAPTIONS_FILE, GRID_FILE = "pictures.parquet", "captions.parquet", "grid.png"
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `generate`."""
+
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A prompt to draw, English or Chinese. May be repeated. Pictures go to samples/prompts/."""
+    temperature: float | None = None
+    """Of the sampled codes; 0 takes the likeliest (default: the recipe's)."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 for none (default: the recipe's)."""
+    seed: int = 0
+    """Of the sampling."""
+
+
+def main(options: Options) -> None:
+    """Generates for the prompts, or for all trained drawings."""
+    recipe, paths = options.resolve()
+    fingerprint = common_fingerprint(list_token_shards(paths.tokens))
+    make_export(recipe, paths, fingerprint)
+    evaluation, scaling = recipe.evaluation, recipe.scaling
+    sampling = Sampling(
+        temperature=evaluation.temperature if options.temperature is None else options.temperature,
+        top_k=evaluation.top_k,
+        guidance_scale=evaluation.guidance_scale if options.guidance_scale is None else options.guidance_scale,
+        seed=options.seed,
+    )
+    arguments = (paths.export, paths.vqgan, fingerprint.num_codes, sampling, scaling.use_gpu)
+    paths.samples.mkdir(parents=True, exist_ok=True)
+    with counted(paths, "generate", scaling.num_workers, scaling.use_gpu) as ledger:
+        if options.prompt:
+            rows = [{"prompt": prompt} for prompt in options.prompt]
+            table = _run(PictureGenerator, arguments, rows, recipe)
+            _save_prompts(table, paths)
+        else:
+            drawings = trained_drawings(recipe, paths)
+            prompts = drawings.rename(columns={"caption": "prompt"})[["sample_id", "language", "prompt"]]
+            say(f"generate: {len(prompts)} pictures")
+            table = _run(PictureGenerator, arguments, prompts.to_dict("records"), recipe)
+            ledger.add.remote(samples=len(table))
+            grid = drawing_grid(table, paths, fingerprint.transform["size_px"], recipe.evaluation.grid_drawings)
+            grid.save(paths.samples / GRID_FILE)
+            table[["sample_id", "language", "prompt", "codes"]].to_parquet(paths.samples / PICTURES_FILE)
+            say(f"generate: {len(drawings)} captions")
+            columns = {"codes": "picture_codes", "caption": "true_caption"}
+            pictures = drawings.rename(columns=columns).to_dict("records")
+            captions = _run(
+                CaptionGenerator, (paths.export, evaluation.max_caption_ids, scaling.use_gpu), pictures, recipe
+            )
+            ledger.add.remote(samples=len(captions))
+            captions[["sample_id", "language", "true_caption", "caption"]].to_parquet(paths.samples / CAPTIONS_FILE)
+            say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
+
+
+def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
+    """Exports the last stage's model, where that has not been done yet."""
+    checkpoint, _ = finished_checkpoint(paths.stage(len(recipe.stages)))
+    if exported_from(paths.export) == checkpoint.name:
+        return
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    options = {"shared_output_projection": recipe.shared_output_projection}
+    export_model(paths.language_expert, checkpoint, fingerprint.codebook_size, tokenizer, paths.export, **options)
+    say(f"generate: exported {checkpoint.name} to {paths.export}")
+
+
+def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
+    """Rows of the last stage, one a language: sample_id, language, caption, codes."""
+    index: RowIndex = build_row_index(paths.tokens, recipe.stages[-1].where)
+    texts = _caption_texts(paths)
+    reader = TokenReader(paths.tokens, index, held_shards=1)
+    rows = []
+    for shard, count in enumerate(index.counts):
+        for place in range(count):
+            row = reader.row(shard, place)
+            for language in LANGUAGES:
+                text = texts[row.sample_id].get(language)
+                if text:
+                    rows.append(dict(sample_id=row.sample_id, language=language, caption=text, codes=row.codes))
+    return pd.DataFrame(rows)
+
+
+def _caption_texts(paths: RunPaths) -> dict[str, dict[str, str]]:
+    table = pd.concat(
+        pd.read_parquet(shard, columns=["sample_id", "captions"]) for shard in list_token_shards(paths.tokens)
+    )
+    return {
+        sample_id: {caption["lang"]: caption["text"] for caption in captions}
+        for sample_id, captions in zip(table["sample_id"], table["captions"], strict=True)
+    }
+
+
+def _run(stage: type, arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
+    """Runs the rows through a pool of generators, in batches of the recipe's size; rows come back in their order."""
+    numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
+    scaling = recipe.scaling
+    workers = min(scaling.num_workers, len(rows))
+    generated = ray.data.from_items(numbered, override_num_blocks=1).map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=min(recipe.evaluation.batch_size, -(-len(rows) // workers)),
+        num_cpus=scaling.cpus_per_worker,
+        num_gpus=1 if scaling.use_gpu else 0,
+        compute=ActorPoolStrategy(size=workers),
+    )
+    table = pd.DataFrame(list(generated.iter_rows()))
+    return table.sort_values("row_number").drop(columns="row_number").reset_index(drop=True)
+
+
+def _save_prompts(table: pd.DataFrame, paths: RunPaths) -> None:
+    folder = paths.samples / "prompts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, row in table.iterrows():
+        name = "".join(letter if letter.isalnum() else "_" for letter in row["prompt"])[:60]
+        path = folder / f"{number:03d}_{name}.png"
+        Image.fromarray(row["pixels"]).save(path)
+        say(f"generate: {row['prompt']!r} is drawn in {path}")
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

@@ -1,0 +1,86 @@
+"""Sheets of pictures with captions under them, for people to look at."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from PIL import Image
+
+from jobs.run_paths import RunPaths
+from tokenization.corpus import read_shard
+from tokenization.openmoji_corpus import ATTRIBUTION
+from tokenization.pictures import Transform, load_picture
+
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Source Han Sans SC", "SimHei", "PingFang SC")
+
+
+def spread(items: list, count: int) -> list:
+    """`count` items at equal distances."""
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))]
+
+
+def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[str, np.ndarray]:
+    """The corpus's own pictures after the transform, uint8 [size_px, size_px, 3], by sample id."""
+    wanted = set(sample_ids)
+    found = {}
+    for shard in sorted({sample_id.rsplit("/", 1)[0] for sample_id in wanted}):
+        for sample in read_shard(paths.corpus / shard):
+            sample_id = f"{shard}/{sample.key}"
+            if sample_id in wanted and sample.picture:
+                found[sample_id] = load_picture(sample.picture, Transform(size_px)).pixels
+    return found
+
+
+def drawing_grid(table: pd.DataFrame, paths: RunPaths, size_px: int, count: int) -> Image.Image:
+    """True drawing, picture from the English name, picture from the Chinese name: one column a drawing.
+
+    Args:
+        table: rows with sample_id, language, prompt, pixels.
+        paths: the run's.
+        size_px: side of the pictures.
+        count: columns.
+    """
+    chosen = spread(sorted(table["sample_id"].unique()), count)
+    truth = true_pictures(paths, chosen, size_px)
+    languages = list(dict.fromkeys(table["language"]))
+    columns = []
+    for sample_id in chosen:
+        cells = [("drawing", truth[sample_id])]
+        for language in languages:
+            row = table[(table["sample_id"] == sample_id) & (table["language"] == language)].iloc[0]
+            cells.append((row["prompt"], np.asarray(row["pixels"])))
+        columns.append(cells)
+    return picture_sheet(columns)
+
+
+def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
+    """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3])."""
+    rows = max(len(cells) for cells in columns)
+    with plt.rc_context({"font.family": _fonts(), "font.size": 7}):
+        figure, axes = plt.subplots(rows, len(columns), figsize=(1.25 * len(columns), 1.5 * rows), squeeze=False)
+        for column, cells in enumerate(columns):
+            for row in range(rows):
+                axis = axes[row][column]
+                axis.axis("off")
+                if row < len(cells):
+                    text, pixels = cells[row]
+                    axis.imshow(pixels)
+                    axis.set_title(text if len(text) <= 22 else text[:20] + "…", y=-0.16)
+        figure.text(0.005, 0.005, ATTRIBUTION, fontsize=6, color="#666666")
+        figure.tight_layout()
+        content = io.BytesIO()
+        figure.savefig(content, dpi=110, format="png")
+        plt.close(figure)
+    return Image.open(content).convert("RGB")
+
+
+def _fonts() -> list[str]:
+    """DejaVu Sans, and a font with Chinese characters where this machine has one."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]

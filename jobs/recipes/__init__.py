@@ -1,0 +1,1 @@
+"""One file a recipe; each has a function `recipe()`."""

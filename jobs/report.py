@@ -1,0 +1,146 @@
+#!/usr/bin/env -S python -P
+"""Writes report.html of a run: one file with loss curves, pictures, scores, the ledger, and the versions."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import base64  # noqa: E402
+import html  # noqa: E402
+import io  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import time  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+
+import matplotlib  # noqa: E402
+import pandas as pd  # noqa: E402
+
+from jobs.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
+from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
+from jobs.pictures import spread  # noqa: E402
+from jobs.run_paths import RunPaths  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.ledger import read_ledger  # noqa: E402
+from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+REPORT_FILE = "report.html"
+PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+img { max-width: 100%; border: 1px solid #ddd } table { border-collapse: collapse; margin: 1em 0 }
+td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right } td:first-child, th:first-child { text-align: left }
+h2 { margin-top: 2em } .note { color: #666; font-size: 13px }"""
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `report`."""
+
+
+def main(options: Options) -> None:
+    """Writes the report from what the other jobs left in the run's folder."""
+    recipe, paths = options.resolve()
+    metrics_path = paths.run / "metrics.json"
+    if not metrics_path.exists():
+        raise InputError(f"{str(metrics_path)!r} does not exist; run jobs/evaluate.py first")
+    metrics = json.loads(metrics_path.read_text())
+    stages = {number: stage.purpose for number, stage in enumerate(recipe.stages, start=1)}
+    parts = [
+        f"<h1>MARS on Ray: run {html.escape(recipe.name)}</h1>",
+        f"<p class=note>{time.strftime('%Y-%m-%d %H:%M')} on {html.escape(platform.machine())}, "
+        f"{recipe.scaling.num_workers} {'GPU' if recipe.scaling.use_gpu else 'CPU'} workers. {ATTRIBUTION}</p>",
+        "<h2>Pictures from prompts</h2><p>Each column: the drawing, the picture generated from its English name, "
+        "the picture generated from its Chinese name.</p>",
+        _image((paths.samples / GRID_FILE).read_bytes()),
+        "<h2>Captions from pictures</h2>",
+        _captions(paths),
+        "<h2>Scores</h2>",
+        _table(pd.DataFrame([(name, _text(value)) for name, value in metrics.items()], columns=["score", "value"])),
+        "<h2>Loss by task</h2>",
+        _image(loss_curves(paths, stages)),
+        "<h2>The VQ-GAN</h2><p>Drawings above, what is left of them after encoding and decoding below.</p>",
+        _image((paths.samples / VQ_SHEET_FILE).read_bytes()),
+        "<h2>The ledger</h2>",
+        _ledger(paths),
+        "<h2>Versions</h2>",
+        _table(
+            pd.DataFrame(
+                [("python", platform.python_version())] + [(name, version(name)) for name in PACKAGES],
+                columns=["package", "version"],
+            )
+        ),
+    ]
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>MARS on Ray: {html.escape(recipe.name)}</title>"
+    page += f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    (paths.run / REPORT_FILE).write_text(page, encoding="utf-8")
+    say(f"report: {paths.run / REPORT_FILE}")
+
+
+def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
+    """A PNG with the loss of each task over the steps of all stages."""
+    figure, axes = plt.subplots(1, len(stages), figsize=(5.2 * len(stages), 3.4), squeeze=False)
+    for axis, (number, purpose) in zip(axes[0], stages.items(), strict=True):
+        table = pd.read_json(paths.stage(number) / "metrics.jsonl", lines=True).drop_duplicates("step", keep="last")
+        for name in [column for column in table if str(column).startswith("loss/")]:
+            axis.plot(table["step"], table[name], label=str(name)[5:].replace("_", " "), linewidth=1)
+        axis.set(
+            title=f"Stage {number}: {purpose}", xlabel="step", ylabel="cross-entropy, nats a label", ylim=(0, None)
+        )
+        axis.title.set_fontsize(9)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    plt.close(figure)
+    return content.getvalue()
+
+
+def _captions(paths: RunPaths) -> str:
+    table = pd.read_parquet(paths.samples / CAPTIONS_FILE)
+    rows = [table.iloc[place] for place in spread(list(range(len(table))), 12)]
+    return _table(pd.DataFrame([(row["true_caption"], row["caption"]) for row in rows], columns=["true", "generated"]))
+
+
+def _ledger(paths: RunPaths) -> str:
+    """Days by job: CPU-days where no GPU was held."""
+    table = read_ledger(paths.ledger)
+    table["unit"] = ["CPU-days" if model == "CPU" else f"{model} GPU-days" for model in table["gpu_model"]]
+    table["what"] = [f"{job} {stage}".strip() for job, stage in zip(table["job"], table["stage"], strict=True)]
+    columns = ["seconds", "days", "productive_seconds", "steps", "samples", "tokens", "flop"]
+    by_job = table.groupby(["what", "unit"], sort=False)[columns].sum().reset_index()
+    total = by_job.groupby("unit", sort=False)[columns].sum().reset_index()
+    total.insert(0, "what", "all")
+    shown = pd.concat([by_job, total])
+    for name, pattern in (
+        ("seconds", "{:.0f}"),
+        ("productive_seconds", "{:.0f}"),
+        ("days", "{:.5f}"),
+        ("flop", "{:.2e}"),
+    ):
+        shown[name] = shown[name].map(pattern.format)
+    for name in ("steps", "samples", "tokens"):
+        shown[name] = shown[name].map("{:,.0f}".format)
+    return _table(shown)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0, escape=True)
+
+
+def _image(png: bytes) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

@@ -1,0 +1,88 @@
+"""Where the parts of a run lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.exit_codes import UsageError
+from jobs.recipe import Recipe
+from tokenization.image_tokenizer import SHIPPED
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGE_CACHE_MARK = "_ray_pkg_"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The folders of the run `root/NAME`, and what the recipe names outside of it."""
+
+    run: Path
+    recipe: Recipe
+
+    @property
+    def corpus(self) -> Path:
+        """Tar shards."""
+        return Path(self.recipe.corpus.path) if self.recipe.corpus.path else self.run / "corpus"
+
+    @property
+    def vqgan(self) -> Path:
+        """The VQ-GAN that tokenization uses."""
+        return Path(self.recipe.vqgan_folder) if self.recipe.vqgan_folder else SHIPPED
+
+    @property
+    def language_expert(self) -> Path:
+        """The Qwen2 checkpoint that training freezes."""
+        return Path(self.recipe.language_expert_folder) if self.recipe.language_expert_folder else self.run / "lm"
+
+    def stage(self, number: int) -> Path:
+        """A stage's folder; stages count from 1."""
+        return self.run / f"stage{number}"
+
+    @property
+    def vq(self) -> Path:
+        """Where a newly trained VQ-GAN goes."""
+        return self.run / "vq"
+
+    @property
+    def tokens(self) -> Path:
+        """Token shards."""
+        return self.run / "tokens"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's rows."""
+        return self.run / "ledger"
+
+    @property
+    def samples(self) -> Path:
+        """Generated pictures and their scores."""
+        return self.run / "samples"
+
+    @property
+    def text(self) -> Path:
+        """The converted text vocabulary."""
+        return self.run / "text"
+
+    @property
+    def export(self) -> Path:
+        """The trained model as a Hugging Face folder."""
+        return self.run / "export"
+
+
+def run_paths(root: str, recipe: Recipe) -> RunPaths:
+    """The run's folders under `root`.
+
+    Raises:
+        UsageError: a URI, or a root that would lie in Ray's package cache and vanish with it.
+    """
+    if "://" in root:
+        raise UsageError(
+            f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"
+        )
+    folder = Path(root).expanduser() if root else CHECKOUT / "runs"
+    in_cache = PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(CHECKOUT)
+    if in_cache and (not root or not folder.is_absolute()):
+        raise UsageError(
+            f"--root {root or 'runs'!r}: the job runs inside Ray's package cache, where outputs vanish; "
+            "give an absolute path, as in --root /shared/runs"
+        )
+    return RunPaths((folder if folder.is_absolute() else Path.cwd() / folder) / recipe.name, recipe)

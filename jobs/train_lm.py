@@ -1,0 +1,76 @@
+#!/usr/bin/env -S python -P
+"""Trains the demo's small language expert on the captions and saves it as a Qwen2 checkpoint."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from dataclasses import dataclass  # noqa: E402
+
+import pyarrow.parquet as pq  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
+
+from jobs.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.exit_codes import UsageError  # noqa: E402
+from jobs.recipe import Recipe  # noqa: E402
+from jobs.run_paths import RunPaths  # noqa: E402
+from pipeline.language_expert import train_language_expert  # noqa: E402
+from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
+from tokenization.token_table import list_token_shards  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `train_lm`."""
+
+
+class Board:
+    """Prints what the training reports, and keeps the last of it."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+
+    def post(self, figures: dict[str, float]) -> None:
+        """Takes one report."""
+        self.last = figures
+        print(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}", flush=True)
+
+
+def main(options: Options) -> None:
+    """Trains it where it is missing."""
+    recipe, paths = options.resolve()
+    if recipe.language_expert_folder:
+        raise UsageError(f"recipe {recipe.name!r} uses {recipe.language_expert_folder!r}; there is nothing to train")
+    if (paths.language_expert / "config.json").exists():
+        say(f"language expert: already in {paths.language_expert}")
+        return
+    list_token_shards(paths.tokens)
+    connect_to_ray()
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
+        steps = recipe.language_expert.steps
+        loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus))
+        ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)
+    say(f"language expert: loss {loss:.3f} after {steps} steps, in {paths.language_expert}")
+
+
+def train(recipe: Recipe, paths: RunPaths, num_threads: int) -> float:
+    """Trains in this process; returns the last loss."""
+    torch.set_num_threads(num_threads)
+    captions = [
+        {caption["lang"]: caption["text"] for caption in row}
+        for shard in list_token_shards(paths.tokens)
+        for row in pq.read_table(shard, columns=["captions"])["captions"].to_pylist()
+    ]
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    board = Board()
+    train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, board.post)
+    (paths.language_expert / "training.json").write_text(f'{{"loss": {board.last["loss"]}}}')
+    return board.last["loss"]
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

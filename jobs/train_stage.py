@@ -1,0 +1,170 @@
+#!/usr/bin/env -S python -P
+"""Trains the stages of the curriculum on Ray Train and DeepSpeed ZeRO-3."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import json  # noqa: E402
+import time  # noqa: E402
+from collections import defaultdict  # noqa: E402
+from dataclasses import asdict, dataclass  # noqa: E402
+from typing import Any  # noqa: E402
+
+import ray  # noqa: E402
+
+from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.exit_codes import UsageError  # noqa: E402
+from jobs.recipe import Recipe, sha256_of  # noqa: E402
+from jobs.run_paths import RunPaths  # noqa: E402
+from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
+from pipeline.ray_training import run_stage  # noqa: E402
+from pipeline.sequences import INSTRUCTIONS  # noqa: E402
+from pipeline.token_data import build_row_index  # noqa: E402
+from pipeline.train_loop import StageRun  # noqa: E402
+from pipeline.weights import check_base  # noqa: E402
+from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
+from tokenization.token_table import common_fingerprint, list_token_shards  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `train_stage`."""
+
+    stage: str = ""
+    """Stage to train, from 1, or `all`. Default: the next one that is not finished."""
+
+
+class Board:
+    """Actor that takes rank 0's figures: prints them, keeps them as JSON lines, and counts them in the ledger."""
+
+    def __init__(self, stage_number: int, steps: int, every: int, metrics: str, ledger: Any) -> None:
+        self._stage_number, self._steps, self._every, self._ledger = stage_number, steps, every, ledger
+        self._file = Path(metrics).open("a")
+        self._recent: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+
+    def post(self, figures: dict[str, Any]) -> None:
+        """Takes one step's figures."""
+        self._recent.append(figures)
+        self._file.write(json.dumps(figures) + "\n")
+        self._ledger.add.remote(
+            productive_seconds=figures["step_s"],
+            steps=1,
+            samples=figures["samples"],
+            tokens=figures["tokens"],
+            flop=figures["flop"],
+        )
+        if figures["step"] % self._every == 0 or figures["step"] == self._steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Prints a line over the steps since the last one."""
+        if not self._recent:
+            return
+        sums: dict[str, list[float]] = defaultdict(list)
+        for figures in self._recent:
+            for name, value in figures.items():
+                sums[name].append(value)
+        mean = {name: sum(values) / len(values) for name, values in sums.items()}
+        losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in mean.items() if name.startswith("loss/"))
+        print(
+            f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
+            f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step",
+            flush=True,
+        )
+        self._recent.clear()
+        self._file.flush()
+
+
+def main(options: Options) -> None:
+    """Trains the named stage, or the next unfinished one."""
+    recipe, paths = options.resolve()
+    if not recipe.stages:
+        raise UsageError(f"recipe {recipe.name!r} has no stages")
+    wanted = _wanted_stages(options.stage, recipe, paths)
+    if not wanted:
+        say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
+    for number in wanted:
+        _train(number, recipe, paths)
+
+
+def is_finished(paths: RunPaths, number: int) -> bool:
+    """Whether the stage has a verified last checkpoint."""
+    found = newest_verified(paths.stage(number) / "checkpoints")
+    return found is not None and found[1].finished
+
+
+def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
+    """Everything the workers need for stage `number`, checked.
+
+    Raises:
+        InputError: tokens, language expert or the stage before are missing or do not fit.
+    """
+    stage = recipe.stages[number - 1]
+    check_base(paths.language_expert)
+    fingerprint = common_fingerprint(list_token_shards(paths.tokens))
+    initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    return StageRun(
+        stage=stage,
+        stage_number=number,
+        seed=recipe.seed,
+        zero=recipe.zero,
+        base=paths.language_expert,
+        codebook_size=fingerprint.codebook_size,
+        shared_output_projection=recipe.shared_output_projection,
+        initial_checkpoint=initial,
+        tokens=paths.tokens,
+        index=build_row_index(paths.tokens, stage.where),
+        instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
+        end_id=end_of_text_id(tokenizer),
+        output=paths.stage(number),
+        recipe_sha256=sha256_of(stage, recipe.seed, recipe.shared_output_projection, fingerprint),
+    )
+
+
+def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
+    numbers = range(1, len(recipe.stages) + 1)
+    if text == "all":
+        return [number for number in numbers if not is_finished(paths, number)]
+    if not text:
+        return [number for number in numbers if not is_finished(paths, number)][:1]
+    if not text.isdigit() or int(text) not in numbers:
+        raise UsageError(f"--stage {text!r}: recipe {recipe.name!r} has the stages 1 to {len(numbers)}, or say all")
+    if is_finished(paths, int(text)):
+        say(f"train_stage: stage {text} is already finished in {paths.stage(int(text))}")
+        return []
+    return [int(text)]
+
+
+def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
+    run = stage_run(number, recipe, paths)
+    stage, output = run.stage, paths.stage(number)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+    scaling = recipe.scaling
+    say(f"stage {number}: {stage.purpose}")
+    say(
+        f"stage {number}: {run.index.counts.sum():,} rows, {stage.steps} steps of {stage.global_batch_size} samples "
+        f"({stage.steps * stage.global_batch_size / run.index.counts.sum():.1f} epochs), "
+        f"{scaling.num_workers} {'GPU' if scaling.use_gpu else 'CPU'} workers, ZeRO-{recipe.zero.zero_stage}"
+    )
+    found = newest_verified(output / "checkpoints")
+    if found:
+        say(f"stage {number}: goes on from step {found[1].step} ({found[0].name})")
+        for reason in found[2]:
+            say(f"stage {number}: passed over {reason}")
+    devices = scaling.num_workers * (1 if scaling.use_gpu else scaling.cpus_per_worker)
+    with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(number)) as ledger:
+        board = ray.remote(num_cpus=0)(Board).remote(
+            number, stage.steps, stage.log_every_steps, str(output / "metrics.jsonl"), ledger
+        )
+        run_stage(run, scaling, board)
+    say(f"stage {number}: finished, in {output}")
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

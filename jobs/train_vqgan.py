@@ -1,0 +1,139 @@
+#!/usr/bin/env -S python -P
+"""Trains a VQ-GAN on a corpus, measures it over all pictures, and writes it with a model card."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import operator  # noqa: E402
+import shlex  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from functools import partial, reduce  # noqa: E402
+from typing import Any  # noqa: E402
+
+import ray  # noqa: E402
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+
+from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.make_corpus import make_corpus  # noqa: E402
+from pipeline.ray_training import run_workers  # noqa: E402
+from tokenization.corpus import list_shards  # noqa: E402
+from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
+from tokenization.vqgan_data import picture_batches  # noqa: E402
+from tokenization.vqgan_quality import Quality, quality_of_shard  # noqa: E402
+from tokenization.vqgan_training import VqganConfig, train_vqgan  # noqa: E402
+
+CARD = """# VQ-GAN {name}
+
+A diffusers `VQModel`, factor {factor}, {codebook_size:,} codes, {parameters:,} parameters, stored in float16.
+Pixels run from -1 to 1; a code is the nearest codebook row to the encoder's output.
+
+| | |
+|---|---|
+| command | `{command}` |
+| data | {data} |
+| steps | {steps:,} of {batch} pictures at {size} px |
+| pictures measured | {pictures:,} |
+| PSNR through the codes at {size} px | {psnr:.2f} dB |
+| PSNR through the codes at {double} px | {psnr_double:.2f} dB |
+| codes in use at {size} px | {used:,} |
+
+PSNR is that of the mean squared error over all pictures.
+"""
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `train_vqgan`."""
+
+    measure_only: bool = False
+    """Measure the VQ-GAN in the run's vq/ again and rewrite its card, without training."""
+
+
+class Board:
+    """Actor that prints rank 0's figures and counts them in the ledger."""
+
+    def __init__(self, steps: int, ledger: Any) -> None:
+        self._steps, self._ledger, self._last_step = steps, ledger, 0
+
+    def post(self, figures: dict[str, float]) -> None:
+        """Takes one report."""
+        print(
+            f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
+            f"{figures['images_per_s']:.1f} pictures/s",
+            flush=True,
+        )
+        self._ledger.add.remote(steps=figures["step"] - self._last_step)
+        self._last_step = figures["step"]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def main(options: Options) -> None:
+    """Trains from where the last attempt stopped, then measures."""
+    recipe, paths = options.resolve()
+    if not recipe.corpus.path:
+        make_corpus(recipe, paths)
+    shards, config, scaling = list_shards(paths.corpus), recipe.vqgan, recipe.scaling
+    paths.vq.mkdir(parents=True, exist_ok=True)
+    devices = scaling.num_workers * (1 if scaling.use_gpu else scaling.cpus_per_worker)
+    with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
+        if not options.measure_only:
+            board = ray.remote(num_cpus=0)(Board).remote(config.steps, ledger)
+            run_workers(partial(train, config, paths.corpus, paths.vq), scaling, "vqgan", paths.vq / "ray_train", board)
+        measure = ray.remote(num_cpus=1)(quality_of_shard)
+        by_size: dict[int, Quality] = {}
+        for size_px in (config.image_size_px, 2 * config.image_size_px):
+            pending = [measure.remote(paths.vq, paths.corpus / shard, size_px) for shard in shards]
+            by_size[size_px] = reduce(operator.add, ray.get(pending))
+            say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
+    data = f"OpenMoji drawings. {ATTRIBUTION}" if not recipe.corpus.path else recipe.corpus.path
+    (paths.vq / "README.md").write_text(card(recipe.name, config, data, paths.vq, by_size))
+    say(f"vqgan: weights and card are in {paths.vq}")
+
+
+def train(
+    config: VqganConfig, corpus: Path, output: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """One rank: trains, and on rank 0 saves the model in float16."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    batches = picture_batches(
+        corpus, 2 * config.image_size_px, config.global_batch_size // world_size, rank, world_size, config.seed
+    )
+    model = train_vqgan(config, batches, output, device, report)
+    if rank == 0:
+        model.half().save_pretrained(output)
+
+
+def card(name: str, config: VqganConfig, data: str, folder: Path, by_size: dict[int, Quality]) -> str:
+    """The model card; every number comes from the run."""
+    from diffusers import VQModel
+
+    size = config.image_size_px
+    model = VQModel.from_pretrained(folder)
+    arguments = [part for part in sys.argv[1:] if part != "--measure-only"]
+    return CARD.format(
+        name=name,
+        factor=2 ** (len(config.block_out_channels) - 1),
+        codebook_size=config.codebook_size,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        command=shlex.join(["jobs/train_vqgan.py", *arguments]),
+        data=data,
+        steps=config.steps,
+        batch=config.global_batch_size,
+        size=size,
+        double=2 * size,
+        pictures=by_size[size].pictures,
+        psnr=by_size[size].psnr_db,
+        psnr_double=by_size[2 * size].psnr_db,
+        used=int(by_size[size].used.sum()),
+    )
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

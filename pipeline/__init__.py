@@ -1,0 +1,1 @@
+"""From token shards to a trained MARS model: the model, its sequences, the ordered loader, training, the ledger."""

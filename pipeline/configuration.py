@@ -1,0 +1,44 @@
+"""`MarsConfig`: a Qwen2 config plus the visual side."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2Config
+
+from pipeline.vocabulary import JointVocabulary
+
+
+@strict
+class MarsConfig(Qwen2Config):
+    """Configuration of `MarsForCausalLM`.
+
+    `vocab_size` is the joint vocabulary's, derived from the two sizes below; everything else is
+    the language expert's own Qwen2 config.
+
+    Args:
+        text_vocab_size: rows of the language expert's embedding, its padding rows included.
+        codebook_size: codes of the VQ-GAN.
+        shared_output_projection: one frozen attention output projection for both experts, instead of one each.
+            The paper's figure does not show it.
+    """
+
+    model_type = "mars"
+
+    text_vocab_size: int = 151936
+    codebook_size: int = 8192
+    shared_output_projection: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.vocab_size = JointVocabulary(self.text_vocab_size, self.codebook_size).size
+        super().__post_init__(**kwargs)
+
+    @property
+    def vocabulary(self) -> JointVocabulary:
+        """The joint vocabulary's id arithmetic."""
+        return JointVocabulary(self.text_vocab_size, self.codebook_size)
+
+    @classmethod
+    def from_language_expert(cls, base: Qwen2Config, codebook_size: int, **options) -> "MarsConfig":
+        """The MARS config on a Qwen2 language expert, for a VQ-GAN with `codebook_size` codes."""
+        values = base.to_dict()
+        for key in ("model_type", "architectures", "transformers_version", "vocab_size", "layer_types"):
+            values.pop(key, None)
+        return cls(text_vocab_size=base.vocab_size, codebook_size=codebook_size, **values, **options)

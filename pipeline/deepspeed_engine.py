@@ -1,0 +1,92 @@
+"""The DeepSpeed engine, and the only place that knows DeepSpeed's key names."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.stage_config import StageConfig
+
+
+@dataclass(frozen=True)
+class ZeroConfig:
+    """How parameters, gradients and optimizer states are partitioned.
+
+    Attributes:
+        zero_stage: 2 (gradients and optimizer) or 3 (parameters too).
+        persistence_threshold: parameters with fewer elements stay whole on every rank.
+        max_live_parameters: gathered parameters held at once, elements.
+        prefetch_bucket_size: elements gathered ahead of their use.
+        dtype: `bfloat16` or `float32`.
+    """
+
+    zero_stage: int = 3
+    persistence_threshold: int = 100_000
+    max_live_parameters: int = 1_000_000_000
+    prefetch_bucket_size: int = 50_000_000
+    dtype: str = "bfloat16"
+
+
+def make_engine(objective: nn.Module, stage: StageConfig, zero: ZeroConfig) -> Any:
+    """Wraps the objective, whose trainable parameters get AdamW, in a DeepSpeed engine.
+
+    Call in a process whose `torch.distributed` group is up. The number of micro-steps varies from step to step,
+    so the caller sets the accumulation boundary itself.
+    """
+    put_tools_on_path()
+    import deepspeed
+
+    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable,
+        lr=stage.learning_rate,
+        betas=stage.adam_betas,
+        weight_decay=stage.weight_decay,
+        fused=torch.cuda.is_available(),
+    )
+    engine, *_ = deepspeed.initialize(
+        model=objective, optimizer=optimizer, config=engine_config(stage, zero), dist_init_required=False
+    )
+    return engine
+
+
+def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration. Batch sizes are nominal: a step's real ones come from its plan."""
+    zero_section: dict[str, Any] = {"stage": zero.zero_stage, "overlap_comm": torch.cuda.is_available()}
+    if zero.zero_stage == 3:
+        zero_section |= {
+            "stage3_param_persistence_threshold": zero.persistence_threshold,
+            "stage3_max_live_parameters": zero.max_live_parameters,
+            "stage3_max_reuse_distance": zero.max_live_parameters,
+            "stage3_prefetch_bucket_size": zero.prefetch_bucket_size,
+        }
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": stage.gradient_clip,
+        "zero_optimization": zero_section,
+        "bf16": {"enabled": zero.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def accumulate(engine: Any, loss: torch.Tensor, last: bool) -> None:
+    """Backward of one micro-step; `last` makes the next `engine.step()` the optimizer's.
+
+    The loss is already the step's share, so DeepSpeed's average over the ranks is undone.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss * engine.dp_world_size, scale_wrt_gas=False)
+
+
+def put_tools_on_path() -> None:
+    """DeepSpeed builds its CPU op with `ninja`, which lies beside a virtual environment's python."""
+    folder = str(Path(sys.executable).parent)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")

@@ -1,0 +1,9 @@
+"""What stops a run on purpose. Each has an exit code in `jobs/exit_codes.py`."""
+
+
+class InputError(ValueError):
+    """Input is missing or damaged. The message names the thing, the rule, and what to do."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient is NaN or infinite; the update was not applied."""

@@ -1,0 +1,153 @@
+"""One SemVIE layer: a frozen language expert and a trained visual expert around one joint attention.
+
+Shape letters: B rows, T positions, Nt and Nv text and visual positions of the batch, D hidden size,
+H query heads, G key and value heads, d head size.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2MLP,
+    Qwen2RMSNorm,
+    Qwen2RotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from pipeline.configuration import MarsConfig
+from pipeline.routing import Routing
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosine and sine, each [B, T, d]."""
+
+
+class KeyValue(NamedTuple):
+    """Keys and values of some positions, each [B, G, T, d]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class RotaryEmbedding(Qwen2RotaryEmbedding):
+    """Qwen2's rotary embedding whose frequencies stay float32.
+
+    `module.bfloat16()`, which DeepSpeed calls, would round them: a position's angle would be off by up to 0.4%,
+    and the trained model would meet other angles once it is loaded with `from_pretrained`.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        exact = self.original_inv_freq.float()
+        super()._apply(fn, recurse)
+        if exact.device.type != "meta":
+            self.inv_freq = exact.to(self.inv_freq.device)
+            self.original_inv_freq = self.inv_freq.clone()
+        return self
+
+
+class Expert(nn.Module):
+    """One modality's projections and FFN, the Qwen2 layer's without its norms."""
+
+    def __init__(self, config: MarsConfig, with_output_projection: bool = True) -> None:
+        super().__init__()
+        head_dim = config.hidden_size // config.num_attention_heads
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * head_dim, bias=True)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
+        if with_output_projection:
+            self.o_proj = nn.Linear(config.num_attention_heads * head_dim, config.hidden_size, bias=False)
+        self.mlp = Qwen2MLP(config)
+
+    def qkv(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [..., H*d], keys and values [..., G*d] of [..., D]."""
+        return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+
+
+class MarsDecoderLayer(nn.Module):
+    """Both experts, the two norms they share, and the attention over the joint sequence.
+
+    `forward` runs a batch with text and pictures in any order. `forward_text` and `forward_visual` run a batch
+    whose text comes first in every sample in two passes: the text's needs no gradient.
+    """
+
+    def __init__(self, config: MarsConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        # The names that transformers' attention functions read from the module they are handed.
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        self.text_expert = Expert(config)
+        self.visual_expert = Expert(config, with_output_projection=not config.shared_output_projection)
+        self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        text: Tensor,
+        visual: Tensor,
+        routing: Routing,
+        shape: tuple[int, int],
+        rotary: Rotary,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Streams [Nt, D] and [Nv, D] of a batch of `shape` (B, T) through the layer."""
+        text_qkv = self._qkv(self.text_expert, text)
+        visual_qkv = self._qkv(self.visual_expert, visual)
+        joint = [routing.join(t, v).view(*shape, -1) for t, v in zip(text_qkv, visual_qkv, strict=True)]
+        queries, keys, values = self._rotate(*joint, rotary)
+        if past_key_values is not None:
+            keys, values = past_key_values.update(keys, values, self.layer_idx)
+        attended = self._attend(queries, KeyValue(keys, values), attention_mask)
+        text_attended, visual_attended = routing.split(attended.flatten(0, 1))
+        return (
+            self._finish(self.text_expert, self.text_expert.o_proj, text, text_attended),
+            self._finish(self.visual_expert, self._visual_o_proj, visual, visual_attended),
+        )
+
+    def forward_text(self, text: Tensor, rotary: Rotary, attention_mask: Tensor) -> tuple[Tensor, KeyValue]:
+        """Text alone, [B, Tt, D]; also its keys and values, for `forward_visual`."""
+        queries, keys, values = self._rotate(*self._qkv(self.text_expert, text), rotary)
+        key_value = KeyValue(keys, values)
+        attended = self._attend(queries, key_value, attention_mask)
+        return self._finish(self.text_expert, self.text_expert.o_proj, text, attended), key_value
+
+    def forward_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Tensor) -> Tensor:
+        """Pictures, [B, Tv, D], that attend to the text before them and to themselves: mask [B, 1, Tv, Tt + Tv]."""
+        queries, keys, values = self._rotate(*self._qkv(self.visual_expert, visual), rotary)
+        key_value = KeyValue(torch.cat([prefix.keys, keys], dim=2), torch.cat([prefix.values, values], dim=2))
+        attended = self._attend(queries, key_value, attention_mask)
+        return self._finish(self.visual_expert, self._visual_o_proj, visual, attended)
+
+    @property
+    def _visual_o_proj(self) -> nn.Linear:
+        return (self.text_expert if self.config.shared_output_projection else self.visual_expert).o_proj
+
+    def _qkv(self, expert: Expert, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return expert.qkv(self.input_layernorm(hidden))
+
+    def _rotate(self, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, heads*d] to [B, heads, T, d], with rotary positions on queries and keys."""
+        queries, keys, values = (
+            states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
+        )
+        queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
+        return queries, keys, values
+
+    def _attend(self, queries: Tensor, key_value: KeyValue, attention_mask: Tensor | None) -> Tensor:
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attention(
+            self, queries, key_value.keys, key_value.values, attention_mask, dropout=0.0, scaling=self.scaling
+        )
+        return attended.flatten(2)
+
+    def _finish(self, expert: Expert, o_proj: nn.Linear, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Output projection, FFN, and both residual connections."""
+        hidden = hidden + o_proj(attended)
+        return hidden + expert.mlp(self.post_attention_layernorm(hidden))

@@ -1,0 +1,63 @@
+"""Cross-entropy from hidden states, without ever holding the logits of all positions.
+
+Shape letters: N positions with a label, D hidden size, V text rows, R visual rows that the state allows.
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 32 * 2**20
+"""Float32 logits of one chunk of positions."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Losses [N] of `hidden @ [text_weight; visual_weight]^T`, the gradients computed along the way.
+
+    Computing them in the forward pass needs the weights once; the idea is Liger's fused linear cross-entropy
+    (Hsu 2024, arXiv 2410.10989). The text head is frozen and gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND, text_weight_VD, visual_weight_RD, labels_N, weights_N):
+        num_text = 0 if text_weight_VD is None else len(text_weight_VD)
+        losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
+        hidden_grad = torch.empty_like(hidden_ND)
+        weight_grad = torch.zeros_like(visual_weight_RD, dtype=torch.float32)
+        rows = max(1, CHUNK_BYTES // (4 * (num_text + len(visual_weight_RD))))
+        for start in range(0, len(hidden_ND), rows):
+            part = slice(start, start + rows)
+            hidden, labels = hidden_ND[part], labels_N[part, None]
+            logits = hidden @ visual_weight_RD.T
+            if text_weight_VD is not None:
+                logits = torch.cat([hidden @ text_weight_VD.T, logits], dim=1)
+            log_probs = torch.log_softmax(logits.float(), dim=1)
+            losses_N[part] = -log_probs.gather(1, labels)[:, 0]
+            logit_grad = log_probs.exp_().scatter_add_(1, labels, log_probs.new_full(labels.shape, -1.0))
+            logit_grad = (logit_grad * weights_N[part, None]).to(hidden.dtype)
+            hidden_grad[part] = logit_grad[:, num_text:] @ visual_weight_RD
+            if text_weight_VD is not None:
+                hidden_grad[part] += logit_grad[:, :num_text] @ text_weight_VD
+            weight_grad += (logit_grad[:, num_text:].T @ hidden).float()
+        ctx.save_for_backward(hidden_grad, weight_grad.to(visual_weight_RD.dtype))
+        ctx.mark_non_differentiable(losses_N)
+        return (losses_N * weights_N).sum(), losses_N
+
+    @staticmethod
+    def backward(ctx, total_grad, _):
+        hidden_grad, weight_grad = ctx.saved_tensors
+        return hidden_grad * total_grad, None, weight_grad * total_grad, None, None
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, text_weight_VD: Tensor | None, visual_weight_RD: Tensor, labels_N: Tensor, weights_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross-entropies, and each of them, float32.
+
+    Args:
+        hidden_ND: normed hidden states at the labelled positions.
+        text_weight_VD: the frozen text head, or None where the state allows no text.
+        visual_weight_RD: the visual head's rows that the state allows.
+        labels_N: int64 index into `[text rows; visual rows]`.
+        weights_N: float32 weight of each position in the sum.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND, text_weight_VD, visual_weight_RD, labels_N, weights_N)

@@ -1,0 +1,208 @@
+"""`MarsForCausalLM`: SemVIE as a transformers model. Importing this module registers it with the Auto classes.
+
+Shape letters: B rows, T positions, D hidden size.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, Qwen2ForCausalLM
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from pipeline.configuration import MarsConfig
+from pipeline.head import JointHead
+from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding
+from pipeline.routing import Routing
+
+
+class MarsPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the model class."""
+
+    config_class = MarsConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MarsDecoderLayer"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class MarsModel(MarsPreTrainedModel):
+    """The layers between embeddings and heads."""
+
+    def __init__(self, config: MarsConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.text_vocab_size, config.hidden_size)
+        self.embed_visual = nn.Embedding(config.vocabulary.num_visual, config.hidden_size)
+        self.layers = nn.ModuleList(MarsDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config=config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        routing: Routing | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Text and pictures in any order.
+
+        Args:
+            input_ids: int64 [B, T], joint vocabulary.
+            attention_mask: [B, T] with 0 at padding, or a ready mask [B, 1, T, keys]; causal where None.
+            position_ids: int64 [B, T]; counts on from the cache where None.
+            routing: the batch's, where the collator has it already.
+
+        Returns:
+            `last_hidden_state` [B, T, D] after the final norm, and the cache.
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        batch_size, length = input_ids.shape
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
+        if routing is None:
+            routing = Routing.of(input_ids, self.config.text_vocab_size)
+        text_ids, visual_ids = routing.split(input_ids.flatten())
+        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids - self.config.text_vocab_size)
+        probe = text.new_empty(()).expand(batch_size, length, 1)
+        mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
+        rotary = self.rotary_emb(text, position_ids)
+        for layer in self.layers:
+            text, visual = self._run(layer, text, visual, routing, (batch_size, length), rotary, mask, past_key_values)
+        hidden = routing.join(self.norm(text), self.norm(visual)).view(batch_size, length, -1)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    @torch.no_grad()
+    def forward_prefix(
+        self, text_ids: Tensor, position_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Text that depends on frozen weights only: [B, Tt] ids to [B, Tt, D] and each layer's keys and values."""
+        text = self.embed_tokens(text_ids)
+        rotary = self.rotary_emb(text, position_ids)
+        prefix = []
+        for layer in self.layers:
+            text, key_value = layer.forward_text(text, rotary, attention_mask)
+            prefix.append(key_value)
+        return self.norm(text), prefix
+
+    def forward_after_prefix(
+        self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Tensor
+    ) -> Tensor:
+        """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask is [B, 1, Tv, Tt + Tv]."""
+        visual = self.embed_visual(visual_ids - self.config.text_vocab_size)
+        rotary = self.rotary_emb(visual, position_ids)
+        for layer, key_value in zip(self.layers, prefix, strict=True):
+            visual = self._run(layer.forward_visual, visual, key_value, rotary, attention_mask)
+        return self.norm(visual)
+
+    def _run(self, function, *inputs):
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
+
+
+class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
+    """SemVIE with its two heads: a frozen one over the text vocabulary, a trained one over the visual rows.
+
+    The visual embedding and head are never tied, whatever the base's are.
+    """
+
+    _tied_weights_keys = {"head.text_weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: MarsConfig) -> None:
+        super().__init__(config)
+        self.model = MarsModel(config)
+        self.head = JointHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text embedding: what the base's own tools would call the embedding."""
+        return self.model.embed_tokens
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **_,
+    ) -> CausalLMOutputWithPast:
+        """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given."""
+        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
+        logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
+
+    @classmethod
+    def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options) -> "MarsForCausalLM":
+        """A starting model: the base's weights in both experts, visual embedding and head from the means.
+
+        The means run over the rows up to the last one that the tokenizer uses: padding rows are not words.
+
+        Args:
+            base: the language expert; its dtype becomes the model's.
+            codebook_size: codes of the VQ-GAN.
+            options: further fields of `MarsConfig`.
+        """
+        config = MarsConfig.from_language_expert(base.config, codebook_size, **options)
+        with torch.device(base.device):
+            model = cls._from_config(config, dtype=base.dtype)
+        text = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("lm_head")}
+        state = {}
+        for name, tensor in text.items():
+            state[_text_name(name)] = tensor
+            if ".self_attn." in name or ".mlp." in name:
+                state[_text_name(name).replace(".text_expert.", ".visual_expert.")] = tensor
+        state["head.text_weight"] = base.lm_head.weight
+        if config.shared_output_projection:
+            state = {name: tensor for name, tensor in state.items() if not name.endswith("visual_expert.o_proj.weight")}
+        rows = slice(0, NUM_QWEN_IDS if config.text_vocab_size > NUM_QWEN_IDS else config.text_vocab_size)
+        for visual, source in (
+            ("model.embed_visual.weight", base.model.embed_tokens.weight),
+            ("head.visual_weight", base.lm_head.weight),
+        ):
+            mean = source.detach()[rows].float().mean(0)
+            state[visual] = mean.to(base.dtype).expand(config.vocabulary.num_visual, -1)
+        model.load_state_dict(state)
+        model.tie_weights()
+        return model.freeze_language_expert()
+
+    def freeze_language_expert(self) -> "MarsForCausalLM":
+        """Leaves exactly the visual parameters trainable."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(is_trained(name))
+        return self
+
+
+NUM_QWEN_IDS = 151_851
+"""Ids that Qwen's tokenizer uses; the rows from there to 151,936 are padding."""
+
+
+def is_trained(name: str) -> bool:
+    """Whether the parameter of this name belongs to the visual side."""
+    return "visual" in name
+
+
+def _text_name(base_name: str) -> str:
+    return base_name.replace(".self_attn.", ".text_expert.").replace(".mlp.", ".text_expert.mlp.")
+
+
+def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:
+    """The Qwen2 checkpoint in `folder`, in `dtype`."""
+    return Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+AutoConfig.register("mars", MarsConfig)
+AutoModelForCausalLM.register(MarsConfig, MarsForCausalLM)

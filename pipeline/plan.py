@@ -1,0 +1,111 @@
+"""What each step trains on: the same on every rank and at every number of ranks.
+
+A step takes the next `global_batch_size` samples of the order; each draws its task, its language and its
+guidance dropout from the seed. Samples of one kind are packed into rows, and rows dealt to the ranks.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import numpy as np
+
+from pipeline.collate import MicroBatch, collate
+from pipeline.order import SampleOrder, generator
+from pipeline.packing import pack_rows
+from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.stage_config import StageConfig
+from pipeline.token_data import Row, TokenReader
+
+DRAW_STREAM = 1 << 40
+"""Keeps the draws' random key apart from the order's, whose third part is an epoch."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as one rank sees it.
+
+    Attributes:
+        micro_steps: one forward and backward each. It holds a batch of every kind that the step has, in the same
+            order on all ranks, so that ZeRO-3 meets the same sequence of modules again and can keep and prefetch
+            what it gathers.
+        num_samples: of all ranks.
+        sample_ids: of all ranks, in the order's order.
+        label_counts: labels of each `Task` over all ranks, int64.
+    """
+
+    micro_steps: list[list[MicroBatch]]
+    num_samples: int
+    sample_ids: list[str]
+    label_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The steps of one stage."""
+
+    stage: StageConfig
+    stage_number: int
+    seed: int
+    order: SampleOrder
+    reader: TokenReader
+    builder: SequenceBuilder
+
+    def step(self, step: int, rank: int, world_size: int) -> Step:
+        """The step's batches for `rank` of `world_size`; `step` counts from 0."""
+        size = self.stage.global_batch_size
+        draws = generator(self.seed, self.stage_number, DRAW_STREAM, step).random((size, 3))
+        rows = [self.reader.row(*self.order.at(step * size + number)) for number in range(size)]
+        sequences = [self._sequence(row, *draw) for row, draw in zip(rows, draws, strict=True)]
+        counts = np.zeros(len(Task), np.int64)
+        for sequence in sequences:
+            counts += np.bincount(sequence.label_tasks, minlength=len(Task))
+        weights = [
+            self.stage.task_weights.get(task.name.lower(), 0.0) / max(1, int(counts[task.value])) for task in Task
+        ]
+        by_kind = []
+        for kind in Kind:
+            of_kind = [sequence for sequence in sequences if sequence.kind is kind]
+            if of_kind:
+                by_kind.append(self._micro_batches(kind, of_kind, weights, rank, world_size))
+        micro_steps = [[batch for batch in batches if batch] for batches in zip_longest(*by_kind)]
+        return Step(micro_steps, size, [row.sample_id for row in rows], counts)
+
+    def _sequence(self, row: Row, task_draw: float, language_draw: float, dropout_draw: float) -> Sequence:
+        task = _pick(self.stage.task_shares, task_draw)
+        language = _pick(self.stage.language_shares, language_draw)
+        caption = next((caption for caption in row.captions if caption.language == language), row.captions[0])
+        if task == "captioning":
+            return self.builder.captioning(row.codes, caption.ids, caption.language)
+        dropped = dropout_draw < self.stage.guidance_dropout
+        return self.builder.text_to_image([] if dropped else caption.ids, row.codes)
+
+    def _micro_batches(
+        self, kind: Kind, sequences: list[Sequence], weights: list[float], rank: int, world_size: int
+    ) -> list[MicroBatch]:
+        packed = pack_rows([len(sequence.ids) for sequence in sequences], self.stage.seq_len, world_size)
+        # All ranks run both experts in every micro-step: a row that came out empty gets a sample without labels.
+        filler = len(sequences)
+        sequences = [*sequences, _without_labels(sequences[0])]
+        packed = [row or [filler] for row in packed]
+        mine = packed[rank::world_size]
+        size = self.stage.micro_batch_size
+        return [
+            collate(
+                kind,
+                [[sequences[index] for index in row] for row in mine[start : start + size]],
+                self.builder.vocabulary,
+                weights,
+                self.stage.row_multiple,
+            )
+            for start in range(0, len(mine), size)
+        ]
+
+
+def _pick(shares: dict[str, float], draw: float) -> str:
+    bounds = np.cumsum(list(shares.values()))
+    return list(shares)[min(int(np.searchsorted(bounds, draw, side="right")), len(shares) - 1)]
+
+
+def _without_labels(sequence: Sequence) -> Sequence:
+    empty = np.zeros(0, np.int64)
+    return replace(sequence, label_positions=empty, label_ids=empty, label_tasks=empty)

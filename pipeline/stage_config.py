@@ -1,0 +1,67 @@
+"""What a stage of the curriculum is: its samples, its batches, its optimization."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+        purpose: what it is for, in words.
+        where: pandas query over the token table's plain columns; empty takes every row.
+        task_shares: share of the samples, by task (`text_to_image`, `captioning`); they sum to 1.
+        task_weights: weight of each task's mean loss (also `opener`).
+        language_shares: share of the samples, by caption language; a picture without it takes one it has.
+        guidance_dropout: share of text-to-image samples whose caption is dropped.
+        steps: optimizer steps.
+        global_batch_size: samples an optimizer step, all ranks.
+        micro_batch_size: rows a rank takes in one forward.
+        seq_len: tokens of a packed row, at most.
+        row_multiple: rows are padded to the longest of a micro-step, rounded up to a multiple of this, so that
+            shapes repeat.
+        learning_rate: peak, reached after `warmup_steps`, then a cosine to `final_learning_rate`.
+        weight_decay, adam_betas, gradient_clip: of AdamW.
+        window_shards: shards whose rows are mixed by the shuffle.
+        activation_checkpointing: recompute the layers in the backward pass.
+        log_every_steps, save_every_steps: between two log lines and two checkpoints.
+    """
+
+    purpose: str
+    where: str = ""
+    task_shares: dict[str, float] = field(default_factory=lambda: {"text_to_image": 1.0})
+    task_weights: dict[str, float] = field(
+        default_factory=lambda: {"text_to_image": 1.0, "captioning": 1.0, "opener": 0.01}
+    )
+    language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
+    guidance_dropout: float = 0.1
+    steps: int = 1000
+    global_batch_size: int = 64
+    micro_batch_size: int = 8
+    seq_len: int = 512
+    row_multiple: int = 64
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 50
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    gradient_clip: float = 1.0
+    window_shards: int = 16
+    activation_checkpointing: bool = False
+    log_every_steps: int = 10
+    save_every_steps: int = 100
+
+    def problems(self) -> list[str]:
+        """What makes the stage impossible; empty where nothing does."""
+        found = []
+        for name in ("task_shares", "language_shares"):
+            total = sum(getattr(self, name).values())
+            if abs(total - 1) > 1e-6:
+                found.append(f"{name} sum to {total:g}, they must sum to 1")
+        unknown = set(self.task_shares) - {"text_to_image", "captioning"}
+        if unknown:
+            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: text_to_image, captioning")
+        for name in ("steps", "global_batch_size", "micro_batch_size", "seq_len", "window_shards"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} is {getattr(self, name)}, it must be at least 1")
+        return found

@@ -1,0 +1,238 @@
+"""The loop that trains one stage, run by every rank, without Ray."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.checkpoints import new_folder_name, newest_verified, remove_all_but, write_manifest
+from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
+from pipeline.errors import InputError, NonFiniteError
+from pipeline.metrics import flop_of
+from pipeline.objective import Objective
+from pipeline.order import SampleOrder
+from pipeline.plan import StagePlan, Step
+from pipeline.sequences import SequenceBuilder, Task
+from pipeline.stage_config import StageConfig
+from pipeline.token_data import RowIndex, TokenReader
+from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Everything a rank needs to train one stage.
+
+    Attributes:
+        stage, stage_number, seed: what to train, and the seed of its order and draws.
+        zero: partitioning.
+        base: folder of the frozen language expert.
+        codebook_size: of the VQ-GAN.
+        shared_output_projection: see `MarsConfig`.
+        initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
+        tokens: folder of token shards.
+        index: the rows the stage uses.
+        instruction_ids, end_id: see `SequenceBuilder`.
+        output: the stage's folder.
+        recipe_sha256: of what must not change between attempts.
+    """
+
+    stage: StageConfig
+    stage_number: int
+    seed: int
+    zero: ZeroConfig
+    base: Path
+    codebook_size: int
+    shared_output_projection: bool
+    initial_checkpoint: Path | None
+    tokens: Path
+    index: RowIndex
+    instruction_ids: dict[str, list[int]]
+    end_id: int
+    output: Path
+    recipe_sha256: str
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Called on rank 0 after every step with its figures."""
+
+
+def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
+    """Trains the stage to its end, from its newest verified checkpoint where it has one.
+
+    Raises:
+        NonFiniteError: a loss was NaN or infinite; the update was not applied.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model = load_base(
+        run.base,
+        run.codebook_size,
+        getattr(torch, run.zero.dtype),
+        shared_output_projection=run.shared_output_projection,
+    )
+    base_hash = base_sha256(model)
+    if run.initial_checkpoint:
+        load_trained(model, trained_state(run.initial_checkpoint), run.initial_checkpoint)
+    if run.stage.activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    plan = make_plan(run, model.config.vocabulary)
+    engine = make_engine(Objective(model), run.stage, run.zero)
+    start_step = resume(engine, run, base_hash, world_size)
+    writer = SummaryWriter(str(run.output / "tensorboard"), purge_step=start_step) if rank == 0 else None
+
+    steps = prefetch(plan, start_step, run.stage.steps, rank, world_size)
+    for number in range(start_step, run.stage.steps):
+        started = time.monotonic()
+        step = next(steps)
+        data_wait_s = time.monotonic() - started
+        set_learning_rate(engine, learning_rate(run.stage, number))
+        sums = train_step(engine, step, device)
+        figures = summarise(run, engine, step, sums, number)
+        done = number + 1
+        figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s}
+        if rank == 0:
+            report(figures)
+            assert writer is not None
+            for name, value in figures.items():
+                writer.add_scalar(name, value, done)
+        if done % run.stage.save_every_steps == 0 or done == run.stage.steps:
+            save(engine, run, done, base_hash, world_size, rank)
+    if writer:
+        writer.close()
+
+
+def make_plan(run: StageRun, vocabulary) -> StagePlan:
+    """The stage's plan over its rows."""
+    order = SampleOrder(run.index.counts, run.seed, run.stage_number, run.stage.window_shards)
+    reader = TokenReader(run.tokens, run.index, held_shards=run.stage.window_shards + 1)
+    builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
+    return StagePlan(run.stage, run.stage_number, run.seed, order, reader, builder)
+
+
+def train_step(engine: Any, step: Step, device: torch.device) -> torch.Tensor:
+    """One optimizer step. Returns the summed loss of each task over all ranks, float32 [tasks].
+
+    Raises:
+        NonFiniteError: on all ranks alike, before the update.
+    """
+    sums = torch.zeros(len(Task), device=device)
+    for number, batches in enumerate(step.micro_steps, start=1):
+        part = engine([batch.to(device) for batch in batches])
+        sums += part.task_losses
+        accumulate(engine, part.loss, last=number == len(step.micro_steps))
+        if number < len(step.micro_steps):
+            engine.step()
+    dist.all_reduce(sums)
+    if not bool(sums.isfinite().all()):
+        ids = ", ".join(step.sample_ids[:4])
+        raise NonFiniteError(f"a loss is not finite ({sums.tolist()}) in the step of samples {ids}, ...")
+    engine.step()
+    return sums
+
+
+def summarise(run: StageRun, engine: Any, step: Step, sums: torch.Tensor, number: int) -> dict[str, Any]:
+    """The step's figures: mean loss by task, and what it processed on all ranks."""
+    batches = [batch for micro_step in step.micro_steps for batch in micro_step]
+    tokens = sum(batch.num_tokens for batch in batches)
+    padded = sum(batch.num_padded_tokens for batch in batches)
+    flop = sum(flop_of(batch, engine.module.mars.config) for batch in batches)
+    totals = torch.tensor([tokens, padded, flop], dtype=torch.float64)
+    totals = totals.to(sums.device)
+    dist.all_reduce(totals)
+    figures: dict[str, Any] = {
+        f"loss/{task.name.lower()}": sums[task.value].item() / int(step.label_counts[task.value])
+        for task in Task
+        if step.label_counts[task.value]
+    }
+    norm = engine.get_global_grad_norm()
+    return figures | {
+        "step": number + 1,
+        "learning_rate": learning_rate(run.stage, number),
+        "gradient_norm": float(norm) if norm is not None else math.nan,
+        "skipped_steps": engine.skipped_steps,
+        "samples": step.num_samples,
+        "tokens": int(totals[0]),
+        "padding_fraction": 1 - totals[0].item() / totals[1].item(),
+        "flop": totals[2].item(),
+    }
+
+
+def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int) -> Iterator[Step]:
+    """The steps from `start` to `end`, each built while the one before trains."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+        following = pool.submit(plan.step, start, rank, world_size) if start < end else None
+        for number in range(start, end):
+            assert following is not None
+            current = following.result()
+            if number + 1 < end:
+                following = pool.submit(plan.step, number + 1, rank, world_size)
+            yield current
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Linear warmup, then a cosine to the final rate at the last step."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    span = stage.learning_rate - stage.final_learning_rate
+    return stage.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_learning_rate(engine: Any, value: float) -> None:
+    """Sets it in every parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = value
+
+
+def resume(engine: Any, run: StageRun, base_hash: str, world_size: int) -> int:
+    """Loads the newest verified checkpoint of this stage, if any. Returns the steps done.
+
+    Raises:
+        InputError: the checkpoint is of another recipe, base, selection of rows, or number of workers.
+    """
+    found = newest_verified(run.output / "checkpoints")
+    if found is None:
+        return 0
+    folder, manifest, _ = found
+    for name, have, want in (
+        ("stage settings", manifest.recipe_sha256, run.recipe_sha256),
+        ("language expert", manifest.base_sha256, base_hash),
+        ("selection of rows", manifest.row_index_sha256, run.index.sha256()),
+        ("number of workers", manifest.world_size, world_size),
+    ):
+        if have != want:
+            raise InputError(
+                f"checkpoint {str(folder)!r} was made with another {name}; undo the change, or choose another --root"
+            )
+    engine.load_checkpoint(folder, ENGINE_TAG, load_module_strict=False)
+    return manifest.step
+
+
+def save(engine: Any, run: StageRun, step: int, base_hash: str, world_size: int, rank: int) -> None:
+    """Every rank writes its part; rank 0 closes the checkpoint with its manifest."""
+    name = [new_folder_name(step)]
+    dist.broadcast_object_list(name, src=0)
+    folder = run.output / "checkpoints" / name[0]
+    engine.save_checkpoint(folder, ENGINE_TAG, exclude_frozen_parameters=True, save_latest=False)
+    dist.barrier()
+    if rank == 0:
+        write_manifest(
+            folder,
+            step=step,
+            samples=step * run.stage.global_batch_size,
+            world_size=world_size,
+            finished=step == run.stage.steps,
+            base_sha256=base_hash,
+            recipe_sha256=run.recipe_sha256,
+            row_index_sha256=run.index.sha256(),
+        )
+        remove_all_but(run.output / "checkpoints", KEPT_CHECKPOINTS)
+    dist.barrier()

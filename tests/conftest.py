@@ -1,0 +1,83 @@
+"""Small models and corpora that the tests share."""
+
+import json
+import os
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pipeline.model import MarsForCausalLM
+from pipeline.sequences import SequenceBuilder
+
+TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline():
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["grouped heads, tied", "plain heads, untied"])
+def base(request) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    grouped = request.param.startswith("grouped")
+    config = Qwen2Config(
+        vocab_size=TEXT_VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2 if grouped else 4,
+        max_position_embeddings=256,
+        tie_word_embeddings=grouped,
+    )
+    return Qwen2ForCausalLM._from_config(config, dtype=torch.float32).eval()
+
+
+@pytest.fixture(params=[False, True], ids=["o_proj each", "o_proj shared"])
+def mars(base, request) -> MarsForCausalLM:
+    """A model whose visual side differs from the text side, as after training."""
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, shared_output_projection=request.param)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "visual" in name:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.fixture
+def builder(mars) -> SequenceBuilder:
+    return SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+
+
+def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:
+    content = BytesIO()
+    Image.new(mode, size, color).save(content, "PNG")
+    return content.getvalue()
+
+
+def noise_png(seed: int, size_px: int = 32) -> bytes:
+    content = BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((size_px, size_px)).save(content, "PNG")
+    return content.getvalue()
+
+
+def write_tar(path: Path, samples: list[tuple[str, bytes | None, dict | bytes | None]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, picture, meta in samples:
+            members = {"png": picture, "json": json.dumps(meta).encode() if isinstance(meta, dict) else meta}
+            for suffix, content in members.items():
+                if content is not None:
+                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                    info.size = len(content)
+                    tar.addfile(info, BytesIO(content))

@@ -1,0 +1,87 @@
+"""Qwen's text vocabulary as a fast tokenizer, from its rank file or from a Hugging Face folder."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from importlib.resources import files
+from pathlib import Path
+
+from tokenizers.normalizers import NFC
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import TikTokenConverter
+
+from tokenization.errors import InputError
+
+# Qwen splits like GPT-4's tokenizer, but takes digits one by one (Qwen's tokenization_qwen.py).
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+"""Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
+NUM_RANKS = 151_643
+PACKAGED = "dashscope"
+"""The source name of the rank file that the pip package `dashscope` ships."""
+
+
+def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that `source` names.
+
+    Args:
+        source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file, or a local
+            Hugging Face folder with a `tokenizer.json`.
+        cache: folder for a converted rank file (the conversion takes seconds); a folder is loaded in place.
+
+    Raises:
+        InputError: there is no such file or folder, or it is no tokenizer.
+    """
+    path = _packaged_ranks() if source == PACKAGED else Path(source)
+    if not path.exists():
+        raise InputError(f"text tokenizer {source!r} does not exist; name {PACKAGED!r}, a .tiktoken file or a folder")
+    if path.is_dir():
+        if not (path / "tokenizer.json").exists():
+            raise InputError(f"text tokenizer folder {source!r} has no tokenizer.json; save it with save_pretrained")
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    cached = cache / _sha256(path)[:16]
+    if not cached.exists():
+        partial = cache / f".{uuid.uuid4().hex}"
+        _convert(path).save_pretrained(partial)
+        try:
+            os.replace(partial, cached)
+        except OSError:  # another process was faster, with the same content
+            shutil.rmtree(partial)
+    return PreTrainedTokenizerFast.from_pretrained(cached)
+
+
+def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """A hash of everything that decides which ids a text gets."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that ends a caption."""
+    return int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))
+
+
+def _convert(ranks: Path) -> PreTrainedTokenizerFast:
+    converter = TikTokenConverter(
+        vocab_file=str(ranks), pattern=SPLIT_PATTERN, extra_special_tokens=list(SPECIAL_TOKENS)
+    )
+    backend = converter.converted()
+    backend.normalizer = NFC()  # as Qwen's own tokenizer does
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
+    if tokenizer.convert_tokens_to_ids(END_OF_TEXT) != NUM_RANKS:
+        raise InputError(f"{ranks} has not Qwen's {NUM_RANKS} ranks; use Qwen-7B's own qwen.tiktoken")
+    return tokenizer
+
+
+def _packaged_ranks() -> Path:
+    try:
+        return Path(str(files("dashscope") / "resources" / "qwen.tiktoken"))
+    except ModuleNotFoundError as error:
+        raise InputError("Qwen's vocabulary comes with the package dashscope: pip install '.[demo]'") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

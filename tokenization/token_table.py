@@ -1,0 +1,132 @@
+"""The token table: its schema, its fingerprint, and reading and writing its shards.
+
+One parquet file for each input shard, one row a picture. The contract between tokenization and training.
+"""
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenization.errors import InputError
+
+SCHEMA_VERSION = 1
+VERSION_KEY, FINGERPRINT_KEY = b"mars.schema_version", b"mars.fingerprint"
+MANIFEST_FILE = "manifest.json"
+CAPTION_TYPE = pa.struct(
+    [("lang", pa.string()), ("text", pa.string()), ("ids", pa.list_(pa.int32())), ("truncated", pa.bool_())]
+)
+CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides a shard's codes and ids. Shards may be mixed only where it is equal."""
+
+    vq_sha256: str
+    text_vocabulary_sha256: str
+    transform: dict[str, Any]
+    encoder_dtype: str
+    encoder_batch_shape: list[int]
+    codebook_size: int
+    num_codes: int
+    max_caption_ids: int
+
+    def to_json(self) -> str:
+        """A canonical text form."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
+    """The table's own columns; the corpus's pass-through columns follow them."""
+    high = pa.list_(pa.uint16(), num_codes_hr) if num_codes_hr else pa.list_(pa.uint16())
+    return [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("codes", pa.list_(pa.uint16(), num_codes), nullable=False),
+        pa.field("codes_hr", high),
+        pa.field("captions", pa.list_(CAPTION_TYPE), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("crop", CROP_TYPE),
+    ]
+
+
+def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
+    """Writes rows (dicts with the table's columns and pass-through ones) whole or not at all."""
+    fields = columns(fingerprint.num_codes, None)
+    own = {field.name for field in fields}
+    extra_names = sorted({name for row in rows for name in row} - own)
+    extra = pa.Table.from_pylist([{name: row.get(name) for name in extra_names} for row in rows])
+    table = pa.Table.from_pylist([{name: row.get(name) for name in own} for row in rows], schema=pa.schema(fields))
+    for name in extra_names:
+        table = table.append_column(name, extra[name])
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
+    write_atomically(path, table.replace_schema_metadata(metadata))
+
+
+def write_atomically(path: Path, table: pa.Table) -> None:
+    """Writes a parquet file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def list_token_shards(folder: Path) -> list[Path]:
+    """Token shards under `folder`, sorted.
+
+    Raises:
+        InputError: the folder does not exist, has no shard, or its manifest is missing (an unfinished run).
+    """
+    if not folder.exists():
+        raise InputError(f"token folder {str(folder)!r} does not exist; run jobs/tokenize.py first")
+    shards = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+    if not shards:
+        raise InputError(f"token folder {str(folder)!r} has no token shard; run jobs/tokenize.py first")
+    if not (folder / MANIFEST_FILE).exists():
+        raise InputError(
+            f"token folder {str(folder)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
+        )
+    return shards
+
+
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint in a shard's footer.
+
+    Raises:
+        InputError: the file is no token shard, or of another schema version.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"token shard {str(path)!r} is no readable parquet ({error}); tokenize it again") from error
+    version = metadata.get(VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise InputError(
+            f"token shard {str(path)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; tokenize it again"
+        )
+    return metadata[FINGERPRINT_KEY].decode()
+
+
+def common_fingerprint(shards: list[Path]) -> Fingerprint:
+    """The fingerprint that all shards share.
+
+    Raises:
+        InputError: two shards differ.
+    """
+    first = read_fingerprint(shards[0])
+    for path in shards[1:]:
+        if (other := read_fingerprint(path)) != first:
+            keys = sorted(key for key, value in json.loads(other).items() if json.loads(first).get(key) != value)
+            raise InputError(
+                f"token shards {str(shards[0])!r} and {str(path)!r} differ in {', '.join(keys)}; tokenize all of them alike"
+            )
+    return Fingerprint(**json.loads(first))

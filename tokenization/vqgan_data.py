@@ -1,0 +1,62 @@
+"""Pictures for training a VQ-GAN: an endless shuffled stream out of tar shards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenization.corpus import list_shards, read_shard
+from tokenization.errors import InputError
+from tokenization.pictures import Transform, load_picture
+
+
+def picture_batches(
+    corpus: Path, size_px: int, batch_size: int, rank: int, world_size: int, seed: int, buffer_size: int = 4096
+) -> Iterator[Tensor]:
+    """Batches uint8 [batch_size, 3, size_px, size_px]; each rank reads shards of its own.
+
+    Pictures leave a buffer of `buffer_size` in random order while shards, shuffled every epoch, fill it.
+    Pictures that cannot be read are left out.
+
+    Raises:
+        InputError: the corpus cannot be used, or a rank has no shard or no readable picture.
+    """
+    generator = np.random.default_rng((seed, rank))
+    buffer: list[np.ndarray] = []
+    for pixels in _endless_pictures(corpus, size_px, rank, world_size, generator):
+        buffer.append(pixels)
+        if len(buffer) < buffer_size:
+            continue
+        chosen = [_take(buffer, generator) for _ in range(batch_size)]
+        yield torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2)
+
+
+def _take(buffer: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    place = int(generator.integers(len(buffer)))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()
+
+
+def _endless_pictures(
+    corpus: Path, size_px: int, rank: int, world_size: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    shards = list_shards(corpus)[rank::world_size]
+    if not shards:
+        raise InputError(f"corpus {str(corpus)!r} has fewer shards than the {world_size} workers; use fewer workers")
+    transform = Transform(size_px)
+    while True:
+        readable = 0
+        for shard in generator.permutation(shards):
+            for sample in read_shard(corpus / str(shard)):
+                if sample.picture is None:
+                    continue
+                try:
+                    pixels = load_picture(sample.picture, transform).pixels
+                except ValueError:
+                    continue  # tokenization names and counts these; for training they do not matter
+                readable += 1
+                yield pixels
+        if not readable:
+            raise InputError(f"corpus {str(corpus)!r} has no readable picture in the shards of worker {rank}")
