@@ -87,7 +87,8 @@ def squared_error(paths: RunPaths, shard: Path, size_px: int) -> tuple[float, in
         if stored is not None and sample.picture:
             pictures.append(load_picture(sample.picture, Transform(size_px)).pixels)
             lines.append(stored)
-    total, shown = 0.0, []
+    total = 0.0
+    shown: list[tuple[str, np.ndarray]] = []
     for start in range(0, len(lines), DECODE_BATCH):
         decoded = vqgan.decode(np.asarray(lines[start : start + DECODE_BATCH]))
         truth = np.stack(pictures[start : start + DECODE_BATCH])

@@ -126,7 +126,7 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
     if isinstance(node, dict):
         old = node.get(name)
         return node | {name: _set(old, rest, text, key) if rest else _parse(text, type(old), key)}
-    if not is_dataclass(node):
+    if not is_dataclass(node) or isinstance(node, type):
         raise UsageError(f"--set {key}: there is nothing below {path[0]!r}")
     names = [one.name for one in fields(node)]
     if name not in names:

@@ -33,10 +33,15 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-img { max-width: 100%; border: 1px solid #ddd } table { border-collapse: collapse; margin: 1em 0 }
-td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right } td:first-child, th:first-child { text-align: left }
-h2 { margin-top: 2em } .note { color: #666; font-size: 13px }"""
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+img { max-width: 100%; border: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
+td:first-child, th:first-child { text-align: left }
+h2 { margin-top: 2em }
+.note { color: #666; font-size: 13px }
+"""
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,13 @@ class Board:
 
     def __init__(self, stage_number: int, steps: int, every: int, metrics: str, ledger: Any) -> None:
         self._stage_number, self._steps, self._every, self._ledger = stage_number, steps, every, ledger
-        self._file = Path(metrics).open("a")
+        self._metrics = Path(metrics)
         self._recent: list[dict[str, Any]] = []
         self._started = time.monotonic()
 
     def post(self, figures: dict[str, Any]) -> None:
         """Takes one step's figures."""
         self._recent.append(figures)
-        self._file.write(json.dumps(figures) + "\n")
         self._ledger.add.remote(
             productive_seconds=figures["step_s"],
             steps=1,
@@ -75,8 +74,9 @@ class Board:
             f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step",
             flush=True,
         )
+        with self._metrics.open("a") as file:
+            file.writelines(json.dumps(figures) + "\n" for figures in self._recent)
         self._recent.clear()
-        self._file.flush()
 
 
 def main(options: Options) -> None:

@@ -58,7 +58,7 @@ class Board:
     """Actor that prints rank 0's figures and counts them in the ledger."""
 
     def __init__(self, steps: int, ledger: Any) -> None:
-        self._steps, self._ledger, self._last_step = steps, ledger, 0
+        self._steps, self._ledger, self._last_step = steps, ledger, 0.0
 
     def post(self, figures: dict[str, float]) -> None:
         """Takes one report."""

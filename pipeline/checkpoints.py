@@ -6,6 +6,7 @@ import os
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import InputError
 
@@ -42,7 +43,7 @@ def new_folder_name(step: int) -> str:
     return f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
 
 
-def write_manifest(folder: Path, **fields) -> None:
+def write_manifest(folder: Path, **fields: Any) -> None:
     """Closes the checkpoint in `folder`. Call on one rank, after all have written."""
     files = {
         path.relative_to(folder).as_posix(): (path.stat().st_size, file_sha256(path))

@@ -4,6 +4,7 @@ Shape letters: B rows, T positions of a row, Tt and Tv those of its text and its
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ def collate(
         parts[State.TEXT].add(index[~is_code], _text_rows(ids[~is_code], vocabulary), tasks[~is_code])
 
     num_tokens = sum(len(sequence.ids) for row in rows for sequence in row)
-    common = dict(
+    common: dict[str, Any] = dict(
         kind=kind,
         text_labels=parts[State.TEXT].labels(task_weights),
         code_labels=parts[State.CODES].labels(task_weights),
@@ -188,7 +189,7 @@ def _mask(query_segments: Tensor, query_positions: Tensor, key_segments: Tensor,
     return (same & (key_positions[:, None, :] <= query_positions[:, :, None]))[:, None]
 
 
-def _to(value, device: torch.device):
+def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor | Routing):
         return value.to(device)
     if isinstance(value, Labels | Stream):

@@ -1,5 +1,7 @@
 """`MarsConfig`: a Qwen2 config plus the visual side."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config
 
@@ -26,7 +28,7 @@ class MarsConfig(Qwen2Config):
     codebook_size: int = 8192
     shared_output_projection: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.vocab_size = JointVocabulary(self.text_vocab_size, self.codebook_size).size
         super().__post_init__(**kwargs)
 
@@ -36,7 +38,7 @@ class MarsConfig(Qwen2Config):
         return JointVocabulary(self.text_vocab_size, self.codebook_size)
 
     @classmethod
-    def from_language_expert(cls, base: Qwen2Config, codebook_size: int, **options) -> "MarsConfig":
+    def from_language_expert(cls, base: Qwen2Config, codebook_size: int, **options: Any) -> "MarsConfig":
         """The MARS config on a Qwen2 language expert, for a VQ-GAN with `codebook_size` codes."""
         values = base.to_dict()
         for key in ("model_type", "architectures", "transformers_version", "vocab_size", "layer_types"):

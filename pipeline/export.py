@@ -4,6 +4,7 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ SOURCE_FILE = "mars_source.txt"
 
 
 def export_model(
-    base: Path, checkpoint: Path, codebook_size: int, tokenizer: PreTrainedTokenizerBase, out: Path, **options
+    base: Path, checkpoint: Path, codebook_size: int, tokenizer: PreTrainedTokenizerBase, out: Path, **options: Any
 ) -> None:
     """Writes the base with the checkpoint's visual weights to `out`, in bfloat16, whole or not at all.
 

@@ -4,6 +4,7 @@ Shape letters: B prompts, N codes of a picture, T positions so far.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ class _Decoder:
         self._run(ids_B[:, None], self._next_position_B[:, None], self._cache)
         self._next_position_B = self._next_position_B + 1
 
-    def _run(self, ids: Tensor, positions: Tensor, cache) -> None:
+    def _run(self, ids: Tensor, positions: Tensor, cache: Any) -> None:
         output = self._model.model(ids, self._mask_BT, positions, cache, use_cache=True)
         self._hidden_BD, self._cache = output.last_hidden_state[:, -1], output.past_key_values
 

@@ -3,6 +3,7 @@
 Everything after it treats it as it would treat Qwen-7B: an ordinary Qwen2 checkpoint, loaded and frozen.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    get_cosine_schedule_with_warmup,
+)
 
 from pipeline.sequences import INSTRUCTIONS
 
@@ -26,11 +32,14 @@ class LanguageExpertConfig:
     num_hidden_layers: int = 6
     num_attention_heads: int = 3
     num_key_value_heads: int = 3
-    steps: int = 200
+    steps: int = 160
     batch_size: int = 16
     seq_len: int = 128
+    plain_share: float = 0.5
+    """Share of the documents that are a caption alone."""
+    max_blanks: int = 24
+    """At most this many blanks before and after the caption that is to be fetched."""
     learning_rate: float = 2e-3
-    warmup_steps: int = 20
     log_every_steps: int = 25
     seed: int = 0
 
@@ -44,9 +53,12 @@ def train_language_expert(
 ) -> None:
     """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer, whole or not at all.
 
-    Three kinds of text: a caption; an instruction followed by the picture's other caption and then this one, so
-    that attention learns to fetch a meaning from what stands before; and the same from the caption itself.
-    Documents stand one after the other in rows of `seq_len`, as in any pretraining. Only the rows of ids that occur are trained: the others keep their initial values.
+    Two kinds of text: a caption; and an instruction, blanks, one of the picture's captions, more blanks, and the
+    caption that the instruction asks for, so that attention learns to fetch a meaning from somewhere before and to
+    pass over what means nothing. Documents stand one after the other in rows of `seq_len`, as in any pretraining.
+
+    The rows of ids that never occur are zero, and training counts them: left out of its softmax and untrained,
+    148,000 of them would outweigh every real answer. A blank is such an id.
 
     Args:
         config: geometry and schedule.
@@ -57,17 +69,18 @@ def train_language_expert(
     """
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
-    documents = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in _documents(captions)]
-    used = np.unique(np.concatenate(documents))
-    compact = [np.searchsorted(used, document) for document in documents]
+    pairs = _pairs(captions, tokenizer)
+    used = np.unique(np.concatenate([ids for pair in pairs for ids in pair]))
+    pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
 
-    small = Qwen2ForCausalLM(_qwen2_config(config, len(used)))
-    optimizer = torch.optim.AdamW(small.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=config.warmup_steps / config.steps
-    )
+    small = Qwen2ForCausalLM(_qwen2_config(config, len(used) + 1))
+    num_unseen, blank = config.vocab_size - len(used), len(used)
+    small.model.embed_tokens.weight.data[blank] = 0
+    small.model.embed_tokens.weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([blank]), 0))
+    optimizer = torch.optim.AdamW(small.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 10, config.steps)
     for step in range(1, config.steps + 1):
-        loss = _loss(small, _rows(compact, config, generator))
+        loss = _loss(small, _rows(pairs, blank, config, generator), num_unseen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(small.parameters(), 1.0)
@@ -78,30 +91,45 @@ def train_language_expert(
     _save(small, config, used, tokenizer, output)
 
 
-def _documents(captions: list[dict[str, str]]) -> list[str]:
-    documents = []
+Pair = tuple[np.ndarray, ...]
+"""Ids of an instruction, of a caption of the picture, and of the caption the instruction asks for."""
+
+
+def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+    instructions = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in INSTRUCTIONS.items()}
+    pairs: list[Pair] = []
     for by_language in captions:
-        for language, text in by_language.items():
-            documents.append(text)
-            if language in INSTRUCTIONS:
-                documents += [f"{INSTRUCTIONS[language]}{source}\n{text}" for source in by_language.values()]
-    return documents
+        ids = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in by_language.items()}
+        for language in ids.keys() & instructions.keys():
+            target = np.append(ids[language], tokenizer.eos_token_id)
+            pairs += [(instructions[language], source, target) for source in ids.values()]
+    return pairs
 
 
-def _rows(documents: list[np.ndarray], config: LanguageExpertConfig, generator: np.random.Generator) -> np.ndarray:
+def _rows(pairs: list[Pair], blank: int, config: LanguageExpertConfig, generator: np.random.Generator) -> np.ndarray:
     """Random documents one after the other, cut into rows: int64 [batch_size, seq_len + 1]."""
     wanted, parts = config.batch_size * (config.seq_len + 1), []
     while wanted > 0:
-        parts.append(documents[generator.integers(len(documents))])
-        wanted -= len(parts[-1])
+        instruction, source, target = pairs[generator.integers(len(pairs))]
+        if generator.random() < config.plain_share:
+            document = [target]
+        else:
+            before, after = (np.full(count, blank) for count in generator.integers(config.max_blanks + 1, size=2))
+            document = [instruction, before, source, after, target]
+        parts += document
+        wanted -= sum(len(part) for part in document)
     return np.concatenate(parts)[: config.batch_size * (config.seq_len + 1)].reshape(config.batch_size, -1)
 
 
-def _loss(model: Qwen2ForCausalLM, rows: np.ndarray) -> Tensor:
+def _loss(model: Qwen2ForCausalLM, rows: np.ndarray, num_unseen: int) -> Tensor:
+    """Cross-entropy over the whole vocabulary, blanks apart: the small table's last row stands for all unseen ids."""
     ids = torch.from_numpy(rows)
+    labels = ids[:, 1:].flatten()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(ids[:, :-1]).logits
-    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        logits = model(ids[:, :-1]).logits.float().flatten(0, 1)
+    unseen = logits.shape[1] - 1
+    logits = torch.cat([logits[:, :unseen], logits[:, unseen:] + math.log(num_unseen)], dim=1)
+    return F.cross_entropy(logits, labels, ignore_index=unseen)
 
 
 def _save(
@@ -115,7 +143,8 @@ def _save(
     whole = Qwen2ForCausalLM(_qwen2_config(config, config.vocab_size))
     state = small.state_dict()
     table = whole.model.embed_tokens.weight.data
-    table[torch.from_numpy(used)] = state["model.embed_tokens.weight"]
+    table.zero_()
+    table[torch.from_numpy(used)] = state["model.embed_tokens.weight"][:-1]
     state["model.embed_tokens.weight"] = state["lm_head.weight"] = table
     whole.load_state_dict(state)
     whole.config.eos_token_id = tokenizer.eos_token_id

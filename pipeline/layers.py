@@ -40,6 +40,9 @@ class RotaryEmbedding(Qwen2RotaryEmbedding):
     and the trained model would meet other angles once it is loaded with `from_pretrained`.
     """
 
+    inv_freq: Tensor
+    original_inv_freq: Tensor
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         exact = self.original_inv_freq.float()
         super()._apply(fn, recurse)
@@ -100,8 +103,11 @@ class MarsDecoderLayer(nn.Module):
         """Streams [Nt, D] and [Nv, D] of a batch of `shape` (B, T) through the layer."""
         text_qkv = self._qkv(self.text_expert, text)
         visual_qkv = self._qkv(self.visual_expert, visual)
-        joint = [routing.join(t, v).view(*shape, -1) for t, v in zip(text_qkv, visual_qkv, strict=True)]
-        queries, keys, values = self._rotate(*joint, rotary)
+        queries, keys, values = (
+            routing.join(of_text, of_visual).view(*shape, -1)
+            for of_text, of_visual in zip(text_qkv, visual_qkv, strict=True)
+        )
+        queries, keys, values = self._rotate(queries, keys, values, rotary)
         if past_key_values is not None:
             keys, values = past_key_values.update(keys, values, self.layer_idx)
         attended = self._attend(queries, KeyValue(keys, values), attention_mask)

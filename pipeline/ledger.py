@@ -81,7 +81,7 @@ def keep_ledger(folder: Path, attempt: Attempt, heartbeat_s: float) -> Iterator[
 
     The rows come from an actor of their own, so they go on while the driver waits for a training run.
     """
-    actor = ray.remote(num_cpus=0)(LedgerFile).remote(str(folder), attempt, heartbeat_s)
+    actor: Any = ray.remote(num_cpus=0)(LedgerFile).remote(str(folder), attempt, heartbeat_s)
     outcome = "failed"
     try:
         yield actor

@@ -3,7 +3,9 @@
 Shape letters: B rows, T positions, D hidden size.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +80,7 @@ class MarsModel(MarsPreTrainedModel):
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
-        for layer in self.layers:
+        for layer in self._decoder_layers():
             text, visual = self._run(layer, text, visual, routing, (batch_size, length), rotary, mask, past_key_values)
         hidden = routing.join(self.norm(text), self.norm(visual)).view(batch_size, length, -1)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
@@ -91,7 +93,7 @@ class MarsModel(MarsPreTrainedModel):
         text = self.embed_tokens(text_ids)
         rotary = self.rotary_emb(text, position_ids)
         prefix = []
-        for layer in self.layers:
+        for layer in self._decoder_layers():
             text, key_value = layer.forward_text(text, rotary, attention_mask)
             prefix.append(key_value)
         return self.norm(text), prefix
@@ -102,11 +104,14 @@ class MarsModel(MarsPreTrainedModel):
         """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask is [B, 1, Tv, Tt + Tv]."""
         visual = self.embed_visual(visual_ids - self.config.text_vocab_size)
         rotary = self.rotary_emb(visual, position_ids)
-        for layer, key_value in zip(self.layers, prefix, strict=True):
+        for layer, key_value in zip(self._decoder_layers(), prefix, strict=True):
             visual = self._run(layer.forward_visual, visual, key_value, rotary, attention_mask)
         return self.norm(visual)
 
-    def _run(self, function, *inputs):
+    def _decoder_layers(self) -> list[MarsDecoderLayer]:
+        return cast(list[MarsDecoderLayer], list(self.layers))
+
+    def _run(self, function: Callable, *inputs: Any) -> Any:
         if self.gradient_checkpointing and self.training:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
@@ -138,7 +143,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **_,
+        **_: Any,
     ) -> CausalLMOutputWithPast:
         """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given."""
         output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
@@ -146,7 +151,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
 
     @classmethod
-    def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options) -> "MarsForCausalLM":
+    def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":
         """A starting model: the base's weights in both experts, visual embedding and head from the means.
 
         The means run over the rows up to the last one that the tokenizer uses: padding rows are not words.

@@ -1,6 +1,7 @@
 """The order of samples: a function of (seed, stage, epoch, position), seekable, in bounded memory."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,7 @@ class SampleOrder:
     seed: int
     stage_number: int
     window_shards: int
+    _cache: dict[str, Callable] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_samples(self) -> int:
@@ -30,16 +32,15 @@ class SampleOrder:
         return int(self.rows_by_shard.sum())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_epoch", lru_cache(2)(self._shuffle_epoch))
-        object.__setattr__(self, "_window", lru_cache(4)(self._shuffle_window))
+        self._cache.update(epoch=lru_cache(2)(self._shuffle_epoch), window=lru_cache(4)(self._shuffle_window))
 
     def at(self, position: int) -> tuple[int, int]:
         """Shard and place among its selected rows of the sample at `position`, counted over all epochs."""
         epoch, offset = divmod(position, self.num_samples)
-        _, ends = self._epoch(epoch)
+        _, ends = self._cache["epoch"](epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
         start = int(ends[window - 1]) if window else 0
-        shards, rows = self._window(epoch, window)
+        shards, rows = self._cache["window"](epoch, window)
         return int(shards[offset - start]), int(rows[offset - start])
 
     def _shuffle_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ class SampleOrder:
         return shards, ends
 
     def _shuffle_window(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-        shards = self._epoch(epoch)[0][window * self.window_shards : (window + 1) * self.window_shards]
+        shards = self._cache["epoch"](epoch)[0][window * self.window_shards : (window + 1) * self.window_shards]
         counts = self.rows_by_shard[shards]
         all_shards = np.repeat(shards, counts)
         all_rows = np.concatenate([np.arange(count) for count in counts])

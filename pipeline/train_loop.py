@@ -22,6 +22,7 @@ from pipeline.plan import StagePlan, Step
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import RowIndex, TokenReader
+from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
 
 KEPT_CHECKPOINTS = 2
@@ -109,7 +110,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         writer.close()
 
 
-def make_plan(run: StageRun, vocabulary) -> StagePlan:
+def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
     """The stage's plan over its rows."""
     order = SampleOrder(run.index.counts, run.seed, run.stage_number, run.stage.window_shards)
     reader = TokenReader(run.tokens, run.index, held_shards=run.stage.window_shards + 1)

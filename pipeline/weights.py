@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ ENGINE_TAG = "engine"
 """DeepSpeed's folder inside a checkpoint."""
 
 
-def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options) -> MarsForCausalLM:
+def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options: Any) -> MarsForCausalLM:
     """A starting MARS model on the language expert in `folder`.
 
     Raises:

@@ -33,9 +33,7 @@ def definition(model, sequence) -> torch.Tensor:
     logits = model(torch.from_numpy(sequence.ids)[None]).logits[0]
     openers = [vocabulary.opener(role) for role in Role]
     total = logits.new_zeros(())
-    for position, label, task in zip(
-        sequence.label_positions, sequence.label_ids, sequence.label_tasks, strict=True
-    ):
+    for position, label, task in zip(sequence.label_positions, sequence.label_ids, sequence.label_tasks, strict=True):
         is_code = TEXT_VOCAB <= label < TEXT_VOCAB + CODEBOOK
         allowed = range(TEXT_VOCAB, TEXT_VOCAB + CODEBOOK) if is_code else [*range(TEXT_VOCAB), *openers]
         row = logits[position][list(allowed)]
@@ -58,7 +56,9 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, bu
     for own, other in zip(gradients, expected_gradients, strict=True):
         own = torch.zeros(()) if own is None else own
         other = torch.zeros(()) if other is None else other
-        if kind is Kind.TEXT_TO_IMAGE:  # only the head learns at the text prefix: the definition agrees, as it is frozen
+        if (
+            kind is Kind.TEXT_TO_IMAGE
+        ):  # only the head learns at the text prefix: the definition agrees, as it is frozen
             torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)
         else:
             torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)

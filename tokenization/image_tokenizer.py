@@ -71,7 +71,8 @@ def check_image_tokenizer(folder: Path | str) -> None:
     """Raises InputError where `folder` is not a saved `VQModel`."""
     if not (Path(folder) / WEIGHTS_FILE).exists() or not (Path(folder) / "config.json").exists():
         raise InputError(
-            f"VQ-GAN {str(folder)!r} is no saved VQModel (config.json and {WEIGHTS_FILE}); train one with jobs/train_vqgan.py"
+            f"VQ-GAN {str(folder)!r} is no saved VQModel (config.json and {WEIGHTS_FILE}); "
+            "train one with jobs/train_vqgan.py"
         )
 
 

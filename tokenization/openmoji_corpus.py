@@ -103,7 +103,7 @@ def list_drawings() -> list[Drawing]:
 
     ranks: dict[str, int] = {}
     drawings = []
-    for points, character, path in found:
+    for points, character, svg_path in found:
         group, tone = block_of(points[0]), "+".join(dict.fromkeys(_tones(points)))
         caption_en = _words(names[character]["en"])
         rank = -1 if tone else ranks.get(group, 0)
@@ -111,7 +111,7 @@ def list_drawings() -> list[Drawing]:
             ranks[group] = rank + 1
         drawings.append(
             Drawing(
-                svg_path=path,
+                svg_path=svg_path,
                 code_points="-".join(f"{point:X}" for point in points),
                 caption_en=caption_en,
                 caption_zh=_words(names[character]["zh"]),

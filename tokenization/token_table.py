@@ -111,7 +111,8 @@ def read_fingerprint(path: Path) -> str:
     version = metadata.get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise InputError(
-            f"token shard {str(path)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; tokenize it again"
+            f"token shard {str(path)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; "
+            "tokenize it again"
         )
     return metadata[FINGERPRINT_KEY].decode()
 
@@ -127,6 +128,7 @@ def common_fingerprint(shards: list[Path]) -> Fingerprint:
         if (other := read_fingerprint(path)) != first:
             keys = sorted(key for key, value in json.loads(other).items() if json.loads(first).get(key) != value)
             raise InputError(
-                f"token shards {str(shards[0])!r} and {str(path)!r} differ in {', '.join(keys)}; tokenize all of them alike"
+                f"token shards {str(shards[0])!r} and {str(path)!r} differ in {', '.join(keys)}; "
+                "tokenize all of them alike"
             )
     return Fingerprint(**json.loads(first))

@@ -81,6 +81,10 @@ def build_vqgan(config: VqganConfig) -> VQModel:
 class Codebook(nn.Module):
     """Vector quantization whose codes are moving averages of the latents they stand for (van den Oord 2017, A.1)."""
 
+    codes_KD: Tensor
+    sum_KD: Tensor
+    usage_K: Tensor
+
     def __init__(self, codebook_size: int, dim: int, decay: float, dead_code_usage: float) -> None:
         super().__init__()
         self.decay, self.dead_code_usage = decay, dead_code_usage
@@ -99,7 +103,8 @@ class Codebook(nn.Module):
         num_codes = len(self.usage_K)
         count_K = torch.bincount(index_N, minlength=num_codes).float()
         sum_KD = torch.zeros_like(self.sum_KD).index_add_(0, index_N, latents_ND)
-        _all_reduce(count_K), _all_reduce(sum_KD)
+        _all_reduce(count_K)
+        _all_reduce(sum_KD)
         self.usage_K.lerp_(count_K, 1 - self.decay)
         self.sum_KD.lerp_(sum_KD, 1 - self.decay)
         alive_K = self.usage_K > self.dead_code_usage
@@ -270,7 +275,9 @@ def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -
     if config.perceptual_weight:
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        parts["perceptual"] = 1 - structural_similarity_index_measure(pictures, images, data_range=1.0)
+        similarity = structural_similarity_index_measure(pictures, images, data_range=1.0)
+        assert isinstance(similarity, Tensor)
+        parts["perceptual"] = 1 - similarity
         loss = loss + config.perceptual_weight * parts["perceptual"]
     return loss, parts
 

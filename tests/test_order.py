@@ -1,0 +1,63 @@
+"""Every sample exactly once an epoch, whatever the number of workers and wherever the loader starts."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.order import SampleOrder
+from pipeline.packing import pack_rows
+
+counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
+
+
+@given(counts, st.integers(0, 5), st.integers(1, 5), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_has_every_row_exactly_once(rows, seed, window, epoch):
+    order = SampleOrder(np.asarray(rows), seed, 1, window)
+    start = epoch * order.num_samples
+    seen = sorted(order.at(start + offset) for offset in range(order.num_samples))
+    assert seen == [(shard, row) for shard, count in enumerate(rows) for row in range(count)]
+
+
+def test_seeking_gives_what_reading_through_gives():
+    rows = np.asarray([7, 3, 9, 4, 8])
+    through = [SampleOrder(rows, 3, 1, 2).at(position) for position in range(100)]
+    assert [SampleOrder(rows, 3, 1, 2).at(position) for position in (99, 0, 42)] == [
+        through[99],
+        through[0],
+        through[42],
+    ]
+
+
+def test_stages_seeds_and_epochs_have_orders_of_their_own():
+    rows = np.asarray([30, 30])
+    orders = [SampleOrder(rows, 0, 1, 2), SampleOrder(rows, 0, 2, 2), SampleOrder(rows, 1, 1, 2)]
+    lists = [[order.at(position) for position in range(60)] for order in orders]
+    lists.append([orders[0].at(60 + position) for position in range(60)])
+    assert len({tuple(each) for each in lists}) == 4
+
+
+def test_a_window_keeps_to_its_shards():
+    """Bounded memory: between two windows' borders only `window_shards` shards are touched."""
+    order = SampleOrder(np.full(6, 10), 0, 1, 2)
+    for window in range(3):
+        assert len({order.at(window * 20 + offset)[0] for offset in range(20)}) == 2
+
+
+def test_an_index_of_two_hundred_million_rows_seeks_in_little_memory():
+    import tracemalloc
+
+    tracemalloc.start()
+    order = SampleOrder(np.full(20_000, 10_000), 0, 1, 16)
+    order.at(123_456_789)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_packing_puts_every_sample_into_one_row_that_fits(lengths, world_size):
+    rows = pack_rows(lengths, 120, world_size)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= 120 for row in rows)
+    assert len(rows) % world_size == 0

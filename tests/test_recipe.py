@@ -1,0 +1,48 @@
+"""A wrong recipe key, value or flag is refused in one line that says what is right."""
+
+import pytest
+
+from jobs.exit_codes import UsageError
+from jobs.recipe import load_recipe
+from jobs.run_paths import run_paths
+
+
+def test_an_override_reaches_the_value_it_names():
+    recipe = load_recipe("demo", ("stages.0.steps=7", "tokenization.size_px=64", "stages.1.task_shares.captioning=0.4"))
+    assert recipe.stages[0].steps == 7 and recipe.tokenization.size_px == 64
+    assert recipe.stages[1].steps == load_recipe("demo").stages[1].steps
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.stepz=7", "no 'stepz'; the keys here are .*steps"),
+        ("nothing=1", "no 'nothing'; the keys here are .*scaling"),
+        ("stages.9.steps=7", "none of the positions 0 to 1"),
+        ("stages.0.steps=many", "a int is wanted"),
+        ("stages.0.steps=1.5", "a int is wanted, not a float"),
+        ("stages.0.steps", "has no '='"),
+        ("stages.0.steps=0", "steps is 0"),
+        ("stages.0.task_shares.captioning=0.9", "task_shares sum to"),
+        ("seed.x=1", "nothing below"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_right_ones(override, message):
+    with pytest.raises(UsageError, match=message):
+        load_recipe("demo", (override,))
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"no recipe 'demi'.*demo"):
+        load_recipe("demi")
+
+
+def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch):
+    cache = tmp_path / "_ray_pkg_0123"
+    cache.mkdir()
+    monkeypatch.chdir(cache)
+    recipe = load_recipe("demo")
+    for root in ("", "runs"):
+        with pytest.raises(UsageError, match="absolute"):
+            run_paths(root, recipe)
+    assert run_paths(str(tmp_path), recipe).run == tmp_path / "demo"

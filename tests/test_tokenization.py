@@ -1,0 +1,145 @@
+"""What a row of tokens is made of, and what becomes of a damaged one."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import noise_png, png, write_tar
+from tokenization.corpus import list_shards, read_shard
+from tokenization.errors import InputError
+from tokenization.openmoji_corpus import list_drawings
+from tokenization.pictures import Transform, load_picture
+from tokenization.shard_rows import TokenizationConfig, read_chunks
+from tokenization.text_tokenizer import PACKAGED, end_of_text_id, load_text_tokenizer
+
+CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    return load_text_tokenizer(PACKAGED, tmp_path_factory.mktemp("text"))
+
+
+def test_ids_are_qwens_own(tokenizer):
+    import base64
+    from importlib.resources import files
+
+    import tiktoken
+
+    from tokenization.text_tokenizer import SPLIT_PATTERN
+
+    lines = (files("dashscope") / "resources" / "qwen.tiktoken").read_bytes().splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
+    reference = tiktoken.Encoding("qwen", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    for text in (
+        "Hello, world 2026!",
+        "墨镜笑脸：你好",
+        "café naïve",
+        "👩‍🚀🏳️‍🌈",
+        "def f(x):\n\treturn x  \n\n",
+        "it's I'LL",
+    ):
+        ids = tokenizer(text)["input_ids"]
+        assert ids == reference.encode(text) and tokenizer.decode(ids) == text
+    assert end_of_text_id(tokenizer) == 151_643 and len(tokenizer) == 151_851
+
+
+def test_every_drawing_has_both_names_a_group_and_a_subject():
+    drawings = list_drawings()
+    assert len(drawings) == 3953
+    assert len({d.caption_en for d in drawings}) == len({d.caption_zh for d in drawings}) == 3953
+    dark = next(d for d in drawings if d.caption_en == "thumbs up dark skin tone")
+    assert (dark.subject, dark.tone, dark.group_rank) == ("thumbs up", "dark", -1)
+    assert dark.group == "Miscellaneous Symbols and Pictographs"
+
+
+def test_alpha_lies_over_white_and_the_crop_is_the_middle_square():
+    picture = Image.new("RGBA", (60, 20), (0, 0, 0, 0))
+    picture.paste((255, 0, 0, 255), (20, 0, 40, 20))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    loaded = load_picture(content.getvalue(), Transform(20))
+    assert (loaded.width, loaded.height, loaded.crop) == (60, 20, (20, 0, 20))
+    assert (loaded.pixels == [255, 0, 0]).all()
+    assert (load_picture(png(mode="RGBA", color=(9, 9, 9, 0)), Transform(8)).pixels == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(mode):
+    content = io.BytesIO()
+    Image.new(mode, (32, 32)).save(content, "TIFF" if mode == "CMYK" else "PNG")
+    assert load_picture(content.getvalue(), Transform(16)).pixels.shape == (16, 16, 3)
+
+
+def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):
+    good = {"caption_en": "a very long caption indeed", "caption_zh": "猫", "score": 0.5}
+    samples = [
+        ("a", noise_png(1), good),
+        ("b", png()[:60], good),
+        ("c", None, good),
+        ("d", noise_png(2), b"{"),
+        ("e", noise_png(3), {"caption_en": " "}),
+        ("f", noise_png(4), good),
+        ("a", noise_png(5), good),
+    ]
+    write_tar(tmp_path / "x" / "s.tar", samples)
+    chunks = list(read_chunks(tmp_path, "x/s.tar", CONFIG, tokenizer))
+    rejects = {reject["key"]: reject["reason"] for chunk in chunks for reject in chunk.rejects}
+    rows = [row for chunk in chunks for row in chunk.rows]
+    assert [row["sample_id"] for row in rows] == ["x/s.tar/a", "x/s.tar/f"]
+    assert rejects == {
+        "a": "repeated key",
+        "b": "bad picture",
+        "c": "no picture",
+        "d": "bad metadata",
+        "e": "no caption",
+    }
+    assert rows[0]["score"] == 0.5
+    assert rows[0]["captions"][0]["truncated"] and len(rows[0]["captions"][0]["ids"]) == 3
+
+
+def test_the_last_batch_is_padded_so_codes_do_not_depend_on_company(tmp_path, tokenizer):
+    write_tar(tmp_path / "s.tar", [(str(n), noise_png(n), {"caption_en": "x"}) for n in range(6)])
+    chunks = list(read_chunks(tmp_path, "s.tar", CONFIG, tokenizer))
+    assert [len(chunk.rows) for chunk in chunks] == [4, 2] and all(len(chunk.pixels) == 4 for chunk in chunks)
+    assert [chunk.last for chunk in chunks] == [False, True]
+
+
+def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.*does not exist"):
+        list_shards(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no \.tar"):
+        list_shards(tmp_path)
+    (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
+    with pytest.raises(InputError, match=r"bad\.tar.*no readable tar"):
+        list(read_shard(tmp_path / "bad.tar"))
+
+
+def test_a_folder_tokenizer_is_loaded_in_place(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "folder")
+    loaded = load_text_tokenizer(str(tmp_path / "folder"), tmp_path / "cache")
+    assert loaded("猫 cat")["input_ids"] == tokenizer("猫 cat")["input_ids"]
+    with pytest.raises(InputError, match="does not exist"):
+        load_text_tokenizer(str(tmp_path / "none"), tmp_path)
+
+
+def test_metadata_must_be_an_object(tmp_path):
+    write_tar(tmp_path / "s.tar", [("a", noise_png(0), json.dumps([1]).encode())])
+    with pytest.raises(ValueError, match="list"):
+        next(read_shard(tmp_path / "s.tar")).metadata()
+
+
+def test_pixels_survive_the_round_trip_shape(tmp_path):
+    from tokenization.image_tokenizer import ImageTokenizer
+    from tokenization.vqgan_training import VqganConfig, build_vqgan
+
+    config = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=16)
+    build_vqgan(config).save_pretrained(tmp_path)
+    vqgan = ImageTokenizer(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    codes = vqgan.encode(pixels)
+    assert codes.shape == (2, 16) and codes.max() < 16 and vqgan.factor == 16
+    assert vqgan.decode(codes).shape == pixels.shape

@@ -1,0 +1,188 @@
+"""Two gloo ranks under ZeRO-3: partitioned for real, equal to one process, resumable bit for bit."""
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pipeline.checkpoints import finished_checkpoint
+from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.errors import InputError
+from pipeline.model import is_trained
+from pipeline.stage_config import StageConfig
+from pipeline.token_data import build_row_index
+from pipeline.train_loop import StageRun, train_stage
+from pipeline.weights import load_base, load_trained, trained_state
+from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.test_plan import write_tokens
+
+STAGE = StageConfig(
+    purpose="test",
+    task_shares={"text_to_image": 0.6, "captioning": 0.4},
+    steps=6,
+    global_batch_size=8,
+    micro_batch_size=8,
+    seq_len=64,
+    row_multiple=8,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    save_every_steps=3,
+)
+
+
+@pytest.fixture
+def run(tmp_path) -> StageRun:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=TEXT_VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    Qwen2ForCausalLM._from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "base")
+    write_tokens(tmp_path / "tokens")
+    return StageRun(
+        stage=STAGE,
+        stage_number=1,
+        seed=0,
+        zero=ZeroConfig(zero_stage=3, persistence_threshold=0, dtype="float32"),
+        base=tmp_path / "base",
+        codebook_size=CODEBOOK,
+        shared_output_projection=False,
+        initial_checkpoint=None,
+        tokens=tmp_path / "tokens",
+        index=build_row_index(tmp_path / "tokens", ""),
+        instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
+        end_id=END_ID,
+        output=tmp_path / "stage1",
+        recipe_sha256="recipe",
+    )
+
+
+def on_ranks(world_size: int, run: StageRun, stop_after: int | None = None) -> list[dict]:
+    """Trains on gloo processes; returns rank 0's figures."""
+    result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
+    port = 20_000 + os.getpid() % 20_000 + len(list(run.output.parent.glob("figures-*")))
+    mp.spawn(_rank, args=(world_size, port, run, result, stop_after), nprocs=world_size)
+    return torch.load(result, weights_only=False)
+
+
+def _rank(rank: int, world_size: int, port: int, run: StageRun, result: Path, stop_after: int | None) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(world_size), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    dist.init_process_group("gloo")
+    figures: list[dict] = []
+    if stop_after is not None:
+        _die_after(stop_after)
+    with suppress(_Killed):
+        train_stage(run, torch.device("cpu"), figures.append)
+    if rank == 0:
+        torch.save(figures, result)
+    dist.barrier()
+    os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die_after(steps: int) -> None:
+    """Stops the loop when it starts a later step, as a kill between two checkpoints would."""
+    import pipeline.train_loop as loop
+
+    real = loop.train_step
+    count = [0]
+
+    def counted(*args):
+        count[0] += 1
+        if count[0] > steps:
+            raise _Killed
+        return real(*args)
+
+    loop.train_step = counted
+
+
+def losses(figures: list[dict]) -> list[float]:
+    return [value for each in figures for name, value in sorted(each.items()) if name.startswith("loss/")]
+
+
+def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run):
+    two = on_ranks(2, run)
+    one = on_ranks(1, replace(run, output=run.output.with_name("alone")))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert len(two) == STAGE.steps
+    state = trained_state(finished_checkpoint(run.output)[0])
+    model = load_base(run.base, CODEBOOK, torch.float32)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    load_trained(model, state, run.output)
+    for name, parameter in model.named_parameters():
+        if not is_trained(name):
+            assert torch.equal(parameter, before[name]), name
+        elif parameter.dim() == 2:
+            assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
+    whole = on_ranks(2, run)
+    other = replace(run, output=run.output.with_name("interrupted"))
+    first = on_ranks(2, other, stop_after=4)  # saved at step 3; step 4 is lost
+    second = on_ranks(2, other)
+    assert [each["step"] for each in second] == [4, 5, 6]
+    assert losses(first[:3]) + losses(second) == losses(whole)
+    states = [trained_state(finished_checkpoint(each.output)[0]) for each in (run, other)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(run):
+    on_ranks(1, replace(run, stage=replace(STAGE, steps=1)))
+    state = trained_state(finished_checkpoint(run.output)[0])
+    with pytest.raises(InputError, match=r"another model.*shape"):
+        load_trained(load_base(run.base, CODEBOOK + 8, torch.float32), state, run.output)
+
+
+def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
+    from pipeline.deepspeed_engine import make_engine
+    from pipeline.objective import Objective
+    from pipeline.train_loop import make_plan, train_step
+
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_SIZE": "2"}
+    dist.init_process_group("gloo")
+    model = load_base(run.base, CODEBOOK, torch.float32)
+    whole = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    plan = make_plan(run, model.config.vocabulary)
+    engine = make_engine(Objective(model), run.stage, run.zero)
+    for number in range(2):
+        train_step(engine, plan.step(number, rank, 2), torch.device("cpu"))
+    held = sum(p.ds_tensor.numel() for p in engine.module.parameters())
+    left_whole = sum(p.data.numel() for p in engine.module.parameters())
+    moments = sum(
+        value.numel()
+        for state in engine.optimizer.optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value) and value.dim()
+    )
+    torch.save((held / whole, left_whole, moments / (2 * trained)), f"{result}-{rank}")
+    dist.barrier()
+    os._exit(0)
+
+
+def test_between_steps_a_rank_holds_half_of_the_parameters_and_of_the_optimizer(run, tmp_path):
+    mp.spawn(_bytes_rank, args=(20_000 + os.getpid() % 20_000 + 77, run, tmp_path / "bytes"), nprocs=2)
+    for rank in range(2):
+        parameters, left_whole, moments = torch.load(f"{tmp_path / 'bytes'}-{rank}")
+        assert parameters == pytest.approx(0.5, abs=0.05)
+        assert moments == pytest.approx(0.5, abs=0.05)
+        assert left_whole < 100, "gathered parameters were not released"
