@@ -1,0 +1,277 @@
+"""The whole way on a real Ray cluster with token authentication, typed as users type it, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import CHECKOUT, noise_png, write_tar
+
+RECIPE = """
+from dataclasses import replace
+from jobs.recipe import CorpusConfig, EvaluationConfig, Recipe
+from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.language_expert import LanguageExpertConfig
+from pipeline.stage_config import StageConfig
+from tokenization.shard_rows import TokenizationConfig
+
+def recipe():
+    first = StageConfig(
+        purpose="first", where="score >= 0", task_shares={{"text_to_image": 0.5, "captioning": 0.5}}, steps=3,
+        global_batch_size=8, micro_batch_size=4, seq_len=96, row_multiple=8, save_every_steps=2, log_every_steps=1,
+    )
+    return Recipe(
+        name="demo", corpus=CorpusConfig(path={corpus!r}), vqgan_folder={vqgan!r},
+        tokenization=TokenizationConfig(size_px=32, encode_batch_size=4),
+        language_expert=LanguageExpertConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            steps=2, batch_size=2, seq_len=32,
+        ),
+        stages=(first, replace(first, purpose="second", steps=2)),
+        zero=ZeroConfig(persistence_threshold=0),
+        evaluation=EvaluationConfig(batch_size=8, max_caption_ids=4, grid_drawings=3),
+        heartbeat_s=1.0,
+    )
+"""
+ROWS = 20
+
+
+class Cluster:
+    """A copy of the checkout with a small `demo` recipe, and `ray start --head` running in it."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenization.vqgan_training import VqganConfig, build_vqgan
+
+        self.checkout, self.runs = folder / "checkout", folder / "checkout" / "runs" / "demo"
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        for name in filter(None, tracked.stdout.split("\0")):
+            target = self.checkout / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, target)
+        self.corpus, vqgan = folder / "corpus", folder / "vq"
+        build_vqgan(VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4)).save_pretrained(vqgan)
+        samples = [
+            (f"{row:09d}", noise_png(row), {"caption_en": f"picture {row}", "caption_zh": f"图{row}", "score": row})
+            for row in range(ROWS)
+        ]
+        write_tar(self.corpus / "00000.tar", samples[:12])
+        write_tar(self.corpus / "sub" / "00001.tar", [*samples[12:], ("broken", b"no picture", {"caption_en": "x"})])
+        recipe = RECIPE.format(corpus=str(self.corpus), vqgan=str(vqgan))
+        (self.checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.checkout),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
+            "RAY_TMPDIR": "/tmp",
+        }
+        self.port, dashboard = free_port(), free_port()
+        ports = [f"--port={self.port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+        self._process = subprocess.Popen(
+            ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", *ports],
+            cwd=self.checkout,
+            env=self.environment,
+            start_new_session=True,
+            stdout=(folder / "ray.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        self.environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+        deadline = time.monotonic() + 90
+        while self.type("ray", "job", "list").returncode:
+            assert time.monotonic() < deadline, (folder / "ray.log").read_text()
+            time.sleep(1)
+        self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
+
+    def type(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            words, cwd=self.checkout, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def submit(self, *words: str) -> subprocess.CompletedProcess:
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        words = ("ray", "job", "submit", *words)
+        return subprocess.run(
+            words, cwd=self.checkout, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def tokenized(cluster):
+    done = cluster.submit("jobs/tokenize.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def trained(tokenized):
+    done = tokenized.type("python", "-m", "jobs.train_lm")
+    assert done.returncode == 0, done.stderr
+    done = tokenized.submit("jobs/train_stage.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    root = str(tokenized.runs.parent)
+    done = tokenized.submit("--working-dir", ".", "--", "jobs/train_stage.py", "--stage", "2", "--root", root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tokenized
+
+
+def test_the_literal_submit_tokenizes_the_recipes_corpus_and_closes_the_books(tokenized):
+    manifest = json.loads((tokenized.runs / "tokens" / "manifest.json").read_text())
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["rows_rejected"]) == (ROWS + 1, ROWS, 1)
+    table = pq.read_table(tokenized.runs / "tokens" / "sub" / "00001.parquet")
+    assert len(table) == 8 and table["sample_id"][0].as_py() == "sub/00001.tar/000000012"
+    assert str(table.schema.field("codes").type) == "fixed_size_list<element: uint16>[4]"
+    assert b"vq_sha256" in table.schema.metadata[b"mars.fingerprint"]
+    reject = pd.read_parquet(tokenized.runs / "tokens" / "rejects" / "sub" / "00001.parquet").iloc[0]
+    assert (reject["key"], reject["reason"]) == ("broken", "bad picture")
+
+
+def test_a_rerun_skips_what_is_done_in_every_form(tokenized):
+    path = tokenized.runs / "tokens" / "00000.parquet"
+    before = path.stat().st_mtime_ns
+    for form in (["python", "jobs/tokenize.py", "--json"], ["python", "-m", "jobs.tokenize", "--json"]):
+        done = tokenized.type(*form)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["rows_out"] == ROWS
+    assert path.stat().st_mtime_ns == before
+
+
+def test_codes_do_not_depend_on_what_ran_beside_them(tokenized):
+    """A shard tokenized alone has the very codes it got among others."""
+    path = tokenized.runs / "tokens" / "00000.parquet"
+    codes = pq.read_table(path)["codes"].to_pylist()
+    path.unlink()
+    assert tokenized.type("python", "jobs/tokenize.py").returncode == 0
+    assert pq.read_table(path)["codes"].to_pylist() == codes
+
+
+def test_both_stages_finish_and_the_ledger_counts_every_job(trained):
+    for number, steps in ((1, 3), (2, 2)):
+        manifests = sorted((trained.runs / f"stage{number}" / "checkpoints").glob("*/manifest.json"))
+        last = json.loads(manifests[-1].read_text())
+        assert (last["step"], last["finished"], last["world_size"]) == (steps, True, 2)
+        lines = (trained.runs / f"stage{number}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
+    rows = [json.loads(path.read_text().splitlines()[-1]) for path in (trained.runs / "ledger").glob("*.jsonl")]
+    jobs = {(row["job"], row["stage"]): row for row in rows}
+    assert {("tokenize", ""), ("train_lm", ""), ("train_stage", "1"), ("train_stage", "2")} <= jobs.keys()
+    stage = jobs["train_stage", "1"]
+    assert stage["event"] == "end: done" and stage["gpu_model"] == "CPU" and stage["gpu_count"] == 2
+    assert stage["steps"] == 3 and stage["samples"] == 24 and stage["flop"] > 0
+    assert stage["productive_seconds"] < stage["seconds"]
+
+
+def test_when_all_stages_are_finished_a_rerun_says_so(trained):
+    done = trained.type("python", "jobs/train_stage.py")
+    assert done.returncode == 0 and "all 2 stages of 'demo' are finished" in done.stderr
+
+
+def test_generation_evaluation_and_report_close_the_run(trained):
+    for job in ("generate", "evaluate", "report"):
+        done = trained.type("python", f"jobs/{job}.py")
+        assert done.returncode == 0, done.stderr
+    metrics = json.loads((trained.runs / "metrics.json").read_text())
+    assert metrics["corpus_rows"] == ROWS + 1 and metrics["trained_drawings"] == ROWS
+    assert metrics["text_logits_max_abs_diff"] == 0 and metrics["visual_weights_moved"] is True
+    assert 0 <= metrics["t2i_retrieval_en"] <= 1 and metrics["vq_psnr_db"] > 0
+    report = (trained.runs / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 3 and "CPU-days" in report and "CC BY-SA 4.0" in report
+    assert "http" not in report.split("<body>")[0], "the report must open without a network"
+    done = trained.type("python", "jobs/generate.py", "--prompt", "a red cat", "--prompt", "红猫")
+    assert done.returncode == 0, done.stderr
+    assert len(list((trained.runs / "samples" / "prompts").glob("*.png"))) == 2
+
+
+def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
+    small = "(8,8,8,8,8)"
+    words = ["--root", str(tmp_path), "--set", f"vqgan.block_out_channels={small}", "--set", "vqgan.latent_channels=4"]
+    words += ["--set", "vqgan.image_size_px=32", "--set", "vqgan.codebook_size=64", "--set", "vqgan.save_every_steps=2"]
+    words += ["--set", "vqgan.autoencoder_steps=2", "--set", "vqgan.perceptual_weight=0.1"]
+    words += ["--set", "vqgan.adversarial_weight=0.1", "--set", "vqgan.adversarial_start_step=3"]
+    words += ["--set", "vqgan.log_every_steps=1", "--set", "vqgan.decoder_only_steps=1"]
+    first = cluster.type("python", "jobs/train_vqgan.py", *words, "--set", "vqgan.steps=4")
+    assert first.returncode == 0, first.stderr
+    second = cluster.type("python", "jobs/train_vqgan.py", *words, "--set", "vqgan.steps=6")
+    assert second.returncode == 0, second.stderr
+    assert "step 5/6" in second.stdout and "step 4/6" not in second.stdout
+    card = (tmp_path / "demo" / "vq" / "README.md").read_text()
+    assert "dB" in card and "vqgan.steps=6" in card and f"| pictures measured | {ROWS:,} |" in card
+    assert (tmp_path / "demo" / "vq" / "diffusion_pytorch_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["tokenize.py", "--set", "stages.0.stepz=1"], 2, "no 'stepz'; the keys here are"),
+        (["tokenize.py", "--recipe", "nothing"], 2, "no recipe 'nothing'"),
+        (["tokenize.py", "--root", "s3://bucket/runs"], 2, "s3://bucket/runs"),
+        (["tokenize.py", "--corpus", "/no/such/folder"], 3, "'/no/such/folder' does not exist"),
+        (["tokenize.py", "--corpus", "{empty}"], 3, "has no .tar shard"),
+        (["tokenize.py", "--set", "vqgan_folder=/no/vq"], 3, "'/no/vq' is no saved VQModel"),
+        (["tokenize.py", "--corpus", "{bad}"], 4, "bad.tar' is no readable tar"),
+        (["train_stage.py", "--root", "{empty}"], 3, "no config.json"),
+        (["train_stage.py", "--stage", "7"], 2, "stages 1 to 2"),
+        (["generate.py", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
+        (["train_stage.py", "--set", "stages.1.where=beauty>1", "--stage", "2", "--root", "{unfinished}"], 3, "beauty"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(trained, tmp_path, words, code, message):
+    folders = {name: tmp_path / name for name in ("empty", "bad", "unfinished")}
+    for folder in folders.values():
+        folder.mkdir()
+    shutil.copy(trained.corpus / "00000.tar", folders["bad"] / "good.tar")
+    (folders["bad"] / "bad.tar").write_bytes(b"no tar at all" * 99)
+    if "{unfinished}" in words:
+        shutil.copytree(trained.runs, folders["unfinished"] / "demo")
+        shutil.rmtree(folders["unfinished"] / "demo" / "stage2")
+    words = [word.format(**folders) for word in words]
+    if "--root" not in words:
+        words += ["--root", str(tmp_path)]
+    done = trained.type("python", f"jobs/{words[0]}", *words[1:])
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "failed:"))]
+    assert any(message in line for line in errors), done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 4:
+        assert (tmp_path / "demo" / "tokens" / "good.parquet").exists()
+        assert not (tmp_path / "demo" / "tokens" / "bad.parquet").exists()
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "something half-written was left behind"
+
+
+def test_tokens_of_another_kind_are_not_mixed_in(tokenized):
+    done = tokenized.type("python", "jobs/tokenize.py", "--set", "tokenization.max_caption_ids=5")
+    assert done.returncode == 3 and "another VQ-GAN, vocabulary or transform" in done.stderr
+
+
+def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
+    shutil.copytree(trained.runs, tmp_path / "demo")
+    for manifest in (tmp_path / "demo" / "stage2" / "checkpoints").glob("*/manifest.json"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"finished": False}))
+    words = ["--stage", "2", "--root", str(tmp_path), "--set", "stages.1.steps=9"]
+    done = trained.type("python", "jobs/train_stage.py", *words)
+    assert done.returncode == 3 and "made with another stage settings" in done.stderr, done.stderr
