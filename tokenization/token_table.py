@@ -6,6 +6,7 @@ One parquet file for each input shard, one row a picture. The contract between t
 import json
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,16 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
     for name in extra_names:
         table = table.append_column(name, extra[name])
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
-    write_atomically(path, table.replace_schema_metadata(metadata))
+    table = table.replace_schema_metadata(metadata)
+    write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
 
 
-def write_atomically(path: Path, table: pa.Table) -> None:
-    """Writes a parquet file whole or not at all."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` fill a file beside `path` and moves it there: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        pq.write_table(table, partial, compression="zstd")
+        write(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The tokenization job on Ray Data: read and decode on CPU workers, encode on an actor pool, write whole shards."""
 
 import json
-import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
@@ -30,7 +29,6 @@ from tokenization.token_table import (
 )
 
 REJECTS_FOLDER = "rejects"
-REJECTS_SCHEMA = pa.schema([(name, pa.string()) for name in ("shard", "key", "reason", "message")])
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,8 @@ def tokenize_corpus(
         done.add(shard)
         report(shard, len(done) + len(failed), len(shards))
     manifest = _close_books(output, sorted(done), failed, fingerprint)
-    partial = output / f".{MANIFEST_FILE}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False))
-    os.replace(partial, output / MANIFEST_FILE)
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
+    write_atomically(output / MANIFEST_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
     return manifest
 
 
@@ -135,6 +132,10 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
         num_codes=(config.size_px // vqgan.factor) ** 2,
         max_caption_ids=config.max_caption_ids,
     )
+
+
+def _rejects_path(output: Path, shard: str) -> Path:
+    return output / REJECTS_FOLDER / Path(shard).with_suffix(".jsonl")
 
 
 class _Reader:
@@ -228,10 +229,11 @@ def _finished_shards(
 
 def _write(output: Path, shard: str, rows: list[dict], rejects: list[dict], fingerprint: Fingerprint) -> None:
     """Rejects first: a shard counts as done once its tokens are there."""
-    rejects_path = token_path(output / REJECTS_FOLDER, shard)
+    rejects_path = _rejects_path(output, shard)
     rejects_path.unlink(missing_ok=True)
     if rejects:
-        write_atomically(rejects_path, pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA))
+        lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+        write_atomically(rejects_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
     write_token_shard(token_path(output, shard), rows, fingerprint)
 
 
@@ -246,14 +248,14 @@ def _close_books(output: Path, shards: list[str], failed: dict[str, str], finger
     rows_out = truncated = 0
     used = np.zeros(fingerprint.codebook_size, bool)
     for shard in shards:
-        table = pa.parquet.read_table(token_path(output, shard), columns=["codes", "captions"])
+        table = pq.read_table(token_path(output, shard), columns=["codes", "captions"])
         rows_out += len(table)
         for column in table["codes"].chunks:
             used[column.flatten().to_numpy()] = True
         truncated += sum(caption["truncated"] for row in table["captions"].to_pylist() for caption in row)
-        rejects_path = token_path(output / REJECTS_FOLDER, shard)
+        rejects_path = _rejects_path(output, shard)
         if rejects_path.exists():
-            reasons.update(pa.parquet.read_table(rejects_path)["reason"].to_pylist())
+            reasons.update(json.loads(line)["reason"] for line in rejects_path.read_text("utf-8").splitlines())
     rejected = sum(reasons.values())
     return Manifest(
         fingerprint=asdict(fingerprint),

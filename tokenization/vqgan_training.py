@@ -33,15 +33,15 @@ class VqganConfig:
     latent_channels: int = 32
     codebook_size: int = 8192
     norm_num_groups: int = 8
-    steps: int = 4500
+    steps: int = 4100
     global_batch_size: int = 8
     learning_rate: float = 8e-4
     warmup_steps: int = 100
-    decay_steps: int = 1500
+    decay_steps: int = 1400
     autoencoder_steps: int = 400
     """The first steps train without quantization. A codebook learned from the start on latents that do not
     yet hold the colours never gets to separate them."""
-    decoder_only_steps: int = 1200
+    decoder_only_steps: int = 800
     """The last steps train the decoder alone, on codes that no longer move."""
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
