@@ -29,13 +29,13 @@ class LanguageExpertConfig:
     vocab_size: int = 151_936
     hidden_size: int = 192
     intermediate_size: int = 640
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 4
     num_attention_heads: int = 3
     num_key_value_heads: int = 3
-    steps: int = 160
+    steps: int = 200
     batch_size: int = 16
     seq_len: int = 128
-    plain_share: float = 0.5
+    plain_share: float = 0.8
     """Share of the documents that are a caption alone."""
     max_blanks: int = 24
     """At most this many blanks before and after the caption that is to be fetched."""

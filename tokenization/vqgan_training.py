@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
+from tokenization.codebook import Codebook
+
 STATE_FILE = "training_state.pt"
 SEEDING_STEPS = 50
 """Steps before quantization starts in which latents are collected as the first codes."""
@@ -76,58 +78,6 @@ def build_vqgan(config: VqganConfig) -> VQModel:
         mid_block_add_attention=False,
         sample_size=config.image_size_px,
     )
-
-
-class Codebook(nn.Module):
-    """Vector quantization whose codes are moving averages of the latents they stand for (van den Oord 2017, A.1)."""
-
-    codes_KD: Tensor
-    sum_KD: Tensor
-    usage_K: Tensor
-
-    def __init__(self, codebook_size: int, dim: int, decay: float, dead_code_usage: float) -> None:
-        super().__init__()
-        self.decay, self.dead_code_usage = decay, dead_code_usage
-        self.register_buffer("codes_KD", torch.zeros(codebook_size, dim))
-        self.register_buffer("sum_KD", torch.zeros(codebook_size, dim))
-        self.register_buffer("usage_K", torch.zeros(codebook_size))
-
-    def nearest(self, latents_ND: Tensor) -> Tensor:
-        """Index of the nearest code, int64 [N]."""
-        distance_NK = self.codes_KD.square().sum(1) - 2 * latents_ND @ self.codes_KD.T
-        return distance_NK.argmin(1)
-
-    @torch.no_grad()
-    def update(self, latents_ND: Tensor, index_N: Tensor, generator: torch.Generator) -> int:
-        """Moves the codes towards this step's latents and revives dead ones. Returns how many were revived."""
-        num_codes = len(self.usage_K)
-        count_K = torch.bincount(index_N, minlength=num_codes).float()
-        sum_KD = torch.zeros_like(self.sum_KD).index_add_(0, index_N, latents_ND)
-        _all_reduce(count_K)
-        _all_reduce(sum_KD)
-        self.usage_K.lerp_(count_K, 1 - self.decay)
-        self.sum_KD.lerp_(sum_KD, 1 - self.decay)
-        alive_K = self.usage_K > self.dead_code_usage
-        self.codes_KD[alive_K] = self.sum_KD[alive_K] / self.usage_K[alive_K, None]
-        return self._move(torch.nonzero(~alive_K).flatten(), latents_ND, generator)
-
-    @torch.no_grad()
-    def seed(self, latents_ND: Tensor, generator: torch.Generator) -> None:
-        """Puts codes that no latent has shaped yet onto latents of this batch."""
-        self._move(torch.nonzero(self.usage_K == 0).flatten(), latents_ND, generator)
-
-    def _move(self, codes: Tensor, latents_ND: Tensor, generator: torch.Generator) -> int:
-        # At most one code for each latent: more would only be copies of each other.
-        codes = codes[torch.randperm(len(codes), generator=generator)[: len(latents_ND)].to(codes.device)]
-        pick = torch.randint(len(latents_ND), (len(codes),), generator=generator).to(latents_ND.device)
-        picked = latents_ND[pick]
-        if dist.is_initialized():
-            dist.broadcast(picked, src=0)
-        self.codes_KD[codes] = picked
-        # As if used for a while at twice the threshold: time enough to win latents of its own.
-        self.usage_K[codes] = 2 * self.dead_code_usage
-        self.sum_KD[codes] = picked * self.usage_K[codes, None]
-        return len(codes)
 
 
 class Autoencoder(nn.Module):
@@ -309,11 +259,6 @@ def _check_same_config(saved: dict, config: VqganConfig, path: Path) -> None:
 
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _all_reduce(tensor: Tensor) -> None:
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
