@@ -93,7 +93,7 @@ def main(options: Options) -> None:
             by_size[size_px] = reduce(operator.add, ray.get(pending))
             say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
     data = f"OpenMoji drawings. {ATTRIBUTION}" if not recipe.corpus.path else recipe.corpus.path
-    (paths.vq / "README.md").write_text(card(recipe.name, config, data, paths.vq, by_size))
+    (paths.vq / "README.md").write_text(card(options, config, data, paths.vq, by_size))
     say(f"vqgan: weights and card are in {paths.vq}")
 
 
@@ -110,15 +110,15 @@ def train(
         model.half().save_pretrained(output)
 
 
-def card(name: str, config: VqganConfig, data: str, folder: Path, by_size: dict[int, Quality]) -> str:
+def card(options: Options, config: VqganConfig, data: str, folder: Path, by_size: dict[int, Quality]) -> str:
     """The model card; every number comes from the run."""
     from diffusers import VQModel
 
     size = config.image_size_px
     model = VQModel.from_pretrained(folder)
-    arguments = [part for part in sys.argv[1:] if part != "--measure-only"]
+    arguments = ["--recipe", options.recipe, *(part for override in options.set for part in ("--set", override))]
     return CARD.format(
-        name=name,
+        name=options.recipe,
         factor=2 ** (len(config.block_out_channels) - 1),
         codebook_size=config.codebook_size,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
