@@ -47,6 +47,13 @@ class Codebook(nn.Module):
         """Puts codes that no latent has shaped yet onto latents of this batch."""
         self._move(torch.nonzero(self.usage_K == 0).flatten(), latents_ND, generator)
 
+    @torch.no_grad()
+    def take(self, codes_KD: Tensor) -> None:
+        """Starts from these codes, each as if used for a while at twice the threshold."""
+        self.codes_KD.copy_(codes_KD)
+        self.usage_K.fill_(2 * self.dead_code_usage)
+        self.sum_KD.copy_(self.codes_KD * self.usage_K[:, None])
+
     def _move(self, codes: Tensor, latents_ND: Tensor, generator: torch.Generator) -> int:
         # At most one code for each latent: more would only be copies of each other.
         codes = codes[torch.randperm(len(codes), generator=generator)[: len(latents_ND)].to(codes.device)]

@@ -19,6 +19,8 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from tokenization.codebook import Codebook
+from tokenization.errors import InputError
+from tokenization.image_tokenizer import check_image_tokenizer
 
 STATE_FILE = "training_state.pt"
 SEEDING_STEPS = 50
@@ -29,15 +31,17 @@ SEEDING_STEPS = 50
 class VqganConfig:
     """Architecture and schedule. The schedule is warmup, constant, then linear decay to zero."""
 
+    initial_folder: str = ""
+    """Start from the weights of this saved VQ-GAN, instead of from random ones and `autoencoder_steps`."""
     image_size_px: int = 128
     block_out_channels: tuple[int, ...] = (16, 32, 64, 128, 208)
     layers_per_block: int = 1
-    latent_channels: int = 32
+    latent_channels: int = 8
     codebook_size: int = 8192
     norm_num_groups: int = 8
     steps: int = 4100
     global_batch_size: int = 8
-    learning_rate: float = 8e-4
+    learning_rate: float = 4e-4
     warmup_steps: int = 100
     decay_steps: int = 1400
     autoencoder_steps: int = 400
@@ -50,6 +54,9 @@ class VqganConfig:
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     commitment_weight: float = 0.25
+    decorrelation_weight: float = 0.02
+    """Weight of the variance and covariance terms of VICReg (Bardes 2022, arXiv 2105.04906) on the latents.
+    Without them the latents of the demo fell into 4 of 32 dimensions, and the colours with them."""
     perceptual_weight: float = 0.0
     """Weight of 1 - SSIM (torchmetrics)."""
     adversarial_weight: float = 0.0
@@ -78,6 +85,25 @@ def build_vqgan(config: VqganConfig) -> VQModel:
         mid_block_add_attention=False,
         sample_size=config.image_size_px,
     )
+
+
+def start_vqgan(config: VqganConfig) -> VQModel:
+    """The model that training starts from.
+
+    Raises:
+        InputError: `initial_folder` is no saved VQ-GAN, or one of another architecture.
+    """
+    model = build_vqgan(config)
+    if config.initial_folder:
+        check_image_tokenizer(config.initial_folder)
+        start = VQModel.from_pretrained(config.initial_folder, local_files_only=True)
+        own, other = model.state_dict(), start.state_dict()
+        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in other.items()}:
+            raise InputError(
+                f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section"
+            )
+        model.load_state_dict(other)
+    return model
 
 
 class Autoencoder(nn.Module):
@@ -130,7 +156,9 @@ def train_vqgan(
     """
     torch.manual_seed(config.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    model = Autoencoder(build_vqgan(config), config).to(device)
+    model = Autoencoder(start_vqgan(config), config).to(device)
+    if config.initial_folder:
+        model.codebook.take(model.vqgan.quantize.embedding.weight)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     discriminator = PatchDiscriminator().to(device) if config.adversarial_weight else None
@@ -157,7 +185,7 @@ def train_vqgan(
     clock = time.monotonic()
     for step in range(start_step, config.steps):
         decoder_only = step >= config.steps - config.decoder_only_steps
-        quantizing = step >= config.autoencoder_steps
+        quantizing = bool(config.initial_folder) or step >= config.autoencoder_steps
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         images = scale_batch(next(batches).to(device), config, generator)
@@ -172,6 +200,9 @@ def train_vqgan(
             straight_through = quantized if decoder_only else latents + (quantized - latents).detach()
             pictures = model.decode(straight_through if quantizing else latents) / 2 + 0.5
         loss, parts = reconstruction_loss(config, pictures, images)
+        if not decoder_only:
+            parts["decorrelation"] = decorrelation_loss(flat)
+            loss = loss + config.decorrelation_weight * parts["decorrelation"]
         if quantizing and not decoder_only:
             parts["commitment"] = F.mse_loss(latents, quantized)
             loss = loss + config.commitment_weight * parts["commitment"]
@@ -230,6 +261,15 @@ def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -
         parts["perceptual"] = 1 - similarity
         loss = loss + config.perceptual_weight * parts["perceptual"]
     return loss, parts
+
+
+def decorrelation_loss(latents_ND: Tensor) -> Tensor:
+    """How far the latents' channels are from unit deviation and from being uncorrelated."""
+    centred = latents_ND - latents_ND.mean(0)
+    covariance_DD = centred.T @ centred / (len(centred) - 1)
+    variance_D = covariance_DD.diagonal()
+    off_diagonal = covariance_DD.square().sum() - variance_D.square().sum()
+    return F.relu(1 - (variance_D + 1e-4).sqrt()).mean() + off_diagonal / len(variance_D)
 
 
 def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
