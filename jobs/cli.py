@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import ray
 import tyro
+from ray._private.utils import read_ray_address
 from rich.console import Console
 
 from jobs.exit_codes import ExitCode, exit_code_of
@@ -65,7 +68,9 @@ def run_job(options_type: type[Options], job: Callable[[Options], dict[str, Any]
 def connect_to_ray() -> None:
     """Joins the cluster at hand (RAY_ADDRESS, or one that runs on this machine), or starts Ray here."""
     if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=True)
+        # A cluster that was killed leaves its address behind, and Ray would wait for it for minutes, again and again.
+        address = None if "RAY_ADDRESS" in os.environ or _answers(read_ray_address()) else "local"
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=True)
 
 
 @contextmanager
@@ -81,6 +86,18 @@ def counted(paths: RunPaths, job: str, devices: int, use_gpu: bool, stage: str =
 def say(text: str) -> None:
     """One line of progress for a person."""
     console.print(text, markup=False)
+
+
+def _answers(address: str | None) -> bool:
+    """Whether something listens at `host:port`."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator:
+        return False
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def _gpu_model() -> str:

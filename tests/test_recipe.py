@@ -46,3 +46,17 @@ def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch)
         with pytest.raises(UsageError, match="absolute"):
             run_paths(root, recipe)
     assert run_paths(str(tmp_path), recipe).run == tmp_path / "demo"
+
+
+def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
+    import socket
+
+    from jobs.cli import _answers
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert not _answers(f"127.0.0.1:{port}")
+        listener.listen()
+        assert _answers(f"127.0.0.1:{port}")
+    assert not _answers(None)
