@@ -56,12 +56,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, bu
     for own, other in zip(gradients, expected_gradients, strict=True):
         own = torch.zeros(()) if own is None else own
         other = torch.zeros(()) if other is None else other
-        if (
-            kind is Kind.TEXT_TO_IMAGE
-        ):  # only the head learns at the text prefix: the definition agrees, as it is frozen
-            torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)
-        else:
-            torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)
 
 
 def test_labels_sit_where_the_sequence_says(builder):
