@@ -17,7 +17,7 @@ from dataclasses import dataclass  # noqa: E402
 import ray  # noqa: E402
 
 from jobs import report, tokenize, train_lm, train_stage  # noqa: E402
-from jobs.cli import JobOptions, connect_to_ray, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, run_job, say  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
 
 

@@ -16,10 +16,10 @@ import pandas as pd  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 
-from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.pictures import picture_sheet, spread  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawings  # noqa: E402
-from jobs.pictures import picture_sheet, spread  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
 from tokenization.corpus import read_shard  # noqa: E402

@@ -20,10 +20,10 @@ import tyro  # noqa: E402
 from PIL import Image  # noqa: E402
 from ray.data import ActorPoolStrategy  # noqa: E402
 
-from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.pictures import drawing_grid  # noqa: E402
-from jobs.recipe import Recipe  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.pictures import drawing_grid  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint  # noqa: E402
 from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generation import Sampling  # noqa: E402

@@ -11,10 +11,10 @@ from dataclasses import dataclass  # noqa: E402
 
 import ray  # noqa: E402
 
-from jobs.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
-from jobs.exit_codes import UsageError  # noqa: E402
-from jobs.recipe import Recipe  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION, list_drawings, write_shard  # noqa: E402
 
 

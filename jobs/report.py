@@ -19,11 +19,11 @@ from importlib.metadata import version  # noqa: E402
 import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from jobs.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.common.pictures import spread  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
-from jobs.pictures import spread  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.ledger import read_ledger  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402

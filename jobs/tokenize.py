@@ -9,8 +9,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 
-from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.exit_codes import FailedShards  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.exit_codes import FailedShards  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from tokenization.corpus import list_shards  # noqa: E402
 from tokenization.tokenize_corpus import Tools, tokenize_corpus  # noqa: E402

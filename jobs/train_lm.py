@@ -13,10 +13,10 @@ import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from jobs.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
-from jobs.exit_codes import UsageError  # noqa: E402
-from jobs.recipe import Recipe  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.language_expert import train_language_expert  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import list_token_shards  # noqa: E402

@@ -15,10 +15,10 @@ from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
 
-from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.exit_codes import UsageError  # noqa: E402
-from jobs.recipe import Recipe, sha256_of  # noqa: E402
-from jobs.run_paths import RunPaths  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
+from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402

@@ -18,7 +18,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from jobs.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
 from tokenization.corpus import list_shards  # noqa: E402

@@ -17,7 +17,7 @@ from tests.conftest import CHECKOUT, noise_png, write_tar
 
 RECIPE = """
 from dataclasses import replace
-from jobs.recipe import CorpusConfig, EvaluationConfig, Recipe
+from jobs.common.recipe import CorpusConfig, EvaluationConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.stage_config import StageConfig
@@ -210,7 +210,7 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
     small = "(8,8,8,8,8)"
     words = ["--root", str(tmp_path), "--set", f"vqgan.block_out_channels={small}", "--set", "vqgan.latent_channels=4"]
     words += ["--set", "vqgan.image_size_px=32", "--set", "vqgan.codebook_size=64", "--set", "vqgan.save_every_steps=2"]
-    words += ["--set", "vqgan.autoencoder_steps=2", "--set", "vqgan.perceptual_weight=0.1"]
+    words += ["--set", "vqgan.noise_steps=2", "--set", "vqgan.perceptual_weight=0.1"]
     words += ["--set", "vqgan.adversarial_weight=0.1", "--set", "vqgan.adversarial_start_step=3"]
     words += ["--set", "vqgan.log_every_steps=1", "--set", "vqgan.decoder_only_steps=1"]
     first = cluster.type("python", "jobs/train_vqgan.py", *words, "--set", "vqgan.steps=4")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from jobs.exit_codes import UsageError
-from jobs.recipe import load_recipe
-from jobs.run_paths import run_paths
+from jobs.common.exit_codes import UsageError
+from jobs.common.recipe import load_recipe
+from jobs.common.run_paths import run_paths
 
 
 def test_an_override_reaches_the_value_it_names():
@@ -51,7 +51,7 @@ def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch)
 def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
     import socket
 
-    from jobs.cli import _answers
+    from jobs.common.cli import _answers
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -7,6 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+LLOYD_STEPS = 10
+NEAREST_CHUNK = 4096
+"""Latents whose distances to all codes are held at once."""
+
 
 class Codebook(nn.Module):
     """Vector quantization whose codes are moving averages of the latents they stand for (van den Oord 2017, A.1)."""
@@ -24,8 +28,10 @@ class Codebook(nn.Module):
 
     def nearest(self, latents_ND: Tensor) -> Tensor:
         """Index of the nearest code, int64 [N]."""
-        distance_NK = self.codes_KD.square().sum(1) - 2 * latents_ND @ self.codes_KD.T
-        return distance_NK.argmin(1)
+        norm_K = self.codes_KD.square().sum(1)
+        chunks = latents_ND.float().split(NEAREST_CHUNK)
+        with torch.autocast(latents_ND.device.type, enabled=False):
+            return torch.cat([torch.addmm(norm_K, chunk, self.codes_KD.T, alpha=-2).argmin(1) for chunk in chunks])
 
     @torch.no_grad()
     def update(self, latents_ND: Tensor, index_N: Tensor, generator: torch.Generator) -> int:
@@ -43,9 +49,30 @@ class Codebook(nn.Module):
         return self._move(torch.nonzero(~alive_K).flatten(), latents_ND, generator)
 
     @torch.no_grad()
-    def seed(self, latents_ND: Tensor, generator: torch.Generator) -> None:
-        """Puts codes that no latent has shaped yet onto latents of this batch."""
-        self._move(torch.nonzero(self.usage_K == 0).flatten(), latents_ND, generator)
+    def cluster(self, latents_ND: Tensor, generator: torch.Generator) -> None:
+        """Sets the codes by k-means over these latents and those of all other ranks (Lloyd 1982)."""
+        if dist.is_initialized():
+            shares = [torch.empty_like(latents_ND) for _ in range(dist.get_world_size())]
+            dist.all_gather(shares, latents_ND.contiguous())
+            latents_ND = torch.cat(shares)
+        # Equal latents, such as those of blank patches, count once: copies of a code would never be used.
+        start_ND = latents_ND.unique(dim=0)
+        order = torch.randperm(len(start_ND), generator=generator)[: len(self.usage_K)].to(start_ND.device)
+        codes_KD = self.codes_KD.clone()
+        codes_KD[: len(order)] = start_ND[order]
+        for _ in range(LLOYD_STEPS):
+            self.take(codes_KD)
+            index_N = self.nearest(latents_ND)
+            count_K = torch.bincount(index_N, minlength=len(codes_KD))
+            sum_KD = torch.zeros_like(codes_KD).index_add_(0, index_N, latents_ND)
+            used_K = count_K > 0
+            codes_KD[used_K] = sum_KD[used_K] / count_K[used_K, None]
+            unused = torch.nonzero(~used_K).flatten()
+            pick = torch.randint(len(latents_ND), (len(unused),), generator=generator).to(latents_ND.device)
+            codes_KD[unused] = latents_ND[pick]
+        self.take(codes_KD)
+        if dist.is_initialized():
+            dist.broadcast(self.codes_KD, src=0)
 
     @torch.no_grad()
     def take(self, codes_KD: Tensor) -> None:

@@ -23,8 +23,8 @@ from tokenization.errors import InputError
 from tokenization.image_tokenizer import check_image_tokenizer
 
 STATE_FILE = "training_state.pt"
-SEEDING_STEPS = 50
-"""Steps before quantization starts in which latents are collected as the first codes."""
+CLUSTERED_BATCHES = 128
+"""Batches whose latents k-means groups into the first codes."""
 
 
 @dataclass(frozen=True)
@@ -32,37 +32,39 @@ class VqganConfig:
     """Architecture and schedule. The schedule is warmup, constant, then linear decay to zero."""
 
     initial_folder: str = ""
-    """Start from the weights of this saved VQ-GAN, instead of from random ones and `autoencoder_steps`."""
+    """Start from the weights of this saved VQ-GAN instead of from random ones. It may have other latents: what
+    depends on `latent_channels` and `codebook_size` then starts anew, and needs `noise_steps`."""
     image_size_px: int = 128
     block_out_channels: tuple[int, ...] = (16, 32, 64, 128, 208)
     layers_per_block: int = 1
     latent_channels: int = 8
     codebook_size: int = 8192
     norm_num_groups: int = 8
-    steps: int = 4100
+    steps: int = 8000
     global_batch_size: int = 8
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     warmup_steps: int = 100
-    decay_steps: int = 1400
-    autoencoder_steps: int = 400
-    """The first steps train without quantization. A codebook learned from the start on latents that do not
-    yet hold the colours never gets to separate them."""
-    decoder_only_steps: int = 800
+    decay_steps: int = 7500
+    noise_steps: int = 1000
+    """The first steps add noise to the latents instead of quantizing them. A codebook that is learned from the
+    start, on latents that do not yet hold the colours, never gets to separate them; without noise the latents
+    fall into a few dimensions, and quantization then costs what the network never learned to bear."""
+    noise_std: float = 0.35
+    """Deviation of that noise, as a share of the latents' own. An ideal code for `latent_channels` Gaussian
+    channels at log2(`codebook_size`) bits leaves an error of 2^(-bits / channels): 0.32 for 13 bits and 8."""
+    decoder_only_steps: int = 1500
     """The last steps train the decoder alone, on codes that no longer move."""
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     commitment_weight: float = 0.25
-    decorrelation_weight: float = 0.02
-    """Weight of the variance and covariance terms of VICReg (Bardes 2022, arXiv 2105.04906) on the latents.
-    Without them the latents of the demo fell into 4 of 32 dimensions, and the colours with them."""
     perceptual_weight: float = 0.0
     """Weight of 1 - SSIM (torchmetrics)."""
     adversarial_weight: float = 0.0
     """Weight of a patch discriminator's hinge loss, from `adversarial_start_step` on."""
     adversarial_start_step: int = 2000
-    codebook_decay: float = 0.99
+    codebook_decay: float = 0.995
     dead_code_usage: float = 0.02
     """A code whose moving average of uses a step falls below this is moved onto a random latent of the batch."""
     log_every_steps: int = 50
@@ -87,22 +89,33 @@ def build_vqgan(config: VqganConfig) -> VQModel:
     )
 
 
+LATENT_PARTS = ("encoder.conv_out.", "quant_conv.", "quantize.", "post_quant_conv.", "decoder.conv_in.")
+"""The parts of a `VQModel` whose shapes depend on the latents."""
+
+
 def start_vqgan(config: VqganConfig) -> VQModel:
     """The model that training starts from.
 
     Raises:
-        InputError: `initial_folder` is no saved VQ-GAN, or one of another architecture.
+        InputError: `initial_folder` is no saved VQ-GAN, or one that does not fit.
     """
     model = build_vqgan(config)
     if config.initial_folder:
         check_image_tokenizer(config.initial_folder)
-        start = VQModel.from_pretrained(config.initial_folder, local_files_only=True)
-        own, other = model.state_dict(), start.state_dict()
-        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in other.items()}:
+        own = model.state_dict()
+        start = VQModel.from_pretrained(config.initial_folder, local_files_only=True).state_dict()
+        other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
+        if {name for name in other if not name.startswith(LATENT_PARTS)}:
             raise InputError(
-                f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section"
+                f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section; "
+                "give the section that one's block_out_channels and layers_per_block"
             )
-        model.load_state_dict(other)
+        if other and not config.noise_steps:
+            raise InputError(
+                f"VQ-GAN {config.initial_folder!r} has other latents than the recipe's vqgan section, "
+                "and noise_steps is 0; set noise_steps, so that new codes can be learned"
+            )
+        model.load_state_dict({name: value for name, value in start.items() if name not in other}, strict=False)
     return model
 
 
@@ -157,7 +170,7 @@ def train_vqgan(
     torch.manual_seed(config.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
     model = Autoencoder(start_vqgan(config), config).to(device)
-    if config.initial_folder:
+    if not config.noise_steps:
         model.codebook.take(model.vqgan.quantize.embedding.weight)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -185,7 +198,9 @@ def train_vqgan(
     clock = time.monotonic()
     for step in range(start_step, config.steps):
         decoder_only = step >= config.steps - config.decoder_only_steps
-        quantizing = bool(config.initial_folder) or step >= config.autoencoder_steps
+        quantizing = step >= config.noise_steps
+        if step == config.noise_steps > 0:
+            cluster_latents(model, config, batches, device, generator)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         images = scale_batch(next(batches).to(device), config, generator)
@@ -193,16 +208,14 @@ def train_vqgan(
             with torch.set_grad_enabled(not decoder_only):
                 latents = model.encode(images * 2 - 1)
             flat = latents.reshape(-1, latents.shape[-1])
-            if not quantizing and config.autoencoder_steps - step <= SEEDING_STEPS:
-                model.codebook.seed(flat.detach(), generator)
-            index = model.codebook.nearest(flat.detach())
-            quantized = model.codebook.codes_KD[index].view_as(latents)
-            straight_through = quantized if decoder_only else latents + (quantized - latents).detach()
-            pictures = model.decode(straight_through if quantizing else latents) / 2 + 0.5
+            if quantizing:
+                index = model.codebook.nearest(flat.detach())
+                quantized = model.codebook.codes_KD[index].view_as(latents)
+                seen = quantized if decoder_only else latents + (quantized - latents).detach()
+            else:
+                seen = latents + config.noise_std * flat.std(0).square().mean().sqrt() * torch.randn_like(latents)
+            pictures = model.decode(seen) / 2 + 0.5
         loss, parts = reconstruction_loss(config, pictures, images)
-        if not decoder_only:
-            parts["decorrelation"] = decorrelation_loss(flat)
-            loss = loss + config.decorrelation_weight * parts["decorrelation"]
         if quantizing and not decoder_only:
             parts["commitment"] = F.mse_loss(latents, quantized)
             loss = loss + config.commitment_weight * parts["commitment"]
@@ -215,7 +228,10 @@ def train_vqgan(
         _average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        revived = 0 if decoder_only or not quantizing else model.codebook.update(flat.detach(), index, generator)
+        codes = {}
+        if quantizing:
+            revived = 0 if decoder_only else model.codebook.update(flat.detach(), index, generator)
+            codes = {"codes_in_batch": len(index.unique()), "revived": revived}
         if discriminator and discriminator_optimizer and step >= config.adversarial_start_step:
             with torch.autocast(device.type, torch.bfloat16):
                 real, generated = discriminator(images).float(), discriminator(pictures.detach()).float()
@@ -228,7 +244,8 @@ def train_vqgan(
         if done % config.log_every_steps == 0 or done == config.steps:
             now = time.monotonic()
             log(
-                {"step": done, "loss": loss.item(), "codes_in_batch": len(index.unique()), "revived": revived}
+                {"step": done, "loss": loss.item()}
+                | codes
                 | {name: value.item() for name, value in parts.items()}
                 | {
                     "psnr_db": -10 * math.log10(parts["mse"].item()),
@@ -263,13 +280,17 @@ def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -
     return loss, parts
 
 
-def decorrelation_loss(latents_ND: Tensor) -> Tensor:
-    """How far the latents' channels are from unit deviation and from being uncorrelated."""
-    centred = latents_ND - latents_ND.mean(0)
-    covariance_DD = centred.T @ centred / (len(centred) - 1)
-    variance_D = covariance_DD.diagonal()
-    off_diagonal = covariance_DD.square().sum() - variance_D.square().sum()
-    return F.relu(1 - (variance_D + 1e-4).sqrt()).mean() + off_diagonal / len(variance_D)
+@torch.no_grad()
+def cluster_latents(
+    model: Autoencoder, config: VqganConfig, batches: Iterator[Tensor], device: torch.device, generator: torch.Generator
+) -> None:
+    """Makes the first codes out of the latents of the next `CLUSTERED_BATCHES` batches, all ranks' together."""
+    latents = []
+    for _ in range(CLUSTERED_BATCHES):
+        images = scale_batch(next(batches).to(device), config, generator)
+        with torch.autocast(device.type, torch.bfloat16):
+            latents.append(model.encode(images * 2 - 1).flatten(0, 2))
+    model.codebook.cluster(torch.cat(latents), generator)
 
 
 def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
@@ -295,6 +316,10 @@ def _check_same_config(saved: dict, config: VqganConfig, path: Path) -> None:
         raise ValueError(
             f"{path} was made with another {', '.join(sorted(other))}; delete it or train into another folder"
         )
+
+
+def _shape(value: Tensor | None) -> object:
+    return None if value is None else value.shape
 
 
 def _plain(value: object) -> object:

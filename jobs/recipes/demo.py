@@ -8,7 +8,7 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from jobs.recipe import Recipe
+from jobs.common.recipe import Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig

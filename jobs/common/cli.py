@@ -15,9 +15,9 @@ import tyro
 from ray._private.utils import read_ray_address
 from rich.console import Console
 
-from jobs.exit_codes import ExitCode, exit_code_of
-from jobs.recipe import Recipe, load_recipe
-from jobs.run_paths import RunPaths, run_paths
+from jobs.common.exit_codes import ExitCode, exit_code_of
+from jobs.common.recipe import Recipe, load_recipe
+from jobs.common.run_paths import RunPaths, run_paths
 from pipeline.ledger import Attempt, keep_ledger
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.exit_codes import UsageError
-from jobs.recipe import Recipe
+from jobs.common.exit_codes import UsageError
+from jobs.common.recipe import Recipe
 from tokenization.image_tokenizer import SHIPPED
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE_CACHE_MARK = "_ray_pkg_"
 
 

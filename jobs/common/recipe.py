@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 import jobs.recipes
-from jobs.exit_codes import UsageError
+from jobs.common.exit_codes import UsageError
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import font_manager
 from PIL import Image
 
-from jobs.run_paths import RunPaths
+from jobs.common.run_paths import RunPaths
 from tokenization.corpus import read_shard
 from tokenization.openmoji_corpus import ATTRIBUTION
 from tokenization.pictures import Transform, load_picture

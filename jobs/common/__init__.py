@@ -1,0 +1,1 @@
+"""What the jobs share: flags, recipes, folders, exit codes, sheets of pictures."""
