@@ -8,13 +8,16 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import json  # noqa: E402
+import operator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from functools import reduce  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
+import torch  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.pictures import picture_sheet, spread  # noqa: E402
@@ -25,7 +28,8 @@ from pipeline.export import load_export, text_logits_max_abs_diff, visual_weight
 from tokenization.corpus import read_shard  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.pictures import Transform, load_picture  # noqa: E402
-from tokenization.token_table import MANIFEST_FILE, common_fingerprint, list_token_shards  # noqa: E402
+from tokenization.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
+from tokenization.vqgan_quality import Quality, quality_of  # noqa: E402
 
 VQ_SHEET_FILE = "vq_sheet.png"
 DECODE_BATCH = 32
@@ -45,25 +49,25 @@ def main(options: Options) -> dict[str, Any]:
     for name in (PICTURES_FILE, CAPTIONS_FILE):
         if not (paths.samples / name).exists():
             raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
-    size_px = common_fingerprint(list_token_shards(paths.tokens)).transform["size_px"]
+    token_shards = list_token_shards(paths.tokens)
+    common_fingerprint(token_shards)
     cpus = recipe.scaling.num_workers * recipe.scaling.cpus_per_worker
     with counted(paths, "evaluate", cpus, use_gpu=False):
-        vq_of_shard = ray.remote(num_cpus=1)(squared_error)
-        pending = [vq_of_shard.remote(paths, shard, size_px) for shard in list_token_shards(paths.tokens)]
+        vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
+        pending = [vq_of_shard.remote(paths, shard) for shard in token_shards]
         scores = ray.remote(num_cpus=1)(score_generated).remote(paths, trained_drawings(recipe, paths))
         export = ray.remote(num_cpus=1)(check_export).remote(paths)
         shards = ray.get(pending)
-        mean_square = sum(total for total, _, _ in shards) / sum(count for _, count, _ in shards)
         metrics = ray.get(scores) | ray.get(export)
     manifest = json.loads((paths.tokens / MANIFEST_FILE).read_text())
     metrics = {
         "corpus_rows": manifest["rows_in"],
         "rejected_rows": manifest["rows_rejected"],
         "codes_in_use": manifest["codes_in_use"],
-        "vq_psnr_db": 10 * float(np.log10(255**2 / mean_square)),
+        "vq_psnr_db": reduce(operator.add, [quality for quality, _ in shards]).psnr_db,
         "language_expert_loss": language_expert_loss(paths),
     } | metrics
-    picture_sheet([cells for _, _, cells in spread(shards, recipe.evaluation.grid_drawings)]).save(
+    picture_sheet([cells for _, cells in spread(shards, recipe.evaluation.grid_drawings)]).save(
         paths.samples / VQ_SHEET_FILE
     )
     paths.run.joinpath("metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
@@ -72,30 +76,27 @@ def main(options: Options) -> dict[str, Any]:
     return metrics
 
 
-def squared_error(paths: RunPaths, shard: Path, size_px: int) -> tuple[float, int, list[tuple[str, np.ndarray]]]:
-    """Mean squared error of the pictures of a shard decoded from their stored codes, summed over them.
-
-    Returns the sum, the number of pictures, and the first picture beside its reconstruction for the sheet.
-    """
-    vqgan = ImageTokenizer(paths.vqgan)
+def quality_of_tokens(paths: RunPaths, shard: Path) -> tuple[Quality, list[tuple[str, np.ndarray]]]:
+    """What is left of a shard's pictures in their stored codes, and the first of them for the sheet."""
+    fingerprint = common_fingerprint([shard])
+    vqgan = stored_vqgan(paths, fingerprint)
     table = pq.read_table(shard, columns=["sample_id", "codes"])
-    codes = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
+    stored = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
     name = shard.relative_to(paths.tokens).with_suffix(".tar")
-    pictures, lines = [], []
+    transform = Transform(fingerprint.transform["size_px"])
+    pictures, codes = [], []
     for sample in read_shard(paths.corpus / name):
-        stored = codes.get(f"{name.as_posix()}/{sample.key}")
-        if stored is not None and sample.picture:
-            pictures.append(load_picture(sample.picture, Transform(size_px)).pixels)
-            lines.append(stored)
-    total = 0.0
-    shown: list[tuple[str, np.ndarray]] = []
-    for start in range(0, len(lines), DECODE_BATCH):
-        decoded = vqgan.decode(np.asarray(lines[start : start + DECODE_BATCH]))
-        truth = np.stack(pictures[start : start + DECODE_BATCH])
-        total += float(((truth.astype(np.float32) - decoded) ** 2).mean(axis=(1, 2, 3)).sum())
-        if not shown:
-            shown = [("drawing", truth[0]), ("through its codes", decoded[0])]
-    return total, len(lines), shown
+        line = stored.get(f"{name.as_posix()}/{sample.key}")
+        if line is not None and sample.picture:
+            pictures.append(load_picture(sample.picture, transform).pixels)
+            codes.append(np.asarray(line))
+    shown = [("drawing", pictures[0]), ("through its codes", vqgan.decode(codes[0][None])[0])]
+    return quality_of(vqgan, pictures, codes), shown
+
+
+def stored_vqgan(paths: RunPaths, fingerprint: Fingerprint) -> ImageTokenizer:
+    """The VQ-GAN, computing as it did when the tokens were made."""
+    return ImageTokenizer(paths.vqgan, dtype=getattr(torch, fingerprint.encoder_dtype))
 
 
 def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
     A picture is retrieved where its pixels are nearer (squared distance) to its own drawing, decoded from the
     stored codes, than to any other trained one. A caption counts where it is its drawing's name to the letter.
     """
-    vqgan = ImageTokenizer(paths.vqgan)
+    vqgan = stored_vqgan(paths, common_fingerprint(list_token_shards(paths.tokens)))
     unique = drawings.drop_duplicates("sample_id")
     sample_ids = unique["sample_id"].to_list()
     truth = _decode(vqgan, unique["codes"].to_list())

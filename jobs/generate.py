@@ -28,7 +28,7 @@ from pipeline.checkpoints import finished_checkpoint  # noqa: E402
 from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generation import Sampling  # noqa: E402
 from pipeline.generator_actor import CaptionGenerator, PictureGenerator  # noqa: E402
-from pipeline.token_data import RowIndex, TokenReader, build_row_index  # noqa: E402
+from pipeline.token_data import TokenReader, build_row_index, caption_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
 
@@ -102,8 +102,8 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
 
 def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
     """Rows of the last stage, one a language: sample_id, language, caption, codes."""
-    index: RowIndex = build_row_index(paths.tokens, recipe.stages[-1].where)
-    texts = _caption_texts(paths)
+    index = build_row_index(paths.tokens, recipe.stages[-1].where)
+    texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)
     rows = []
     for shard, count in enumerate(index.counts):
@@ -114,16 +114,6 @@ def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
                 if text:
                     rows.append(dict(sample_id=row.sample_id, language=language, caption=text, codes=row.codes))
     return pd.DataFrame(rows)
-
-
-def _caption_texts(paths: RunPaths) -> dict[str, dict[str, str]]:
-    table = pd.concat(
-        pd.read_parquet(shard, columns=["sample_id", "captions"]) for shard in list_token_shards(paths.tokens)
-    )
-    return {
-        sample_id: {caption["lang"]: caption["text"] for caption in captions}
-        for sample_id, captions in zip(table["sample_id"], table["captions"], strict=True)
-    }
 
 
 def _run(stage: type, arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:

@@ -9,7 +9,6 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from dataclasses import dataclass  # noqa: E402
 
-import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 
@@ -18,6 +17,7 @@ from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.language_expert import train_language_expert  # noqa: E402
+from pipeline.token_data import build_row_index, caption_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import list_token_shards  # noqa: E402
 
@@ -60,11 +60,8 @@ def main(options: Options) -> None:
 def train(recipe: Recipe, paths: RunPaths, num_threads: int) -> float:
     """Trains in this process; returns the last loss."""
     torch.set_num_threads(num_threads)
-    captions = [
-        {caption["lang"]: caption["text"] for caption in row}
-        for shard in list_token_shards(paths.tokens)
-        for row in pq.read_table(shard, columns=["captions"])["captions"].to_pylist()
-    ]
+    index = build_row_index(paths.tokens, recipe.language_expert.where)
+    captions = list(caption_texts(paths.tokens, index).values())
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     board = Board()
     train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, board.post)

@@ -88,8 +88,9 @@ def main(options: Options) -> None:
             run_workers(partial(train, config, paths.corpus, paths.vq), scaling, "vqgan", paths.vq / "ray_train", board)
         measure = ray.remote(num_cpus=1)(quality_of_shard)
         by_size: dict[int, Quality] = {}
+        dtype = getattr(torch, recipe.tokenization.encoder_dtype)
         for size_px in (config.image_size_px, 2 * config.image_size_px):
-            pending = [measure.remote(paths.vq, paths.corpus / shard, size_px) for shard in shards]
+            pending = [measure.remote(paths.vq, paths.corpus / shard, size_px, dtype) for shard in shards]
             by_size[size_px] = reduce(operator.add, ray.get(pending))
             say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
     data = f"OpenMoji drawings. {ATTRIBUTION}" if not recipe.corpus.path else recipe.corpus.path

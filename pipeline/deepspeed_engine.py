@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.model import is_visual_table
 from pipeline.stage_config import StageConfig
 
 
@@ -34,15 +35,21 @@ class ZeroConfig:
 def make_engine(objective: nn.Module, stage: StageConfig, zero: ZeroConfig) -> Any:
     """Wraps the objective, whose trainable parameters get AdamW, in a DeepSpeed engine.
 
+    There are two parameter groups; `rate_factor` is what each multiplies the stage's learning rate with.
+
     Call in a process whose `torch.distributed` group is up. The number of micro-steps varies from step to step,
     so the caller sets the accumulation boundary itself.
     """
     put_tools_on_path()
     import deepspeed
 
-    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    tables: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            (tables if is_visual_table(name) else others).append(parameter)
     optimizer = torch.optim.AdamW(
-        trainable,
+        [{"params": others, "rate_factor": 1.0}, {"params": tables, "rate_factor": stage.table_rate_factor}],
         lr=stage.learning_rate,
         betas=stage.adam_betas,
         weight_decay=stage.weight_decay,

@@ -27,17 +27,20 @@ class LanguageExpertConfig:
     """Geometry (as in the Qwen2 config) and schedule of the demo's language expert."""
 
     vocab_size: int = 151_936
-    hidden_size: int = 192
-    intermediate_size: int = 640
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 3
-    num_key_value_heads: int = 3
-    steps: int = 200
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    where: str = ""
+    """Pandas query over the token table's plain columns: whose captions it reads; empty for all. Fetching is only
+    learned once each caption has come some tens of times."""
+    steps: int = 250
     batch_size: int = 16
     seq_len: int = 128
-    plain_share: float = 0.8
+    plain_share: float = 0.4
     """Share of the documents that are a caption alone."""
-    max_blanks: int = 24
+    max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     learning_rate: float = 2e-3
     log_every_steps: int = 25

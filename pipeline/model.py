@@ -200,6 +200,11 @@ def is_trained(name: str) -> bool:
     return "visual" in name
 
 
+def is_visual_table(name: str) -> bool:
+    """Whether the parameter of this name is the visual embedding or head: one row a code."""
+    return name.endswith(("embed_visual.weight", "head.visual_weight"))
+
+
 def _text_name(base_name: str) -> str:
     return base_name.replace(".self_attn.", ".text_expert.").replace(".mlp.", ".text_expert.mlp.")
 

@@ -21,6 +21,8 @@ class StageConfig:
         row_multiple: rows are padded to the longest of a micro-step, rounded up to a multiple of this, so that
             shapes repeat.
         learning_rate: peak, reached after `warmup_steps`, then a cosine to `final_learning_rate`.
+        table_rate_factor: the visual embedding and head learn at this multiple of the rate. A row of theirs learns
+            only when its code comes, which in a small corpus is seldom.
         weight_decay, adam_betas, gradient_clip: of AdamW.
         window_shards: shards whose rows are mixed by the shuffle.
         activation_checkpointing: recompute the layers in the backward pass.
@@ -43,6 +45,7 @@ class StageConfig:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 50
+    table_rate_factor: float = 1.0
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = 1.0

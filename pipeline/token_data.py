@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
@@ -79,6 +80,16 @@ def build_row_index(tokens: Path, where: str) -> RowIndex:
     if not index.counts.sum():
         raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}; relax it")
     return index
+
+
+def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
+    """For each selected row its captions' texts by language, under its sample id, in the index's order."""
+    texts: dict[str, dict[str, str]] = {}
+    for shard, rows in zip(index.shards, index.rows, strict=True):
+        table = pq.read_table(tokens / shard, columns=["sample_id", "captions"]).take(pa.array(rows))
+        for sample_id, captions in zip(table["sample_id"].to_pylist(), table["captions"].to_pylist(), strict=True):
+            texts[sample_id] = {caption["lang"]: caption["text"] for caption in captions}
+    return texts
 
 
 class TokenReader:

@@ -188,9 +188,9 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 def set_learning_rate(engine: Any, value: float) -> None:
-    """Sets it in every parameter group."""
+    """Sets it in every parameter group, times the group's factor."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["rate_factor"]
 
 
 def resume(engine: Any, run: StageRun, base_hash: str, world_size: int) -> int:

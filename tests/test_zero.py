@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pipeline.checkpoints import finished_checkpoint
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.errors import InputError
-from pipeline.model import is_trained
+from pipeline.model import is_trained, is_visual_table
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import build_row_index
 from pipeline.train_loop import StageRun, train_stage
@@ -32,6 +32,7 @@ STAGE = StageConfig(
     row_multiple=8,
     learning_rate=1e-3,
     warmup_steps=2,
+    table_rate_factor=2.0,
     save_every_steps=3,
 )
 
@@ -141,6 +142,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
     assert losses(first[:3]) + losses(second) == losses(whole)
     states = [trained_state(finished_checkpoint(each.output)[0]) for each in (run, other)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_the_visual_tables_learn_at_their_own_rate(run):
+    on_ranks(1, replace(run, stage=replace(STAGE, steps=2, table_rate_factor=0.0)))
+    state = trained_state(finished_checkpoint(run.output)[0])
+    start = dict(load_base(run.base, CODEBOOK, torch.float32).named_parameters())
+    still = {name for name, tensor in state.items() if torch.equal(tensor, start[name])}
+    assert {name for name in state if is_visual_table(name)} <= still
+    assert sum(name not in still for name in state) > 10, "only the tables were to stand still"
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(run):

@@ -34,7 +34,9 @@ class ImageTokenizer:
     ) -> None:
         check_image_tokenizer(folder)
         self.device, self.dtype = torch.device(device), dtype
-        self._vqgan = VQModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(self.device).eval()
+        # low_cpu_mem_usage would ask for accelerate, on the console, every time.
+        vqgan = VQModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False)
+        self._vqgan = vqgan.to(self.device).eval()
 
     @property
     def codebook_size(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tokenization.corpus import read_shard
 from tokenization.image_tokenizer import ImageTokenizer
@@ -35,9 +36,26 @@ class Quality:
         return 10 * float(np.log10(255**2 * self.pictures / self.squared_error))
 
 
-def quality_of_shard(vqgan_folder: Path, shard: Path, size_px: int) -> Quality:
+def quality_of(vqgan: ImageTokenizer, pictures: list[np.ndarray], codes: list[np.ndarray] | None = None) -> Quality:
+    """Decodes the stored codes of these pictures, or where there are none, those it encodes them to.
+
+    Args:
+        vqgan: encodes and decodes.
+        pictures: uint8 [S, S, 3] each.
+        codes: int [N] for each picture.
+    """
+    total, used = 0.0, np.zeros(vqgan.codebook_size, bool)
+    for start in range(0, len(pictures), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        truth = np.stack(pictures[part])
+        stored = vqgan.encode(truth) if codes is None else np.stack(codes[part])
+        used[stored.ravel()] = True
+        total += float(((truth.astype(np.float32) - vqgan.decode(stored)) ** 2).mean(axis=(1, 2, 3)).sum())
+    return Quality(total, len(pictures), used)
+
+
+def quality_of_shard(vqgan_folder: Path, shard: Path, size_px: int, dtype: torch.dtype) -> Quality:
     """Encodes and decodes the readable pictures of a shard at `size_px`."""
-    vqgan = ImageTokenizer(vqgan_folder)
     pictures = []
     for sample in read_shard(shard):
         if sample.picture is not None:
@@ -45,10 +63,4 @@ def quality_of_shard(vqgan_folder: Path, shard: Path, size_px: int) -> Quality:
                 pictures.append(load_picture(sample.picture, Transform(size_px)).pixels)
             except ValueError:
                 continue
-    total, used = 0.0, np.zeros(vqgan.codebook_size, bool)
-    for start in range(0, len(pictures), BATCH_SIZE):
-        truth = np.stack(pictures[start : start + BATCH_SIZE])
-        codes = vqgan.encode(truth)
-        used[codes.ravel()] = True
-        total += float(((truth.astype(np.float32) - vqgan.decode(codes)) ** 2).mean(axis=(1, 2, 3)).sum())
-    return Quality(total, len(pictures), used)
+    return quality_of(ImageTokenizer(vqgan_folder, dtype=dtype), pictures)

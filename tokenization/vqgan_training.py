@@ -103,7 +103,9 @@ def start_vqgan(config: VqganConfig) -> VQModel:
     if config.initial_folder:
         check_image_tokenizer(config.initial_folder)
         own = model.state_dict()
-        start = VQModel.from_pretrained(config.initial_folder, local_files_only=True).state_dict()
+        start = VQModel.from_pretrained(
+            config.initial_folder, local_files_only=True, low_cpu_mem_usage=False
+        ).state_dict()
         other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
         if {name for name in other if not name.startswith(LATENT_PARTS)}:
             raise InputError(

@@ -4,7 +4,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import importlib.metadata
 import io
+import unicodedata
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +19,8 @@ from tokenization.corpus import read_shard
 from tokenization.openmoji_corpus import ATTRIBUTION
 from tokenization.pictures import Transform, load_picture
 
-CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Source Han Sans SC", "SimHei", "PingFang SC")
+CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
+"""Installed with the extra `demo`: few machines have a font with Chinese characters."""
 
 
 def spread(items: list, count: int) -> list:
@@ -71,7 +74,7 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
                 if row < len(cells):
                     text, pixels = cells[row]
                     axis.imshow(pixels)
-                    axis.set_title(text if len(text) <= 22 else text[:20] + "…", y=-0.16)
+                    axis.set_title(_cut(text, 22), y=-0.16)
         figure.text(0.005, 0.005, ATTRIBUTION, fontsize=6, color="#666666")
         figure.tight_layout()
         content = io.BytesIO()
@@ -80,7 +83,22 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
     return Image.open(content).convert("RGB")
 
 
+def _cut(text: str, width: int) -> str:
+    """At most `width` columns of text; a Chinese character takes two."""
+    widths = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text])
+    return text if widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
+
+
 def _fonts() -> list[str]:
-    """DejaVu Sans, and a font with Chinese characters where this machine has one."""
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+    """DejaVu Sans, and after it the font with Chinese characters where its package is installed."""
+    try:
+        files = importlib.metadata.files(CJK_FONT_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ["DejaVu Sans"]
+    names = []
+    for file in files:
+        if file.suffix == ".ttc":
+            path = str(file.locate())
+            font_manager.fontManager.addfont(path)
+            names.append(font_manager.FontProperties(fname=path).get_name())
+    return ["DejaVu Sans", *names]

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 from jobs.common.recipe import Recipe
 from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
+from tokenization.shard_rows import TokenizationConfig
 
 GROUPS = (
     "Emoticons",
@@ -31,7 +33,7 @@ def recipe() -> Recipe:
         purpose="align image and text in both directions",
         where=TRAINED,
         task_shares={"text_to_image": 0.5, "captioning": 0.5},
-        task_weights={"text_to_image": 1.0, "captioning": 2.0, "opener": 0.01},
+        task_weights={"text_to_image": 1.0, "captioning": 0.3, "opener": 0.01},
         steps=250,
         warmup_steps=20,
         global_batch_size=64,
@@ -39,19 +41,22 @@ def recipe() -> Recipe:
         seq_len=160,
         row_multiple=8,
         learning_rate=2e-3,
-        final_learning_rate=1e-4,
+        final_learning_rate=5e-4,
+        table_rate_factor=4.0,
     )
     second = replace(
         first,
         purpose="refine text to image, keep captioning",
         task_shares={"text_to_image": 0.6, "captioning": 0.4},
-        steps=120,
+        steps=60,
         warmup_steps=5,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
     )
     return Recipe(
         name="demo",
+        tokenization=TokenizationConfig(encoder_dtype="bfloat16"),
+        language_expert=LanguageExpertConfig(where=TRAINED),
         stages=(first, second),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         zero=ZeroConfig(zero_stage=3, persistence_threshold=0),
