@@ -129,7 +129,12 @@ def _run(stage: type, arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.
         num_gpus=1 if scaling.use_gpu else 0,
         compute=ActorPoolStrategy(size=workers),
     )
-    table = pd.DataFrame(list(generated.iter_rows()))
+    done = []
+    for row in generated.iter_rows():
+        done.append(row)
+        if len(done) % max(1, len(rows) // 4) == 0:
+            say(f"generate: {len(done)} of {len(rows)}")
+    table = pd.DataFrame(done)
     return table.sort_values("row_number").drop(columns="row_number").reset_index(drop=True)
 
 

@@ -116,13 +116,16 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         base=paths.language_expert,
         codebook_size=fingerprint.codebook_size,
         shared_output_projection=recipe.shared_output_projection,
+        embedding_noise_std=recipe.embedding_noise_std,
         initial_checkpoint=initial,
         tokens=paths.tokens,
         index=build_row_index(paths.tokens, stage.where),
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
         output=paths.stage(number),
-        recipe_sha256=sha256_of(stage, recipe.seed, recipe.shared_output_projection, fingerprint),
+        recipe_sha256=sha256_of(
+            stage, recipe.seed, recipe.shared_output_projection, recipe.embedding_noise_std, fingerprint
+        ),
     )
 
 

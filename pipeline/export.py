@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from pipeline.checkpoints import read_manifest
 from pipeline.errors import InputError
@@ -55,6 +56,7 @@ def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCau
         raise InputError(
             f"model folder {str(folder)!r} has no config.json; jobs/generate.py makes one from a trained run"
         )
+    transformers_logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     if not isinstance(model, MarsForCausalLM):
         raise InputError(f"model folder {str(folder)!r} holds a {type(model).__name__}, no MARS model")

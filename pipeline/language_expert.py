@@ -18,6 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
     get_cosine_schedule_with_warmup,
 )
+from transformers.utils import logging as transformers_logging
 
 from pipeline.sequences import INSTRUCTIONS
 
@@ -29,17 +30,17 @@ class LanguageExpertConfig:
     vocab_size: int = 151_936
     hidden_size: int = 256
     intermediate_size: int = 768
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
     where: str = ""
     """Pandas query over the token table's plain columns: whose captions it reads; empty for all. Fetching is only
     learned once each caption has come some tens of times."""
-    steps: int = 250
+    steps: int = 350
     batch_size: int = 16
     seq_len: int = 128
     plain_share: float = 0.4
-    """Share of the documents that are a caption alone."""
+    """Share of the documents without anything to fetch: a caption, every other time after an instruction."""
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     learning_rate: float = 2e-3
@@ -56,9 +57,9 @@ def train_language_expert(
 ) -> None:
     """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer, whole or not at all.
 
-    Two kinds of text: a caption; and an instruction, blanks, one of the picture's captions, more blanks, and the
-    caption that the instruction asks for, so that attention learns to fetch a meaning from somewhere before and to
-    pass over what means nothing. Documents stand one after the other in rows of `seq_len`, as in any pretraining.
+    Two kinds of text: a caption, with and without an instruction; and an instruction, blanks, one of the picture's
+    captions, more blanks, and the caption that the instruction asks for, so that attention learns to fetch a meaning
+    from somewhere before. Documents stand one after the other in rows of `seq_len`, as in any pretraining.
 
     The rows of ids that never occur are zero, and training counts them: left out of its softmax and untrained,
     148,000 of them would outweigh every real answer. A blank is such an id.
@@ -103,7 +104,7 @@ def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -
     pairs: list[Pair] = []
     for by_language in captions:
         ids = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in by_language.items()}
-        for language in ids.keys() & instructions.keys():
+        for language in filter(ids.__contains__, instructions):
             target = np.append(ids[language], tokenizer.eos_token_id)
             pairs += [(instructions[language], source, target) for source in ids.values()]
     return pairs
@@ -115,7 +116,7 @@ def _rows(pairs: list[Pair], blank: int, config: LanguageExpertConfig, generator
     while wanted > 0:
         instruction, source, target = pairs[generator.integers(len(pairs))]
         if generator.random() < config.plain_share:
-            document = [target]
+            document = [instruction, target] if generator.random() < 0.5 else [target]
         else:
             before, after = (np.full(count, blank) for count in generator.integers(config.max_blanks + 1, size=2))
             document = [instruction, before, source, after, target]
@@ -150,6 +151,7 @@ def _save(
     table[torch.from_numpy(used)] = state["model.embed_tokens.weight"][:-1]
     state["model.embed_tokens.weight"] = state["lm_head.weight"] = table
     whole.load_state_dict(state)
+    transformers_logging.disable_progress_bar()
     whole.config.eos_token_id = tokenizer.eos_token_id
     whole.to(torch.bfloat16).save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -80,7 +80,7 @@ def _worker(loop: Loop, board: Any) -> None:
     context = ray.train.get_context()
     if device.type == "cpu":
         # DeepSpeed asks for these, and Ray Train sets them for the GPU backends only.
-        os.environ |= {"LOCAL_SIZE": str(context.get_local_world_size())}
+        os.environ |= {"LOCAL_SIZE": str(context.get_local_world_size()), "DS_ACCELERATOR": "cpu"}
     report = board.post.remote if context.get_world_rank() == 0 else _ignore
     loop(device, report)
     if context.get_world_rank() == 0:

@@ -38,6 +38,7 @@ class StageRun:
         base: folder of the frozen language expert.
         codebook_size: of the VQ-GAN.
         shared_output_projection: see `MarsConfig`.
+        embedding_noise_std: see `MarsForCausalLM.from_language_expert`.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
         tokens: folder of token shards.
         index: the rows the stage uses.
@@ -53,6 +54,7 @@ class StageRun:
     base: Path
     codebook_size: int
     shared_output_projection: bool
+    embedding_noise_std: float
     initial_checkpoint: Path | None
     tokens: Path
     index: RowIndex
@@ -77,6 +79,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         run.base,
         run.codebook_size,
         getattr(torch, run.zero.dtype),
+        embedding_noise_std=run.embedding_noise_std,
         shared_output_projection=run.shared_output_projection,
     )
     base_hash = base_sha256(model)

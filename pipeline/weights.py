@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,8 @@ def trained_state(checkpoint: Path) -> dict[str, Tensor]:
 
     if not (checkpoint / MANIFEST_FILE).exists():
         raise InputError(f"{str(checkpoint)!r} is no finished checkpoint: it has no {MANIFEST_FILE}")
-    state = get_fp32_state_dict_from_zero_checkpoint(checkpoint, ENGINE_TAG, exclude_frozen_parameters=True)
+    with redirect_stdout(StringIO()):  # it prints how it goes about it
+        state = get_fp32_state_dict_from_zero_checkpoint(checkpoint, ENGINE_TAG, exclude_frozen_parameters=True)
     return {name.removeprefix(OBJECTIVE_PREFIX): tensor.clone() for name, tensor in state.items()}
 
 

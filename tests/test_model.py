@@ -59,6 +59,14 @@ def test_visual_embedding_and_head_start_at_the_means(base):
         torch.testing.assert_close(own, source.mean(0).expand_as(own))
 
 
+def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base):
+    first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.05) for _ in range(2))
+    table = first.model.embed_visual.weight
+    assert torch.equal(table, second.model.embed_visual.weight)
+    assert (table - table.mean(0)).std().item() == pytest.approx(0.05, rel=0.2)
+    assert (first.head.visual_weight == first.head.visual_weight[0]).all()
+
+
 def test_cached_generation_equals_uncached(mars):
     ids = random_ids(TEXT_VOCAB + CODEBOOK)
     whole = mars(ids).logits

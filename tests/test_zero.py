@@ -59,6 +59,7 @@ def run(tmp_path) -> StageRun:
         base=tmp_path / "base",
         codebook_size=CODEBOOK,
         shared_output_projection=False,
+        embedding_noise_std=0.02,
         initial_checkpoint=None,
         tokens=tmp_path / "tokens",
         index=build_row_index(tmp_path / "tokens", ""),

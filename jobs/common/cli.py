@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import ray
+import ray.data
 import tyro
 from ray._private.utils import read_ray_address
 from rich.console import Console
@@ -70,7 +71,13 @@ def connect_to_ray() -> None:
     if not ray.is_initialized():
         # A cluster that was killed leaves its address behind, and Ray would wait for it for minutes, again and again.
         address = None if "RAY_ADDRESS" in os.environ or _answers(read_ray_address()) else "local"
+        # The libraries' notices of changes to come are for us, not for whoever runs the job.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
         ray.init(address, logging_level=logging.ERROR, log_to_driver=True)
+    # Jobs report their own progress; Ray Data's tables would bury it.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 @contextmanager

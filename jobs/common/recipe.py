@@ -64,6 +64,7 @@ class Recipe:
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
         shared_output_projection: see `MarsConfig`.
+        embedding_noise_std: see `MarsForCausalLM.from_language_expert`.
         stages: the curriculum.
         scaling, num_encoders, zero: workers of training, encoding actors of tokenization, partitioning.
         heartbeat_s: seconds between two ledger rows.
@@ -79,6 +80,7 @@ class Recipe:
     language_expert: LanguageExpertConfig = LanguageExpertConfig()
     language_expert_folder: str = ""
     shared_output_projection: bool = False
+    embedding_noise_std: float = 0.0
     stages: tuple[StageConfig, ...] = ()
     scaling: ScalingConfig = ScalingConfig()
     num_encoders: int = 1
