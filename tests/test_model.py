@@ -1,5 +1,6 @@
 """The model is exactly the base on text, and one model in all its forms."""
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
