@@ -29,6 +29,7 @@ class Options(JobOptions):
 def main(options: Options) -> None:
     """Every job does what is not done yet, so an interrupted demo goes on where it stopped."""
     _, paths = options.resolve()
+    resumed = paths.run.exists()
     connect_to_ray()
     flags = vars(options)
     for name, job in (
@@ -41,7 +42,8 @@ def main(options: Options) -> None:
         say(f"--- {name} ({time.monotonic() - STARTED:.0f} s)")
         job()
     metrics_path = paths.run / "metrics.json"
-    metrics = json.loads(metrics_path.read_text()) | {"seconds": round(time.monotonic() - STARTED, 1)}
+    metrics = json.loads(metrics_path.read_text())
+    metrics |= {"seconds": round(time.monotonic() - STARTED, 1), "resumed": resumed}
     metrics_path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
     report.main(report.Options(**flags))
     say(f"--- done in {metrics['seconds']:.0f} s. {ATTRIBUTION}")

@@ -22,9 +22,11 @@ import torch  # noqa: E402
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.pictures import picture_sheet, spread  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawings  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
+from pipeline.language_expert import TRAINING_FILE  # noqa: E402
 from tokenization.corpus import read_shard  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.pictures import Transform, load_picture  # noqa: E402
@@ -50,7 +52,7 @@ def main(options: Options) -> dict[str, Any]:
         if not (paths.samples / name).exists():
             raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
     token_shards = list_token_shards(paths.tokens)
-    common_fingerprint(token_shards)
+    checked_fingerprint(recipe, paths)
     cpus = recipe.scaling.num_workers * recipe.scaling.cpus_per_worker
     with counted(paths, "evaluate", cpus, use_gpu=False):
         vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
@@ -67,7 +69,7 @@ def main(options: Options) -> dict[str, Any]:
         "vq_psnr_db": reduce(operator.add, [quality for quality, _ in shards]).psnr_db,
         "language_expert_loss": language_expert_loss(paths),
     } | metrics
-    picture_sheet([cells for _, cells in spread(shards, recipe.evaluation.grid_drawings)]).save(
+    picture_sheet(spread([cells for _, cells in shards if cells], recipe.evaluation.grid_drawings)).save(
         paths.samples / VQ_SHEET_FILE
     )
     paths.run.joinpath("metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
@@ -90,7 +92,9 @@ def quality_of_tokens(paths: RunPaths, shard: Path) -> tuple[Quality, list[tuple
         if line is not None and sample.picture:
             pictures.append(load_picture(sample.picture, transform).pixels)
             codes.append(np.asarray(line))
-    shown = [("drawing", pictures[0]), ("through its codes", vqgan.decode(codes[0][None])[0])]
+    shown = []
+    if pictures:
+        shown = [("drawing", pictures[0]), ("through its codes", vqgan.decode(codes[0][None])[0])]
     return quality_of(vqgan, pictures, codes), shown
 
 
@@ -136,7 +140,7 @@ def check_export(paths: RunPaths) -> dict[str, Any]:
 
 def language_expert_loss(paths: RunPaths) -> float | None:
     """The last loss of the demo's language expert; None where the expert was brought along."""
-    record = paths.language_expert / "training.json"
+    record = paths.language_expert / TRAINING_FILE
     return json.loads(record.read_text())["loss"] if record.exists() else None
 
 

@@ -24,13 +24,14 @@ from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.pictures import drawing_grid  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint  # noqa: E402
 from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generation import Sampling  # noqa: E402
 from pipeline.generator_actor import CaptionGenerator, PictureGenerator  # noqa: E402
 from pipeline.token_data import TokenReader, build_row_index, caption_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
-from tokenization.token_table import Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
+from tokenization.token_table import Fingerprint  # noqa: E402
 
 LANGUAGES = ("en", "zh")
 PICTURES_FILE, CAPTIONS_FILE, GRID_FILE = "pictures.parquet", "captions.parquet", "grid.png"
@@ -53,7 +54,7 @@ class Options(JobOptions):
 def main(options: Options) -> None:
     """Generates for the prompts, or for all trained drawings."""
     recipe, paths = options.resolve()
-    fingerprint = common_fingerprint(list_token_shards(paths.tokens))
+    fingerprint = checked_fingerprint(recipe, paths)
     make_export(recipe, paths, fingerprint)
     evaluation, scaling = recipe.evaluation, recipe.scaling
     sampling = Sampling(
@@ -95,8 +96,15 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
     if exported_from(paths.export) == checkpoint.name:
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    options = {"shared_output_projection": recipe.shared_output_projection}
-    export_model(paths.language_expert, checkpoint, fingerprint.codebook_size, tokenizer, paths.export, **options)
+    export_model(
+        paths.language_expert,
+        checkpoint,
+        fingerprint.codebook_size,
+        tokenizer,
+        paths.export,
+        shared_output_projection=recipe.shared_output_projection,
+        embedding_noise_std=recipe.embedding_noise_std,
+    )
     say(f"generate: exported {checkpoint.name} to {paths.export}")
 
 

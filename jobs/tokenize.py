@@ -30,7 +30,7 @@ def main(options: Options) -> dict:
     """Tokenizes what is not tokenized yet; makes the demo's corpus where it is missing."""
     recipe, paths = options.resolve()
     if options.corpus:
-        recipe = replace(recipe, corpus=replace(recipe.corpus, path=options.corpus))
+        recipe = replace(recipe, corpus=replace(recipe.corpus, path=str(Path(options.corpus).absolute())))
         paths = replace(paths, recipe=recipe)
     if not recipe.corpus.path:
         make_corpus(recipe, paths)

@@ -49,7 +49,7 @@ def main(options: Options) -> None:
         return
     list_token_shards(paths.tokens)
     connect_to_ray()
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
         steps = recipe.language_expert.steps
         loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus))
@@ -65,7 +65,6 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int) -> float:
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     board = Board()
     train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, board.post)
-    (paths.language_expert / "training.json").write_text(f'{{"loss": {board.last["loss"]}}}')
     return board.last["loss"]
 
 

@@ -19,6 +19,7 @@ from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
@@ -26,7 +27,6 @@ from pipeline.token_data import build_row_index  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
-from tokenization.token_table import common_fingerprint, list_token_shards  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Options(JobOptions):
 
     stage: str = ""
     """Stage to train, from 1, or `all`. Default: the next one that is not finished."""
+
+
+LONGEST_FRAME = 16
+"""Ids around codes and caption: an instruction, the picture's borders, the caption's end."""
 
 
 class Board:
@@ -105,7 +109,13 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     """
     stage = recipe.stages[number - 1]
     check_base(paths.language_expert)
-    fingerprint = common_fingerprint(list_token_shards(paths.tokens))
+    fingerprint = checked_fingerprint(recipe, paths)
+    longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
+    if stage.seq_len < longest:
+        raise UsageError(
+            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
+            f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
+        )
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(

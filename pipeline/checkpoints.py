@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,13 +93,22 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     return CheckpointManifest(**values)
 
 
-def remove_all_but(checkpoints: Path, keep: int) -> None:
-    """Deletes all finished checkpoints but the newest `keep`."""
-    import shutil
+def remove_all_but(newest: Path, keep: int) -> None:
+    """Deletes the checkpoints beside `newest` but the `keep` last ones up to it.
 
-    finished = sorted(folder for folder in checkpoints.glob("step-*") if (folder / MANIFEST_FILE).exists())
-    for folder in finished[:-keep]:
-        shutil.rmtree(folder)
+    Those of later steps go first: a run that has come to write `newest` passed over them, as damaged or unfinished.
+    """
+    folders = sorted(newest.parent.glob("step-*"))
+    step = _step_of(newest)
+    before = [folder for folder in folders if _step_of(folder) < step and (folder / MANIFEST_FILE).exists()]
+    kept = {newest, *before[len(before) - (keep - 1) :]}
+    for folder in folders:
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def file_sha256(path: Path) -> str:

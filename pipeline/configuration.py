@@ -20,6 +20,8 @@ class MarsConfig(Qwen2Config):
         codebook_size: codes of the VQ-GAN.
         shared_output_projection: one frozen attention output projection for both experts, instead of one each.
             The paper's figure does not show it.
+        embedding_noise_std: deviation of the normal noise, always the same, that a new model's visual embedding has
+            around the mean row. Equal rows tell no code from another until training has parted them.
     """
 
     model_type = "mars"
@@ -27,6 +29,7 @@ class MarsConfig(Qwen2Config):
     text_vocab_size: int = 151936
     codebook_size: int = 8192
     shared_output_projection: bool = False
+    embedding_noise_std: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vocab_size = JointVocabulary(self.text_vocab_size, self.codebook_size).size

@@ -1,4 +1,4 @@
-"""What stops a run on purpose. Each has an exit code in `jobs/exit_codes.py`."""
+"""What stops a run on purpose. Each has an exit code in `jobs/common/exit_codes.py`."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or gradient is NaN or infinite; the update was not applied."""
+    """A loss is NaN or infinite; the update was not applied. (DeepSpeed skips the update where only a gradient is.)"""

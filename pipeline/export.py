@@ -78,7 +78,13 @@ def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[lis
 def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
     """Whether every visual matrix differs from the one training started from."""
     config = model.config
-    start = load_base(base, config.codebook_size, model.dtype, shared_output_projection=config.shared_output_projection)
+    start = load_base(
+        base,
+        config.codebook_size,
+        model.dtype,
+        shared_output_projection=config.shared_output_projection,
+        embedding_noise_std=config.embedding_noise_std,
+    )
     initial = dict(start.named_parameters())
     return all(
         not torch.equal(parameter, initial[name])

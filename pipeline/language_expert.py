@@ -3,7 +3,11 @@
 Everything after it treats it as it would treat Qwen-7B: an ordinary Qwen2 checkpoint, loaded and frozen.
 """
 
+import json
 import math
+import os
+import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline.sequences import INSTRUCTIONS
+
+TRAINING_FILE = "training.json"
+"""The last step's figures, beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def train_language_expert(
         schedule.step()
         if step % config.log_every_steps == 0 or step == config.steps:
             report({"step": step, "loss": loss.item()})
-    _save(small, config, used, tokenizer, output)
+    _save(small, config, used, tokenizer, output, {"step": config.steps, "loss": loss.item()})
 
 
 Pair = tuple[np.ndarray, ...]
@@ -142,6 +149,7 @@ def _save(
     used: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     output: Path,
+    figures: dict[str, float],
 ) -> None:
     """Writes the model with its trained rows put back into the whole vocabulary's table, in bfloat16."""
     whole = Qwen2ForCausalLM(_qwen2_config(config, config.vocab_size))
@@ -153,8 +161,12 @@ def _save(
     whole.load_state_dict(state)
     transformers_logging.disable_progress_bar()
     whole.config.eos_token_id = tokenizer.eos_token_id
-    whole.to(torch.bfloat16).save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    whole.to(torch.bfloat16).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / TRAINING_FILE).write_text(json.dumps(figures))
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(partial, output)
 
 
 def _qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:

@@ -151,9 +151,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
 
     @classmethod
-    def from_language_expert(
-        cls, base: Qwen2ForCausalLM, codebook_size: int, embedding_noise_std: float = 0.0, **options: Any
-    ) -> "MarsForCausalLM":
+    def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":
         """A starting model: the base's weights in both experts, visual embedding and head from the means.
 
         The means run over the rows up to the last one that the tokenizer uses: padding rows are not words.
@@ -161,8 +159,6 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         Args:
             base: the language expert; its dtype becomes the model's.
             codebook_size: codes of the VQ-GAN.
-            embedding_noise_std: deviation of normal noise, always the same, on the rows of the visual embedding. Equal
-                rows tell no code from another until training has parted them.
             options: further fields of `MarsConfig`.
         """
         config = MarsConfig.from_language_expert(base.config, codebook_size, **options)
@@ -185,7 +181,9 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
             mean = source.detach()[rows].float().mean(0)
             state[visual] = mean.expand(config.vocabulary.num_visual, -1)
         noise = torch.randn(state["model.embed_visual.weight"].shape, generator=torch.Generator().manual_seed(0))
-        state["model.embed_visual.weight"] = state["model.embed_visual.weight"] + embedding_noise_std * noise.to(mean)
+        state["model.embed_visual.weight"] = state["model.embed_visual.weight"] + config.embedding_noise_std * noise.to(
+            mean
+        )
         model.load_state_dict(state)
         model.tie_weights()
         return model.freeze_language_expert()

@@ -2,6 +2,8 @@
 
 import heapq
 
+from pipeline.errors import InputError
+
 
 def pack_rows(lengths: list[int], seq_len: int, world_size: int) -> list[list[int]]:
     """Distributes samples over the fewest rows, a multiple of `world_size`, that all fit in `seq_len`.
@@ -10,13 +12,13 @@ def pack_rows(lengths: list[int], seq_len: int, world_size: int) -> list[list[in
     is small. Deterministic. Returns the sample indices of each row; with few samples rows can be empty.
 
     Raises:
-        ValueError: a sample is longer than `seq_len`.
+        InputError: a sample is longer than `seq_len`.
     """
     if not lengths:
         return []
     longest = max(lengths)
     if longest > seq_len:
-        raise ValueError(f"a sample of {longest} tokens does not fit into seq_len {seq_len}; raise seq_len")
+        raise InputError(f"a sample of {longest} tokens does not fit into seq_len {seq_len}; raise seq_len")
     rows_at_least = -(-sum(lengths) // seq_len)
     num_rows = -(-rows_at_least // world_size) * world_size
     while True:

@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from pipeline.sequences import INSTRUCTIONS
+
+POSITIVE = (
+    *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
+    *("log_every_steps", "save_every_steps"),
+)
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -61,10 +68,15 @@ class StageConfig:
             total = sum(getattr(self, name).values())
             if abs(total - 1) > 1e-6:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
+        known_tasks = {"text_to_image", "captioning", "opener"}
+        if unknown := set(self.task_weights) - known_tasks:
+            found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
         unknown = set(self.task_shares) - {"text_to_image", "captioning"}
         if unknown:
             found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: text_to_image, captioning")
-        for name in ("steps", "global_batch_size", "micro_batch_size", "seq_len", "window_shards"):
+        if unknown := set(self.language_shares) - set(INSTRUCTIONS):
+            found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 1")
         return found

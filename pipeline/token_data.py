@@ -67,14 +67,16 @@ def build_row_index(tokens: Path, where: str) -> RowIndex:
     shards = list_token_shards(tokens)
     common_fingerprint(shards)
     rows = []
+    names_of = {path: [name for name in pq.read_schema(path).names if name not in HEAVY_COLUMNS] for path in shards}
+    known = sorted(set().union(*names_of.values()))
     for path in shards:
-        names = [name for name in pq.read_schema(path).names if name not in HEAVY_COLUMNS]
-        frame: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
+        # A column that no picture of a shard had is missing from that shard, and empty for all its rows.
+        frame = pq.read_table(path, columns=names_of[path]).to_pandas().reindex(columns=known)
         try:
-            chosen = frame.query(where, engine="python") if where else frame
+            chosen = frame.query(where, engine="python") if where and len(frame) else frame
         except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
-            known = ", ".join(names)
-            raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {known}") from error
+            columns = ", ".join(known)
+            raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
         rows.append(chosen.index.to_numpy(np.int32))
     index = RowIndex([path.relative_to(tokens).as_posix() for path in shards], rows)
     if not index.counts.sum():

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.checkpoints import new_folder_name, newest_verified, remove_all_but, write_manifest
+from pipeline.checkpoints import new_folder_name, newest_verified, read_manifest, remove_all_but, write_manifest
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.metrics import flop_of
@@ -38,7 +38,7 @@ class StageRun:
         base: folder of the frozen language expert.
         codebook_size: of the VQ-GAN.
         shared_output_projection: see `MarsConfig`.
-        embedding_noise_std: see `MarsForCausalLM.from_language_expert`.
+        embedding_noise_std: see `MarsConfig`.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
         tokens: folder of token shards.
         index: the rows the stage uses.
@@ -84,6 +84,11 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     )
     base_hash = base_sha256(model)
     if run.initial_checkpoint:
+        if read_manifest(run.initial_checkpoint).base_sha256 != base_hash:
+            raise InputError(
+                f"checkpoint {str(run.initial_checkpoint)!r} was trained on another language expert than "
+                f"{str(run.base)!r}; train the stage before again, or put its language expert back"
+            )
         load_trained(model, trained_state(run.initial_checkpoint), run.initial_checkpoint)
     if run.stage.activation_checkpointing:
         model.gradient_checkpointing_enable()
@@ -238,5 +243,5 @@ def save(engine: Any, run: StageRun, step: int, base_hash: str, world_size: int,
             recipe_sha256=run.recipe_sha256,
             row_index_sha256=run.index.sha256(),
         )
-        remove_all_but(run.output / "checkpoints", KEPT_CHECKPOINTS)
+        remove_all_but(folder, KEPT_CHECKPOINTS)
     dist.barrier()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.checkpoints import finished_checkpoint, new_folder_name, newest_verified, write_manifest
+from pipeline.checkpoints import finished_checkpoint, new_folder_name, newest_verified, remove_all_but, write_manifest
 from pipeline.errors import InputError
 
 FIELDS = dict(samples=0, world_size=2, base_sha256="b", recipe_sha256="r", row_index_sha256="i")
@@ -31,6 +31,15 @@ def test_resume_falls_back_to_the_newest_that_verifies_and_says_why(tmp_path):
         "engine/part.bin has 1 bytes, not 1000",
         "engine/part.bin has changed",
     ]
+
+
+def test_what_was_passed_over_does_not_push_out_what_is_written_after_it(tmp_path):
+    damaged = [make(tmp_path, step) for step in (20, 30)]
+    make(tmp_path, 5, manifest=False)
+    kept = [make(tmp_path, step) for step in (9, 10)]
+    remove_all_but(kept[-1], 2)
+    assert sorted(tmp_path.iterdir()) == kept
+    assert not any(folder.exists() for folder in damaged)
 
 
 def test_two_attempts_never_share_a_folder():

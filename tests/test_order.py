@@ -21,7 +21,8 @@ def test_an_epoch_has_every_row_exactly_once(rows, seed, window, epoch):
 
 def test_seeking_gives_what_reading_through_gives():
     rows = np.asarray([7, 3, 9, 4, 8])
-    through = [SampleOrder(rows, 3, 1, 2).at(position) for position in range(100)]
+    order = SampleOrder(rows, 3, 1, 2)
+    through = [order.at(position) for position in range(100)]
     assert [SampleOrder(rows, 3, 1, 2).at(position) for position in (99, 0, 42)] == [
         through[99],
         through[0],

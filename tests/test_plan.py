@@ -14,7 +14,9 @@ from pipeline.token_data import RowIndex, TokenReader, build_row_index
 from tests.conftest import CODEBOOK
 from tokenization.token_table import Fingerprint, write_token_shard
 
-FINGERPRINT = Fingerprint("vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77)
+FINGERPRINT = Fingerprint(
+    "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"en": "caption_en"}
+)
 STAGE = StageConfig(
     purpose="test",
     task_shares={"text_to_image": 0.6, "captioning": 0.4},

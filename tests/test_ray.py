@@ -26,7 +26,7 @@ from tokenization.shard_rows import TokenizationConfig
 def recipe():
     first = StageConfig(
         purpose="first", where="score >= 0", task_shares={{"text_to_image": 0.5, "captioning": 0.5}}, steps=3,
-        global_batch_size=8, micro_batch_size=4, seq_len=96, row_multiple=8, save_every_steps=2, log_every_steps=1,
+        global_batch_size=8, micro_batch_size=4, seq_len=160, row_multiple=8, save_every_steps=2, log_every_steps=1,
     )
     return Recipe(
         name="demo", corpus=CorpusConfig(path={corpus!r}), vqgan_folder={vqgan!r},

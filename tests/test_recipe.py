@@ -8,8 +8,9 @@ from jobs.common.run_paths import run_paths
 
 
 def test_an_override_reaches_the_value_it_names():
-    recipe = load_recipe("demo", ("stages.0.steps=7", "tokenization.size_px=64", "stages.1.task_shares.captioning=0.4"))
+    recipe = load_recipe("demo", ("stages.0.steps=7", "tokenization.size_px=64", "stages.0.task_weights.opener=0.5"))
     assert recipe.stages[0].steps == 7 and recipe.tokenization.size_px == 64
+    assert recipe.stages[0].task_weights["opener"] == 0.5
     assert recipe.stages[1].steps == load_recipe("demo").stages[1].steps
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tokenization.openmoji_corpus import list_drawings
 from tokenization.pictures import Transform, load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
 from tokenization.text_tokenizer import PACKAGED, end_of_text_id, load_text_tokenizer
+from tokenization.token_table import _pass_through
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
 
@@ -67,11 +69,39 @@ def test_alpha_lies_over_white_and_the_crop_is_the_middle_square():
     assert (load_picture(png(mode="RGBA", color=(9, 9, 9, 0)), Transform(8)).pixels == 255).all()
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
-def test_every_mode_becomes_rgb(mode):
+@pytest.mark.parametrize(
+    ("mode", "color", "grey"),
+    [("L", 77, 77), ("P", 0, 0), ("CMYK", (0, 0, 0, 155), 100), ("1", 1, 255), ("I;16", 77 * 257, 77)],
+)
+def test_every_mode_becomes_rgb(mode, color, grey):
     content = io.BytesIO()
-    Image.new(mode, (32, 32)).save(content, "TIFF" if mode == "CMYK" else "PNG")
-    assert load_picture(content.getvalue(), Transform(16)).pixels.shape == (16, 16, 3)
+    Image.new(mode, (32, 32), color).save(content, "TIFF" if mode == "CMYK" else "PNG")
+    pixels = load_picture(content.getvalue(), Transform(16)).pixels
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.astype(int) - grey).max() <= 1
+
+
+def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path):
+    write_tar(tmp_path / "whole.tar", [(f"{number}", noise_png(number), {"caption_en": "a"}) for number in range(3)])
+    content = (tmp_path / "whole.tar").read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        ends = [member.offset for member in tar][1:]
+    for end in (*ends, ends[-1] + 100, ends[-1] + 700):
+        (tmp_path / "cut.tar").write_bytes(content[:end])
+        with pytest.raises(InputError, match="no readable tar"):
+            list(read_shard(tmp_path / "cut.tar"))
+    assert len(list(read_shard(tmp_path / "whole.tar"))) == 3
+
+
+def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path):
+    write_tar(tmp_path / "a.tar", [(f"./v1.0/{number}", noise_png(1), {}) for number in range(2)])
+    assert [sample.key for sample in read_shard(tmp_path / "a.tar")] == ["v1.0/0", "v1.0/1"]
+
+
+def test_metadata_of_no_common_type_is_kept_as_text(tmp_path):
+    rows = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
+    assert _pass_through([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
+    assert _pass_through([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
 
 
 def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):

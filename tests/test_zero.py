@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pipeline.checkpoints import finished_checkpoint
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.errors import InputError
-from pipeline.model import is_trained, is_visual_table
+from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import build_row_index
 from pipeline.train_loop import StageRun, train_stage
@@ -114,6 +114,10 @@ def _die_after(steps: int) -> None:
     loop.train_step = counted
 
 
+def start_of(run: StageRun) -> MarsForCausalLM:
+    return load_base(run.base, CODEBOOK, torch.float32, embedding_noise_std=run.embedding_noise_std)
+
+
 def losses(figures: list[dict]) -> list[float]:
     return [value for each in figures for name, value in sorted(each.items()) if name.startswith("loss/")]
 
@@ -124,7 +128,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run):
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(two) == STAGE.steps
     state = trained_state(finished_checkpoint(run.output)[0])
-    model = load_base(run.base, CODEBOOK, torch.float32)
+    model = start_of(run)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     load_trained(model, state, run.output)
     for name, parameter in model.named_parameters():
@@ -148,7 +152,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
 def test_the_visual_tables_learn_at_their_own_rate(run):
     on_ranks(1, replace(run, stage=replace(STAGE, steps=2, table_rate_factor=0.0)))
     state = trained_state(finished_checkpoint(run.output)[0])
-    start = dict(load_base(run.base, CODEBOOK, torch.float32).named_parameters())
+    start = dict(start_of(run).named_parameters())
     still = {name for name, tensor in state.items() if torch.equal(tensor, start[name])}
     assert {name for name in state if is_visual_table(name)} <= still
     assert sum(name not in still for name in state) > 10, "only the tables were to stand still"

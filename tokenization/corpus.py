@@ -61,7 +61,9 @@ def read_shard(path: Path) -> Iterator[Sample]:
             for member in tar:
                 if not member.isfile():
                     continue
-                stem, _, suffix = member.name.partition(".")
+                folder, _, name = member.name.removeprefix("./").rpartition("/")
+                stem, _, suffix = name.partition(".")
+                stem = f"{folder}/{stem}" if folder else stem
                 if key is not None and stem != key:
                     yield _sample(key, parts)
                     parts = {}
@@ -69,6 +71,11 @@ def read_shard(path: Path) -> Iterator[Sample]:
                 content = tar.extractfile(member)
                 assert content is not None
                 parts[suffix.lower()] = content.read()
+            # tarfile takes a damaged or missing header for the end; a whole archive ends with a block of zeros.
+            with path.open("rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0") or file.tell() < tar.offset + tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError(f"it breaks off at byte {tar.offset}")
             if key is not None:
                 yield _sample(key, parts)
     except (tarfile.TarError, OSError, EOFError) as error:

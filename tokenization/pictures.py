@@ -41,7 +41,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     """Decodes, rotates after EXIF, puts alpha over white, crops and scales.
 
     Raises:
-        ValueError: the bytes are no picture that Pillow reads, or it has too many pixels.
+        ValueError: the bytes are no picture that Pillow can read, or it has too many pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
                     size = f"{image.width} x {image.height} px"
                     raise ValueError(f"picture has {size}, more than max_pixels {transform.max_pixels}")
                 rgb = _over_white(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
         raise ValueError(f"not a readable picture: {error}") from error
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
@@ -64,4 +64,7 @@ def _over_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        scaled = np.asarray(image).astype(np.int64).clip(0, 65_535) // 257
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

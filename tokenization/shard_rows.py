@@ -104,6 +104,8 @@ def _row(
         text = metadata.get(column)
         if not isinstance(text, str) or not text.strip():
             continue
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise _Reject("bad caption", f"{column} has half of a surrogate pair, which is no text")
         ids = tokenizer(text)["input_ids"]
         cut = ids[: config.max_caption_ids]
         captions.append({"lang": language, "text": text, "ids": cut, "truncated": len(cut) < len(ids)})

@@ -37,6 +37,7 @@ class Fingerprint:
     codebook_size: int
     num_codes: int
     max_caption_ids: int
+    caption_columns: dict[str, str]
 
     def to_json(self) -> str:
         """A canonical text form."""
@@ -58,17 +59,29 @@ def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
 
 
 def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
-    """Writes rows (dicts with the table's columns and pass-through ones) whole or not at all."""
+    """Writes rows (dicts with the table's columns and pass-through ones) whole or not at all.
+
+    Values of a pass-through column that have no common type are written as JSON text.
+    """
     fields = columns(fingerprint.num_codes, None)
     own = {field.name for field in fields}
     extra_names = sorted({name for row in rows for name in row} - own)
-    extra = pa.Table.from_pylist([{name: row.get(name) for name in extra_names} for row in rows])
     table = pa.Table.from_pylist([{name: row.get(name) for name in own} for row in rows], schema=pa.schema(fields))
     for name in extra_names:
-        table = table.append_column(name, extra[name])
+        table = table.append_column(name, _pass_through([row.get(name) for row in rows]))
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
     table = table.replace_schema_metadata(metadata)
     write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+def _pass_through(values: list[Any]) -> pa.Array:
+    try:
+        array = pa.array(values)
+        if not pa.types.is_nested(array.type):
+            return array
+    except pa.ArrowException:
+        pass
+    return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values], pa.string())
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -29,6 +29,8 @@ from tokenization.token_table import (
 )
 
 REJECTS_FOLDER = "rejects"
+CORPUS_FILE = "corpus.txt"
+"""Names the corpus that the tokens beside it came from."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def tokenize_corpus(
                 f"{str(output)!r} holds tokens made with another VQ-GAN, vocabulary or transform ({shard}); "
                 "choose another --root or delete that folder"
             )
+    _claim(output, corpus)
     (output / MANIFEST_FILE).unlink(missing_ok=True)
     failed: dict[str, str] = {}
     writing: dict[ray.ObjectRef, str] = {}
@@ -99,8 +102,9 @@ def tokenize_corpus(
         else:
             writing[write.remote(output, shard, rows, rejects, fingerprint)] = shard
         for reference in ray.wait(list(writing), num_returns=len(writing), timeout=0)[0] if writing else []:
-            done.add(_written(reference, writing))
-            report(shard, len(done) + len(failed), len(shards))
+            written = _written(reference, writing)
+            done.add(written)
+            report(written, len(done) + len(failed), len(shards))
     for reference in list(writing):
         shard = _written(reference, writing)
         done.add(shard)
@@ -109,6 +113,17 @@ def tokenize_corpus(
     text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
     write_atomically(output / MANIFEST_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
     return manifest
+
+
+def _claim(output: Path, corpus: Path) -> None:
+    """Two corpora may name their shards alike: a folder keeps to the corpus it was begun with."""
+    record, own = output / CORPUS_FILE, str(corpus.resolve())
+    if record.exists() and (other := record.read_text("utf-8")) != own:
+        raise InputError(
+            f"{str(output)!r} holds tokens of the corpus {other!r}, not of {own!r}; choose another --root "
+            f"(where the corpus has only moved, write its new path into {str(record)!r})"
+        )
+    write_atomically(record, lambda partial: partial.write_text(own, encoding="utf-8"))
 
 
 def token_path(output: Path, shard: str) -> Path:
@@ -131,6 +146,7 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
         codebook_size=vqgan.codebook_size,
         num_codes=(config.size_px // vqgan.factor) ** 2,
         max_caption_ids=config.max_caption_ids,
+        caption_columns=config.caption_columns,
     )
 
 

@@ -167,7 +167,7 @@ def train_vqgan(
     Returns the trained model, its codebook in `quantize.embedding`; only the caller saves it.
 
     Raises:
-        ValueError: the state in `output` was made with another config.
+        InputError: the state in `output` was made with another config.
     """
     torch.manual_seed(config.seed)
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -315,7 +315,7 @@ def _check_same_config(saved: dict, config: VqganConfig, path: Path) -> None:
     wanted = asdict(config)
     other = {key for key in wanted if key not in free and _plain(saved.get(key)) != _plain(wanted[key])}
     if other:
-        raise ValueError(
+        raise InputError(
             f"{path} was made with another {', '.join(sorted(other))}; delete it or train into another folder"
         )
 

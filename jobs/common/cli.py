@@ -56,6 +56,8 @@ def run_job(options_type: type[Options], job: Callable[[Options], dict[str, Any]
         console.print("interrupted; run the same command again to go on")
         sys.exit(ExitCode.OTHER)
     except Exception as error:
+        if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
+            error = error.cause  # what the task raised, without Ray's traceback around it
         code = exit_code_of(error)
         if code is ExitCode.OTHER:
             raise

@@ -63,8 +63,7 @@ class Recipe:
         vqgan_folder: a saved VQ-GAN; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
-        shared_output_projection: see `MarsConfig`.
-        embedding_noise_std: see `MarsForCausalLM.from_language_expert`.
+        shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, num_encoders, zero: workers of training, encoding actors of tokenization, partitioning.
         heartbeat_s: seconds between two ledger rows.

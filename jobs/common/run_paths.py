@@ -21,17 +21,18 @@ class RunPaths:
     @property
     def corpus(self) -> Path:
         """Tar shards."""
-        return Path(self.recipe.corpus.path) if self.recipe.corpus.path else self.run / "corpus"
+        return Path(self.recipe.corpus.path).absolute() if self.recipe.corpus.path else self.run / "corpus"
 
     @property
     def vqgan(self) -> Path:
         """The VQ-GAN that tokenization uses."""
-        return Path(self.recipe.vqgan_folder) if self.recipe.vqgan_folder else SHIPPED
+        return Path(self.recipe.vqgan_folder).absolute() if self.recipe.vqgan_folder else SHIPPED
 
     @property
     def language_expert(self) -> Path:
         """The Qwen2 checkpoint that training freezes."""
-        return Path(self.recipe.language_expert_folder) if self.recipe.language_expert_folder else self.run / "lm"
+        folder = self.recipe.language_expert_folder
+        return Path(folder).absolute() if folder else self.run / "lm"
 
     def stage(self, number: int) -> Path:
         """A stage's folder; stages count from 1."""
