@@ -28,6 +28,8 @@ from tokenization.token_table import (
     write_token_shard,
 )
 
+READER_CPUS = 0.25
+"""CPUs that a reading actor asks for, and leaves of each encoding one: so as many encoders as cores have readers."""
 REJECTS_FOLDER = "rejects"
 CORPUS_FILE = "corpus.txt"
 """Names the corpus that the tokens beside it came from."""
@@ -94,7 +96,7 @@ def tokenize_corpus(
     (output / MANIFEST_FILE).unlink(missing_ok=True)
     failed: dict[str, str] = {}
     writing: dict[ray.ObjectRef, str] = {}
-    write = ray.remote(num_cpus=0.25)(_write)
+    write = ray.remote(num_cpus=0)(_write)  # it waits for the disk, and must not wait for the encoders
     for shard, rows, rejects, error in _finished_shards(corpus, shards, done, config, tools, num_encoders, use_gpu):
         if error:
             failed[shard] = error
@@ -216,14 +218,14 @@ def _finished_shards(
             _Reader,
             fn_constructor_args=(corpus, config, tools),
             batch_size=1,
-            num_cpus=0.5,
+            num_cpus=READER_CPUS,
             compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(ray.cluster_resources().get("CPU", 1)))),
         )
         .map_batches(
             _Encoder,
             fn_constructor_args=(config, tools, use_gpu),
             batch_size=1,
-            num_cpus=1,
+            num_cpus=1 - READER_CPUS,
             num_gpus=1 if use_gpu else 0,
             compute=ActorPoolStrategy(size=num_encoders),
         )

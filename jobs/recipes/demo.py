@@ -33,7 +33,7 @@ def recipe() -> Recipe:
         purpose="align image and text in both directions",
         where=TRAINED,
         task_shares={"text_to_image": 0.35, "captioning": 0.65},
-        task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.01},
+        task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
         steps=260,
         warmup_steps=20,
         global_batch_size=64,
@@ -60,6 +60,7 @@ def recipe() -> Recipe:
         embedding_noise_std=0.05,
         stages=(first, second),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
-        zero=ZeroConfig(zero_stage=3, persistence_threshold=0),
+        num_encoders=2,
+        zero=ZeroConfig(zero_stage=3),
         heartbeat_s=10.0,
     )
