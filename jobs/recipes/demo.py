@@ -8,7 +8,7 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from jobs.common.recipe import Recipe
+from jobs.common.recipe import EvaluationConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
@@ -32,9 +32,9 @@ def recipe() -> Recipe:
     first = StageConfig(
         purpose="align image and text in both directions",
         where=TRAINED,
-        task_shares={"text_to_image": 0.35, "captioning": 0.65},
+        task_shares={"text_to_image": 0.55, "captioning": 0.45},
         task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
-        steps=260,
+        steps=210,
         warmup_steps=20,
         global_batch_size=64,
         micro_batch_size=64,
@@ -47,8 +47,8 @@ def recipe() -> Recipe:
     second = replace(
         first,
         purpose="refine text to image, keep captioning",
-        task_shares={"text_to_image": 0.4, "captioning": 0.6},
-        steps=100,
+        task_shares={"text_to_image": 0.7, "captioning": 0.3},
+        steps=90,
         warmup_steps=5,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
@@ -61,6 +61,7 @@ def recipe() -> Recipe:
         stages=(first, second),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         num_encoders=2,
+        evaluation=EvaluationConfig(batch_size=160),
         zero=ZeroConfig(zero_stage=3),
         heartbeat_s=10.0,
     )
