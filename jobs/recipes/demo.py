@@ -42,7 +42,7 @@ def recipe() -> Recipe:
         row_multiple=8,
         learning_rate=2e-3,
         final_learning_rate=1e-3,
-        table_rate_factor=4.0,
+        table_rate_factor=8.0,
     )
     second = replace(
         first,
