@@ -56,6 +56,9 @@ class VqganConfig:
     """The last steps train the decoder alone, on codes that no longer move."""
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
+    permuted_share: float = 0.3
+    """Share of steps whose pictures have their colour channels permuted, each picture its own way. The drawings are
+    mostly yellow and brown; without it the codes keep no other hue."""
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     commitment_weight: float = 0.25
@@ -296,8 +299,14 @@ def cluster_latents(
 
 
 def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
-    """Pictures uint8 [B, 3, 2H, 2W] as float32 [B, 3, H, W] in [0, 1]: scaled down, or a crop of each."""
+    """Pictures uint8 [B, 3, 2H, 2W] as float32 [B, 3, H, W] in [0, 1]: all scaled down, or a crop of each.
+
+    In some steps with their colour channels permuted.
+    """
     size = config.image_size_px
+    if torch.rand((), generator=generator).item() < config.permuted_share:
+        order_B3 = torch.stack([torch.randperm(3, generator=generator) for _ in pictures]).to(pictures.device)
+        pictures = pictures.gather(1, order_B3[:, :, None, None].expand_as(pictures))
     if torch.rand((), generator=generator).item() < config.crop_share:
         top, left = torch.randint(size + 1, (2,), generator=generator).tolist()
         return pictures[:, :, top : top + size, left : left + size].float() / 255
