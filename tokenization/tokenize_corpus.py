@@ -96,13 +96,13 @@ def tokenize_corpus(
     (output / MANIFEST_FILE).unlink(missing_ok=True)
     failed: dict[str, str] = {}
     writing: dict[ray.ObjectRef, str] = {}
-    write = ray.remote(num_cpus=0)(_write)  # it waits for the disk, and must not wait for the encoders
+    writer: Any = ray.remote(num_cpus=0)(_Writer).remote(output, fingerprint)
     for shard, rows, rejects, error in _finished_shards(corpus, shards, done, config, tools, num_encoders, use_gpu):
         if error:
             failed[shard] = error
             report(shard, len(done) + len(failed), len(shards))
         else:
-            writing[write.remote(output, shard, rows, rejects, fingerprint)] = shard
+            writing[writer.write.remote(shard, rows, rejects)] = shard
         for reference in ray.wait(list(writing), num_returns=len(writing), timeout=0)[0] if writing else []:
             written = _written(reference, writing)
             done.add(written)
@@ -245,14 +245,20 @@ def _finished_shards(
     assert not collected, f"shards without an end: {sorted(collected)}"
 
 
-def _write(output: Path, shard: str, rows: list[dict], rejects: list[dict], fingerprint: Fingerprint) -> None:
-    """Rejects first: a shard counts as done once its tokens are there."""
-    rejects_path = _rejects_path(output, shard)
-    rejects_path.unlink(missing_ok=True)
-    if rejects:
-        lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-        write_atomically(rejects_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
-    write_token_shard(token_path(output, shard), rows, fingerprint)
+class _Writer:
+    """Actor that writes finished shards. One process: a task each would start, and import torch, as often."""
+
+    def __init__(self, output: Path, fingerprint: Fingerprint) -> None:
+        self._output, self._fingerprint = output, fingerprint
+
+    def write(self, shard: str, rows: list[dict], rejects: list[dict]) -> None:
+        """Rejects first: a shard counts as done once its tokens are there."""
+        rejects_path = _rejects_path(self._output, shard)
+        rejects_path.unlink(missing_ok=True)
+        if rejects:
+            lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+            write_atomically(rejects_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
+        write_token_shard(token_path(self._output, shard), rows, self._fingerprint)
 
 
 def _written(reference: ray.ObjectRef, writing: dict[ray.ObjectRef, str]) -> str:
