@@ -180,10 +180,9 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         ):
             mean = source.detach()[rows].float().mean(0)
             state[visual] = mean.expand(config.vocabulary.num_visual, -1)
-        noise = torch.randn(state["model.embed_visual.weight"].shape, generator=torch.Generator().manual_seed(0))
-        state["model.embed_visual.weight"] = state["model.embed_visual.weight"] + config.embedding_noise_std * noise.to(
-            mean
-        )
+        table = state["model.embed_visual.weight"]
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
+        state["model.embed_visual.weight"] = table + config.embedding_noise_std * noise
         model.load_state_dict(state)
         model.tie_weights()
         return model.freeze_language_expert()

@@ -16,6 +16,7 @@ from tokenization.pictures import Transform, load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
 from tokenization.text_tokenizer import PACKAGED, end_of_text_id, load_text_tokenizer
 from tokenization.token_table import _pass_through
+from tokenization.tokenize_corpus import _claim
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
 
@@ -96,6 +97,13 @@ def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path):
 def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path):
     write_tar(tmp_path / "a.tar", [(f"./v1.0/{number}", noise_png(1), {}) for number in range(2)])
     assert [sample.key for sample in read_shard(tmp_path / "a.tar")] == ["v1.0/0", "v1.0/1"]
+
+
+def test_a_token_folder_keeps_to_its_corpus(tmp_path):
+    _claim(tmp_path / "tokens", tmp_path / "mine")
+    _claim(tmp_path / "tokens", tmp_path / "mine")
+    with pytest.raises(InputError, match="tokens of the corpus .*mine.*, not of .*yours.*choose another --root"):
+        _claim(tmp_path / "tokens", tmp_path / "yours")
 
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path):

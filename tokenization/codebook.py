@@ -70,9 +70,9 @@ class Codebook(nn.Module):
             unused = torch.nonzero(~used_K).flatten()
             pick = torch.randint(len(latents_ND), (len(unused),), generator=generator).to(latents_ND.device)
             codes_KD[unused] = latents_ND[pick]
-        self.take(codes_KD)
         if dist.is_initialized():
-            dist.broadcast(self.codes_KD, src=0)
+            dist.broadcast(codes_KD, src=0)
+        self.take(codes_KD)
 
     @torch.no_grad()
     def take(self, codes_KD: Tensor) -> None:

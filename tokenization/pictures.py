@@ -51,6 +51,8 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
                     size = f"{image.width} x {image.height} px"
                     raise ValueError(f"picture has {size}, more than max_pixels {transform.max_pixels}")
                 rgb = _over_white(ImageOps.exif_transpose(image))
+    except ValueError:
+        raise
     except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
         raise ValueError(f"not a readable picture: {error}") from error
     side = min(rgb.size)
