@@ -23,9 +23,10 @@ from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
 from tokenization.corpus import list_shards  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
+from tokenization.vqgan_config import VqganConfig  # noqa: E402
 from tokenization.vqgan_data import picture_batches  # noqa: E402
 from tokenization.vqgan_quality import Quality, quality_of_shard  # noqa: E402
-from tokenization.vqgan_training import VqganConfig, train_vqgan  # noqa: E402
+from tokenization.vqgan_training import train_vqgan  # noqa: E402
 
 CARD = """# VQ-GAN {name}
 

@@ -172,7 +172,8 @@ def test_metadata_must_be_an_object(tmp_path):
 
 def test_pixels_survive_the_round_trip_shape(tmp_path):
     from tokenization.image_tokenizer import ImageTokenizer
-    from tokenization.vqgan_training import VqganConfig, build_vqgan
+    from tokenization.vqgan_config import VqganConfig
+    from tokenization.vqgan_model import build_vqgan
 
     config = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=16)
     build_vqgan(config).save_pretrained(tmp_path)

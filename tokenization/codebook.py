@@ -50,11 +50,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def cluster(self, latents_ND: Tensor, generator: torch.Generator) -> None:
-        """Sets the codes by k-means over these latents and those of all other ranks (Lloyd 1982)."""
-        if dist.is_initialized():
-            shares = [torch.empty_like(latents_ND) for _ in range(dist.get_world_size())]
-            dist.all_gather(shares, latents_ND.contiguous())
-            latents_ND = torch.cat(shares)
+        """Sets the codes by k-means over these latents (Lloyd 1982)."""
         # Equal latents, such as those of blank patches, count once: copies of a code would never be used.
         start_ND = latents_ND.unique(dim=0)
         order = torch.randperm(len(start_ND), generator=generator)[: len(self.usage_K)].to(start_ND.device)
@@ -70,8 +66,6 @@ class Codebook(nn.Module):
             unused = torch.nonzero(~used_K).flatten()
             pick = torch.randint(len(latents_ND), (len(unused),), generator=generator).to(latents_ND.device)
             codes_KD[unused] = latents_ND[pick]
-        if dist.is_initialized():
-            dist.broadcast(codes_KD, src=0)
         self.take(codes_KD)
 
     @torch.no_grad()

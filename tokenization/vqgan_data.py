@@ -1,15 +1,17 @@
-"""Pictures for training a VQ-GAN: an endless shuffled stream out of tar shards."""
+"""Pictures for training a VQ-GAN: an endless shuffled stream out of tar shards, scaled, cropped and recoloured."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tokenization.corpus import list_shards, read_shard
 from tokenization.errors import InputError
 from tokenization.pictures import Transform, load_picture
+from tokenization.vqgan_config import VqganConfig
 
 
 def picture_batches(
@@ -31,6 +33,22 @@ def picture_batches(
             continue
         chosen = [_take(buffer, generator) for _ in range(batch_size)]
         yield torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2)
+
+
+def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
+    """Pictures uint8 [B, 3, 2H, 2W] as float32 [B, 3, H, W] in [0, 1]: all scaled down, or a crop of each."""
+    size = config.image_size_px
+    if torch.rand((), generator=generator).item() < config.crop_share:
+        top, left = torch.randint(size + 1, (2,), generator=generator).tolist()
+        return pictures[:, :, top : top + size, left : left + size].float() / 255
+    small = F.interpolate(pictures.float(), size=(size, size), mode="bicubic", antialias=True)
+    return small.clamp(0, 255) / 255
+
+
+def recolour(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Each colour channel of each picture between two random levels instead of between 0 and 1."""
+    levels = torch.rand(2, len(images_BCHW), 3, 1, 1, generator=generator).to(images_BCHW)
+    return torch.lerp(levels[0], levels[1], images_BCHW)
 
 
 def _take(buffer: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:

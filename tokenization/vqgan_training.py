@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,143 +18,13 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from tokenization.codebook import Codebook
 from tokenization.errors import InputError
-from tokenization.image_tokenizer import check_image_tokenizer
+from tokenization.vqgan_config import VqganConfig
+from tokenization.vqgan_data import recolour, scale_batch
+from tokenization.vqgan_latents import cluster_latents, latent_noise, spread_latents, whitened_parameters
+from tokenization.vqgan_model import Autoencoder, PatchDiscriminator, start_vqgan
 
 STATE_FILE = "training_state.pt"
-CLUSTERED_BATCHES = 128
-"""Batches whose latents k-means groups into the first codes."""
-
-
-@dataclass(frozen=True)
-class VqganConfig:
-    """Architecture and schedule. The schedule is warmup, constant, then linear decay to zero."""
-
-    initial_folder: str = ""
-    """Start from the weights of this saved VQ-GAN instead of from random ones. It may have other latents: what
-    depends on `latent_channels` and `codebook_size` then starts anew, and needs `noise_steps`."""
-    image_size_px: int = 128
-    block_out_channels: tuple[int, ...] = (16, 32, 64, 128, 208)
-    layers_per_block: int = 1
-    latent_channels: int = 8
-    codebook_size: int = 8192
-    norm_num_groups: int = 8
-    steps: int = 8000
-    global_batch_size: int = 8
-    learning_rate: float = 6e-4
-    warmup_steps: int = 100
-    decay_steps: int = 7500
-    noise_steps: int = 1000
-    """The first steps add noise to the latents instead of quantizing them. A codebook that is learned from the
-    start, on latents that do not yet hold the colours, never gets to separate them; without noise the latents
-    fall into a few dimensions, and quantization then costs what the network never learned to bear."""
-    noise_std: float = 0.35
-    """Deviation of that noise, as a share of the latents' own. An ideal code for `latent_channels` Gaussian
-    channels at log2(`codebook_size`) bits leaves an error of 2^(-bits / channels): 0.32 for 13 bits and 8."""
-    decoder_only_steps: int = 1500
-    """The last steps train the decoder alone, on codes that no longer move."""
-    crop_share: float = 0.2
-    """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
-    permuted_share: float = 0.3
-    """Share of steps whose pictures have their colour channels permuted, each picture its own way. The drawings are
-    mostly yellow and brown; without it the codes keep no other hue."""
-    mse_weight: float = 1.0
-    l1_weight: float = 0.3
-    commitment_weight: float = 0.25
-    perceptual_weight: float = 0.0
-    """Weight of 1 - SSIM (torchmetrics)."""
-    adversarial_weight: float = 0.0
-    """Weight of a patch discriminator's hinge loss, from `adversarial_start_step` on."""
-    adversarial_start_step: int = 2000
-    codebook_decay: float = 0.995
-    dead_code_usage: float = 0.02
-    """A code whose moving average of uses a step falls below this is moved onto a random latent of the batch."""
-    log_every_steps: int = 50
-    save_every_steps: int = 250
-    seed: int = 0
-
-
-def build_vqgan(config: VqganConfig) -> VQModel:
-    """An untrained diffusers `VQModel` with factor 2^(number of blocks - 1)."""
-    blocks = len(config.block_out_channels)
-    return VQModel(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        vq_embed_dim=config.latent_channels,
-        num_vq_embeddings=config.codebook_size,
-        norm_num_groups=config.norm_num_groups,
-        mid_block_add_attention=False,
-        sample_size=config.image_size_px,
-    )
-
-
-LATENT_PARTS = ("encoder.conv_out.", "quant_conv.", "quantize.", "post_quant_conv.", "decoder.conv_in.")
-"""The parts of a `VQModel` whose shapes depend on the latents."""
-
-
-def start_vqgan(config: VqganConfig) -> VQModel:
-    """The model that training starts from.
-
-    Raises:
-        InputError: `initial_folder` is no saved VQ-GAN, or one that does not fit.
-    """
-    model = build_vqgan(config)
-    if config.initial_folder:
-        check_image_tokenizer(config.initial_folder)
-        own = model.state_dict()
-        start = VQModel.from_pretrained(
-            config.initial_folder, local_files_only=True, low_cpu_mem_usage=False
-        ).state_dict()
-        other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
-        if {name for name in other if not name.startswith(LATENT_PARTS)}:
-            raise InputError(
-                f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section; "
-                "give the section that one's block_out_channels and layers_per_block"
-            )
-        if other and not config.noise_steps:
-            raise InputError(
-                f"VQ-GAN {config.initial_folder!r} has other latents than the recipe's vqgan section, "
-                "and noise_steps is 0; set noise_steps, so that new codes can be learned"
-            )
-        model.load_state_dict({name: value for name, value in start.items() if name not in other}, strict=False)
-    return model
-
-
-class Autoencoder(nn.Module):
-    """The trained part of a `VQModel`, and the step that goes through it."""
-
-    def __init__(self, vqgan: VQModel, config: VqganConfig) -> None:
-        super().__init__()
-        self.vqgan = vqgan
-        self.codebook = Codebook(
-            config.codebook_size, config.latent_channels, config.codebook_decay, config.dead_code_usage
-        )
-
-    def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Latents before quantization, float32 [B, h, w, D]."""
-        return self.vqgan.quant_conv(self.vqgan.encoder(images_BCHW)).float().permute(0, 2, 3, 1)
-
-    def decode(self, latents_BhwD: Tensor) -> Tensor:
-        """Images [B, 3, H, W], float32."""
-        return self.vqgan.decoder(self.vqgan.post_quant_conv(latents_BhwD.permute(0, 3, 1, 2))).float()
-
-
-class PatchDiscriminator(nn.Sequential):
-    """PatchGAN (Isola 2017): a real-or-generated logit for every patch, [B, 1, H/8, W/8]."""
-
-    def __init__(self, channels: int = 32) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for scale in (1, 2):
-            layers += [
-                nn.Conv2d(channels * scale, channels * scale * 2, 4, 2, 1),
-                nn.GroupNorm(8, channels * scale * 2),
-            ]
-            layers += [nn.LeakyReLU(0.2)]
-        super().__init__(*layers, nn.Conv2d(channels * 4, 1, 3, 1, 1))
 
 
 def train_vqgan(
@@ -199,6 +69,9 @@ def train_vqgan(
             discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
         generator.set_state(state["generator"].cpu())
         start_step = state["step"]
+    elif config.noise_steps:
+        spread_latents(model, config, batches, device, generator)
+        _broadcast([model])
 
     clock = time.monotonic()
     for step in range(start_step, config.steps):
@@ -206,9 +79,14 @@ def train_vqgan(
         quantizing = step >= config.noise_steps
         if step == config.noise_steps > 0:
             cluster_latents(model, config, batches, device, generator)
+            _broadcast([model])
+            for parameter in whitened_parameters(model.vqgan):
+                optimizer.state.pop(parameter, None)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         images = scale_batch(next(batches).to(device), config, generator)
+        if not quantizing and torch.rand((), generator=generator).item() < config.recoloured_share:
+            images = recolour(images, generator)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(not decoder_only):
                 latents = model.encode(images * 2 - 1)
@@ -218,9 +96,11 @@ def train_vqgan(
                 quantized = model.codebook.codes_KD[index].view_as(latents)
                 seen = quantized if decoder_only else latents + (quantized - latents).detach()
             else:
-                seen = latents + config.noise_std * flat.std(0).square().mean().sqrt() * torch.randn_like(latents)
+                seen = latents + latent_noise(flat, config.noise_std).view_as(latents)
             pictures = model.decode(seen) / 2 + 0.5
         loss, parts = reconstruction_loss(config, pictures, images)
+        if not quantizing:
+            loss = loss + config.chroma_weight * parts["chroma"]
         if quantizing and not decoder_only:
             parts["commitment"] = F.mse_loss(latents, quantized)
             loss = loss + config.commitment_weight * parts["commitment"]
@@ -272,8 +152,13 @@ def train_vqgan(
 
 
 def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum and its parts, on pixels in [0, 1]."""
-    parts = {"mse": F.mse_loss(pictures, images), "l1": F.l1_loss(pictures, images)}
+    """The weighted sum and its parts, on pixels in [0, 1]; `chroma` is not in the sum."""
+    error = pictures - images
+    parts = {
+        "mse": error.square().mean(),
+        "l1": error.abs().mean(),
+        "chroma": (error - error.mean(1, keepdim=True)).square().mean(),
+    }
     loss = config.mse_weight * parts["mse"] + config.l1_weight * parts["l1"]
     if config.perceptual_weight:
         from torchmetrics.functional.image import structural_similarity_index_measure
@@ -283,35 +168,6 @@ def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -
         parts["perceptual"] = 1 - similarity
         loss = loss + config.perceptual_weight * parts["perceptual"]
     return loss, parts
-
-
-@torch.no_grad()
-def cluster_latents(
-    model: Autoencoder, config: VqganConfig, batches: Iterator[Tensor], device: torch.device, generator: torch.Generator
-) -> None:
-    """Makes the first codes out of the latents of the next `CLUSTERED_BATCHES` batches, all ranks' together."""
-    latents = []
-    for _ in range(CLUSTERED_BATCHES):
-        images = scale_batch(next(batches).to(device), config, generator)
-        with torch.autocast(device.type, torch.bfloat16):
-            latents.append(model.encode(images * 2 - 1).flatten(0, 2))
-    model.codebook.cluster(torch.cat(latents), generator)
-
-
-def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
-    """Pictures uint8 [B, 3, 2H, 2W] as float32 [B, 3, H, W] in [0, 1]: all scaled down, or a crop of each.
-
-    In some steps with their colour channels permuted.
-    """
-    size = config.image_size_px
-    if torch.rand((), generator=generator).item() < config.permuted_share:
-        order_B3 = torch.stack([torch.randperm(3, generator=generator) for _ in pictures]).to(pictures.device)
-        pictures = pictures.gather(1, order_B3[:, :, None, None].expand_as(pictures))
-    if torch.rand((), generator=generator).item() < config.crop_share:
-        top, left = torch.randint(size + 1, (2,), generator=generator).tolist()
-        return pictures[:, :, top : top + size, left : left + size].float() / 255
-    small = F.interpolate(pictures.float(), size=(size, size), mode="bicubic", antialias=True)
-    return small.clamp(0, 255) / 255
 
 
 def schedule(step: int, config: VqganConfig) -> float:
@@ -327,10 +183,6 @@ def _check_same_config(saved: dict, config: VqganConfig, path: Path) -> None:
         raise InputError(
             f"{path} was made with another {', '.join(sorted(other))}; delete it or train into another folder"
         )
-
-
-def _shape(value: Tensor | None) -> object:
-    return None if value is None else value.shape
 
 
 def _plain(value: object) -> object:

@@ -17,7 +17,7 @@ from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
 from tokenization.shard_rows import TokenizationConfig
-from tokenization.vqgan_training import VqganConfig
+from tokenization.vqgan_config import VqganConfig
 
 
 @dataclass(frozen=True)
