@@ -28,8 +28,9 @@ from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint  # noqa: E402
 from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generation import Sampling  # noqa: E402
-from pipeline.generator_actor import CaptionGenerator, PictureGenerator  # noqa: E402
+from pipeline.generator_actor import Generator  # noqa: E402
 from pipeline.token_data import TokenReader, build_row_index, caption_texts  # noqa: E402
+from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import Fingerprint  # noqa: E402
 
@@ -63,31 +64,26 @@ def main(options: Options) -> None:
         guidance_scale=evaluation.guidance_scale if options.guidance_scale is None else options.guidance_scale,
         seed=options.seed,
     )
-    arguments = (paths.export, paths.vqgan, fingerprint.num_codes, sampling, scaling.use_gpu)
+    arguments = (paths.export, fingerprint.num_codes, evaluation.max_caption_ids, sampling, scaling.use_gpu)
     paths.samples.mkdir(parents=True, exist_ok=True)
+    vqgan = ImageTokenizer(paths.vqgan)
     with counted(paths, "generate", scaling.num_workers, scaling.use_gpu) as ledger:
         if options.prompt:
-            rows = [{"prompt": prompt} for prompt in options.prompt]
-            table = _run(PictureGenerator, arguments, rows, recipe)
-            _save_prompts(table, paths)
-        else:
-            drawings = trained_drawings(recipe, paths)
-            prompts = drawings.rename(columns={"caption": "prompt"})[["sample_id", "language", "prompt"]]
-            say(f"generate: {len(prompts)} pictures")
-            table = _run(PictureGenerator, arguments, prompts.to_dict("records"), recipe)
-            ledger.add.remote(samples=len(table))
-            grid = drawing_grid(table, paths, fingerprint.transform["size_px"], recipe.evaluation.grid_drawings)
-            grid.save(paths.samples / GRID_FILE)
-            table[["sample_id", "language", "prompt", "codes"]].to_parquet(paths.samples / PICTURES_FILE)
-            say(f"generate: {len(drawings)} captions")
-            columns = {"codes": "picture_codes", "caption": "true_caption"}
-            pictures = drawings.rename(columns=columns).to_dict("records")
-            captions = _run(
-                CaptionGenerator, (paths.export, evaluation.max_caption_ids, scaling.use_gpu), pictures, recipe
-            )
-            ledger.add.remote(samples=len(captions))
-            captions[["sample_id", "language", "true_caption", "caption"]].to_parquet(paths.samples / CAPTIONS_FILE)
-            say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
+            table = _run(arguments, [{"prompt": prompt} for prompt in options.prompt], recipe)
+            _save_prompts(table, vqgan, paths)
+            return
+        drawings = trained_drawings(recipe, paths)
+        say(f"generate: {len(drawings)} pictures and as many captions")
+        table = _run(arguments, drawings.rename(columns={"caption": "prompt"}).to_dict("records"), recipe)
+        ledger.add.remote(samples=2 * len(table))
+    pictures = table[["sample_id", "language", "prompt", "drawn_codes"]].rename(columns={"drawn_codes": "codes"})
+    drawing_grid(pictures, vqgan, paths, fingerprint.transform["size_px"], evaluation.grid_drawings).save(
+        paths.samples / GRID_FILE
+    )
+    pictures.to_parquet(paths.samples / PICTURES_FILE)
+    captions = table[["sample_id", "language", "prompt", "caption"]].rename(columns={"prompt": "true_caption"})
+    captions.to_parquet(paths.samples / CAPTIONS_FILE)
+    say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
 
 
 def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
@@ -124,13 +120,13 @@ def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _run(stage: type, arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
-    """Runs the rows through a pool of generators, in batches of the recipe's size; rows come back in their order."""
+def _run(arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
+    """Runs the rows through a pool of `Generator`s, in batches of the recipe's size; rows come back in their order."""
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
     workers = min(scaling.num_workers, len(rows))
     generated = ray.data.from_items(numbered, override_num_blocks=1).map_batches(
-        stage,
+        Generator,
         fn_constructor_args=arguments,
         batch_size=min(recipe.evaluation.batch_size, -(-len(rows) // workers)),
         num_cpus=scaling.cpus_per_worker,
@@ -146,13 +142,13 @@ def _run(stage: type, arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.
     return table.sort_values("row_number").drop(columns="row_number").reset_index(drop=True)
 
 
-def _save_prompts(table: pd.DataFrame, paths: RunPaths) -> None:
+def _save_prompts(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths) -> None:
     folder = paths.samples / "prompts"
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in table.iterrows():
         name = "".join(letter if letter.isalnum() else "_" for letter in row["prompt"])[:60]
         path = folder / f"{number:03d}_{name}.png"
-        Image.fromarray(row["pixels"]).save(path)
+        Image.fromarray(vqgan.decode(row["drawn_codes"][None])[0]).save(path)
         say(f"generate: {row['prompt']!r} is drawn in {path}")
 
 

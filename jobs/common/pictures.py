@@ -16,6 +16,7 @@ from PIL import Image
 
 from jobs.common.run_paths import RunPaths
 from tokenization.corpus import read_shard
+from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.openmoji_corpus import ATTRIBUTION
 from tokenization.pictures import Transform, load_picture
 
@@ -40,11 +41,12 @@ def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[
     return found
 
 
-def drawing_grid(table: pd.DataFrame, paths: RunPaths, size_px: int, count: int) -> Image.Image:
+def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int) -> Image.Image:
     """True drawing, picture from the English name, picture from the Chinese name: one column a drawing.
 
     Args:
-        table: rows with sample_id, language, prompt, pixels.
+        table: rows with sample_id, language, prompt, codes.
+        vqgan: decodes the codes.
         paths: the run's.
         size_px: side of the pictures.
         count: columns.
@@ -57,7 +59,7 @@ def drawing_grid(table: pd.DataFrame, paths: RunPaths, size_px: int, count: int)
         cells = [("drawing", truth[sample_id])]
         for language in languages:
             row = table[(table["sample_id"] == sample_id) & (table["language"] == language)].iloc[0]
-            cells.append((row["prompt"], np.asarray(row["pixels"])))
+            cells.append((row["prompt"], vqgan.decode(np.asarray(row["codes"])[None])[0]))
         columns.append(cells)
     return picture_sheet(columns)
 
