@@ -9,7 +9,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import FailedShards  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from tokenization.corpus import list_shards  # noqa: E402
@@ -52,7 +52,7 @@ def main(options: Options) -> dict:
     )
     if manifest.failed_shards:
         for message in manifest.failed_shards.values():
-            say(f"failed: {message}")
+            complain(f"failed: {message}")
         raise FailedShards(f"{len(manifest.failed_shards)} shards could not be read; mend them and run the job again")
     return asdict(manifest)
 

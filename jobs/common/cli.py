@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def run_job(options_type: type[Options], job: Callable[[Options], dict[str, Any]
         code = exit_code_of(error)
         if code is ExitCode.OTHER:
             raise
-        console.print(f"error: {error}", markup=False, style="red")
+        complain(f"error: {error}")
         sys.exit(code)
     if result is not None and getattr(options, "json", False):
         print(json.dumps(result, ensure_ascii=False))
@@ -93,8 +94,13 @@ def counted(paths: RunPaths, job: str, devices: int, use_gpu: bool, stage: str =
 
 
 def say(text: str) -> None:
-    """One line of progress for a person."""
-    console.print(text, markup=False)
+    """One line of progress for a person, with the time of day."""
+    console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False)
+
+
+def complain(text: str) -> None:
+    """What is wrong, in one line and red; libraries' messages inside it may have several."""
+    console.print(" ".join(text.split()), markup=False, style="red")
 
 
 def _answers(address: str | None) -> bool:
