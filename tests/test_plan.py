@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError
@@ -96,6 +97,12 @@ def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, builder):
 
 def test_a_filter_selects_by_the_tables_columns(tokens):
     assert build_row_index(tokens, "score >= 0.5").counts.tolist() == [5, 5, 5]
+
+
+def test_a_column_that_a_shard_lacks_is_empty_there(tokens):
+    path = tokens / "00001.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("score"), path)
+    assert build_row_index(tokens, "score >= 0.5").counts.tolist() == [5, 0, 5]
 
 
 @pytest.mark.parametrize("where", ["beauty > 1", "score >", "score > 99"])

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from diffusers import VQModel
+from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import CHECKOUT, noise_png, write_tar
+from tokenization.vqgan_config import VqganConfig
+from tokenization.vqgan_model import build_vqgan
 
 RECIPE = """
 from dataclasses import replace
@@ -48,8 +52,6 @@ class Cluster:
     """A copy of the checkout with a small `demo` recipe, and `ray start --head` running in it."""
 
     def __init__(self, folder: Path) -> None:
-        from tokenization.vqgan_training import VqganConfig, build_vqgan
-
         self.checkout, self.runs = folder / "checkout", folder / "checkout" / "runs" / "demo"
         tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
         for name in filter(None, tracked.stdout.split("\0")):
@@ -57,7 +59,7 @@ class Cluster:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, target)
         self.corpus, vqgan = folder / "corpus", folder / "vq"
-        build_vqgan(VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4)).save_pretrained(vqgan)
+        small_vqgan(1.0).save_pretrained(vqgan)
         samples = [
             (f"{row:09d}", noise_png(row), {"caption_en": f"picture {row}", "caption_zh": f"图{row}", "score": row})
             for row in range(ROWS)
@@ -105,6 +107,12 @@ class Cluster:
     def stop(self) -> None:
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(timeout=60)
+
+
+def small_vqgan(scale: float) -> VQModel:
+    vqgan = build_vqgan(VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4))
+    vqgan.quantize.embedding.weight.data *= scale
+    return vqgan
 
 
 def free_port() -> int:
@@ -237,12 +245,21 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
         (["train_stage.py", "--stage", "7"], 2, "stages 1 to 2"),
         (["generate.py", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
         (["train_stage.py", "--set", "stages.1.where=beauty>1", "--stage", "2", "--root", "{unfinished}"], 3, "beauty"),
+        (["train_stage.py", "--set", "stages.1.seq_len=20", "--stage", "2", "--root", "{unfinished}"], 2, "seq_len 20"),
+        (["train_stage.py", "--set", "vqgan_folder={other_vqgan}", "--root", "{unfinished}"], 3, "another VQ-GAN than"),
+        (["generate.py", "--set", "text_tokenizer={other_text}", "--root", "{unfinished}"], 3, "another text vocab"),
     ],
 )
 def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(trained, tmp_path, words, code, message):
-    folders = {name: tmp_path / name for name in ("empty", "bad", "unfinished")}
+    folders = {name: tmp_path / name for name in ("empty", "bad", "unfinished", "other_vqgan", "other_text")}
     for folder in folders.values():
         folder.mkdir()
+    if "{other_vqgan}" in " ".join(words):
+        small_vqgan(0.5).save_pretrained(folders["other_vqgan"])
+    if "{other_text}" in " ".join(words):
+        text = PreTrainedTokenizerFast.from_pretrained(next((trained.runs / "text").iterdir()))
+        text.add_tokens(["<|another|>"])
+        text.save_pretrained(folders["other_text"])
     shutil.copy(trained.corpus / "00000.tar", folders["bad"] / "good.tar")
     (folders["bad"] / "bad.tar").write_bytes(b"no tar at all" * 99)
     if "{unfinished}" in words:

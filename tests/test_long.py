@@ -1,0 +1,86 @@
+"""What takes many minutes: `make test-long`. Nothing else should use both cores meanwhile."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipeline.checkpoints import finished_checkpoint
+from pipeline.weights import trained_state
+from tests.conftest import CHECKOUT
+from tests.test_ray import Cluster, cluster, tokenized  # noqa: F401
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+
+KILLS = 4
+LONG_STAGE = ["--stage", "1", "--set", "stages.0.steps=120", "--set", "stages.0.save_every_steps=10"]
+
+
+def test_the_demo_reaches_its_goals(tmp_path):
+    """A newcomer's first run: pictures by their names, names by their pictures, within a quarter of an hour."""
+    command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "demo.py"), "--root", str(tmp_path)]
+    subprocess.run(command, cwd=CHECKOUT, check=True)
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert metrics["corpus_rows"] == 3953 and metrics["trained_drawings"] >= 300
+    assert metrics["text_logits_max_abs_diff"] == 0 and metrics["visual_weights_moved"] is True
+    assert metrics["vq_psnr_db"] >= 21
+    for language in ("en", "zh"):
+        assert metrics[f"t2i_retrieval_{language}"] >= 0.9, metrics
+        assert metrics[f"caption_exact_match_{language}"] >= 0.8, metrics
+    assert metrics["seconds"] <= 900
+
+
+def test_a_stage_whose_workers_are_killed_again_and_again_ends_with_the_same_weights(tokenized, tmp_path):  # noqa: F811
+    done = tokenized.type("python", "-m", "jobs.train_lm")
+    assert done.returncode == 0, done.stderr
+    roots = {name: tmp_path / name for name in ("whole", "killed")}
+    for root in roots.values():
+        shutil.copytree(tokenized.runs, root / "demo", ignore=shutil.ignore_patterns("stage*"))
+    done = tokenized.type("python", "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["whole"]))
+    assert done.returncode == 0, done.stderr
+
+    chance = random.Random(0)
+    for _ in range(KILLS):
+        before = steps_saved(roots["killed"])
+        job = start(tokenized, "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["killed"]))
+        while steps_saved(roots["killed"]) <= before:
+            assert job.poll() is None, "the stage ended before it could be killed"
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0, 2))
+        workers = train_workers()
+        assert workers, "there was no worker to kill"
+        chance.choice(workers).kill()
+        assert job.wait(timeout=300) != 0
+    done = tokenized.type("python", "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["killed"]))
+    assert done.returncode == 0 and "goes on from step" in done.stderr, done.stderr
+    whole, killed = (trained_state(finished_checkpoint(root / "demo" / "stage1")[0]) for root in roots.values())
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def start(cluster: Cluster, *words: str) -> subprocess.Popen:  # noqa: F811
+    return subprocess.Popen(
+        ["python", *words],
+        cwd=cluster.checkout,
+        env=cluster.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def steps_saved(root: Path) -> int:
+    manifests = (root / "demo" / "stage1" / "checkpoints").glob("*/manifest.json")
+    return max((json.loads(path.read_text())["step"] for path in manifests), default=0)
+
+
+def train_workers() -> list[psutil.Process]:
+    return [
+        each for each in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in "".join(each.info["cmdline"] or [])
+    ]
