@@ -77,7 +77,7 @@ class Cluster:
         }
         self.port, dashboard = free_port(), free_port()
         ports = [f"--port={self.port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", *ports],
             cwd=self.checkout,
             env=self.environment,
@@ -105,8 +105,8 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGTERM)
-        self._process.wait(timeout=60)
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(timeout=60)
 
 
 def small_vqgan(scale: float) -> VQModel:

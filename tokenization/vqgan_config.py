@@ -8,8 +8,8 @@ class VqganConfig:
     """Architecture and schedule. The schedule is warmup, constant, then linear decay to zero."""
 
     initial_folder: str = ""
-    """Start from the weights of this saved VQ-GAN instead of from random ones. It may have other latents: what
-    depends on `latent_channels` and `codebook_size` then starts anew, and needs `noise_steps`."""
+    """Start from the weights of this saved VQ-GAN instead of from random ones. It may have other `latent_channels` and
+    another `codebook_size` where there are `noise_steps`: with them the latents start anew in any case."""
     image_size_px: int = 128
     block_out_channels: tuple[int, ...] = (16, 32, 64, 128, 208)
     layers_per_block: int = 1

@@ -1,6 +1,6 @@
 """What happens to the latents before there are codes: how they start, the noise on them, how codes replace it.
 
-Shape letters: N latents, D channels.
+Shape letters: N latents, D their channels, F channels of what the encoder ends with.
 """
 
 from collections.abc import Iterator
@@ -34,14 +34,13 @@ def spread_latents(
     for _ in range(SPREAD_BATCHES):
         model.encode(scale_batch(next(batches).to(device), config, generator) * 2 - 1)
     hook.remove()
-    features_ND = gathered(torch.cat(features))
-    mean_D = features_ND.mean(0)
-    _, strength_D, directions_DD = torch.linalg.svd(features_ND - mean_D, full_matrices=False)
-    count = config.latent_channels
-    scaled = directions_DD[:count] * len(features_ND) ** 0.5 / strength_D[:count, None]
+    features_NF = gathered(torch.cat(features))
+    variance_F, directions_FF = torch.linalg.eigh(covariance(features_NF))
+    strongest = slice(-config.latent_channels, None)
+    into_DF = (directions_FF[:, strongest] / variance_F[strongest].sqrt()).T.float()
     nn.init.zeros_(last.weight)
-    last.weight[:, :, 1, 1] = scaled
-    last.bias.copy_(-scaled @ mean_D)
+    last.weight[:, :, 1, 1] = into_DF
+    last.bias.copy_(-into_DF @ features_NF.mean(0))
     for conv in (model.vqgan.quant_conv, model.vqgan.post_quant_conv):
         nn.init.dirac_(conv.weight)
         nn.init.zeros_(conv.bias)
@@ -92,10 +91,15 @@ def whitened_parameters(vqgan: VQModel) -> list[nn.Parameter]:
 
 def covariance_root(latents_ND: Tensor) -> Tensor:
     """The Cholesky factor of the latents' covariance, float32 [D, D]."""
+    return torch.linalg.cholesky(covariance(latents_ND)).float()
+
+
+def covariance(latents_ND: Tensor) -> Tensor:
+    """Float64 [D, D], and a millionth of its mean variance in every direction, so that it has an inverse."""
     centred_ND = (latents_ND - latents_ND.mean(0)).double()
     covariance_DD = centred_ND.T @ centred_ND / len(centred_ND)
     floor = 1e-6 * covariance_DD.diagonal().mean().detach()
-    return torch.linalg.cholesky(covariance_DD + floor * torch.eye(len(covariance_DD)).to(covariance_DD)).float()
+    return covariance_DD + floor * torch.eye(len(covariance_DD)).to(covariance_DD)
 
 
 def gathered(latents_ND: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """What is wrong, in one line and red; libraries' messages inside it may have several."""
-    console.print(" ".join(text.split()), markup=False, style="red")
+    console.print(" ".join(line.strip() for line in text.splitlines()), markup=False, style="red")
 
 
 def _answers(address: str | None) -> bool:
