@@ -8,12 +8,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 install: $(INSTALLED)
 
-# torch comes first and by itself, so that the build that fits this machine is the one the rest builds on.
+# torch comes first and by itself, so that the build that fits this machine is the one the rest builds on. Last comes
+# what DeepSpeed else compiles when CPU workers start for the first time.
 $(INSTALLED): pyproject.toml
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet "torch>=2.11,<2.14"
 	$(PYTHON) -m pip install --quiet -e ".[demo,dev]"
+	DS_ACCELERATOR=cpu $(PYTHON) -c "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
 	touch $@
 
 demo: $(INSTALLED)

@@ -147,7 +147,12 @@ class MarsDecoderLayer(nn.Module):
         return queries, keys, values
 
     def _attend(self, queries: Tensor, key_value: KeyValue, attention_mask: Tensor | None) -> Tensor:
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        name = self.config._attn_implementation
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        if name == "eager" and attention_mask is not None and attention_mask.dtype is torch.bool:
+            # It adds its mask to the scores: a bool one would hide nothing.
+            floor = torch.finfo(queries.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=queries.dtype).masked_fill(~attention_mask, floor)
         attended, _ = attention(
             self, queries, key_value.keys, key_value.values, attention_mask, dropout=0.0, scaling=self.scaling
         )

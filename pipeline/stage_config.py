@@ -9,6 +9,8 @@ POSITIVE = (
     *("log_every_steps", "save_every_steps"),
 )
 
+ATTENTIONS = ("sdpa", "eager")
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -33,6 +35,8 @@ class StageConfig:
         weight_decay, adam_betas, gradient_clip: of AdamW.
         window_shards: shards whose rows are mixed by the shuffle.
         activation_checkpointing: recompute the layers in the backward pass.
+        attention: transformers' name of the function that training runs: `sdpa`, or `eager`, which is the faster
+            one on a CPU and holds all weights of a layer's attention at once.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
     """
 
@@ -58,6 +62,7 @@ class StageConfig:
     gradient_clip: float = 1.0
     window_shards: int = 16
     activation_checkpointing: bool = False
+    attention: str = "sdpa"
     log_every_steps: int = 10
     save_every_steps: int = 100
 
@@ -76,6 +81,8 @@ class StageConfig:
             found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: text_to_image, captioning")
         if unknown := set(self.language_shares) - set(INSTRUCTIONS):
             found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
+        if self.attention not in ATTENTIONS:
+            found.append(f"attention is {self.attention!r}, it must be one of {', '.join(ATTENTIONS)}")
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 1")

@@ -90,6 +90,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
                 f"{str(run.base)!r}; train the stage before again, or put its language expert back"
             )
         load_trained(model, trained_state(run.initial_checkpoint), run.initial_checkpoint)
+    model.set_attn_implementation(run.stage.attention)
     if run.stage.activation_checkpointing:
         model.gradient_checkpointing_enable()
     plan = make_plan(run, model.config.vocabulary)

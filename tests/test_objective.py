@@ -9,6 +9,7 @@ from pipeline import loss
 from pipeline.collate import collate
 from pipeline.objective import Objective
 from pipeline.sequences import Kind, Task
+from pipeline.stage_config import ATTENTIONS
 from pipeline.vocabulary import Role, State
 from tests.conftest import CODEBOOK, TEXT_VOCAB
 
@@ -41,8 +42,9 @@ def definition(model, sequence) -> torch.Tensor:
     return total
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", list(Kind))
-def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, builder, kind):
+def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, builder, kind, attention):
     mars.freeze_language_expert()
     sequences = samples(builder)[kind]
     trained = [p for p in mars.parameters() if p.requires_grad]
@@ -50,6 +52,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, bu
     expected_gradients = torch.autograd.grad(expected, trained, allow_unused=True)
 
     batch = collate(kind, [sequences[:2], sequences[2:]], builder.vocabulary, WEIGHTS, 8)
+    mars.set_attn_implementation(attention)
     packed = Objective(mars)([batch]).loss
     gradients = torch.autograd.grad(packed, trained, allow_unused=True)
     torch.testing.assert_close(packed, expected)

@@ -25,6 +25,7 @@ def test_an_override_reaches_the_value_it_names():
         ("stages.0.steps", "has no '='"),
         ("stages.0.steps=0", "steps is 0"),
         ("stages.0.task_shares.captioning=0.9", "task_shares sum to"),
+        ("stages.0.attention=flash", "must be one of sdpa, eager"),
         ("seed.x=1", "nothing below"),
     ],
 )

@@ -34,7 +34,7 @@ def recipe() -> Recipe:
         where=TRAINED,
         task_shares={"text_to_image": 0.55, "captioning": 0.45},
         task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
-        steps=210,
+        steps=240,
         warmup_steps=20,
         global_batch_size=64,
         micro_batch_size=64,
@@ -43,12 +43,13 @@ def recipe() -> Recipe:
         learning_rate=2e-3,
         final_learning_rate=1e-3,
         table_rate_factor=8.0,
+        attention="eager",
     )
     second = replace(
         first,
         purpose="refine text to image, keep captioning",
         task_shares={"text_to_image": 0.7, "captioning": 0.3},
-        steps=90,
+        steps=120,
         warmup_steps=5,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
