@@ -79,22 +79,27 @@ def main(options: Options) -> dict[str, Any]:
 
 
 def quality_of_tokens(paths: RunPaths, shard: Path) -> tuple[Quality, list[tuple[str, np.ndarray]]]:
-    """What is left of a shard's pictures in their stored codes, and the first of them for the sheet."""
+    """What is left of a shard's pictures in their stored codes; and its first picture for the sheet, with what is left
+    of it in its stored codes and in those of twice the size."""
     fingerprint = common_fingerprint([shard])
     vqgan = stored_vqgan(paths, fingerprint)
     table = pq.read_table(shard, columns=["sample_id", "codes"])
     stored = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
     name = shard.relative_to(paths.tokens).with_suffix(".tar")
     transform = Transform(fingerprint.transform["size_px"])
+    twice = Transform(2 * transform.size_px)
     pictures, codes = [], []
+    shown: list[tuple[str, np.ndarray]] = []
     for sample in read_shard(paths.corpus / name):
         line = stored.get(f"{name.as_posix()}/{sample.key}")
         if line is not None and sample.picture:
             pictures.append(load_picture(sample.picture, transform).pixels)
             codes.append(np.asarray(line))
-    shown = []
-    if pictures:
-        shown = [("drawing", pictures[0]), ("through its codes", vqgan.decode(codes[0][None])[0])]
+            if not shown:
+                drawing = load_picture(sample.picture, twice).pixels
+                shown = [("drawing", drawing)]
+                for kept in (codes[0][None], vqgan.encode(drawing[None])):
+                    shown.append((f"{kept.shape[1]} codes", vqgan.decode(kept)[0]))
     return quality_of(vqgan, pictures, codes), shown
 
 

@@ -88,8 +88,8 @@ def connect_to_ray() -> None:
             for name, value in KEEP_FREED_MEMORY.items():
                 os.environ.setdefault(name, value)
         # The dashboard of a Ray that ends with the job would cost a training step on two cores more than it shows.
-        dashboard = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=True, **dashboard)
+        dashboard = False if address == "local" else None
+        ray.init(address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=True)
     # Jobs report their own progress; Ray Data's tables would bury it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

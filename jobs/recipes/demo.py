@@ -32,7 +32,7 @@ def recipe() -> Recipe:
     first = StageConfig(
         purpose="align image and text in both directions",
         where=TRAINED,
-        task_shares={"text_to_image": 0.55, "captioning": 0.45},
+        task_shares={"text_to_image": 0.6, "captioning": 0.4},
         task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
         steps=240,
         warmup_steps=20,
@@ -48,7 +48,7 @@ def recipe() -> Recipe:
     second = replace(
         first,
         purpose="refine text to image, keep captioning",
-        task_shares={"text_to_image": 0.7, "captioning": 0.3},
+        task_shares={"text_to_image": 0.75, "captioning": 0.25},
         steps=120,
         warmup_steps=5,
         learning_rate=1e-3,
