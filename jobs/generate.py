@@ -125,7 +125,7 @@ def _run(arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
     workers = min(scaling.num_workers, len(rows))
-    generated = ray.data.from_items(numbered, override_num_blocks=1).map_batches(
+    generated = ray.data.from_items(numbered, override_num_blocks=workers).map_batches(
         Generator,
         fn_constructor_args=arguments,
         batch_size=min(recipe.evaluation.batch_size, -(-len(rows) // workers)),

@@ -8,12 +8,14 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from dataclasses import dataclass  # noqa: E402
+from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
 import torch  # noqa: E402
 
 from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.language_expert import train_language_expert  # noqa: E402
@@ -25,18 +27,6 @@ from tokenization.token_table import list_token_shards  # noqa: E402
 @dataclass(frozen=True)
 class Options(JobOptions):
     """Flags of `train_lm`."""
-
-
-class Board:
-    """Prints what the training reports, and keeps the last of it."""
-
-    def __init__(self) -> None:
-        self.last: dict[str, float] = {}
-
-    def post(self, figures: dict[str, float]) -> None:
-        """Takes one report."""
-        self.last = figures
-        print(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}", flush=True)
 
 
 def main(options: Options) -> None:
@@ -52,20 +42,27 @@ def main(options: Options) -> None:
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
         steps = recipe.language_expert.steps
-        loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus))
+        messages = ray.remote(num_cpus=0)(Messages).remote()
+        with saying(messages):
+            loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus, messages))
         ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)
     say(f"language expert: loss {loss:.3f} after {steps} steps, in {paths.language_expert}")
 
 
-def train(recipe: Recipe, paths: RunPaths, num_threads: int) -> float:
+def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> float:
     """Trains in this process; returns the last loss."""
     torch.set_num_threads(num_threads)
     index = build_row_index(paths.tokens, recipe.language_expert.where)
     captions = list(caption_texts(paths.tokens, index).values())
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    board = Board()
-    train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, board.post)
-    return board.last["loss"]
+    losses = []
+
+    def report(figures: dict[str, float]) -> None:
+        losses.append(figures["loss"])
+        messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}")
+
+    train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, report)
+    return losses[-1]
 
 
 if __name__ == "__main__":

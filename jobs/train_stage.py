@@ -17,6 +17,7 @@ import ray  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
@@ -41,10 +42,11 @@ LONGEST_FRAME = 16
 """Ids around codes and caption: an instruction, the picture's borders, the caption's end."""
 
 
-class Board:
-    """Actor that takes rank 0's figures: prints them, keeps them as JSON lines, and counts them in the ledger."""
+class Board(Messages):
+    """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger."""
 
     def __init__(self, stage_number: int, steps: int, every: int, metrics: str, ledger: Any) -> None:
+        super().__init__()
         self._stage_number, self._steps, self._every, self._ledger = stage_number, steps, every, ledger
         self._metrics = Path(metrics)
         self._recent: list[dict[str, Any]] = []
@@ -64,7 +66,7 @@ class Board:
             self.flush()
 
     def flush(self) -> None:
-        """Prints a line over the steps since the last one."""
+        """Tells a line over the steps since the last one."""
         if not self._recent:
             return
         sums: dict[str, list[float]] = defaultdict(list)
@@ -73,10 +75,9 @@ class Board:
                 sums[name].append(value)
         mean = {name: sum(values) / len(values) for name, values in sums.items()}
         losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in mean.items() if name.startswith("loss/"))
-        print(
+        self.tell(
             f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
-            f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step",
-            flush=True,
+            f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
         )
         with self._metrics.open("a") as file:
             file.writelines(json.dumps(figures) + "\n" for figures in self._recent)
@@ -175,7 +176,8 @@ def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
         board = ray.remote(num_cpus=0)(Board).remote(
             number, stage.steps, stage.log_every_steps, str(output / "metrics.jsonl"), ledger
         )
-        run_stage(run, scaling, board)
+        with saying(board):
+            run_stage(run, scaling, board)
     say(f"stage {number}: finished, in {output}")
 
 

@@ -19,6 +19,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
 from tokenization.corpus import list_shards  # noqa: E402
@@ -55,18 +56,18 @@ class Options(JobOptions):
     """Measure the VQ-GAN in the run's vq/ again and rewrite its card, without training."""
 
 
-class Board:
-    """Actor that prints rank 0's figures and counts them in the ledger."""
+class Board(Messages):
+    """Actor that tells rank 0's figures and counts them in the ledger."""
 
     def __init__(self, steps: int, ledger: Any) -> None:
+        super().__init__()
         self._steps, self._ledger, self._last_step = steps, ledger, 0.0
 
     def post(self, figures: dict[str, float]) -> None:
         """Takes one report."""
-        print(
+        self.tell(
             f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
-            f"{figures['images_per_s']:.1f} pictures/s",
-            flush=True,
+            f"{figures['images_per_s']:.1f} pictures/s"
         )
         self._ledger.add.remote(steps=figures["step"] - self._last_step)
         self._last_step = figures["step"]
@@ -86,7 +87,9 @@ def main(options: Options) -> None:
     with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
         if not options.measure_only:
             board = ray.remote(num_cpus=0)(Board).remote(config.steps, ledger)
-            run_workers(partial(train, config, paths.corpus, paths.vq), scaling, "vqgan", paths.vq / "ray_train", board)
+            loop = partial(train, config, paths.corpus, paths.vq)
+            with saying(board):
+                run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", board)
         measure = ray.remote(num_cpus=1)(quality_of_shard)
         by_size: dict[int, Quality] = {}
         dtype = getattr(torch, recipe.tokenization.encoder_dtype)

@@ -225,7 +225,7 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
     assert first.returncode == 0, first.stderr
     second = cluster.type("python", "jobs/train_vqgan.py", *words, "--set", "vqgan.steps=6")
     assert second.returncode == 0, second.stderr
-    assert "step 5/6" in second.stdout and "step 4/6" not in second.stdout
+    assert "step 5/6" in second.stderr and "step 4/6" not in second.stderr
     card = (tmp_path / "demo" / "vq" / "README.md").read_text()
     assert "dB" in card and "vqgan.steps=6" in card and f"| pictures measured | {ROWS:,} |" in card
     assert (tmp_path / "demo" / "vq" / "diffusion_pytorch_model.safetensors").exists()

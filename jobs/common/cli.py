@@ -30,6 +30,9 @@ KEEP_FREED_MEMORY = {
 """glibc's settings (mallopt(3)) for the workers of a Ray that a job starts: freed memory stays with the process. As
 they come, every tensor of more than some MiB is mapped anew and its pages faulted in, a fifth of a CPU's step."""
 
+WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
+"""Environment variable: 1 shows what Ray's workers and the libraries in them print."""
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -89,7 +92,8 @@ def connect_to_ray() -> None:
                 os.environ.setdefault(name, value)
         # The dashboard of a Ray that ends with the job would cost a training step on two cores more than it shows.
         dashboard = False if address == "local" else None
-        ray.init(address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=True)
+        log_to_driver = os.environ.get(WORKER_OUTPUT, "0") == "1"
+        ray.init(address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=log_to_driver)
     # Jobs report their own progress; Ray Data's tables would bury it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
