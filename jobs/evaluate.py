@@ -53,7 +53,7 @@ def main(options: Options) -> dict[str, Any]:
             raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
     token_shards = list_token_shards(paths.tokens)
     checked_fingerprint(recipe, paths)
-    cpus = recipe.scaling.num_workers * recipe.scaling.cpus_per_worker
+    cpus = recipe.scaling.num_cpus
     with counted(paths, "evaluate", cpus, use_gpu=False):
         vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
         pending = [vq_of_shard.remote(paths, shard) for shard in token_shards]

@@ -7,7 +7,8 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from dataclasses import dataclass  # noqa: E402
+import json  # noqa: E402
+from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
@@ -18,7 +19,7 @@ from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
-from pipeline.language_expert import train_language_expert  # noqa: E402
+from pipeline.language_expert import TRAINING_FILE, train_language_expert  # noqa: E402
 from pipeline.token_data import build_row_index, caption_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import list_token_shards  # noqa: E402
@@ -34,7 +35,14 @@ def main(options: Options) -> None:
     recipe, paths = options.resolve()
     if recipe.language_expert_folder:
         raise UsageError(f"recipe {recipe.name!r} uses {recipe.language_expert_folder!r}; there is nothing to train")
-    if (paths.language_expert / "config.json").exists():
+    if (paths.language_expert / TRAINING_FILE).exists():
+        made_with = json.loads((paths.language_expert / TRAINING_FILE).read_text())["config"]
+        wanted = asdict(recipe.language_expert)
+        if other := [name for name, value in wanted.items() if made_with.get(name) != value]:
+            raise UsageError(
+                f"the language expert in {str(paths.language_expert)!r} was trained with another {', '.join(other)}; "
+                "undo the change, remove the folder, or choose another --root"
+            )
         say(f"language expert: already in {paths.language_expert}")
         return
     list_token_shards(paths.tokens)
@@ -59,7 +67,7 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> f
 
     def report(figures: dict[str, float]) -> None:
         losses.append(figures["loss"])
-        messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}")
+        ray.get(messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}"))
 
     train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, report)
     return losses[-1]

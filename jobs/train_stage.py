@@ -15,7 +15,7 @@ from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
@@ -171,11 +171,12 @@ def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
         say(f"stage {number}: goes on from step {found[1].step} ({found[0].name})")
         for reason in found[2]:
             say(f"stage {number}: passed over {reason}")
-    devices = scaling.num_workers * (1 if scaling.use_gpu else scaling.cpus_per_worker)
+    devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(number)) as ledger:
         board = ray.remote(num_cpus=0)(Board).remote(
             number, stage.steps, stage.log_every_steps, str(output / "metrics.jsonl"), ledger
         )
+        say_what_is_short(scaling.num_cpus, scaling.num_gpus)
         with saying(board):
             run_stage(run, scaling, board)
     say(f"stage {number}: finished, in {output}")

@@ -18,7 +18,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
@@ -83,11 +83,12 @@ def main(options: Options) -> None:
         make_corpus(recipe, paths)
     shards, config, scaling = list_shards(paths.corpus), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
-    devices = scaling.num_workers * (1 if scaling.use_gpu else scaling.cpus_per_worker)
+    devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
         if not options.measure_only:
             board = ray.remote(num_cpus=0)(Board).remote(config.steps, ledger)
             loop = partial(train, config, paths.corpus, paths.vq)
+            say_what_is_short(scaling.num_cpus, scaling.num_gpus)
             with saying(board):
                 run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", board)
         measure = ray.remote(num_cpus=1)(quality_of_shard)

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.sequences import INSTRUCTIONS
 
 TRAINING_FILE = "training.json"
-"""The last step's figures, beside the weights."""
+"""The settings and the last step's figures, beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _save(
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     whole.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    (partial / TRAINING_FILE).write_text(json.dumps(figures))
+    (partial / TRAINING_FILE).write_text(json.dumps(figures | {"config": asdict(config)}, indent=2))
     shutil.rmtree(output, ignore_errors=True)
     os.replace(partial, output)
 

@@ -37,6 +37,16 @@ class ScalingConfig:
     use_gpu: bool = False
     cpus_per_worker: int = 1
 
+    @property
+    def num_cpus(self) -> int:
+        """Of all workers."""
+        return self.num_workers * self.cpus_per_worker
+
+    @property
+    def num_gpus(self) -> int:
+        """Of all workers."""
+        return self.num_workers if self.use_gpu else 0
+
 
 def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, board: Any) -> None:
     """Runs `loop` on a group of workers whose `torch.distributed` is up, and waits for its end.

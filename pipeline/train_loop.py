@@ -91,6 +91,8 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
             )
         load_trained(model, trained_state(run.initial_checkpoint), run.initial_checkpoint)
     model.set_attn_implementation(run.stage.attention)
+    if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
+        raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
     if run.stage.activation_checkpointing:
         model.gradient_checkpointing_enable()
     plan = make_plan(run, model.config.vocabulary)

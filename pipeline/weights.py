@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -60,14 +60,17 @@ def trained_state(checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         InputError: `checkpoint` is no finished checkpoint.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it says that it found none
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if not (checkpoint / MANIFEST_FILE).exists():
         raise InputError(f"{str(checkpoint)!r} is no finished checkpoint: it has no {MANIFEST_FILE}")
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints how it goes about it
-        state = get_fp32_state_dict_from_zero_checkpoint(checkpoint, ENGINE_TAG, exclude_frozen_parameters=True)
+    said = StringIO()  # it tells how it goes about it
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            state = get_fp32_state_dict_from_zero_checkpoint(checkpoint, ENGINE_TAG, exclude_frozen_parameters=True)
+    except Exception:
+        sys.stderr.write(said.getvalue())
+        raise
     return {name.removeprefix(OBJECTIVE_PREFIX): tensor.clone() for name, tensor in state.items()}
 
 

@@ -83,4 +83,11 @@ def steps_saved(root: Path) -> int:
 def train_workers(cluster: Cluster) -> list[psutil.Process]:  # noqa: F811
     """Of this cluster alone: another one on the machine is none of the test's business."""
     processes = psutil.Process(cluster.process.pid).children(recursive=True)
-    return [process for process in processes if "RayTrainWorker" in "".join(process.cmdline())]
+    return [process for process in processes if "RayTrainWorker" in command_line(process)]
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""

@@ -53,6 +53,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, bu
 
     batch = collate(kind, [sequences[:2], sequences[2:]], builder.vocabulary, WEIGHTS, 8)
     mars.set_attn_implementation(attention)
+    assert mars.config._attn_implementation == attention
     packed = Objective(mars)([batch]).loss
     gradients = torch.autograd.grad(packed, trained, allow_unused=True)
     torch.testing.assert_close(packed, expected)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -108,8 +109,11 @@ class Cluster:
         """At once: a cluster of tests has nothing to save, and an orderly end takes half a minute."""
         processes = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(timeout=60)
+        _, alive = psutil.wait_procs(processes[1:], timeout=30)
+        assert not alive
 
 
 def small_vqgan(scale: float) -> VQModel:

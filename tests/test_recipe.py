@@ -1,7 +1,10 @@
 """A wrong recipe key, value or flag is refused in one line that says what is right."""
 
+import os
+
 import pytest
 
+from jobs.common import cli
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import load_recipe
 from jobs.common.run_paths import run_paths
@@ -62,3 +65,24 @@ def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
         listener.listen()
         assert _answers(f"127.0.0.1:{port}")
     assert not _answers(None)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gpu):
+    started = {}
+    for name in ("RAY_ADDRESS", *cli.KEEP_FREED_MEMORY):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cli.ray, "init", lambda address, **options: started.update(options, address=address))
+    monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(cli, "_answers", lambda address: False)
+    cli.connect_to_ray()
+    assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
+    assert ("MALLOC_MMAP_MAX_" in os.environ) is not has_gpu
+
+    for name in cli.KEEP_FREED_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    cli.connect_to_ray()
+    assert started["address"] is None and started["include_dashboard"] is None
+    assert "MALLOC_MMAP_MAX_" not in os.environ

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import ray
 import ray.data
+import torch
 import tyro
 from ray._private.utils import read_ray_address
 from rich.console import Console
@@ -27,8 +28,8 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-"""glibc's settings (mallopt(3)) for the workers of a Ray that a job starts: freed memory stays with the process. As
-they come, every tensor of more than some MiB is mapped anew and its pages faulted in, a fifth of a CPU's step."""
+"""glibc's settings (mallopt(3)) for a Ray that a job starts on a machine without a GPU: freed memory stays with the
+process. As they come, large tensors are mapped anew and their pages faulted in, about a tenth of the demo's step."""
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 """Environment variable: 1 shows what Ray's workers and the libraries in them print."""
@@ -87,13 +88,17 @@ def connect_to_ray() -> None:
         address = None if "RAY_ADDRESS" in os.environ or _answers(read_ray_address()) else "local"
         # The libraries' notices of changes to come are for us, not for whoever runs the job.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
-        if address == "local":
+        small = address == "local" and not torch.cuda.is_available()
+        if small:
             for name, value in KEEP_FREED_MEMORY.items():
                 os.environ.setdefault(name, value)
-        # The dashboard of a Ray that ends with the job would cost a training step on two cores more than it shows.
-        dashboard = False if address == "local" else None
-        log_to_driver = os.environ.get(WORKER_OUTPUT, "0") == "1"
-        ray.init(address, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+        ray.init(
+            address,
+            # The dashboard of a Ray that ends with the job would cost more of a few cores than it shows.
+            include_dashboard=False if small else None,
+            logging_level=logging.ERROR,
+            log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
+        )
     # Jobs report their own progress; Ray Data's tables would bury it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -108,6 +113,14 @@ def counted(paths: RunPaths, job: str, devices: int, use_gpu: bool, stage: str =
     attempt = Attempt(paths.recipe.name, job, stage, model, devices)
     with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s) as ledger:
         yield ledger
+
+
+def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
+    """Says so where workers will wait: the cluster has not that much free now."""
+    free = ray.available_resources()
+    for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if free.get(kind, 0) < wanted:
+            say(f"waiting for {wanted:g} {kind}s, {free.get(kind, 0):g} are free; `ray status` shows who has them")
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ import ray
 
 from jobs.common.cli import say
 
-POLL_S = 1.0
+POLL_S, TIMEOUT_S = 1.0, 30.0
 
 
 class Messages:
@@ -37,7 +37,10 @@ def saying(messages: Any) -> Iterator[None]:
     ended = threading.Event()
 
     def follow() -> None:
-        while not ended.wait(POLL_S):
+        heard = True
+        while heard and not ended.wait(POLL_S):
+            heard = _say_all(messages)
+        if heard:
             _say_all(messages)
 
     follower = threading.Thread(target=follow, name="messages", daemon=True)
@@ -47,13 +50,16 @@ def saying(messages: Any) -> Iterator[None]:
     finally:
         ended.set()
         follower.join()
-        _say_all(messages)
 
 
-def _say_all(messages: Any) -> None:
+def _say_all(messages: Any) -> bool:
+    """Whether there may be more."""
     try:
-        lines = ray.get(messages.take.remote())
+        for line in ray.get(messages.take.remote(), timeout=TIMEOUT_S):
+            say(line)
+    except ray.exceptions.GetTimeoutError:
+        say(f"no word from the workers for {TIMEOUT_S:.0f} s; `ray status` shows the cluster")
     except ray.exceptions.RayError as error:
-        lines = [f"no messages: {type(error).__name__}"]
-    for line in lines:
-        say(line)
+        say(f"no more messages from the workers ({type(error).__name__}); the job goes on or ends by itself")
+        return False
+    return True
