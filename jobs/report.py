@@ -70,7 +70,8 @@ def main(options: Options) -> None:
         _table(pd.DataFrame([(name, _text(value)) for name, value in metrics.items()], columns=["score", "value"])),
         "<h2>Loss by task</h2>",
         _image(loss_curves(paths, stages)),
-        "<h2>The VQ-GAN</h2><p>Drawings above, what is left of them after encoding and decoding below.</p>",
+        "<h2>The VQ-GAN</h2><p>From above: drawings, what is left of them in the codes that training saw, and in the "
+        "codes of pictures twice the size.</p>",
         _image((paths.samples / VQ_SHEET_FILE).read_bytes()),
         "<h2>The ledger</h2>",
         _ledger(paths),
