@@ -21,6 +21,7 @@ from PIL import Image  # noqa: E402
 from ray.data import ActorPoolStrategy  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.pictures import drawing_grid  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
@@ -55,6 +56,12 @@ class Options(JobOptions):
 def main(options: Options) -> None:
     """Generates for the prompts, or for all trained drawings."""
     recipe, paths = options.resolve()
+    for name, least in (("temperature", 0), ("guidance_scale", 0), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}, it must be at least {least}")
+    if not all(prompt.strip() for prompt in options.prompt):
+        raise UsageError("--prompt is empty; say what to draw")
     fingerprint = checked_fingerprint(recipe, paths)
     make_export(recipe, paths, fingerprint)
     evaluation, scaling = recipe.evaluation, recipe.scaling

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from jobs import generate
 from jobs.common import cli
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import load_recipe
@@ -51,6 +52,25 @@ def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch)
         with pytest.raises(UsageError, match="absolute"):
             run_paths(root, recipe)
     assert run_paths(str(tmp_path), recipe).run == tmp_path / "demo"
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        run_paths(str(tmp_path / "file"), load_recipe("demo"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"temperature": -1.0}, "--temperature is -1.0"),
+        ({"guidance_scale": float("nan")}, "--guidance-scale is nan"),
+        ({"prompt": ("sun", " ")}, "--prompt is empty"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_starts(flags, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        generate.main(generate.Options(root=str(tmp_path), **flags))
 
 
 def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():

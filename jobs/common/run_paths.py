@@ -73,8 +73,10 @@ def run_paths(root: str, recipe: Recipe) -> RunPaths:
     """The run's folders under `root`.
 
     Raises:
-        UsageError: a URI, or a root that would lie in Ray's package cache and vanish with it.
+        UsageError: a URI, a file, or a root that would lie in Ray's package cache and vanish with it.
     """
+    if root and Path(root).exists() and not Path(root).is_dir():
+        raise UsageError(f"--root {root!r} is a file; name a folder, which may be a new one")
     if "://" in root:
         raise UsageError(
             f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"
