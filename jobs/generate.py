@@ -56,14 +56,8 @@ class Options(JobOptions):
 def main(options: Options) -> None:
     """Generates for the prompts, or for all trained drawings."""
     recipe, paths = options.resolve()
-    for name, least in (("temperature", 0), ("guidance_scale", 0), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}, it must be at least {least}")
     if not all(prompt.strip() for prompt in options.prompt):
         raise UsageError("--prompt is empty; say what to draw")
-    fingerprint = checked_fingerprint(recipe, paths)
-    make_export(recipe, paths, fingerprint)
     evaluation, scaling = recipe.evaluation, recipe.scaling
     sampling = Sampling(
         temperature=evaluation.temperature if options.temperature is None else options.temperature,
@@ -71,6 +65,10 @@ def main(options: Options) -> None:
         guidance_scale=evaluation.guidance_scale if options.guidance_scale is None else options.guidance_scale,
         seed=options.seed,
     )
+    if problems := sampling.problems():
+        raise UsageError("; ".join(problems))
+    fingerprint = checked_fingerprint(recipe, paths)
+    make_export(recipe, paths, fingerprint)
     arguments = (paths.export, fingerprint.num_codes, evaluation.max_caption_ids, sampling, scaling.use_gpu)
     paths.samples.mkdir(parents=True, exist_ok=True)
     vqgan = ImageTokenizer(paths.vqgan)

@@ -36,7 +36,7 @@ def main(options: Options) -> None:
     if recipe.language_expert_folder:
         raise UsageError(f"recipe {recipe.name!r} uses {recipe.language_expert_folder!r}; there is nothing to train")
     if (paths.language_expert / TRAINING_FILE).exists():
-        made_with = json.loads((paths.language_expert / TRAINING_FILE).read_text())["config"]
+        made_with = json.loads((paths.language_expert / TRAINING_FILE).read_text()).get("config", {})
         wanted = asdict(recipe.language_expert)
         if other := [name for name, value in wanted.items() if made_with.get(name) != value]:
             raise UsageError(

@@ -30,6 +30,12 @@ class Sampling:
     guidance_scale: float = 1.0
     seed: int = 0
 
+    def problems(self) -> list[str]:
+        """What makes it impossible; empty where nothing does."""
+        values = {name: getattr(self, name) for name in ("temperature", "top_k", "guidance_scale", "seed")}
+        # Written so that NaN is a problem, too.
+        return [f"{name} is {value}, it must be at least 0" for name, value in values.items() if not value >= 0]
+
 
 @torch.no_grad()
 def generate_codes(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int, sampling: Sampling) -> np.ndarray:

@@ -1,14 +1,17 @@
 """A wrong recipe key, value or flag is refused in one line that says what is right."""
 
+import json
 import os
+from dataclasses import asdict
 
 import pytest
 
-from jobs import generate
+from jobs import generate, train_lm
 from jobs.common import cli
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import load_recipe
 from jobs.common.run_paths import run_paths
+from pipeline.language_expert import TRAINING_FILE
 
 
 def test_an_override_reaches_the_value_it_names():
@@ -63,14 +66,26 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"temperature": -1.0}, "--temperature is -1.0"),
-        ({"guidance_scale": float("nan")}, "--guidance-scale is nan"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"set": ("evaluation.top_k=-3",)}, "top_k is -3"),
         ({"prompt": ("sun", " ")}, "--prompt is empty"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_starts(flags, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         generate.main(generate.Options(root=str(tmp_path), **flags))
+
+
+def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    folder = run_paths(str(tmp_path), load_recipe("demo")).language_expert
+    folder.mkdir(parents=True)
+    made_with = asdict(load_recipe("demo").language_expert)
+    (folder / TRAINING_FILE).write_text(json.dumps({"config": made_with, "loss": 1.0}))
+    train_lm.main(train_lm.Options(root=str(tmp_path)))
+    with pytest.raises(UsageError, match="another num_hidden_layers, steps"):
+        changed = ("language_expert.steps=7", "language_expert.num_hidden_layers=9")
+        train_lm.main(train_lm.Options(root=str(tmp_path), set=changed))
 
 
 def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
@@ -89,20 +104,18 @@ def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
 
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gpu):
-    started = {}
-    for name in ("RAY_ADDRESS", *cli.KEEP_FREED_MEMORY):
-        monkeypatch.delenv(name, raising=False)
+    started, environment = {}, {}
+    monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(cli.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cli.ray, "init", lambda address, **options: started.update(options, address=address))
     monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(cli, "_answers", lambda address: False)
     cli.connect_to_ray()
     assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
-    assert ("MALLOC_MMAP_MAX_" in os.environ) is not has_gpu
+    assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu
 
-    for name in cli.KEEP_FREED_MEMORY:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    environment.clear()
+    environment["RAY_ADDRESS"] = "10.0.0.1:6379"
     cli.connect_to_ray()
     assert started["address"] is None and started["include_dashboard"] is None
-    assert "MALLOC_MMAP_MAX_" not in os.environ
+    assert "MALLOC_MMAP_MAX_" not in environment

@@ -16,11 +16,11 @@ class VqganConfig:
     latent_channels: int = 8
     codebook_size: int = 8192
     norm_num_groups: int = 8
-    steps: int = 8000
+    steps: int = 5300
     global_batch_size: int = 8
     learning_rate: float = 6e-4
     warmup_steps: int = 100
-    decay_steps: int = 7500
+    decay_steps: int = 3900
     noise_steps: int = 1200
     """The first steps add noise to the latents instead of quantizing them. A codebook that is learned from the
     start, on latents that do not yet hold the colours, never gets to separate them; without noise the latents
@@ -30,7 +30,7 @@ class VqganConfig:
     noise that is equal in all directions, a few strong ones learn to stand out and the others, hues among them, die).
     An ideal code for `latent_channels` Gaussian channels at log2(`codebook_size`) bits leaves an error of
     2^(-bits / channels): 0.32 for 13 bits and 8."""
-    decoder_only_steps: int = 1500
+    decoder_only_steps: int = 1400
     """The last steps train the decoder alone, on codes that no longer move."""
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
