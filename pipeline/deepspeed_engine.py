@@ -22,6 +22,7 @@ class ZeroConfig:
         persistence_threshold: parameters with fewer elements stay whole on every rank.
         max_live_parameters: gathered parameters held at once, elements.
         prefetch_bucket_size: elements gathered ahead of their use.
+        frozen_whole: every rank holds the language expert whole, instead of its part of it.
         dtype: `bfloat16` or `float32`.
     """
 
@@ -29,6 +30,7 @@ class ZeroConfig:
     persistence_threshold: int = 100_000
     max_live_parameters: int = 1_000_000_000
     prefetch_bucket_size: int = 50_000_000
+    frozen_whole: bool = False
     dtype: str = "bfloat16"
 
 

@@ -35,18 +35,18 @@ class JointHead(nn.Module):
         Args:
             hidden: normed hidden states [..., D]; [L, D] with labels.
             state: decides what the logits run over: text rows first, then visual rows.
-            labels: int64 [L], each the place of its id among what `state` allows.
+            labels: int64 [L], joint ids that `state` allows.
             weights: float32 [L], of each label in the sum.
 
         Returns:
             With labels: the weighted sum of the losses, and each of them [L].
         """
         allowed = self.vocabulary.allowed(state)
-        text_weight = self.text_weight if allowed.text else None
+        text_weight = self.text_weight if allowed.num_text else None
         visual_weight = self.visual_weight[allowed.visual_rows]
         if labels is not None:
             assert weights is not None
-            return linear_cross_entropy(hidden, text_weight, visual_weight, labels, weights)
+            return linear_cross_entropy(hidden, text_weight, visual_weight, allowed.places(labels), weights)
         visual = nn.functional.linear(hidden, visual_weight)
         if text_weight is None:
             return visual

@@ -1,11 +1,11 @@
 """One SemVIE layer: a frozen language expert and a trained visual expert around one joint attention.
 
-Shape letters: B rows, T positions, Nt and Nv text and visual positions of the batch, D hidden size,
-H query heads, G key and value heads, d head size.
+Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones, Nt and Nv those of the batch,
+D hidden size, H query heads, G key and value heads, d head size.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,50 +95,57 @@ class MarsDecoderLayer(nn.Module):
         text: Tensor,
         visual: Tensor,
         routing: Routing,
-        shape: tuple[int, int],
         rotary: Rotary,
-        attention_mask: Tensor | None,
+        attention_mask: Any,
         past_key_values: Cache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Streams [Nt, D] and [Nv, D] of a batch of `shape` (B, T) through the layer."""
+        """Both streams, as `routing` has them ([Nt, D] and [Nv, D], or [B, Tt, D] and [B, Tv, D]), through the layer.
+
+        The mask is the attention function's: see `pipeline.attention`.
+        """
         text_qkv = self._qkv(self.text_expert, text)
         visual_qkv = self._qkv(self.visual_expert, visual)
         queries, keys, values = (
-            routing.join(of_text, of_visual).view(*shape, -1)
-            for of_text, of_visual in zip(text_qkv, visual_qkv, strict=True)
+            routing.join(of_text, of_visual) for of_text, of_visual in zip(text_qkv, visual_qkv, strict=True)
         )
-        queries, keys, values = self._rotate(queries, keys, values, rotary)
+        queries, keys, values = self.rotate(queries, keys, values, rotary)
         if past_key_values is not None:
             keys, values = past_key_values.update(keys, values, self.layer_idx)
-        attended = self._attend(queries, KeyValue(keys, values), attention_mask)
-        text_attended, visual_attended = routing.split(attended.flatten(0, 1))
+        attended = self.attend(queries, keys, values, attention_mask)
+        text_attended, visual_attended = routing.split(attended)
         return (
             self._finish(self.text_expert, self.text_expert.o_proj, text, text_attended),
-            self._finish(self.visual_expert, self._visual_o_proj, visual, visual_attended),
+            self._finish(self.visual_expert, self.visual_o_proj, visual, visual_attended),
         )
 
-    def forward_text(self, text: Tensor, rotary: Rotary, attention_mask: Tensor) -> tuple[Tensor, KeyValue]:
+    def forward_text(self, text: Tensor, rotary: Rotary, attention_mask: Any) -> tuple[Tensor, KeyValue]:
         """Text alone, [B, Tt, D]; also its keys and values, for `forward_visual`."""
-        queries, keys, values = self._rotate(*self._qkv(self.text_expert, text), rotary)
+        queries, keys, values = self.rotate(*self._qkv(self.text_expert, text), rotary)
         key_value = KeyValue(keys, values)
-        attended = self._attend(queries, key_value, attention_mask)
+        attended = self.attend(queries, *key_value, attention_mask)
         return self._finish(self.text_expert, self.text_expert.o_proj, text, attended), key_value
 
-    def forward_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Tensor) -> Tensor:
-        """Pictures, [B, Tv, D], that attend to the text before them and to themselves: mask [B, 1, Tv, Tt + Tv]."""
-        queries, keys, values = self._rotate(*self._qkv(self.visual_expert, visual), rotary)
+    def forward_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Any) -> Tensor:
+        """Pictures, [B, Tv, D], that attend to the text before them and to themselves: Tt + Tv keys."""
+        queries, keys, values = self.rotate(*self._qkv(self.visual_expert, visual), rotary)
         key_value = KeyValue(torch.cat([prefix.keys, keys], dim=2), torch.cat([prefix.values, values], dim=2))
-        attended = self._attend(queries, key_value, attention_mask)
-        return self._finish(self.visual_expert, self._visual_o_proj, visual, attended)
+        attended = self.attend(queries, *key_value, attention_mask)
+        return self._finish(self.visual_expert, self.visual_o_proj, visual, attended)
+
+    def compile_passes(self) -> None:
+        """Has `torch.compile` fuse each of the three passes. Shapes that repeat are compiled once."""
+        for name in ("forward", "forward_text", "forward_visual"):
+            setattr(self, name, torch.compile(getattr(self, name)))
 
     @property
-    def _visual_o_proj(self) -> nn.Linear:
+    def visual_o_proj(self) -> nn.Linear:
+        """The output projection of visual positions."""
         return (self.text_expert if self.config.shared_output_projection else self.visual_expert).o_proj
 
     def _qkv(self, expert: Expert, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return expert.qkv(self.input_layernorm(hidden))
 
-    def _rotate(self, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+    def rotate(self, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, heads*d] to [B, heads, T, d], with rotary positions on queries and keys."""
         queries, keys, values = (
             states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
@@ -146,16 +153,10 @@ class MarsDecoderLayer(nn.Module):
         queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
         return queries, keys, values
 
-    def _attend(self, queries: Tensor, key_value: KeyValue, attention_mask: Tensor | None) -> Tensor:
-        name = self.config._attn_implementation
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
-        if name == "eager" and attention_mask is not None and attention_mask.dtype is torch.bool:
-            # It adds its mask to the scores: a bool one would hide nothing.
-            floor = torch.finfo(queries.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=queries.dtype).masked_fill(~attention_mask, floor)
-        attended, _ = attention(
-            self, queries, key_value.keys, key_value.values, attention_mask, dropout=0.0, scaling=self.scaling
-        )
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Any) -> Tensor:
+        """[B, H, Tq, d] queries on [B, G, Tk, d] keys and values: [B, Tq, H*d]."""
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
         return attended.flatten(2)
 
     def _finish(self, expert: Expert, o_proj: nn.Linear, hidden: Tensor, attended: Tensor) -> Tensor:

@@ -1,8 +1,69 @@
-"""Counting work: the FLOP of a micro-batch from its shapes and the model's configuration."""
+"""Counting work: the FLOP of a micro-batch from what it holds and the model's configuration, and MFU."""
+
+from dataclasses import dataclass
+
+import torch
 
 from pipeline.collate import MicroBatch
 from pipeline.configuration import MarsConfig
-from pipeline.sequences import Kind
+from pipeline.model import MarsForCausalLM, is_trained
+
+PEAK_TFLOP_PER_S = {
+    "A100": 312.0,
+    "H100 PCIe": 756.5,
+    "H100 NVL": 835.5,
+    "H100": 989.5,
+    "H200 NVL": 835.5,
+    "H200": 989.5,
+    "L40S": 362.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+}
+"""Dense bf16 peak by a part of the device's name, in TFLOP/s, first match wins.
+
+From NVIDIA's data sheets of each card; those that only state the figure with sparsity are halved. A10G: AWS's card,
+whose data sheet states 70.
+"""
+
+
+@dataclass(frozen=True)
+class Flop:
+    """Floating-point operations of a forward and backward pass, recomputation not counted."""
+
+    matrices: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.matrices + self.attention
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a model: all, those that training changes, and those that a visual position passes through
+    (one expert of each layer with the norms, and the visual head's rows for codes; embeddings are only looked up)."""
+
+    total: int
+    trainable: int
+    active: int
+
+
+def count_parameters(config: MarsConfig) -> ParameterCounts:
+    """Counts on the meta device: no memory is taken, whatever the size."""
+    with torch.device("meta"):
+        model = MarsForCausalLM(config)
+    model.tie_weights()
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    unused = (".text_expert.", "embed_", "head.")
+    active = sum(size for name, size in sizes.items() if not any(part in name for part in unused))
+    if config.shared_output_projection:
+        active += sum(size for name, size in sizes.items() if ".text_expert.o_proj." in name)
+    return ParameterCounts(
+        total=sum(sizes.values()),
+        trainable=sum(size for name, size in sizes.items() if is_trained(name)),
+        active=active + config.codebook_size * config.hidden_size,
+    )
 
 
 def expert_parameters(config: MarsConfig) -> int:
@@ -12,22 +73,33 @@ def expert_parameters(config: MarsConfig) -> int:
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def flop_of(batch: MicroBatch, config: MarsConfig) -> float:
-    """Floating-point operations of forward and backward, padding included, recomputation not.
+def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state") -> Flop:
+    """What a micro-batch takes, padding apart. N is `expert_parameters`.
 
-    A visual token costs 6N (forward, and gradients of inputs and weights), a text token 4N where gradients pass
-    through it and 2N where they do not; N is `expert_parameters`. Attention counts the masked-in pairs: 4 * layers
-    * hidden size a pair forward, twice that backward. Heads count 6 for the trained, 4 for the frozen one a weight.
+    A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
+    weights are frozen, and 2N in a prefix that nothing is differentiated through. A shared output projection is frozen
+    for visual tokens, too. Attention has two products of a query with each key it sees, 4 * hidden size * layers a
+    pair forward and twice that backward. The head is computed at labels alone: 6 FLOP a visual weight, 4 a text weight.
     """
-    parameters, hidden = expert_parameters(config), config.hidden_size
-    pair = 4 * config.num_hidden_layers * hidden
-    if batch.kind is Kind.TEXT_TO_IMAGE:
-        assert batch.text and batch.visual
-        flop = 6.0 * parameters * batch.visual.ids.numel() + 2.0 * parameters * batch.text.ids.numel()
-        flop += 3 * pair * int(batch.visual.mask.sum()) + pair * int(batch.text.mask.sum())
+    work, hidden, parameters = batch.work, config.hidden_size, expert_parameters(config)
+    prefix = batch.kind.has_text_prefix
+    matrices = 6.0 * parameters * work.visual_tokens + (2.0 if prefix else 4.0) * parameters * work.text_tokens
+    if config.shared_output_projection:
+        matrices -= 2.0 * hidden * hidden * config.num_hidden_layers * work.visual_tokens
+    num_text, num_codes = len(batch.text_labels.index), len(batch.code_labels.index)
+    vocabulary = config.vocabulary
+    if normalisation == "joint":
+        per_label = 6.0 * vocabulary.num_visual + 4.0 * config.text_vocab_size
+        matrices += hidden * per_label * (num_text + num_codes)
     else:
-        assert batch.joint and batch.routing
-        flop = 6.0 * parameters * len(batch.routing.visual_index) + 4.0 * parameters * len(batch.routing.text_index)
-        flop += 3.0 * pair * int(batch.joint.mask.sum())
-    flop += 6.0 * hidden * config.codebook_size * len(batch.code_labels.index)
-    return flop + 4.0 * hidden * config.text_vocab_size * len(batch.text_labels.index)
+        matrices += 4.0 * hidden * config.text_vocab_size * num_text + 6.0 * hidden * config.codebook_size * num_codes
+    pair = 4.0 * hidden * config.num_hidden_layers
+    return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
+
+
+def peak_flop_per_s(device_name: str) -> float | None:
+    """The dense bf16 peak of a GPU by its name; None where it is not in the table."""
+    for part, tera in PEAK_TFLOP_PER_S.items():
+        if all(word in device_name.replace("-", " ").split() for word in part.split()):
+            return tera * 1e12
+    return None

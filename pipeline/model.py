@@ -15,11 +15,12 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.utils import can_return_tuple
 
 from pipeline.configuration import MarsConfig
 from pipeline.head import JointHead
 from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding
-from pipeline.routing import Routing
+from pipeline.routing import IndexRouting, StreamRouting
 
 
 class MarsPreTrainedModel(PreTrainedModel):
@@ -45,6 +46,7 @@ class MarsModel(MarsPreTrainedModel):
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config=config)
         self.gradient_checkpointing = False
+        self.checkpoint_every = 1
         self.post_init()
 
     def forward(
@@ -54,15 +56,13 @@ class MarsModel(MarsPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        routing: Routing | None = None,
     ) -> BaseModelOutputWithPast:
         """Text and pictures in any order.
 
         Args:
             input_ids: int64 [B, T], joint vocabulary.
-            attention_mask: [B, T] with 0 at padding, or a ready mask [B, 1, T, keys]; causal where None.
+            attention_mask: [B, T] with 0 at padding; a position sees itself and what came before.
             position_ids: int64 [B, T]; counts on from the cache where None.
-            routing: the batch's, where the collator has it already.
 
         Returns:
             `last_hidden_state` [B, T, D] after the final norm, and the cache.
@@ -73,21 +73,40 @@ class MarsModel(MarsPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
-        if routing is None:
-            routing = Routing.of(input_ids, self.config.text_vocab_size)
-        text_ids, visual_ids = routing.split(input_ids.flatten())
+        routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
+        text_ids, visual_ids = routing.split(input_ids)
         text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids - self.config.text_vocab_size)
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
         for layer in self._decoder_layers():
-            text, visual = self._run(layer, text, visual, routing, (batch_size, length), rotary, mask, past_key_values)
-        hidden = routing.join(self.norm(text), self.norm(visual)).view(batch_size, length, -1)
+            text, visual = self._run(layer, layer, text, visual, routing, rotary, mask, past_key_values)
+        hidden = routing.join(self.norm(text), self.norm(visual))
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    def forward_streams(
+        self,
+        text_ids: Tensor,
+        visual_ids: Tensor,
+        text_positions: Tensor,
+        visual_positions: Tensor,
+        attention_mask: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows laid out as text, then pictures, whatever their order in the samples.
+
+        Ids and positions are int64 [B, Tt] and [B, Tv]; the mask runs over Tt + Tv queries and keys (see
+        `pipeline.attention`). Returns the final hidden states [B, Tt, D] and [B, Tv, D].
+        """
+        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids - self.config.text_vocab_size)
+        rotary = self.rotary_emb(text, torch.cat([text_positions, visual_positions], dim=1))
+        routing = StreamRouting(text_ids.shape[1])
+        for layer in self._decoder_layers():
+            text, visual = self._run(layer, layer, text, visual, routing, rotary, attention_mask)
+        return self.norm(text), self.norm(visual)
 
     @torch.no_grad()
     def forward_prefix(
-        self, text_ids: Tensor, position_ids: Tensor, attention_mask: Tensor
+        self, text_ids: Tensor, position_ids: Tensor, attention_mask: Any
     ) -> tuple[Tensor, list[KeyValue]]:
         """Text that depends on frozen weights only: [B, Tt] ids to [B, Tt, D] and each layer's keys and values."""
         text = self.embed_tokens(text_ids)
@@ -99,20 +118,25 @@ class MarsModel(MarsPreTrainedModel):
         return self.norm(text), prefix
 
     def forward_after_prefix(
-        self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Tensor
+        self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Any
     ) -> Tensor:
-        """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask is [B, 1, Tv, Tt + Tv]."""
+        """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask runs over Tt + Tv keys."""
         visual = self.embed_visual(visual_ids - self.config.text_vocab_size)
         rotary = self.rotary_emb(visual, position_ids)
         for layer, key_value in zip(self._decoder_layers(), prefix, strict=True):
-            visual = self._run(layer.forward_visual, visual, key_value, rotary, attention_mask)
+            visual = self._run(layer, layer.forward_visual, visual, key_value, rotary, attention_mask)
         return self.norm(visual)
+
+    def compile_layers(self) -> None:
+        """Compiles every layer's passes."""
+        for layer in self._decoder_layers():
+            layer.compile_passes()
 
     def _decoder_layers(self) -> list[MarsDecoderLayer]:
         return cast(list[MarsDecoderLayer], list(self.layers))
 
-    def _run(self, function: Callable, *inputs: Any) -> Any:
-        if self.gradient_checkpointing and self.training:
+    def _run(self, layer: MarsDecoderLayer, function: Callable, *inputs: Any) -> Any:
+        if self.gradient_checkpointing and self.training and layer.layer_idx % self.checkpoint_every == 0:
             return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
 
@@ -135,6 +159,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         """The text embedding: what the base's own tools would call the embedding."""
         return self.model.embed_tokens
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -143,12 +168,19 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **_: Any,
+        labels: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
-        """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given."""
+        """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given.
+
+        With `labels` (int64 [B, T], `input_ids` with -100 where nothing is to be predicted) also the mean cross-entropy
+        of each next id over all ids. The pipeline trains with `pipeline.objective` instead.
+        """
         output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
         logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
     @classmethod
     def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":
@@ -191,6 +223,19 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         """Leaves exactly the visual parameters trainable."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_trained(name))
+        return self
+
+    def keep_frozen_whole(self) -> "MarsForCausalLM":
+        """Turns the frozen parameters into buffers, which DeepSpeed neither partitions nor gathers.
+
+        ZeRO-3 then holds the language expert whole on every rank (about 15 GB in bfloat16 at Qwen-7B's size) and has
+        half as much to gather. They are not saved with a checkpoint, as frozen parameters are not.
+        """
+        for module in self.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if not parameter.requires_grad:
+                    delattr(module, name)
+                    module.register_buffer(name, parameter.detach(), persistent=False)
         return self
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.collate import MicroBatch
+from pipeline.attention import attention_mask
+from pipeline.collate import Labels, MicroBatch
 from pipeline.model import MarsForCausalLM
-from pipeline.sequences import Kind, Task
-from pipeline.vocabulary import State
+from pipeline.sequences import Task
+from pipeline.vocabulary import NORMALISATIONS, State
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,18 @@ class MicroLoss:
 
 
 class Objective(nn.Module):
-    """`MarsForCausalLM` with its training loss."""
+    """`MarsForCausalLM` with its training loss.
 
-    def __init__(self, model: MarsForCausalLM) -> None:
+    Args:
+        model: the model.
+        normalisation: one of `NORMALISATIONS`.
+    """
+
+    def __init__(self, model: MarsForCausalLM, normalisation: str = "state") -> None:
         super().__init__()
+        assert normalisation in NORMALISATIONS
         self.mars = model
+        self.normalisation = normalisation
 
     def forward(self, batches: list[MicroBatch]) -> MicroLoss:
         """The loss of one micro-step, which has a batch of each kind; a step's loss is the sum over its micro-steps
@@ -34,27 +42,36 @@ class Objective(nn.Module):
         loss = batches[0].text_labels.weights.new_zeros(())
         task_losses, task_labels = loss.new_zeros(len(Task)), loss.new_zeros(len(Task))
         for batch in batches:
-            text, visual = self._hidden_states(batch)
-            # Which states run follows from the kind alone: a rank that skipped one would leave the others waiting.
-            parts = [(State.TEXT, text, batch.text_labels)]
-            if batch.kind is Kind.TEXT_TO_IMAGE:
-                parts.append((State.CODES, visual, batch.code_labels))
-            for state, hidden, labels in parts:
-                part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.rows, labels.weights)
+            hidden = torch.cat(self.hidden_states(batch), dim=1).flatten(0, 1)
+            for state, labels in self._states(batch):
+                part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.ids, labels.weights)
                 loss = loss + part
                 task_losses.index_add_(0, labels.tasks, losses)
                 task_labels.index_add_(0, labels.tasks, torch.ones_like(losses))
         return MicroLoss(loss, task_losses, task_labels)
 
-    def _hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """What the text labels' and the code labels' indices point into, [positions, D]."""
-        model = self.mars.model
-        if batch.kind is Kind.TEXT_TO_IMAGE:
-            assert batch.text and batch.visual
-            text, prefix = model.forward_prefix(batch.text.ids, batch.text.positions, batch.text.mask)
-            visual = model.forward_after_prefix(batch.visual.ids, prefix, batch.visual.positions, batch.visual.mask)
-            return text.flatten(0, 1), visual.flatten(0, 1)
-        assert batch.joint
-        output = model(batch.joint.ids, batch.joint.mask, batch.joint.positions, routing=batch.routing)
-        hidden = output.last_hidden_state.flatten(0, 1)
-        return hidden, hidden
+    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
+        model, text, visual = self.mars.model, batch.text, batch.visual
+        attention = self.mars.config._attn_implementation
+        everything = text.places.followed_by(visual.places)
+        if not batch.kind.has_text_prefix:
+            mask = attention_mask(everything, everything, attention, self.mars.dtype)
+            return model.forward_streams(text.ids, visual.ids, text.positions, visual.positions, mask)
+        mask = attention_mask(text.places, text.places, attention, self.mars.dtype)
+        hidden, prefix = model.forward_prefix(text.ids, text.positions, mask)
+        mask = attention_mask(visual.places, everything, attention, self.mars.dtype)
+        return hidden, model.forward_after_prefix(visual.ids, prefix, visual.positions, mask)
+
+    def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
+        """What the head runs for. It follows from the kind alone: a rank that left one out would leave the others
+        waiting."""
+        if self.normalisation == "joint":
+            both = (batch.text_labels, batch.code_labels)
+            return [(None, Labels(*(torch.cat(parts) for parts in zip(*map(_tensors, both), strict=True))))]
+        states: list[tuple[State | None, Labels]] = [(State.TEXT, batch.text_labels)]
+        return states + ([(State.CODES, batch.code_labels)] if batch.kind.has_text_prefix else [])
+
+
+def _tensors(labels: Labels) -> tuple[Tensor, ...]:
+    return labels.index, labels.ids, labels.weights, labels.tasks

@@ -10,11 +10,13 @@ from itertools import zip_longest
 import numpy as np
 
 from pipeline.collate import MicroBatch, collate
+from pipeline.errors import InputError
 from pipeline.order import SampleOrder, generator
 from pipeline.packing import pack_rows
 from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import Row, TokenReader
+from pipeline.vocabulary import Role
 
 DRAW_STREAM = 1 << 40
 """Keeps the draws' random key apart from the order's, whose third part is an epoch."""
@@ -76,13 +78,22 @@ class StagePlan:
         caption = next((caption for caption in row.captions if caption.language == language), row.captions[0])
         if task == "captioning":
             return self.builder.captioning(row.codes, caption.ids, caption.language)
-        dropped = dropout_draw < self.stage.guidance_dropout
-        return self.builder.text_to_image([] if dropped else caption.ids, row.codes)
+        caption_ids = [] if dropout_draw < self.stage.guidance_dropout else caption.ids
+        if task == "text_to_image":
+            return self.builder.text_to_image(caption_ids, row.codes)
+        if row.high_codes is None:
+            raise InputError(
+                f"sample {row.sample_id!r} has no high-resolution codes, which task high_resolution needs; tokenize "
+                "them, or leave it out with the stage's `where`"
+            )
+        role = Role[self.stage.high_resolution_role.upper()]
+        group_size = self.stage.high_resolution_group
+        return self.builder.high_resolution(caption_ids, row.codes, row.high_codes, role, group_size)
 
     def _micro_batches(
         self, kind: Kind, sequences: list[Sequence], weights: list[float], rank: int, world_size: int
     ) -> list[MicroBatch]:
-        packed = pack_rows([len(sequence.ids) for sequence in sequences], self.stage.seq_len, world_size)
+        packed = pack_rows([sequence.num_run for sequence in sequences], self.stage.seq_len, world_size)
         # All ranks run both experts in every micro-step: a row that came out empty gets a sample without labels.
         filler = len(sequences)
         sequences = [*sequences, _without_labels(sequences[0])]

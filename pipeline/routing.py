@@ -1,50 +1,80 @@
-"""Which positions of a batch are text and which are visual, as indices.
+"""Which positions of a batch are text and which are visual, and how the two streams meet in the attention.
 
-Built once a batch; the layers then gather, run each expert once, and put the results back by index,
-with nothing that depends on values the host would have to wait for.
+Two forms of one thing. Training lays its rows out as all text, then all pictures: the attention's mask and the
+rotary positions carry a sample's order, so nothing but contiguous slices is needed. A batch in any other order,
+as in generation, is routed by an index.
+
+Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones, Nt and Nv those of the batch.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Routing:
-    """Indices into the flattened batch [B*T], int64.
+class Routing(Protocol):
+    """Joins both experts' streams into the attention's order and splits what the attention gives back."""
 
-    `restore` undoes `cat(text, visual)`: position p of the batch is row `restore[p]` of the concatenation.
+    def join(self, text: Tensor, visual: Tensor) -> Tensor:
+        """Both streams as [B, T, ...]."""
+
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """The reverse of `join`."""
+
+
+@dataclass(frozen=True)
+class StreamRouting:
+    """Streams [B, Tt, ...] and [B, Tv, ...] that stand one after the other in every row."""
+
+    num_text: int
+
+    def join(self, text: Tensor, visual: Tensor) -> Tensor:
+        """Text, then pictures: [B, Tt + Tv, ...]."""
+        return torch.cat([text, visual], dim=1)
+
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """The reverse of `join`."""
+        return joint[:, : self.num_text], joint[:, self.num_text :]
+
+
+@dataclass(frozen=True)
+class IndexRouting:
+    """Streams [Nt, ...] and [Nv, ...] of a batch with text and pictures in any order.
+
+    Indices are int64 into the flattened batch [B*T]. `restore` undoes `cat(text, visual)`: position p of the batch is
+    row `restore[p]` of the concatenation.
     """
 
     text_index: Tensor
     visual_index: Tensor
     restore: Tensor
+    shape: tuple[int, int]
 
     @classmethod
-    def of(cls, input_ids: Tensor, text_vocab_size: int) -> "Routing":
-        """Routes every id at or above `text_vocab_size` to the visual expert."""
+    def of(cls, input_ids: Tensor, text_vocab_size: int) -> "IndexRouting":
+        """Routes every id of [B, T] at or above `text_vocab_size` to the visual expert."""
         is_visual = input_ids.flatten() >= text_vocab_size
         text_index, visual_index = torch.nonzero(~is_visual).flatten(), torch.nonzero(is_visual).flatten()
         restore = torch.empty_like(is_visual, dtype=torch.int64)
         order = torch.cat([text_index, visual_index])
         restore[order] = torch.arange(len(order), device=order.device)
-        return cls(text_index, visual_index, restore)
-
-    def to(self, device: torch.device) -> "Routing":
-        """The same indices on another device."""
-        return Routing(self.text_index.to(device), self.visual_index.to(device), self.restore.to(device))
+        return cls(text_index, visual_index, restore, (input_ids.shape[0], input_ids.shape[1]))
 
     def join(self, text: Tensor, visual: Tensor) -> Tensor:
-        """Rows of both streams, [Nt, ...] and [Nv, ...], in the batch's order [B*T, ...]."""
+        """Both streams in the batch's order, [B, T, ...]."""
         if not len(visual):
-            return text  # all text: already in order, and bit for bit the base model's tensor
-        if not len(text):
-            return visual
-        return torch.cat([text, visual])[self.restore]
+            joint = text  # all text: already in order, and bit for bit the base model's tensor
+        elif not len(text):
+            joint = visual
+        else:
+            joint = torch.cat([text, visual])[self.restore]
+        return joint.unflatten(0, self.shape)
 
     def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of `join`."""
+        joint = joint.flatten(0, 1)
         if not len(self.visual_index):
             return joint, joint[:0]
         if not len(self.text_index):

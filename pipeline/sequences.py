@@ -1,7 +1,12 @@
 """From one image-caption pair to a sequence of joint ids with its labels.
 
-text to image: `caption <img> c1..cN </img>`, loss on the codes, and on `<img>` as a task of its own
-captioning:    `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
+text to image:   `caption <img> c1..cN </img>`, loss on the codes, and on `<img>` as a task of its own
+captioning:      `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
+high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in text to image, and on the high codes
+
+Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
+between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
+The K openers are the first group. K = 1 is ordinary next-token prediction, and what all other ids are: groups of one.
 """
 
 from dataclasses import dataclass
@@ -22,6 +27,7 @@ class Task(Enum):
     CAPTIONING = 1
     OPENER = 2
     """`<img>` after a caption's last position: teaches when a picture begins."""
+    HIGH_RESOLUTION = 3
 
 
 class Kind(Enum):
@@ -29,6 +35,12 @@ class Kind(Enum):
 
     TEXT_TO_IMAGE = 0
     CAPTIONING = 1
+    HIGH_RESOLUTION = 2
+
+    @property
+    def has_text_prefix(self) -> bool:
+        """Whether all text comes before all pictures, so that it depends on frozen weights only."""
+        return self is not Kind.CAPTIONING
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Sequence:
     Attributes:
         kind: decides the row it is packed into.
         ids: joint ids [T].
-        num_text_prefix: leading text ids; the rest is visual where the kind is TEXT_TO_IMAGE.
+        groups: [T], never falling: a position sees the groups up to its own, its own whole.
         label_positions: positions [L] that predict something.
         label_ids: the joint id each of them predicts [L].
         label_tasks: `Task` values [L].
@@ -46,10 +58,23 @@ class Sequence:
 
     kind: Kind
     ids: np.ndarray
-    num_text_prefix: int
+    groups: np.ndarray
     label_positions: np.ndarray
     label_ids: np.ndarray
     label_tasks: np.ndarray
+
+    @property
+    def num_run(self) -> int:
+        """Positions that training runs: nothing attends to those after the last label's group, and none of them
+        predicts anything."""
+        if not len(self.label_positions):
+            return len(self.ids)
+        return int(np.searchsorted(self.groups, self.groups[self.label_positions[-1]], side="right"))
+
+    @property
+    def num_visible(self) -> np.ndarray:
+        """How many positions each one sees, itself included, int64 [T]."""
+        return np.searchsorted(self.groups, self.groups, side="right")
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,30 @@ class SequenceBuilder:
         if opener_at:
             positions = np.concatenate([[opener_at - 1], positions])
             tasks = np.concatenate([[Task.OPENER.value], tasks])
-        return Sequence(Kind.TEXT_TO_IMAGE, ids, opener_at, positions, ids[positions + 1], tasks)
+        return Sequence(Kind.TEXT_TO_IMAGE, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
+
+    def high_resolution(
+        self, caption_ids: list[int], codes: np.ndarray, high_codes: np.ndarray, role: Role, group_size: int
+    ) -> Sequence:
+        """`codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes; K is `group_size`.
+
+        Raises:
+            ValueError: K does not divide M.
+        """
+        if group_size < 1 or len(high_codes) % group_size:
+            raise ValueError(f"group_size {group_size} does not divide the {len(high_codes)} high-resolution codes")
+        low = self.text_to_image(caption_ids, codes)
+        start, number = len(low.ids), np.arange(group_size + len(high_codes))
+        high_ids = high_codes.astype(np.int64) + self.vocabulary.code_offset
+        positions = start + number[: len(high_codes)]
+        return Sequence(
+            Kind.HIGH_RESOLUTION,
+            np.concatenate([low.ids, np.full(group_size, self.vocabulary.opener(role)), high_ids]),
+            np.concatenate([low.groups, start + number // group_size]),
+            np.concatenate([low.label_positions, positions]),
+            np.concatenate([low.label_ids, high_ids]),
+            np.concatenate([low.label_tasks, np.full(len(high_ids), Task.HIGH_RESOLUTION.value)]),
+        )
 
     def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:
         """`codes` are raw VQ indices [N].
@@ -87,8 +135,7 @@ class SequenceBuilder:
         ids = np.concatenate([prompt, np.asarray(caption_ids, np.int64), [self.end_id]])
         positions = np.arange(len(prompt) - 1, len(ids) - 1)
         tasks = np.full(len(positions), Task.CAPTIONING.value)
-        num_prefix = len(self.instruction_ids[language])
-        return Sequence(Kind.CAPTIONING, ids, num_prefix, positions, ids[positions + 1], tasks)
+        return Sequence(Kind.CAPTIONING, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def caption_prompt(self, codes: np.ndarray, language: str) -> np.ndarray:
         """What a caption in `language` is generated from: joint ids, int64."""

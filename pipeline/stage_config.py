@@ -2,14 +2,20 @@
 
 from dataclasses import dataclass, field
 
+from pipeline.attention import ATTENTIONS
 from pipeline.sequences import INSTRUCTIONS
+from pipeline.vocabulary import NORMALISATIONS
 
+TASKS = ("text_to_image", "captioning", "high_resolution")
+CHOICES = {
+    "attention": ATTENTIONS,
+    "normalisation": NORMALISATIONS,
+    "high_resolution_role": ("high_1", "high_2"),
+}
 POSITIVE = (
     *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
-    *("log_every_steps", "save_every_steps"),
+    *("log_every_steps", "save_every_steps", "high_resolution_group"),
 )
-
-ATTENTIONS = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,11 @@ class StageConfig:
     Attributes:
         purpose: what it is for, in words.
         where: pandas query over the token table's plain columns; empty takes every row.
-        task_shares: share of the samples, by task (`text_to_image`, `captioning`); they sum to 1.
+        task_shares: share of the samples, by task (`TASKS`); they sum to 1.
         task_weights: weight of each task's mean loss (also `opener`).
+        high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
+        high_resolution_group: K of next-K-token prediction.
+        normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
         language_shares: share of the samples, by caption language; a picture without it takes one it has.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
         steps: optimizer steps.
@@ -34,9 +43,12 @@ class StageConfig:
             only when its code comes, which in a small corpus is seldom.
         weight_decay, adam_betas, gradient_clip: of AdamW.
         window_shards: shards whose rows are mixed by the shuffle.
-        activation_checkpointing: recompute the layers in the backward pass.
-        attention: transformers' name of the function that training runs: `sdpa`, or `eager`, which is the faster
-            one on a CPU and holds all weights of a layer's attention at once.
+        checkpoint_every_layers: recompute every n-th layer in the backward pass, 1 all of them, 0 none. The text
+            prefix is never recomputed.
+        attention: transformers' name of the function that training runs: `sdpa`; `eager`, which is the faster one on
+            a CPU and holds all weights of a layer's attention at once; `flex_attention`, which skips what the mask
+            hides and needs a GPU.
+        compile_layers: fuse the layers' operations with `torch.compile`.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
     """
 
@@ -44,8 +56,11 @@ class StageConfig:
     where: str = ""
     task_shares: dict[str, float] = field(default_factory=lambda: {"text_to_image": 1.0})
     task_weights: dict[str, float] = field(
-        default_factory=lambda: {"text_to_image": 1.0, "captioning": 1.0, "opener": 0.01}
+        default_factory=lambda: {"text_to_image": 1.0, "captioning": 1.0, "opener": 0.01, "high_resolution": 1.0}
     )
+    high_resolution_role: str = "high_1"
+    high_resolution_group: int = 1
+    normalisation: str = "state"
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
     guidance_dropout: float = 0.1
     steps: int = 1000
@@ -61,8 +76,9 @@ class StageConfig:
     adam_betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = 1.0
     window_shards: int = 16
-    activation_checkpointing: bool = False
+    checkpoint_every_layers: int = 0
     attention: str = "sdpa"
+    compile_layers: bool = False
     log_every_steps: int = 10
     save_every_steps: int = 100
 
@@ -73,16 +89,18 @@ class StageConfig:
             total = sum(getattr(self, name).values())
             if abs(total - 1) > 1e-6:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
-        known_tasks = {"text_to_image", "captioning", "opener"}
+        known_tasks = {*TASKS, "opener"}
         if unknown := set(self.task_weights) - known_tasks:
             found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
-        unknown = set(self.task_shares) - {"text_to_image", "captioning"}
-        if unknown:
-            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: text_to_image, captioning")
+        if unknown := set(self.task_shares) - set(TASKS):
+            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}")
         if unknown := set(self.language_shares) - set(INSTRUCTIONS):
             found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
-        if self.attention not in ATTENTIONS:
-            found.append(f"attention is {self.attention!r}, it must be one of {', '.join(ATTENTIONS)}")
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
+        if self.checkpoint_every_layers < 0:
+            found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 1")

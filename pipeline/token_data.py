@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from tokenization.token_table import common_fingerprint, list_token_shards
 
 HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop")
+READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Caption:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: its codes, uint16 [N], and its captions."""
+    """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions."""
 
     sample_id: str
     codes: np.ndarray
+    high_codes: np.ndarray | None
     captions: list[Caption]
 
 
@@ -112,12 +114,14 @@ class TokenReader:
 
     def _read(self, shard: int) -> list[Row]:
         path = self._tokens / self._index.shards[shard]
-        table = pq.read_table(path, columns=["sample_id", "codes", "captions"]).take(self._index.rows[shard])
-        codes = table["codes"].combine_chunks()
-        grid = codes.flatten().to_numpy().reshape(len(table), -1)
+        table = pq.read_table(path, columns=list(READ_COLUMNS)).select(READ_COLUMNS)
+        table = table.take(self._index.rows[shard])
         return [
-            Row(sample_id, grid[number], [Caption(caption["lang"], caption["ids"]) for caption in captions])
-            for number, (sample_id, captions) in enumerate(
-                zip(table["sample_id"].to_pylist(), table["captions"].to_pylist(), strict=True)
+            Row(
+                sample_id.as_py(),
+                codes.values.to_numpy(),
+                high_codes.values.to_numpy() if high_codes.is_valid else None,
+                [Caption(caption["lang"], caption["ids"]) for caption in captions.as_py()],
             )
+            for sample_id, codes, high_codes, captions in zip(*table.columns, strict=True)
         ]

@@ -93,10 +93,15 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     model.set_attn_implementation(run.stage.attention)
     if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
         raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
-    if run.stage.activation_checkpointing:
+    if run.stage.checkpoint_every_layers:
+        model.model.checkpoint_every = run.stage.checkpoint_every_layers
         model.gradient_checkpointing_enable()
+    if run.stage.compile_layers:
+        model.model.compile_layers()
+    if run.zero.frozen_whole:
+        model.keep_frozen_whole()
     plan = make_plan(run, model.config.vocabulary)
-    engine = make_engine(Objective(model), run.stage, run.zero)
+    engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
     start_step = resume(engine, run, base_hash, world_size)
     writer = SummaryWriter(str(run.output / "tensorboard"), purge_step=start_step) if rank == 0 else None
 
@@ -153,9 +158,10 @@ def train_step(engine: Any, step: Step, device: torch.device) -> torch.Tensor:
 def summarise(run: StageRun, engine: Any, step: Step, sums: torch.Tensor, number: int) -> dict[str, Any]:
     """The step's figures: mean loss by task, and what it processed on all ranks."""
     batches = [batch for micro_step in step.micro_steps for batch in micro_step]
-    tokens = sum(batch.num_tokens for batch in batches)
-    padded = sum(batch.num_padded_tokens for batch in batches)
-    flop = sum(flop_of(batch, engine.module.mars.config) for batch in batches)
+    tokens = sum(batch.work.tokens for batch in batches)
+    padded = sum(batch.work.padded_tokens for batch in batches)
+    config = engine.module.mars.config
+    flop = sum(flop_of(batch, config, run.stage.normalisation).total for batch in batches)
     totals = torch.tensor([tokens, padded, flop], dtype=torch.float64)
     totals = totals.to(sums.device)
     dist.all_reduce(totals)

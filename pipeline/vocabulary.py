@@ -6,10 +6,17 @@ reserved rows; V = 151,936 and C = 8,192 give the paper's total of 160,136.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
-IGNORE_INDEX = -100
+import numpy as np
+from torch import Tensor
+
+Ids = TypeVar("Ids", np.ndarray, Tensor)
+
 NUM_BORDERS = 6
 NUM_RESERVED = 2
+NORMALISATIONS = ("state", "joint")
+"""Over what a label's probability sums to one: what its state allows, or (as in the paper's figure) all ids."""
 
 
 class Role(Enum):
@@ -29,10 +36,24 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Allowed:
-    """The ids a state allows: the whole text vocabulary or none of it, and rows of the visual head."""
+    """The ids a state allows: the whole text vocabulary or none of it, then rows of the visual head, an even step
+    apart. Logits stand in this order."""
 
-    text: bool
+    num_text: int
+    first_visual_id: int
     visual_rows: slice
+
+    def places(self, ids: Ids) -> Ids:
+        """The places of allowed joint ids among the logits."""
+        visual = self.num_text + (ids - self.first_visual_id) // (self.visual_rows.step or 1)
+        is_text = ids < self.num_text
+        return ids * is_text + visual * ~is_text
+
+    def ids(self, places: Ids) -> Ids:
+        """The reverse of `places`."""
+        visual = self.first_visual_id + (places - self.num_text) * (self.visual_rows.step or 1)
+        is_text = places < self.num_text
+        return places * is_text + visual * ~is_text
 
 
 @dataclass(frozen=True)
@@ -71,8 +92,9 @@ class JointVocabulary:
         In text: any text id, or an opener (every second border row). In a picture: any code. None: every id.
         """
         if state is None:
-            return Allowed(text=True, visual_rows=slice(0, self.num_visual))
-        if state is State.TEXT:
-            borders = slice(self.codebook_size, self.codebook_size + NUM_BORDERS, 2)
-            return Allowed(text=True, visual_rows=borders)
-        return Allowed(text=False, visual_rows=slice(0, self.codebook_size))
+            num_text, rows = self.text_vocab_size, slice(0, self.num_visual)
+        elif state is State.TEXT:
+            num_text, rows = self.text_vocab_size, slice(self.codebook_size, self.codebook_size + NUM_BORDERS, 2)
+        else:
+            num_text, rows = 0, slice(0, self.codebook_size)
+        return Allowed(num_text, self.code_offset + rows.start, rows)

@@ -25,10 +25,10 @@ def offline():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(params=["grouped heads, tied", "plain heads, untied"])
+@pytest.fixture(params=[f"{heads} heads, {tied}" for heads in ("grouped", "plain") for tied in ("tied", "untied")])
 def base(request) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
-    grouped = request.param.startswith("grouped")
+    grouped, tied = "grouped" in request.param, "untied" not in request.param
     config = Qwen2Config(
         vocab_size=TEXT_VOCAB,
         hidden_size=32,
@@ -37,7 +37,7 @@ def base(request) -> Qwen2ForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2 if grouped else 4,
         max_position_embeddings=256,
-        tie_word_embeddings=grouped,
+        tie_word_embeddings=tied,
     )
     return Qwen2ForCausalLM._from_config(config, dtype=torch.float32).eval()
 

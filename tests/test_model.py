@@ -1,16 +1,23 @@
 """The model is exactly the base on text, and one model in all its forms."""
 
+import hashlib
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
 
-import pipeline.model  # noqa: F401
 from pipeline.collate import collate
+from pipeline.generation import Sampling, generate_codes
+from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM, is_trained
 from pipeline.objective import Objective
 from pipeline.sequences import Kind
-from pipeline.weights import base_sha256
+from pipeline.vocabulary import Role
 from tests.conftest import CODEBOOK, TEXT_VOCAB
+from tests.reference import hidden_by_selection
 
 
 def random_ids(vocab: int, shape=(3, 17)) -> torch.Tensor:
@@ -26,29 +33,47 @@ def test_text_logits_equal_the_bases_bit_for_bit(base, mars):
         assert torch.equal(mars(ids, attention_mask=mask).logits[..., :TEXT_VOCAB], expected)
 
 
-def test_training_moves_visual_weights_and_leaves_text_and_its_logits_alone(base, mars, builder):
+def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(base, mars, builder):
     ids = random_ids(TEXT_VOCAB)
     mars.freeze_language_expert()
-    before, hash_before = mars(ids).logits[..., :TEXT_VOCAB], base_sha256(mars)
-    moved = {name: p.detach().clone() for name, p in mars.named_parameters() if is_trained(name)}
-    optimizer = torch.optim.AdamW([p for p in mars.parameters() if p.requires_grad], lr=1e-2)
-    batches = some_batches(builder)
-    for _ in range(5):
+    frozen = {name: sha256(parameter) for name, parameter in mars.named_parameters() if not is_trained(name)}
+    start = {name: p.detach().clone() for name, p in mars.named_parameters() if is_trained(name)}
+    optimizer = torch.optim.AdamW([p for p in mars.parameters() if p.requires_grad], lr=1e-3)
+    batches, objective = some_batches(builder), Objective(mars)
+    for _ in range(100):
         optimizer.zero_grad()
-        Objective(mars)(batches).loss.backward()
+        objective(batches).loss.backward()
         optimizer.step()
-    assert base_sha256(mars) == hash_before
-    assert torch.equal(mars(ids).logits[..., :TEXT_VOCAB], before)
-    assert all(not torch.equal(p, moved[name]) for name, p in mars.named_parameters() if name in moved and p.dim() == 2)
+    assert frozen == {name: sha256(p) for name, p in mars.named_parameters() if not is_trained(name)}
+    assert torch.equal(mars(ids).logits[..., :TEXT_VOCAB], base(ids).logits)
+    moved = {name: not torch.equal(p, start[name]) for name, p in mars.named_parameters() if name in start}
+    assert all(moved[name] for name, p in start.items() if p.dim() == 2), moved
 
 
-def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base):
+def sha256(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base, shared):
     """Visual ids with text embeddings through an untrained visual expert are just more text."""
-    model = MarsForCausalLM.from_language_expert(base, CODEBOOK).eval()
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, shared_output_projection=shared).eval()
     ids = random_ids(CODEBOOK)
     model.model.embed_visual.weight.data[:CODEBOOK] = base.model.embed_tokens.weight[:CODEBOOK]
     mixed = torch.where(torch.arange(17) % 3 == 0, ids + TEXT_VOCAB, ids)
     torch.testing.assert_close(model(mixed).logits[..., :TEXT_VOCAB], base(ids).logits)
+
+
+def test_routing_by_index_equals_both_experts_and_selection_in_values_and_gradients(mars):
+    ids = random_ids(mars.config.vocab_size)
+    assert (ids >= TEXT_VOCAB).any() and (ids < TEXT_VOCAB).any()
+    model, weights = mars.model, torch.randn(3, 17, mars.config.hidden_size)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    routed, reference = model(ids).last_hidden_state, hidden_by_selection(mars, ids)
+    torch.testing.assert_close(routed, reference)
+    gradients = (torch.autograd.grad((hidden * weights).sum(), parameters) for hidden in (routed, reference))
+    for own, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
 
 
 def test_visual_embedding_and_head_start_at_the_means(base):
@@ -76,13 +101,113 @@ def test_cached_generation_equals_uncached(mars):
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole)
 
 
+def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_without_cache(mars, builder):
+    prompts, sampling = [[11, 12, 13, 14], [15], [16, 17]], Sampling(temperature=0)
+    together = generate_codes(mars, prompts, 9, sampling)
+    for prompt, codes in zip(prompts, together, strict=True):
+        ids = [*prompt, mars.config.vocabulary.opener(Role.BASE)]
+        for code in codes:
+            logits = mars(torch.tensor([ids])).logits[0, -1, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK].detach()
+            assert logits[code].item() == pytest.approx(logits.max().item(), abs=1e-5)
+            ids.append(TEXT_VOCAB + int(code))
+
+
+def test_transformers_generate_is_the_same_with_and_without_cache(mars):
+    ids = random_ids(mars.config.vocab_size, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[0, :4], mask[1, :1] = 0, 0
+    settings = dict(attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    cached, plain = mars.generate(ids, **settings), mars.generate(ids, use_cache=False, **settings)
+    assert torch.equal(cached, plain)
+    assert cached.shape == (3, 21)
+    beams = mars.generate(ids, num_beams=3, **settings)
+    assert beams.shape == (3, 21)
+
+
 def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars, tmp_path):
-    mars.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    mars.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
     ids = random_ids(TEXT_VOCAB)
-    assert torch.equal(loaded(ids).logits, mars(ids).logits)
+    assert torch.equal(loaded.eval()(ids).logits, mars(ids).logits)
     settings = dict(max_new_tokens=5, do_sample=False, pad_token_id=0)
     assert torch.equal(loaded.generate(ids, **settings), mars.generate(ids, **settings))
+    assert "auto_map" not in loaded.config.to_dict()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert AutoConfig.from_pretrained(tmp_path).vocab_size == TEXT_VOCAB + CODEBOOK + 8
+
+
+def test_a_trainer_gets_the_loss_from_labels_and_an_error_for_what_is_not_there(mars):
+    ids = random_ids(mars.config.vocab_size)
+    labels = ids.clone()
+    labels[:, :5] = -100
+    output = mars(ids, labels=labels)
+    expected = F.cross_entropy(output.logits[:, 4:-1].flatten(0, 1), ids[:, 5:].flatten())
+    torch.testing.assert_close(output.loss, expected)
+    assert torch.equal(mars(ids, return_dict=False)[0], output.logits)
+    with pytest.raises(TypeError, match="inputs_embeds"):
+        mars(inputs_embeds=torch.zeros(1, 3, 32))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix_alone(
+    mars, builder, every, monkeypatch
+):
+    mars.freeze_language_expert().train()
+    trained, batches, objective = (
+        [p for p in mars.parameters() if p.requires_grad],
+        some_batches(builder),
+        Objective(mars),
+    )
+    plain = torch.autograd.grad(objective(batches).loss, trained)
+    runs = Counter()
+    for name in ("forward", "forward_text", "forward_visual"):
+        monkeypatch.setattr(MarsDecoderLayer, name, counting(getattr(MarsDecoderLayer, name), runs))
+    mars.gradient_checkpointing_enable()
+    mars.model.checkpoint_every = every
+    recomputed = torch.autograd.grad(objective(batches).loss, trained)
+    for own, other in zip(recomputed, plain, strict=True):
+        assert torch.equal(own, other)
+    layers = mars.config.num_hidden_layers
+    again = -(-layers // every)
+    # Two of the three batches have a text prefix.
+    assert runs == {"forward_text": 2 * layers, "forward_visual": 2 * (layers + again), "forward": layers + again}
+
+
+def counting(function, runs):
+    def counted(*args, **kwargs):
+        runs[function.__name__] += 1
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
+    first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK) for _ in range(2))
+    second.keep_frozen_whole()
+    assert all(is_trained(name) for name, _ in second.named_parameters())
+    assert second.state_dict().keys() == {name for name, _ in first.named_parameters() if is_trained(name)}
+    batches = some_batches(builder)
+    losses = [Objective(model)(batches).loss for model in (first, second)]
+    assert torch.equal(*losses)
+    own, other = (
+        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        for loss, model in zip(losses, (first, second), strict=True)
+    )
+    assert all(torch.equal(*pair) for pair in zip(own, other, strict=True))
+
+
+def test_forward_and_backward_of_training_never_wait_for_the_device(mars, builder):
+    """On a GPU each of these operations makes the host wait for all that was queued."""
+    mars.freeze_language_expert()
+    objective, batches = Objective(mars), some_batches(builder)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        objective(batches).loss.backward()
+    ran = {event.key for event in profile.key_averages()}
+    assert {"aten::mm", "aten::embedding", "aten::index_select"} <= ran
+    waiting = ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal", "_unique2")
+    assert not ran & {f"aten::{name}" for name in waiting}
 
 
 def test_casting_the_model_keeps_rotary_frequencies_exact(mars):
@@ -93,30 +218,16 @@ def test_casting_the_model_keeps_rotary_frequencies_exact(mars):
     assert torch.equal(mars.model.rotary_emb.inv_freq, exact)
 
 
-def test_the_size_at_qwen_7b_is_the_papers():
-    from pipeline.configuration import MarsConfig
-
-    config = MarsConfig(
-        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32
-    )
-    with torch.device("meta"):
-        model = MarsForCausalLM(config)
-    total = sum(p.numel() for p in model.parameters())
-    trainable = sum(p.numel() for name, p in model.named_parameters() if is_trained(name))
-    assert config.vocab_size == 160_136
-    assert 6.4e9 <= trainable <= 7.3e9
-    assert 13.6e9 <= total <= 14.6e9
-
-
 def some_batches(builder):
-    import numpy as np
-
     codes = np.arange(9) % CODEBOOK
-    images = [[builder.text_to_image([11, 12, 13], codes), builder.text_to_image([], codes + 3)]]
+    images = [[builder.text_to_image([11, 12, 13], codes), builder.text_to_image([], codes[::-1])]]
+    high = np.arange(16) % CODEBOOK
+    highs = [[builder.high_resolution([14, 15], codes, high, Role.HIGH_1, 4)]]
     captions = [[builder.captioning(codes, [21, 22], "en"), builder.captioning(codes + 5, [23], "zh")]]
-    weights = [0.1, 0.2, 0.05]
+    weights = [0.1, 0.2, 0.05, 0.1]
     vocabulary = builder.vocabulary
     return [
         collate(Kind.TEXT_TO_IMAGE, images, vocabulary, weights, 8),
         collate(Kind.CAPTIONING, captions, vocabulary, weights, 8),
+        collate(Kind.HIGH_RESOLUTION, highs, vocabulary, weights, 8),
     ]

@@ -6,15 +6,20 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import loss
+from pipeline.baselines import PrefixWithGradient
 from pipeline.collate import collate
+from pipeline.configuration import MarsConfig
+from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
-from pipeline.sequences import Kind, Task
-from pipeline.stage_config import ATTENTIONS
-from pipeline.vocabulary import Role, State
-from tests.conftest import CODEBOOK, TEXT_VOCAB
+from pipeline.sequences import Kind, SequenceBuilder, Task
+from pipeline.vocabulary import NORMALISATIONS, Role, State
+from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.reference import hidden_by_selection, loss_by_definition
 
-WEIGHTS = [0.3, 0.7, 0.2]
+WEIGHTS = [0.3, 0.7, 0.2, 0.5]
 CODES = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5])
+HIGH = np.asarray([2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5])
+KINDS = [*Kind]
 
 
 def samples(builder):
@@ -25,55 +30,126 @@ def samples(builder):
             builder.text_to_image([14], CODES[::-1].copy()),
         ],
         Kind.CAPTIONING: [builder.captioning(CODES, [21, 22], "en"), builder.captioning(CODES + 5, [23], "zh")],
+        Kind.HIGH_RESOLUTION: [
+            builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, 4),
+            builder.high_resolution([], CODES + 3, HIGH + 2, Role.HIGH_2, 1),
+            builder.high_resolution([15], CODES, HIGH[::-1].copy(), Role.HIGH_1, 16),
+        ],
     }
 
 
-def definition(model, sequence) -> torch.Tensor:
-    """The loss of one sample from the model's plain logits, position by position."""
-    vocabulary = model.config.vocabulary
-    logits = model(torch.from_numpy(sequence.ids)[None]).logits[0]
-    openers = [vocabulary.opener(role) for role in Role]
-    total = logits.new_zeros(())
-    for position, label, task in zip(sequence.label_positions, sequence.label_ids, sequence.label_tasks, strict=True):
-        is_code = TEXT_VOCAB <= label < TEXT_VOCAB + CODEBOOK
-        allowed = range(TEXT_VOCAB, TEXT_VOCAB + CODEBOOK) if is_code else [*range(TEXT_VOCAB), *openers]
-        row = logits[position][list(allowed)]
-        total = total + WEIGHTS[task] * F.cross_entropy(row[None], torch.tensor([list(allowed).index(label)]))
-    return total
-
-
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("kind", list(Kind))
-def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, builder, kind, attention):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, builder, kind, attention, normalisation):
     mars.freeze_language_expert()
     sequences = samples(builder)[kind]
     trained = [p for p in mars.parameters() if p.requires_grad]
-    expected = sum(definition(mars, sequence) for sequence in sequences)
-    expected_gradients = torch.autograd.grad(expected, trained, allow_unused=True)
+    expected = sum(loss_by_definition(mars, each, WEIGHTS, normalisation == "joint") for each in sequences)
+    expected_gradients = torch.autograd.grad(expected, trained)
 
     batch = collate(kind, [sequences[:2], sequences[2:]], builder.vocabulary, WEIGHTS, 8)
     mars.set_attn_implementation(attention)
     assert mars.config._attn_implementation == attention
-    packed = Objective(mars)([batch]).loss
-    gradients = torch.autograd.grad(packed, trained, allow_unused=True)
+    packed = Objective(mars, normalisation)([batch]).loss
     torch.testing.assert_close(packed, expected)
-    for own, other in zip(gradients, expected_gradients, strict=True):
-        own = torch.zeros(()) if own is None else own
-        other = torch.zeros(()) if other is None else other
-        torch.testing.assert_close(own, other.expand_as(own) if other.dim() == 0 else other, atol=2e-6, rtol=1e-4)
+    for own, other in zip(torch.autograd.grad(packed, trained), expected_gradients, strict=True):
+        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
 
 
-def test_labels_sit_where_the_sequence_says(builder):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_give_the_logits_of_their_samples_alone(mars, builder, kind, attention):
+    assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], attention)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flex_attention_sees_what_the_other_attentions_see(kind):
+    """Its forward pass: on a CPU it has no other."""
+    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
+    config |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    mars = MarsForCausalLM(MarsConfig(**config)).eval()
+    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    torch.compiler.reset()
+    assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], "flex_attention")
+
+
+def assert_logits_are_those_of_the_samples_alone(mars, sequences, attention):
+    mars.set_attn_implementation(attention)
+    assert mars.config._attn_implementation == attention
+    batch = collate(sequences[0].kind, [sequences], mars.config.vocabulary, WEIGHTS, 8)
+    with torch.no_grad():
+        text, visual = Objective(mars).hidden_states(batch)
+        mars.set_attn_implementation("sdpa")
+        for segment, sequence in enumerate(sequences):
+            ids, run = torch.from_numpy(sequence.ids), slice(0, sequence.num_run)
+            alone = mars.head(hidden_by_selection(mars, ids[None], torch.from_numpy(sequence.groups))[0, run])
+            is_visual = ids[run] >= TEXT_VOCAB
+            for hidden, stream, chosen in ((text, batch.text, ~is_visual), (visual, batch.visual, is_visual)):
+                packed = mars.head(hidden[0, stream.places.segments[0] == segment])
+                torch.testing.assert_close(packed, alone[chosen], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.HIGH_RESOLUTION])
+def test_a_text_prefix_without_gradient_gives_the_gradients_of_one_with(mars, builder, kind):
+    trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
+    batch = collate(kind, [samples(builder)[kind]], builder.vocabulary, WEIGHTS, 8)
+    losses = [Objective(mars)([batch]).loss, PrefixWithGradient(mars)([batch]).loss]
+    torch.testing.assert_close(*losses)
+    for own, other in zip(*(torch.autograd.grad(each, trained) for each in losses), strict=True):
+        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4, 16])
+def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_group(mars, builder, group_size):
+    """With the gradient of each labelled hidden state for the embedding of each position."""
+    sequence = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
+    batch = collate(Kind.HIGH_RESOLUTION, [[sequence]], builder.vocabulary, WEIGHTS, 1)
+    embedded = []
+    mars.model.embed_visual.register_forward_hook(lambda *call: embedded.append(call[-1]))
+    _, visual = Objective(mars).hidden_states(batch)
+    first = len(sequence.ids) - len(HIGH) - group_size  # the first opener of the high resolution
+    num_text = 2
+    for place, code in enumerate(HIGH):
+        position = first + place
+        (gradient,) = torch.autograd.grad(visual[0, position - num_text].sum(), embedded[0], retain_graph=True)
+        seen = gradient[0].abs().sum(-1) > 0
+        end_of_group = first + (place // group_size + 1) * group_size
+        assert sequence.ids[position + group_size] == TEXT_VOCAB + code  # where the label itself is an input
+        assert position + group_size >= end_of_group
+        assert seen.tolist() == [at + num_text < end_of_group for at in range(len(seen))]
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_labels_sit_where_the_sequence_says(builder, group_size):
     vocabulary = builder.vocabulary
     image = builder.text_to_image([11, 12], CODES)
     assert image.ids[2] == vocabulary.opener(Role.BASE) and image.ids[-1] == vocabulary.closer(Role.BASE)
     assert image.label_positions.tolist() == [1, *range(2, 2 + len(CODES))]
     assert image.label_ids.tolist() == [vocabulary.opener(Role.BASE), *(CODES + TEXT_VOCAB)]
     assert image.label_tasks.tolist() == [Task.OPENER.value] + [Task.TEXT_TO_IMAGE.value] * len(CODES)
+    assert image.num_run == len(image.ids) - 2  # neither the last code nor the closer predicts anything
+    dropped = builder.text_to_image([], CODES)
+    assert dropped.label_positions.tolist() == [*range(len(CODES))]
+    assert dropped.label_ids.tolist() == [*(CODES + TEXT_VOCAB)]
     caption = builder.captioning(CODES, [21, 22], "zh")
     assert caption.ids[:2].tolist() == [8, 9]
     assert caption.label_ids.tolist() == [21, 22, builder.end_id]
-    assert caption.ids[caption.label_positions[0]] == vocabulary.closer(Role.BASE)
+    assert caption.ids[caption.label_positions].tolist() == [vocabulary.closer(Role.BASE), 21, 22]
+    high = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
+    start = len(image.ids)
+    assert high.ids[:start].tolist() == image.ids.tolist()
+    assert high.ids[start : start + group_size].tolist() == [vocabulary.opener(Role.HIGH_1)] * group_size
+    assert high.ids[start + group_size :].tolist() == [*(HIGH + TEXT_VOCAB)]
+    assert high.label_positions.tolist() == [*image.label_positions, *range(start, start + len(HIGH))]
+    assert high.label_ids.tolist() == [*image.label_ids, *(HIGH + TEXT_VOCAB)]
+    assert high.label_tasks[len(image.label_ids) :].tolist() == [Task.HIGH_RESOLUTION.value] * len(HIGH)
+    assert high.num_run == len(high.ids) - group_size
+
+
+def test_a_group_size_that_does_not_divide_the_codes_is_refused(builder):
+    with pytest.raises(ValueError, match="5 does not divide the 16"):
+        builder.high_resolution([1], CODES, HIGH, Role.HIGH_1, 5)
 
 
 def test_an_unknown_caption_language_is_refused_by_name(builder):
@@ -112,3 +188,17 @@ def test_the_head_allows_what_the_state_allows(mars):
     assert torch.equal(mars.head(hidden, State.CODES), every[:, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK])
     openers = [mars.config.vocabulary.opener(role) for role in Role]
     torch.testing.assert_close(mars.head(hidden, State.TEXT), every[:, [*range(TEXT_VOCAB), *openers]])
+
+
+@pytest.mark.parametrize("state", [State.TEXT, State.CODES, None])
+def test_the_loss_and_decoding_find_an_id_at_the_same_place(mars, state):
+    """What the loss takes for an id's logit is what decoding turns back into that id."""
+    vocabulary = mars.config.vocabulary
+    allowed = vocabulary.allowed(state)
+    ids = allowed.ids(torch.arange(mars.head(torch.zeros(1, mars.config.hidden_size), state).shape[-1]))
+    openers = [vocabulary.opener(role) for role in Role]
+    codes = [*range(TEXT_VOCAB, TEXT_VOCAB + CODEBOOK)]
+    expected = {State.TEXT: [*range(TEXT_VOCAB), *openers], State.CODES: codes, None: [*range(vocabulary.size)]}
+    assert ids.tolist() == expected[state]
+    assert allowed.places(ids).tolist() == list(range(len(ids)))
+    assert allowed.places(ids.numpy()).tolist() == list(range(len(ids)))

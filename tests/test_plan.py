@@ -20,8 +20,9 @@ FINGERPRINT = Fingerprint(
 )
 STAGE = StageConfig(
     purpose="test",
-    task_shares={"text_to_image": 0.6, "captioning": 0.4},
-    task_weights={"text_to_image": 1.0, "captioning": 0.5, "opener": 0.1},
+    task_shares={"text_to_image": 0.4, "captioning": 0.3, "high_resolution": 0.3},
+    task_weights={"text_to_image": 1.0, "captioning": 0.5, "opener": 0.1, "high_resolution": 0.7},
+    high_resolution_group=4,
     global_batch_size=16,
     micro_batch_size=2,
     seq_len=64,
@@ -35,13 +36,14 @@ def tokens(tmp_path):
     return tmp_path / "tokens"
 
 
-def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10):
+def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10, high=True):
     generator = np.random.default_rng(0)
     for shard in range(shards):
         lines = [
             {
                 "sample_id": f"{shard:05d}.tar/{row:04d}",
                 "codes": generator.integers(0, CODEBOOK, 9).astype(np.uint16),
+                "codes_hr": generator.integers(0, CODEBOOK, 16).astype(np.uint16) if high else None,
                 "captions": [
                     {"lang": "en", "text": "a b", "ids": [10 + row, 40 + shard], "truncated": False},
                     {"lang": "zh", "text": "c", "ids": [60 + row], "truncated": False},
@@ -93,6 +95,14 @@ def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, builder):
             for labels in (batch.text_labels, batch.code_labels)
         )
         assert total == pytest.approx(STAGE.task_weights[task.name.lower()])
+
+
+def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(tmp_path, builder):
+    write_tokens(tmp_path / "low", high=False)
+    plan = plan_of(tmp_path / "low", builder)
+    with pytest.raises(InputError, match=r"'0000\d.tar/\d+' has no high-resolution codes"):
+        for step in range(4):
+            plan.step(step, 0, 1)
 
 
 def test_a_filter_selects_by_the_tables_columns(tokens):

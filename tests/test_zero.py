@@ -1,6 +1,7 @@
 """Two gloo ranks under ZeRO-3: partitioned for real, equal to one process, resumable bit for bit."""
 
 import os
+import socket
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,21 @@ import torch.multiprocessing as mp
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.checkpoints import finished_checkpoint
-from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
+from pipeline.objective import Objective
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import build_row_index
-from pipeline.train_loop import StageRun, train_stage
+from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.test_plan import write_tokens
 
 STAGE = StageConfig(
     purpose="test",
-    task_shares={"text_to_image": 0.6, "captioning": 0.4},
+    task_shares={"text_to_image": 0.4, "captioning": 0.3, "high_resolution": 0.3},
+    high_resolution_group=4,
     steps=6,
     global_batch_size=8,
     micro_batch_size=1,
@@ -73,16 +76,26 @@ def run(tmp_path) -> StageRun:
 def on_ranks(world_size: int, run: StageRun, stop_after: int | None = None) -> list[dict]:
     """Trains on gloo processes; returns rank 0's figures."""
     result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
-    port = 20_000 + os.getpid() % 20_000 + len(list(run.output.parent.glob("figures-*")))
-    mp.spawn(_rank, args=(world_size, port, run, result, stop_after), nprocs=world_size)
+    mp.spawn(_rank, args=(world_size, free_port(), run, result, stop_after), nprocs=world_size)
     return torch.load(result, weights_only=False)
 
 
-def _rank(rank: int, world_size: int, port: int, run: StageRun, result: Path, stop_after: int | None) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def join(rank: int, world_size: int, port: int) -> None:
+    """Joins a gloo group that checks every collective against the other ranks'."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(world_size), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
     dist.init_process_group("gloo")
+
+
+def _rank(rank: int, world_size: int, port: int, run: StageRun, result: Path, stop_after: int | None) -> None:
+    join(rank, world_size, port)
     figures: list[dict] = []
     if stop_after is not None:
         _die_after(stop_after)
@@ -122,11 +135,17 @@ def losses(figures: list[dict]) -> list[float]:
     return [value for each in figures for name, value in sorted(each.items()) if name.startswith("loss/")]
 
 
-def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run):
+@pytest.mark.parametrize(
+    "how", [{}, {"frozen_whole": True}, {"zero_stage": 2}], ids=["zero 3", "zero 3, frozen whole", "zero 2"]
+)
+def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, how):
+    run = replace(run, zero=replace(run.zero, **how))
     two = on_ranks(2, run)
     one = on_ranks(1, replace(run, output=run.output.with_name("alone")))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(two) == STAGE.steps
+    seen = {name for figures in two for name in figures if name.startswith("loss/")}
+    assert seen == {"loss/text_to_image", "loss/captioning", "loss/opener", "loss/high_resolution"}
     state = trained_state(finished_checkpoint(run.output)[0])
     model = start_of(run)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -149,6 +168,74 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
+    from deepspeed.utils import safe_get_full_grad
+
+    join(rank, 2, port)
+    model = load_base(run.base, CODEBOOK, torch.float32)
+    plan = make_plan(run, model.config.vocabulary)
+    engine = make_engine(Objective(model), run.stage, run.zero)
+    micro_steps = plan.step(0, rank, 2).micro_steps
+    for number, batches in enumerate(micro_steps, start=1):
+        accumulate(engine, engine(batches).loss, last=number == len(micro_steps))
+        if number < len(micro_steps):
+            engine.step()
+    named = dict(engine.module.mars.named_parameters())
+    gradients = {name: safe_get_full_grad(p) for name, p in named.items() if is_trained(name)}
+    if rank == 0:
+        torch.save((len(micro_steps), gradients), result)
+    dist.barrier()
+    os._exit(0)
+
+
+def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run, tmp_path):
+    run = replace(run, stage=replace(STAGE, global_batch_size=24))
+    mp.spawn(_gradient_rank, args=(free_port(), run, tmp_path / "gradients"), nprocs=2)
+    num_micro_steps, gradients = torch.load(tmp_path / "gradients")
+    assert num_micro_steps > 1
+    model = load_base(run.base, CODEBOOK, torch.float32)
+    for batches in make_plan(run, model.config.vocabulary).step(0, 0, 1).micro_steps:
+        Objective(model)(batches).loss.backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if is_trained(name)}
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def _accumulation_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
+    from deepspeed.utils import safe_get_full_grad
+
+    join(rank, 2, port)
+    model = load_base(run.base, CODEBOOK, torch.bfloat16)
+    engine = make_engine(Scaled(model), run.stage, replace(run.zero, dtype="bfloat16"))
+    # 1 + 255 * 2^-9: in bfloat16, whose step at 1 is 2^-7, every one of the small ones would be lost.
+    sizes = [1.0] + [2.0**-9] * 255
+    for number, size in enumerate(sizes, start=1):
+        accumulate(engine, engine(size) / dist.get_world_size(), last=number == len(sizes))
+        if number < len(sizes):
+            engine.step()
+    gradient = safe_get_full_grad(engine.module.mars.model.embed_visual.weight)
+    if rank == 0:
+        torch.save(gradient, result)
+    dist.barrier()
+    os._exit(0)
+
+
+class Scaled(Objective):
+    """Its gradient for every visual embedding row is the number it is called with."""
+
+    def forward(self, size: float) -> torch.Tensor:
+        ids = torch.arange(self.mars.config.vocabulary.num_visual)
+        return self.mars.model.embed_visual(ids).sum() * size
+
+
+def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run, tmp_path):
+    mp.spawn(_accumulation_rank, args=(free_port(), run, tmp_path / "sum"), nprocs=2)
+    gradient = torch.load(tmp_path / "sum")
+    assert gradient.dtype == torch.float32
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1 + 255 * 2.0**-9))
+
+
 def test_the_visual_tables_learn_at_their_own_rate(run):
     on_ranks(1, replace(run, stage=replace(STAGE, steps=2, table_rate_factor=0.0)))
     state = trained_state(finished_checkpoint(run.output)[0])
@@ -166,14 +253,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(run):
 
 
 def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
-    from pipeline.deepspeed_engine import make_engine
-    from pipeline.objective import Objective
-    from pipeline.train_loop import make_plan, train_step
-
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_SIZE": "2"}
-    dist.init_process_group("gloo")
+    join(rank, 2, port)
     model = load_base(run.base, CODEBOOK, torch.float32)
     whole = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -195,7 +275,7 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
 
 
 def test_between_steps_a_rank_holds_half_of_the_parameters_and_of_the_optimizer(run, tmp_path):
-    mp.spawn(_bytes_rank, args=(20_000 + os.getpid() % 20_000 + 77, run, tmp_path / "bytes"), nprocs=2)
+    mp.spawn(_bytes_rank, args=(free_port(), run, tmp_path / "bytes"), nprocs=2)
     for rank in range(2):
         parameters, left_whole, moments = torch.load(f"{tmp_path / 'bytes'}-{rank}")
         assert parameters == pytest.approx(0.5, abs=0.05)

@@ -1,0 +1,25 @@
+"""Sizes of MARS that are counted and measured."""
+
+from pipeline.configuration import MarsConfig
+
+GEOMETRIES = {
+    # The public config of Qwen-7B: 32 layers of hidden size 4,096; its fused FFN of 22,016 is two of 11,008.
+    "qwen_7b": MarsConfig(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+    ),
+    # For two CPU cores: the same shape in small.
+    "small": MarsConfig(
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+    ),
+}
+"""MARS configs by name, all with Qwen's 151,936 text rows and 8,192 codes."""
