@@ -78,6 +78,7 @@ class Board(Messages):
         self.tell(
             f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
             f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
+            + (f"  MFU {mean['mfu']:.2f}" if "mfu" in mean else "")
         )
         with self._metrics.open("a") as file:
             file.writelines(json.dumps(figures) + "\n" for figures in self._recent)

@@ -29,6 +29,10 @@ class PrefixWithGradient(Objective):
 class BothExperts(Objective):
     """Both experts run on every position, and the position's own is selected: routing by a mask of booleans."""
 
+    def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
+        super().__init__(model)
+        self._run_layer = torch.compile(run_both_experts) if compile_layers else run_both_experts
+
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Equal to the objective's own."""
         model, num_text = self.mars.model, batch.text.ids.shape[1]
@@ -39,7 +43,7 @@ class BothExperts(Objective):
         rotary, mask = model.rotary_emb(hidden, positions), mask_of(batch, self.mars)
         for layer in model.layers:
             assert isinstance(layer, MarsDecoderLayer)
-            hidden = run_both_experts(layer, hidden, is_visual, rotary, mask)
+            hidden = self._run_layer(layer, hidden, is_visual, rotary, mask)
         hidden = model.norm(hidden)
         return hidden[:, :num_text], hidden[:, num_text:]
 
@@ -65,7 +69,7 @@ class Dense(Objective):
     """A plain Qwen2 of the same active parameters, all of its layers' matrices trained: it is made of the visual
     expert, and text goes through that, too. Its text embedding is frozen, which is in its favour."""
 
-    def __init__(self, model: MarsForCausalLM) -> None:
+    def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
         super().__init__(model)
         values = model.config.to_dict()
         for key in ("model_type", "architectures", "vocab_size"):
@@ -82,6 +86,8 @@ class Dense(Objective):
             plain.mlp = expert.mlp
             plain.input_layernorm = layer.input_layernorm
             plain.post_attention_layernorm = layer.post_attention_layernorm
+            if compile_layers:
+                plain.compile()
         self.qwen2.norm, self.qwen2.rotary_emb = model.model.norm, model.model.rotary_emb
         self.qwen2.embed_tokens = nn.Identity()
 

@@ -6,6 +6,7 @@ on contiguous slices, and the places carry what may attend to what.
 Shape letters: B rows, Tt and Tv positions of a row's text and visual stream, L labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,8 +47,9 @@ class Stream:
 
 @dataclass(frozen=True)
 class Work:
-    """What a micro-batch has to be computed, padding apart: positions of both modalities, and pairs of a query and a
-    key that it sees, by the query's modality. `padded` counts all positions of the tensors, padding included."""
+    """What a micro-batch has to be computed, padding and samples without labels (fillers) apart: positions of both
+    modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
+    positions of the tensors."""
 
     text_tokens: int
     visual_tokens: int
@@ -73,8 +75,12 @@ class MicroBatch:
     work: Work
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same batch on another device."""
-        return _to(self, device)
+        """The same batch on another device. From pinned memory the host does not wait for the copy."""
+        return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "MicroBatch":
+        """The same batch in memory that a GPU copies from by itself."""
+        return _map(self, Tensor.pin_memory)
 
 
 def collate(
@@ -96,7 +102,7 @@ def collate(
     assert all(sequence.kind is kind for row in rows for sequence in row)
     text, visual = _Packer(len(rows), row_multiple), _Packer(len(rows), row_multiple)
     labels = []
-    text_pairs = visual_pairs = 0
+    text_tokens = visual_tokens = text_pairs = visual_pairs = 0
     for row, sequences in enumerate(rows):
         for segment, sequence in enumerate(sequences):
             run = slice(0, sequence.num_run)
@@ -106,9 +112,12 @@ def collate(
                 place[chosen] = packer.add(row, sequence.ids[run][chosen], np.nonzero(chosen)[0], sequence, segment)
             at = sequence.label_positions
             labels.append((row, place[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
-            visible = sequence.num_visible[run]
-            text_pairs += int(visible[~is_visual].sum())
-            visual_pairs += int(visible[is_visual].sum())
+            if len(at):
+                visible = sequence.num_visible[run]
+                text_tokens += int((~is_visual).sum())
+                visual_tokens += int(is_visual.sum())
+                text_pairs += int(visible[~is_visual].sum())
+                visual_pairs += int(visible[is_visual].sum())
 
     row_length = text.length + visual.length
     index = np.concatenate([row * row_length + text.length * above + at for row, at, above, _, _ in labels])
@@ -122,8 +131,8 @@ def collate(
         text_labels=_labels(index, ids, tasks, task_weights, ~is_code),
         code_labels=_labels(index, ids, tasks, task_weights, is_code),
         work=Work(
-            text_tokens=text.num_tokens,
-            visual_tokens=visual.num_tokens,
+            text_tokens=text_tokens,
+            visual_tokens=visual_tokens,
             text_pairs=text_pairs,
             visual_pairs=visual_pairs,
             padded_tokens=len(rows) * row_length,
@@ -145,11 +154,6 @@ class _Packer:
         self._rows[row].append((ids, positions, np.full(count, segment), sequence.groups[positions]))
         self._filled[row] += count
         return np.arange(start, start + count)
-
-    @property
-    def num_tokens(self) -> int:
-        """Without padding."""
-        return sum(self._filled)
 
     @property
     def length(self) -> int:
@@ -175,10 +179,10 @@ def _labels(
     return Labels(*(torch.from_numpy(array) for array in (index[chosen], ids[chosen], weights, tasks[chosen])))
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    """Moves every tensor of nested dataclasses; from pinned memory without waiting."""
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Applies `function` to every tensor of nested dataclasses."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, Labels | Stream | Places | MicroBatch):
-        return replace(value, **{field.name: _to(getattr(value, field.name), device) for field in fields(value)})
+        return replace(value, **{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
     return value

@@ -16,7 +16,7 @@ GEOMETRIES = {
     "small": MarsConfig(
         hidden_size=512,
         intermediate_size=1376,
-        num_hidden_layers=4,
+        num_hidden_layers=8,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=8192,

@@ -1,6 +1,7 @@
-"""Balanced packing of samples into rows."""
+"""Balanced packing of samples into rows, and of rows onto ranks."""
 
 import heapq
+from collections.abc import Sequence
 
 from pipeline.errors import InputError
 
@@ -26,6 +27,29 @@ def pack_rows(lengths: list[int], seq_len: int, world_size: int) -> list[list[in
         if max(sum(lengths[index] for index in row) for row in rows) <= seq_len:
             return rows
         num_rows += world_size
+
+
+def deal_rows(
+    rows: list[list[int]], costs: Sequence[float], rank: int, world_size: int, size: int
+) -> list[list[list[int]]]:
+    """The rows of each of a rank's micro-steps, `size` of them (fewer in the last).
+
+    Ranks wait for each other in every layer, so a micro-step takes as long as its slowest rank: rows that cost alike
+    come into the same micro-step.
+
+    Args:
+        rows: as `pack_rows` gives them, a multiple of `world_size`.
+        costs: of each row, in any unit.
+        rank, world_size: whose rows.
+        size: rows a rank takes in one micro-step.
+    """
+    by_cost = sorted(range(len(rows)), key=lambda row: (-costs[row], row))
+    dealt = []
+    for start in range(0, len(rows), size * world_size):
+        block = by_cost[start : start + size * world_size]
+        each = len(block) // world_size
+        dealt.append([rows[row] for row in block[rank * each : (rank + 1) * each]])
+    return dealt
 
 
 def _balance(lengths: list[int], num_rows: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.collate import MicroBatch, collate
 from pipeline.errors import InputError
 from pipeline.order import SampleOrder, generator
-from pipeline.packing import pack_rows
+from pipeline.packing import deal_rows, pack_rows
 from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import Row, TokenReader
@@ -95,21 +95,26 @@ class StagePlan:
     ) -> list[MicroBatch]:
         packed = pack_rows([sequence.num_run for sequence in sequences], self.stage.seq_len, world_size)
         # All ranks run both experts in every micro-step: a row that came out empty gets a sample without labels.
-        filler = len(sequences)
-        sequences = [*sequences, _without_labels(sequences[0])]
-        packed = [row or [filler] for row in packed]
-        mine = packed[rank::world_size]
-        size = self.stage.micro_batch_size
+        filler = _without_labels(min(sequences, key=lambda sequence: sequence.num_run))
+        packed = [row or [len(sequences)] for row in packed]
+        sequences = [*sequences, filler]
+        costs = [sum(self._cost(sequences[index]) for index in row) for row in packed]
         return [
             collate(
                 kind,
-                [[sequences[index] for index in row] for row in mine[start : start + size]],
+                [[sequences[index] for index in row] for row in rows],
                 self.builder.vocabulary,
                 weights,
                 self.stage.row_multiple,
             )
-            for start in range(0, len(mine), size)
+            for rows in deal_rows(packed, costs, rank, world_size, self.stage.micro_batch_size)
         ]
+
+    def _cost(self, sequence: Sequence) -> int:
+        """Of its positions, in units of 2N FLOP (see `pipeline.metrics`)."""
+        num_run = sequence.num_run
+        num_visual = int((sequence.ids[:num_run] >= self.builder.vocabulary.text_vocab_size).sum())
+        return 3 * num_visual + (1 if sequence.kind.has_text_prefix else 2) * (num_run - num_visual)
 
 
 def _pick(shares: dict[str, float], draw: float) -> str:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.checkpoints import new_folder_name, newest_verified, read_manifest, remove_all_but, write_manifest
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError, NonFiniteError
-from pipeline.metrics import flop_of
+from pipeline.metrics import flop_of, peak_flop_per_s
 from pipeline.objective import Objective
 from pipeline.order import SampleOrder
 from pipeline.plan import StagePlan, Step
@@ -105,7 +105,8 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     start_step = resume(engine, run, base_hash, world_size)
     writer = SummaryWriter(str(run.output / "tensorboard"), purge_step=start_step) if rank == 0 else None
 
-    steps = prefetch(plan, start_step, run.stage.steps, rank, world_size)
+    steps = prefetch(plan, start_step, run.stage.steps, rank, world_size, pin=device.type == "cuda")
+    peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     for number in range(start_step, run.stage.steps):
         started = time.monotonic()
         step = next(steps)
@@ -115,6 +116,8 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         figures = summarise(run, engine, step, sums, number)
         done = number + 1
         figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s}
+        if peak:
+            figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
         if rank == 0:
             report(figures)
             assert writer is not None
@@ -183,15 +186,22 @@ def summarise(run: StageRun, engine: Any, step: Step, sums: torch.Tensor, number
     }
 
 
-def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int) -> Iterator[Step]:
-    """The steps from `start` to `end`, each built while the one before trains."""
+def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
+    """The steps from `start` to `end`, each built (and put into pinned memory) while the one before trains."""
+
+    def build(number: int) -> Step:
+        step = plan.step(number, rank, world_size)
+        if not pin:
+            return step
+        return replace(step, micro_steps=[[batch.pinned() for batch in batches] for batches in step.micro_steps])
+
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        following = pool.submit(plan.step, start, rank, world_size) if start < end else None
+        following = pool.submit(build, start) if start < end else None
         for number in range(start, end):
             assert following is not None
             current = following.result()
             if number + 1 < end:
-                following = pool.submit(plan.step, number + 1, rank, world_size)
+                following = pool.submit(build, number + 1)
             yield current
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import ray
 import ray.data
@@ -54,11 +54,9 @@ class JobOptions:
         return recipe, run_paths(self.root, recipe)
 
 
-Options = TypeVar("Options", bound=JobOptions)
-
-
-def run_job(options_type: type[Options], job: Callable[[Options], dict[str, Any] | None], description: str) -> None:
-    """Parses the flags, runs the job, prints its error in one line, and exits with its code.
+def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], description: str) -> None:
+    """Parses the flags into `options_type` (a dataclass, or a union of them for subcommands), runs the job, prints its
+    error in one line, and exits with its code.
 
     A dict that the job returns is its result: with `--json` the last line of the output.
     """

@@ -1,0 +1,53 @@
+"""What the benchmark compares does the same work: else its ratios would mean nothing."""
+
+import pytest
+import torch
+
+from pipeline.baselines import BothExperts, Dense, PrefixWithGradient
+from pipeline.configuration import MarsConfig
+from pipeline.model import MarsForCausalLM
+from pipeline.objective import Objective
+from pipeline.step_benchmark import StepBenchmark, measure_step
+from tests.conftest import CODEBOOK, TEXT_VOCAB
+from tests.test_model import some_batches
+
+SMALL = MarsConfig(
+    text_vocab_size=TEXT_VOCAB,
+    codebook_size=CODEBOOK,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+)
+
+
+@pytest.mark.parametrize("baseline", [BothExperts, PrefixWithGradient])
+def test_baselines_of_the_routing_give_the_objectives_losses_and_gradients(mars, builder, baseline):
+    trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
+    batches = some_batches(builder)
+    losses = [each(mars)(batches) for each in (Objective, baseline)]
+    torch.testing.assert_close(losses[0].task_losses, losses[1].task_losses)
+    for own, other in zip(*(torch.autograd.grad(loss.loss, trained) for loss in losses), strict=True):
+        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
+
+
+def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(base, builder):
+    mars = MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.1)
+    dense = Dense(mars)
+    batches = some_batches(builder)
+    torch.testing.assert_close(dense(batches).task_losses, Objective(mars)(batches).task_losses)
+    dense(batches).loss.backward()
+    learned = {name for name, parameter in mars.named_parameters() if parameter.grad is not None}
+    assert learned == {name for name, parameter in mars.named_parameters() if parameter.requires_grad}
+
+
+def test_a_measurement_has_what_it_promises():
+    lines: list[str] = []
+    figures = measure_step(StepBenchmark(SMALL, 2, 2, 1, 7, 16, rounds=2, warmup=1), torch.device("cpu"), lines.append)
+    assert len(lines) == 2
+    assert figures["mfu"] is None and figures["padding_fraction"] == 0
+    assert figures["samples_per_s"] == pytest.approx(4 / figures["step_s"])
+    assert figures["tokens_per_s"] == pytest.approx(4 * (7 + 16) / figures["step_s"])
+    for name in ("routed_over_dense", "naive_over_routed", "prefix_speedup", "joint_over_state_normalisation"):
+        assert 0.05 < figures[name] < 20
