@@ -7,6 +7,7 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+import gc  # noqa: E402
 import statistics  # noqa: E402
 import tempfile  # noqa: E402
 from dataclasses import dataclass, replace  # noqa: E402
@@ -115,7 +116,7 @@ def train(options: Train) -> dict[str, Any]:
     figures: dict[str, Any] = {"geometry": f"{geometry}, {benchmark.config.num_hidden_layers} layers"}
     figures |= measure_step(benchmark, device, say)
     if options.loop_steps:
-        torch.cuda.empty_cache()
+        release_gpu_memory()
         figures["ray_over_plain"] = ray_over_plain(options, benchmark)
     return figures
 
@@ -181,7 +182,7 @@ class Steps(Messages):
 def ray_over_plain(options: Train, benchmark: StepBenchmark) -> float:
     """Median step time of the training loop under Ray Train over that of the same loop in processes of its own."""
     use_gpu = torch.cuda.is_available()
-    scaling = ScalingConfig(num_workers=1 if use_gpu else 2, use_gpu=use_gpu, cpus_per_worker=1)
+    scaling = ScalingConfig(num_workers=1 if use_gpu else 2, use_gpu=use_gpu, cpus_per_worker=8 if use_gpu else 1)
     samples = benchmark.rows * benchmark.samples_per_row * scaling.num_workers
     stage = StageConfig(
         purpose="benchmark",
@@ -199,33 +200,43 @@ def ray_over_plain(options: Train, benchmark: StepBenchmark) -> float:
     # DeepSpeed's optimizer holds 16 bytes a trained parameter, where the step above holds 8: half the layers.
     config = with_layers(benchmark.config, max(1, benchmark.config.num_hidden_layers // (2 if use_gpu else 1)))
     zero = ZeroConfig(zero_stage=3, dtype=str(benchmark.dtype).removeprefix("torch."))
-    connect_to_ray()
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         run = synthetic_run(Path(folder), config, stage, zero, benchmark.text_ids, benchmark.num_codes)
+        release_gpu_memory()
+        loops = {"without Ray": without_ray, "under Ray Train": under_ray_train}
         for number in range(options.loop_runs):
-            plain = run_stage_without_ray(
-                replace(run, output=Path(folder) / f"plain{number}"),
-                scaling.num_workers,
-                use_gpu,
-                scaling.cpus_per_worker,
-            )
-            under_ray = under_ray_train(replace(run, output=Path(folder) / f"ray{number}"), scaling)
-            times = [
-                statistics.median(each["step_s"] for each in steps[len(steps) // 3 :]) for steps in (plain, under_ray)
-            ]
-            say(
-                f"loop {number + 1}/{options.loop_runs}: {times[0]:.3f} s a step without Ray, {times[1]:.3f} s under it"
-            )
-            ratios.append(times[1] / times[0])
+            order = list(loops) if number % 2 else list(reversed(loops))
+            times = {}
+            for name in order:
+                steps = loops[name](replace(run, output=Path(folder) / f"{name}{number}"), scaling)
+                times[name] = statistics.median(each["step_s"] for each in steps[len(steps) // 3 :])
+            told = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
+            say(f"loop {number + 1}/{options.loop_runs}: {told}")
+            ratios.append(times["under Ray Train"] / times["without Ray"])
     return statistics.median(ratios)
+
+
+def without_ray(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
+    """Rank 0's figures of every step, with no Ray on the machine but one that ran before."""
+    return run_stage_without_ray(run, scaling.num_workers, scaling.use_gpu, scaling.cpus_per_worker)
 
 
 def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
     """Rank 0's figures of every step."""
+    connect_to_ray()
     steps: Any = ray.remote(num_cpus=0)(Steps).remote()
     run_workers(partial(train_stage, run), scaling, "benchmark", run.output / "ray_train", steps)
-    return ray.get(steps.figures.remote())
+    figures = ray.get(steps.figures.remote())
+    ray.shutdown()
+    return figures
+
+
+def release_gpu_memory() -> None:
+    """Compiled layers refer to themselves: their memory waits for the garbage collector."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
-from pipeline.token_data import build_row_index  # noqa: E402
+from pipeline.stage_config import StageConfig  # noqa: E402
+from pipeline.token_data import RowIndex, TokenReader, build_row_index  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
@@ -118,6 +120,11 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
             f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
             f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
         )
+    index = build_row_index(paths.tokens, stage.where)
+    if "high_resolution" in stage.task_shares:
+        _check_high_resolution(number, stage, paths, index, longest)
+    if stage.attention == "flex_attention" and not recipe.scaling.use_gpu:
+        raise UsageError(f"stage {number} has attention 'flex_attention', which trains on GPUs only; set sdpa or eager")
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
@@ -131,14 +138,38 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         embedding_noise_std=recipe.embedding_noise_std,
         initial_checkpoint=initial,
         tokens=paths.tokens,
-        index=build_row_index(paths.tokens, stage.where),
+        index=index,
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
         output=paths.stage(number),
         recipe_sha256=sha256_of(
-            stage, recipe.seed, recipe.shared_output_projection, recipe.embedding_noise_std, fingerprint
+            stage,
+            recipe.seed,
+            recipe.shared_output_projection,
+            recipe.embedding_noise_std,
+            recipe.zero.zero_stage,
+            recipe.zero.dtype,
+            fingerprint,
         ),
     )
+
+
+def _check_high_resolution(number: int, stage: StageConfig, paths: RunPaths, index: RowIndex, longest: int) -> None:
+    """Looks at the first selected row, before any worker starts."""
+    first = next(shard for shard, rows in enumerate(index.rows) if len(rows))
+    row = TokenReader(paths.tokens, index, held_shards=1).row(first, 0)
+    if row.high_codes is None:
+        raise InputError(
+            f"stage {number} has task high_resolution, but sample {row.sample_id!r} has no high-resolution codes; "
+            "tokenize them, or leave such rows out with the stage's `where`"
+        )
+    num_codes, group_size = len(row.high_codes), stage.high_resolution_group
+    if num_codes % group_size:
+        raise UsageError(f"stage {number}: high_resolution_group {group_size} does not divide {num_codes} codes")
+    if stage.seq_len < longest + num_codes:
+        raise UsageError(
+            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest + num_codes}; raise it"
+        )
 
 
 def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:

@@ -71,6 +71,7 @@ class Dense(Objective):
 
     def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
         super().__init__(model)
+        assert not model.config.shared_output_projection, "that one is frozen"
         values = model.config.to_dict()
         for key in ("model_type", "architectures", "vocab_size"):
             values.pop(key)

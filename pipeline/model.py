@@ -137,7 +137,8 @@ class MarsModel(MarsPreTrainedModel):
 
     def _run(self, layer: MarsDecoderLayer, function: Callable, *inputs: Any) -> Any:
         if self.gradient_checkpointing and self.training and layer.layer_idx % self.checkpoint_every == 0:
-            return checkpoint(function, *inputs, use_reentrant=False)
+            # Nothing in a layer is random.
+            return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
         return function(*inputs)
 
 
@@ -229,7 +230,8 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         """Turns the frozen parameters into buffers, which DeepSpeed neither partitions nor gathers.
 
         ZeRO-3 then holds the language expert whole on every rank (about 15 GB in bfloat16 at Qwen-7B's size) and has
-        half as much to gather. They are not saved with a checkpoint, as frozen parameters are not.
+        half as much to gather. They are not saved with a checkpoint, as frozen parameters are not. Call it with the
+        model on its device: a move would copy a tied text table twice.
         """
         for module in self.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):

@@ -70,7 +70,7 @@ class Objective(nn.Module):
             both = (batch.text_labels, batch.code_labels)
             return [(None, Labels(*(torch.cat(parts) for parts in zip(*map(_tensors, both), strict=True))))]
         states: list[tuple[State | None, Labels]] = [(State.TEXT, batch.text_labels)]
-        return states + ([(State.CODES, batch.code_labels)] if batch.kind.has_text_prefix else [])
+        return states + ([(State.CODES, batch.code_labels)] if batch.kind.predicts_codes else [])
 
 
 def _tensors(labels: Labels) -> tuple[Tensor, ...]:

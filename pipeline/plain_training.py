@@ -20,7 +20,7 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
         run: the stage.
         num_workers: ranks, at most the number of GPUs where `use_gpu`.
         use_gpu: one GPU a rank, nccl; else the CPU, gloo.
-        threads: that a rank computes with on a CPU.
+        threads: of a rank's computation on the host.
 
     Returns:
         Rank 0's figures of every step.
@@ -37,13 +37,13 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
 def _rank(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int, port: int, result: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_SIZE": str(world_size)}
+    torch.set_num_threads(threads)
     if use_gpu:
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
         os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(threads)
     dist.init_process_group("nccl" if use_gpu else "gloo")
     figures: list[dict[str, Any]] = []
     train_stage(run, device, figures.append)

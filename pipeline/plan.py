@@ -4,7 +4,7 @@ A step takes the next `global_batch_size` samples of the order; each draws its t
 guidance dropout from the seed. Samples of one kind are packed into rows, and rows dealt to the ranks.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
@@ -123,5 +123,5 @@ def _pick(shares: dict[str, float], draw: float) -> str:
 
 
 def _without_labels(sequence: Sequence) -> Sequence:
-    empty = np.zeros(0, np.int64)
-    return replace(sequence, label_positions=empty, label_ids=empty, label_tasks=empty)
+    empty, run = np.zeros(0, np.int64), slice(0, sequence.num_run)
+    return Sequence(sequence.kind, sequence.ids[run], sequence.groups[run], empty, empty, empty)

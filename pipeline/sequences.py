@@ -3,6 +3,7 @@
 text to image:   `caption <img> c1..cN </img>`, loss on the codes, and on `<img>` as a task of its own
 captioning:      `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
 high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in text to image, and on the high codes
+interleaved:     text and pictures `<img> c1..cN </img>` in any order, loss on the openers and the codes
 
 Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
 between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
@@ -36,10 +37,16 @@ class Kind(Enum):
     TEXT_TO_IMAGE = 0
     CAPTIONING = 1
     HIGH_RESOLUTION = 2
+    INTERLEAVED = 3
 
     @property
     def has_text_prefix(self) -> bool:
         """Whether all text comes before all pictures, so that it depends on frozen weights only."""
+        return self in (Kind.TEXT_TO_IMAGE, Kind.HIGH_RESOLUTION)
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether its pictures are to be drawn, and not only read."""
         return self is not Kind.CAPTIONING
 
 
@@ -124,6 +131,28 @@ class SequenceBuilder:
             np.concatenate([low.label_ids, high_ids]),
             np.concatenate([low.label_tasks, np.full(len(high_ids), Task.HIGH_RESOLUTION.value)]),
         )
+
+    def interleaved(self, segments: list[list[int] | np.ndarray]) -> Sequence:
+        """A document's parts in order: text ids as lists, pictures as arrays of raw VQ indices.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        if not any(isinstance(segment, np.ndarray) for segment in segments):
+            raise ValueError("an interleaved document needs a picture")
+        ids, positions, tasks = np.zeros(0, np.int64), [], []
+        for segment in segments:
+            if isinstance(segment, list):
+                ids = np.concatenate([ids, np.asarray(segment, np.int64)])
+                continue
+            if len(ids):
+                positions.append(len(ids) - 1)
+                tasks.append(Task.OPENER.value)
+            positions += range(len(ids), len(ids) + len(segment))
+            tasks += [Task.TEXT_TO_IMAGE.value] * len(segment)
+            ids = np.concatenate([ids, self._picture(segment)])
+        at = np.asarray(positions)
+        return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), at, ids[at + 1], np.asarray(tasks))
 
     def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:
         """`codes` are raw VQ indices [N].

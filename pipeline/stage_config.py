@@ -36,8 +36,8 @@ class StageConfig:
         global_batch_size: samples an optimizer step, all ranks.
         micro_batch_size: rows a rank takes in one forward.
         seq_len: tokens of a packed row, at most.
-        row_multiple: rows are padded to the longest of a micro-step, rounded up to a multiple of this, so that
-            shapes repeat.
+        row_multiple: the text of a micro-step's rows is padded to the longest, rounded up to a multiple of this, so
+            that shapes repeat; and so are the pictures.
         learning_rate: peak, reached after `warmup_steps`, then a cosine to `final_learning_rate`.
         table_rate_factor: the visual embedding and head learn at this multiple of the rate. A row of theirs learns
             only when its code comes, which in a small corpus is seldom.

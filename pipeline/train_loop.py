@@ -99,7 +99,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     if run.stage.compile_layers:
         model.model.compile_layers()
     if run.zero.frozen_whole:
-        model.keep_frozen_whole()
+        model.to(device).keep_frozen_whole()
     plan = make_plan(run, model.config.vocabulary)
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
     start_step = resume(engine, run, base_hash, world_size)
@@ -240,7 +240,8 @@ def resume(engine: Any, run: StageRun, base_hash: str, world_size: int) -> int:
             raise InputError(
                 f"checkpoint {str(folder)!r} was made with another {name}; undo the change, or choose another --root"
             )
-    engine.load_checkpoint(folder, ENGINE_TAG, load_module_strict=False)
+    loaded, _ = engine.load_checkpoint(folder, ENGINE_TAG, load_module_strict=False)
+    assert loaded is not None, folder
     return manifest.step
 
 

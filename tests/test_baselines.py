@@ -23,7 +23,7 @@ SMALL = MarsConfig(
 
 
 @pytest.mark.parametrize("baseline", [BothExperts, PrefixWithGradient])
-def test_baselines_of_the_routing_give_the_objectives_losses_and_gradients(mars, builder, baseline):
+def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gradients(mars, builder, baseline):
     trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
     batches = some_batches(builder)
     losses = [each(mars)(batches) for each in (Objective, baseline)]

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.collate import collate
+from pipeline.configuration import MarsConfig
 from pipeline.generation import Sampling, generate_codes
 from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM, is_trained
 from pipeline.objective import Objective
-from pipeline.sequences import Kind
-from pipeline.vocabulary import Role
-from tests.conftest import CODEBOOK, TEXT_VOCAB
+from pipeline.sequences import Kind, SequenceBuilder
+from pipeline.vocabulary import NORMALISATIONS, Role
+from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.reference import hidden_by_selection
 
 
@@ -120,6 +121,8 @@ def test_transformers_generate_is_the_same_with_and_without_cache(mars):
     cached, plain = mars.generate(ids, **settings), mars.generate(ids, use_cache=False, **settings)
     assert torch.equal(cached, plain)
     assert cached.shape == (3, 21)
+    alone = mars.generate(ids[:1, 4:], **settings | {"attention_mask": mask[:1, 4:]})
+    assert torch.equal(cached[0, 9:], alone[0, 5:])
     beams = mars.generate(ids, num_beams=3, **settings)
     assert beams.shape == (3, 21)
 
@@ -183,6 +186,21 @@ def counting(function, runs):
     return counted
 
 
+def test_compiled_layers_give_the_same_loss_and_gradients():
+    torch.compiler.reset()
+    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
+    mars = MarsForCausalLM(MarsConfig(**config, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
+    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
+    batches, objective = some_batches(builder), Objective(mars)
+    plain = torch.autograd.grad(objective(batches).loss, trained)
+    mars.model.compile_layers()
+    torch._dynamo.utils.counters.clear()
+    for own, other in zip(torch.autograd.grad(objective(batches).loss, trained), plain, strict=True):
+        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, "nothing was compiled"
+
+
 def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
     first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK) for _ in range(2))
     second.keep_frozen_whole()
@@ -198,10 +216,16 @@ def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
     assert all(torch.equal(*pair) for pair in zip(own, other, strict=True))
 
 
-def test_forward_and_backward_of_training_never_wait_for_the_device(mars, builder):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_forward_and_backward_of_training_never_wait_for_the_device(mars, builder, attention, normalisation, recompute):
     """On a GPU each of these operations makes the host wait for all that was queued."""
-    mars.freeze_language_expert()
-    objective, batches = Objective(mars), some_batches(builder)
+    mars.freeze_language_expert().train()
+    mars.set_attn_implementation(attention)
+    if recompute:
+        mars.gradient_checkpointing_enable()
+    objective, batches = Objective(mars, normalisation), some_batches(builder)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         objective(batches).loss.backward()
     ran = {event.key for event in profile.key_averages()}

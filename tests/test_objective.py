@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import loss
-from pipeline.baselines import PrefixWithGradient
 from pipeline.collate import collate
 from pipeline.configuration import MarsConfig
 from pipeline.model import MarsForCausalLM
@@ -34,6 +33,10 @@ def samples(builder):
             builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, 4),
             builder.high_resolution([], CODES + 3, HIGH + 2, Role.HIGH_2, 1),
             builder.high_resolution([15], CODES, HIGH[::-1].copy(), Role.HIGH_1, 16),
+        ],
+        Kind.INTERLEAVED: [
+            builder.interleaved([[11, 12], CODES, [13], CODES + 3, [14, 15]]),
+            builder.interleaved([CODES, CODES[::-1].copy()]),
         ],
     }
 
@@ -90,16 +93,6 @@ def assert_logits_are_those_of_the_samples_alone(mars, sequences, attention):
                 torch.testing.assert_close(packed, alone[chosen], atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.HIGH_RESOLUTION])
-def test_a_text_prefix_without_gradient_gives_the_gradients_of_one_with(mars, builder, kind):
-    trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
-    batch = collate(kind, [samples(builder)[kind]], builder.vocabulary, WEIGHTS, 8)
-    losses = [Objective(mars)([batch]).loss, PrefixWithGradient(mars)([batch]).loss]
-    torch.testing.assert_close(*losses)
-    for own, other in zip(*(torch.autograd.grad(each, trained) for each in losses), strict=True):
-        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
-
-
 @pytest.mark.parametrize("group_size", [1, 2, 4, 16])
 def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_group(mars, builder, group_size):
     """With the gradient of each labelled hidden state for the embedding of each position."""
@@ -136,6 +129,16 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     assert caption.ids[:2].tolist() == [8, 9]
     assert caption.label_ids.tolist() == [21, 22, builder.end_id]
     assert caption.ids[caption.label_positions].tolist() == [vocabulary.closer(Role.BASE), 21, 22]
+    document = builder.interleaved([CODES, [11, 12], CODES + 3, [13]])
+    picture, opener = len(CODES) + 2, vocabulary.opener(Role.BASE)
+    assert document.ids.tolist() == [*dropped.ids, 11, 12, *builder.text_to_image([], CODES + 3).ids, 13]
+    assert document.label_positions.tolist() == [
+        *range(len(CODES)),
+        picture + 1,
+        *range(picture + 2, picture + 2 + len(CODES)),
+    ]
+    assert document.label_ids.tolist() == [*(CODES + TEXT_VOCAB), opener, *(CODES + 3 + TEXT_VOCAB)]
+    assert document.num_run == len(document.ids) - 3
     high = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
     start = len(image.ids)
     assert high.ids[:start].tolist() == image.ids.tolist()
@@ -150,6 +153,8 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
 def test_a_group_size_that_does_not_divide_the_codes_is_refused(builder):
     with pytest.raises(ValueError, match="5 does not divide the 16"):
         builder.high_resolution([1], CODES, HIGH, Role.HIGH_1, 5)
+    with pytest.raises(ValueError, match="needs a picture"):
+        builder.interleaved([[1, 2]])
 
 
 def test_an_unknown_caption_language_is_refused_by_name(builder):

@@ -136,10 +136,17 @@ def losses(figures: list[dict]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"frozen_whole": True}, {"zero_stage": 2}], ids=["zero 3", "zero 3, frozen whole", "zero 2"]
+    "zero, stage",
+    [
+        ({}, {}),
+        ({}, {"checkpoint_every_layers": 1}),
+        ({"frozen_whole": True}, {"checkpoint_every_layers": 2}),
+        ({"zero_stage": 2}, {}),
+    ],
+    ids=["zero 3", "zero 3, recomputing", "zero 3, frozen whole, recomputing half", "zero 2"],
 )
-def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, how):
-    run = replace(run, zero=replace(run.zero, **how))
+def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero, stage):
+    run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))
     two = on_ranks(2, run)
     one = on_ranks(1, replace(run, output=run.output.with_name("alone")))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
@@ -157,7 +164,11 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, how)
             assert not torch.equal(parameter, before[name]), name
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
+@pytest.mark.parametrize(
+    "how", [{}, {"frozen_whole": True}, {"zero_stage": 2}], ids=["zero 3", "frozen whole", "zero 2"]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
+    run = replace(run, zero=replace(run.zero, **how))
     whole = on_ranks(2, run)
     other = replace(run, output=run.output.with_name("interrupted"))
     first = on_ranks(2, other, stop_after=4)  # saved at step 3; step 4 is lost

@@ -12,6 +12,7 @@ from jobs.common.recipe import CorpusConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
+from tokenization.shard_rows import TokenizationConfig
 
 GLOBAL_BATCH_SIZE = 2048
 
@@ -43,9 +44,9 @@ def recipe() -> Recipe:
         second,
         purpose="detail: high-resolution codes from text and low-resolution codes",
         task_shares={"text_to_image": 0.2, "high_resolution": 0.8},
-        steps=10_000_000 // 512,
-        global_batch_size=512,
-        seq_len=9216,  # two samples of 77 text ids, 258 around the low codes, and 4,096 high codes
+        steps=10_000_000 // GLOBAL_BATCH_SIZE,
+        row_multiple=32,  # rows of one sample have little text
+        seq_len=4992,  # one sample: up to 512 text ids, 258 of the low picture, K openers, 4,096 - K high codes
         high_resolution_role="high_2",
         high_resolution_group=16,
     )
@@ -54,6 +55,7 @@ def recipe() -> Recipe:
         corpus=CorpusConfig(path="corpus"),
         vqgan_folder="models/vqgan-f16-8192",
         language_expert_folder="models/qwen-7b-as-qwen2",
+        tokenization=TokenizationConfig(size_px=256, max_caption_ids=512, encoder_dtype="bfloat16"),
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=64, use_gpu=True, cpus_per_worker=8),
         num_encoders=64,
