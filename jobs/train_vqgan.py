@@ -121,7 +121,7 @@ def card(options: Options, config: VqganConfig, data: str, folder: Path, by_size
     from diffusers import VQModel
 
     size = config.image_size_px
-    model = VQModel.from_pretrained(folder)
+    model = VQModel.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
     arguments = ["--recipe", options.recipe, *(part for override in options.set for part in ("--set", override))]
     return CARD.format(
         name=options.recipe,
