@@ -147,8 +147,11 @@ def losses(figures: list[dict]) -> list[float]:
 )
 def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero, stage):
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))
+    shared_before = {path.name for path in Path("/dev/shm").glob("deepspeed*")}
     two = on_ranks(2, run)
     one = on_ranks(1, replace(run, output=run.output.with_name("alone")))
+    left = {path.name for path in Path("/dev/shm").glob("deepspeed*")} - shared_before
+    assert not left, "memory of every run would stay taken until the machine restarts"
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(two) == STAGE.steps
     seen = {name for figures in two for name in figures if name.startswith("loss/")}

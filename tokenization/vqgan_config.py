@@ -40,8 +40,9 @@ class VqganConfig:
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     chroma_weight: float = 6.0
-    """Weight, in the steps with noise, of the squared error of colour alone (what is left of the error at a pixel
-    without its mean over the channels), beside its part in the other two."""
+    """Weight, as long as the encoder trains, of the squared error of colour alone (what is left of the error at a pixel
+    without its mean over the channels), beside its part in the other two. In the steps with noise alone it was not
+    enough: greens came out brown, and the PSNR hid it."""
     commitment_weight: float = 0.25
     perceptual_weight: float = 0.0
     """Weight of 1 - SSIM (torchmetrics)."""

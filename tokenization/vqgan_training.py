@@ -99,7 +99,7 @@ def train_vqgan(
                 seen = latents + latent_noise(flat, config.noise_std).view_as(latents)
             pictures = model.decode(seen) / 2 + 0.5
         loss, parts = reconstruction_loss(config, pictures, images)
-        if not quantizing:
+        if not decoder_only:
             loss = loss + config.chroma_weight * parts["chroma"]
         if quantizing and not decoder_only:
             parts["commitment"] = F.mse_loss(latents, quantized)
