@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2Model
+from transformers import Qwen2Model
 
 from pipeline.attention import attention_mask
 from pipeline.collate import MicroBatch
@@ -72,10 +72,8 @@ class Dense(Objective):
     def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
         super().__init__(model)
         assert not model.config.shared_output_projection, "that one is frozen"
-        values = model.config.to_dict()
-        for key in ("model_type", "architectures", "vocab_size"):
-            values.pop(key)
-        config = Qwen2Config(vocab_size=1, **values)
+        config = model.config.language_expert()
+        config.vocab_size = 1
         config._attn_implementation = model.config._attn_implementation
         with torch.device("meta"):
             self.qwen2 = Qwen2Model(config)

@@ -7,6 +7,8 @@ from transformers import Qwen2Config
 
 from pipeline.vocabulary import JointVocabulary
 
+MARS_FIELDS = ("text_vocab_size", "codebook_size", "shared_output_projection", "embedding_noise_std")
+
 
 @strict
 class MarsConfig(Qwen2Config):
@@ -39,6 +41,12 @@ class MarsConfig(Qwen2Config):
     def vocabulary(self) -> JointVocabulary:
         """The joint vocabulary's id arithmetic."""
         return JointVocabulary(self.text_vocab_size, self.codebook_size)
+
+    def language_expert(self) -> Qwen2Config:
+        """The language expert's own config."""
+        own = ("model_type", "architectures", "vocab_size", *MARS_FIELDS)
+        values = {key: value for key, value in self.to_dict().items() if key not in own}
+        return Qwen2Config(vocab_size=self.text_vocab_size, **values)
 
     @classmethod
     def from_language_expert(cls, base: Qwen2Config, codebook_size: int, **options: Any) -> "MarsConfig":

@@ -28,6 +28,7 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # as torchrun and Ray set it, before the ranks import anything
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "figures.pt"
         mp.spawn(_rank, args=(run, num_workers, use_gpu, threads, port, result), nprocs=num_workers)

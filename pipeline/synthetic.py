@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from pipeline.configuration import MarsConfig
 from pipeline.deepspeed_engine import ZeroConfig
@@ -21,11 +21,9 @@ def synthetic_run(
 ) -> StageRun:
     """Writes a random language expert and random token shards for one epoch of the stage into `folder`."""
     base, tokens = folder / "lm", folder / "tokens"
-    values = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-    values["vocab_size"] = config.text_vocab_size
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM._from_config(Qwen2Config(**values), dtype=getattr(torch, zero.dtype))
+        model = Qwen2ForCausalLM._from_config(config.language_expert(), dtype=getattr(torch, zero.dtype))
     model.save_pretrained(base)
     generator = np.random.default_rng(0)
     captions = {"en": "caption_en"}

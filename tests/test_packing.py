@@ -1,6 +1,7 @@
 """Little of what a GPU computes is padding, and ranks that wait for each other have as much to do."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ class WebLikeRows:
     def at(self, number: int) -> tuple[int, int]:
         return 0, number
 
+    @cache  # noqa: B019
     def row(self, shard: int, place: int) -> Row:
         generator = np.random.default_rng(place)
         length = int(np.clip(round(generator.lognormal(np.log(77) - 0.32, 0.8)), 1, 512))
