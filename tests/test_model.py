@@ -188,10 +188,8 @@ def counting(function, runs):
 
 def test_compiled_layers_give_the_same_loss_and_gradients():
     torch.compiler.reset()
-    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
-    mars = MarsForCausalLM(MarsConfig(**config, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
-    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
-    trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
+    mars, builder = small_model()
+    trained = [p for p in mars.parameters() if p.requires_grad]
     batches, objective = some_batches(builder), Objective(mars)
     plain = torch.autograd.grad(objective(batches).loss, trained)
     mars.model.compile_layers()
@@ -219,9 +217,10 @@ def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_forward_and_backward_of_training_never_wait_for_the_device(mars, builder, attention, normalisation, recompute):
+def test_forward_and_backward_of_training_never_wait_for_the_device(attention, normalisation, recompute):
     """On a GPU each of these operations makes the host wait for all that was queued."""
-    mars.freeze_language_expert().train()
+    mars, builder = small_model()
+    mars.train()
     mars.set_attn_implementation(attention)
     if recompute:
         mars.gradient_checkpointing_enable()
@@ -240,6 +239,14 @@ def test_casting_the_model_keeps_rotary_frequencies_exact(mars):
     mars.bfloat16()
     assert mars.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.equal(mars.model.rotary_emb.inv_freq, exact)
+
+
+def small_model() -> tuple[MarsForCausalLM, SequenceBuilder]:
+    """One model, where all kinds of them would show nothing more."""
+    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
+    mars = MarsForCausalLM(MarsConfig(**config, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
+    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    return mars.freeze_language_expert(), builder
 
 
 def some_batches(builder):

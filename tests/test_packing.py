@@ -9,7 +9,7 @@ import pytest
 from jobs.common.recipe import load_recipe
 from pipeline.packing import deal_rows, pack_rows
 from pipeline.plan import StagePlan
-from pipeline.sequences import Kind, SequenceBuilder
+from pipeline.sequences import Kind, Sequence, SequenceBuilder
 from pipeline.token_data import Caption, Row
 from pipeline.vocabulary import JointVocabulary
 
@@ -27,12 +27,31 @@ class WebLikeRows:
         return Row(str(place), np.zeros(256, np.uint16), np.zeros(4096, np.uint16), [Caption("en", [*range(length)])])
 
 
+class RememberingPlan(StagePlan):
+    """Builds a step's sequences once, not once a rank."""
+
+    def _sequence(self, row, *draws):
+        return built_once(
+            self.stage_number, row.sample_id, draws, lambda: super(RememberingPlan, self)._sequence(row, *draws)
+        )
+
+
+BUILT: dict[tuple, Sequence] = {}
+
+
+def built_once(stage_number: int, sample_id: str, draws: tuple, build) -> Sequence:
+    key = (stage_number, sample_id, draws)
+    if key not in BUILT:
+        BUILT[key] = build()
+    return BUILT[key]
+
+
 def plan_of_mars_7b(stage: int) -> StagePlan:
     rows = WebLikeRows()
     builder = SequenceBuilder(JointVocabulary(), {"en": [1] * 8, "zh": [2] * 8}, 151_643)
     recipe = load_recipe("mars_7b")
     assert (recipe.tokenization.size_px, recipe.tokenization.max_caption_ids) == (256, 512)
-    return StagePlan(recipe.stages[stage - 1], stage, 0, rows, rows, builder)
+    return RememberingPlan(recipe.stages[stage - 1], stage, 0, rows, rows, builder)
 
 
 def test_the_captions_are_as_long_as_said():

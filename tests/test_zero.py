@@ -138,12 +138,12 @@ def losses(figures: list[dict]) -> list[float]:
 @pytest.mark.parametrize(
     "zero, stage",
     [
-        ({}, {}),
         ({}, {"checkpoint_every_layers": 1}),
         ({"frozen_whole": True}, {"checkpoint_every_layers": 2}),
-        ({"zero_stage": 2}, {}),
+        pytest.param({}, {}, marks=pytest.mark.long),
+        pytest.param({"zero_stage": 2}, {}, marks=pytest.mark.long),
     ],
-    ids=["zero 3", "zero 3, recomputing", "zero 3, frozen whole, recomputing half", "zero 2"],
+    ids=["zero 3, recomputing", "zero 3, frozen whole, recomputing half", "zero 3", "zero 2"],
 )
 def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero, stage):
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))
@@ -168,7 +168,13 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"frozen_whole": True}, {"zero_stage": 2}], ids=["zero 3", "frozen whole", "zero 2"]
+    "how",
+    [
+        {},
+        pytest.param({"frozen_whole": True}, marks=pytest.mark.long),
+        pytest.param({"zero_stage": 2}, marks=pytest.mark.long),
+    ],
+    ids=["zero 3", "frozen whole", "zero 2"],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
     run = replace(run, zero=replace(run.zero, **how))
