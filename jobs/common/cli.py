@@ -31,7 +31,7 @@ KEEP_FREED_MEMORY = {
 }
 """glibc's settings (mallopt(3)) for a Ray that a job starts on a machine without a GPU: freed memory stays with the
 process. As they come, large tensors are mapped anew and their pages faulted in, about a tenth of the demo's step. Ray
-Train runs the loop in a thread, whose own arena would not keep them: one arena for all threads is a fifth of a step."""
+Train runs the loop in a thread, whose own arena would not keep them: one arena for all threads."""
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 """Environment variable: 1 shows what Ray's workers and the libraries in them print."""
