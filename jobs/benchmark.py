@@ -20,6 +20,7 @@ import tyro  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages  # noqa: E402
 from pipeline.configuration import MarsConfig  # noqa: E402
 from pipeline.deepspeed_engine import ZeroConfig  # noqa: E402
@@ -123,6 +124,10 @@ def train(options: Train) -> dict[str, Any]:
 
 def step_benchmark(options: Train) -> tuple[StepBenchmark, str]:
     """The options with every automatic choice made, and the geometry's name."""
+    at_least = {"rounds": 1, "loop_runs": 1, "loop_steps": 0, "layers": 0, "rows": 0, "samples_per_row": 0}
+    for name, least in at_least.items():
+        if getattr(options, name) < least:
+            raise UsageError(f"{name} is {getattr(options, name)}, it must be at least {least}")
     on_gpu = torch.cuda.is_available()
     geometry = options.geometry if options.geometry != "auto" else "qwen_7b" if on_gpu else "small"
     rows = options.rows or (1 if on_gpu else 4)

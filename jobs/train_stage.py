@@ -123,8 +123,6 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     index = build_row_index(paths.tokens, stage.where)
     if "high_resolution" in stage.task_shares:
         _check_high_resolution(number, stage, paths, index, longest)
-    if stage.attention == "flex_attention" and not recipe.scaling.use_gpu:
-        raise UsageError(f"stage {number} has attention 'flex_attention', which trains on GPUs only; set sdpa or eager")
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(

@@ -7,8 +7,6 @@ from transformers import Qwen2Config
 
 from pipeline.vocabulary import JointVocabulary
 
-MARS_FIELDS = ("text_vocab_size", "codebook_size", "shared_output_projection", "embedding_noise_std")
-
 
 @strict
 class MarsConfig(Qwen2Config):
@@ -44,8 +42,8 @@ class MarsConfig(Qwen2Config):
 
     def language_expert(self) -> Qwen2Config:
         """The language expert's own config."""
-        own = ("model_type", "architectures", "vocab_size", *MARS_FIELDS)
-        values = {key: value for key, value in self.to_dict().items() if key not in own}
+        known = Qwen2Config().to_dict().keys() - {"model_type", "architectures", "vocab_size"}
+        values = {key: value for key, value in self.to_dict().items() if key in known}
         return Qwen2Config(vocab_size=self.text_vocab_size, **values)
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from pipeline.configuration import MarsConfig
 from pipeline.model import MarsForCausalLM
 from pipeline.sequences import SequenceBuilder
 
@@ -53,9 +54,20 @@ def mars(base, request) -> MarsForCausalLM:
     return model.eval()
 
 
+def small_config(**changes) -> MarsConfig:
+    """One model's config, where all kinds of them would show nothing more."""
+    values = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
+    values |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    return MarsConfig(**values | changes)
+
+
+def builder_of(mars: MarsForCausalLM) -> SequenceBuilder:
+    return SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+
+
 @pytest.fixture
 def builder(mars) -> SequenceBuilder:
-    return SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    return builder_of(mars)
 
 
 def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:

@@ -4,22 +4,11 @@ import pytest
 import torch
 
 from pipeline.baselines import BothExperts, Dense, PrefixWithGradient
-from pipeline.configuration import MarsConfig
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.step_benchmark import StepBenchmark, measure_step
-from tests.conftest import CODEBOOK, TEXT_VOCAB
+from tests.conftest import CODEBOOK, small_config
 from tests.test_model import some_batches
-
-SMALL = MarsConfig(
-    text_vocab_size=TEXT_VOCAB,
-    codebook_size=CODEBOOK,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-)
 
 
 @pytest.mark.parametrize("baseline", [BothExperts, PrefixWithGradient])
@@ -44,7 +33,9 @@ def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(base, bui
 
 def test_a_measurement_has_what_it_promises():
     lines: list[str] = []
-    figures = measure_step(StepBenchmark(SMALL, 2, 2, 1, 7, 16, rounds=2, warmup=1), torch.device("cpu"), lines.append)
+    figures = measure_step(
+        StepBenchmark(small_config(), 2, 2, 1, 7, 16, rounds=2, warmup=1), torch.device("cpu"), lines.append
+    )
     assert len(lines) == 2
     assert figures["mfu"] is None and figures["padding_fraction"] == 0
     assert figures["samples_per_s"] == pytest.approx(4 / figures["step_s"])

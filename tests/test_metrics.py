@@ -6,14 +6,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.collate import collate
-from pipeline.configuration import MarsConfig
 from pipeline.geometry import GEOMETRIES
 from pipeline.metrics import count_parameters, expert_parameters, flop_of, peak_flop_per_s
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.sequences import Kind, SequenceBuilder
 from pipeline.vocabulary import NORMALISATIONS, Role
-from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.conftest import builder_of, small_config
 from tests.test_objective import WEIGHTS
 
 CODES = np.arange(16)
@@ -23,23 +22,15 @@ CODES = np.arange(16)
 def large(request) -> MarsForCausalLM:
     """Layers enough that the first one's inputs, which need no gradient, do not count."""
     num_key_value_heads, shared = request.param
-    config = MarsConfig(
-        text_vocab_size=TEXT_VOCAB,
-        codebook_size=CODEBOOK,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        num_key_value_heads=num_key_value_heads,
-        shared_output_projection=shared,
-    )
+    changes = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=12)
+    config = small_config(num_key_value_heads=num_key_value_heads, shared_output_projection=shared, **changes)
     torch.manual_seed(0)
     return MarsForCausalLM(config).freeze_language_expert()
 
 
 @pytest.fixture
 def builder(large) -> SequenceBuilder:
-    return SequenceBuilder(large.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    return builder_of(large)
 
 
 def batches(builder):

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.collate import collate
-from pipeline.configuration import MarsConfig
 from pipeline.generation import Sampling, generate_codes
 from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM, is_trained
 from pipeline.objective import Objective
 from pipeline.sequences import Kind, SequenceBuilder
 from pipeline.vocabulary import NORMALISATIONS, Role
-from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection
 
 
@@ -242,11 +241,8 @@ def test_casting_the_model_keeps_rotary_frequencies_exact(mars):
 
 
 def small_model() -> tuple[MarsForCausalLM, SequenceBuilder]:
-    """One model, where all kinds of them would show nothing more."""
-    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
-    mars = MarsForCausalLM(MarsConfig(**config, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2))
-    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
-    return mars.freeze_language_expert(), builder
+    mars = MarsForCausalLM(small_config()).freeze_language_expert()
+    return mars, builder_of(mars)
 
 
 def some_batches(builder):

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 
 from pipeline import loss
 from pipeline.collate import collate
-from pipeline.configuration import MarsConfig
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
-from pipeline.sequences import Kind, SequenceBuilder, Task
+from pipeline.sequences import Kind, Task
 from pipeline.vocabulary import NORMALISATIONS, Role, State
-from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection, loss_by_definition
 
 WEIGHTS = [0.3, 0.7, 0.2, 0.5]
@@ -69,10 +68,8 @@ def test_packed_rows_give_the_logits_of_their_samples_alone(mars, builder, kind,
 @pytest.mark.parametrize("kind", [Kind.HIGH_RESOLUTION, Kind.INTERLEAVED])
 def test_flex_attention_sees_what_the_other_attentions_see(kind):
     """Its forward pass: on a CPU it has no other."""
-    config = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
-    config |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-    mars = MarsForCausalLM(MarsConfig(**config)).eval()
-    builder = SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    mars = MarsForCausalLM(small_config()).eval()
+    builder = builder_of(mars)
     torch.compiler.reset()
     assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], "flex_attention")
 

@@ -119,3 +119,9 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gp
     cli.connect_to_ray()
     assert started["address"] is None and started["include_dashboard"] is None
     assert "MALLOC_MMAP_MAX_" not in environment
+
+
+def test_flex_attention_is_refused_where_no_gpu_trains():
+    with pytest.raises(UsageError, match="flex_attention' trains on GPUs only"):
+        load_recipe("demo", ("stages.0.attention=flex_attention",))
+    load_recipe("mars_7b")

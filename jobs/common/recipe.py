@@ -105,7 +105,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
             raise UsageError(f"--set {override!r} has no '='; write --set a.b=value")
         recipe = _set(recipe, key.split("."), value, key)
     for number, stage in enumerate(recipe.stages, start=1):
-        if problems := stage.problems():
+        problems = stage.problems()
+        if stage.attention == "flex_attention" and not recipe.scaling.use_gpu:
+            problems.append("attention 'flex_attention' trains on GPUs only; set sdpa or eager")
+        if problems:
             raise UsageError(f"stage {number} of recipe {name!r}: {'; '.join(problems)}")
     return recipe
 
