@@ -122,7 +122,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         )
     index = build_row_index(paths.tokens, stage.where)
     if "high_resolution" in stage.task_shares:
-        _check_high_resolution(number, stage, paths, index, longest)
+        check_high_resolution(number, stage, paths, index, longest)
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
@@ -152,7 +152,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     )
 
 
-def _check_high_resolution(number: int, stage: StageConfig, paths: RunPaths, index: RowIndex, longest: int) -> None:
+def check_high_resolution(number: int, stage: StageConfig, paths: RunPaths, index: RowIndex, longest: int) -> None:
     """Looks at the first selected row, before any worker starts."""
     first = next(shard for shard, rows in enumerate(index.rows) if len(rows))
     row = TokenReader(paths.tokens, index, held_shards=1).row(first, 0)
@@ -166,7 +166,7 @@ def _check_high_resolution(number: int, stage: StageConfig, paths: RunPaths, ind
         raise UsageError(f"stage {number}: high_resolution_group {group_size} does not divide {num_codes} codes")
     if stage.seq_len < longest + num_codes:
         raise UsageError(
-            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest + num_codes}; raise it"
+            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest + num_codes} tokens; raise it"
         )
 
 

@@ -52,6 +52,18 @@ class RotaryEmbedding(Qwen2RotaryEmbedding):
         return self
 
 
+class GatedMlp(Qwen2MLP):
+    """Qwen2's FFN; what lies between its matrix products is a function of its own, so that it compiles by itself."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        return self.down_proj(self.gated(self.gate_proj(hidden), self.up_proj(hidden)))
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """act(gate) * up, of any shape. The activation has no parameters: no hook that gathers them needs to run."""
+        return self.act_fn.forward(gate) * up
+
+
 class Expert(nn.Module):
     """One modality's projections and FFN, the Qwen2 layer's without its norms."""
 
@@ -63,7 +75,7 @@ class Expert(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
         if with_output_projection:
             self.o_proj = nn.Linear(config.num_attention_heads * head_dim, config.hidden_size, bias=False)
-        self.mlp = Qwen2MLP(config)
+        self.mlp = GatedMlp(config)
 
     def qkv(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [..., H*d], keys and values [..., G*d] of [..., D]."""
@@ -136,6 +148,21 @@ class MarsDecoderLayer(nn.Module):
         """Has `torch.compile` fuse each of the three passes. Shapes that repeat are compiled once."""
         for name in ("forward", "forward_text", "forward_visual"):
             setattr(self, name, torch.compile(getattr(self, name)))
+
+    def compile_between_products(self) -> None:
+        """Has `torch.compile` fuse only what lies between the matrix products: norms, rotary positions, the FFN's gate.
+
+        None of it calls a module. ZeRO-3 gathers a module's parameters in hooks around its call, which break a
+        compiled pass into pieces, anew in every layer, until dynamo gives up after `recompile_limit` of them.
+        """
+        for owner, name in (
+            (self.input_layernorm, "forward"),
+            (self.post_attention_layernorm, "forward"),
+            (self, "rotate"),
+            (self.text_expert.mlp, "gated"),
+            (self.visual_expert.mlp, "gated"),
+        ):
+            setattr(owner, name, torch.compile(getattr(owner, name)))
 
     @property
     def visual_o_proj(self) -> nn.Linear:

@@ -127,10 +127,13 @@ class MarsModel(MarsPreTrainedModel):
             visual = self._run(layer, layer.forward_visual, visual, key_value, rotary, attention_mask)
         return self.norm(visual)
 
-    def compile_layers(self) -> None:
-        """Compiles every layer's passes."""
+    def compile_layers(self, partitioned: bool = False) -> None:
+        """Compiles every layer's passes; where ZeRO-3 has `partitioned` the parameters, what it can compile of them."""
         for layer in self._decoder_layers():
-            layer.compile_passes()
+            if partitioned:
+                layer.compile_between_products()
+            else:
+                layer.compile_passes()
 
     def _decoder_layers(self) -> list[MarsDecoderLayer]:
         return cast(list[MarsDecoderLayer], list(self.layers))

@@ -48,7 +48,7 @@ class StageConfig:
         attention: transformers' name of the function that training runs: `sdpa`; `eager`, which is the faster one on
             a CPU and holds all weights of a layer's attention at once; `flex_attention`, which skips what the mask
             hides and needs a GPU.
-        compile_layers: fuse the layers' operations with `torch.compile`.
+        compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
     """
 

@@ -97,7 +97,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         model.model.checkpoint_every = run.stage.checkpoint_every_layers
         model.gradient_checkpointing_enable()
     if run.stage.compile_layers:
-        model.model.compile_layers()
+        model.model.compile_layers(partitioned=run.zero.zero_stage == 3)
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
     plan = make_plan(run, model.config.vocabulary)

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit, with_layers
 from pipeline.baselines import BothExperts, Dense, PrefixWithGradient
+from pipeline.geometry import GEOMETRIES
+from pipeline.metrics import count_parameters
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.step_benchmark import StepBenchmark, measure_step
@@ -42,3 +45,19 @@ def test_a_measurement_has_what_it_promises():
     assert figures["tokens_per_s"] == pytest.approx(4 * (7 + 16) / figures["step_s"])
     for name in ("routed_over_dense", "naive_over_routed", "prefix_speedup", "joint_over_state_normalisation"):
         assert 0.05 < figures[name] < 20
+
+
+@pytest.mark.parametrize("free_gb", [24, 48, 80, 141, 400])
+def test_on_a_gpu_as_many_layers_are_measured_as_its_memory_holds(monkeypatch, free_gb):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gb * 10**9, 0))
+    config, tokens = GEOMETRIES["qwen_7b"], 12 * 333
+
+    def needed(layers: int) -> float:
+        counts = count_parameters(with_layers(config, layers))
+        states = TRAINED_BYTES * counts.trainable + FROZEN_BYTES * (counts.total - counts.trainable)
+        return states + 2 * ACTIVATION_BYTES * tokens * layers
+
+    layers = layers_that_fit(config, tokens)
+    assert needed(layers) <= 0.9 * free_gb * 10**9
+    assert layers == config.num_hidden_layers or needed(layers + 1) > 0.89 * free_gb * 10**9
+    assert (layers == config.num_hidden_layers) is (free_gb > 100)

@@ -65,6 +65,19 @@ def test_a_stage_whose_workers_are_killed_again_and_again_ends_with_the_same_wei
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
+def test_the_benchmark_prints_every_figure_as_json():
+    """On one layer: what comes out, not how fast it is."""
+    sizes = ["--layers", "1", "--rows", "1", "--rounds", "1", "--loop-steps", "3", "--loop-runs", "1"]
+    command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "benchmark.py"), "train", "--json", *sizes]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    ratios = {"routed_over_dense", "naive_over_routed", "prefix_speedup", "ray_over_plain"}
+    assert {"device", "geometry", "tokens_per_s", "samples_per_s", "step_s", "peak_memory_bytes"} < figures.keys()
+    assert figures["padding_fraction"] == 0 and "mfu" in figures
+    assert all(0.05 < figures[name] < 20 for name in ratios), figures
+
+
 def start(cluster: Cluster, *words: str) -> subprocess.Popen:  # noqa: F811
     return subprocess.Popen(
         ["python", *words],

@@ -185,13 +185,14 @@ def counting(function, runs):
     return counted
 
 
-def test_compiled_layers_give_the_same_loss_and_gradients():
+@pytest.mark.parametrize("partitioned", [pytest.param(False, marks=pytest.mark.long), True])
+def test_compiled_layers_give_the_same_loss_and_gradients(partitioned):
     torch.compiler.reset()
     mars, builder = small_model()
     trained = [p for p in mars.parameters() if p.requires_grad]
     batches, objective = some_batches(builder), Objective(mars)
     plain = torch.autograd.grad(objective(batches).loss, trained)
-    mars.model.compile_layers()
+    mars.model.compile_layers(partitioned)
     torch._dynamo.utils.counters.clear()
     for own, other in zip(torch.autograd.grad(objective(batches).loss, trained), plain, strict=True):
         torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)

@@ -2,20 +2,25 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from diffusers import VQModel
 from transformers import PreTrainedTokenizerFast
 
+from jobs.common.exit_codes import exit_code_of
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
@@ -238,29 +243,60 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
     assert (tmp_path / "demo" / "vq" / "diffusion_pytorch_model.safetensors").exists()
 
 
+REFUSED = [
+    (["tokenize.py", "--root", "s3://bucket/runs"], 2, "s3://bucket/runs"),
+    (["tokenize.py", "--corpus", "{empty}"], 3, "has no .tar shard"),
+    (["train_stage.py", "--root", "{empty}"], 3, "no config.json"),
+    (["train_stage.py", "--stage", "7"], 2, "stages 1 to 2"),
+    (["generate.py", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
+    (["train_stage.py", "--set", "stages.1.where=beauty>1", "--stage", "2", "--root", "{unfinished}"], 3, "beauty"),
+    (["train_stage.py", "--set", "stages.1.seq_len=20", "--stage", "2", "--root", "{unfinished}"], 2, "seq_len 20"),
+    (["train_stage.py", "--set", "vqgan_folder={other_vqgan}", "--root", "{unfinished}"], 3, "another VQ-GAN than"),
+    (["generate.py", "--set", "text_tokenizer={other_text}", "--root", "{unfinished}"], 3, "another text vocab"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED)
+def test_bad_input_is_refused_before_ray_starts(trained, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.setattr("jobs.common.cli.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
+    spec = spec_from_file_location("demo", trained.checkout / "jobs" / "recipes" / "demo.py")
+    recipe = module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    monkeypatch.setitem(sys.modules, "jobs.recipes.demo", recipe)
+    job = import_module(f"jobs.{words[0].removesuffix('.py')}")
+    words = completed(words[1:], trained, tmp_path)
+    with pytest.raises(Exception, match=re.escape(message)) as caught:
+        job.main(tyro.cli(job.Options, args=words))
+    assert exit_code_of(caught.value) == code
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "something half-written was left behind"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["tokenize.py", "--set", "stages.0.stepz=1"], 2, "no 'stepz'; the keys here are"),
-        (["tokenize.py", "--recipe", "nothing"], 2, "no recipe 'nothing'"),
-        (["tokenize.py", "--root", "s3://bucket/runs"], 2, "s3://bucket/runs"),
         (["tokenize.py", "--corpus", "/no/such/folder"], 3, "'/no/such/folder' does not exist"),
-        (["tokenize.py", "--corpus", "{empty}"], 3, "has no .tar shard"),
         (["tokenize.py", "--set", "vqgan_folder=/no/vq"], 3, "'/no/vq' is no saved VQModel"),
         (["tokenize.py", "--corpus", "{bad}"], 4, "bad.tar' is no readable tar"),
-        (["train_stage.py", "--root", "{empty}"], 3, "no config.json"),
-        (["train_stage.py", "--stage", "7"], 2, "stages 1 to 2"),
-        (["generate.py", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
-        (["train_stage.py", "--set", "stages.1.where=beauty>1", "--stage", "2", "--root", "{unfinished}"], 3, "beauty"),
-        (["train_stage.py", "--set", "stages.1.seq_len=20", "--stage", "2", "--root", "{unfinished}"], 2, "seq_len 20"),
-        (["train_stage.py", "--set", "vqgan_folder={other_vqgan}", "--root", "{unfinished}"], 3, "another VQ-GAN than"),
-        (["generate.py", "--set", "text_tokenizer={other_text}", "--root", "{unfinished}"], 3, "another text vocab"),
     ],
 )
 def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(trained, tmp_path, words, code, message):
-    folders = {name: tmp_path / name for name in ("empty", "bad", "unfinished", "other_vqgan", "other_text")}
-    for folder in folders.values():
-        folder.mkdir()
+    done = trained.type("python", f"jobs/{words[0]}", *completed(words[1:], trained, tmp_path))
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "failed:"))]
+    assert any(message in line for line in errors), done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 4:
+        assert (tmp_path / "demo" / "tokens" / "good.parquet").exists()
+        assert not (tmp_path / "demo" / "tokens" / "bad.parquet").exists()
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "something half-written was left behind"
+
+
+def completed(words: list[str], trained: Cluster, folder: Path) -> list[str]:
+    """The words with the folders they name in braces made, and a root."""
+    folders = {name: folder / name for name in ("empty", "bad", "unfinished", "other_vqgan", "other_text")}
+    for one in folders.values():
+        one.mkdir()
     if "{other_vqgan}" in " ".join(words):
         small_vqgan(0.5).save_pretrained(folders["other_vqgan"])
     if "{other_text}" in " ".join(words):
@@ -273,17 +309,7 @@ def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(trained,
         copied = shutil.ignore_patterns("stage2", "ray_train")
         shutil.copytree(trained.runs, folders["unfinished"] / "demo", ignore=copied)
     words = [word.format(**folders) for word in words]
-    if "--root" not in words:
-        words += ["--root", str(tmp_path)]
-    done = trained.type("python", f"jobs/{words[0]}", *words[1:])
-    assert done.returncode == code, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "failed:"))]
-    assert any(message in line for line in errors), done.stderr
-    assert "Traceback" not in done.stderr
-    if code == 4:
-        assert (tmp_path / "demo" / "tokens" / "good.parquet").exists()
-        assert not (tmp_path / "demo" / "tokens" / "bad.parquet").exists()
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "something half-written was left behind"
+    return words if "--root" in words else [*words, "--root", str(folder)]
 
 
 def test_tokens_of_another_kind_are_not_mixed_in(tokenized):

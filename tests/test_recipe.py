@@ -2,16 +2,20 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
-from jobs import generate, train_lm
+from jobs import generate, train_lm, train_stage
 from jobs.common import cli
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import load_recipe
 from jobs.common.run_paths import run_paths
+from pipeline.errors import InputError
 from pipeline.language_expert import TRAINING_FILE
+from pipeline.stage_config import StageConfig
+from pipeline.token_data import build_row_index
+from tests.test_plan import write_tokens
 
 
 def test_an_override_reaches_the_value_it_names():
@@ -125,3 +129,24 @@ def test_flex_attention_is_refused_where_no_gpu_trains():
     with pytest.raises(UsageError, match="flex_attention' trains on GPUs only"):
         load_recipe("demo", ("stages.0.attention=flex_attention",))
     load_recipe("mars_7b")
+
+
+@pytest.mark.parametrize(
+    ("high", "changes", "message"),
+    [
+        (False, {}, "'00000.tar/0000' has no high-resolution codes"),
+        (True, {"high_resolution_group": 3}, "high_resolution_group 3 does not divide 16 codes"),
+        (True, {"seq_len": 45}, "seq_len 45; a sample can have 46"),
+        (True, {}, ""),
+    ],
+)
+def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, changes, message):
+    paths = run_paths(str(tmp_path), load_recipe("demo"))
+    write_tokens(paths.tokens, high=high)
+    stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
+    index = build_row_index(paths.tokens, "")
+    if message:
+        with pytest.raises((InputError, UsageError), match=message):
+            train_stage.check_high_resolution(3, stage, paths, index, longest=30)
+    else:
+        train_stage.check_high_resolution(3, stage, paths, index, longest=30)

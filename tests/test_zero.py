@@ -142,8 +142,15 @@ def losses(figures: list[dict]) -> list[float]:
         ({"frozen_whole": True}, {"checkpoint_every_layers": 2}),
         pytest.param({}, {}, marks=pytest.mark.long),
         pytest.param({"zero_stage": 2}, {}, marks=pytest.mark.long),
+        pytest.param({}, {"compile_layers": True, "checkpoint_every_layers": 1}, marks=pytest.mark.long),
     ],
-    ids=["zero 3, recomputing", "zero 3, frozen whole, recomputing half", "zero 3", "zero 2"],
+    ids=[
+        "zero 3, recomputing",
+        "zero 3, frozen whole, recomputing half",
+        "zero 3",
+        "zero 2",
+        "zero 3, compiled, recomputing",
+    ],
 )
 def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero, stage):
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))

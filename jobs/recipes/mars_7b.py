@@ -30,6 +30,7 @@ def recipe() -> Recipe:
         warmup_steps=2000,
         checkpoint_every_layers=1,
         attention="flex_attention",
+        compile_layers=True,
         save_every_steps=500,
     )
     second = replace(
