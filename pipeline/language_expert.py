@@ -89,7 +89,9 @@ def train_language_expert(
     num_unseen, blank = config.vocab_size - len(used), len(used)
     small.model.embed_tokens.weight.data[blank] = 0
     small.model.embed_tokens.weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([blank]), 0))
-    optimizer = torch.optim.AdamW(small.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        small.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 10, config.steps)
     for step in range(1, config.steps + 1):
         loss = _loss(small, _rows(pairs, blank, config, generator), num_unseen)
