@@ -1,10 +1,13 @@
 """Two gloo ranks under ZeRO-3: partitioned for real, equal to one process, resumable bit for bit."""
 
+import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,8 +79,14 @@ def run(tmp_path) -> StageRun:
 def on_ranks(world_size: int, run: StageRun, stop_after: int | None = None) -> list[dict]:
     """Trains on gloo processes; returns rank 0's figures."""
     result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
-    mp.spawn(_rank, args=(world_size, free_port(), run, result, stop_after), nprocs=world_size)
+    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after)
     return torch.load(result, weights_only=False)
+
+
+def spawn(rank: Callable, world_size: int, *args: Any) -> None:
+    """Runs a process a rank, forked from one that has imported what all of them need."""
+    multiprocessing.set_forkserver_preload(["deepspeed", "transformers", __name__])
+    mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
 
 
 def free_port() -> int:
@@ -217,7 +226,7 @@ def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
 
 def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run, tmp_path):
     run = replace(run, stage=replace(STAGE, global_batch_size=24))
-    mp.spawn(_gradient_rank, args=(free_port(), run, tmp_path / "gradients"), nprocs=2)
+    spawn(_gradient_rank, 2, free_port(), run, tmp_path / "gradients")
     num_micro_steps, gradients = torch.load(tmp_path / "gradients")
     assert num_micro_steps > 1
     model = load_base(run.base, CODEBOOK, torch.float32)
@@ -257,7 +266,7 @@ class Scaled(Objective):
 
 
 def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run, tmp_path):
-    mp.spawn(_accumulation_rank, args=(free_port(), run, tmp_path / "sum"), nprocs=2)
+    spawn(_accumulation_rank, 2, free_port(), run, tmp_path / "sum")
     gradient = torch.load(tmp_path / "sum")
     assert gradient.dtype == torch.float32
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1 + 255 * 2.0**-9))
@@ -302,7 +311,7 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
 
 
 def test_between_steps_a_rank_holds_half_of_the_parameters_and_of_the_optimizer(run, tmp_path):
-    mp.spawn(_bytes_rank, args=(free_port(), run, tmp_path / "bytes"), nprocs=2)
+    spawn(_bytes_rank, 2, free_port(), run, tmp_path / "bytes")
     for rank in range(2):
         parameters, left_whole, moments = torch.load(f"{tmp_path / 'bytes'}-{rank}")
         assert parameters == pytest.approx(0.5, abs=0.05)
