@@ -27,7 +27,8 @@ from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawi
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE  # noqa: E402
-from tokenization.corpus import read_shard  # noqa: E402
+from tokenization.books import token_name  # noqa: E402
+from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.pictures import Transform, load_picture  # noqa: E402
 from tokenization.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
@@ -85,13 +86,14 @@ def quality_of_tokens(paths: RunPaths, shard: Path) -> tuple[Quality, list[tuple
     vqgan = stored_vqgan(paths, fingerprint)
     table = pq.read_table(shard, columns=["sample_id", "codes"])
     stored = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
-    name = shard.relative_to(paths.tokens).with_suffix(".tar")
+    corpus, own_name = Corpus(paths.corpus_source), shard.relative_to(paths.tokens).as_posix()
+    name = next(name for name in corpus.shards if token_name(name) == own_name)
     transform = Transform(fingerprint.transform["size_px"])
     twice = Transform(2 * transform.size_px)
     pictures, codes = [], []
     shown: list[tuple[str, np.ndarray]] = []
-    for sample in read_shard(paths.corpus / name):
-        line = stored.get(f"{name.as_posix()}/{sample.key}")
+    for sample in corpus.read(name):
+        line = stored.get(f"{name}/{sample.key}")
         if line is not None and sample.picture:
             pictures.append(load_picture(sample.picture, transform).pixels)
             codes.append(np.asarray(line))

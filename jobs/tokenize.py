@@ -7,54 +7,175 @@ from pathlib import Path
 # This very file would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+import time  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
+from typing import Annotated, Any, Literal  # noqa: E402
+
+import tyro  # noqa: E402
+from ray.util.metrics import Gauge  # noqa: E402
 
 from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
-from jobs.common.exit_codes import FailedShards  # noqa: E402
+from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
-from tokenization.corpus import list_shards  # noqa: E402
-from tokenization.tokenize_corpus import Tools, tokenize_corpus  # noqa: E402
+from tokenization.corpus import Corpus  # noqa: E402
+from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
+
+SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class Options(JobOptions):
-    """Flags of `tokenize`."""
+    """Flags of `tokenize`. Zero or empty leaves a value to the recipe; `--set` reaches all others."""
 
     corpus: str = ""
-    """Folder of tar shards to tokenize instead of the recipe's."""
+    """Folder or s3://bucket/prefix to tokenize instead of the recipe's corpus."""
+    output: str = ""
+    """Folder or s3://bucket/prefix for the tokens (default: `tokens` in the run's folder)."""
+    layout: Literal["", "webdataset", "parquet", "imagefolder"] = ""
+    """How the corpus is laid out: tar shards, parquet shards, or a folder with metadata.jsonl or metadata.csv
+    (default: by its files)."""
+    image_column: str = ""
+    """Of parquet: the column of the pictures' bytes (default: the only such column, or one of the usual names)."""
+    captions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LANGUAGE=COLUMN")] = ()
+    """Caption columns and their languages, as in --captions en=caption zh=caption_zh."""
+    max_caption_ids: int = 0
+    """Text ids of a caption, at most; longer ones are cut and marked."""
+    resolution: int = 0
+    """Side of the square that is encoded, px; a multiple of the VQ-GAN's factor."""
+    hr_resolution: int = 0
+    """Side at which the same crop is encoded once more, px; a multiple of the factor."""
+    hr_where: str = ""
+    """Which pictures get the high resolution, as a pandas query over the corpus's columns: --hr-where 'score >= 6'."""
+    encode_batch_size: int = 0
+    """Pictures that are encoded at once."""
+    encoders: int = 0
+    """Encoding actors: one GPU each where the recipe uses GPUs, else one CPU."""
+    readers: int = 0
+    """Reading and decoding actors, at most (default: as many as the cluster has CPUs)."""
+    max_bytes: int = 0
+    """Larger picture files are rejected, bytes."""
+    max_pixels: int = 0
+    """Pictures of more pixels are rejected, px."""
+    max_side: int = 0
+    """Pictures whose longer side is longer are rejected, px."""
+    min_side: int = 0
+    """Pictures whose shorter side is shorter are rejected, px."""
+    max_aspect_ratio: float = 0.0
+    """Pictures with more of longer side over shorter side are rejected."""
     json: bool = False
     """Print the manifest as one JSON object, last."""
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with what the flags say.
+
+        Raises:
+            UsageError: a number is negative, or captions are not LANGUAGE=COLUMN.
+        """
+        for name, value in asdict(self).items():
+            if isinstance(value, (int, float)) and value < 0:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}, it must be positive")
+        columns = {}
+        for pair in self.captions:
+            language, separator, column = pair.partition("=")
+            if not (language and separator and column):
+                raise UsageError(f"--captions {pair!r}: write LANGUAGE=COLUMN, as in en=caption")
+            columns[column] = language
+        given: dict[str, Any] = {"max_bytes": self.max_bytes, "max_pixels": self.max_pixels}
+        given |= {"max_side_px": self.max_side, "min_side_px": self.min_side}
+        limits = _given(max_aspect_ratio=self.max_aspect_ratio, **given)
+        tokenization = recipe.tokenization
+        tokens = _given(
+            size_px=self.resolution,
+            size_hr_px=self.hr_resolution,
+            hr_where=self.hr_where,
+            caption_columns=columns,
+            max_caption_ids=self.max_caption_ids,
+            encode_batch_size=self.encode_batch_size,
+        )
+        path = self.corpus if not self.corpus or "://" in self.corpus else str(Path(self.corpus).absolute())
+        return replace(
+            recipe,
+            corpus=replace(recipe.corpus, **_given(path=path, layout=self.layout, image_column=self.image_column)),
+            tokenization=replace(tokenization, limits=replace(tokenization.limits, **limits), **tokens),
+            tokenizers=replace(recipe.tokenizers, **_given(num_encoders=self.encoders, max_readers=self.readers)),
+        )
 
 
 def main(options: Options) -> dict:
     """Tokenizes what is not tokenized yet; makes the demo's corpus where it is missing."""
     recipe, paths = options.resolve()
-    if options.corpus:
-        recipe = replace(recipe, corpus=replace(recipe.corpus, path=str(Path(options.corpus).absolute())))
-        paths = replace(paths, recipe=recipe)
+    recipe = options.applied(recipe)
+    paths = replace(paths, recipe=recipe)
     if not recipe.corpus.path:
         make_corpus(recipe, paths)
-    list_shards(paths.corpus)
-    use_gpu = recipe.scaling.use_gpu
-
-    def report(shard: str, done: int, total: int) -> None:
-        say(f"tokenize: {done} of {total} shards ({shard})")
-
-    with counted(paths, "tokenize", recipe.num_encoders if use_gpu else recipe.num_encoders + 1, use_gpu) as ledger:
+    corpus, workers = Corpus(paths.corpus_source), recipe.tokenizers
+    output = options.output or str(paths.tokens)
+    num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
+    say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
+    devices = workers.num_encoders if workers.use_gpu else workers.num_encoders + 1
+    with counted(paths, "tokenize", devices, workers.use_gpu) as ledger:
         tools = Tools(paths.vqgan, recipe.text_tokenizer, paths.text)
-        manifest = tokenize_corpus(
-            paths.corpus, paths.tokens, recipe.tokenization, tools, recipe.num_encoders, use_gpu, report
-        )
+        manifest = tokenize_corpus(corpus, output, recipe.tokenization, tools, workers, Teller())
         ledger.add.remote(samples=manifest.rows_out, steps=manifest.shards)
+    high = f", {manifest.rows_hr} of them at {recipe.tokenization.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
-        f"tokenize: {manifest.rows_out} rows in {manifest.shards} shards under {paths.tokens}; "
+        f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
         f"{manifest.rows_rejected} rejected {manifest.rejects_by_reason or ''}"
     )
+    if recipe.tokenization.size_hr_px and not manifest.rows_hr:
+        complain(f"no row has the high resolution: hr_where {recipe.tokenization.hr_where!r} holds for none")
     if manifest.failed_shards:
         for message in manifest.failed_shards.values():
             complain(f"failed: {message}")
         raise FailedShards(f"{len(manifest.failed_shards)} shards could not be read; mend them and run the job again")
     return asdict(manifest)
+
+
+class Teller:
+    """Tells how far the work is: a line every ten seconds, and Ray's metrics."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._gauges = {
+            name: Gauge(f"mars_tokenize_{name}", description)
+            for name, description in (
+                ("pictures_per_s", "Pictures encoded a second, since the job started"),
+                ("share_done", "Shards done or failed, as a share of all"),
+                ("rejects", "Samples rejected since the job started"),
+                ("seconds_left", "Estimated time to the end, s"),
+            )
+        }
+
+    def __call__(self, progress: Progress) -> None:
+        """Tells, if it is time."""
+        now = time.monotonic()
+        ended = progress.shards_done + progress.shards_failed
+        if now < self._next and ended < progress.shards:
+            return
+        self._next = now + SAY_EVERY_S
+        seconds = max(now - progress.started, 1e-9)
+        rate, here = progress.rows / seconds, ended - progress.shards_before
+        left = seconds / here * (progress.shards - ended) if here else float("nan")
+        share = ended / progress.shards
+        values = {"pictures_per_s": rate, "share_done": share, "rejects": progress.rejects, "seconds_left": left}
+        for name, value in values.items():
+            self._gauges[name].set(value)
+        when = f"about {_duration(left)} left" if here else "time left not known yet"
+        say(
+            f"tokenize: {ended} of {progress.shards} shards ({share:.0%}), {rate:.0f} pictures/s, "
+            f"{progress.rejects} rejected, {when if ended < progress.shards else 'writing done'}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 if __name__ == "__main__":

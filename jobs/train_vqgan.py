@@ -22,7 +22,7 @@ from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
-from tokenization.corpus import list_shards  # noqa: E402
+from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
 from tokenization.vqgan_config import VqganConfig  # noqa: E402
 from tokenization.vqgan_data import picture_batches  # noqa: E402
@@ -81,13 +81,13 @@ def main(options: Options) -> None:
     recipe, paths = options.resolve()
     if not recipe.corpus.path:
         make_corpus(recipe, paths)
-    shards, config, scaling = list_shards(paths.corpus), recipe.vqgan, recipe.scaling
+    corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
     devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
         if not options.measure_only:
             board = ray.remote(num_cpus=0)(Board).remote(config.steps, ledger)
-            loop = partial(train, config, paths.corpus, paths.vq)
+            loop = partial(train, config, corpus, paths.vq)
             say_what_is_short(scaling.num_cpus, scaling.num_gpus)
             with saying(board):
                 run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", board)
@@ -95,7 +95,7 @@ def main(options: Options) -> None:
         by_size: dict[int, Quality] = {}
         dtype = getattr(torch, recipe.tokenization.encoder_dtype)
         for size_px in (config.image_size_px, 2 * config.image_size_px):
-            pending = [measure.remote(paths.vq, paths.corpus / shard, size_px, dtype) for shard in shards]
+            pending = [measure.remote(paths.vq, corpus, shard, size_px, dtype) for shard in corpus.shards]
             by_size[size_px] = reduce(operator.add, ray.get(pending))
             say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
     data = f"OpenMoji drawings. {ATTRIBUTION}" if not recipe.corpus.path else recipe.corpus.path
@@ -104,7 +104,7 @@ def main(options: Options) -> None:
 
 
 def train(
-    config: VqganConfig, corpus: Path, output: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
+    config: VqganConfig, corpus: Corpus, output: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
 ) -> None:
     """One rank: trains, and on rank 0 saves the model in float16."""
     rank, world_size = dist.get_rank(), dist.get_world_size()

@@ -26,7 +26,7 @@ def synthetic_run(
         model = Qwen2ForCausalLM._from_config(config.language_expert(), dtype=getattr(torch, zero.dtype))
     model.save_pretrained(base)
     generator = np.random.default_rng(0)
-    captions = {"en": "caption_en"}
+    captions = {"caption_en": "en"}
     shape = [1, 16, 16, 3]
     fingerprint = Fingerprint("", "", {}, zero.dtype, shape, config.codebook_size, num_codes, text_ids, captions)
     num_rows = stage.steps * stage.global_batch_size

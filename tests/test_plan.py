@@ -16,7 +16,7 @@ from tests.conftest import CODEBOOK
 from tokenization.token_table import Fingerprint, write_token_shard
 
 FINGERPRINT = Fingerprint(
-    "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"en": "caption_en"}
+    "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"caption_en": "en"}
 )
 STAGE = StageConfig(
     purpose="test",

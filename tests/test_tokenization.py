@@ -3,22 +3,30 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.conftest import noise_png, png, write_tar
-from tokenization.corpus import list_shards, read_shard
+from tests.test_plan import FINGERPRINT
+from tokenization.books import claim
+from tokenization.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
 from tokenization.openmoji_corpus import list_drawings
 from tokenization.pictures import Transform, load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
+from tokenization.storage import LocalFolder
+from tokenization.tar_corpus import read_tar
 from tokenization.text_tokenizer import PACKAGED, end_of_text_id, load_text_tokenizer
 from tokenization.token_table import _pass_through
-from tokenization.tokenize_corpus import _claim
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
+
+
+def corpus_in(folder, **how) -> Corpus:
+    return Corpus(CorpusSource(str(folder), **how))
 
 
 @pytest.fixture(scope="session")
@@ -90,20 +98,23 @@ def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path):
     for end in (*ends, ends[-1] + 100, ends[-1] + 700):
         (tmp_path / "cut.tar").write_bytes(content[:end])
         with pytest.raises(InputError, match="no readable tar"):
-            list(read_shard(tmp_path / "cut.tar"))
-    assert len(list(read_shard(tmp_path / "whole.tar"))) == 3
+            list(read_tar(tmp_path / "cut.tar", 10**9))
+    assert len(list(read_tar(tmp_path / "whole.tar", 10**9))) == 3
 
 
 def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path):
     write_tar(tmp_path / "a.tar", [(f"./v1.0/{number}", noise_png(1), {}) for number in range(2)])
-    assert [sample.key for sample in read_shard(tmp_path / "a.tar")] == ["v1.0/0", "v1.0/1"]
+    assert [sample.key for sample in read_tar(tmp_path / "a.tar", 10**9)] == ["v1.0/0", "v1.0/1"]
 
 
 def test_a_token_folder_keeps_to_its_corpus(tmp_path):
-    _claim(tmp_path / "tokens", tmp_path / "mine")
-    _claim(tmp_path / "tokens", tmp_path / "mine")
-    with pytest.raises(InputError, match="tokens of the corpus .*mine.*, not of .*yours.*choose another --root"):
-        _claim(tmp_path / "tokens", tmp_path / "yours")
+    output = LocalFolder(tmp_path / "tokens")
+    claim(output, "mine", FINGERPRINT)
+    claim(output, "mine", FINGERPRINT)
+    with pytest.raises(InputError, match="tokens of the corpus 'mine', not of 'yours'; choose another --output"):
+        claim(output, "yours", FINGERPRINT)
+    with pytest.raises(InputError, match=r"with another transform.size_px \(48, not 64\); vq_sha256 \('vq', not 'q'\)"):
+        claim(output, "mine", replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
 
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path):
@@ -124,7 +135,7 @@ def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):
         ("a", noise_png(5), good),
     ]
     write_tar(tmp_path / "x" / "s.tar", samples)
-    chunks = list(read_chunks(tmp_path, "x/s.tar", CONFIG, tokenizer))
+    chunks = list(read_chunks(corpus_in(tmp_path), "x/s.tar", CONFIG, tokenizer))
     rejects = {reject["key"]: reject["reason"] for chunk in chunks for reject in chunk.rejects}
     rows = [row for chunk in chunks for row in chunk.rows]
     assert [row["sample_id"] for row in rows] == ["x/s.tar/a", "x/s.tar/f"]
@@ -141,19 +152,23 @@ def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):
 
 def test_the_last_batch_is_padded_so_codes_do_not_depend_on_company(tmp_path, tokenizer):
     write_tar(tmp_path / "s.tar", [(str(n), noise_png(n), {"caption_en": "x"}) for n in range(6)])
-    chunks = list(read_chunks(tmp_path, "s.tar", CONFIG, tokenizer))
+    chunks = list(read_chunks(corpus_in(tmp_path), "s.tar", CONFIG, tokenizer))
     assert [len(chunk.rows) for chunk in chunks] == [4, 2] and all(len(chunk.pixels) == 4 for chunk in chunks)
     assert [chunk.last for chunk in chunks] == [False, True]
 
 
 def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere.*does not exist"):
-        list_shards(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"no \.tar"):
-        list_shards(tmp_path)
+    with pytest.raises(InputError, match=r"nowhere' does not exist"):
+        corpus_in(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"has no \.tar shard, no \.parquet and no metadata\.jsonl"):
+        corpus_in(tmp_path)
     (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
     with pytest.raises(InputError, match=r"bad\.tar.*no readable tar"):
-        list(read_shard(tmp_path / "bad.tar"))
+        list(corpus_in(tmp_path).read("bad.tar"))
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(InputError, match=r"files of webdataset and parquet; choose with --layout"):
+        corpus_in(tmp_path)
 
 
 def test_a_folder_tokenizer_is_loaded_in_place(tmp_path, tokenizer):
@@ -166,8 +181,7 @@ def test_a_folder_tokenizer_is_loaded_in_place(tmp_path, tokenizer):
 
 def test_metadata_must_be_an_object(tmp_path):
     write_tar(tmp_path / "s.tar", [("a", noise_png(0), json.dumps([1]).encode())])
-    with pytest.raises(ValueError, match="list"):
-        next(read_shard(tmp_path / "s.tar")).metadata()
+    assert next(read_tar(tmp_path / "s.tar", 10**9)).problem == ("bad metadata", ".json: it is a list, not an object")
 
 
 def test_pixels_survive_the_round_trip_shape(tmp_path):

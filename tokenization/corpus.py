@@ -1,87 +1,114 @@
-"""Reading an image-text corpus in WebDataset tar shards, as img2dataset writes it."""
+"""An image-text corpus in one of the layouts that are read: what its shards are, and their samples."""
 
-import json
-import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenization.errors import InputError
+from tokenization.folder_corpus import METADATA_FILES, PictureFolder
+from tokenization.parquet_corpus import read_parquet
+from tokenization.pictures import Limits
+from tokenization.samples import Sample
+from tokenization.storage import Storage, open_storage
+from tokenization.tar_corpus import read_tar
 
-PICTURE_SUFFIXES = frozenset({"png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"})
+SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
+LAYOUTS = (*SUFFIXES, "imagefolder")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One sample as it lies in the corpus: `picture` and `meta` are None where the shard has none for this key."""
+class CorpusSource:
+    """Where a corpus lies and how it is read. Plain values.
 
-    key: str
-    picture: bytes | None
-    meta: bytes | None
+    Attributes:
+        url: a local folder or `s3://bucket/prefix`.
+        layout: one of `LAYOUTS`; empty to go by the files.
+        image_column: of parquet: see `read_parquet`.
+        folder_shard_rows: of an imagefolder: pictures of a virtual shard.
+        max_bytes: larger members and pictures are not read.
+    """
 
-    def metadata(self) -> dict[str, Any]:
-        """The parsed `.json`.
+    url: str
+    layout: str = ""
+    image_column: str = ""
+    folder_shard_rows: int = 1000
+    max_bytes: int = Limits.max_bytes
+
+
+class Corpus:
+    """A corpus that can be listed and read.
+
+    Raises:
+        InputError: it does not exist, is empty, or has files of several layouts and none was named.
+    """
+
+    def __init__(self, source: CorpusSource) -> None:
+        self.source = source
+        self.storage: Storage = open_storage(source.url)
+        self.layout = source.layout or self._layout()
+        if self.layout not in LAYOUTS:
+            raise InputError(f"corpus layout {self.layout!r} is none of {', '.join(LAYOUTS)}")
+        self._folder = PictureFolder(self.storage, source.folder_shard_rows)
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """Names of the shards, sorted: relative paths, or numbers where they are virtual.
 
         Raises:
-            ValueError: there is none, or it is no JSON object.
+            InputError: there is none.
         """
-        if self.meta is None:
-            raise ValueError("the sample has no .json")
-        value = json.loads(self.meta)
-        if not isinstance(value, dict):
-            raise ValueError(f"the sample's .json is a {type(value).__name__}, not an object")
-        return value
+        if self.layout == "imagefolder":
+            shards = self._folder.shards()
+        else:
+            shards = [name for name in self._names if name.endswith(SUFFIXES[self.layout])]
+        if not shards:
+            what = f"{SUFFIXES[self.layout]} shard" if self.layout in SUFFIXES else "picture"
+            raise InputError(f"corpus {self.source.url!r} has no {what} in it; see --layout")
+        return shards
 
+    def read(self, shard: str) -> Iterator[Sample]:
+        """The samples of one shard, in its order.
 
-def list_shards(corpus: Path) -> list[str]:
-    """Paths of the tar shards under `corpus`, relative to it, sorted.
+        Raises:
+            InputError: the shard cannot be read to its end.
+        """
+        try:
+            if self.layout == "imagefolder":
+                yield from self._folder.read(shard, self.source.max_bytes)
+                return
+            with self.storage.local(shard) as path:
+                if self.layout == "webdataset":
+                    yield from read_tar(path, self.source.max_bytes)
+                else:
+                    yield from read_parquet(path, self.source.image_column)
+        except InputError as error:
+            raise InputError(f"shard {shard!r} of {self.source.url!r}: {error}") from error
 
-    Raises:
-        InputError: the folder does not exist or has no tar in it.
-    """
-    if not corpus.exists():
-        raise InputError(f"corpus {str(corpus)!r} does not exist; give the folder that holds the tar shards")
-    shards = sorted(path.relative_to(corpus).as_posix() for path in corpus.rglob("*.tar"))
-    if not shards:
-        raise InputError(f"corpus {str(corpus)!r} has no .tar shard in it; write it as img2dataset's webdataset does")
-    return shards
+    @cached_property
+    def _names(self) -> list[str]:
+        names = self.storage.names()
+        if not names:
+            raise InputError(
+                f"corpus {self.source.url!r} does not exist or is empty; give the folder that holds the shards"
+            )
+        return names
 
+    def _layout(self) -> str:
+        found = [layout for layout, suffix in SUFFIXES.items() if any(name.endswith(suffix) for name in self._names)]
+        if any(Path(name).name in METADATA_FILES for name in self._names):
+            found.append("imagefolder")
+        if len(found) > 1:
+            raise InputError(f"corpus {self.source.url!r} has files of {' and '.join(found)}; choose with --layout")
+        if not found:
+            raise InputError(
+                f"corpus {self.source.url!r} has no .tar shard, no .parquet and no {' or '.join(METADATA_FILES)}"
+            )
+        return found[0]
 
-def read_shard(path: Path) -> Iterator[Sample]:
-    """The samples of one shard, in its order. Members of a sample lie together, as WebDataset prescribes.
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": replace(self.source, layout=self.layout)}
 
-    Raises:
-        InputError: the file is missing, no tar, or cut short.
-    """
-    try:
-        with tarfile.open(path) as tar:
-            key: str | None = None
-            parts: dict[str, bytes] = {}
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
-                stem, _, suffix = name.partition(".")
-                stem = f"{folder}/{stem}" if folder else stem
-                if key is not None and stem != key:
-                    yield _sample(key, parts)
-                    parts = {}
-                key = stem
-                content = tar.extractfile(member)
-                assert content is not None
-                parts[suffix.lower()] = content.read()
-            # tarfile takes a damaged or missing header for the end; a whole archive ends with a block of zeros.
-            with path.open("rb") as file:
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0") or file.tell() < tar.offset + tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError(f"it breaks off at byte {tar.offset}")
-            if key is not None:
-                yield _sample(key, parts)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"shard {str(path)!r} is no readable tar ({error}); fetch or write it again") from error
-
-
-def _sample(key: str, parts: dict[str, bytes]) -> Sample:
-    picture = next((content for suffix, content in parts.items() if suffix in PICTURE_SUFFIXES), None)
-    return Sample(key, picture, parts.get("json"))
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["source"])  # type: ignore[misc]

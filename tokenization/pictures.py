@@ -1,65 +1,124 @@
-"""From picture bytes to the square the VQ-GAN encodes."""
+"""From picture bytes to the squares that the VQ-GAN encodes."""
 
 import io
+import math
 import warnings
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 RESAMPLING = Image.Resampling.BICUBIC
+REDUCING_GAP = 3.0
+"""Before it resamples, Pillow averages whole blocks down to this multiple of the wanted size; JPEG decodes to it."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF's orientations in which width and height change places."""
+
+Image.init()
+FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
+"""All that Pillow opens by itself; for EPS it would run Ghostscript on what a stranger wrote."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Source pictures beyond these are rejected, before they are decoded.
+
+    Attributes:
+        max_bytes: of the file.
+        max_pixels: width times height; Pillow's own bound for what may be a decompression bomb.
+        max_side_px: of the longer side.
+        min_side_px: of the shorter side.
+        max_aspect_ratio: longer side over shorter side; a centre square shows too little of a longer picture.
+    """
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 89_000_000
+    max_side_px: int = 65_535
+    min_side_px: int = 1
+    max_aspect_ratio: float = 20.0
+
+    def check_bytes(self, num_bytes: int) -> None:
+        """Raises ValueError where the file is too large."""
+        if num_bytes > self.max_bytes:
+            raise ValueError(f"picture has {num_bytes} bytes, more than max_bytes {self.max_bytes}")
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises ValueError where the size, in px, is beyond a limit."""
+        size, longer, shorter = f"picture has {width} x {height} px", max(width, height), min(width, height)
+        if width * height > self.max_pixels:
+            raise ValueError(f"{size}, more than max_pixels {self.max_pixels}")
+        if longer > self.max_side_px:
+            raise ValueError(f"{size}, longer than max_side_px {self.max_side_px}")
+        if shorter < self.min_side_px:
+            raise ValueError(f"{size}, shorter than min_side_px {self.min_side_px}")
+        if longer > self.max_aspect_ratio * shorter:
+            raise ValueError(f"{size}, beyond max_aspect_ratio {self.max_aspect_ratio:g}")
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Centre crop to a square, scaled to `size_px`. Its values are part of the tokens' fingerprint.
+    """Centre crop to a square, scaled. Its values are part of the tokens' fingerprint.
 
     Attributes:
         size_px: side of the square handed to the VQ-GAN, px.
-        max_pixels: a source picture with more pixels is rejected.
+        size_hr_px: side of the same crop at the high resolution, px; 0 for none.
+        limits: which pictures are taken.
     """
 
     size_px: int
-    max_pixels: int = 89_000_000
+    size_hr_px: int = 0
+    limits: Limits = Limits()
 
-    def parameters(self) -> dict[str, int | str]:
+    def parameters(self) -> dict[str, int | float | str]:
         """What the fingerprint records."""
-        return asdict(self) | {"crop": "centre square", "resampling": RESAMPLING.name.lower(), "alpha": "over white"}
+        own = {"size_px": self.size_px, "size_hr_px": self.size_hr_px} | asdict(self.limits)
+        return own | {"crop": "centre square", "resampling": RESAMPLING.name.lower(), "alpha": "over white"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` uint8 [size_px, size_px, 3]; source size and crop box (left, top, side) in source px."""
+    """`pixels` uint8 [size_px, size_px, 3], `pixels_hr` the same at the high resolution or None; source size and crop
+    box (left, top, side) in source px, after EXIF's rotation."""
 
     pixels: np.ndarray
+    pixels_hr: np.ndarray | None
     width: int
     height: int
     crop: tuple[int, int, int]
 
 
 def load_picture(content: bytes, transform: Transform) -> Picture:
-    """Decodes, rotates after EXIF, puts alpha over white, crops and scales.
+    """Decodes the first frame, rotates after EXIF, puts alpha over white, crops and scales.
 
     Raises:
-        ValueError: the bytes are no picture that Pillow can read, or it has too many pixels.
+        ValueError: the bytes are no picture that Pillow can read, or it is beyond the limits.
     """
+    transform.limits.check_bytes(len(content))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides instead
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > transform.max_pixels:
-                    size = f"{image.width} x {image.height} px"
-                    raise ValueError(f"picture has {size}, more than max_pixels {transform.max_pixels}")
+            warnings.simplefilter("ignore")  # the limits decide about bombs; damaged metadata does no harm
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                full = image.size
+                transform.limits.check_size(*full)
+                needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+                image.draft(None, (needed, needed))  # JPEG alone: to 1/2, 1/4 or 1/8, while that is enough
                 rgb = _over_white(ImageOps.exif_transpose(image))
     except ValueError:
         raise
     except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
         raise ValueError(f"not a readable picture: {error}") from error
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    box = (left, top, left + side, top + side)
-    square = rgb.resize((transform.size_px, transform.size_px), RESAMPLING, box=box, reducing_gap=3.0)
-    return Picture(np.asarray(square), rgb.width, rgb.height, (left, top, side))
+    width, height = full[::-1] if turned else full
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+
+    def square(size_px: int) -> np.ndarray:
+        across, down = rgb.width / width, rgb.height / height
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        return np.asarray(rgb.resize((size_px, size_px), RESAMPLING, box=box, reducing_gap=REDUCING_GAP))
+
+    high = square(transform.size_hr_px) if transform.size_hr_px else None
+    return Picture(square(transform.size_px), high, width, height, (left, top, side))
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -67,6 +126,11 @@ def _over_white(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        scaled = np.asarray(image).astype(np.int64).clip(0, 65_535) // 257
+        scaled = np.asarray(image).astype(np.int32).clip(0, 65_535) // 257
         return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if image.mode == "LAB":
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert converted is not None
+        return converted
     return image.convert("RGB")

@@ -1,16 +1,18 @@
 """From one input shard to chunks of decoded pictures with their captions' ids: the CPU side of tokenization."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
-from tokenization.corpus import Sample, read_shard
-from tokenization.pictures import Transform, load_picture
+from tokenization.corpus import Corpus
+from tokenization.pictures import Limits, Picture, Transform, load_picture
+from tokenization.samples import Sample, readable
+from tokenization.text_tokenizer import text_ids
+from tokenization.token_table import OWN_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,33 @@ class TokenizationConfig:
 
     Attributes:
         size_px: side of the square that is encoded, px.
-        caption_columns: language to metadata column.
+        size_hr_px: side at which the same crop is encoded once more, px; 0 for not at all.
+        hr_where: pandas query over the corpus's own columns: which pictures get the high resolution; empty for all.
+        caption_columns: metadata column to the language of its captions; several may have one language.
         max_caption_ids: longer captions are cut to this many ids and marked.
         encode_batch_size: pictures the VQ-GAN encodes at once; the last batch of a shard is padded to it.
         encoder_dtype: `float32`, `bfloat16` or `float16`.
+        limits: which pictures are taken.
     """
 
     size_px: int = 128
-    caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "caption_en", "zh": "caption_zh"})
+    size_hr_px: int = 0
+    hr_where: str = ""
+    caption_columns: dict[str, str] = field(default_factory=lambda: {"caption_en": "en", "caption_zh": "zh"})
     max_caption_ids: int = 77
     encode_batch_size: int = 32
     encoder_dtype: str = "float32"
+    limits: Limits = Limits()
+
+    @property
+    def transform(self) -> Transform:
+        """What becomes of a picture."""
+        return Transform(self.size_px, self.size_hr_px, self.limits)
+
+    @property
+    def encode_batch_size_hr(self) -> int:
+        """As many pixels at once as at the base resolution."""
+        return max(1, self.encode_batch_size * self.size_px**2 // self.size_hr_px**2) if self.size_hr_px else 0
 
 
 @dataclass
@@ -37,92 +55,138 @@ class Chunk:
     """Up to `encode_batch_size` rows of one shard.
 
     `pixels` uint8 [encode_batch_size, S, S, 3], padded with zeros; `rows` without their codes;
-    `rejects` met since the chunk before; `last` where the shard ends; `error` where it cannot be read.
+    `pixels_hr` uint8 [n, S_hr, S_hr, 3] and `places_hr` the rows they belong to; `rejects` met since the chunk before;
+    `last` where the shard ends; `error` where it cannot be read.
     """
 
     shard: str
     index: int
     pixels: np.ndarray
     rows: list[dict[str, Any]] = field(default_factory=list)
+    pixels_hr: np.ndarray | None = None
+    places_hr: list[int] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
     last: bool = False
     error: str = ""
 
 
 def read_chunks(
-    corpus: Path, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast
+    corpus: Corpus, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[Chunk]:
     """The chunks of one shard, in its order. A sample that cannot be used becomes a reject.
 
     Raises:
         InputError: the shard cannot be read to its end.
     """
-    transform = Transform(config.size_px)
-    shape = (config.encode_batch_size, config.size_px, config.size_px, 3)
-    chunk = Chunk(shard, 0, np.zeros(shape, np.uint8))
     seen: set[str] = set()
-    for sample in read_shard(corpus / shard):
-        if len(chunk.rows) == config.encode_batch_size:
-            yield chunk
-            chunk = Chunk(shard, chunk.index + 1, np.zeros(shape, np.uint8))
+    index, rejects = 0, list[dict[str, str]]()
+    usable: list[tuple[Sample, Picture]] = []
+    for sample in corpus.read(shard):
+        if len(usable) == config.encode_batch_size:
+            yield _chunk(shard, index, usable, rejects, config, tokenizer)
+            index, usable, rejects = index + 1, [], []
         try:
-            row, pixels = _row(shard, sample, seen, transform, config, tokenizer)
+            usable.append((sample, _checked(sample, seen, config)))
         except _Reject as reject:
-            chunk.rejects.append({"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)})
-            continue
-        chunk.pixels[len(chunk.rows)] = pixels
-        chunk.rows.append(row)
+            rejects.append({"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)})
+    chunk = _chunk(shard, index, usable, rejects, config, tokenizer)
     chunk.last = True
     yield chunk
 
 
 class _Reject(Exception):
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(readable(message))
         self.reason = reason
 
 
-def _row(
-    shard: str,
-    sample: Sample,
-    seen: set[str],
-    transform: Transform,
-    config: TokenizationConfig,
-    tokenizer: PreTrainedTokenizerFast,
-) -> tuple[dict[str, Any], np.ndarray]:
+def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> Picture:
     if sample.key in seen:
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
-    if sample.picture is None:
-        raise _Reject("no picture", "the sample has no picture file")
-    try:
-        metadata = sample.metadata()
-    except (ValueError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _Reject("bad metadata", str(error)) from error
-    captions = []
-    for language, column in config.caption_columns.items():
-        text = metadata.get(column)
-        if not isinstance(text, str) or not text.strip():
-            continue
+    if sample.problem:
+        raise _Reject(*sample.problem)
+    texts = _captions(sample, config)
+    if not texts:
+        wanted = ", ".join(config.caption_columns)
+        raise _Reject("no caption", f"none of the columns {wanted} holds a text")
+    for column, text in texts.items():
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise _Reject("bad caption", f"{column} has half of a surrogate pair, which is no text")
-        ids = tokenizer(text)["input_ids"]
-        cut = ids[: config.max_caption_ids]
-        captions.append({"lang": language, "text": text, "ids": cut, "truncated": len(cut) < len(ids)})
-    if not captions:
-        wanted = ", ".join(config.caption_columns.values())
-        raise _Reject("no caption", f"none of the columns {wanted} holds a text")
+    assert sample.picture is not None
     try:
-        picture = load_picture(sample.picture, transform)
+        return load_picture(sample.picture, config.transform)
     except ValueError as error:
         raise _Reject("bad picture", str(error)) from error
-    left, top, side = picture.crop
-    own = {
-        "sample_id": f"{shard}/{sample.key}",
-        "captions": captions,
-        "width": picture.width,
-        "height": picture.height,
-        "crop": {"left": left, "top": top, "side": side},
+
+
+def _captions(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
+    texts = {column: sample.metadata.get(column) for column in config.caption_columns}
+    return {column: text for column, text in texts.items() if isinstance(text, str) and text.strip()}
+
+
+def _chunk(
+    shard: str,
+    index: int,
+    usable: list[tuple[Sample, Picture]],
+    rejects: list[dict[str, str]],
+    config: TokenizationConfig,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Chunk:
+    pixels = np.zeros((config.encode_batch_size, config.size_px, config.size_px, 3), np.uint8)
+    texts = [_captions(sample, config) for sample, _ in usable]
+    ids = iter(text_ids(tokenizer, [text for columns in texts for text in columns.values()]))
+    rows = []
+    for place, ((sample, picture), columns) in enumerate(zip(usable, texts, strict=True)):
+        pixels[place] = picture.pixels
+        captions = []
+        for column, text in columns.items():
+            whole = next(ids)
+            if max(whole) >= len(tokenizer):
+                raise AssertionError(f"id {max(whole)} outside the text vocabulary")
+            cut = whole[: config.max_caption_ids]
+            truncated = len(cut) < len(whole)
+            captions.append({"lang": config.caption_columns[column], "text": text, "ids": cut, "truncated": truncated})
+        left, top, side = picture.crop
+        rows.append(
+            _passed_through(sample.metadata, config)
+            | {
+                "sample_id": f"{shard}/{sample.key}",
+                "captions": captions,
+                "width": picture.width,
+                "height": picture.height,
+                "crop": {"left": left, "top": top, "side": side},
+            }
+        )
+    chunk = Chunk(shard, index, pixels, rows, rejects=rejects)
+    if config.size_hr_px and rows:
+        chunk.places_hr = _chosen(rows, config.hr_where)
+        if chunk.places_hr:
+            chunk.pixels_hr = np.stack([_high(usable[place][1]) for place in chunk.places_hr])
+    return chunk
+
+
+def _high(picture: Picture) -> np.ndarray:
+    assert picture.pixels_hr is not None
+    return picture.pixels_hr
+
+
+def _passed_through(metadata: dict[str, Any], config: TokenizationConfig) -> dict[str, Any]:
+    """The corpus's own columns; one that is called as the table's own gets `source_` before it."""
+    dropped = {*config.caption_columns, "key", "width", "height"}  # all of them are in the row anyhow
+    return {
+        f"source_{name}" if name in OWN_COLUMNS else readable(name): value
+        for name, value in metadata.items()
+        if name not in dropped
     }
-    used = set(config.caption_columns.values()) | {"key", "width", "height"}
-    return {name: value for name, value in metadata.items() if name not in used} | own, picture.pixels
+
+
+def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
+    """Places of the rows for which the query holds; a column that none of them has holds for none."""
+    if not where:
+        return list(range(len(rows)))
+    plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
+    try:
+        return [int(place) for place in pd.DataFrame(plain).query(where, engine="python").index]
+    except pd.errors.UndefinedVariableError:
+        return []

@@ -59,6 +59,11 @@ def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
+def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """The ids of texts as they stand: what looks like a special token in one, as `<|endoftext|>`, is ordinary text."""
+    return tokenizer(texts, split_special_tokens=True)["input_ids"] if texts else []
+
+
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The id that ends a caption."""
     return int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))

@@ -4,9 +4,6 @@ One parquet file for each input shard, one row a picture. The contract between t
 """
 
 import json
-import os
-import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenization.errors import InputError
+from tokenization.samples import readable
 
 SCHEMA_VERSION = 1
 VERSION_KEY, FINGERPRINT_KEY = b"mars.schema_version", b"mars.fingerprint"
@@ -38,6 +36,9 @@ class Fingerprint:
     num_codes: int
     max_caption_ids: int
     caption_columns: dict[str, str]
+    encoder_batch_shape_hr: list[int] | None = None
+    num_codes_hr: int | None = None
+    hr_where: str = ""
 
     def to_json(self) -> str:
         """A canonical text form."""
@@ -58,20 +59,22 @@ def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
     ]
 
 
+OWN_COLUMNS = frozenset(field.name for field in columns(1, 1))
+
+
 def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
-    """Writes rows (dicts with the table's columns and pass-through ones) whole or not at all.
+    """Writes rows (dicts with the table's columns and pass-through ones).
 
     Values of a pass-through column that have no common type are written as JSON text.
     """
-    fields = columns(fingerprint.num_codes, None)
-    own = {field.name for field in fields}
-    extra_names = sorted({name for row in rows for name in row} - own)
-    table = pa.Table.from_pylist([{name: row.get(name) for name in own} for row in rows], schema=pa.schema(fields))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema(columns(fingerprint.num_codes, fingerprint.num_codes_hr))
+    extra_names = sorted({name for row in rows for name in row} - OWN_COLUMNS)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in OWN_COLUMNS} for row in rows], schema=schema)
     for name in extra_names:
         table = table.append_column(name, _pass_through([row.get(name) for row in rows]))
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
-    table = table.replace_schema_metadata(metadata)
-    write_atomically(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
 
 
 def _pass_through(values: list[Any]) -> pa.Array:
@@ -79,20 +82,10 @@ def _pass_through(values: list[Any]) -> pa.Array:
         array = pa.array(values)
         if not pa.types.is_nested(array.type):
             return array
-    except pa.ArrowException:
+    except (pa.ArrowException, OverflowError, UnicodeError):  # of several types, beyond 64 bits, halves of surrogates
         pass
-    return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values], pa.string())
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` fill a file beside `path` and moves it there: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return pa.array([None if text is None else readable(text) for text in texts], pa.string())
 
 
 def list_token_shards(folder: Path) -> list[Path]:

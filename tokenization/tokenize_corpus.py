@@ -1,38 +1,34 @@
 """The tokenization job on Ray Data: read and decode on CPU workers, encode on an actor pool, write whole shards."""
 
-import json
-import pickle
-from collections import Counter
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import ray
 import torch
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
-from tokenization.corpus import list_shards
+from tokenization.books import Manifest, Page, claim, close_books, page_name, read_page, token_name
+from tokenization.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.image_tokenizer import ImageTokenizer, check_image_tokenizer, image_tokenizer_sha256
-from tokenization.pictures import Transform
-from tokenization.shard_rows import Chunk, TokenizationConfig, read_chunks
+from tokenization.shard_rows import TokenizationConfig
+from tokenization.storage import open_storage
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
-from tokenization.token_table import (
-    MANIFEST_FILE,
-    Fingerprint,
-    read_fingerprint,
-    write_atomically,
-    write_token_shard,
-)
+from tokenization.token_table import MANIFEST_FILE, Fingerprint
+from tokenization.tokenize_stages import Encoder, Reader, Writer, writer_of
+from tokenization.workers import Workers
 
 READER_CPUS = 0.25
 """CPUs that a reading actor asks for, and leaves of each encoding one: so as many encoders as cores have readers."""
-REJECTS_FOLDER = "rejects"
-CORPUS_FILE = "corpus.txt"
-"""Names the corpus that the tokens beside it came from."""
+ENCODERS_PER_WRITER = 8
+PASSES_WITHOUT_PROGRESS = 3
+"""Times that everything left is begun anew with no shard done, before the cluster counts as broken."""
+PAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -44,251 +40,176 @@ class Tools:
     text_cache: Path
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What became of every input row: `rows_in == rows_out + rows_rejected`, failed shards apart."""
+@dataclass
+class Progress:
+    """How far a run is. `shards_before` were done when it began; `rows` and `rejects` count this run alone."""
 
-    fingerprint: dict[str, Any]
     shards: int
-    failed_shards: dict[str, str]
-    rows_in: int
-    rows_out: int
-    rows_rejected: int
-    rejects_by_reason: dict[str, int]
-    truncated_captions: int
-    codes_in_use: int
+    shards_before: int
+    shards_done: int
+    shards_failed: int = 0
+    rows: int = 0
+    rejects: int = 0
+    started: float = field(default_factory=time.monotonic)
 
 
 def tokenize_corpus(
-    corpus: Path,
-    output: Path,
+    corpus: Corpus,
+    output: str,
     config: TokenizationConfig,
     tools: Tools,
-    num_encoders: int,
-    use_gpu: bool,
-    report: Callable[[str, int, int], None],
+    workers: Workers,
+    report: Callable[[Progress], None],
 ) -> Manifest:
-    """Tokenizes the shards of `corpus` that `output` does not have yet, and closes the books.
+    """Tokenizes the shards of a corpus that `output` does not have yet, and closes the books.
 
     Args:
-        corpus: folder of tar shards.
-        output: folder for token shards at the same relative paths, `rejects/` and the manifest.
+        corpus: what to tokenize.
+        output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their books.
         config: what decides the tokens.
         tools: the two tokenizers.
-        num_encoders: actors that encode, each with one GPU where `use_gpu`, else one CPU.
-        use_gpu: encode on GPUs.
-        report: called for every finished shard with its name, the shards done and their total.
+        workers: who does the work.
+        report: called again and again as the work goes on.
 
     Raises:
-        InputError: corpus, VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
+        InputError: VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
     """
-    shards = list_shards(corpus)
+    shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
     check_image_tokenizer(tools.vq_folder)
     fingerprint = make_fingerprint(config, tools)
-    done = {shard for shard in shards if token_path(output, shard).exists()}
-    for shard in sorted(done):
-        if read_fingerprint(token_path(output, shard)) != fingerprint.to_json():
-            raise InputError(
-                f"{str(output)!r} holds tokens made with another VQ-GAN, vocabulary or transform ({shard}); "
-                "choose another --root or delete that folder"
-            )
-    _claim(output, corpus)
-    (output / MANIFEST_FILE).unlink(missing_ok=True)
+    claim(storage, url, fingerprint)
+    storage.delete(MANIFEST_FILE)
+    there = set(storage.names())
+    done = {shard for shard in shards if {token_name(shard), page_name(shard)} <= there}
+    progress = Progress(len(shards), len(done), len(done))
+    with ThreadPoolExecutor(PAGES_AT_ONCE) as pool:
+        pages = dict(zip(sorted(done), pool.map(lambda shard: read_page(storage, shard), sorted(done)), strict=True))
     failed: dict[str, str] = {}
-    writing: dict[ray.ObjectRef, str] = {}
-    writer: Any = ray.remote(num_cpus=0)(_Writer).remote(output, fingerprint)
-    for shard, rows, rejects, error in _finished_shards(corpus, shards, done, config, tools, num_encoders, use_gpu):
-        if error:
-            failed[shard] = error
-            report(shard, len(done) + len(failed), len(shards))
-        else:
-            writing[writer.write.remote(shard, rows, rejects)] = shard
-        for reference in ray.wait(list(writing), num_returns=len(writing), timeout=0)[0] if writing else []:
-            written = _written(reference, writing)
-            done.add(written)
-            report(written, len(done) + len(failed), len(shards))
-    for reference in list(writing):
-        shard = _written(reference, writing)
-        done.add(shard)
-        report(shard, len(done) + len(failed), len(shards))
-    manifest = _close_books(output, sorted(done), failed, fingerprint)
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
-    write_atomically(output / MANIFEST_FILE, lambda partial: partial.write_text(text, encoding="utf-8"))
-    return manifest
-
-
-def _claim(output: Path, corpus: Path) -> None:
-    """Two corpora may name their shards alike: a folder keeps to the corpus it was begun with."""
-    record, own = output / CORPUS_FILE, str(corpus.resolve())
-    if record.exists() and (other := record.read_text("utf-8")) != own:
-        raise InputError(
-            f"{str(output)!r} holds tokens of the corpus {other!r}, not of {own!r}; choose another --root "
-            f"(where the corpus has only moved, write its new path into {str(record)!r})"
-        )
-    write_atomically(record, lambda partial: partial.write_text(own, encoding="utf-8"))
-
-
-def token_path(output: Path, shard: str) -> Path:
-    """Where the token shard of an input shard lies: the same relative path."""
-    return output / Path(shard).with_suffix(".parquet")
+    idle_passes = 0
+    while pending := [shard for shard in shards if shard not in pages and shard not in failed]:
+        finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report)
+        before = len(pages) + len(failed)
+        try:
+            for shard, ended in finished:
+                if isinstance(ended, Page):
+                    pages[shard] = ended
+                else:
+                    failed[shard] = ended
+        except RayError:
+            if idle_passes + 1 == PASSES_WITHOUT_PROGRESS:
+                raise
+        idle_passes = 0 if len(pages) + len(failed) > before else idle_passes + 1
+        if idle_passes == PASSES_WITHOUT_PROGRESS:
+            raise RuntimeError(f"{len(pending)} shards were begun {idle_passes} times and none was finished")
+    return close_books(url, (pages[shard] for shard in sorted(pages)), failed, fingerprint, storage)
 
 
 def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
-    """The fingerprint of tokens made with these tools and this config."""
+    """The fingerprint of tokens made with these tools and this config.
+
+    Raises:
+        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype none that is known.
+    """
     vqgan = ImageTokenizer(tools.vq_folder)
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
-    if config.size_px % vqgan.factor:
-        raise InputError(f"size_px {config.size_px} is no multiple of the VQ-GAN's factor {vqgan.factor}")
+    for name, size_px in (("size_px", config.size_px), ("size_hr_px", config.size_hr_px)):
+        if size_px % vqgan.factor or (name == "size_px" and size_px < vqgan.factor):
+            raise InputError(f"{name} {size_px} is no multiple of the VQ-GAN's factor {vqgan.factor}")
+    if not isinstance(getattr(torch, config.encoder_dtype, None), torch.dtype):
+        raise InputError(f"encoder_dtype {config.encoder_dtype!r} is none of float32, bfloat16, float16")
+    high, at_once = config.size_hr_px, config.encode_batch_size_hr
     return Fingerprint(
         vq_sha256=image_tokenizer_sha256(tools.vq_folder),
         text_vocabulary_sha256=text_vocabulary_sha256(tokenizer),
-        transform=Transform(config.size_px).parameters(),
+        transform=config.transform.parameters(),
         encoder_dtype=config.encoder_dtype,
         encoder_batch_shape=[config.encode_batch_size, config.size_px, config.size_px, 3],
         codebook_size=vqgan.codebook_size,
         num_codes=(config.size_px // vqgan.factor) ** 2,
         max_caption_ids=config.max_caption_ids,
         caption_columns=config.caption_columns,
+        encoder_batch_shape_hr=[at_once, high, high, 3] if high else None,
+        num_codes_hr=(high // vqgan.factor) ** 2 if high else None,
+        hr_where=config.hr_where if high else "",
     )
 
 
-def _rejects_path(output: Path, shard: str) -> Path:
-    return output / REJECTS_FOLDER / Path(shard).with_suffix(".jsonl")
-
-
-class _Reader:
-    """Ray Data stage: a shard's name to its chunks. Each row is one encoding batch, so no batch crosses shards."""
-
-    def __init__(self, corpus: Path, config: TokenizationConfig, tools: Tools) -> None:
-        self._corpus, self._config = corpus, config
-        self._tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        for shard in batch["shard"]:
-            last_chunk = None
-            try:
-                for chunk in read_chunks(self._corpus, str(shard), self._config, self._tokenizer):
-                    last_chunk = chunk
-                    yield _as_batch(chunk)
-            except InputError as error:
-                index = last_chunk.index + 1 if last_chunk else 0
-                yield _as_batch(Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=str(error)))
-
-
-class _Encoder:
-    """Ray Data actor: adds the codes to each chunk's rows and drops the pixels."""
-
-    def __init__(self, config: TokenizationConfig, tools: Tools, use_gpu: bool) -> None:
-        dtype = getattr(torch, config.encoder_dtype)
-        self._vqgan = ImageTokenizer(tools.vq_folder, "cuda" if use_gpu else "cpu", dtype)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        chunks = []
-        for content in batch["chunk"]:
-            chunk: Chunk = pickle.loads(content)
-            if chunk.rows:
-                codes = self._vqgan.encode(chunk.pixels)[: len(chunk.rows)]
-                if codes.min() < 0 or codes.max() >= self._vqgan.codebook_size:
-                    raise AssertionError(f"codes {codes.min()}..{codes.max()} outside the codebook")
-                chunk.rows = [row | {"codes": line} for row, line in zip(chunk.rows, codes, strict=True)]
-            chunks.append(replace(chunk, pixels=np.zeros(0, np.uint8)))
-        return {"chunk": [pickle.dumps(chunk) for chunk in chunks]}
-
-
-def _as_batch(chunk: Chunk) -> dict[str, Any]:
-    return {"chunk": [pickle.dumps(chunk)]}
-
-
-def _finished_shards(
-    corpus: Path,
+def _one_pass(
+    corpus: Corpus,
     shards: list[str],
-    done: set[str],
+    output: str,
+    fingerprint: Fingerprint,
     config: TokenizationConfig,
     tools: Tools,
-    num_encoders: int,
-    use_gpu: bool,
-) -> Iterator[tuple[str, list[dict], list[dict], str]]:
-    """Runs the pipeline; yields each shard once all its chunks are there: name, rows, rejects, error."""
-    pending = [{"shard": shard} for shard in shards if shard not in done]
-    if not pending:
-        return
-    encoded = (
-        ray.data.from_items(pending, override_num_blocks=len(pending))
-        .map_batches(
-            _Reader,
-            fn_constructor_args=(corpus, config, tools),
-            batch_size=1,
-            num_cpus=READER_CPUS,
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(ray.cluster_resources().get("CPU", 1)))),
-        )
-        .map_batches(
-            _Encoder,
-            fn_constructor_args=(config, tools, use_gpu),
-            batch_size=1,
-            num_cpus=1 - READER_CPUS,
-            num_gpus=1 if use_gpu else 0,
-            compute=ActorPoolStrategy(size=num_encoders),
-        )
+    workers: Workers,
+    progress: Progress,
+    report: Callable[[Progress], None],
+) -> Iterator[tuple[str, Page | str]]:
+    """Runs the pipeline over the shards; yields each one's page, or what is wrong with it. Some may be missing."""
+    num_writers = max(1, workers.num_encoders // ENCODERS_PER_WRITER)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Writer)
+    writers: list[Any] = [actor.remote(output, fingerprint) for _ in range(num_writers)]
+    writing: dict[ray.ObjectRef, str] = {}
+    seen: dict[str, set[int]] = {}
+    chunks_of: dict[str, int] = {}
+    for told in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
+        shard, index = told["shard"], told["index"]
+        if index in seen.setdefault(shard, set()):
+            continue  # an actor died after it had told of this chunk
+        seen[shard].add(index)
+        progress.rows += told["rows"]
+        progress.rejects += told["rejects"]
+        writer = writers[writer_of(shard, num_writers)]
+        if told["last"]:
+            chunks_of[shard] = index + 1
+        if told["error"]:
+            writer.drop.remote(shard)
+            progress.shards_failed += 1
+            yield shard, told["error"]
+        elif chunks_of.get(shard) == len(seen[shard]):
+            writing[writer.finish.remote(shard, chunks_of[shard])] = shard
+        if writing:
+            written, _ = ray.wait(list(writing), num_returns=len(writing), timeout=0)
+            yield from _pages(written, writing, progress)
+        report(progress)
+    for reference in list(writing):
+        yield from _pages([reference], writing, progress)
+        report(progress)
+
+
+def _pages(
+    written: list[ray.ObjectRef], writing: dict[ray.ObjectRef, str], progress: Progress
+) -> Iterator[tuple[str, Page]]:
+    for reference in written:
+        page, shard = ray.get(reference), writing.pop(reference)
+        if page is not None:  # else its writer died in between: the next pass reads the shard again
+            progress.shards_done += 1
+            yield shard, page
+
+
+def _pipeline(
+    corpus: Corpus,
+    shards: list[str],
+    config: TokenizationConfig,
+    tools: Tools,
+    workers: Workers,
+    writers: list[Any],
+) -> ray.data.Dataset:
+    max_readers = workers.max_readers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    read = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+        Reader,
+        fn_constructor_args=(corpus, config, tools.text_source, tools.text_cache),
+        batch_size=1,
+        num_cpus=READER_CPUS,
+        resources=workers.reader_resources or None,
+        compute=ActorPoolStrategy(min_size=1, max_size=max_readers),
     )
-    collected: dict[str, list[Chunk]] = {}
-    for row in encoded.iter_rows():
-        chunk: Chunk = pickle.loads(row["chunk"])
-        chunks = collected.setdefault(chunk.shard, [])
-        chunks.append(chunk)
-        total = next((other.index + 1 for other in chunks if other.last), None)
-        if total == len(chunks):
-            del collected[chunk.shard]
-            chunks.sort(key=lambda chunk: chunk.index)
-            error = next((chunk.error for chunk in chunks if chunk.error), "")
-            rows = [row for chunk in chunks for row in chunk.rows]
-            yield chunk.shard, rows, [reject for chunk in chunks for reject in chunk.rejects], error
-    assert not collected, f"shards without an end: {sorted(collected)}"
-
-
-class _Writer:
-    """Actor that writes finished shards. One process: a task each would start, and import torch, as often."""
-
-    def __init__(self, output: Path, fingerprint: Fingerprint) -> None:
-        self._output, self._fingerprint = output, fingerprint
-
-    def write(self, shard: str, rows: list[dict], rejects: list[dict]) -> None:
-        """Rejects first: a shard counts as done once its tokens are there."""
-        rejects_path = _rejects_path(self._output, shard)
-        rejects_path.unlink(missing_ok=True)
-        if rejects:
-            lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-            write_atomically(rejects_path, lambda partial: partial.write_text(lines, encoding="utf-8"))
-        write_token_shard(token_path(self._output, shard), rows, self._fingerprint)
-
-
-def _written(reference: ray.ObjectRef, writing: dict[ray.ObjectRef, str]) -> str:
-    ray.get(reference)
-    return writing.pop(reference)
-
-
-def _close_books(output: Path, shards: list[str], failed: dict[str, str], fingerprint: Fingerprint) -> Manifest:
-    """Counts from what lies on disk, not from what was sent there."""
-    reasons: Counter[str] = Counter()
-    rows_out = truncated = 0
-    used = np.zeros(fingerprint.codebook_size, bool)
-    for shard in shards:
-        table = pq.read_table(token_path(output, shard), columns=["codes", "captions"])
-        rows_out += len(table)
-        for column in table["codes"].chunks:
-            used[column.flatten().to_numpy()] = True
-        truncated += sum(caption["truncated"] for row in table["captions"].to_pylist() for caption in row)
-        rejects_path = _rejects_path(output, shard)
-        if rejects_path.exists():
-            reasons.update(json.loads(line)["reason"] for line in rejects_path.read_text("utf-8").splitlines())
-    rejected = sum(reasons.values())
-    return Manifest(
-        fingerprint=asdict(fingerprint),
-        shards=len(shards),
-        failed_shards=failed,
-        rows_in=rows_out + rejected,
-        rows_out=rows_out,
-        rows_rejected=rejected,
-        rejects_by_reason=dict(sorted(reasons.items())),
-        truncated_captions=truncated,
-        codes_in_use=int(used.sum()),
+    return read.map_batches(
+        Encoder,
+        fn_constructor_args=(config, tools.vq_folder, workers.use_gpu, writers),
+        batch_size=1,
+        num_cpus=1 - READER_CPUS,
+        num_gpus=1 if workers.use_gpu else 0,
+        resources=workers.encoder_resources or None,
+        compute=ActorPoolStrategy(size=workers.num_encoders),
     )

@@ -1,21 +1,20 @@
 """Pictures for training a VQ-GAN: an endless shuffled stream out of tar shards, scaled, cropped and recoloured."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenization.corpus import list_shards, read_shard
+from tokenization.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.pictures import Transform, load_picture
 from tokenization.vqgan_config import VqganConfig
 
 
 def picture_batches(
-    corpus: Path, size_px: int, batch_size: int, rank: int, world_size: int, seed: int, buffer_size: int = 4096
+    corpus: Corpus, size_px: int, batch_size: int, rank: int, world_size: int, seed: int, buffer_size: int = 4096
 ) -> Iterator[Tensor]:
     """Batches uint8 [batch_size, 3, size_px, size_px]; each rank reads shards of its own.
 
@@ -58,16 +57,18 @@ def _take(buffer: list[np.ndarray], generator: np.random.Generator) -> np.ndarra
 
 
 def _endless_pictures(
-    corpus: Path, size_px: int, rank: int, world_size: int, generator: np.random.Generator
+    corpus: Corpus, size_px: int, rank: int, world_size: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    shards = list_shards(corpus)[rank::world_size]
+    shards = corpus.shards[rank::world_size]
     if not shards:
-        raise InputError(f"corpus {str(corpus)!r} has fewer shards than the {world_size} workers; use fewer workers")
+        raise InputError(
+            f"corpus {corpus.source.url!r} has fewer shards than the {world_size} workers; use fewer workers"
+        )
     transform = Transform(size_px)
     while True:
         readable = 0
         for shard in generator.permutation(shards):
-            for sample in read_shard(corpus / str(shard)):
+            for sample in corpus.read(str(shard)):
                 if sample.picture is None:
                     continue
                 try:
@@ -77,4 +78,4 @@ def _endless_pictures(
                 readable += 1
                 yield pixels
         if not readable:
-            raise InputError(f"corpus {str(corpus)!r} has no readable picture in the shards of worker {rank}")
+            raise InputError(f"corpus {corpus.source.url!r} has no readable picture in the shards of worker {rank}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenization.corpus import read_shard
+from tokenization.corpus import Corpus
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.pictures import Transform, load_picture
 
@@ -54,10 +54,10 @@ def quality_of(vqgan: ImageTokenizer, pictures: list[np.ndarray], codes: list[np
     return Quality(total, len(pictures), used)
 
 
-def quality_of_shard(vqgan_folder: Path, shard: Path, size_px: int, dtype: torch.dtype) -> Quality:
+def quality_of_shard(vqgan_folder: Path, corpus: Corpus, shard: str, size_px: int, dtype: torch.dtype) -> Quality:
     """Encodes and decodes the readable pictures of a shard at `size_px`."""
     pictures = []
-    for sample in read_shard(shard):
+    for sample in corpus.read(shard):
         if sample.picture is not None:
             try:
                 pictures.append(load_picture(sample.picture, Transform(size_px)).pixels)

@@ -15,7 +15,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from jobs.common.run_paths import RunPaths
-from tokenization.corpus import read_shard
+from tokenization.corpus import Corpus
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.openmoji_corpus import ATTRIBUTION
 from tokenization.pictures import Transform, load_picture
@@ -33,8 +33,11 @@ def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[
     """The corpus's own pictures after the transform, uint8 [size_px, size_px, 3], by sample id."""
     wanted = set(sample_ids)
     found = {}
-    for shard in sorted({sample_id.rsplit("/", 1)[0] for sample_id in wanted}):
-        for sample in read_shard(paths.corpus / shard):
+    corpus = Corpus(paths.corpus_source)
+    for shard in corpus.shards:
+        if not any(sample_id.startswith(f"{shard}/") for sample_id in wanted):
+            continue
+        for sample in corpus.read(shard):
             sample_id = f"{shard}/{sample.key}"
             if sample_id in wanted and sample.picture:
                 found[sample_id] = load_picture(sample.picture, Transform(size_px)).pixels
@@ -64,7 +67,7 @@ def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, si
     return picture_sheet(columns)
 
 
-def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
+def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = ATTRIBUTION) -> Image.Image:
     """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3])."""
     rows = max(len(cells) for cells in columns)
     with plt.rc_context({"font.family": _fonts(), "font.size": 7}):
@@ -76,8 +79,8 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
                 if row < len(cells):
                     text, pixels = cells[row]
                     axis.imshow(pixels)
-                    axis.set_title(_cut(text, 22), y=-0.16)
-        figure.text(0.005, 0.005, ATTRIBUTION, fontsize=6, color="#666666")
+                    axis.set_title(_cut(text, 22), y=-0.16, parse_math=False)
+        figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
         figure.tight_layout()
         content = io.BytesIO()
         figure.savefig(content, dpi=110, format="png")
@@ -88,7 +91,7 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]]) -> Image.Image:
 def _cut(text: str, width: int) -> str:
     """At most `width` columns of text; a Chinese character takes two."""
     widths = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text])
-    return text if widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
+    return text if not text or widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
 
 
 def _fonts() -> list[str]:

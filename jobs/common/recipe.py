@@ -18,6 +18,7 @@ from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.vqgan_config import VqganConfig
+from tokenization.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,15 @@ class CorpusConfig:
     """The corpus.
 
     Attributes:
-        path: folder of tar shards; empty for the OpenMoji drawings, which `jobs/make_corpus.py` renders.
+        path: folder or `s3://bucket/prefix`; empty for the OpenMoji drawings, which `jobs/make_corpus.py` renders.
+        layout, image_column, folder_shard_rows: see `CorpusSource`.
         size_px, shard_rows: side of a rendered drawing, px, and drawings a shard.
     """
 
     path: str = ""
+    layout: str = ""
+    image_column: str = ""
+    folder_shard_rows: int = 1000
     size_px: int = 256
     shard_rows: int = 256
 
@@ -65,7 +70,7 @@ class Recipe:
         language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
         shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
-        scaling, num_encoders, zero: workers of training, encoding actors of tokenization, partitioning.
+        scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         heartbeat_s: seconds between two ledger rows.
         seed: of the order and of all draws.
     """
@@ -82,7 +87,7 @@ class Recipe:
     embedding_noise_std: float = 0.0
     stages: tuple[StageConfig, ...] = ()
     scaling: ScalingConfig = ScalingConfig()
-    num_encoders: int = 1
+    tokenizers: Workers = Workers()
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     heartbeat_s: float = 60.0

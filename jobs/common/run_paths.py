@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe
+from tokenization.corpus import CorpusSource
 from tokenization.image_tokenizer import SHIPPED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -20,8 +21,16 @@ class RunPaths:
 
     @property
     def corpus(self) -> Path:
-        """Tar shards."""
-        return Path(self.recipe.corpus.path).absolute() if self.recipe.corpus.path else self.run / "corpus"
+        """Tar shards that `jobs/make_corpus.py` renders."""
+        return self.run / "corpus"
+
+    @property
+    def corpus_source(self) -> CorpusSource:
+        """The corpus and how it is read: the recipe's, or the one that `jobs/make_corpus.py` renders."""
+        own = self.recipe.corpus
+        path = own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus)
+        max_bytes = self.recipe.tokenization.limits.max_bytes
+        return CorpusSource(path, own.layout, own.image_column, own.folder_shard_rows, max_bytes)
 
     @property
     def vqgan(self) -> Path:

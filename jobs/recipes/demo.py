@@ -14,6 +14,7 @@ from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
 from tokenization.shard_rows import TokenizationConfig
+from tokenization.workers import Workers
 
 GROUPS = (
     "Emoticons",
@@ -61,7 +62,7 @@ def recipe() -> Recipe:
         embedding_noise_std=0.05,
         stages=(first, second),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
-        num_encoders=2,
+        tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160),
         zero=ZeroConfig(zero_stage=3),
         heartbeat_s=10.0,

@@ -13,6 +13,7 @@ from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import StageConfig
 from tokenization.shard_rows import TokenizationConfig
+from tokenization.workers import Workers
 
 GLOBAL_BATCH_SIZE = 2048
 
@@ -58,6 +59,6 @@ def recipe() -> Recipe:
         tokenization=TokenizationConfig(size_px=256, max_caption_ids=512, encoder_dtype="bfloat16"),
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=64, use_gpu=True, cpus_per_worker=8),
-        num_encoders=64,
+        tokenizers=Workers(num_encoders=64, use_gpu=True),
         zero=ZeroConfig(zero_stage=3, frozen_whole=True),  # on paper: see docs/performance.md
     )

@@ -1,0 +1,69 @@
+"""An S3 server over HTTP on this machine (moto's), which fails as it is told to."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from urllib.request import Request, urlopen
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+BUCKET = "corpus"
+
+
+class FaultyS3:
+    """Serves until `stop`. Every `fault_every`-th request fails, by turns: a 500, a request to slow down, an answer
+    that is cut off in its middle. 0: none does."""
+
+    KINDS = ("500", "slow down", "cut")
+
+    def __init__(self) -> None:
+        self.fault_every, self.injected = 0, Counter[str]()
+        self._count, self._lock = 0, threading.Lock()
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        urlopen(Request(f"{self.url}/moto-api/reset", method="POST")).close()  # what an earlier server left
+
+    def environment(self) -> dict[str, str]:
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        return keys | {"AWS_ENDPOINT_URL": self.url}
+
+    def client(self):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+    def _respond(self, environ: dict, start_response: Callable) -> Iterator[bytes]:
+        fault = self._fault()
+        if fault in ("500", "slow down"):
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            status, code = ("500 x", "InternalError") if fault == "500" else ("503 x", "SlowDown")
+            start_response(status, [("Content-Type", "application/xml")])
+            return iter([f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()])
+        content = self._app(environ, start_response)
+        return _cut(content) if fault == "cut" else content
+
+    def _fault(self) -> str:
+        with self._lock:
+            self._count += 1
+            if not self.fault_every or self._count % self.fault_every:
+                return ""
+            kind = self.KINDS[sum(self.injected.values()) % len(self.KINDS)]
+            self.injected[kind] += 1
+            return kind
+
+
+def _cut(content: Iterator[bytes]) -> Iterator[bytes]:
+    whole = b"".join(content)
+    yield whole[: len(whole) // 2]
+    raise ConnectionAbortedError("cut off, as the test wants it")

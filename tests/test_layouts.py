@@ -1,0 +1,194 @@
+"""Every layout of a corpus gives the same samples, and what is damaged in one is named."""
+
+import csv
+import io
+import json
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.conftest import noise_png, write_tar
+from tokenization.corpus import Corpus, CorpusSource
+from tokenization.errors import InputError
+
+ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
+
+
+def corpus_in(folder, **how) -> Corpus:
+    return Corpus(CorpusSource(str(folder), **how))
+
+
+def write_parquet(path, rows=ROWS, column="image", struct=True, **extra):
+    contents = [noise_png(row) for row in range(len(rows))]
+    pictures = [{"bytes": content, "path": "x.png"} for content in contents] if struct else contents
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.Table.from_pylist([row | {column: p} | extra for row, p in zip(rows, pictures, strict=True)]), path
+    )
+
+
+def write_folder(folder, suffix):
+    (folder / "deep").mkdir(parents=True)
+    lines = [{"file_name": f"deep/{row}.png"} | ROWS[row] for row in range(5)]
+    for row in range(5):
+        (folder / "deep" / f"{row}.png").write_bytes(noise_png(row))
+    if suffix == "jsonl":
+        (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    else:
+        with (folder / "metadata.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, lines[0].keys())
+            table.writeheader()
+            table.writerows(lines)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "parquet bytes", "imagefolder jsonl", "imagefolder csv"])
+def test_every_layout_is_detected_and_gives_the_same_pictures_and_captions(tmp_path, kind):
+    layout, _, detail = kind.partition(" ")
+    if layout == "webdataset":
+        write_tar(tmp_path / "a" / "0.tar", [(str(row), noise_png(row), ROWS[row]) for row in range(5)])
+    elif layout == "parquet":
+        write_parquet(tmp_path / "a" / "0.parquet", struct=not detail, column="jpg" if detail else "image")
+    else:
+        write_folder(tmp_path, detail)
+    corpus = corpus_in(tmp_path, folder_shard_rows=2)
+    assert corpus.layout == layout
+    samples = [sample for shard in corpus.shards for sample in corpus.read(shard)]
+    assert [sample.picture for sample in samples] == [noise_png(row) for row in range(5)]
+    assert [sample.metadata["caption"] for sample in samples] == [row["caption"] for row in ROWS]
+    assert [float(sample.metadata["score"]) for sample in samples] == [row["score"] for row in ROWS]
+    assert len({(shard, sample.key) for shard in corpus.shards for sample in corpus.read(shard)}) == 5
+    if layout == "imagefolder":
+        assert corpus.shards == ["000000", "000001", "000002"]
+
+
+def test_an_imagefolder_names_what_it_cannot_use(tmp_path):
+    outside = tmp_path / "secret.png"
+    outside.write_bytes(noise_png(9))
+    folder = tmp_path / "corpus"
+    write_folder(folder, "jsonl")
+    (folder / "unnamed.png").write_bytes(noise_png(7))
+    lines = ["{", "[1]", '{"caption": "no name"}', '{"file_name": "../secret.png"}', '{"file_name": "gone.png"}']
+    lines += [json.dumps({"file_name": "deep/1.png", "caption": "again"}), json.dumps({"file_name": str(outside)})]
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(lines))
+    corpus = corpus_in(folder)
+    problems = [sample.problem[0] for sample in corpus.read("000000") if sample.problem]
+    expected = ["bad metadata"] * 3 + ["no caption", "repeated key"] + ["no picture"] * 3
+    assert sorted(problems) == sorted(expected)
+    assert sum(sample.picture is not None for sample in corpus.read("000000")) == 5
+
+
+def test_csv_rows_that_do_not_fit_are_named(tmp_path):
+    write_folder(tmp_path, "csv")
+    with (tmp_path / "metadata.csv").open("ab") as file:
+        file.write(b"deep/1.png\r\ndeep/2.png,a,1,more\r\ndeep/3.png,\xff\xfe,2\r\n")
+    problems = [sample.problem for sample in corpus_in(tmp_path).read("000000") if sample.problem]
+    assert len(problems) == 3 and {reason for reason, _ in problems} == {"bad metadata"}
+    (tmp_path / "metadata.csv").write_text("name,caption\n1.png,x\n")
+    with pytest.raises(InputError, match="no column file_name"):
+        corpus_in(tmp_path).shards  # noqa: B018
+
+
+def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", column="pixels", second=b"x")
+    with pytest.raises(InputError, match=r"--image-column; there are .*pixels"):
+        list(corpus_in(tmp_path).read("a.parquet"))
+    assert len(list(corpus_in(tmp_path, image_column="pixels").read("a.parquet"))) == 5
+    with pytest.raises(InputError, match="column 'score' holds double"):
+        list(corpus_in(tmp_path, image_column="score").read("a.parquet"))
+    with pytest.raises(InputError, match="no column 'x'"):
+        list(corpus_in(tmp_path, image_column="x").read("a.parquet"))
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"shard 'a.parquet' of .*no readable parquet"):
+        list(corpus_in(tmp_path).read("a.parquet"))
+
+
+def test_parquet_rows_that_cannot_be_read_are_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", struct=False)
+    table = pq.read_table(tmp_path / "a.parquet")
+    broken = pa.array([b"fine", b"\xff\xfe", None, b"x", b"y"], pa.binary()).cast(pa.string(), safe=False)
+    empty = pa.array([None if row == 3 else noise_png(row) for row in range(5)], pa.binary())
+    table = table.set_column(table.schema.get_field_index("caption"), "caption", broken).set_column(
+        table.schema.get_field_index("image"), "image", empty
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    samples = list(corpus_in(tmp_path).read("a.parquet"))
+    assert [sample.problem[0] if sample.problem else "" for sample in samples] == [
+        "",
+        "bad metadata",
+        "",
+        "no picture",
+        "",
+    ]
+
+
+def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_path):
+    def add(tar, name, kind=tarfile.REGTYPE, content=b"", link=""):
+        info = tarfile.TarInfo(name)
+        info.type, info.size, info.linkname = kind, len(content), link
+        tar.addfile(info, io.BytesIO(content))
+
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for name in ("../up", "/abs", "ok"):
+            add(tar, f"{name}.png", content=noise_png(1))
+            add(tar, f"{name}.json", content=b'{"caption": "x"}')
+        add(tar, "folder", tarfile.DIRTYPE)
+        add(tar, "link.png", tarfile.SYMTYPE, link="/etc/passwd")
+        add(tar, "hard.png", tarfile.LNKTYPE, link="ok.png")
+        add(tar, "device.png", tarfile.CHRTYPE)
+        add(tar, "pipe.png", tarfile.FIFOTYPE)
+        add(tar, "large.png", content=b"x" * 70_000)
+        add(tar, "alone.txt", content=b"text")
+        add(tar, "\udcff.png", content=noise_png(2))
+    before = sorted(tmp_path.rglob("*"))
+    samples = list(corpus_in(tmp_path / "in", max_bytes=60_000).read("a.tar"))
+    assert sorted(tmp_path.rglob("*")) == before
+    problems = {sample.key: sample.problem[0] for sample in samples if sample.problem}
+    bad = dict.fromkeys(("link", "hard", "device", "pipe", "large"), "bad member")
+    assert problems == bad | {"alone": "no picture", "\\xed\\xb3\\xbf": "bad metadata"}
+    assert {sample.key for sample in samples if not sample.problem} == {"../up", "/abs", "ok"}
+
+
+def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
+    from tests.test_plan import FINGERPRINT
+    from tokenization.token_table import write_token_shard
+
+    strange = {"big": 2**80, "half": "\ud800", "deep": {"a": [1]}, "codes": [1], "sample_id": "x", "nan": float("nan")}
+    row = {"sample_id": "s/1", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1, "crop": None}
+    from tokenization.shard_rows import TokenizationConfig, _passed_through
+
+    rows = [row | _passed_through(strange, TokenizationConfig()), row]
+    write_token_shard(tmp_path / "a.parquet", rows, FINGERPRINT)
+    table = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert table[0]["big"] == str(2**80) and table[0]["deep"] == '{"a": [1]}'
+    assert table[0]["sample_id"] == "s/1" and table[0]["source_sample_id"] == "x" and table[0]["source_codes"] == "[1]"
+    assert table[1]["big"] is None and isinstance(table[0]["half"], str)
+
+
+@pytest.mark.parametrize("text", [b"[" * 200_000, b"9" * 5000, b'{"a": 1', b"\xff\xfe", b"null"])
+def test_json_that_is_none_is_named(tmp_path, text):
+    write_tar(tmp_path / "a.tar", [("a", noise_png(1), text), ("b", noise_png(2), {"caption": "x"})])
+    samples = list(corpus_in(tmp_path).read("a.tar"))
+    assert [sample.problem[0] if sample.problem else "" for sample in samples] == ["bad metadata", ""]
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
+    from tokenization.pictures import Transform, load_picture
+
+    y, x = np.mgrid[0:1500, 0:2400]
+    waves = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), 127 + 120 * np.sin((x + y) / 110)], -1)
+    content = {}
+    for kind, how in (("JPEG", {"quality": 95, "progressive": True}), ("PNG", {})):
+        stream = io.BytesIO()
+        Image.fromarray(waves.astype(np.uint8)).save(stream, kind, **how)
+        content[kind] = load_picture(stream.getvalue(), Transform(64, 128))
+    jpeg, png = content["JPEG"], content["PNG"]
+    assert (jpeg.width, jpeg.height, jpeg.crop) == (png.width, png.height, png.crop) == (2400, 1500, (450, 0, 1500))
+    for own, other in ((jpeg.pixels, png.pixels), (jpeg.pixels_hr, png.pixels_hr)):
+        assert np.abs(own.astype(int) - other).mean() < 1.5

@@ -1,0 +1,96 @@
+"""Folders in S3 behave as local ones do, also while the service fails."""
+
+import json
+import pickle
+
+import pytest
+
+from tests.conftest import noise_png, write_tar
+from tests.s3 import BUCKET, FaultyS3
+from tokenization.corpus import Corpus, CorpusSource
+from tokenization.errors import InputError
+from tokenization.storage import open_storage
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    server = FaultyS3()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket=BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request, tmp_path, s3):
+    return open_storage(tmp_path / "new" if request.param == "local" else f"s3://{BUCKET}/new")
+
+
+def test_what_is_written_is_listed_read_and_deleted(storage):
+    assert storage.names() == []
+    for name in ("b.json", "a/c.json", "a/.hidden"):
+        storage.write(name, lambda path, name=name: path.write_text(name))
+    again = pickle.loads(pickle.dumps(storage))
+    assert again.names() == ["a/c.json", "b.json"]
+    with again.local("a/c.json") as path:
+        assert path.read_text() == "a/c.json"
+    assert again.exists("b.json") and not again.exists("c.json")
+    again.delete("b.json")
+    again.delete("b.json")
+    assert storage.names() == ["a/c.json"]
+    with pytest.raises(InputError, match=r"gone"), storage.local("gone"):
+        pass
+
+
+def test_what_fails_while_it_is_written_is_not_there(storage):
+    def fill(path):
+        path.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        storage.write("a.json", fill)
+    assert storage.names() == []
+
+
+def test_large_files_survive_failures_of_every_kind(s3, tmp_path):
+    content = bytes(range(256)) * 100_000  # four parts
+    storage = open_storage(f"s3://{BUCKET}/deep/prefix")
+    s3.fault_every = 4
+    storage.write("large", lambda path: path.write_bytes(content))
+    with storage.local("large") as path:
+        assert path.read_bytes() == content
+    assert storage.names() == ["large"]
+    assert set(s3.injected) == set(s3.KINDS)
+
+
+def test_a_corpus_in_s3_is_read_through_failures(s3, tmp_path):
+    for number in range(3):
+        samples = [(str(row), noise_png(row), {"caption": "x"}) for row in range(4)]
+        write_tar(tmp_path / f"{number}.tar", samples)
+        s3.client().upload_file(str(tmp_path / f"{number}.tar"), BUCKET, f"in/{number}.tar")
+    s3.fault_every = 3
+    corpus = Corpus(CorpusSource(f"s3://{BUCKET}/in"))
+    assert (corpus.layout, corpus.shards) == ("webdataset", ["0.tar", "1.tar", "2.tar"])
+    for shard in corpus.shards:
+        assert [sample.picture for sample in corpus.read(shard)] == [noise_png(row) for row in range(4)]
+    assert sum(s3.injected.values()) >= 2
+
+
+def test_a_picture_folder_in_s3(s3):
+    client = s3.client()
+    for row in range(3):
+        client.put_object(Bucket=BUCKET, Key=f"f/{row}.png", Body=noise_png(row))
+    lines = "\n".join(json.dumps({"file_name": f"{row}.png", "caption": "x"}) for row in range(3))
+    client.put_object(Bucket=BUCKET, Key="f/metadata.jsonl", Body=lines.encode())
+    corpus = Corpus(CorpusSource(f"s3://{BUCKET}/f"))
+    assert [sample.picture for sample in corpus.read("000000")] == [noise_png(row) for row in range(3)]
+
+
+def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3):
+    with pytest.raises(InputError, match=r"s3://nobody/.*NoSuchBucket"):
+        open_storage("s3://nobody/here").names()
+    with pytest.raises(InputError, match=r"names no bucket"):
+        open_storage("s3://")
+    with pytest.raises(InputError, match=r"'gs://x/y' is neither"):
+        open_storage("gs://x/y")

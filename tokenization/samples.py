@@ -1,0 +1,43 @@
+"""What every corpus layout is read as: samples of a key, a picture's bytes and metadata."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it lies in the corpus.
+
+    Attributes:
+        key: names it within its shard; valid Unicode.
+        picture: the file's bytes, None where there is none.
+        metadata: captions and everything else known of it.
+        problem: why it cannot be used, as (reason, message); empty where nothing is known against it.
+    """
+
+    key: str
+    picture: bytes | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    problem: tuple[str, str] | tuple[()] = ()
+
+
+def parse_object(text: bytes | str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: it is no JSON, or no object, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}, not an object")
+    return value
+
+
+def readable(name: bytes | str) -> str:
+    """A name as valid Unicode: bytes that are none, also those that Python keeps as surrogates, become escapes."""
+    content = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
+    return content.decode("utf-8", "backslashreplace")

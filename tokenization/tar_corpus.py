@@ -1,0 +1,74 @@
+"""WebDataset tar shards, as img2dataset writes them: a picture and a `.json` under one key."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenization.errors import InputError
+from tokenization.samples import Sample, parse_object, readable
+
+PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
+SUFFIXES = (".tar",)
+
+
+def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
+    """The samples of one shard, in its order. Members of a sample lie together, as WebDataset prescribes.
+
+    Nothing is ever unpacked: names with `..`, links and devices do no harm. A member that is no ordinary file, or
+    larger than `max_bytes`, makes its sample a problem.
+
+    Raises:
+        InputError: the file is no tar, or cut short.
+    """
+    try:
+        with tarfile.open(path) as tar:
+            key: str | None = None
+            parts: dict[str, bytes | str] = {}
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+                if member.isdir():
+                    continue
+                folder, slash, name = readable(member.name).removeprefix("./").rpartition("/")
+                stem, _, suffix = name.partition(".")
+                stem = f"{folder}{slash}{stem}"
+                if key is not None and stem != key:
+                    yield _sample(key, parts)
+                    parts = {}
+                key = stem
+                parts[suffix.lower()] = _content(tar, member, max_bytes)
+            # tarfile takes a damaged or missing header for the end; a whole archive ends with a block of zeros.
+            with path.open("rb") as file:
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0") or file.tell() < tar.offset + tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError(f"it breaks off at byte {tar.offset}")
+            if key is not None:
+                yield _sample(key, parts)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise InputError(f"no readable tar ({error}); fetch or write it again") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
+    """The member's bytes, or what is wrong with it."""
+    if not member.isfile():
+        return f"{readable(member.name)!r} is a link or a device, not a file"
+    if member.size > max_bytes:
+        return f"{readable(member.name)!r} has {member.size} bytes, more than max_bytes {max_bytes}"
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+def _sample(key: str, parts: dict[str, bytes | str]) -> Sample:
+    for problem in parts.values():
+        if isinstance(problem, str):
+            return Sample(key, problem=("bad member", problem))
+    contents = {suffix: content for suffix, content in parts.items() if isinstance(content, bytes)}
+    picture = next((content for suffix, content in contents.items() if suffix in PICTURE_SUFFIXES), None)
+    if picture is None:
+        return Sample(key, problem=("no picture", f"the sample has no picture file, only .{', .'.join(parts)}"))
+    if "json" not in contents:
+        return Sample(key, picture, problem=("bad metadata", "the sample has no .json"))
+    try:
+        return Sample(key, picture, parse_object(contents["json"]))
+    except ValueError as error:
+        return Sample(key, picture, problem=("bad metadata", f".json: {error}"))

@@ -1,0 +1,139 @@
+"""What a token dataset holds: counted a shard at a time, then added up."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenization.storage import Storage
+
+ROW_NUMBERS = ".parquet/"
+"""In a sample's id: its key is only a row's number, which says nothing across shards."""
+
+
+@dataclass
+class TokenStatistics:
+    """Counts of some shards; they add up with `+`.
+
+    Attributes:
+        shards, rows, rows_hr: shards, rows, and rows with codes of the high resolution.
+        codes, codes_hr: how often each code occurs, int64 [codebook].
+        captions: by language, number of captions of each length in ids.
+        truncated: captions that were cut, by language.
+        keys, pictures: a hash of each row's key within its shard, and of its codes, uint64.
+    """
+
+    codes: np.ndarray
+    codes_hr: np.ndarray
+    shards: int = 0
+    rows: int = 0
+    rows_hr: int = 0
+    captions: dict[str, Counter[int]] = field(default_factory=dict)
+    truncated: Counter[str] = field(default_factory=Counter)
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    pictures: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def __add__(self, other: "TokenStatistics") -> "TokenStatistics":
+        languages = self.captions.keys() | other.captions.keys()
+        return TokenStatistics(
+            self.codes + other.codes,
+            self.codes_hr + other.codes_hr,
+            self.shards + other.shards,
+            self.rows + other.rows,
+            self.rows_hr + other.rows_hr,
+            {name: self.captions.get(name, Counter()) + other.captions.get(name, Counter()) for name in languages},
+            self.truncated + other.truncated,
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.pictures, other.pictures]),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for a person: plain numbers and dicts of them."""
+        high = {"codes_in_use_hr": int((self.codes_hr > 0).sum()), "perplexity_hr": perplexity(self.codes_hr)}
+        return {
+            "shards": self.shards,
+            "rows": self.rows,
+            "rows_hr": self.rows_hr,
+            "codebook_size": len(self.codes),
+            "codes_in_use": int((self.codes > 0).sum()),
+            "perplexity": perplexity(self.codes),
+            **(high if self.rows_hr else {}),
+            "captions": {
+                name: _lengths(counts) | {"truncated": self.truncated[name]}
+                for name, counts in sorted(self.captions.items())
+            },
+            "keys_in_several_shards": _repeated(self.keys),
+            "rows_with_the_codes_of_another": _repeated(self.pictures),
+        }
+
+
+def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> TokenStatistics:
+    """Counts one shard."""
+    with storage.local(name) as path:
+        table = pq.read_table(path, columns=["sample_id", "codes", "codes_hr", "captions"]).combine_chunks()
+    captions: dict[str, Counter[int]] = {}
+    truncated: Counter[str] = Counter()
+    for row in table["captions"].to_pylist():
+        for caption in row:
+            captions.setdefault(caption["lang"], Counter())[len(caption["ids"])] += 1
+            truncated[caption["lang"]] += caption["truncated"]
+    width = table.schema.field("codes").type.list_size
+    codes = _flat(table["codes"]).reshape(-1, width)
+    high = table["codes_hr"].drop_null()
+    # The key is what follows the shard's path, which ends as the input shard's name did.
+    keys = [identifier for identifier in table["sample_id"].to_pylist() if ROW_NUMBERS not in identifier]
+    stem = name.rpartition(".")[0]
+    return TokenStatistics(
+        codes=np.bincount(codes.ravel(), minlength=codebook_size),
+        codes_hr=np.bincount(_flat(high), minlength=codebook_size),
+        shards=1,
+        rows=len(table),
+        rows_hr=len(high),
+        captions=captions,
+        truncated=truncated,
+        keys=_hashes(key.removeprefix(stem).partition("/")[2].encode() for key in keys),
+        pictures=_hashes(line.tobytes() for line in codes),
+    )
+
+
+def add_up(parts: list[TokenStatistics]) -> TokenStatistics:
+    """The sum of at least one part."""
+    return reduce(TokenStatistics.__add__, parts)
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """exp of the entropy of the distribution: as many equally frequent codes would be as hard to guess."""
+    share = counts[counts > 0] / max(1, counts.sum())
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+    return array.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _hashes(contents: Any) -> np.ndarray:
+    digests = b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return np.frombuffer(digests, np.uint64)
+
+
+def _repeated(hashes: np.ndarray) -> int:
+    """Rows beyond the first of each."""
+    return len(hashes) - len(np.unique(hashes))
+
+
+def _lengths(counts: Counter[int]) -> dict[str, float]:
+    lengths = np.repeat(list(counts.keys()), list(counts.values()))
+    at = np.percentile(lengths, [50, 95])
+    return {
+        "captions": len(lengths),
+        "mean_ids": float(lengths.mean()),
+        "median_ids": float(at[0]),
+        "p95_ids": float(at[1]),
+        "max_ids": int(lengths.max()),
+    }
