@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Renders the demo's corpus: OpenMoji drawings with English and Chinese names, as WebDataset tar shards."""
+"""Writes a corpus as WebDataset tar shards: the demo's drawings with English and Chinese names, or noise."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,9 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from typing import Literal  # noqa: E402
 
 import ray  # noqa: E402
 
@@ -15,6 +17,7 @@ from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  #
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from tokenization.noise_corpus import write_noise_shard  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION, list_drawings, write_shard  # noqa: E402
 
 
@@ -22,42 +25,76 @@ from tokenization.openmoji_corpus import ATTRIBUTION, list_drawings, write_shard
 class Options(JobOptions):
     """Flags of `make_corpus`."""
 
+    kind: Literal["drawings", "noise"] = "drawings"
+    """drawings: the demo's corpus. noise: pictures of noise with captions of random words, for benchmarks."""
+    rows: int = 10_000
+    """Of noise: pictures."""
+    size_px: int = 384
+    """Of noise: shorter side of the pictures, px; the longer one is up to half as long again."""
+    shard_rows: int = 1000
+    """Of noise: pictures a shard."""
+    output: str = ""
+    """Of noise: folder for the shards (default: `noise` in the run's folder)."""
+
 
 def main(options: Options) -> None:
-    """Renders the shards that are missing."""
+    """Writes the shards that are missing."""
     recipe, paths = options.resolve()
+    if options.kind == "noise":
+        make_noise(options, recipe, paths)
+        return
     if recipe.corpus.path:
         raise UsageError(f"recipe {recipe.name!r} has its corpus at {recipe.corpus.path!r}; there is nothing to render")
     make_corpus(recipe, paths)
 
 
 def make_corpus(recipe: Recipe, paths: RunPaths) -> None:
-    """Renders the shards that are missing, one Ray task a shard."""
+    """Renders the drawings' shards that are missing."""
     drawings, size = list_drawings(), recipe.corpus.shard_rows
     pieces = [drawings[start : start + size] for start in range(0, len(drawings), size)]
-    missing = {
-        number: path for number in range(len(pieces)) if not (path := paths.corpus / f"{number:05d}.tar").exists()
+    tasks = {
+        paths.corpus / f"{number:05d}.tar": (write_shard, (piece, number, recipe.corpus.size_px), len(piece))
+        for number, piece in enumerate(pieces)
     }
+    _write_missing(tasks, paths)
+    say(f"corpus: {len(drawings)} drawings at {recipe.corpus.size_px} px in {paths.corpus}. {ATTRIBUTION}")
+
+
+def make_noise(options: Options, recipe: Recipe, paths: RunPaths) -> None:
+    """Writes the shards of noise that are missing."""
+    for name in ("rows", "size_px", "shard_rows"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name} is {getattr(options, name)}, it must be at least 1")
+    folder = Path(options.output).absolute() if options.output else paths.run / "noise"
+    tasks = {}
+    for start in range(0, options.rows, options.shard_rows):
+        count = min(options.shard_rows, options.rows - start)
+        path = folder / f"{start // options.shard_rows:05d}.tar"
+        tasks[path] = (write_noise_shard, (start, count, options.size_px, recipe.seed), count)
+    _write_missing(tasks, paths)
+    say(f"corpus: {options.rows} pictures of noise, shorter side {options.size_px} px, in {folder}")
+
+
+def _write_missing(tasks: dict[Path, tuple[Callable, tuple, int]], paths: RunPaths) -> None:
+    """Runs what writes the shards that are not there: path to function, its arguments after the path, and its rows."""
+    missing = {path: task for path, task in tasks.items() if not path.exists()}
     if not missing:
-        say(f"corpus: all {len(pieces)} shards ({len(drawings)} drawings) are in {paths.corpus}")
+        say(f"corpus: all {len(tasks)} shards are there")
         return
     connect_to_ray()
     cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
     with counted(paths, "make_corpus", cpus, use_gpu=False) as ledger:
-        write = ray.remote(write_shard)
         waiting = {
-            write.remote(path, pieces[number], number, recipe.corpus.size_px): number
-            for number, path in missing.items()
+            ray.remote(function).remote(path, *arguments): count
+            for path, (function, arguments, count) in missing.items()
         }
-        done = len(pieces) - len(missing)
+        done = len(tasks) - len(missing)
         while waiting:
             (finished, *_), _ = ray.wait(list(waiting))
             ray.get(finished)
-            number = waiting.pop(finished)
             done += 1
-            ledger.add.remote(samples=len(pieces[number]), steps=1)
-            say(f"corpus: {done} of {len(pieces)} shards")
-    say(f"corpus: {len(drawings)} drawings at {recipe.corpus.size_px} px in {paths.corpus}. {ATTRIBUTION}")
+            ledger.add.remote(samples=waiting.pop(finished), steps=1)
+            say(f"corpus: {done} of {len(tasks)} shards")
 
 
 if __name__ == "__main__":

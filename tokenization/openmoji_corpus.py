@@ -5,15 +5,14 @@ package `emoji`. Shards have the layout that img2dataset writes: for each sample
 a `.json` under the same nine-digit key, 0-based, its first five digits the shard's number.
 """
 
-import io
 import json
-import os
 import tarfile
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenization.errors import InputError
+from tokenization.storage import write_atomically
+from tokenization.tar_corpus import add_member
 
 ATTRIBUTION = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0."
 
@@ -124,22 +123,19 @@ def list_drawings() -> list[Drawing]:
     return drawings
 
 
-def write_shard(path: Path, drawings: list[Drawing], shard_index: int, size_px: int) -> int:
-    """Renders `drawings` at `size_px` over white into the tar `path`, whole or not at all. Returns its bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+def write_shard(path: Path, drawings: list[Drawing], shard_index: int, size_px: int) -> None:
+    """Renders `drawings` at `size_px` over white into the tar `path`, whole or not at all."""
+
+    def fill(partial: Path) -> None:
         with tarfile.open(partial, "w") as tar:
             for position, drawing in enumerate(drawings):
                 key = f"{shard_index:05d}{position:04d}"
                 meta = {"key": key, "width": size_px, "height": size_px} | asdict(drawing)
                 del meta["svg_path"]
-                _add(tar, f"{key}.png", render(drawing.svg_path, size_px))
-                _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path.stat().st_size
+                add_member(tar, f"{key}.png", render(drawing.svg_path, size_px))
+                add_member(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode())
+
+    write_atomically(path, fill)
 
 
 def render(svg_path: str, size_px: int) -> bytes:
@@ -151,12 +147,6 @@ def render(svg_path: str, size_px: int) -> bytes:
             svg_path=svg_path, width=size_px, height=size_px, background="#ffffff", skip_system_fonts=True
         )
     )
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
 
 
 def _named_form(points: tuple[int, ...], names: dict) -> str | None:

@@ -1,5 +1,6 @@
 """WebDataset tar shards, as img2dataset writes them: a picture and a `.json` under one key."""
 
+import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,13 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
                 yield _sample(key, parts)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise InputError(f"no readable tar ({error}); fetch or write it again") from error
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Writes a file into a tar: the same bytes every time."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
