@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on the device at hand: `train` times training steps, `size` counts parameters."""
+"""Measures MARS on the device at hand: `train` and `tokenize` take times, `size` counts parameters."""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,9 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import gc  # noqa: E402
-import statistics  # noqa: E402
+import os  # noqa: E402
 import tempfile  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
-from functools import partial  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from typing import Annotated, Any, Literal  # noqa: E402
 
 import ray  # noqa: E402
@@ -21,17 +19,21 @@ from rich.table import Table  # noqa: E402
 
 from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.messages import Messages  # noqa: E402
+from jobs.common.loop_benchmark import ray_over_plain, release_gpu_memory  # noqa: E402
 from pipeline.configuration import MarsConfig  # noqa: E402
-from pipeline.deepspeed_engine import ZeroConfig  # noqa: E402
-from pipeline.geometry import GEOMETRIES  # noqa: E402
-from pipeline.metrics import count_parameters, expert_parameters  # noqa: E402
-from pipeline.plain_training import run_stage_without_ray  # noqa: E402
-from pipeline.ray_training import ScalingConfig, run_workers  # noqa: E402
-from pipeline.stage_config import StageConfig  # noqa: E402
-from pipeline.step_benchmark import StepBenchmark, measure_step  # noqa: E402
-from pipeline.synthetic import synthetic_run  # noqa: E402
-from pipeline.train_loop import StageRun, train_stage  # noqa: E402
+from pipeline.geometry import GEOMETRIES, with_layers  # noqa: E402
+from pipeline.metrics import count_parameters, expert_parameters, peak_flop_per_s  # noqa: E402
+from pipeline.step_benchmark import StepBenchmark, device_name, measure_step  # noqa: E402
+from tokenization.corpus import Corpus, CorpusSource  # noqa: E402
+from tokenization.image_tokenizer import SHIPPED  # noqa: E402
+from tokenization.noise_corpus import write_noise_shard  # noqa: E402
+from tokenization.shard_rows import TokenizationConfig  # noqa: E402
+from tokenization.text_tokenizer import PACKAGED  # noqa: E402
+from tokenization.tokenize_benchmark import encoder_flop, measure_tokenization  # noqa: E402
+from tokenization.tokenize_corpus import Tools  # noqa: E402
+from tokenization.vqgan_config import OPEN_MUSE  # noqa: E402
+from tokenization.vqgan_model import build_vqgan  # noqa: E402
+from tokenization.workers import Workers  # noqa: E402
 
 TRAINED_BYTES, FROZEN_BYTES, ACTIVATION_BYTES = 8, 2, 160_000
 """On a GPU, bf16: a trained parameter with its gradient and two moments; a frozen one; and what the backward pass of
@@ -77,12 +79,42 @@ class Size:
     """Model size."""
 
 
-Options = Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Size, tyro.conf.subcommand("size")]
+@dataclass(frozen=True)
+class Tokenize:
+    """Times tokenization on a corpus of noise: the pipeline at steady state, its parts alone on the same cores, and the
+    loop that takes one picture at a time."""
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+    geometry: Literal["auto", "open_muse", "demo"] = "auto"
+    """VQ-GAN. auto: open-muse's size with random weights on a GPU, the demo's on a CPU."""
+    rows: int = 4000
+    """Pictures of the corpus."""
+    source_px: int = 384
+    """Shorter side of its JPEGs, px; the longer one is up to half as long again."""
+    resolution: int = 256
+    """Side of the square that is encoded, px."""
+    encode_batch_size: int = 32
+    """Pictures that are encoded at once."""
+    naive_rows: int = 200
+    """Pictures for the loop of one at a time."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16, as the demo and mars_7b encode."""
 
 
-def main(options: Train | Size) -> dict[str, Any]:
+Options = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+    | Annotated[Size, tyro.conf.subcommand("size")]
+)
+
+
+def main(options: Train | Tokenize | Size) -> dict[str, Any]:
     """Measures and shows what the options say."""
-    figures = sizes(options) if isinstance(options, Size) else train(options)
+    if isinstance(options, Size):
+        figures = sizes(options)
+    else:
+        figures = train(options) if isinstance(options, Train) else tokenize(options)
     table = Table(show_header=False)
     for name, value in figures.items():
         table.add_row(
@@ -106,6 +138,60 @@ def sizes(options: Size) -> dict[str, Any]:
     }
 
 
+def tokenize(options: Tokenize) -> dict[str, Any]:
+    """Times tokenization."""
+    for name, least in (("rows", 1000), ("naive_rows", 10), ("source_px", 16), ("encode_batch_size", 1)):
+        if getattr(options, name) < least:
+            raise UsageError(f"{name} is {getattr(options, name)}, it must be at least {least}")
+    connect_to_ray()
+    use_gpu = torch.cuda.is_available()
+    workers = Workers(num_encoders=torch.cuda.device_count() or os.cpu_count() or 1, use_gpu=use_gpu)
+    config = TokenizationConfig(
+        size_px=options.resolution,
+        encode_batch_size=options.encode_batch_size,
+        encoder_dtype="bfloat16" if options.dtype == "auto" else options.dtype,
+    )
+    geometry = options.geometry if options.geometry != "auto" else "open_muse" if use_gpu else "demo"
+    with tempfile.TemporaryDirectory() as folder:
+        vqgan = SHIPPED
+        if geometry == "open_muse":
+            vqgan = Path(folder) / "vq"
+            build_vqgan(OPEN_MUSE).save_pretrained(vqgan)
+        tools = Tools(vqgan, PACKAGED, Path(folder) / "text")
+        shard_rows = max(options.naive_rows + 10, options.rows // 16)
+        write = ray.remote(write_noise_shard)
+        ray.get(
+            [
+                write.remote(
+                    Path(folder) / f"corpus/{start:06d}.tar",
+                    start,
+                    min(shard_rows, options.rows - start),
+                    options.source_px,
+                    0,
+                )
+                for start in range(0, options.rows, shard_rows)
+            ]
+        )
+        corpus = Corpus(CorpusSource(f"{folder}/corpus"))
+        rates = measure_tokenization(corpus, config, tools, workers, options.rows, options.naive_rows, say)
+        flop = encoder_flop(config, tools)
+    device = device_name(torch.device("cuda" if use_gpu else "cpu"))
+    peak = peak_flop_per_s(device) if use_gpu else None
+    return {
+        "device": device if use_gpu else f"CPU, {os.cpu_count()} cores",
+        "geometry": geometry,
+        "encoder_flop_per_image": flop,
+        "images_per_s": rates.pipeline,
+        "bare_encoder_images_per_s": rates.encoder,
+        "reader_images_per_s": rates.reader,
+        "naive_images_per_s": rates.naive,
+        "ratio_to_ideal": rates.pipeline / rates.ideal(use_gpu),
+        "speedup_over_naive": rates.pipeline / rates.naive,
+        "peak_rss_bytes": rates.peak_rss_bytes,
+        "encoder_mfu": flop * rates.encoder / workers.num_encoders / peak if peak else None,
+    }
+
+
 def train(options: Train) -> dict[str, Any]:
     """Times the step, then the loop."""
     benchmark, geometry = step_benchmark(options)
@@ -118,7 +204,7 @@ def train(options: Train) -> dict[str, Any]:
     figures |= measure_step(benchmark, device, say)
     if options.loop_steps:
         release_gpu_memory()
-        figures["ray_over_plain"] = ray_over_plain(options, benchmark)
+        figures["ray_over_plain"] = ray_over_plain(benchmark, options.loop_steps, options.loop_runs)
     return figures
 
 
@@ -149,13 +235,6 @@ def step_benchmark(options: Train) -> tuple[StepBenchmark, str]:
     return benchmark, geometry
 
 
-def with_layers(config: MarsConfig, layers: int) -> MarsConfig:
-    """The config with another number of layers."""
-    values = config.to_dict()
-    values.pop("layer_types")
-    return MarsConfig(**values | {"num_hidden_layers": layers})
-
-
 def layers_that_fit(config: MarsConfig, tokens: int) -> int:
     """Layers of a model that the free memory of the GPU trains, a tenth of it left free."""
     free_bytes, _ = torch.cuda.mem_get_info()
@@ -163,85 +242,6 @@ def layers_that_fit(config: MarsConfig, tokens: int) -> int:
     tables = TRAINED_BYTES * counts.trainable + FROZEN_BYTES * (counts.total - counts.trainable)
     each = (TRAINED_BYTES + FROZEN_BYTES) * expert_parameters(with_layers(config, 1)) + 2 * ACTIVATION_BYTES * tokens
     return max(1, min(config.num_hidden_layers, int((0.9 * free_bytes - tables) / each)))
-
-
-class Steps(Messages):
-    """Actor that keeps what rank 0 reports."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._figures: list[dict[str, Any]] = []
-
-    def post(self, figures: dict[str, Any]) -> None:
-        """Takes one step's figures."""
-        self._figures.append(figures)
-
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def figures(self) -> list[dict[str, Any]]:
-        """All that came."""
-        return self._figures
-
-
-def ray_over_plain(options: Train, benchmark: StepBenchmark) -> float:
-    """Median step time of the training loop under Ray Train over that of the same loop in processes of its own."""
-    use_gpu = torch.cuda.is_available()
-    scaling = ScalingConfig(num_workers=1 if use_gpu else 2, use_gpu=use_gpu, cpus_per_worker=8 if use_gpu else 1)
-    samples = benchmark.rows * benchmark.samples_per_row * scaling.num_workers
-    stage = StageConfig(
-        purpose="benchmark",
-        guidance_dropout=0.0,
-        steps=options.loop_steps,
-        global_batch_size=samples,
-        micro_batch_size=benchmark.rows,
-        seq_len=benchmark.samples_per_row * (benchmark.text_ids + benchmark.num_codes),
-        row_multiple=benchmark.row_multiple,
-        language_shares={"en": 1.0},
-        attention=benchmark.attention,
-        compile_layers=benchmark.compile_layers,
-        save_every_steps=options.loop_steps + 1,
-    )
-    # DeepSpeed's optimizer holds 16 bytes a trained parameter, where the step above holds 8: half the layers.
-    config = with_layers(benchmark.config, max(1, benchmark.config.num_hidden_layers // 2))
-    zero = ZeroConfig(zero_stage=3, dtype=str(benchmark.dtype).removeprefix("torch."))
-    ratios = []
-    with tempfile.TemporaryDirectory() as folder:
-        run = synthetic_run(Path(folder), config, stage, zero, benchmark.text_ids, benchmark.num_codes)
-        release_gpu_memory()
-        loops = {"without Ray": without_ray, "under Ray Train": under_ray_train}
-        for number in range(options.loop_runs + 1):
-            order = list(loops) if number % 2 else list(reversed(loops))
-            times = {}
-            for name in order:
-                steps = loops[name](replace(run, output=Path(folder) / f"{name}{number}"), scaling)
-                times[name] = statistics.median(each["step_s"] for each in steps[len(steps) // 3 :])
-            told = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
-            say(f"loop {number}/{options.loop_runs}: {told}{'' if number else ' (not counted)'}")
-            ratios.append(times["under Ray Train"] / times["without Ray"])
-    return statistics.median(ratios[1:])
-
-
-def without_ray(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
-    """Rank 0's figures of every step, with no Ray on the machine but one that ran before."""
-    return run_stage_without_ray(run, scaling.num_workers, scaling.use_gpu, scaling.cpus_per_worker)
-
-
-def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
-    """Rank 0's figures of every step."""
-    connect_to_ray()
-    steps: Any = ray.remote(num_cpus=0)(Steps).remote()
-    run_workers(partial(train_stage, run), scaling, "benchmark", run.output / "ray_train", steps)
-    figures = ray.get(steps.figures.remote())
-    ray.shutdown()
-    return figures
-
-
-def release_gpu_memory() -> None:
-    """Compiled layers refer to themselves: their memory waits for the garbage collector."""
-    torch.compiler.reset()
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -23,3 +23,10 @@ GEOMETRIES = {
     ),
 }
 """MARS configs by name, all with Qwen's 151,936 text rows and 8,192 codes."""
+
+
+def with_layers(config: MarsConfig, layers: int) -> MarsConfig:
+    """The config with another number of layers."""
+    values = config.to_dict()
+    values.pop("layer_types")
+    return MarsConfig(**values | {"num_hidden_layers": layers})

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit, with_layers
+from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
 from pipeline.baselines import BothExperts, Dense, PrefixWithGradient
-from pipeline.geometry import GEOMETRIES
+from pipeline.geometry import GEOMETRIES, with_layers
 from pipeline.metrics import count_parameters
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective

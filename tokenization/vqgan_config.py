@@ -55,3 +55,14 @@ class VqganConfig:
     log_every_steps: int = 50
     save_every_steps: int = 250
     seed: int = 0
+
+
+OPEN_MUSE = VqganConfig(
+    image_size_px=256,
+    block_out_channels=(128, 256, 256, 512, 768),
+    layers_per_block=2,
+    latent_channels=64,
+    norm_num_groups=32,
+)
+"""The geometry of open-muse's `vqgan-f16-8192-laion`; the MARS repository credits open-muse. 216 GFLOP to encode 256 x
+256 px."""
