@@ -19,49 +19,64 @@ from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
+from tokenization.shard_rows import TokenizationConfig  # noqa: E402
 from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
 
 SAY_EVERY_S = 10.0
+USUAL = TokenizationConfig()
+CAPTIONS = " ".join(f"{language}={column}" for column, language in USUAL.caption_columns.items())
+
+
+def _default(what: object) -> Any:
+    """Says in --help what an empty flag stands for."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
+
+
+def _recipes(usual: object) -> Any:
+    """Says in --help that the recipe decides, and what it usually says."""
+    return _default(f"the recipe's; usually {usual}")
 
 
 @dataclass(frozen=True)
 class Options(JobOptions):
     """Flags of `tokenize`. Zero or empty leaves a value to the recipe; `--set` reaches all others."""
 
-    corpus: str = ""
+    corpus: Annotated[str, _recipes("the demo's drawings")] = ""
     """Folder or s3://bucket/prefix to tokenize instead of the recipe's corpus."""
-    output: str = ""
-    """Folder or s3://bucket/prefix for the tokens (default: `tokens` in the run's folder)."""
-    layout: Literal["", "webdataset", "parquet", "imagefolder"] = ""
-    """How the corpus is laid out: tar shards, parquet shards, or a folder with metadata.jsonl or metadata.csv
-    (default: by its files)."""
-    image_column: str = ""
-    """Of parquet: the column of the pictures' bytes (default: the only such column, or one of the usual names)."""
-    captions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LANGUAGE=COLUMN")] = ()
+    output: Annotated[str, _default("`tokens` in the run's folder")] = ""
+    """Folder or s3://bucket/prefix for the tokens."""
+    layout: Annotated[Literal["", "webdataset", "parquet", "imagefolder"], _default("by its files")] = ""
+    """How the corpus is laid out: tar shards, parquet shards, or a folder with metadata.jsonl or metadata.csv."""
+    image_column: Annotated[str, _default("the only such column, or one of the usual names")] = ""
+    """Of parquet: the column of the pictures' bytes."""
+    captions: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="LANGUAGE=COLUMN", help_behavior_hint=f"(default: the recipe's; usually {CAPTIONS})"),
+    ] = ()
     """Caption columns and their languages, as in --captions en=caption zh=caption_zh."""
-    max_caption_ids: int = 0
+    max_caption_ids: Annotated[int, _recipes(USUAL.max_caption_ids)] = 0
     """Text ids of a caption, at most; longer ones are cut and marked."""
-    resolution: int = 0
+    resolution: Annotated[int, _recipes(USUAL.size_px)] = 0
     """Side of the square that is encoded, px; a multiple of the VQ-GAN's factor."""
-    hr_resolution: int = 0
+    hr_resolution: Annotated[int, _recipes("none")] = 0
     """Side at which the same crop is encoded once more, px; a multiple of the factor."""
-    hr_where: str = ""
+    hr_where: Annotated[str, _recipes("all")] = ""
     """Which pictures get the high resolution, as a pandas query over the corpus's columns: --hr-where 'score >= 6'."""
-    encode_batch_size: int = 0
+    encode_batch_size: Annotated[int, _recipes(USUAL.encode_batch_size)] = 0
     """Pictures that are encoded at once."""
-    encoders: int = 0
+    encoders: Annotated[int, _recipes(1)] = 0
     """Encoding actors: one GPU each where the recipe uses GPUs, else one CPU."""
-    readers: int = 0
-    """Reading and decoding actors, at most (default: as many as the cluster has CPUs)."""
-    max_bytes: int = 0
+    readers: Annotated[int, _recipes("as many as the cluster has CPUs")] = 0
+    """Reading and decoding actors, at most."""
+    max_bytes: Annotated[int, _recipes(USUAL.limits.max_bytes)] = 0
     """Larger picture files are rejected, bytes."""
-    max_pixels: int = 0
+    max_pixels: Annotated[int, _recipes(USUAL.limits.max_pixels)] = 0
     """Pictures of more pixels are rejected, px."""
-    max_side: int = 0
+    max_side: Annotated[int, _recipes(USUAL.limits.max_side_px)] = 0
     """Pictures whose longer side is longer are rejected, px."""
-    min_side: int = 0
+    min_side: Annotated[int, _recipes(USUAL.limits.min_side_px)] = 0
     """Pictures whose shorter side is shorter are rejected, px."""
-    max_aspect_ratio: float = 0.0
+    max_aspect_ratio: Annotated[float, _recipes(USUAL.limits.max_aspect_ratio)] = 0.0
     """Pictures with more of longer side over shorter side are rejected."""
     json: bool = False
     """Print the manifest as one JSON object, last."""
