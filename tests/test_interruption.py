@@ -19,6 +19,8 @@ from ray.cluster_utils import Cluster
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.s3 import BUCKET, FaultyS3
 from tests.test_ray import small_vqgan
+from tokenization.noise_corpus import write_noise_shard
+from tokenization.tokenize_benchmark import peak_memory
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -193,3 +195,32 @@ def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_dri
         assert max(used) < pictures / 20, f"{max(used)} bytes of {pictures} were at the driver"
     finally:
         ray.shutdown()
+
+
+def test_memory_does_not_grow_with_the_corpus(inputs, tmp_path):
+    """Ten times the object store's limit of pictures, in shards that are larger than it, too."""
+    limit, size_px, rows_of = 80_000_000, 1400, {"small": 60, "large": 1500}
+    for name, rows in rows_of.items():
+        for start in range(0, rows, 300):
+            path = tmp_path / name / f"{start:06d}.tar"
+            write_noise_shard(path, start, min(300, rows - start), size_px, 0)
+    bytes_in = sum(path.stat().st_size for path in (tmp_path / "large").glob("*.tar"))
+    assert bytes_in > 10 * limit
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": limit})
+    peaks = {}
+    try:
+        for name, rows in rows_of.items():
+            words = command(inputs, tmp_path / f"{name} run", "--set", "tokenizers.reader_resources={}")
+            words += ["--set", "tokenizers.encoder_resources={}"]
+            words[words.index("--corpus") + 1] = str(tmp_path / name)
+            words[words.index("--captions") + 1] = "en=caption_en"
+            environment = os.environ | {"RAY_ADDRESS": cluster.address}
+            with peak_memory() as peak:
+                done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1200, check=False)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout.splitlines()[-1])["rows_out"] == rows
+            peaks[name] = peak[0]
+    finally:
+        cluster.shutdown()
+    print(f"{bytes_in / 1e6:.0f} MB of pictures, object store {limit / 1e6:.0f} MB, peaks {peaks}")
+    assert peaks["large"] < 1.25 * peaks["small"], peaks
