@@ -45,8 +45,9 @@ class Options(JobOptions):
     """Folder or s3://bucket/prefix to tokenize instead of the recipe's corpus."""
     output: Annotated[str, _default("`tokens` in the run's folder")] = ""
     """Folder or s3://bucket/prefix for the tokens."""
-    layout: Annotated[Literal["", "webdataset", "parquet", "imagefolder"], _default("by its files")] = ""
-    """How the corpus is laid out: tar shards, parquet shards, or a folder with metadata.jsonl or metadata.csv."""
+    layout: Annotated[Literal["", "webdataset", "parquet", "documents", "imagefolder"], _default("by its files")] = ""
+    """How the corpus is laid out: tar shards, parquet shards, JSONL of interleaved documents, or a folder with
+    metadata.jsonl or metadata.csv."""
     image_column: Annotated[str, _default("the only such column, or one of the usual names")] = ""
     """Of parquet: the column of the pictures' bytes."""
     captions: Annotated[

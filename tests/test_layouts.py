@@ -12,8 +12,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import noise_png, write_tar
+from tests.test_plan import FINGERPRINT
+from tests.test_tokenization import tokenizer  # noqa: F401
 from tokenization.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
+from tokenization.pictures import Limits, Transform, load_picture
+from tokenization.shard_rows import TokenizationConfig, _passed_through, read_chunks
+from tokenization.token_table import write_token_shard
 
 ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
 
@@ -156,12 +161,9 @@ def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_p
 
 
 def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
-    from tests.test_plan import FINGERPRINT
-    from tokenization.token_table import write_token_shard
 
     strange = {"big": 2**80, "half": "\ud800", "deep": {"a": [1]}, "codes": [1], "sample_id": "x", "nan": float("nan")}
     row = {"sample_id": "s/1", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1, "crop": None}
-    from tokenization.shard_rows import TokenizationConfig, _passed_through
 
     rows = [row | _passed_through(strange, TokenizationConfig()), row]
     write_token_shard(tmp_path / "a.parquet", rows, FINGERPRINT)
@@ -179,7 +181,6 @@ def test_json_that_is_none_is_named(tmp_path, text):
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
-    from tokenization.pictures import Transform, load_picture
 
     y, x = np.mgrid[0:1500, 0:2400]
     waves = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), 127 + 120 * np.sin((x + y) / 110)], -1)
@@ -192,3 +193,52 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
     assert (jpeg.width, jpeg.height, jpeg.crop) == (png.width, png.height, png.crop) == (2400, 1500, (450, 0, 1500))
     for own, other in ((jpeg.pixels, png.pixels), (jpeg.pixels_hr, png.pixels_hr)):
         assert np.abs(own.astype(int) - other).mean() < 1.5
+
+
+def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokenizer):  # noqa: F811
+    for row in range(6):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{row}.png").write_bytes(noise_png(row) if row != 4 else b"no picture")
+    documents = [
+        {
+            "id": "a",
+            "lang": "en",
+            "segments": [{"text": "one "}, {"text": "two"}, {"image": "p/0.png"}, {"image": "p/1.png"}],
+        },
+        {
+            "id": "b",
+            "segments": [{"image": "p/2.png"}, {"text": "mid <|endoftext|>"}, {"image": "p/3.png"}, {"text": "end"}],
+        },
+        {"id": "c", "segments": [{"image": "p/4.png"}, {"image": "p/5.png"}]},
+        {"id": "d", "segments": [{"image": "../p/5.png"}, {"image": "/etc/passwd"}]},
+        {"id": "e", "segments": [{"text": "no picture"}]},
+        {"id": "f", "segments": [{"image": 3}]},
+        {"id": "g", "segments": "text"},
+    ]
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps(line) for line in documents) + "\n{")
+    corpus = corpus_in(tmp_path)
+    assert (corpus.layout, corpus.shards) == ("documents", ["docs.jsonl"])
+    config = TokenizationConfig(size_px=32, encode_batch_size=3, limits=Limits())
+    chunks = list(read_chunks(corpus, "docs.jsonl", config, tokenizer))
+    rows = [row for chunk in chunks for row in chunk.rows]
+    assert [len(chunk.rows) for chunk in chunks] == [3, 1]
+
+    def texts(row) -> tuple:
+        document = row["document"]
+        return document["place"], *(tokenizer.decode(document[name]) for name in ("before", "after"))
+
+    assert [texts(row) for row in rows] == [
+        (0, "one two", ""),
+        (1, "", ""),
+        (0, "", ""),
+        (1, "mid <|endoftext|>", "end"),
+    ]
+    assert len({row["document"]["id"] for row in rows}) == 2 and rows[0]["lang"] == "en" and rows[0]["captions"] == []
+    rejects = [(reject["key"], reject["reason"]) for chunk in chunks for reject in chunk.rejects]
+    assert rejects == [
+        ("3:c/0", "bad picture"),
+        ("3:c/1", "bad document"),
+        ("4:d/0", "no picture"),
+        ("4:d/1", "no picture"),
+        *((str(number), "bad metadata") for number in range(5, 9)),
+    ]

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenization.document_corpus import read_documents
 from tokenization.errors import InputError
 from tokenization.folder_corpus import METADATA_FILES, PictureFolder
 from tokenization.parquet_corpus import read_parquet
@@ -14,7 +15,7 @@ from tokenization.samples import Sample
 from tokenization.storage import Storage, open_storage
 from tokenization.tar_corpus import read_tar
 
-SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
+SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "documents": ".jsonl"}
 LAYOUTS = (*SUFFIXES, "imagefolder")
 
 
@@ -59,10 +60,7 @@ class Corpus:
         Raises:
             InputError: there is none.
         """
-        if self.layout == "imagefolder":
-            shards = self._folder.shards()
-        else:
-            shards = [name for name in self._names if name.endswith(SUFFIXES[self.layout])]
+        shards = self._folder.shards() if self.layout == "imagefolder" else _with_suffix(self._names, self.layout)
         if not shards:
             what = f"{SUFFIXES[self.layout]} shard" if self.layout in SUFFIXES else "picture"
             raise InputError(f"corpus {self.source.url!r} has no {what} in it; see --layout")
@@ -77,6 +75,9 @@ class Corpus:
         try:
             if self.layout == "imagefolder":
                 yield from self._folder.read(shard, self.source.max_bytes)
+                return
+            if self.layout == "documents":
+                yield from read_documents(self.storage, shard, self.source.max_bytes)
                 return
             with self.storage.local(shard) as path:
                 if self.layout == "webdataset":
@@ -96,14 +97,15 @@ class Corpus:
         return names
 
     def _layout(self) -> str:
-        found = [layout for layout, suffix in SUFFIXES.items() if any(name.endswith(suffix) for name in self._names)]
+        found = [layout for layout in SUFFIXES if _with_suffix(self._names, layout)]
         if any(Path(name).name in METADATA_FILES for name in self._names):
             found.append("imagefolder")
         if len(found) > 1:
             raise InputError(f"corpus {self.source.url!r} has files of {' and '.join(found)}; choose with --layout")
         if not found:
             raise InputError(
-                f"corpus {self.source.url!r} has no .tar shard, no .parquet and no {' or '.join(METADATA_FILES)}"
+                f"corpus {self.source.url!r} has no .tar shard, no .parquet, no .jsonl of documents and no "
+                f"{' or '.join(METADATA_FILES)}"
             )
         return found[0]
 
@@ -112,3 +114,7 @@ class Corpus:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["source"])  # type: ignore[misc]
+
+
+def _with_suffix(names: list[str], layout: str) -> list[str]:
+    return [name for name in names if name.endswith(SUFFIXES[layout]) and Path(name).name not in METADATA_FILES]

@@ -79,7 +79,7 @@ class PictureFolder:
     def _table(self, name: str, pictures: set[str]) -> Iterator[Sample]:
         folder = posixpath.dirname(name)
         with self._storage.local(name) as path:
-            rows = _csv_rows(path) if name.endswith(".csv") else _jsonl_rows(path)
+            rows = _csv_rows(path) if name.endswith(".csv") else jsonl_rows(path)
             for number, row in rows:
                 key = f"{name}:{number}"
                 if isinstance(row, str):
@@ -96,7 +96,8 @@ class PictureFolder:
                     yield Sample(key, problem=("no picture", f"{readable(file_name)!r} is no picture of this folder"))
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers from 1, each with its object or with what is wrong with it. Blank lines are left out."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

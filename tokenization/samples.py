@@ -6,6 +6,24 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A picture's place in an interleaved document.
+
+    Attributes:
+        document: names it within its shard.
+        place, of: the picture's number among the document's, from 0, and how many those are.
+        before: the text since the picture before it, or since the start.
+        after: the text after the document's last picture; empty on the others.
+    """
+
+    document: str
+    place: int
+    of: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """One sample as it lies in the corpus.
 
@@ -14,12 +32,14 @@ class Sample:
         picture: the file's bytes, None where there is none.
         metadata: captions and everything else known of it.
         problem: why it cannot be used, as (reason, message); empty where nothing is known against it.
+        segment: where it belongs to an interleaved document; None for a picture with captions.
     """
 
     key: str
     picture: bytes | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: tuple[str, str] | tuple[()] = ()
+    segment: Segment | None = None
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:

@@ -81,14 +81,16 @@ def read_chunks(
     seen: set[str] = set()
     index, rejects = 0, list[dict[str, str]]()
     usable: list[tuple[Sample, Picture]] = []
-    for sample in corpus.read(shard):
-        if len(usable) == config.encode_batch_size:
-            yield _chunk(shard, index, usable, rejects, config, tokenizer)
-            index, usable, rejects = index + 1, [], []
-        try:
-            usable.append((sample, _checked(sample, seen, config)))
-        except _Reject as reject:
-            rejects.append({"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)})
+    for samples in _by_document(corpus.read(shard)):
+        pictures, problems = _checked_together(samples, seen, config)
+        usable += zip(samples, pictures, strict=False)
+        rejects += [
+            {"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)}
+            for sample, reject in zip(samples, problems, strict=False)
+        ]
+        while len(usable) > config.encode_batch_size:
+            yield _chunk(shard, index, usable[: config.encode_batch_size], rejects, config, tokenizer)
+            index, usable, rejects = index + 1, usable[config.encode_batch_size :], []
     chunk = _chunk(shard, index, usable, rejects, config, tokenizer)
     chunk.last = True
     yield chunk
@@ -100,14 +102,39 @@ class _Reject(Exception):
         self.reason = reason
 
 
+def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    """The pictures of a document together, every other sample alone."""
+    document: list[Sample] = []
+    for sample in samples:
+        document.append(sample)
+        if sample.segment is None or sample.segment.place + 1 == sample.segment.of:
+            yield document
+            document = []
+
+
+def _checked_together(
+    samples: list[Sample], seen: set[str], config: TokenizationConfig
+) -> tuple[list[Picture], list[_Reject]]:
+    """All the pictures, or why each of the samples is rejected: a document is whole or not there."""
+    pictures: list[Picture] = []
+    problems: list[_Reject] = []
+    for sample in samples:
+        try:
+            pictures.append(_checked(sample, seen, config))
+            problems.append(_Reject("bad document", "another picture of its document cannot be used"))
+        except _Reject as reject:
+            problems.append(reject)
+    return (pictures, []) if len(pictures) == len(samples) else ([], problems)
+
+
 def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> Picture:
     if sample.key in seen:
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
     if sample.problem:
         raise _Reject(*sample.problem)
-    texts = _captions(sample, config)
-    if not texts:
+    texts = _texts(sample, config)
+    if not texts and sample.segment is None:
         wanted = ", ".join(config.caption_columns)
         raise _Reject("no caption", f"none of the columns {wanted} holds a text")
     for column, text in texts.items():
@@ -120,7 +147,11 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> Pict
         raise _Reject("bad picture", str(error)) from error
 
 
-def _captions(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
+def _texts(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
+    """Captions by column; of a document's picture, the texts around it."""
+    if sample.segment is not None:
+        around = {"before": sample.segment.before, "after": sample.segment.after}
+        return {name: text for name, text in around.items() if text}
     texts = {column: sample.metadata.get(column) for column in config.caption_columns}
     return {column: text for column, text in texts.items() if isinstance(text, str) and text.strip()}
 
@@ -134,19 +165,25 @@ def _chunk(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Chunk:
     pixels = np.zeros((config.encode_batch_size, config.size_px, config.size_px, 3), np.uint8)
-    texts = [_captions(sample, config) for sample, _ in usable]
+    texts = [_texts(sample, config) for sample, _ in usable]
     ids = iter(text_ids(tokenizer, [text for columns in texts for text in columns.values()]))
     rows = []
     for place, ((sample, picture), columns) in enumerate(zip(usable, texts, strict=True)):
         pixels[place] = picture.pixels
-        captions = []
-        for column, text in columns.items():
-            whole = next(ids)
-            if max(whole) >= len(tokenizer):
-                raise AssertionError(f"id {max(whole)} outside the text vocabulary")
-            cut = whole[: config.max_caption_ids]
-            truncated = len(cut) < len(whole)
-            captions.append({"lang": config.caption_columns[column], "text": text, "ids": cut, "truncated": truncated})
+        whole = {column: next(ids) for column in columns}
+        largest = max((max(line) for line in whole.values()), default=0)
+        if largest >= len(tokenizer):
+            raise AssertionError(f"id {largest} outside the text vocabulary")
+        captions, document = [], None
+        if (segment := sample.segment) is not None:
+            around = {name: whole.get(name, []) for name in ("before", "after")}
+            document = {"id": segment.document, "place": segment.place, "of": segment.of, **around}
+        else:
+            for column, text in columns.items():
+                cut = whole[column][: config.max_caption_ids]
+                truncated = len(cut) < len(whole[column])
+                language = config.caption_columns[column]
+                captions.append({"lang": language, "text": text, "ids": cut, "truncated": truncated})
         left, top, side = picture.crop
         rows.append(
             _passed_through(sample.metadata, config)
@@ -156,6 +193,7 @@ def _chunk(
                 "width": picture.width,
                 "height": picture.height,
                 "crop": {"left": left, "top": top, "side": side},
+                "document": document,
             }
         )
     chunk = Chunk(shard, index, pixels, rows, rejects=rejects)

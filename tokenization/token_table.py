@@ -20,6 +20,16 @@ MANIFEST_FILE = "manifest.json"
 CAPTION_TYPE = pa.struct(
     [("lang", pa.string()), ("text", pa.string()), ("ids", pa.list_(pa.int32())), ("truncated", pa.bool_())]
 )
+DOCUMENT_TYPE = pa.struct(
+    [
+        ("id", pa.string()),
+        ("place", pa.int32()),
+        ("of", pa.int32()),
+        ("before", pa.list_(pa.int32())),
+        ("after", pa.list_(pa.int32())),
+    ]
+)
+"""A picture's place in an interleaved document, and the text ids before it and, of the last one, after it."""
 CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.int32())])
 
 
@@ -56,6 +66,7 @@ def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("crop", CROP_TYPE),
+        pa.field("document", DOCUMENT_TYPE),
     ]
 
 
