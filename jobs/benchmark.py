@@ -158,7 +158,7 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
             vqgan = Path(folder) / "vq"
             build_vqgan(OPEN_MUSE).save_pretrained(vqgan)
         tools = Tools(vqgan, PACKAGED, Path(folder) / "text")
-        shard_rows = max(options.naive_rows + 10, options.rows // 16)
+        shard_rows = max(options.naive_rows + 10, options.rows // 16, 4 * options.encode_batch_size)
         write = ray.remote(write_noise_shard)
         ray.get(
             [

@@ -63,12 +63,14 @@ def main(options: Options) -> dict[str, Any]:
     fingerprint = Fingerprint(**manifest["fingerprint"])
     connect_to_ray()
     count = ray.remote(statistics_of_shard)
-    figures = add_up(ray.get([count.remote(storage, name, fingerprint.codebook_size) for name in shards])).summary()
+    figures = add_up(
+        map(ray.get, [count.remote(storage, name, fingerprint.codebook_size) for name in shards])
+    ).summary()
     figures |= {"rows_rejected": manifest["rows_rejected"], "rejects_by_reason": manifest["rejects_by_reason"]}
     show(figures)
     if options.rows:
-        drawn = draw_sheet(recipe, paths, storage, shards, fingerprint, options)
-        say(f"inspect_tokens: {options.rows} rows, decoded from their codes and ids, are in {drawn}")
+        sheet = draw_sheet(recipe, paths, storage, shards, fingerprint, options)
+        say(f"inspect_tokens: random rows, decoded from their codes and ids, are in {sheet}")
     return figures
 
 
@@ -104,12 +106,13 @@ def draw_sheet(
     cells = []
     for name in generator.choice(shards, options.rows):
         with storage.local(str(name)) as path:
-            table = pq.read_table(path, columns=["codes", "captions"])
+            table = pq.read_table(path, columns=["codes", "captions", "document"])
         if not len(table):
             continue
         row = table.slice(int(generator.integers(len(table))), 1).to_pylist()[0]
-        caption = row["captions"][int(generator.integers(len(row["captions"])))]
-        cells.append((tokenizer.decode(caption["ids"]), vqgan.decode(np.asarray([row["codes"]]))[0]))
+        texts = [caption["ids"] for caption in row["captions"]] or [row["document"]["before"]]
+        ids = texts[int(generator.integers(len(texts)))]
+        cells.append((tokenizer.decode(ids), vqgan.decode(np.asarray([row["codes"]]))[0]))
     if not cells:
         raise InputError(f"{str(storage)!r} has no row to draw")
     paths.run.mkdir(parents=True, exist_ok=True)

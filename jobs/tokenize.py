@@ -7,6 +7,7 @@ from pathlib import Path
 # This very file would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
+import json  # noqa: E402
 import time  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 from typing import Annotated, Any, Literal  # noqa: E402
@@ -17,9 +18,10 @@ from ray.util.metrics import Gauge  # noqa: E402
 from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
+from jobs.common.run_paths import in_package_cache  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
-from tokenization.shard_rows import TokenizationConfig  # noqa: E402
+from tokenization.shard_rows import TokenizationConfig, check_query  # noqa: E402
 from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
 
 SAY_EVERY_S = 10.0
@@ -62,7 +64,7 @@ class Options(JobOptions):
     hr_resolution: Annotated[int, _recipes("none")] = 0
     """Side at which the same crop is encoded once more, px; a multiple of the factor."""
     hr_where: Annotated[str, _recipes("all")] = ""
-    """Which pictures get the high resolution, as a pandas query over the corpus's columns: --hr-where 'score >= 6'."""
+    """Which pictures get the high resolution, as a pandas query over a row of the corpus: --hr-where 'score >= 6'."""
     encode_batch_size: Annotated[int, _recipes(USUAL.encode_batch_size)] = 0
     """Pictures that are encoded at once."""
     encoders: Annotated[int, _recipes(1)] = 0
@@ -127,11 +129,16 @@ def main(options: Options) -> dict:
         make_corpus(recipe, paths)
     corpus, workers = Corpus(paths.corpus_source), recipe.tokenizers
     output = options.output or str(paths.tokens)
+    if "://" not in output and not Path(output).is_absolute():
+        if in_package_cache():
+            raise UsageError(f"--output {output!r}: the job runs inside Ray's package cache; give an absolute path")
+        output = str(Path(output).absolute())  # workers have working directories of their own
+    check_query(recipe.tokenization.hr_where)
     num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
     say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
     devices = workers.num_encoders if workers.use_gpu else workers.num_encoders + 1
     with counted(paths, "tokenize", devices, workers.use_gpu) as ledger:
-        tools = Tools(paths.vqgan, recipe.text_tokenizer, paths.text)
+        tools = Tools(paths.vqgan, paths.text_source, paths.text)
         manifest = tokenize_corpus(corpus, output, recipe.tokenization, tools, workers, Teller())
         ledger.add.remote(samples=manifest.rows_out, steps=manifest.shards)
     high = f", {manifest.rows_hr} of them at {recipe.tokenization.size_hr_px} px, too" if manifest.rows_hr else ""
@@ -144,6 +151,8 @@ def main(options: Options) -> dict:
     if manifest.failed_shards:
         for message in manifest.failed_shards.values():
             complain(f"failed: {message}")
+        if options.json:
+            print(json.dumps(asdict(manifest), ensure_ascii=False))
         raise FailedShards(f"{len(manifest.failed_shards)} shards could not be read; mend them and run the job again")
     return asdict(manifest)
 

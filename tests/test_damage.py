@@ -5,6 +5,7 @@ import json
 import random
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,7 @@ def test_a_thousand_damaged_samples_close_the_books(tmp_path, tokenizer):  # noq
     reasons = {reject["reason"] for reject in rejects}
     assert reasons == {"bad picture", "bad metadata", "bad caption", "no caption", "no picture", "repeated key"}
     json.dumps(rejects, ensure_ascii=False).encode()  # as they are written
+    assert not Path("/tmp/mars-was-here").exists(), "Ghostscript ran what a picture said"
     for chunk in chunks:
         assert len(chunk.rows) <= CONFIG.encode_batch_size == len(chunk.pixels)
 
@@ -124,6 +126,7 @@ def test_an_endless_caption_is_cut_and_marked(tmp_path, tokenizer, text):  # noq
         ({"max_side_px": 39}, "longer than max_side_px 39"),
         ({"min_side_px": 31}, "shorter than min_side_px 31"),
         ({"max_aspect_ratio": 1.3}, "beyond max_aspect_ratio 1.3"),
+        ({"max_pixels": 10**10, "max_bytes": 10}, "more than max_bytes 10"),
         ({}, ""),
     ],
 )
@@ -137,7 +140,7 @@ def test_limits_are_options(limits, message):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation, kind):
     truth = Image.new("RGB", (900, 600), "white")
     truth.paste("red", (0, 0, 450, 300))
@@ -160,7 +163,8 @@ def test_exif_orientation_is_applied(orientation, kind):
     picture = load_picture(stream.getvalue(), Transform(32))
     assert (picture.width, picture.height, picture.crop) == (900, 600, (150, 0, 600))
     assert picture.pixels[4, 4].tolist() == pytest.approx([255, 0, 0], abs=12)
-    assert picture.pixels[-4, -4].tolist() == pytest.approx([255, 255, 255], abs=12)
+    red = picture.pixels[..., 1] < 128
+    assert red[:15, :15].all() and not red[17:].any() and not red[:, 17:].any()
 
 
 def test_of_an_animation_the_first_frame_is_taken():

@@ -1,8 +1,10 @@
 """Every layout of a corpus gives the same samples, and what is damaged in one is named."""
 
 import csv
+import gzip
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -17,7 +19,8 @@ from tests.test_tokenization import tokenizer  # noqa: F401
 from tokenization.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
 from tokenization.pictures import Limits, Transform, load_picture
-from tokenization.shard_rows import TokenizationConfig, _passed_through, read_chunks
+from tokenization.samples import Sample
+from tokenization.shard_rows import TokenizationConfig, check_query, passed_through, read_chunks
 from tokenization.token_table import write_token_shard
 
 ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
@@ -165,7 +168,7 @@ def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
     strange = {"big": 2**80, "half": "\ud800", "deep": {"a": [1]}, "codes": [1], "sample_id": "x", "nan": float("nan")}
     row = {"sample_id": "s/1", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1, "crop": None}
 
-    rows = [row | _passed_through(strange, TokenizationConfig()), row]
+    rows = [row | passed_through(Sample("1", None, strange), TokenizationConfig()), row]
     write_token_shard(tmp_path / "a.parquet", rows, FINGERPRINT)
     table = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert table[0]["big"] == str(2**80) and table[0]["deep"] == '{"a": [1]}'
@@ -173,7 +176,9 @@ def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
     assert table[1]["big"] is None and isinstance(table[0]["half"], str)
 
 
-@pytest.mark.parametrize("text", [b"[" * 200_000, b"9" * 5000, b'{"a": 1', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "text", [b"[" * 200_000, b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", b"9" * 5000, b'{"a": 1', b"\xff\xfe", b"null"]
+)
 def test_json_that_is_none_is_named(tmp_path, text):
     write_tar(tmp_path / "a.tar", [("a", noise_png(1), text), ("b", noise_png(2), {"caption": "x"})])
     samples = list(corpus_in(tmp_path).read("a.tar"))
@@ -242,3 +247,76 @@ def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokeniz
         ("4:d/1", "no picture"),
         *((str(number), "bad metadata") for number in range(5, 9)),
     ]
+
+
+@pytest.mark.parametrize("kind", ["again", "two archives", "zeros", "gzip"])
+def test_no_row_of_a_tar_is_lost_in_silence(tmp_path, kind):
+    samples = [(str(row), noise_png(row), ROWS[row]) for row in range(3)]
+    path = tmp_path / "a.tar"
+    write_tar(path, [*samples, samples[-1]] if kind == "again" else samples)
+    content = path.read_bytes()
+    if kind == "again":
+        assert [sample.key for sample in corpus_in(tmp_path).read("a.tar")] == ["0", "1", "2", "2"]
+        return
+    if kind == "zeros":
+        with tarfile.open(path) as tar:
+            second = [member.offset for member in tar][2]
+        content = content[:second] + bytes(200_000)
+    path.write_bytes(gzip.compress(content) if kind == "gzip" else content + content * (kind == "two archives"))
+    expected = {
+        "two archives": "several archives in one file",
+        "zeros": "empty for more than",
+        "gzip": "no readable tar",
+    }
+    with pytest.raises(InputError, match=expected[kind]):
+        list(corpus_in(tmp_path).read("a.tar"))
+
+
+def test_links_lead_into_no_folder_twice_and_devices_are_no_pictures(tmp_path):
+    write_folder(tmp_path / "in", "jsonl")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+    with (tmp_path / "in" / "metadata.jsonl").open("a") as file:
+        file.write("".join(f'\n{{"file_name": "{name}.png", "caption": "x"}}' for name in ("gone", "zero")))
+    samples = list(corpus_in(tmp_path / "in").read("000000"))
+    assert len(samples) == 7
+    assert {sample.key: sample.problem[0] for sample in samples if sample.problem} == dict.fromkeys(
+        ("gone.png", "zero.png"), "no picture"
+    )
+
+
+def test_names_that_are_no_utf8_are_readable_in_the_books(tmp_path):
+    folder = os.fsencode(tmp_path / "in") + b"/caf\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/0.png", "wb") as file:
+        file.write(noise_png(0))
+    with open(folder + b"/metadata.jsonl", "w") as file:
+        file.write('{"file_name": "0.png", "caption": "x"}\n{')
+    samples = list(corpus_in(tmp_path / "in").read("000000"))
+    assert [(sample.picture is not None, bool(sample.problem)) for sample in samples] == [(True, False), (False, True)]
+    assert all(sample.key.encode() for sample in samples)
+
+
+def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path):
+    write_folder(tmp_path, "jsonl")
+    before = corpus_in(tmp_path).description()
+    assert corpus_in(tmp_path).description() == before
+    (tmp_path / "deep" / "9.png").write_bytes(noise_png(9))
+    assert corpus_in(tmp_path).description() != before
+    assert corpus_in(tmp_path, folder_shard_rows=2).description() != before
+
+
+def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path, tokenizer):  # noqa: F811
+    write_folder(tmp_path, "csv")
+    how = {"caption_columns": {"caption": "en"}, "encode_batch_size": 2, "size_px": 16, "size_hr_px": 48}
+    for where, chosen in (("score >= 1", [2, 3, 4]), ("", [0, 1, 2, 3, 4]), ("beauty > 1", [])):
+        config = TokenizationConfig(hr_where=where, **how)
+        chunks = list(read_chunks(corpus_in(tmp_path), "000000", config, tokenizer))
+        places = [2 * chunk.index + place for chunk in chunks for place in chunk.places_hr]
+        assert places == chosen
+        assert sum(len(chunk.pixels_hr) for chunk in chunks if chunk.pixels_hr is not None) == len(chosen)
+    for wrong in ("score >> = 6", "(", "caption >= 6"):
+        with pytest.raises(InputError, match="cannot be applied"):
+            check_query(wrong)
+            list(read_chunks(corpus_in(tmp_path), "000000", TokenizationConfig(hr_where=wrong, **how), tokenizer))

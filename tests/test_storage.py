@@ -9,7 +9,7 @@ from tests.conftest import noise_png, write_tar
 from tests.s3 import BUCKET, FaultyS3
 from tokenization.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
-from tokenization.storage import open_storage
+from tokenization.storage import check_apart, open_storage
 
 
 @pytest.fixture
@@ -94,3 +94,23 @@ def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3):
         open_storage("s3://")
     with pytest.raises(InputError, match=r"'gs://x/y' is neither"):
         open_storage("gs://x/y")
+
+
+def test_nothing_is_written_outside_of_a_folder(storage, s3):
+    for name in ("../up", "/etc/x", "a//b", "a/../../b", "."):
+        if not str(storage).startswith("s3://"):
+            with pytest.raises(InputError, match="is no name inside of"):
+                storage.write(name, lambda path: path.write_text("x"))
+    s3.client().put_object(Bucket=BUCKET, Key="new//etc/x.tar", Body=b"x")
+    s3.client().put_object(Bucket=BUCKET, Key="new/../x.tar", Body=b"x")
+    assert open_storage(f"s3://{BUCKET}/new").names() == []
+
+
+@pytest.mark.parametrize(
+    ("corpus", "output"),
+    [("a", "a"), ("a", "a/tokens"), ("a/in", "a"), ("s3://b/in", "s3://b/in/out"), ("s3://b/in", "s3://b/in/")],
+)
+def test_tokens_do_not_go_into_the_corpus(corpus, output):
+    with pytest.raises(InputError, match="lie in each other"):
+        check_apart(corpus, output)
+    check_apart(corpus, f"{corpus.rstrip('/')}-tokens")

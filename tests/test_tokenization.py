@@ -109,12 +109,13 @@ def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path):
 
 def test_a_token_folder_keeps_to_its_corpus(tmp_path):
     output = LocalFolder(tmp_path / "tokens")
-    claim(output, "mine", FINGERPRINT)
-    claim(output, "mine", FINGERPRINT)
-    with pytest.raises(InputError, match="tokens of the corpus 'mine', not of 'yours'; choose another --output"):
-        claim(output, "yours", FINGERPRINT)
+    mine = {"url": "mine", "layout": "parquet", "image_column": ""}
+    claim(output, mine, FINGERPRINT)
+    claim(output, mine, FINGERPRINT)
+    with pytest.raises(InputError, match=r"another corpus: image_column \('', not 'b'\); url \('mine', not 'yours'\)"):
+        claim(output, mine | {"url": "yours", "image_column": "b"}, FINGERPRINT)
     with pytest.raises(InputError, match=r"with another transform.size_px \(48, not 64\); vq_sha256 \('vq', not 'q'\)"):
-        claim(output, "mine", replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
+        claim(output, mine, replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
 
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path):

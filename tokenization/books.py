@@ -114,8 +114,8 @@ def close_books(
     return manifest
 
 
-def claim(output: Storage, corpus: str, fingerprint: Fingerprint) -> None:
-    """Keeps the folder to the corpus and the fingerprint it was begun with.
+def claim(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
+    """Keeps the folder to the corpus (`Corpus.description`) and the fingerprint it was begun with.
 
     Raises:
         InputError: it was begun with others.
@@ -124,10 +124,10 @@ def claim(output: Storage, corpus: str, fingerprint: Fingerprint) -> None:
     if output.exists(CLAIM_FILE):
         with output.local(CLAIM_FILE) as path:
             begun = json.loads(path.read_text("utf-8"))
-        if begun["corpus"] != corpus:
+        if other := _differences(begun["corpus"], corpus):
             raise InputError(
-                f"{str(output)!r} holds tokens of the corpus {begun['corpus']!r}, not of {corpus!r}; choose another "
-                f"--output or --root (where the corpus has only moved, write its new path into {CLAIM_FILE} there)"
+                f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
+                f"--root (where the corpus has only moved, write its new url into {CLAIM_FILE} there)"
             )
         other = _differences(begun["fingerprint"], wanted["fingerprint"])
         if other:

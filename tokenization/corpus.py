@@ -11,7 +11,7 @@ from tokenization.errors import InputError
 from tokenization.folder_corpus import METADATA_FILES, PictureFolder
 from tokenization.parquet_corpus import read_parquet
 from tokenization.pictures import Limits
-from tokenization.samples import Sample
+from tokenization.samples import Sample, readable
 from tokenization.storage import Storage, open_storage
 from tokenization.tar_corpus import read_tar
 
@@ -61,10 +61,24 @@ class Corpus:
             InputError: there is none.
         """
         shards = self._folder.shards() if self.layout == "imagefolder" else _with_suffix(self._names, self.layout)
+        for shard in shards:
+            if readable(shard) != shard:
+                raise InputError(
+                    f"corpus {self.source.url!r} has a shard whose name is no UTF-8, {readable(shard)!r}; rename it"
+                )
         if not shards:
             what = f"{SUFFIXES[self.layout]} shard" if self.layout in SUFFIXES else "picture"
             raise InputError(f"corpus {self.source.url!r} has no {what} in it; see --layout")
         return shards
+
+    def description(self) -> dict[str, Any]:
+        """What decides which rows the shards have, as plain values."""
+        own: dict[str, Any] = {"url": self.source.url, "layout": self.layout}
+        if self.layout == "parquet":
+            own["image_column"] = self.source.image_column
+        if self.layout == "imagefolder":
+            own |= {"folder_shard_rows": self.source.folder_shard_rows, "listing": self._folder.sha256()}
+        return own
 
     def read(self, shard: str) -> Iterator[Sample]:
         """The samples of one shard, in its order.

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from tokenization.folder_corpus import jsonl_rows
+from tokenization.folder_corpus import jsonl_rows, read_picture
 from tokenization.samples import Sample, Segment, readable
 from tokenization.storage import Storage
 
@@ -75,15 +75,5 @@ def _samples(
     for place, name in enumerate(names):
         segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
         key, picture = f"{document}/{place}", posixpath.normpath(posixpath.join(folder, name))
-        problem: tuple[str, str] | tuple[()] = ()
-        content = None
-        if picture.startswith(("/", "../")) or not storage.exists(picture):
-            problem = ("no picture", f"{readable(name)!r} is no file of this folder")
-        else:
-            with storage.local(picture) as path:
-                size = path.stat().st_size
-                if size > max_bytes:
-                    problem = ("bad member", f"{readable(name)!r} has {size} bytes, more than max_bytes {max_bytes}")
-                else:
-                    content = path.read_bytes()
+        content, problem = read_picture(storage, picture, max_bytes)
         yield Sample(key, content, metadata, problem, segment)

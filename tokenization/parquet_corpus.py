@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from tokenization.errors import InputError
 from tokenization.samples import Sample
 
-SUFFIXES = (".parquet",)
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "bytes", "content")
 ROWS_AT_ONCE = 64
 

@@ -15,6 +15,7 @@ SIDEWAYS = (5, 6, 7, 8)
 """EXIF's orientations in which width and height change places."""
 
 Image.init()
+Image.MAX_IMAGE_PIXELS = None  # the limits below decide, also where they allow more
 FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
 """All that Pillow opens by itself; for EPS it would run Ghostscript on what a stranger wrote."""
 
@@ -103,12 +104,16 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
                 needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
                 image.draft(None, (needed, needed))  # JPEG alone: to 1/2, 1/4 or 1/8, while that is enough
+                reduced = image.size != full
                 rgb = _over_white(ImageOps.exif_transpose(image))
     except ValueError:
         raise
     except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
         raise ValueError(f"not a readable picture: {error}") from error
-    width, height = full[::-1] if turned else full
+    if reduced:
+        width, height = full[::-1] if turned else full
+    else:
+        width, height = rgb.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
 

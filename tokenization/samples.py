@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_DEPTH = 50
+"""Of nested JSON: what goes from worker to worker must not exhaust Python's stack."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -50,11 +53,20 @@ def parse_object(text: bytes | str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
+        _check_depth(value, MAX_DEPTH)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, not an object")
     return value
+
+
+def _check_depth(value: Any, depth: int) -> None:
+    if isinstance(value, (dict, list)):
+        if not depth:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, depth - 1)
 
 
 def readable(name: bytes | str) -> str:

@@ -1,6 +1,7 @@
 """From one input shard to chunks of decoded pictures with their captions' ids: the CPU side of tokenization."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
 from tokenization.corpus import Corpus
+from tokenization.errors import InputError
 from tokenization.pictures import Limits, Picture, Transform, load_picture
 from tokenization.samples import Sample, readable
 from tokenization.text_tokenizer import text_ids
@@ -186,7 +188,7 @@ def _chunk(
                 captions.append({"lang": language, "text": text, "ids": cut, "truncated": truncated})
         left, top, side = picture.crop
         rows.append(
-            _passed_through(sample.metadata, config)
+            passed_through(sample, config)
             | {
                 "sample_id": f"{shard}/{sample.key}",
                 "captions": captions,
@@ -209,12 +211,15 @@ def _high(picture: Picture) -> np.ndarray:
     return picture.pixels_hr
 
 
-def _passed_through(metadata: dict[str, Any], config: TokenizationConfig) -> dict[str, Any]:
+def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
     """The corpus's own columns; one that is called as the table's own gets `source_` before it."""
-    dropped = {*config.caption_columns, "key", "width", "height"}  # all of them are in the row anyhow
+    # What the row has anyhow: its captions, the source's size, and in img2dataset's tars its key.
+    dropped = {"width", "height"} if sample.segment else {*config.caption_columns, "width", "height"}
+    if sample.metadata.get("key") == sample.key:
+        dropped.add("key")
     return {
         f"source_{name}" if name in OWN_COLUMNS else readable(name): value
-        for name, value in metadata.items()
+        for name, value in sample.metadata.items()
         if name not in dropped
     }
 
@@ -225,6 +230,36 @@ def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
         return list(range(len(rows)))
     plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
     try:
-        return [int(place) for place in pd.DataFrame(plain).query(where, engine="python").index]
+        return query_rows(pd.DataFrame(plain).apply(_numbers), where)
     except pd.errors.UndefinedVariableError:
         return []
+
+
+def check_query(where: str) -> None:
+    """Raises InputError where `where` is no query at all, whatever the columns."""
+    if where:
+        with suppress(pd.errors.UndefinedVariableError):
+            query_rows(pd.DataFrame({"sample_id": ["x"]}), where)
+
+
+def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
+    """Places of the rows for which a pandas query holds.
+
+    Raises:
+        InputError: it is no query, or compares what cannot be compared.
+        UndefinedVariableError: pandas', for a column that is not there.
+    """
+    try:
+        return [int(place) for place in frame.query(where, engine="python").index]
+    except pd.errors.UndefinedVariableError:
+        raise
+    except Exception as error:  # whatever the query's own operations raise
+        raise InputError(f"hr_where {where!r} cannot be applied: {type(error).__name__}: {error}") from error
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Text that is all numbers, as a csv has it, as numbers."""
+    try:
+        return pd.to_numeric(column)
+    except (ValueError, TypeError):
+        return column

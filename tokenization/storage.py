@@ -72,33 +72,45 @@ class LocalFolder:
         return str(self.folder)
 
     def names(self) -> list[str]:
-        """See `Storage`."""
+        """See `Storage`. Links are followed, but into no folder twice; devices and pipes are left out."""
         found = []
+        visited: set[tuple[int, int]] = set()
         for folder, folders, files in os.walk(self.folder, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            place = Path(folder).relative_to(self.folder)
-            found += [(place / name).as_posix() for name in files if not name.startswith(".")]
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            place = Path(folder)
+            paths = [place / name for name in files if not name.startswith(".")]
+            found += [path.relative_to(self.folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
         return sorted(found)
 
     def exists(self, name: str) -> bool:
         """See `Storage`."""
-        return (self.folder / name).exists()
+        return self._path(name).is_file()
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """See `Storage`."""
-        path = self.folder / name
-        if not path.exists():
-            raise InputError(f"{str(path)!r} does not exist")
+        path = self._path(name)
+        if not path.is_file():
+            raise InputError(f"{str(path)!r} does not exist, or is no file")
         yield path
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
         """See `Storage`."""
-        write_atomically(self.folder / name, fill)
+        write_atomically(self._path(name), fill)
 
     def delete(self, name: str) -> None:
         """See `Storage`."""
-        (self.folder / name).unlink(missing_ok=True)
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        if not is_inside(name):
+            raise InputError(f"{name!r} is no name inside of {str(self.folder)!r}; rename it")
+        return self.folder / name
 
 
 class S3Folder:
@@ -128,7 +140,7 @@ class S3Folder:
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             keys = [item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ())]
-        return sorted(key for key in keys if not key.endswith("/") and "/." not in f"/{key}")
+        return sorted(key for key in keys if is_inside(key) and "/." not in f"/{key}")
 
     def exists(self, name: str) -> bool:
         """See `Storage`."""
@@ -172,10 +184,29 @@ class S3Folder:
             raise InputError(f"{place!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
 
 
+def is_inside(name: str) -> bool:
+    """Whether a relative name stays in its folder: no empty part, no `.`, no `..`."""
+    return not {"", ".", ".."} & set(name.split("/"))
+
+
+def check_apart(corpus: str, output: str) -> None:
+    """Keeps what is read and what is written from mixing.
+
+    Raises:
+        InputError: one lies in the other, or they are the same.
+    """
+    places = []
+    for url in (corpus, output):
+        place = url if "://" in url else str(Path(url).resolve())
+        places.append(place.rstrip("/") + "/")
+    if places[0].startswith(places[1]) or places[1].startswith(places[0]):
+        raise InputError(f"the output {output!r} and the corpus {corpus!r} lie in each other; choose another --output")
+
+
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Has `fill` write a file beside `path` and moves it there: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial = path.with_name(f".{uuid.uuid4().hex}")  # not longer than the name it will have
     try:
         fill(partial)
         os.replace(partial, path)

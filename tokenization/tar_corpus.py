@@ -9,7 +9,8 @@ from tokenization.errors import InputError
 from tokenization.samples import Sample, parse_object, readable
 
 PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
-SUFFIXES = (".tar",)
+MAX_PADDING = 1 << 16
+"""Zeros at the end: tar pads to a multiple of 10,240 bytes. A download that left off may end in many more."""
 
 
 def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
@@ -22,7 +23,7 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
         InputError: the file is no tar, or cut short.
     """
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:
             key: str | None = None
             parts: dict[str, bytes | str] = {}
             for member in tar:
@@ -32,20 +33,29 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
                 folder, slash, name = readable(member.name).removeprefix("./").rpartition("/")
                 stem, _, suffix = name.partition(".")
                 stem = f"{folder}{slash}{stem}"
-                if key is not None and stem != key:
+                if key is not None and (stem != key or suffix.lower() in parts):
                     yield _sample(key, parts)
                     parts = {}
                 key = stem
                 parts[suffix.lower()] = _content(tar, member, max_bytes)
-            # tarfile takes a damaged or missing header for the end; a whole archive ends with a block of zeros.
-            with path.open("rb") as file:
-                file.seek(tar.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0") or file.tell() < tar.offset + tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError(f"it breaks off at byte {tar.offset}")
+            _check_end(path, tar.offset)
             if key is not None:
                 yield _sample(key, parts)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise InputError(f"no readable tar ({error}); fetch or write it again") from error
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """tarfile takes a damaged or missing header for the end; a whole archive ends with zeros, and soon after."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = file.read(MAX_PADDING + 1)
+    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise tarfile.ReadError(f"it breaks off at byte {offset}")
+    if rest.strip(b"\0"):
+        raise tarfile.ReadError(f"something follows its end at byte {offset}; are several archives in one file?")
+    if len(rest) > MAX_PADDING:
+        raise tarfile.ReadError(f"from byte {offset} on it is empty for more than {MAX_PADDING} bytes")
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from tokenization.storage import Storage
 
-ROW_NUMBERS = ".parquet/"
-"""In a sample's id: its key is only a row's number, which says nothing across shards."""
+ROW_NUMBERS = (".parquet/", ".jsonl/")
+"""In a sample's id: its key is only a row's or a line's number, which says nothing across shards."""
 
 
 @dataclass
 class TokenStatistics:
-    """Counts of some shards; they add up with `+`.
+    """Counts of some shards.
 
     Attributes:
         shards, rows, rows_hr: shards, rows, and rows with codes of the high resolution.
@@ -37,20 +37,6 @@ class TokenStatistics:
     truncated: Counter[str] = field(default_factory=Counter)
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     pictures: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
-
-    def __add__(self, other: "TokenStatistics") -> "TokenStatistics":
-        languages = self.captions.keys() | other.captions.keys()
-        return TokenStatistics(
-            self.codes + other.codes,
-            self.codes_hr + other.codes_hr,
-            self.shards + other.shards,
-            self.rows + other.rows,
-            self.rows_hr + other.rows_hr,
-            {name: self.captions.get(name, Counter()) + other.captions.get(name, Counter()) for name in languages},
-            self.truncated + other.truncated,
-            np.concatenate([self.keys, other.keys]),
-            np.concatenate([self.pictures, other.pictures]),
-        )
 
     def summary(self) -> dict[str, Any]:
         """Figures for a person: plain numbers and dicts of them."""
@@ -86,7 +72,11 @@ def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> Toke
     codes = _flat(table["codes"]).reshape(-1, width)
     high = table["codes_hr"].drop_null()
     # The key is what follows the shard's path, which ends as the input shard's name did.
-    keys = [identifier for identifier in table["sample_id"].to_pylist() if ROW_NUMBERS not in identifier]
+    keys = [
+        identifier
+        for identifier in table["sample_id"].to_pylist()
+        if not any(mark in identifier for mark in ROW_NUMBERS)
+    ]
     stem = name.rpartition(".")[0]
     return TokenStatistics(
         codes=np.bincount(codes.ravel(), minlength=codebook_size),
@@ -101,9 +91,25 @@ def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> Toke
     )
 
 
-def add_up(parts: list[TokenStatistics]) -> TokenStatistics:
-    """The sum of at least one part."""
-    return reduce(TokenStatistics.__add__, parts)
+def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
+    """The sum of at least one part, taken as they come."""
+    remaining = iter(parts)
+    total = next(remaining)
+    keys, pictures = [total.keys], [total.pictures]
+    for part in remaining:
+        total.codes += part.codes
+        total.codes_hr += part.codes_hr
+        total.shards, total.rows, total.rows_hr = (
+            total.shards + part.shards,
+            total.rows + part.rows,
+            total.rows_hr + part.rows_hr,
+        )
+        for name, counts in part.captions.items():
+            total.captions.setdefault(name, Counter()).update(counts)
+        total.truncated.update(part.truncated)
+        keys.append(part.keys)
+        pictures.append(part.pictures)
+    return replace(total, keys=np.concatenate(keys), pictures=np.concatenate(pictures))
 
 
 def perplexity(counts: np.ndarray) -> float:

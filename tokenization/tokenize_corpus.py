@@ -17,7 +17,7 @@ from tokenization.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.image_tokenizer import ImageTokenizer, check_image_tokenizer, image_tokenizer_sha256
 from tokenization.shard_rows import TokenizationConfig
-from tokenization.storage import open_storage
+from tokenization.storage import check_apart, open_storage
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
 from tokenization.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.tokenize_stages import Encoder, Reader, Writer, writer_of
@@ -77,7 +77,8 @@ def tokenize_corpus(
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
     check_image_tokenizer(tools.vq_folder)
     fingerprint = make_fingerprint(config, tools)
-    claim(storage, url, fingerprint)
+    check_apart(url, output)
+    claim(storage, corpus.description(), fingerprint)
     storage.delete(MANIFEST_FILE)
     there = set(storage.names())
     done = {shard for shard in shards if {token_name(shard), page_name(shard)} <= there}
@@ -88,19 +89,18 @@ def tokenize_corpus(
     idle_passes = 0
     while pending := [shard for shard in shards if shard not in pages and shard not in failed]:
         finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report)
-        before = len(pages) + len(failed)
+        before, broken = len(pages) + len(failed), None
         try:
             for shard, ended in finished:
                 if isinstance(ended, Page):
                     pages[shard] = ended
                 else:
                     failed[shard] = ended
-        except RayError:
-            if idle_passes + 1 == PASSES_WITHOUT_PROGRESS:
-                raise
+        except RayError as error:
+            broken = error
         idle_passes = 0 if len(pages) + len(failed) > before else idle_passes + 1
         if idle_passes == PASSES_WITHOUT_PROGRESS:
-            raise RuntimeError(f"{len(pending)} shards were begun {idle_passes} times and none was finished")
+            raise RuntimeError(f"{len(pending)} shards were begun {idle_passes} times, none was finished") from broken
     return close_books(url, (pages[shard] for shard in sorted(pages)), failed, fingerprint, storage)
 
 
@@ -152,9 +152,10 @@ def _one_pass(
     writing: dict[ray.ObjectRef, str] = {}
     seen: dict[str, set[int]] = {}
     chunks_of: dict[str, int] = {}
+    ended: set[str] = set()
     for told in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
         shard, index = told["shard"], told["index"]
-        if index in seen.setdefault(shard, set()):
+        if shard in ended or index in seen.setdefault(shard, set()):
             continue  # an actor died after it had told of this chunk
         seen[shard].add(index)
         progress.rows += told["rows"]
@@ -165,9 +166,13 @@ def _one_pass(
         if told["error"]:
             writer.drop.remote(shard)
             progress.shards_failed += 1
+            ended.add(shard)
+            del seen[shard]
             yield shard, told["error"]
         elif chunks_of.get(shard) == len(seen[shard]):
             writing[writer.finish.remote(shard, chunks_of[shard])] = shard
+            ended.add(shard)
+            del seen[shard], chunks_of[shard]
         if writing:
             written, _ = ray.wait(list(writing), num_returns=len(writing), timeout=0)
             yield from _pages(written, writing, progress)

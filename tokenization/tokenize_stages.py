@@ -19,6 +19,7 @@ from tokenization.books import Page, make_page, page_name, rejects_name, token_n
 from tokenization.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.image_tokenizer import ImageTokenizer
+from tokenization.samples import readable
 from tokenization.shard_rows import Chunk, TokenizationConfig, read_chunks
 from tokenization.storage import open_storage
 from tokenization.text_tokenizer import load_text_tokenizer
@@ -40,8 +41,9 @@ class Reader:
                 for chunk in read_chunks(self._corpus, str(shard), self._config, self._tokenizer):
                     index = chunk.index + 1
                     yield {"chunk": [pickle.dumps(chunk)]}
-            except InputError as error:
-                ended = Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=str(error))
+            except Exception as error:  # one shard must not end the job, whatever is wrong with it
+                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                ended = Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=readable(message))
                 yield {"chunk": [pickle.dumps(ended)]}
 
 

@@ -7,6 +7,7 @@ from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe
 from tokenization.corpus import CorpusSource
 from tokenization.image_tokenizer import SHIPPED
+from tokenization.text_tokenizer import PACKAGED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE_CACHE_MARK = "_ray_pkg_"
@@ -73,9 +74,20 @@ class RunPaths:
         return self.run / "text"
 
     @property
+    def text_source(self) -> str:
+        """The text tokenizer's source, as every worker finds it."""
+        source = self.recipe.text_tokenizer
+        return source if source == PACKAGED else str(Path(source).absolute())
+
+    @property
     def export(self) -> Path:
         """The trained model as a Hugging Face folder."""
         return self.run / "export"
+
+
+def in_package_cache() -> bool:
+    """Whether the job runs in a copy of the checkout that Ray made and will delete."""
+    return PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(CHECKOUT)
 
 
 def run_paths(root: str, recipe: Recipe) -> RunPaths:
@@ -91,8 +103,7 @@ def run_paths(root: str, recipe: Recipe) -> RunPaths:
             f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"
         )
     folder = Path(root).expanduser() if root else CHECKOUT / "runs"
-    in_cache = PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(CHECKOUT)
-    if in_cache and (not root or not folder.is_absolute()):
+    if in_package_cache() and (not root or not folder.is_absolute()):
         raise UsageError(
             f"--root {root or 'runs'!r}: the job runs inside Ray's package cache, where outputs vanish; "
             "give an absolute path, as in --root /shared/runs"
