@@ -316,7 +316,7 @@ def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path, tokenizer):  
         places = [2 * chunk.index + place for chunk in chunks for place in chunk.places_hr]
         assert places == chosen
         assert sum(len(chunk.pixels_hr) for chunk in chunks if chunk.pixels_hr is not None) == len(chosen)
-    for wrong in ("score >> = 6", "(", "caption >= 6"):
+    for wrong in ("score >> = 6", "(", "sample_id >= 6"):
         with pytest.raises(InputError, match="cannot be applied"):
             check_query(wrong)
             list(read_chunks(corpus_in(tmp_path), "000000", TokenizationConfig(hr_where=wrong, **how), tokenizer))
