@@ -97,8 +97,8 @@ def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
     total = next(remaining)
     keys, pictures = [total.keys], [total.pictures]
     for part in remaining:
-        total.codes += part.codes
-        total.codes_hr += part.codes_hr
+        total.codes = total.codes + part.codes  # not in place: what comes from Ray is read-only
+        total.codes_hr = total.codes_hr + part.codes_hr
         total.shards, total.rows, total.rows_hr = (
             total.shards + part.shards,
             total.rows + part.rows,
