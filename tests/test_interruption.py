@@ -105,6 +105,8 @@ def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, who
         while job.poll() is None and not actors_of("Writer") and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 3))
+        if job.poll() is None:
+            killed.append(victim)
         if victim == "driver":
             job.send_signal(signal.SIGKILL)
         elif victim == "node":
@@ -112,8 +114,6 @@ def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, who
         else:
             for process in actors_of(victim):
                 process.kill()
-        if job.poll() is None:
-            killed.append(victim)
         if victim == "driver":
             job.wait()
         else:
