@@ -99,8 +99,9 @@ def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, who
             command(inputs, tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         shards = len(list(tokens.glob("*.parquet")))
+        first = "Reader" if victim == "node" else victim
         deadline = time.monotonic() + 120
-        while job.poll() is None and time.monotonic() < deadline and not (victim == "driver" or actors_of(victim)):
+        while job.poll() is None and time.monotonic() < deadline and not (victim == "driver" or actors_of(first)):
             time.sleep(0.05)
         while job.poll() is None and not actors_of("Writer") and time.monotonic() < deadline:
             time.sleep(0.05)
