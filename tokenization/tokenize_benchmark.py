@@ -154,13 +154,18 @@ def encoder_flop(config: TokenizationConfig, tools: Tools) -> float:
 
 @contextmanager
 def peak_memory() -> Any:
-    """Yields a list whose one item is, in the end, the most bytes that this process and Ray's workers held at once,
-    what they share apart."""
+    """Yields a list whose one item is, in the end, the most bytes that this process, those it started and Ray's workers
+    held at once, what they share apart."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:
+        me = psutil.Process()
         while not ended.wait(0.5):
-            peak[0] = max(peak[0], sum(map(_own_bytes, psutil.process_iter(["name", "cmdline"]))))
+            own = {process.pid: process for process in (me, *me.children(recursive=True))}
+            for process in psutil.process_iter(["cmdline"]):
+                if " ".join(process.info["cmdline"] or ()).startswith("ray::"):
+                    own[process.pid] = process
+            peak[0] = max(peak[0], sum(map(_own_bytes, own.values())))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -172,9 +177,6 @@ def peak_memory() -> Any:
 
 
 def _own_bytes(process: psutil.Process) -> int:
-    command = " ".join(process.info["cmdline"] or ())
-    if process.pid != psutil.Process().pid and not command.startswith("ray::"):
-        return 0
     try:
         memory = process.memory_info()
     except psutil.Error:  # it ended in between

@@ -100,7 +100,8 @@ def tokenize_corpus(
             broken = error
         idle_passes = 0 if len(pages) + len(failed) > before else idle_passes + 1
         if idle_passes == PASSES_WITHOUT_PROGRESS:
-            raise RuntimeError(f"{len(pending)} shards were begun {idle_passes} times, none was finished") from broken
+            message = f"{len(pending)} shards were begun {idle_passes} times, none was finished"
+            raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
     return close_books(url, (pages[shard] for shard in sorted(pages)), failed, fingerprint, storage)
 
 
