@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.export import load_export
 from pipeline.generation import Sampling, generate_captions, generate_codes
 from pipeline.sequences import INSTRUCTIONS, SequenceBuilder
-from tokenization.text_tokenizer import end_of_text_id
+from tokenization.text_tokenizer import end_of_text_id, text_ids
 
 
 class Generator:
@@ -34,7 +34,7 @@ class Generator:
         """Adds `drawn_codes` [B, N] to a batch with `prompt`, and `caption` to one with `codes` and `language`."""
         made = {}
         if "prompt" in batch:
-            prompts = [self._tokenizer(str(prompt))["input_ids"] for prompt in batch["prompt"]]
+            prompts = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
             made["drawn_codes"] = generate_codes(self._model, prompts, self._num_codes, self._sampling)
         if "codes" in batch:
             pictures = [

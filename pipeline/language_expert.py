@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     get_cosine_schedule_with_warmup,
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline.sequences import INSTRUCTIONS
+from tokenization.text_tokenizer import text_ids
 
 TRAINING_FILE = "training.json"
 """The settings and the last step's figures, beside the weights."""
@@ -58,7 +59,7 @@ class LanguageExpertConfig:
 def train_language_expert(
     config: LanguageExpertConfig,
     captions: list[dict[str, str]],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     output: Path,
     report: Callable[[dict[str, float]], None],
 ) -> None:
@@ -109,11 +110,12 @@ Pair = tuple[np.ndarray, ...]
 """Ids of an instruction, of a caption of the picture, and of the caption the instruction asks for."""
 
 
-def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast) -> list[Pair]:
     instructions = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in INSTRUCTIONS.items()}
     pairs: list[Pair] = []
     for by_language in captions:
-        ids = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in by_language.items()}
+        lines = text_ids(tokenizer, list(by_language.values()))
+        ids = {language: np.asarray(line) for language, line in zip(by_language, lines, strict=True)}
         for language in filter(ids.__contains__, instructions):
             target = np.append(ids[language], tokenizer.eos_token_id)
             pairs += [(instructions[language], source, target) for source in ids.values()]
@@ -150,7 +152,7 @@ def _save(
     small: Qwen2ForCausalLM,
     config: LanguageExpertConfig,
     used: np.ndarray,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     output: Path,
     figures: dict[str, float],
 ) -> None:
