@@ -19,6 +19,7 @@ from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE, train_language_expert  # noqa: E402
 from pipeline.token_data import build_row_index, caption_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
@@ -50,7 +51,7 @@ def main(options: Options) -> None:
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
         steps = recipe.language_expert.steps
-        messages = ray.remote(num_cpus=0)(Messages).remote()
+        messages = actor_here(Messages).remote()
         with saying(messages):
             loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus, messages))
         ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)

@@ -13,8 +13,6 @@ from collections import defaultdict  # noqa: E402
 from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
-import ray  # noqa: E402
-
 from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
@@ -22,6 +20,7 @@ from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
+from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
@@ -203,7 +202,7 @@ def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
             say(f"stage {number}: passed over {reason}")
     devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(number)) as ledger:
-        board = ray.remote(num_cpus=0)(Board).remote(
+        board = actor_here(Board).remote(
             number, stage.steps, stage.log_every_steps, str(output / "metrics.jsonl"), ledger
         )
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)

@@ -21,6 +21,7 @@ import torch.distributed as dist  # noqa: E402
 from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
+from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.ray_training import run_workers  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
@@ -86,7 +87,7 @@ def main(options: Options) -> None:
     devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
         if not options.measure_only:
-            board = ray.remote(num_cpus=0)(Board).remote(config.steps, ledger)
+            board = actor_here(Board).remote(config.steps, ledger)
             loop = partial(train, config, corpus, paths.vq)
             say_what_is_short(scaling.num_cpus, scaling.num_gpus)
             with saying(board):

@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 import ray
 
+from pipeline.driver_node import actor_here
+
 SECONDS_PER_DAY = 86_400
 COUNTERS = ("productive_seconds", "steps", "samples", "tokens", "flop")
 
@@ -81,7 +83,7 @@ def keep_ledger(folder: Path, attempt: Attempt, heartbeat_s: float) -> Iterator[
 
     The rows come from an actor of their own, so they go on while the driver waits for a training run.
     """
-    actor: Any = ray.remote(num_cpus=0)(LedgerFile).remote(str(folder), attempt, heartbeat_s)
+    actor = actor_here(LedgerFile).remote(str(folder), attempt, heartbeat_s)
     outcome = "failed"
     try:
         yield actor

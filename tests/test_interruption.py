@@ -95,9 +95,9 @@ def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, who
     for number in range(KILLS):
         victim = ("driver", "Encoder", "Reader", "Writer", "node")[number % 5]
         environment = os.environ | {"RAY_ADDRESS": nodes.cluster.address}
-        job = subprocess.Popen(
-            command(inputs, tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        log = tmp_path / f"job{number}.log"
+        with log.open("w") as file:
+            job = subprocess.Popen(command(inputs, tmp_path), env=environment, stdout=file, stderr=file)
         shards = len(list(tokens.glob("*.parquet")))
         first = "Reader" if victim == "node" else victim
         deadline = time.monotonic() + 120
@@ -118,7 +118,7 @@ def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, who
         if victim == "driver":
             job.wait()
         else:
-            assert job.wait(timeout=300) == 0, f"the job did not survive that its {victim} was killed"
+            assert job.wait(timeout=300) == 0, f"its {victim} was killed: {log.read_text()}"
             assert len(list(tokens.glob("*.parquet"))) == SHARDS
             for path in sorted(tokens.glob("*.parquet"))[shards % SHARDS :: 2]:
                 path.unlink()  # work for the next kill

@@ -16,7 +16,7 @@ FROM_TOKENIZATION = {
     "tokenization.image_tokenizer",
     "tokenization.text_tokenizer",
 }
-RAY_FILES = {"ray_training.py", "ledger.py"}
+RAY_FILES = {"ray_training.py", "ledger.py", "driver_node.py"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -22,6 +22,7 @@ from tokenization.pictures import load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus
+from tokenization.tokenize_stages import load_encoder
 from tokenization.workers import Workers
 
 STEADY = (0.25, 0.85)
@@ -82,7 +83,7 @@ def measure_tokenization(
     batches = max(8, naive_pictures // config.encode_batch_size)
     task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(encoder_seconds)
     count = workers.num_encoders if workers.use_gpu else cores
-    encoders = [task.remote(config, tools, workers.use_gpu, batches) for _ in range(count)]
+    encoders = [task.remote(config, tools, workers, batches) for _ in range(count)]
     encoder = sum(1 / seconds for seconds in ray.get(encoders))
     say(f"encoders alone, {count} of them: {encoder:.1f} pictures/s")
     loop = ray.remote(num_cpus=0 if workers.use_gpu else cores, num_gpus=num_gpus)(naive_seconds)
@@ -108,9 +109,9 @@ def reader_seconds(corpus: Corpus, shard: str, config: TokenizationConfig, tools
     return (time.perf_counter() - started) / pictures
 
 
-def encoder_seconds(config: TokenizationConfig, tools: Tools, use_gpu: bool, batches: int) -> float:
+def encoder_seconds(config: TokenizationConfig, tools: Tools, workers: Workers, batches: int) -> float:
     """Seconds a picture that encoding takes, from pixels in memory to codes in memory."""
-    vqgan = ImageTokenizer(tools.vq_folder, "cuda" if use_gpu else "cpu", getattr(torch, config.encoder_dtype))
+    vqgan = load_encoder(config, tools.vq_folder, workers)
     shape = (config.encode_batch_size, config.size_px, config.size_px, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     for _ in range(WARMUP_BATCHES):

@@ -25,6 +25,7 @@ from tokenization.workers import Workers
 
 READER_CPUS = 0.25
 """CPUs that a reading actor asks for, and leaves of each encoding one: so as many encoders as cores have readers."""
+CHUNKS_AT_ONCE_ON_GPU = 4
 ENCODERS_PER_WRITER = 8
 PASSES_WITHOUT_PROGRESS = 3
 """Times that everything left is begun anew with no shard done, before the cluster counts as broken."""
@@ -212,8 +213,8 @@ def _pipeline(
     )
     return read.map_batches(
         Encoder,
-        fn_constructor_args=(config, tools.vq_folder, workers.use_gpu, writers),
-        batch_size=1,
+        fn_constructor_args=(config, tools.vq_folder, workers, writers),
+        batch_size=CHUNKS_AT_ONCE_ON_GPU if workers.use_gpu else 1,
         num_cpus=1 - READER_CPUS,
         num_gpus=1 if workers.use_gpu else 0,
         resources=workers.encoder_resources or None,

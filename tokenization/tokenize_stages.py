@@ -8,6 +8,7 @@ import json
 import pickle
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +25,7 @@ from tokenization.shard_rows import Chunk, TokenizationConfig, read_chunks
 from tokenization.storage import open_storage
 from tokenization.text_tokenizer import load_text_tokenizer
 from tokenization.token_table import Fingerprint, write_token_shard
+from tokenization.workers import Workers
 
 
 class Reader:
@@ -50,24 +52,25 @@ class Reader:
 class Encoder:
     """Ray Data actor: adds the codes to each chunk's rows, gives those to a writer, and tells of it."""
 
-    def __init__(self, config: TokenizationConfig, vq_folder: Any, use_gpu: bool, writers: list[Any]) -> None:
+    def __init__(self, config: TokenizationConfig, vq_folder: Any, workers: Workers, writers: list[Any]) -> None:
         self._config, self._writers = config, writers
-        dtype = getattr(torch, config.encoder_dtype)
-        self._vqgan = ImageTokenizer(vq_folder, "cuda" if use_gpu else "cpu", dtype)
+        self._vqgan = load_encoder(config, vq_folder, workers)
+        self._threads = ThreadPoolExecutor(2 if workers.use_gpu else 1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Chunks to a few numbers of each."""
-        told = []
-        for content in batch["chunk"]:
-            chunk: Chunk = pickle.loads(content)
-            if chunk.rows:
-                self._encode(chunk)
-            if not chunk.error:
-                writer = self._writers[writer_of(chunk.shard, len(self._writers))]
-                ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects))
-            told.append((chunk.shard, chunk.index, chunk.last, chunk.error, len(chunk.rows), len(chunk.rejects)))
+        """Chunks to a few numbers of each. A GPU encodes one while another is unpacked or handed on."""
+        told = list(self._threads.map(self._one, batch["chunk"]))
         names = ("shard", "index", "last", "error", "rows", "rejects")
         return {name: list(values) for name, values in zip(names, zip(*told, strict=True), strict=True)}
+
+    def _one(self, content: bytes) -> tuple[str, int, bool, str, int, int]:
+        chunk: Chunk = pickle.loads(content)
+        if chunk.rows:
+            self._encode(chunk)
+        if not chunk.error:
+            writer = self._writers[writer_of(chunk.shard, len(self._writers))]
+            ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects))
+        return chunk.shard, chunk.index, chunk.last, chunk.error, len(chunk.rows), len(chunk.rejects)
 
     def _encode(self, chunk: Chunk) -> None:
         codes = self._checked(chunk.pixels)
@@ -124,6 +127,13 @@ class Writer:
     def drop(self, shard: str) -> None:
         """Forgets the chunks of a shard that could not be read to its end."""
         self._chunks.pop(shard, None)
+
+
+def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> ImageTokenizer:
+    """The image tokenizer as it encodes a corpus."""
+    device = "cuda" if workers.use_gpu else "cpu"
+    compiled = workers.use_gpu and workers.compile_encoder
+    return ImageTokenizer(vq_folder, device, getattr(torch, config.encoder_dtype), compiled)
 
 
 def writer_of(shard: str, num_writers: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from jobs.common.cli import connect_to_ray, say
 from jobs.common.messages import Messages
 from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.driver_node import actor_here
 from pipeline.geometry import with_layers
 from pipeline.plain_training import run_stage_without_ray
 from pipeline.ray_training import ScalingConfig, run_workers
@@ -75,7 +76,7 @@ def without_ray(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
 def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
     """Rank 0's figures of every step."""
     connect_to_ray()
-    steps: Any = ray.remote(num_cpus=0)(Steps).remote()
+    steps: Any = actor_here(Steps).remote()
     run_workers(partial(train_stage, run), scaling, "benchmark", run.output / "ray_train", steps)
     figures = ray.get(steps.figures.remote())
     ray.shutdown()
