@@ -111,7 +111,7 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
 
 def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
     """Rows of the last stage, one a language: sample_id, language, caption, codes."""
-    index = build_row_index(paths.tokens, recipe.stages[-1].where)
+    index = build_row_index(paths.tokens, recipe.stages[-1].sources[recipe.first_corpus].where)
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)
     rows = []

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Writes a corpus as WebDataset tar shards: the demo's drawings with English and Chinese names, or noise."""
+"""Makes a corpus: the demo's drawings with English and Chinese names and illustrated lists of them, or noise."""
 
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  #
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from tokenization.lists_corpus import LISTS_FILE, illustrated_lists, write_lists  # noqa: E402
 from tokenization.noise_corpus import write_noise_shard  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION, list_drawings, write_shard  # noqa: E402
 
@@ -26,7 +27,8 @@ class Options(JobOptions):
     """Flags of `make_corpus`."""
 
     kind: Literal["drawings", "noise"] = "drawings"
-    """drawings: the demo's corpus. noise: pictures of noise with captions of random words, for benchmarks."""
+    """drawings: the recipe's corpora that are made of drawings. noise: pictures of noise with captions of random words,
+    for benchmarks."""
     rows: int = 10_000
     """Of noise: pictures."""
     size_px: int = 384
@@ -43,21 +45,34 @@ def main(options: Options) -> None:
     if options.kind == "noise":
         make_noise(options, recipe, paths)
         return
-    if recipe.corpus.path:
-        raise UsageError(f"recipe {recipe.name!r} has its corpus at {recipe.corpus.path!r}; there is nothing to render")
-    make_corpus(recipe, paths)
+    made = [name for name, corpus in recipe.corpora.items() if not corpus.path]
+    if not made:
+        raise UsageError(f"recipe {recipe.name!r} has its corpora elsewhere; there is nothing to render")
+    for name in made:
+        make_corpus(name, recipe, paths)
 
 
-def make_corpus(recipe: Recipe, paths: RunPaths) -> None:
-    """Renders the drawings' shards that are missing."""
-    drawings, size = list_drawings(), recipe.corpus.shard_rows
-    pieces = [drawings[start : start + size] for start in range(0, len(drawings), size)]
-    tasks = {
-        paths.corpus / f"{number:05d}.tar": (write_shard, (piece, number, recipe.corpus.size_px), len(piece))
-        for number, piece in enumerate(pieces)
-    }
+Tasks = dict[Path, tuple[Callable, tuple, int]]
+"""A shard's path to what writes it, that function's arguments after the path, and the shard's rows."""
+
+
+def make_corpus(name: str, recipe: Recipe, paths: RunPaths) -> None:
+    """Makes the shards of one of the recipe's corpora that are missing."""
+    corpus, folder, drawings = recipe.corpora[name], paths.corpus_of(name), list_drawings()
+    if corpus.made == "lists":
+        lists = illustrated_lists(drawings, corpus.groups, corpus.lists_per_group, corpus.drawings_per_list)
+        tasks: Tasks = {folder / LISTS_FILE: (write_lists, (lists, corpus.size_px), len(lists))}
+        what = f"{len(lists)} illustrated lists"
+    else:
+        size = corpus.shard_rows
+        pieces = [drawings[start : start + size] for start in range(0, len(drawings), size)]
+        tasks = {
+            folder / f"{number:05d}.tar": (write_shard, (piece, number, corpus.size_px), len(piece))
+            for number, piece in enumerate(pieces)
+        }
+        what = f"{len(drawings)} drawings"
     _write_missing(tasks, paths)
-    say(f"corpus: {len(drawings)} drawings at {recipe.corpus.size_px} px in {paths.corpus}. {ATTRIBUTION}")
+    say(f"corpus: {what} at {corpus.size_px} px in {folder}. {ATTRIBUTION}")
 
 
 def make_noise(options: Options, recipe: Recipe, paths: RunPaths) -> None:
@@ -75,8 +90,8 @@ def make_noise(options: Options, recipe: Recipe, paths: RunPaths) -> None:
     say(f"corpus: {options.rows} pictures of noise, shorter side {options.size_px} px, in {folder}")
 
 
-def _write_missing(tasks: dict[Path, tuple[Callable, tuple, int]], paths: RunPaths) -> None:
-    """Runs what writes the shards that are not there: path to function, its arguments after the path, and its rows."""
+def _write_missing(tasks: Tasks, paths: RunPaths) -> None:
+    """Runs what writes the shards that are not there."""
     missing = {path: task for path, task in tasks.items() if not path.exists()}
     if not missing:
         say(f"corpus: all {len(tasks)} shards are there")

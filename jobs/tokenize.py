@@ -18,8 +18,9 @@ from ray.util.metrics import Gauge  # noqa: E402
 from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.run_paths import in_package_cache  # noqa: E402
+from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
+from tokenization.books import Manifest  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.shard_rows import TokenizationConfig, check_query  # noqa: E402
 from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
@@ -44,7 +45,7 @@ class Options(JobOptions):
     """Flags of `tokenize`. Zero or empty leaves a value to the recipe; `--set` reaches all others."""
 
     corpus: Annotated[str, _recipes("the demo's drawings")] = ""
-    """Folder or s3://bucket/prefix to tokenize instead of the recipe's corpus."""
+    """Folder or s3://bucket/prefix to tokenize instead of the recipe's first corpus, and nothing else."""
     output: Annotated[str, _default("`tokens` in the run's folder")] = ""
     """Folder or s3://bucket/prefix for the tokens."""
     layout: Annotated[Literal["", "webdataset", "parquet", "documents", "imagefolder"], _default("by its files")] = ""
@@ -111,50 +112,69 @@ class Options(JobOptions):
             max_caption_ids=self.max_caption_ids,
             encode_batch_size=self.encode_batch_size,
         )
+        reading: dict[str, Any] = {"layout": self.layout, "image_column": self.image_column}
         path = self.corpus if not self.corpus or "://" in self.corpus else str(Path(self.corpus).absolute())
         return replace(
             recipe,
-            corpus=replace(recipe.corpus, **_given(path=path, layout=self.layout, image_column=self.image_column)),
+            corpora=recipe.corpora | {recipe.first_corpus: replace(recipe.corpus, **_given(path=path, **reading))},
             tokenization=replace(tokenization, limits=replace(tokenization.limits, **limits), **tokens),
             tokenizers=replace(recipe.tokenizers, **_given(num_encoders=self.encoders, max_readers=self.readers)),
         )
 
 
 def main(options: Options) -> dict:
-    """Tokenizes what is not tokenized yet; makes the demo's corpus where it is missing."""
+    """Tokenizes what is not tokenized yet; makes the corpora that are to be made where they are missing."""
     recipe, paths = options.resolve()
     recipe = options.applied(recipe)
     paths = replace(paths, recipe=recipe)
-    if not recipe.corpus.path:
-        make_corpus(recipe, paths)
-    corpus, workers = Corpus(paths.corpus_source), recipe.tokenizers
-    output = options.output or str(paths.tokens)
+    check_query(recipe.tokenization.hr_where)
+    names = list(recipe.corpora)
+    if options.corpus or options.output or options.layout or options.image_column:
+        names = [recipe.first_corpus]  # what the flags say is of one
+    failed: dict[str, str] = {}
+    manifests = {}
+    for name in names:
+        manifests[name] = tokenize_one(name, options.output, recipe, paths)
+        failed |= manifests[name].failed_shards
+    books = asdict(manifests[names[0]]) | {
+        "further_corpora": {name: asdict(manifests[name]) for name in names if name != names[0]}
+    }
+    if failed:
+        for message in failed.values():
+            complain(f"failed: {message}")
+        if options.json:
+            print(json.dumps(books, ensure_ascii=False))
+        raise FailedShards(f"{len(failed)} shards could not be read; mend them and run the job again")
+    return books
+
+
+def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Manifest:
+    """Tokenizes one of the recipe's corpora into `output`, or into its folder in the run where that is empty."""
+    if not recipe.corpora[name].path:
+        make_corpus(name, recipe, paths)
+    corpus, workers, config = Corpus(paths.source_of(name)), recipe.tokenizers, recipe.tokenization
+    if not recipe.corpora[name].high_resolution:
+        config = replace(config, size_hr_px=0)
+    output = output or str(paths.tokens_of(name))
     if "://" not in output and not Path(output).is_absolute():
         if in_package_cache():
             raise UsageError(f"--output {output!r}: the job runs inside Ray's package cache; give an absolute path")
         output = str(Path(output).absolute())  # workers have working directories of their own
-    check_query(recipe.tokenization.hr_where)
     num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
     say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
     devices = workers.num_encoders if workers.use_gpu else workers.num_encoders + 1
     with counted(paths, "tokenize", devices, workers.use_gpu) as ledger:
         tools = Tools(paths.vqgan, paths.text_source, paths.text)
-        manifest = tokenize_corpus(corpus, output, recipe.tokenization, tools, workers, Teller())
+        manifest = tokenize_corpus(corpus, output, config, tools, workers, Teller())
         ledger.add.remote(samples=manifest.rows_out, steps=manifest.shards)
-    high = f", {manifest.rows_hr} of them at {recipe.tokenization.size_hr_px} px, too" if manifest.rows_hr else ""
+    high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
         f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
         f"{manifest.rows_rejected} rejected {manifest.rejects_by_reason or ''}"
     )
-    if recipe.tokenization.size_hr_px and not manifest.rows_hr:
-        complain(f"no row has the high resolution: hr_where {recipe.tokenization.hr_where!r} holds for none")
-    if manifest.failed_shards:
-        for message in manifest.failed_shards.values():
-            complain(f"failed: {message}")
-        if options.json:
-            print(json.dumps(asdict(manifest), ensure_ascii=False))
-        raise FailedShards(f"{len(manifest.failed_shards)} shards could not be read; mend them and run the job again")
-    return asdict(manifest)
+    if config.size_hr_px and not manifest.rows_hr:
+        complain(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
+    return manifest
 
 
 class Teller:

@@ -21,7 +21,7 @@ from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE, train_language_expert  # noqa: E402
-from pipeline.token_data import build_row_index, caption_texts  # noqa: E402
+from pipeline.token_data import build_row_index, caption_texts, document_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import list_token_shards  # noqa: E402
 
@@ -46,7 +46,8 @@ def main(options: Options) -> None:
             )
         say(f"language expert: already in {paths.language_expert}")
         return
-    list_token_shards(paths.tokens)
+    for name in recipe.corpora:
+        list_token_shards(paths.tokens_of(name))
     connect_to_ray()
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
@@ -70,7 +71,12 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> f
         losses.append(figures["loss"])
         ray.get(messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}"))
 
-    train_language_expert(recipe.language_expert, captions, tokenizer, paths.language_expert, report)
+    texts = [
+        text
+        for name in recipe.corpora
+        for text in document_texts(paths.tokens_of(name), build_row_index(paths.tokens_of(name), ""))
+    ]
+    train_language_expert(recipe.language_expert, captions, texts, tokenizer, paths.language_expert, report)
     return losses[-1]
 
 

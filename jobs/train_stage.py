@@ -18,14 +18,15 @@ from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
-from jobs.common.tokens import checked_fingerprint  # noqa: E402
+from jobs.common.tokens import stage_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
+from pipeline.order import MixedOrder  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
-from pipeline.token_data import RowIndex, TokenReader, build_row_index  # noqa: E402
+from pipeline.token_data import SourceRows, TokenReader, build_row_index  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
@@ -112,16 +113,25 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     """
     stage = recipe.stages[number - 1]
     check_base(paths.language_expert)
-    fingerprint = checked_fingerprint(recipe, paths)
+    fingerprint = stage_fingerprint(recipe, paths, stage)
     longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
     if stage.seq_len < longest:
         raise UsageError(
             f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
             f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
         )
-    index = build_row_index(paths.tokens, stage.where)
+    sources = tuple(
+        SourceRows(
+            name,
+            paths.tokens_of(name),
+            build_row_index(paths.tokens_of(name), source.where, source.side_tables, stage.seq_len),
+            source.weight,
+        )
+        for name, source in stage.sources.items()
+    )
     if "high_resolution" in stage.task_shares:
-        check_high_resolution(number, stage, paths, index, longest)
+        for source in sources:
+            check_high_resolution(number, stage, source, longest)
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
@@ -134,8 +144,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         shared_output_projection=recipe.shared_output_projection,
         embedding_noise_std=recipe.embedding_noise_std,
         initial_checkpoint=initial,
-        tokens=paths.tokens,
-        index=index,
+        sources=sources,
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
         output=paths.stage(number),
@@ -151,10 +160,12 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     )
 
 
-def check_high_resolution(number: int, stage: StageConfig, paths: RunPaths, index: RowIndex, longest: int) -> None:
-    """Looks at the first selected row, before any worker starts."""
-    first = next(shard for shard, rows in enumerate(index.rows) if len(rows))
-    row = TokenReader(paths.tokens, index, held_shards=1).row(first, 0)
+def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, longest: int) -> None:
+    """Looks at a source's first selected row, before any worker starts."""
+    first = next(shard for shard, rows in enumerate(source.index.rows) if len(rows))
+    row = TokenReader(source.tokens, source.index, held_shards=1).row(first, 0)
+    if row.document is not None:
+        return
     if row.high_codes is None:
         raise InputError(
             f"stage {number} has task high_resolution, but sample {row.sample_id!r} has no high-resolution codes; "
@@ -190,9 +201,16 @@ def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
     scaling = recipe.scaling
     say(f"stage {number}: {stage.purpose}")
+    taken = MixedOrder([], [each.weight for each in run.sources], stage.global_batch_size).taken(stage.steps)
+    for source, samples in zip(run.sources, taken, strict=True):
+        rows = int(source.index.counts.sum())
+        longer = f"; {source.index.num_too_long:,} documents longer than seq_len {stage.seq_len} are left out"
+        say(
+            f"stage {number}: {source.name}: {rows:,} rows, {samples:,} samples ({samples / rows:.1f} epochs)"
+            + (longer if source.index.num_too_long else "")
+        )
     say(
-        f"stage {number}: {run.index.counts.sum():,} rows, {stage.steps} steps of {stage.global_batch_size} samples "
-        f"({stage.steps * stage.global_batch_size / run.index.counts.sum():.1f} epochs), "
+        f"stage {number}: {stage.steps} steps of {stage.global_batch_size} samples, "
         f"{scaling.num_workers} {'GPU' if scaling.use_gpu else 'CPU'} workers, ZeRO-{recipe.zero.zero_stage}"
     )
     found = newest_verified(output / "checkpoints")

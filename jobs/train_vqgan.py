@@ -81,7 +81,7 @@ def main(options: Options) -> None:
     """Trains from where the last attempt stopped, then measures."""
     recipe, paths = options.resolve()
     if not recipe.corpus.path:
-        make_corpus(recipe, paths)
+        make_corpus(recipe.first_corpus, recipe, paths)
     corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
     devices = scaling.num_gpus or scaling.num_cpus

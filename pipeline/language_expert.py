@@ -49,6 +49,8 @@ class LanguageExpertConfig:
     seq_len: int = 128
     plain_share: float = 0.4
     """Share of the documents without anything to fetch: a caption, every other time after an instruction."""
+    text_share: float = 0.1
+    """Share of the documents that are texts of interleaved documents, where there are any."""
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     learning_rate: float = 2e-3
@@ -59,15 +61,17 @@ class LanguageExpertConfig:
 def train_language_expert(
     config: LanguageExpertConfig,
     captions: list[dict[str, str]],
+    texts: list[list[int]],
     tokenizer: PreTrainedTokenizerFast,
     output: Path,
     report: Callable[[dict[str, float]], None],
 ) -> None:
     """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer, whole or not at all.
 
-    Two kinds of text: a caption, with and without an instruction; and an instruction, blanks, one of the picture's
-    captions, more blanks, and the caption that the instruction asks for, so that attention learns to fetch a meaning
-    from somewhere before. Documents stand one after the other in rows of `seq_len`, as in any pretraining.
+    Three kinds of text: one of `texts`; a caption, with and without an instruction; and an instruction, blanks, one of
+    the picture's captions, more blanks, and the caption that the instruction asks for, so that attention learns to
+    fetch a meaning from somewhere before. Documents stand one after the other in rows of `seq_len`, as in any
+    pretraining.
 
     The rows of ids that never occur are zero, and training counts them: left out of its softmax and untrained,
     148,000 of them would outweigh every real answer. A blank is such an id.
@@ -75,6 +79,7 @@ def train_language_expert(
     Args:
         config: geometry and schedule.
         captions: for each picture its captions by language.
+        texts: ids of further texts, as of interleaved documents without their pictures.
         tokenizer: Qwen's.
         output: the folder to write.
         report: gets step and loss.
@@ -82,8 +87,10 @@ def train_language_expert(
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     pairs = _pairs(captions, tokenizer)
-    used = np.unique(np.concatenate([ids for pair in pairs for ids in pair]))
+    whole = [np.append(text, tokenizer.eos_token_id) for text in texts]
+    used = np.unique(np.concatenate([*whole, *(ids for pair in pairs for ids in pair)]))
     pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
+    whole = [np.searchsorted(used, text) for text in whole]
 
     small = Qwen2ForCausalLM(_qwen2_config(config, len(used) + 1))
     small.set_attn_implementation("eager")  # on a CPU, sdpa's backward takes several times as long
@@ -95,7 +102,7 @@ def train_language_expert(
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 10, config.steps)
     for step in range(1, config.steps + 1):
-        loss = _loss(small, _rows(pairs, blank, config, generator), num_unseen)
+        loss = _loss(small, _rows(pairs, whole, blank, config, generator), num_unseen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(small.parameters(), 1.0)
@@ -122,12 +129,20 @@ def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast) -
     return pairs
 
 
-def _rows(pairs: list[Pair], blank: int, config: LanguageExpertConfig, generator: np.random.Generator) -> np.ndarray:
+def _rows(
+    pairs: list[Pair],
+    texts: list[np.ndarray],
+    blank: int,
+    config: LanguageExpertConfig,
+    generator: np.random.Generator,
+) -> np.ndarray:
     """Random documents one after the other, cut into rows: int64 [batch_size, seq_len + 1]."""
     wanted, parts = config.batch_size * (config.seq_len + 1), []
     while wanted > 0:
         instruction, source, target = pairs[generator.integers(len(pairs))]
-        if generator.random() < config.plain_share:
+        if texts and generator.random() < config.text_share:
+            document = [texts[generator.integers(len(texts))]]
+        elif generator.random() < config.plain_share:
             document = [instruction, target] if generator.random() < 0.5 else [target]
         else:
             before, after = (np.full(count, blank) for count in generator.integers(config.max_blanks + 1, size=2))

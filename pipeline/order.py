@@ -17,6 +17,7 @@ class SampleOrder:
         rows_by_shard: selected rows of each shard, int64 [shards].
         seed: the run's.
         stage_number: two stages of a run have different orders.
+        source_number: and so have two sources of a stage.
         window_shards: shards whose rows are mixed.
     """
 
@@ -24,6 +25,7 @@ class SampleOrder:
     seed: int
     stage_number: int
     window_shards: int
+    source_number: int = 0
     _cache: dict[str, Callable] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -45,7 +47,7 @@ class SampleOrder:
 
     def _shuffle_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's shards in order, and the offset at which each window of them ends."""
-        shards = generator(self.seed, self.stage_number, epoch).permutation(len(self.rows_by_shard))
+        shards = generator(self.seed, self.stage_number, self.source_number, epoch).permutation(len(self.rows_by_shard))
         ends = np.cumsum(self.rows_by_shard[shards])[self.window_shards - 1 :: self.window_shards]
         if len(shards) % self.window_shards:
             ends = np.append(ends, self.num_samples)
@@ -56,8 +58,66 @@ class SampleOrder:
         counts = self.rows_by_shard[shards]
         all_shards = np.repeat(shards, counts)
         all_rows = np.concatenate([np.arange(count) for count in counts])
-        order = generator(self.seed, self.stage_number, epoch, window + 1).permutation(len(all_rows))
+        key = (self.seed, self.stage_number, self.source_number, epoch, window + 1)
+        order = generator(*key).permutation(len(all_rows))
         return all_shards[order], all_rows[order]
+
+
+@dataclass(frozen=True)
+class MixedOrder:
+    """The orders of several sources, each of which gives every step its share of the samples.
+
+    Before step s, source i has given floor(share_i * s * samples_per_step) samples, and the one with the largest share
+    all others: so any step is found without going through those before it, and each source runs through its own epochs.
+
+    Attributes:
+        orders: of the sources.
+        weights: of the sources, relative to each other.
+        samples_per_step: of all sources.
+    """
+
+    orders: list[SampleOrder]
+    weights: list[float]
+    samples_per_step: int
+
+    def __post_init__(self) -> None:
+        if problem := no_room(self.weights, self.samples_per_step):
+            raise ValueError(problem)
+
+    def step(self, step: int) -> list[tuple[int, int, int]]:
+        """Source, shard, and place among the shard's selected rows, of each sample of the step."""
+        before, after = self.taken(step), self.taken(step + 1)
+        return [
+            (source, *order.at(position))
+            for source, order in enumerate(self.orders)
+            for position in range(before[source], after[source])
+        ]
+
+    def taken(self, step: int) -> list[int]:
+        """Samples that each source has given before `step`."""
+        parts = _parts(self.weights)
+        taken = [part * step * self.samples_per_step // PARTS for part in parts]
+        largest = parts.index(max(parts))
+        taken[largest] += step * self.samples_per_step - sum(taken)
+        return taken
+
+
+PARTS = 1 << 24
+"""Shares are whole numbers of these parts: sums of floats would differ in the end."""
+
+
+def no_room(weights: list[float], samples_per_step: int) -> str:
+    """What is wrong where the smaller sources can take more samples than a step has; else empty."""
+    parts = _parts(weights)
+    most = sum(-(-part * samples_per_step // PARTS) for part in sorted(parts)[:-1])
+    if most < samples_per_step:
+        return ""
+    return f"{len(weights)} sources do not fit into steps of {samples_per_step} samples; raise global_batch_size"
+
+
+def _parts(weights: list[float]) -> list[int]:
+    total = sum(weights)
+    return [round(weight / total * PARTS) for weight in weights]
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.collate import MicroBatch, collate
 from pipeline.errors import InputError
-from pipeline.order import SampleOrder, generator
+from pipeline.order import MixedOrder, generator
 from pipeline.packing import deal_rows, pack_rows
 from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
@@ -43,20 +43,20 @@ class Step:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The steps of one stage."""
+    """The steps of one stage. `readers` are the sources', in the order's numbering."""
 
     stage: StageConfig
     stage_number: int
     seed: int
-    order: SampleOrder
-    reader: TokenReader
+    order: MixedOrder
+    readers: list[TokenReader]
     builder: SequenceBuilder
 
     def step(self, step: int, rank: int, world_size: int) -> Step:
         """The step's batches for `rank` of `world_size`; `step` counts from 0."""
         size = self.stage.global_batch_size
         draws = generator(self.seed, self.stage_number, DRAW_STREAM, step).random((size, 3))
-        rows = [self.reader.row(*self.order.at(step * size + number)) for number in range(size)]
+        rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
         sequences = [self._sequence(row, *draw) for row, draw in zip(rows, draws, strict=True)]
         counts = np.zeros(len(Task), np.int64)
         for sequence in sequences:
@@ -73,6 +73,8 @@ class StagePlan:
         return Step(micro_steps, size, [row.sample_id for row in rows], counts)
 
     def _sequence(self, row: Row, task_draw: float, language_draw: float, dropout_draw: float) -> Sequence:
+        if row.document is not None:
+            return self.builder.interleaved(row.document)
         task = _pick(self.stage.task_shares, task_draw)
         language = _pick(self.stage.language_shares, language_draw)
         caption = next((caption for caption in row.captions if caption.language == language), row.captions[0])

@@ -3,7 +3,8 @@
 text to image:   `caption <img> c1..cN </img>`, loss on the codes, and on `<img>` as a task of its own
 captioning:      `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
 high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in text to image, and on the high codes
-interleaved:     text and pictures `<img> c1..cN </img>` in any order, loss on the openers and the codes
+interleaved:     text and pictures `<img> c1..cN </img>` in any order, `<|endoftext|>`; loss on openers, codes, and the
+                 text after the first picture, which is the first that depends on trained weights
 
 Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
 between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
@@ -29,6 +30,8 @@ class Task(Enum):
     OPENER = 2
     """`<img>` after a caption's last position: teaches when a picture begins."""
     HIGH_RESOLUTION = 3
+    DOCUMENT_TEXT = 4
+    """What stands between the codes of an interleaved document: its openers, and its text after the first picture."""
 
 
 class Kind(Enum):
@@ -140,19 +143,20 @@ class SequenceBuilder:
         """
         if not any(isinstance(segment, np.ndarray) for segment in segments):
             raise ValueError("an interleaved document needs a picture")
-        ids, positions, tasks = np.zeros(0, np.int64), [], []
-        for segment in segments:
-            if isinstance(segment, list):
-                ids = np.concatenate([ids, np.asarray(segment, np.int64)])
-                continue
-            if len(ids):
-                positions.append(len(ids) - 1)
-                tasks.append(Task.OPENER.value)
-            positions += range(len(ids), len(ids) + len(segment))
-            tasks += [Task.TEXT_TO_IMAGE.value] * len(segment)
-            ids = np.concatenate([ids, self._picture(segment)])
-        at = np.asarray(positions)
-        return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), at, ids[at + 1], np.asarray(tasks))
+        parts = [
+            self._picture(part) if isinstance(part, np.ndarray) else np.asarray(part, np.int64) for part in segments
+        ]
+        ids = np.concatenate([*parts, [self.end_id]])
+        closer = self.vocabulary.closer(Role.BASE)
+        is_visual = ids >= self.vocabulary.text_vocab_size
+        after_picture = np.cumsum(ids == closer) > 0
+        # A position predicts the next id: not a closer, which is forced, and not text before any picture.
+        labelled = np.where(is_visual[1:], ids[1:] != closer, after_picture[:-1])
+        positions = np.nonzero(labelled)[0]
+        offset, codebook = self.vocabulary.code_offset, self.vocabulary.codebook_size
+        is_code = (ids[positions + 1] >= offset) & (ids[positions + 1] < offset + codebook)
+        tasks = np.where(is_code, Task.TEXT_TO_IMAGE.value, Task.DOCUMENT_TEXT.value)
+        return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:
         """`codes` are raw VQ indices [N].

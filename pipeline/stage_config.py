@@ -6,6 +6,8 @@ from pipeline.attention import ATTENTIONS
 from pipeline.sequences import INSTRUCTIONS
 from pipeline.vocabulary import NORMALISATIONS
 
+MAIN = "main"
+"""The corpus of a recipe that names none."""
 TASKS = ("text_to_image", "captioning", "high_resolution")
 CHOICES = {
     "attention": ATTENTIONS,
@@ -19,14 +21,32 @@ POSITIVE = (
 
 
 @dataclass(frozen=True)
+class Source:
+    """The rows of one corpus that a stage trains on.
+
+    Attributes:
+        weight: share of the stage's samples, relative to the other sources'.
+        where: pandas query over the token table's plain columns and the side tables'; empty takes every row.
+        side_tables: parquet files with a column `sample_id` and more columns for `where`; or folders of such files with
+            the token shards' own relative paths, which are read shard by shard.
+    """
+
+    weight: float = 1.0
+    where: str = ""
+    side_tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One stage.
 
     Attributes:
         purpose: what it is for, in words.
-        where: pandas query over the token table's plain columns; empty takes every row.
-        task_shares: share of the samples, by task (`TASKS`); they sum to 1.
-        task_weights: weight of each task's mean loss (also `opener`).
+        sources: what it trains on, by the corpus's name in the recipe. Rows of interleaved documents train as whole
+            documents, whatever the tasks' shares.
+        task_shares: share of the single pictures' samples, by task (`TASKS`); they sum to 1.
+        task_weights: weight of each task's mean loss; also of `opener`, a caption's, and of `document_text`, an
+            interleaved document's openers and its text after a picture.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
@@ -53,10 +73,16 @@ class StageConfig:
     """
 
     purpose: str
-    where: str = ""
+    sources: dict[str, Source] = field(default_factory=lambda: {MAIN: Source()})
     task_shares: dict[str, float] = field(default_factory=lambda: {"text_to_image": 1.0})
     task_weights: dict[str, float] = field(
-        default_factory=lambda: {"text_to_image": 1.0, "captioning": 1.0, "opener": 0.01, "high_resolution": 1.0}
+        default_factory=lambda: {
+            "text_to_image": 1.0,
+            "captioning": 1.0,
+            "opener": 0.01,
+            "high_resolution": 1.0,
+            "document_text": 1.0,
+        }
     )
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
@@ -89,13 +115,20 @@ class StageConfig:
             total = sum(getattr(self, name).values())
             if abs(total - 1) > 1e-6:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
-        known_tasks = {*TASKS, "opener"}
+        known_tasks = {*TASKS, "opener", "document_text"}
         if unknown := set(self.task_weights) - known_tasks:
             found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
         if unknown := set(self.task_shares) - set(TASKS):
             found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}")
         if unknown := set(self.language_shares) - set(INSTRUCTIONS):
             found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
+        if not self.sources:
+            found.append("sources is empty; name a corpus of the recipe")
+        for name, source in self.sources.items():
+            if not source.weight > 0:
+                found.append(
+                    f"sources.{name}.weight is {source.weight}, it must be above 0; leave the source out instead"
+                )
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")

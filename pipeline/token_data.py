@@ -11,41 +11,51 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.side_tables import SideTable
 from tokenization.token_table import common_fingerprint, list_token_shards
 
-HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop")
-READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions")
+HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
+READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")
+PICTURE_BORDERS = 2
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption: its language and its text ids."""
+    """One caption: its language, its text ids, and the length of its text in UTF-8 bytes."""
 
     language: str
     ids: list[int]
+    num_bytes: int
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions."""
+    """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions.
+
+    Or a whole interleaved document: the first picture's values, and in `document` text ids as lists and pictures'
+    codes, in order.
+    """
 
     sample_id: str
     codes: np.ndarray
     high_codes: np.ndarray | None
     captions: list[Caption]
+    document: list[list[int] | np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class RowIndex:
-    """The rows of each shard that a stage uses.
+    """The rows of each shard that a stage uses; of an interleaved document its first picture's.
 
     Attributes:
         shards: paths relative to the token folder, sorted.
         rows: for each shard its selected row numbers, int32.
+        num_too_long: documents that were left out because they have too many ids.
     """
 
     shards: list[str]
     rows: list[np.ndarray]
+    num_too_long: int = 0
 
     @property
     def counts(self) -> np.ndarray:
@@ -60,30 +70,83 @@ class RowIndex:
         return digest.hexdigest()
 
 
-def build_row_index(tokens: Path, where: str) -> RowIndex:
-    """Selects rows by `where`, a pandas query over the token table's plain columns; empty selects all.
+@dataclass(frozen=True)
+class SourceRows:
+    """One source of a stage: its corpus's name, its token folder, its rows, and its weight among the sources."""
+
+    name: str
+    tokens: Path
+    index: RowIndex
+    weight: float = 1.0
+
+
+def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
+    """Identifies the selections of a stage and their order."""
+    return hashlib.sha256(
+        "\n".join(f"{source.name} {source.index.sha256()}" for source in sources).encode()
+    ).hexdigest()
+
+
+def build_row_index(
+    tokens: Path, where: str, side_tables: tuple[str, ...] = (), max_document_ids: int | None = None
+) -> RowIndex:
+    """Selects rows by `where`, a pandas query over the plain columns of the token table and of side tables.
+
+    Args:
+        tokens: folder of token shards.
+        where: the query; empty selects all. Of a document the first picture's row decides.
+        side_tables: see `Source`.
+        max_document_ids: longer documents are left out, and counted.
 
     Raises:
-        InputError: the token folder cannot be used, or `where` names an unknown column or selects nothing.
+        InputError: the token folder or a side table cannot be used, or `where` names an unknown column or selects
+            nothing.
     """
     shards = list_token_shards(tokens)
     common_fingerprint(shards)
-    rows = []
+    sides = [SideTable(path) for path in side_tables]
+    rows, num_too_long = [], 0
     names_of = {path: [name for name in pq.read_schema(path).names if name not in HEAVY_COLUMNS] for path in shards}
     known = sorted(set().union(*names_of.values()))
     for path in shards:
         # A column that no picture of a shard had is missing from that shard, and empty for all its rows.
         frame = pq.read_table(path, columns=names_of[path]).to_pandas().reindex(columns=known)
+        for side in sides:
+            frame = side.join(frame, path.relative_to(tokens).as_posix())
+        samples, too_long = _samples(path, len(frame), max_document_ids)
+        num_too_long += too_long
+        frame = frame.iloc[samples]
         try:
             chosen = frame.query(where, engine="python") if where and len(frame) else frame
         except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
-            columns = ", ".join(known)
+            columns = ", ".join(map(str, frame.columns))
             raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
         rows.append(chosen.index.to_numpy(np.int32))
-    index = RowIndex([path.relative_to(tokens).as_posix() for path in shards], rows)
+    for side in sides:
+        side.check_matched()
+    index = RowIndex([path.relative_to(tokens).as_posix() for path in shards], rows, num_too_long)
     if not index.counts.sum():
-        raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}; relax it")
+        longer = f", and {num_too_long} documents are longer than {max_document_ids} ids" if num_too_long else ""
+        raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}{longer}; relax it")
     return index
+
+
+def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
+    """Row numbers at which samples start, and how many documents are too long to be one."""
+    document = pq.read_table(shard, columns=["document"])["document"].combine_chunks()
+    if not isinstance(document, pa.StructArray) or document.null_count == num_rows:
+        return np.arange(num_rows), 0
+    in_document = document.is_valid().to_numpy(zero_copy_only=False)
+    place = document.field("place").fill_null(0).to_numpy(zero_copy_only=False)
+    starts = np.nonzero(place == 0)[0]
+    if max_document_ids is None:
+        return starts, 0
+    num_codes = pq.read_schema(shard).field("codes").type.list_size
+    lengths = np.full(num_rows, num_codes + PICTURE_BORDERS)
+    for name in ("before", "after"):
+        lengths += pa.compute.list_value_length(document.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
+    fits = (np.add.reduceat(lengths, starts) < max_document_ids) | ~in_document[starts]  # less: an end follows
+    return starts[fits], int((~fits).sum())
 
 
 def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
@@ -96,15 +159,27 @@ def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
     return texts
 
 
+def document_texts(tokens: Path, index: RowIndex) -> list[list[int]]:
+    """The text ids of each selected interleaved document, its pictures left out."""
+    texts = []
+    reader = TokenReader(tokens, index, held_shards=1)
+    for shard, count in enumerate(index.counts):
+        for place in range(count):
+            parts = reader.row(shard, place).document
+            if parts is not None:
+                texts.append([number for part in parts if isinstance(part, list) for number in part])
+    return texts
+
+
 class TokenReader:
-    """Reads rows by shard and place, holding the last few shards."""
+    """Reads samples by shard and place, holding the last few shards."""
 
     def __init__(self, tokens: Path, index: RowIndex, held_shards: int) -> None:
         self._tokens, self._index, self._held = tokens, index, held_shards
         self._cache: OrderedDict[int, list[Row]] = OrderedDict()
 
     def row(self, shard: int, place: int) -> Row:
-        """The `place`-th selected row of the `shard`-th shard."""
+        """The `place`-th selected sample of the `shard`-th shard."""
         if shard not in self._cache:
             self._cache[shard] = self._read(shard)
             while len(self._cache) > self._held:
@@ -115,13 +190,27 @@ class TokenReader:
     def _read(self, shard: int) -> list[Row]:
         path = self._tokens / self._index.shards[shard]
         table = pq.read_table(path, columns=list(READ_COLUMNS)).select(READ_COLUMNS)
-        table = table.take(self._index.rows[shard])
-        return [
-            Row(
-                sample_id.as_py(),
-                codes.values.to_numpy(),
-                high_codes.values.to_numpy() if high_codes.is_valid else None,
-                [Caption(caption["lang"], caption["ids"]) for caption in captions.as_py()],
-            )
-            for sample_id, codes, high_codes, captions in zip(*table.columns, strict=True)
-        ]
+        table = table.replace_schema_metadata().combine_chunks()
+        return [self._sample(table, int(row), path) for row in self._index.rows[shard]]
+
+    def _sample(self, table: pa.Table, row: int, path: Path) -> Row:
+        sample_id, codes, high_codes, captions, document = (column[row] for column in table.columns)
+        first = Row(
+            sample_id.as_py(),
+            codes.values.to_numpy(),
+            high_codes.values.to_numpy() if high_codes.is_valid else None,
+            [Caption(each["lang"], each["ids"], len(each["text"].encode())) for each in captions.as_py()],
+        )
+        if not document.is_valid:
+            return first
+        pictures = table.slice(row, document["of"].as_py())
+        places = pictures["document"].to_pylist()
+        if [(each["id"], each["place"]) for each in places] != [
+            (document["id"].as_py(), place) for place in range(document["of"].as_py())
+        ]:
+            raise InputError(f"document {document['id'].as_py()!r} is not whole in {str(path)!r}; tokenize it again")
+        parts: list[list[int] | np.ndarray] = []
+        for place, picture in zip(places, pictures["codes"], strict=True):
+            before, after = place["before"] or [], place["after"] or []
+            parts += [part for part in (before, picture.values.to_numpy(), after) if len(part)]
+        return Row(first.sample_id, first.codes, first.high_codes, first.captions, parts)

@@ -17,11 +17,11 @@ from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.metrics import flop_of, peak_flop_per_s
 from pipeline.objective import Objective
-from pipeline.order import SampleOrder
+from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan, Step
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
-from pipeline.token_data import RowIndex, TokenReader
+from pipeline.token_data import SourceRows, TokenReader, rows_sha256
 from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
 
@@ -40,8 +40,7 @@ class StageRun:
         shared_output_projection: see `MarsConfig`.
         embedding_noise_std: see `MarsConfig`.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
-        tokens: folder of token shards.
-        index: the rows the stage uses.
+        sources: the rows the stage uses.
         instruction_ids, end_id: see `SequenceBuilder`.
         output: the stage's folder.
         recipe_sha256: of what must not change between attempts.
@@ -56,8 +55,7 @@ class StageRun:
     shared_output_projection: bool
     embedding_noise_std: float
     initial_checkpoint: Path | None
-    tokens: Path
-    index: RowIndex
+    sources: tuple[SourceRows, ...]
     instruction_ids: dict[str, list[int]]
     end_id: int
     output: Path
@@ -131,10 +129,15 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
 
 def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
     """The stage's plan over its rows."""
-    order = SampleOrder(run.index.counts, run.seed, run.stage_number, run.stage.window_shards)
-    reader = TokenReader(run.tokens, run.index, held_shards=run.stage.window_shards + 1)
+    window = run.stage.window_shards
+    orders = [
+        SampleOrder(source.index.counts, run.seed, run.stage_number, window, number)
+        for number, source in enumerate(run.sources)
+    ]
+    mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
+    readers = [TokenReader(source.tokens, source.index, held_shards=window + 1) for source in run.sources]
     builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
-    return StagePlan(run.stage, run.stage_number, run.seed, order, reader, builder)
+    return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)
 
 
 def train_step(engine: Any, step: Step, device: torch.device) -> torch.Tensor:
@@ -233,7 +236,7 @@ def resume(engine: Any, run: StageRun, base_hash: str, world_size: int) -> int:
     for name, have, want in (
         ("stage settings", manifest.recipe_sha256, run.recipe_sha256),
         ("language expert", manifest.base_sha256, base_hash),
-        ("selection of rows", manifest.row_index_sha256, run.index.sha256()),
+        ("selection of rows", manifest.row_index_sha256, rows_sha256(run.sources)),
         ("number of workers", manifest.world_size, world_size),
     ):
         if have != want:
@@ -261,7 +264,7 @@ def save(engine: Any, run: StageRun, step: int, base_hash: str, world_size: int,
             finished=step == run.stage.steps,
             base_sha256=base_hash,
             recipe_sha256=run.recipe_sha256,
-            row_index_sha256=run.index.sha256(),
+            row_index_sha256=rows_sha256(run.sources),
         )
         remove_all_but(folder, KEPT_CHECKPOINTS)
     dist.barrier()

@@ -199,7 +199,7 @@ def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_dri
 
 def test_memory_does_not_grow_with_the_corpus(inputs, tmp_path):
     """Ten times the object store's limit of pictures, in shards that are larger than it, too."""
-    limit, size_px, rows_of = 80_000_000, 1400, {"small": 60, "large": 1500}
+    limit, size_px, rows_of = 80_000_000, 1400, {"small": 60, "large": 1800}
     for name, rows in rows_of.items():
         for start in range(0, rows, 300):
             path = tmp_path / name / f"{start:06d}.tar"

@@ -14,7 +14,7 @@ from pipeline.vocabulary import NORMALISATIONS, Role, State
 from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection, loss_by_definition
 
-WEIGHTS = [0.3, 0.7, 0.2, 0.5]
+WEIGHTS = [0.3, 0.7, 0.2, 0.5, 0.4]
 CODES = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5])
 HIGH = np.asarray([2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5])
 KINDS = [*Kind]
@@ -127,15 +127,18 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     assert caption.label_ids.tolist() == [21, 22, builder.end_id]
     assert caption.ids[caption.label_positions].tolist() == [vocabulary.closer(Role.BASE), 21, 22]
     document = builder.interleaved([CODES, [11, 12], CODES + 3, [13]])
-    picture, opener = len(CODES) + 2, vocabulary.opener(Role.BASE)
-    assert document.ids.tolist() == [*dropped.ids, 11, 12, *builder.text_to_image([], CODES + 3).ids, 13]
-    assert document.label_positions.tolist() == [
-        *range(len(CODES)),
-        picture + 1,
-        *range(picture + 2, picture + 2 + len(CODES)),
-    ]
-    assert document.label_ids.tolist() == [*(CODES + TEXT_VOCAB), opener, *(CODES + 3 + TEXT_VOCAB)]
-    assert document.num_run == len(document.ids) - 3
+    opener = vocabulary.opener(Role.BASE)
+    second = builder.text_to_image([], CODES + 3).ids
+    assert document.ids.tolist() == [*dropped.ids, 11, 12, *second, 13, builder.end_id]
+    # All ids after the first opener but the closers: its text depends on the picture before it.
+    expected = [*(CODES + TEXT_VOCAB), 11, 12, opener, *(CODES + 3 + TEXT_VOCAB), 13, builder.end_id]
+    assert document.label_ids.tolist() == expected
+    assert document.ids[document.label_positions + 1].tolist() == expected
+    is_text = [Task(task) is Task.DOCUMENT_TEXT for task in document.label_tasks]
+    assert is_text == [False] * len(CODES) + [True] * 3 + [False] * len(CODES) + [True] * 2
+    assert document.num_run == len(document.ids) - 1
+    text_first = builder.interleaved([[11, 12], CODES])
+    assert text_first.label_ids.tolist() == [opener, *(CODES + TEXT_VOCAB), builder.end_id]
     high = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
     start = len(image.ids)
     assert high.ids[:start].tolist() == image.ids.tolist()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import SampleOrder
+from pipeline.order import PARTS, MixedOrder, SampleOrder, no_room
 from pipeline.packing import pack_rows
 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
@@ -62,3 +62,34 @@ def test_packing_puts_every_sample_into_one_row_that_fits(lengths, world_size):
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in row) <= 120 for row in rows)
     assert len(rows) % world_size == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 5)), min_size=1, max_size=4),
+    st.integers(4, 32),
+    st.integers(0, 10**9),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(sources, size, far):
+    weights = [weight for _, weight in sources]
+    orders = [SampleOrder(np.asarray([rows]), 0, 1, 2, number) for number, (rows, _) in enumerate(sources)]
+    if no_room(weights, size):
+        return
+    mixed = MixedOrder(orders, weights, size)
+    read = [[] for _ in orders]
+    for step in range(20):
+        samples = mixed.step(step)
+        assert len(samples) == size
+        for source, shard, row in samples:
+            read[source].append((shard, row))
+    for order, samples in zip(orders, read, strict=True):
+        assert samples == [order.at(position) for position in range(len(samples))]
+    assert mixed.taken(20) == [len(samples) for samples in read]
+    assert sum(mixed.taken(far)) == far * size
+    for taken, weight in zip(mixed.taken(far), weights, strict=True):
+        assert abs(taken - far * size * weight / sum(weights)) <= len(weights) * (1 + far * size / PARTS)
+
+
+def test_sources_that_a_step_has_no_room_for_are_refused():
+    assert "3 sources do not fit into steps of 2" in no_room([1, 1, 1], 2)
+    assert no_room([1, 0.001], 2) == ""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.common.recipe import load_recipe
+from pipeline.order import MixedOrder
 from pipeline.packing import deal_rows, pack_rows
 from pipeline.plan import StagePlan
 from pipeline.sequences import Kind, Sequence, SequenceBuilder
@@ -24,7 +25,8 @@ class WebLikeRows:
     def row(self, shard: int, place: int) -> Row:
         generator = np.random.default_rng(place)
         length = int(np.clip(round(generator.lognormal(np.log(77) - 0.32, 0.8)), 1, 512))
-        return Row(str(place), np.zeros(256, np.uint16), np.zeros(4096, np.uint16), [Caption("en", [*range(length)])])
+        captions = [Caption("en", [*range(length)], length)]
+        return Row(str(place), np.zeros(256, np.uint16), np.zeros(4096, np.uint16), captions)
 
 
 class RememberingPlan(StagePlan):
@@ -46,12 +48,14 @@ def built_once(stage_number: int, sample_id: str, draws: tuple, build) -> Sequen
     return BUILT[key]
 
 
-def plan_of_mars_7b(stage: int) -> StagePlan:
+def plan_of_mars_7b(stage_number: int, **changes) -> StagePlan:
     rows = WebLikeRows()
     builder = SequenceBuilder(JointVocabulary(), {"en": [1] * 8, "zh": [2] * 8}, 151_643)
     recipe = load_recipe("mars_7b")
     assert (recipe.tokenization.size_px, recipe.tokenization.max_caption_ids) == (256, 512)
-    return RememberingPlan(recipe.stages[stage - 1], stage, 0, rows, rows, builder)
+    stage = replace(recipe.stages[stage_number - 1], **changes)
+    order = MixedOrder([rows], [1.0], stage.global_batch_size)
+    return RememberingPlan(stage, stage_number, 0, order, [rows], builder)
 
 
 def test_the_captions_are_as_long_as_said():
@@ -83,8 +87,7 @@ def test_at_most_three_percent_is_padding_at_mars_7b(stage, world_size):
 
 
 def test_a_filler_counts_as_padding():
-    plan = plan_of_mars_7b(1)
-    plan = replace(plan, stage=replace(plan.stage, global_batch_size=8))
+    plan = plan_of_mars_7b(1, global_batch_size=8)
 
     def tokens_of_ranks(world_size: int) -> list[int]:
         steps = [plan.step(0, rank, world_size) for rank in range(world_size)]

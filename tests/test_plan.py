@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.order import SampleOrder
+from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
-from pipeline.sequences import Task
+from pipeline.sequences import Kind, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import RowIndex, TokenReader, build_row_index
 from tests.conftest import CODEBOOK
@@ -21,7 +22,7 @@ FINGERPRINT = Fingerprint(
 STAGE = StageConfig(
     purpose="test",
     task_shares={"text_to_image": 0.4, "captioning": 0.3, "high_resolution": 0.3},
-    task_weights={"text_to_image": 1.0, "captioning": 0.5, "opener": 0.1, "high_resolution": 0.7},
+    task_weights={"text_to_image": 1.0, "captioning": 0.5, "opener": 0.1, "high_resolution": 0.7, "document_text": 0.2},
     high_resolution_group=4,
     global_batch_size=16,
     micro_batch_size=2,
@@ -59,10 +60,33 @@ def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10, high=True):
     (folder / "manifest.json").write_text("{}")
 
 
+def write_documents(folder, rows=6, longest=3):
+    """Documents of 1 to `longest` pictures, one after the other."""
+    generator, lines = np.random.default_rng(1), []
+    for number in range(rows):
+        pictures = 1 + number % longest
+        for place in range(pictures):
+            before = [20 + number, 30 + place]
+            after = [50] if place + 1 == pictures and number % 2 else []
+            document = {"id": f"d{number}", "place": place, "of": pictures, "before": before, "after": after}
+            codes = generator.integers(0, CODEBOOK, 9).astype(np.uint16)
+            lines.append({"sample_id": f"{number}/{place}", "codes": codes, "captions": [], "document": document})
+    write_token_shard(folder / "00000.parquet", lines, FINGERPRINT)
+    (folder / "manifest.json").write_text("{}")
+    return lines
+
+
 def plan_of(tokens, builder, stage=STAGE, where=""):
-    index = build_row_index(tokens, where)
-    order = SampleOrder(index.counts, 0, 1, stage.window_shards)
-    return StagePlan(stage, 1, 0, order, TokenReader(tokens, index, 17), builder)
+    return plan_of_sources([(tokens, where, 1.0)], builder, stage)
+
+
+def plan_of_sources(sources, builder, stage=STAGE):
+    """Sources are (token folder, filter, weight)."""
+    indexes = [build_row_index(tokens, where, (), stage.seq_len) for tokens, where, _ in sources]
+    orders = [SampleOrder(each.counts, 0, 1, stage.window_shards, number) for number, each in enumerate(indexes)]
+    order = MixedOrder(orders, [weight for *_, weight in sources], stage.global_batch_size)
+    readers = [TokenReader(tokens, index, 17) for (tokens, *_), index in zip(sources, indexes, strict=True)]
+    return StagePlan(stage, 1, 0, order, readers, builder)
 
 
 def test_the_number_of_ranks_changes_neither_samples_nor_label_counts(tokens, builder):
@@ -83,8 +107,9 @@ def test_every_rank_runs_the_same_kinds_in_the_same_order(tokens, builder):
         assert kinds[0] == kinds[1] == kinds[2] == kinds[3]
 
 
-def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, builder):
-    plan = plan_of(tokens, builder)
+def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, tmp_path, builder):
+    write_documents(tmp_path / "documents")
+    plan = plan_of_sources([(tokens, "", 3.0), (tmp_path / "documents", "", 1.0)], builder)
     ranks = [plan.step(0, rank, 2) for rank in range(2)]
     for task in Task:
         total = sum(
@@ -143,3 +168,76 @@ def test_reading_goes_through_the_index(tokens):
     index = RowIndex(["00001.parquet"], [np.asarray([4, 7], np.int32)])
     reader = TokenReader(tokens, index, 1)
     assert reader.row(0, 1).sample_id == "00001.tar/0007"
+
+
+def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
+    lines = write_documents(tmp_path / "documents")
+    index = build_row_index(tmp_path / "documents", "")
+    assert [rows.tolist() for rows in index.rows] == [[0, 1, 3, 6, 7, 9]]
+    row = TokenReader(tmp_path / "documents", index, 1).row(0, 1)
+    assert row.document[0] == [21, 30] and row.document[2] == [21, 31] and row.document[4] == [50]
+    assert (row.document[1] == lines[1]["codes"]).all() and (row.document[3] == lines[2]["codes"]).all()
+
+
+def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path):
+    write_documents(tmp_path / "documents")
+    ids_of_two_pictures = 2 * (2 + 9 + 2) + 1 + 1  # with the text after them and the end
+    index = build_row_index(tmp_path / "documents", "", (), ids_of_two_pictures)
+    assert index.rows[0].tolist() == [0, 1, 6, 7] and index.num_too_long == 2
+    with pytest.raises(InputError, match="6 documents are longer than 9 ids"):
+        build_row_index(tmp_path / "documents", "", (), 9)
+
+
+def test_half_a_document_is_refused_by_its_name(tmp_path):
+    write_documents(tmp_path / "documents")
+    path = tmp_path / "documents" / "00000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 2), path)
+    index = build_row_index(tmp_path / "documents", "")
+    with pytest.raises(InputError, match="document 'd1' is not whole"):
+        TokenReader(tmp_path / "documents", index, 1).row(0, 1)
+
+
+def test_documents_and_pictures_share_a_step_by_their_weights(tokens, tmp_path, builder):
+    write_documents(tmp_path / "documents")
+    plan = plan_of_sources([(tokens, "", 3.0), (tmp_path / "documents", "", 1.0)], builder)
+    for step in range(4):
+        ranks = [plan.step(step, rank, 2) for rank in range(2)]
+        from_documents = [name for name in ranks[0].sample_ids if ".tar" not in name]
+        assert len(from_documents) == 4
+        for rank in ranks:
+            assert Kind.INTERLEAVED in {batch.kind for batches in rank.micro_steps for batch in batches}
+        labels = [sum(labels_of(rank, task) for rank in ranks) for task in Task]
+        assert labels == ranks[0].label_counts.tolist()
+        assert labels[Task.DOCUMENT_TEXT.value] >= 4 * 2  # an opener and the end of each at least
+
+
+def test_a_side_tables_columns_filter_with_the_tables_own(tokens, tmp_path):
+    names = [f"{shard:05d}.tar/{row:04d}" for shard in range(3) for row in range(10)]
+    scores = pa.table({"sample_id": names[5:], "aesthetic": np.arange(25) / 10})
+    pq.write_table(scores, tmp_path / "scores.parquet")
+    for shard in range(3):
+        part = pa.table({"sample_id": names[10 * shard :][:10], "clip": np.full(10, shard / 2)})
+        (tmp_path / "clip").mkdir(exist_ok=True)
+        pq.write_table(part, tmp_path / "clip" / f"{shard:05d}.parquet")
+    sides = (str(tmp_path / "scores.parquet"), str(tmp_path / "clip"))
+    index = build_row_index(tokens, "score >= 0.5 and aesthetic >= 0.3 and clip < 1", sides)
+    # Rows 5 to 7 of the first shard score too little; those before them have no score at all.
+    assert [rows.tolist() for rows in index.rows] == [[8, 9], [5, 6, 7, 8, 9], []]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"sample_id": ["other.tar/1"], "clip": [1.0]}, "has no sample_id of these tokens"),
+        ({"key": ["00000.tar/0001"], "clip": [1.0]}, "has no column 'sample_id'; it has key, clip"),
+        ({"sample_id": ["00000.tar/0001"] * 2, "clip": [1.0, 2.0]}, "'00000.tar/0001' more than once"),
+        ({"sample_id": ["00000.tar/0001"], "score": [1.0]}, "repeats the column 'score'"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_path, columns, message):
+    path = tmp_path / "side.parquet"
+    if columns:
+        pq.write_table(pa.table(columns), path)
+    with pytest.raises(InputError, match=message):
+        build_row_index(tokens, "", (str(path),))

@@ -31,16 +31,17 @@ from dataclasses import replace
 from jobs.common.recipe import CorpusConfig, EvaluationConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import Source, StageConfig
 from tokenization.shard_rows import TokenizationConfig
 
 def recipe():
     first = StageConfig(
-        purpose="first", where="score >= 0", task_shares={{"text_to_image": 0.5, "captioning": 0.5}}, steps=3,
+        purpose="first", sources={{"main": Source(where="score >= 0")}}, steps=3,
+        task_shares={{"text_to_image": 0.5, "captioning": 0.5}},
         global_batch_size=8, micro_batch_size=4, seq_len=160, row_multiple=8, save_every_steps=2, log_every_steps=1,
     )
     return Recipe(
-        name="demo", corpus=CorpusConfig(path={corpus!r}), vqgan_folder={vqgan!r},
+        name="demo", corpora={{"main": CorpusConfig(path={corpus!r})}}, vqgan_folder={vqgan!r},
         tokenization=TokenizationConfig(size_px=32, encode_batch_size=4),
         language_expert=LanguageExpertConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
@@ -264,7 +265,19 @@ REFUSED = [
     (["train_stage.py", "--root", "{empty}"], 3, "no config.json"),
     (["train_stage.py", "--stage", "7"], 2, "stages 1 to 2"),
     (["generate.py", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
-    (["train_stage.py", "--set", "stages.1.where=beauty>1", "--stage", "2", "--root", "{unfinished}"], 3, "beauty"),
+    (
+        [
+            "train_stage.py",
+            "--set",
+            "stages.1.sources.main.where=beauty>1",
+            "--stage",
+            "2",
+            "--root",
+            "{unfinished}",
+        ],
+        3,
+        "beauty",
+    ),
     (["train_stage.py", "--set", "stages.1.seq_len=20", "--stage", "2", "--root", "{unfinished}"], 2, "seq_len 20"),
     (["train_stage.py", "--set", "vqgan_folder={other_vqgan}", "--root", "{unfinished}"], 3, "another VQ-GAN than"),
     (["generate.py", "--set", "text_tokenizer={other_text}", "--root", "{unfinished}"], 3, "another text vocab"),

@@ -14,7 +14,7 @@ from jobs.common.run_paths import run_paths
 from pipeline.errors import InputError
 from pipeline.language_expert import TRAINING_FILE
 from pipeline.stage_config import StageConfig
-from pipeline.token_data import build_row_index
+from pipeline.token_data import SourceRows, build_row_index
 from tests.test_plan import write_tokens
 
 
@@ -30,7 +30,7 @@ def test_an_override_reaches_the_value_it_names():
     [
         ("stages.0.stepz=7", "no 'stepz'; the keys here are .*steps"),
         ("nothing=1", "no 'nothing'; the keys here are .*scaling"),
-        ("stages.9.steps=7", "none of the positions 0 to 1"),
+        ("stages.9.steps=7", "none of the positions 0 to 2"),
         ("stages.0.steps=many", "a int is wanted"),
         ("stages.0.steps=1.5", "a int is wanted, not a float"),
         ("stages.0.steps", "has no '='"),
@@ -144,9 +144,9 @@ def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, 
     paths = run_paths(str(tmp_path), load_recipe("demo"))
     write_tokens(paths.tokens, high=high)
     stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
-    index = build_row_index(paths.tokens, "")
+    source = SourceRows("drawings", paths.tokens, build_row_index(paths.tokens, ""))
     if message:
         with pytest.raises((InputError, UsageError), match=message):
-            train_stage.check_high_resolution(3, stage, paths, index, longest=30)
+            train_stage.check_high_resolution(3, stage, source, longest=30)
     else:
-        train_stage.check_high_resolution(3, stage, paths, index, longest=30)
+        train_stage.check_high_resolution(3, stage, source, longest=30)

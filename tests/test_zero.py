@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
 from pipeline.stage_config import StageConfig
-from pipeline.token_data import build_row_index
+from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
@@ -67,8 +67,7 @@ def run(tmp_path) -> StageRun:
         shared_output_projection=False,
         embedding_noise_std=0.02,
         initial_checkpoint=None,
-        tokens=tmp_path / "tokens",
-        index=build_row_index(tmp_path / "tokens", ""),
+        sources=(SourceRows("main", tmp_path / "tokens", build_row_index(tmp_path / "tokens", "")),),
         instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
         end_id=END_ID,
         output=tmp_path / "stage1",

@@ -14,29 +14,40 @@ import jobs.recipes
 from jobs.common.exit_codes import UsageError
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
+from pipeline.order import no_room
 from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import MAIN, StageConfig
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.vqgan_config import VqganConfig
 from tokenization.workers import Workers
 
+MADE = ("drawings", "lists")
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """The corpus.
+    """A corpus.
 
     Attributes:
-        path: folder or `s3://bucket/prefix`; empty for the OpenMoji drawings, which `jobs/make_corpus.py` renders.
+        path: folder or `s3://bucket/prefix`; empty for what `jobs/make_corpus.py` makes of the OpenMoji drawings.
+        made: what that is, one of `MADE`: `drawings` with their names, or illustrated `lists` of some of them.
+        high_resolution: its pictures get the high resolution, where tokenization has one.
         layout, image_column, folder_shard_rows: see `CorpusSource`.
         size_px, shard_rows: side of a rendered drawing, px, and drawings a shard.
+        groups, lists_per_group, drawings_per_list: of the lists.
     """
 
     path: str = ""
+    made: str = "drawings"
+    high_resolution: bool = True
     layout: str = ""
     image_column: str = ""
     folder_shard_rows: int = 1000
     size_px: int = 256
     shard_rows: int = 256
+    groups: tuple[str, ...] = ()
+    lists_per_group: int = 3
+    drawings_per_list: int = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,9 @@ class Recipe:
 
     Attributes:
         name: also the run's folder under the root.
-        corpus, vqgan, tokenization: the data side.
+        corpora: by name. The first one's shards and tokens lie in the run's `corpus` and `tokens`, those of each other
+            one under `corpora/NAME`.
+        vqgan, tokenization: what makes tokens of them.
         vqgan_folder: a saved VQ-GAN; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
@@ -76,7 +89,7 @@ class Recipe:
     """
 
     name: str
-    corpus: CorpusConfig = CorpusConfig()
+    corpora: dict[str, CorpusConfig] = field(default_factory=lambda: {MAIN: CorpusConfig()})
     vqgan: VqganConfig = VqganConfig()
     vqgan_folder: str = ""
     text_tokenizer: str = "dashscope"
@@ -92,6 +105,38 @@ class Recipe:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     heartbeat_s: float = 60.0
     seed: int = 0
+
+    @property
+    def first_corpus(self) -> str:
+        """The name of the corpus that the run's `corpus` and `tokens` are of."""
+        return next(iter(self.corpora))
+
+    @property
+    def corpus(self) -> CorpusConfig:
+        """The first corpus."""
+        return self.corpora[self.first_corpus]
+
+    def problems(self) -> list[str]:
+        """What makes it impossible; empty where nothing does."""
+        found = []
+        if not self.corpora:
+            found.append(f"recipe {self.name!r} has no corpus")
+        for name, corpus in self.corpora.items():
+            if corpus.made not in MADE:
+                found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
+        for number, stage in enumerate(self.stages, start=1):
+            problems = stage.problems()
+            if stage.attention == "flex_attention" and not self.scaling.use_gpu:
+                problems.append("attention 'flex_attention' trains on GPUs only; set sdpa or eager")
+            for name in stage.sources.keys() - self.corpora.keys():
+                problems.append(f"sources has {name!r}; the recipe's corpora are {', '.join(self.corpora)}")
+            if not problems and (
+                problem := no_room([s.weight for s in stage.sources.values()], stage.global_batch_size)
+            ):
+                problems.append(problem)
+            if problems:
+                found.append(f"stage {number} of recipe {self.name!r}: {'; '.join(problems)}")
+        return found
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -109,12 +154,8 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         if not separator:
             raise UsageError(f"--set {override!r} has no '='; write --set a.b=value")
         recipe = _set(recipe, key.split("."), value, key)
-    for number, stage in enumerate(recipe.stages, start=1):
-        problems = stage.problems()
-        if stage.attention == "flex_attention" and not recipe.scaling.use_gpu:
-            problems.append("attention 'flex_attention' trains on GPUs only; set sdpa or eager")
-        if problems:
-            raise UsageError(f"stage {number} of recipe {name!r}: {'; '.join(problems)}")
+    if problems := recipe.problems():
+        raise UsageError("; ".join(problems))
     return recipe
 
 
@@ -134,6 +175,8 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
         return (*node[:place], changed, *node[place + 1 :])
     if isinstance(node, dict):
         old = node.get(name)
+        if is_dataclass(next(iter(node.values()), None)) and old is None:
+            raise UsageError(f"--set {key}: there is no {name!r}; the keys here are {', '.join(node)}")
         return node | {name: _set(old, rest, text, key) if rest else _parse(text, type(old), key)}
     if not is_dataclass(node) or isinstance(node, type):
         raise UsageError(f"--set {key}: there is nothing below {path[0]!r}")

@@ -20,16 +20,16 @@ class RunPaths:
     run: Path
     recipe: Recipe
 
-    @property
-    def corpus(self) -> Path:
-        """Tar shards that `jobs/make_corpus.py` renders."""
-        return self.run / "corpus"
+    def corpus_of(self, name: str) -> Path:
+        """The shards that `jobs/make_corpus.py` makes for one of the recipe's corpora."""
+        return self._of_corpus(name) / "corpus"
 
-    @property
-    def corpus_source(self) -> CorpusSource:
-        """The corpus and how it is read: the recipe's, or the one that `jobs/make_corpus.py` renders."""
-        own = self.recipe.corpus
-        path = own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus)
+    def source_of(self, name: str) -> CorpusSource:
+        """One of the recipe's corpora and how it is read: its path's, or the one that `jobs/make_corpus.py` makes."""
+        own = self.recipe.corpora[name]
+        path = (
+            own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus_of(name))
+        )
         max_bytes = self.recipe.tokenization.limits.max_bytes
         return CorpusSource(path, own.layout, own.image_column, own.folder_shard_rows, max_bytes)
 
@@ -53,10 +53,22 @@ class RunPaths:
         """Where a newly trained VQ-GAN goes."""
         return self.run / "vq"
 
+    def tokens_of(self, name: str) -> Path:
+        """Token shards of one of the recipe's corpora."""
+        return self._of_corpus(name) / "tokens"
+
+    @property
+    def corpus_source(self) -> CorpusSource:
+        """The first corpus."""
+        return self.source_of(self.recipe.first_corpus)
+
     @property
     def tokens(self) -> Path:
-        """Token shards."""
-        return self.run / "tokens"
+        """Token shards of the first corpus."""
+        return self.tokens_of(self.recipe.first_corpus)
+
+    def _of_corpus(self, name: str) -> Path:
+        return self.run if name == self.recipe.first_corpus else self.run / "corpora" / name
 
     @property
     def ledger(self) -> Path:

@@ -1,4 +1,4 @@
-"""The demo: OpenMoji drawings, a small language expert, two CPU workers, minutes.
+"""The demo: OpenMoji drawings and illustrated lists of them, a small language expert, two CPU workers, minutes.
 
 Run it all with `make demo`, or job by job:
     python -m jobs.make_corpus && python -m jobs.tokenize && python -m jobs.train_lm
@@ -8,11 +8,11 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from jobs.common.recipe import EvaluationConfig, Recipe
+from jobs.common.recipe import CorpusConfig, EvaluationConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import Source, StageConfig
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.workers import Workers
 
@@ -26,20 +26,21 @@ GROUPS = (
 DRAWINGS_PER_GROUP = 62
 TRAINED = f"group in {list(GROUPS)} and 0 <= group_rank < {DRAWINGS_PER_GROUP}"
 """310 drawings without skin tone from five groups."""
+LISTS = CorpusConfig(made="lists", groups=GROUPS, size_px=128, high_resolution=False)
 
 
 def recipe() -> Recipe:
     """The demo's recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
-        where=TRAINED,
+        sources={"drawings": Source(weight=0.92, where=TRAINED), "lists": Source(weight=0.08)},
         task_shares={"text_to_image": 0.6, "captioning": 0.4},
         task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
         steps=240,
         warmup_steps=20,
         global_batch_size=64,
         micro_batch_size=64,
-        seq_len=160,
+        seq_len=320,
         row_multiple=8,
         learning_rate=2e-3,
         final_learning_rate=1e-3,
@@ -55,12 +56,23 @@ def recipe() -> Recipe:
         learning_rate=1e-3,
         final_learning_rate=1e-5,
     )
+    third = replace(
+        second,
+        purpose="detail: high-resolution codes from text and low-resolution codes",
+        task_shares={"high_resolution": 0.8, "captioning": 0.2},
+        high_resolution_group=4,
+        seq_len=480,
+        steps=60,
+        learning_rate=2e-3,
+        final_learning_rate=1e-4,
+    )
     return Recipe(
         name="demo",
-        tokenization=TokenizationConfig(encoder_dtype="bfloat16"),
+        corpora={"drawings": CorpusConfig(), "lists": LISTS},
+        tokenization=TokenizationConfig(encoder_dtype="bfloat16", size_hr_px=256, hr_where=TRAINED),
         language_expert=LanguageExpertConfig(where=TRAINED),
         embedding_noise_std=0.05,
-        stages=(first, second),
+        stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160),

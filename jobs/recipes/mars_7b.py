@@ -53,7 +53,7 @@ def recipe() -> Recipe:
     )
     return Recipe(
         name="mars_7b",
-        corpus=CorpusConfig(path="corpus"),
+        corpora={"main": CorpusConfig(path="corpus")},
         vqgan_folder="models/vqgan-f16-8192",
         language_expert_folder="models/qwen-7b-as-qwen2",
         tokenization=TokenizationConfig(size_px=256, max_caption_ids=512, encoder_dtype="bfloat16"),
