@@ -64,6 +64,9 @@ class Board(Messages):
             tokens=figures["tokens"],
             flop=figures["flop"],
         )
+        if measured := {name: value for name, value in figures.items() if name.startswith("validation/")}:
+            told = "  ".join(f"{name.removeprefix('validation/')} {value:.2f}" for name, value in measured.items())
+            self.tell(f"stage {self._stage_number}  step {figures['step']}  held out: {told}")
         if figures["step"] % self._every == 0 or figures["step"] == self._steps:
             self.flush()
 
@@ -120,18 +123,16 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
             f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
             f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
         )
-    sources = tuple(
-        SourceRows(
-            name,
-            paths.tokens_of(name),
-            build_row_index(paths.tokens_of(name), source.where, source.side_tables, stage.seq_len),
-            source.weight,
-        )
-        for name, source in stage.sources.items()
-    )
+    sources, held_out = [], []
+    for name, source in stage.sources.items():
+        tokens, sides = paths.tokens_of(name), source.side_tables
+        index = build_row_index(tokens, source.where, sides, stage.seq_len, source.held_out)
+        sources.append(SourceRows(name, tokens, index, source.weight))
+        if source.held_out:
+            held_out.append(SourceRows(name, tokens, build_row_index(tokens, source.held_out, sides, stage.seq_len)))
     if "high_resolution" in stage.task_shares:
-        for source in sources:
-            check_high_resolution(number, stage, source, longest)
+        for rows in [*sources, *held_out]:
+            check_high_resolution(number, stage, rows, longest)
     initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
@@ -144,7 +145,8 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         shared_output_projection=recipe.shared_output_projection,
         embedding_noise_std=recipe.embedding_noise_std,
         initial_checkpoint=initial,
-        sources=sources,
+        sources=tuple(sources),
+        held_out=tuple(held_out),
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
         output=paths.stage(number),

@@ -4,8 +4,10 @@ A step takes the next `global_batch_size` samples of the order; each draws its t
 guidance dropout from the seed. Samples of one kind are packed into rows, and rows dealt to the ranks.
 """
 
+from collections import abc
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Protocol
 
 import numpy as np
 
@@ -15,11 +17,22 @@ from pipeline.order import MixedOrder, generator
 from pipeline.packing import deal_rows, pack_rows
 from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
-from pipeline.token_data import Row, TokenReader
+from pipeline.token_data import Row
 from pipeline.vocabulary import Role
 
 DRAW_STREAM = 1 << 40
 """Keeps the draws' random key apart from the order's, whose third part is an epoch."""
+
+
+class Reader(Protocol):
+    """What rows are read from."""
+
+    def row(self, shard: int, place: int) -> Row:
+        """The `place`-th selected sample of the `shard`-th shard."""
+        ...
+
+
+Readers = abc.Sequence[Reader]
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class StagePlan:
     stage_number: int
     seed: int
     order: MixedOrder
-    readers: list[TokenReader]
+    readers: Readers
     builder: SequenceBuilder
 
     def step(self, step: int, rank: int, world_size: int) -> Step:

@@ -16,7 +16,7 @@ CHOICES = {
 }
 POSITIVE = (
     *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
-    *("log_every_steps", "save_every_steps", "high_resolution_group"),
+    *("log_every_steps", "save_every_steps", "high_resolution_group", "validation_rows"),
 )
 
 
@@ -27,12 +27,14 @@ class Source:
     Attributes:
         weight: share of the stage's samples, relative to the other sources'.
         where: pandas query over the token table's plain columns and the side tables'; empty takes every row.
+        held_out: another such query: these rows are never trained on, and validation measures on them; empty for none.
         side_tables: parquet files with a column `sample_id` and more columns for `where`; or folders of such files with
             the token shards' own relative paths, which are read shard by shard.
     """
 
     weight: float = 1.0
     where: str = ""
+    held_out: str = ""
     side_tables: tuple[str, ...] = ()
 
 
@@ -70,6 +72,8 @@ class StageConfig:
             hides and needs a GPU.
         compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
+        validate_every_steps: between two validations, 0 for none; the last step always has one where rows are held out.
+        validation_rows: held-out rows of each source that are used, at most.
     """
 
     purpose: str
@@ -107,6 +111,8 @@ class StageConfig:
     compile_layers: bool = False
     log_every_steps: int = 10
     save_every_steps: int = 100
+    validate_every_steps: int = 0
+    validation_rows: int = 256
 
     def problems(self) -> list[str]:
         """What makes the stage impossible; empty where nothing does."""
@@ -134,6 +140,10 @@ class StageConfig:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
         if self.checkpoint_every_layers < 0:
             found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
+        if self.validate_every_steps < 0:
+            found.append(f"validate_every_steps is {self.validate_every_steps}, it must be at least 0")
+        if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
+            found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 1")

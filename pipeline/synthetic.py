@@ -58,6 +58,7 @@ def synthetic_run(
         shared_output_projection=config.shared_output_projection,
         embedding_noise_std=0.0,
         initial_checkpoint=None,
+        held_out=(),
         sources=(SourceRows(MAIN, tokens, build_row_index(tokens, "")),),
         instruction_ids={"en": [1]},
         end_id=0,

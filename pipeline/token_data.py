@@ -88,7 +88,11 @@ def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
 
 
 def build_row_index(
-    tokens: Path, where: str, side_tables: tuple[str, ...] = (), max_document_ids: int | None = None
+    tokens: Path,
+    where: str,
+    side_tables: tuple[str, ...] = (),
+    max_document_ids: int | None = None,
+    held_out: str = "",
 ) -> RowIndex:
     """Selects rows by `where`, a pandas query over the plain columns of the token table and of side tables.
 
@@ -97,6 +101,7 @@ def build_row_index(
         where: the query; empty selects all. Of a document the first picture's row decides.
         side_tables: see `Source`.
         max_document_ids: longer documents are left out, and counted.
+        held_out: another query, whose rows are left out.
 
     Raises:
         InputError: the token folder or a side table cannot be used, or `where` names an unknown column or selects
@@ -116,11 +121,9 @@ def build_row_index(
         samples, too_long = _samples(path, len(frame), max_document_ids)
         num_too_long += too_long
         frame = frame.iloc[samples]
-        try:
-            chosen = frame.query(where, engine="python") if where and len(frame) else frame
-        except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
-            columns = ", ".join(map(str, frame.columns))
-            raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
+        chosen = _query(frame, where)
+        if held_out:
+            chosen = chosen.drop(index=_query(chosen, held_out).index)
         rows.append(chosen.index.to_numpy(np.int32))
     for side in sides:
         side.check_matched()
@@ -129,6 +132,14 @@ def build_row_index(
         longer = f", and {num_too_long} documents are longer than {max_document_ids} ids" if num_too_long else ""
         raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}{longer}; relax it")
     return index
+
+
+def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    try:
+        return frame.query(where, engine="python") if where and len(frame) else frame
+    except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
+        columns = ", ".join(map(str, frame.columns))
+        raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
 
 
 def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:

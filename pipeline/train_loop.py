@@ -22,6 +22,7 @@ from pipeline.plan import StagePlan, Step
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, TokenReader, rows_sha256
+from pipeline.validation import examinations, examine
 from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
 
@@ -41,6 +42,7 @@ class StageRun:
         embedding_noise_std: see `MarsConfig`.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
         sources: the rows the stage uses.
+        held_out: rows that validation measures on.
         instruction_ids, end_id: see `SequenceBuilder`.
         output: the stage's folder.
         recipe_sha256: of what must not change between attempts.
@@ -56,6 +58,7 @@ class StageRun:
     embedding_noise_std: float
     initial_checkpoint: Path | None
     sources: tuple[SourceRows, ...]
+    held_out: tuple[SourceRows, ...]
     instruction_ids: dict[str, list[int]]
     end_id: int
     output: Path
@@ -99,6 +102,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
     plan = make_plan(run, model.config.vocabulary)
+    asked = examinations(run.stage, run.stage_number, run.held_out, plan.builder)
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
     start_step = resume(engine, run, base_hash, world_size)
     writer = SummaryWriter(str(run.output / "tensorboard"), purge_step=start_step) if rank == 0 else None
@@ -116,6 +120,9 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s}
         if peak:
             figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
+        every = run.stage.validate_every_steps
+        if (every and done % every == 0) or done == run.stage.steps:
+            figures |= examine(engine, asked, device)
         if rank == 0:
             report(figures)
             assert writer is not None

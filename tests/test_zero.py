@@ -20,12 +20,13 @@ from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
+from pipeline.sequences import Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
-from tests.test_plan import write_tokens
+from tests.test_plan import write_documents, write_tokens
 
 STAGE = StageConfig(
     purpose="test",
@@ -40,6 +41,7 @@ STAGE = StageConfig(
     warmup_steps=2,
     table_rate_factor=2.0,
     save_every_steps=3,
+    validate_every_steps=2,
 )
 
 
@@ -57,6 +59,9 @@ def run(tmp_path) -> StageRun:
     )
     Qwen2ForCausalLM._from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "base")
     write_tokens(tmp_path / "tokens")
+    write_documents(tmp_path / "documents")
+    pictures, documents = tmp_path / "tokens", tmp_path / "documents"
+    held_out = build_row_index(pictures, "score >= 0.8")
     return StageRun(
         stage=STAGE,
         stage_number=1,
@@ -67,7 +72,11 @@ def run(tmp_path) -> StageRun:
         shared_output_projection=False,
         embedding_noise_std=0.02,
         initial_checkpoint=None,
-        sources=(SourceRows("main", tmp_path / "tokens", build_row_index(tmp_path / "tokens", "")),),
+        sources=(
+            SourceRows("main", pictures, build_row_index(pictures, "", held_out="score >= 0.8"), 3.0),
+            SourceRows("documents", documents, build_row_index(documents, "", (), STAGE.seq_len), 1.0),
+        ),
+        held_out=(SourceRows("main", pictures, held_out),),
         instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
         end_id=END_ID,
         output=tmp_path / "stage1",
@@ -140,7 +149,9 @@ def start_of(run: StageRun) -> MarsForCausalLM:
 
 
 def losses(figures: list[dict]) -> list[float]:
-    return [value for each in figures for name, value in sorted(each.items()) if name.startswith("loss/")]
+    return [
+        value for each in figures for name, value in sorted(each.items()) if name.startswith(("loss/", "validation/"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(two) == STAGE.steps
     seen = {name for figures in two for name in figures if name.startswith("loss/")}
-    assert seen == {"loss/text_to_image", "loss/captioning", "loss/opener", "loss/high_resolution"}
+    assert seen == {f"loss/{task.name.lower()}" for task in Task}
     state = trained_state(finished_checkpoint(run.output)[0])
     model = start_of(run)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
