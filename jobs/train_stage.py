@@ -27,6 +27,7 @@ from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.token_data import SourceRows, TokenReader, build_row_index  # noqa: E402
+from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
@@ -38,6 +39,10 @@ class Options(JobOptions):
 
     stage: str = ""
     """Stage to train, from 1, or `all`. Default: the next one that is not finished."""
+    initial_checkpoint: str = ""
+    """Checkpoint, or stage's folder, whose weights a stage starts from. Default: the stage before's last."""
+    allow_unfinished: bool = False
+    """Start from a stage that did not finish, too."""
 
 
 LONGEST_FRAME = 16
@@ -95,11 +100,21 @@ def main(options: Options) -> None:
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
+    if options.initial_checkpoint and options.stage == "all":
+        raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
     wanted = _wanted_stages(options.stage, recipe, paths)
     if not wanted:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in wanted:
-        _train(number, recipe, paths)
+        _train(number, recipe, paths, initial_checkpoint(number, options, paths))
+
+
+def initial_checkpoint(number: int, options: Options, paths: RunPaths) -> Path | None:
+    """The checkpoint whose weights stage `number` starts from, verified; none for the first stage."""
+    if not options.initial_checkpoint and number == 1:
+        return None
+    folder = Path(options.initial_checkpoint).absolute() if options.initial_checkpoint else paths.stage(number - 1)
+    return finished_checkpoint(folder, options.allow_unfinished)[0]
 
 
 def is_finished(paths: RunPaths, number: int) -> bool:
@@ -108,13 +123,14 @@ def is_finished(paths: RunPaths, number: int) -> bool:
     return found is not None and found[1].finished
 
 
-def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
+def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None) -> StageRun:
     """Everything the workers need for stage `number`, checked.
 
     Raises:
         InputError: tokens, language expert or the stage before are missing or do not fit.
     """
     stage = recipe.stages[number - 1]
+    check_trackers(recipe.trackers)
     check_base(paths.language_expert)
     fingerprint = stage_fingerprint(recipe, paths, stage)
     longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
@@ -133,7 +149,6 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
     if "high_resolution" in stage.task_shares:
         for rows in [*sources, *held_out]:
             check_high_resolution(number, stage, rows, longest)
-    initial = finished_checkpoint(paths.stage(number - 1))[0] if number > 1 else None
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
         stage=stage,
@@ -149,6 +164,8 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths) -> StageRun:
         held_out=tuple(held_out),
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
+        name=f"{recipe.name}/stage{number}",
+        trackers=recipe.trackers,
         output=paths.stage(number),
         recipe_sha256=sha256_of(
             stage,
@@ -196,8 +213,8 @@ def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
     return [int(text)]
 
 
-def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
-    run = stage_run(number, recipe, paths)
+def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None) -> None:
+    run = stage_run(number, recipe, paths, initial)
     stage, output = run.stage, paths.stage(number)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
@@ -215,6 +232,8 @@ def _train(number: int, recipe: Recipe, paths: RunPaths) -> None:
         f"stage {number}: {stage.steps} steps of {stage.global_batch_size} samples, "
         f"{scaling.num_workers} {'GPU' if scaling.use_gpu else 'CPU'} workers, ZeRO-{recipe.zero.zero_stage}"
     )
+    if initial:
+        say(f"stage {number}: starts from the weights of {initial}")
     found = newest_verified(output / "checkpoints")
     if found:
         say(f"stage {number}: goes on from step {found[1].step} ({found[0].name})")

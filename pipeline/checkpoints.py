@@ -71,18 +71,26 @@ def newest_verified(checkpoints: Path) -> tuple[Path, CheckpointManifest, list[s
     return None
 
 
-def finished_checkpoint(stage_folder: Path) -> tuple[Path, CheckpointManifest]:
-    """The stage's last checkpoint.
+def finished_checkpoint(folder: Path, allow_unfinished: bool = False) -> tuple[Path, CheckpointManifest]:
+    """A stage's last checkpoint, or the checkpoint that `folder` itself is.
 
     Raises:
-        InputError: the stage has none or did not finish.
+        InputError: there is none, it is damaged, or it is of a stage that did not finish, which may be allowed.
     """
-    found = newest_verified(stage_folder / "checkpoints")
-    if found is None:
-        raise InputError(f"{str(stage_folder)!r} has no checkpoint; run jobs/train_stage.py for it first")
-    folder, manifest, _ = found
-    if not manifest.finished:
-        raise InputError(f"{str(stage_folder)!r} stopped at step {manifest.step}; finish it with jobs/train_stage.py")
+    if (folder / MANIFEST_FILE).exists():
+        manifest = read_manifest(folder)
+        if damage := _damage(folder, manifest):
+            raise InputError(f"checkpoint {str(folder)!r} is damaged: {damage}; name another")
+    else:
+        found = newest_verified(folder / "checkpoints")
+        if found is None:
+            raise InputError(f"{str(folder)!r} has no checkpoint; run jobs/train_stage.py for it first")
+        folder, manifest, _ = found
+    if not (manifest.finished or allow_unfinished):
+        raise InputError(
+            f"{str(folder)!r} is of a stage that stopped at step {manifest.step}; finish it with jobs/train_stage.py, "
+            "or start from it as it is with --allow-unfinished"
+        )
     return folder, manifest
 
 

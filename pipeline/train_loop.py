@@ -4,13 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.checkpoints import new_folder_name, newest_verified, read_manifest, remove_all_but, write_manifest
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
@@ -22,6 +21,7 @@ from pipeline.plan import StagePlan, Step
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, TokenReader, rows_sha256
+from pipeline.trackers import Trackers
 from pipeline.validation import examinations, examine
 from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
@@ -46,6 +46,8 @@ class StageRun:
         instruction_ids, end_id: see `SequenceBuilder`.
         output: the stage's folder.
         recipe_sha256: of what must not change between attempts.
+        name: of the run, `recipe/stage1`.
+        trackers: see `pipeline.trackers`.
     """
 
     stage: StageConfig
@@ -63,6 +65,8 @@ class StageRun:
     end_id: int
     output: Path
     recipe_sha256: str
+    name: str = ""
+    trackers: tuple[str, ...] = ()
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -105,7 +109,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     asked = examinations(run.stage, run.stage_number, run.held_out, plan.builder)
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
     start_step = resume(engine, run, base_hash, world_size)
-    writer = SummaryWriter(str(run.output / "tensorboard"), purge_step=start_step) if rank == 0 else None
+    trackers = Trackers(run.trackers, run.output, run.name, asdict(run.stage), start_step) if rank == 0 else None
 
     steps = prefetch(plan, start_step, run.stage.steps, rank, world_size, pin=device.type == "cuda")
     peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
@@ -125,13 +129,12 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
             figures |= examine(engine, asked, device)
         if rank == 0:
             report(figures)
-            assert writer is not None
-            for name, value in figures.items():
-                writer.add_scalar(name, value, done)
+            assert trackers is not None
+            trackers.scalars(figures, done)
         if done % run.stage.save_every_steps == 0 or done == run.stage.steps:
             save(engine, run, done, base_hash, world_size, rank)
-    if writer:
-        writer.close()
+    if trackers:
+        trackers.close()
 
 
 def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:

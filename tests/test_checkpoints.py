@@ -50,7 +50,16 @@ def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path):
     with pytest.raises(InputError, match="has no checkpoint"):
         finished_checkpoint(tmp_path)
     make(tmp_path / "checkpoints", 10)
-    with pytest.raises(InputError, match="stopped at step 10"):
+    with pytest.raises(InputError, match="stopped at step 10.*--allow-unfinished"):
         finished_checkpoint(tmp_path)
+    assert finished_checkpoint(tmp_path, allow_unfinished=True)[1].step == 10
     last = make(tmp_path / "checkpoints", 20, finished=True)
     assert finished_checkpoint(tmp_path)[0] == last
+
+
+def test_a_checkpoint_named_by_itself_is_verified_too(tmp_path):
+    folder = make(tmp_path, 20, finished=True)
+    assert finished_checkpoint(folder) == (folder, newest_verified(tmp_path)[1])
+    (folder / "engine" / "part.bin").write_bytes(b"x" * 1000)
+    with pytest.raises(InputError, match="damaged: engine/part.bin has changed"):
+        finished_checkpoint(folder)

@@ -101,6 +101,8 @@ def connect_to_ray() -> None:
         )
     # Jobs report their own progress; Ray Data's tables would bury it.
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # What it says of memory is about imports of torch that all workers share.
+    ray.data.DataContext.get_current().issue_detectors_config.detectors = []
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 

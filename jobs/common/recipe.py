@@ -17,6 +17,7 @@ from pipeline.language_expert import LanguageExpertConfig
 from pipeline.order import no_room
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import MAIN, StageConfig
+from pipeline.trackers import TRACKERS
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.vqgan_config import VqganConfig
 from tokenization.workers import Workers
@@ -84,6 +85,7 @@ class Recipe:
         shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
+        trackers: `wandb`, `mlflow` or both: where training is shown beside TensorBoard.
         heartbeat_s: seconds between two ledger rows.
         seed: of the order and of all draws.
     """
@@ -103,6 +105,7 @@ class Recipe:
     tokenizers: Workers = Workers()
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    trackers: tuple[str, ...] = ()
     heartbeat_s: float = 60.0
     seed: int = 0
 
@@ -121,6 +124,9 @@ class Recipe:
         found = []
         if not self.corpora:
             found.append(f"recipe {self.name!r} has no corpus")
+        for name in self.trackers:
+            if name not in TRACKERS:
+                found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")
         for name, corpus in self.corpora.items():
             if corpus.made not in MADE:
                 found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
