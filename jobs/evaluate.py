@@ -111,27 +111,42 @@ def stored_vqgan(paths: RunPaths, fingerprint: Fingerprint) -> ImageTokenizer:
 
 
 def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
-    """Retrieval of generated pictures and exact match of captions, by language.
+    """Retrieval of generated pictures, base and high resolution, and exact match of captions, by language.
 
     A picture is retrieved where its pixels are nearer (squared distance) to its own drawing, decoded from the
     stored codes, than to any other trained one. A caption counts where it is its drawing's name to the letter.
     """
     vqgan = stored_vqgan(paths, common_fingerprint(list_token_shards(paths.tokens)))
-    unique = drawings.drop_duplicates("sample_id")
-    sample_ids = unique["sample_id"].to_list()
-    truth = _decode(vqgan, unique["codes"].to_list())
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     captions = pd.read_parquet(paths.samples / CAPTIONS_FILE)
-    scores: dict[str, Any] = {"trained_drawings": len(sample_ids)}
+    scores: dict[str, Any] = {"trained_drawings": drawings["sample_id"].nunique()}
+    scores |= _retrieval(vqgan, drawings, pictures, "codes", "t2i_retrieval")
     for language in LANGUAGES:
-        of_language = pictures[pictures["language"] == language]
-        generated = _decode(vqgan, of_language["codes"].to_list())
-        distance = (generated**2).sum(1)[:, None] - 2 * generated @ truth.T + (truth**2).sum(1)[None]
-        nearest = [sample_ids[number] for number in distance.argmin(1)]
-        scores[f"t2i_retrieval_{language}"] = float(np.mean(np.asarray(nearest) == of_language["sample_id"].to_numpy()))
         written = captions[captions["language"] == language]
         scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
+    if "high_codes" in pictures:
+        scores |= _retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
     return scores
+
+
+def _retrieval(
+    vqgan: ImageTokenizer, drawings: pd.DataFrame, pictures: pd.DataFrame, column: str, name: str
+) -> dict[str, float]:
+    """For each language the share of pictures that are nearest to their own drawing, by the codes in `column`."""
+    unique = drawings.drop_duplicates("sample_id").dropna(subset=[column])
+    sample_ids = unique["sample_id"].to_numpy()
+    truth = _decode(vqgan, unique[column].to_list())
+    squares, shares = np.einsum("ij,ij->i", truth, truth), {}
+    for language in LANGUAGES:
+        of_language = pictures[pictures["language"] == language]
+        found = []
+        for start in range(0, len(of_language), DECODE_BATCH):
+            batch = of_language.iloc[start : start + DECODE_BATCH]
+            # A picture's own square is the same for all drawings.
+            distance = squares - 2 * _decode(vqgan, batch[column].to_list()) @ truth.T
+            found += (sample_ids[distance.argmin(1)] == batch["sample_id"].to_numpy()).tolist()
+        shares[f"{name}_{language}"] = float(np.mean(found))
+    return shares
 
 
 def check_export(paths: RunPaths) -> dict[str, Any]:

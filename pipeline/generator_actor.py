@@ -1,46 +1,174 @@
-"""A Ray Data stage that generates with an exported model: prompts to codes, codes to captions."""
+"""A Ray Data stage that generates with an exported model: prompts to pictures, pictures to captions, prompts to
+illustrated documents."""
 
+import io
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.export import load_export
-from pipeline.generation import Sampling, generate_captions, generate_codes
+from pipeline.generation import HighResolution, PictureGenerator, generate_captions
+from pipeline.joint_generation import DocumentLimits, Segment, generate_documents
+from pipeline.sampling import GREEDY, Sampling
 from pipeline.sequences import INSTRUCTIONS, SequenceBuilder
+from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.text_tokenizer import end_of_text_id, text_ids
+
+DECODE_BATCH = 8
+"""Pictures that the VQ-GAN decodes at once."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What a `Generator` needs to know.
+
+    Attributes:
+        export: an exported model's folder.
+        batch_size: rows generated at once; smaller batches are padded, so that pictures do not depend on what shares
+            the batch.
+        prompt_len: text ids of a prompt, at most.
+        num_codes: of a picture.
+        sampling: how codes, and the text of documents, are chosen.
+        caption_sampling: how captions are.
+        max_caption_ids: of a caption.
+        high: the high-resolution picture after each one; None for none.
+        documents: limits of illustrated documents; None where prompts are for pictures.
+        vqgan: a saved VQ-GAN, which encodes pictures and turns codes into PNGs; None leaves codes as they are.
+        vqgan_dtype: of its encoder, as the tokens' fingerprint has it.
+        use_gpu: run on CUDA, steps compiled.
+    """
+
+    export: Path
+    batch_size: int
+    prompt_len: int
+    num_codes: int
+    sampling: Sampling
+    caption_sampling: Sampling = GREEDY
+    max_caption_ids: int = 32
+    high: HighResolution | None = None
+    documents: DocumentLimits | None = None
+    vqgan: Path | None = None
+    vqgan_dtype: str = "float32"
+    use_gpu: bool = False
 
 
 class Generator:
-    """Draws what a batch's `prompt` says, and says what its `codes` show: whichever of the columns it has.
+    """Works on batches (columns by name) of at most `batch_size` rows; which columns there are says what is made.
 
-    Args:
-        export: an exported model's folder.
-        num_codes: of a picture.
-        max_caption_ids: of a caption.
-        sampling: how codes are chosen; captions take the likeliest id.
-        use_gpu: run on CUDA.
+    From `prompt` come `drawn_codes` and, where there is a high resolution, `drawn_high_codes`; with a VQ-GAN also `png`
+    and `high_png`. Where there are limits of documents, `segments` come instead, as JSON, and `pngs`. From `pixels` or
+    `codes`, and `language`, comes `caption`. Every row has a `seed`.
     """
 
-    def __init__(self, export: Path, num_codes: int, max_caption_ids: int, sampling: Sampling, use_gpu: bool) -> None:
-        self._model = load_export(export).to("cuda" if use_gpu else "cpu")
-        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(export)
+    def __init__(self, config: GeneratorConfig) -> None:
+        self._config = config
+        device = torch.device("cuda" if config.use_gpu else "cpu")
+        self._model = load_export(config.export).to(device)
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(config.export)
         self._end_id = end_of_text_id(self._tokenizer)
         instructions = {language: self._tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()}
+        self._instruction_len = max(map(len, instructions.values()))
         self._builder = SequenceBuilder(self._model.config.vocabulary, instructions, self._end_id)
-        self._num_codes, self._max_caption_ids, self._sampling = num_codes, max_caption_ids, sampling
+        self._drawing: PictureGenerator | None = None
+        self._vqgan = None
+        if config.vqgan:
+            self._vqgan = ImageTokenizer(config.vqgan, device, getattr(torch, config.vqgan_dtype))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Adds `drawn_codes` [B, N] to a batch with `prompt`, and `caption` to one with `codes` and `language`."""
-        made = {}
+        """The batch with the columns made of it."""
+        made: dict[str, np.ndarray] = {}
         if "prompt" in batch:
             prompts = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
-            made["drawn_codes"] = generate_codes(self._model, prompts, self._num_codes, self._sampling)
-        if "codes" in batch:
-            pictures = [
-                self._builder.caption_prompt(np.asarray(codes), str(language))
-                for codes, language in zip(batch["codes"], batch["language"], strict=True)
+            seeds = [int(seed) for seed in batch["seed"]]
+            made |= self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds)
+        if "pixels" in batch:
+            assert self._vqgan is not None
+            made["codes"] = self._vqgan.encode(np.stack(list(batch["pixels"])))
+        if "pixels" in batch or "codes" in batch:
+            made["caption"] = self._captions(batch | made)
+        return {name: column for name, column in (batch | made).items() if name != "pixels"}
+
+    def _pictures(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
+        config = self._config
+        if self._drawing is None:
+            self._drawing = PictureGenerator(
+                self._model,
+                config.batch_size,
+                config.prompt_len,
+                config.num_codes,
+                config.sampling,
+                config.high,
+                compile_steps=config.use_gpu,
+            )
+        pictures = self._drawing.draw(prompts, seeds)
+        made = {"drawn_codes": pictures.codes}
+        if pictures.high_codes is not None:
+            made["drawn_high_codes"] = pictures.high_codes
+        if self._vqgan:
+            made["png"] = np.asarray(self._pngs(pictures.codes), dtype=object)
+            if pictures.high_codes is not None:
+                made["high_png"] = np.asarray(self._pngs(pictures.high_codes), dtype=object)
+        return made
+
+    def _captions(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        prompts = [
+            self._builder.caption_prompt(np.asarray(codes), str(language))
+            for codes, language in zip(batch["codes"], batch["language"], strict=True)
+        ]
+        seeds = [int(seed) for seed in batch["seed"]]
+        count, short = len(prompts), self._config.batch_size - len(prompts)
+        ids = generate_captions(
+            self._model,
+            [*prompts, *prompts[:1] * short],
+            self._end_id,
+            self._config.max_caption_ids,
+            self._config.caption_sampling,
+            [*seeds, *seeds[:1] * short],
+            self._instruction_len,
+        )
+        return np.asarray([self._tokenizer.decode(line) for line in ids[:count]], dtype=object)
+
+    def _documents(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
+        config, short = self._config, self._config.batch_size - len(prompts)
+        assert config.documents is not None
+        documents = generate_documents(
+            self._model,
+            [*prompts, *prompts[:1] * short],
+            config.documents,
+            self._end_id,
+            config.sampling,
+            [*seeds, *seeds[:1] * short],
+            config.prompt_len,
+        )[: len(prompts)]
+        segments = [json.dumps([self._plain(segment) for segment in document]) for document in documents]
+        made = {"segments": np.asarray(segments, dtype=object)}
+        if self._vqgan:
+            pngs = [
+                self._pngs(np.stack(pictures))
+                if (pictures := [s for s in document if isinstance(s, np.ndarray)])
+                else []
+                for document in documents
             ]
-            ids = generate_captions(self._model, pictures, self._end_id, self._max_caption_ids)
-            made["caption"] = np.asarray([self._tokenizer.decode(line) for line in ids], dtype=object)
-        return batch | made
+            made["pngs"] = np.empty(len(pngs), dtype=object)
+            made["pngs"][:] = pngs
+        return made
+
+    def _plain(self, segment: Segment) -> dict:
+        if isinstance(segment, np.ndarray):
+            return {"codes": segment.tolist()}
+        return {"text": self._tokenizer.decode(segment)}
+
+    def _pngs(self, codes_BN: np.ndarray) -> list[bytes]:
+        assert self._vqgan is not None
+        pngs = []
+        for start in range(0, len(codes_BN), DECODE_BATCH):
+            for pixels in self._vqgan.decode(codes_BN[start : start + DECODE_BATCH]):
+                content = io.BytesIO()
+                Image.fromarray(pixels).save(content, "PNG")
+                pngs.append(content.getvalue())
+        return pngs

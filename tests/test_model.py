@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.collate import collate
-from pipeline.generation import Sampling, generate_codes
+from pipeline.generation import generate_codes
 from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM, is_trained
 from pipeline.objective import Objective
+from pipeline.sampling import Sampling
 from pipeline.sequences import Kind, SequenceBuilder
 from pipeline.vocabulary import NORMALISATIONS, Role
 from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config

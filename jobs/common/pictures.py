@@ -45,13 +45,14 @@ def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[
 
 
 def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int) -> Image.Image:
-    """True drawing, picture from the English name, picture from the Chinese name: one column a drawing.
+    """True drawing, then for each language the picture from its name and, where there is one, the high-resolution
+    picture after it: one column a drawing.
 
     Args:
-        table: rows with sample_id, language, prompt, codes.
+        table: rows with sample_id, language, prompt, codes and perhaps high_codes.
         vqgan: decodes the codes.
         paths: the run's.
-        size_px: side of the pictures.
+        size_px: side of the true drawings.
         count: columns.
     """
     chosen = spread(sorted(table["sample_id"].unique()), count)
@@ -63,6 +64,9 @@ def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, si
         for language in languages:
             row = table[(table["sample_id"] == sample_id) & (table["language"] == language)].iloc[0]
             cells.append((row["prompt"], vqgan.decode(np.asarray(row["codes"])[None])[0]))
+            if "high_codes" in table:
+                pixels = vqgan.decode(np.asarray(row["high_codes"])[None])[0]
+                cells.append((f"at {len(pixels)} px", pixels))
         columns.append(cells)
     return picture_sheet(columns)
 
