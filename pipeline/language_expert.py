@@ -51,6 +51,8 @@ class LanguageExpertConfig:
     """Share of the documents without anything to fetch: a caption, every other time after an instruction."""
     text_share: float = 0.1
     """Share of the documents that are texts of interleaved documents, where there are any."""
+    max_gap: int = 80
+    """Positions that such a text skips at most where a picture stands."""
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     learning_rate: float = 2e-3
@@ -61,17 +63,17 @@ class LanguageExpertConfig:
 def train_language_expert(
     config: LanguageExpertConfig,
     captions: list[dict[str, str]],
-    texts: list[list[int]],
+    texts: list[list[list[int]]],
     tokenizer: PreTrainedTokenizerFast,
     output: Path,
     report: Callable[[dict[str, float]], None],
 ) -> None:
     """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer, whole or not at all.
 
-    Three kinds of text: one of `texts`; a caption, with and without an instruction; and an instruction, blanks, one of
-    the picture's captions, more blanks, and the caption that the instruction asks for, so that attention learns to
-    fetch a meaning from somewhere before. Documents stand one after the other in rows of `seq_len`, as in any
-    pretraining.
+    Three kinds of text: one of `texts`, whose positions skip some where a picture stands; a caption, with and without
+    an instruction; and an instruction, blanks, one of the picture's captions, more blanks, and the caption that the
+    instruction asks for, so that attention learns to fetch a meaning from somewhere before. Documents stand one after
+    the other in rows of `seq_len`, as in any pretraining.
 
     The rows of ids that never occur are zero, and training counts them: left out of its softmax and untrained,
     148,000 of them would outweigh every real answer. A blank is such an id.
@@ -79,7 +81,7 @@ def train_language_expert(
     Args:
         config: geometry and schedule.
         captions: for each picture its captions by language.
-        texts: ids of further texts, as of interleaved documents without their pictures.
+        texts: of interleaved documents, the ids between their pictures.
         tokenizer: Qwen's.
         output: the folder to write.
         report: gets step and loss.
@@ -87,10 +89,12 @@ def train_language_expert(
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     pairs = _pairs(captions, tokenizer)
-    whole = [np.append(text, tokenizer.eos_token_id) for text in texts]
-    used = np.unique(np.concatenate([*whole, *(ids for pair in pairs for ids in pair)]))
+    whole = [
+        [np.asarray(part, np.int64) for part in [*text[:-1], [*text[-1], tokenizer.eos_token_id]]] for text in texts
+    ]
+    used = np.unique(np.concatenate([ids for document in [*whole, *pairs] for ids in document]))
     pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
-    whole = [np.searchsorted(used, text) for text in whole]
+    whole = [[np.searchsorted(used, part) for part in text] for text in whole]
 
     small = Qwen2ForCausalLM(_qwen2_config(config, len(used) + 1))
     small.set_attn_implementation("eager")  # on a CPU, sdpa's backward takes several times as long
@@ -102,7 +106,7 @@ def train_language_expert(
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, config.steps // 10, config.steps)
     for step in range(1, config.steps + 1):
-        loss = _loss(small, _rows(pairs, whole, blank, config, generator), num_unseen)
+        loss = _loss(small, *_rows(pairs, whole, blank, config, generator), num_unseen)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(small.parameters(), 1.0)
@@ -131,33 +135,44 @@ def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast) -
 
 def _rows(
     pairs: list[Pair],
-    texts: list[np.ndarray],
+    texts: list[list[np.ndarray]],
     blank: int,
     config: LanguageExpertConfig,
     generator: np.random.Generator,
-) -> np.ndarray:
-    """Random documents one after the other, cut into rows: int64 [batch_size, seq_len + 1]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random documents one after the other, cut into rows, and the ids' positions: int64 [batch_size, seq_len + 1]."""
     wanted, parts = config.batch_size * (config.seq_len + 1), []
+    skipped: list[np.ndarray] = []
     while wanted > 0:
         instruction, source, target = pairs[generator.integers(len(pairs))]
+        gaps = np.zeros(0, np.int64)
         if texts and generator.random() < config.text_share:
-            document = [texts[generator.integers(len(texts))]]
+            document = texts[generator.integers(len(texts))]
+            gaps = generator.integers(config.max_gap + 1, size=len(document))
         elif generator.random() < config.plain_share:
             document = [instruction, target] if generator.random() < 0.5 else [target]
         else:
             before, after = (np.full(count, blank) for count in generator.integers(config.max_blanks + 1, size=2))
             document = [instruction, before, source, after, target]
         parts += document
-        wanted -= sum(len(part) for part in document)
-    return np.concatenate(parts)[: config.batch_size * (config.seq_len + 1)].reshape(config.batch_size, -1)
+        steps = np.ones(sum(len(part) for part in document), np.int64)
+        if len(gaps):
+            steps[np.cumsum([len(part) for part in document[:-1]])] += gaps[1:]
+        skipped.append(steps)
+        wanted -= len(steps)
+    shape = (config.batch_size, config.seq_len + 1)
+    rows, advances = (np.concatenate(each)[: np.prod(shape)].reshape(shape) for each in (parts, skipped))
+    return rows, advances.cumsum(1) - advances[:, :1]
 
 
-def _loss(model: Qwen2ForCausalLM, rows: np.ndarray, num_unseen: int) -> Tensor:
+def _loss(model: Qwen2ForCausalLM, rows: np.ndarray, positions: np.ndarray, num_unseen: int) -> Tensor:
     """Cross-entropy over the whole vocabulary, blanks apart: the small table's last row stands for all unseen ids."""
     ids = torch.from_numpy(rows)
     labels = ids[:, 1:].flatten()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(ids[:, :-1]).logits.float().flatten(0, 1)
+        # Without a mask transformers would take a skipped position for the start of another sequence.
+        everything = torch.ones_like(ids[:, :-1])
+        logits = model(ids[:, :-1], everything, torch.from_numpy(positions[:, :-1])).logits.float().flatten(0, 1)
     unseen = logits.shape[1] - 1
     logits = torch.cat([logits[:, :unseen], logits[:, unseen:] + math.log(num_unseen)], dim=1)
     return F.cross_entropy(logits, labels, ignore_index=unseen)

@@ -170,15 +170,20 @@ def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
     return texts
 
 
-def document_texts(tokens: Path, index: RowIndex) -> list[list[int]]:
-    """The text ids of each selected interleaved document, its pictures left out."""
-    texts = []
+def document_texts(tokens: Path, index: RowIndex) -> list[list[list[int]]]:
+    """The text ids of each selected interleaved document: before its first picture, between two, and after the last."""
+    texts: list[list[list[int]]] = []
     reader = TokenReader(tokens, index, held_shards=1)
     for shard, count in enumerate(index.counts):
         for place in range(count):
             parts = reader.row(shard, place).document
             if parts is not None:
-                texts.append([number for part in parts if isinstance(part, list) for number in part])
+                texts.append([[]])
+                for part in parts:
+                    if isinstance(part, list):
+                        texts[-1][-1] = part
+                    else:
+                        texts[-1].append([])
     return texts
 
 
