@@ -75,7 +75,7 @@ class StagePlan:
         for sequence in sequences:
             counts += np.bincount(sequence.label_tasks, minlength=len(Task))
         weights = [
-            self.stage.task_weights.get(task.name.lower(), 0.0) / max(1, int(counts[task.value])) for task in Task
+            self.stage.task_weights.get(task.name.lower(), 1.0) / max(1, int(counts[task.value])) for task in Task
         ]
         by_kind = []
         for kind in Kind:

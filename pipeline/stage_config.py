@@ -47,8 +47,8 @@ class StageConfig:
         sources: what it trains on, by the corpus's name in the recipe. Rows of interleaved documents train as whole
             documents, whatever the tasks' shares.
         task_shares: share of the single pictures' samples, by task (`TASKS`); they sum to 1.
-        task_weights: weight of each task's mean loss; also of `opener`, a caption's, and of `document_text`, an
-            interleaved document's openers and its text after a picture.
+        task_weights: weight of each task's mean loss, 1 where none is given; also of `opener`, a caption's, and of
+            `document_text`, an interleaved document's openers and its text after a picture.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
@@ -79,15 +79,7 @@ class StageConfig:
     purpose: str
     sources: dict[str, Source] = field(default_factory=lambda: {MAIN: Source()})
     task_shares: dict[str, float] = field(default_factory=lambda: {"text_to_image": 1.0})
-    task_weights: dict[str, float] = field(
-        default_factory=lambda: {
-            "text_to_image": 1.0,
-            "captioning": 1.0,
-            "opener": 0.01,
-            "high_resolution": 1.0,
-            "document_text": 1.0,
-        }
-    )
+    task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01})
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
     normalisation: str = "state"

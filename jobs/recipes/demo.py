@@ -26,6 +26,8 @@ GROUPS = (
 DRAWINGS_PER_GROUP = 62
 TRAINED = f"group in {list(GROUPS)} and 0 <= group_rank < {DRAWINGS_PER_GROUP}"
 """310 drawings without skin tone from five groups."""
+HELD_OUT = f"group in {list(GROUPS)} and {DRAWINGS_PER_GROUP} <= group_rank < {DRAWINGS_PER_GROUP + 8}"
+"""The next eight of each group, for validation."""
 LISTS = CorpusConfig(made="lists", groups=GROUPS, size_px=128, high_resolution=False)
 
 
@@ -33,14 +35,14 @@ def recipe() -> Recipe:
     """The demo's recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
-        sources={"drawings": Source(weight=0.92, where=TRAINED), "lists": Source(weight=0.08)},
+        sources={"drawings": Source(weight=0.92, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.08)},
         task_shares={"text_to_image": 0.6, "captioning": 0.4},
-        task_weights={"text_to_image": 1.0, "captioning": 1.0, "opener": 0.002},
+        task_weights={"opener": 0.002},
         steps=240,
         warmup_steps=20,
         global_batch_size=64,
         micro_batch_size=64,
-        seq_len=320,
+        seq_len=256,
         row_multiple=8,
         learning_rate=2e-3,
         final_learning_rate=1e-3,
@@ -51,7 +53,7 @@ def recipe() -> Recipe:
         first,
         purpose="refine text to image, keep captioning",
         task_shares={"text_to_image": 0.75, "captioning": 0.25},
-        steps=120,
+        steps=60,
         warmup_steps=5,
         learning_rate=1e-3,
         final_learning_rate=1e-5,
@@ -61,7 +63,7 @@ def recipe() -> Recipe:
         purpose="detail: high-resolution codes from text and low-resolution codes",
         task_shares={"high_resolution": 0.8, "captioning": 0.2},
         high_resolution_group=4,
-        seq_len=480,
+        seq_len=416,
         steps=60,
         learning_rate=2e-3,
         final_learning_rate=1e-4,
@@ -69,7 +71,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="demo",
         corpora={"drawings": CorpusConfig(), "lists": LISTS},
-        tokenization=TokenizationConfig(encoder_dtype="bfloat16", size_hr_px=256, hr_where=TRAINED),
+        tokenization=TokenizationConfig(encoder_dtype="bfloat16", size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
         language_expert=LanguageExpertConfig(where=TRAINED),
         embedding_noise_std=0.05,
         stages=(first, second, third),
