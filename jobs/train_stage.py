@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
+from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
+from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
@@ -28,6 +30,7 @@ from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.token_data import RowIndex, TokenReader, build_row_index  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
+from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
 
 
@@ -36,11 +39,15 @@ class Options(JobOptions):
     """Flags of `train_stage`."""
 
     stage: str = ""
-    """Stage to train, from 1, or `all`. Default: the next one that is not finished."""
-
-
-LONGEST_FRAME = 16
-"""Ids around codes and caption: an instruction, the picture's borders, the caption's end."""
+    """Stage to train, from 1, or `all`. Default: the next one that is not finished; of a dry run, all."""
+    dry_run: bool = False
+    """Plan instead: print the resolved recipe, batches, memory, FLOP and GPU-days, or what makes it impossible."""
+    json: bool = False
+    """With --dry-run: the plan as one JSON object on the last line."""
+    gpu: str = ""
+    """With --dry-run: GPU model to plan on, as in A100-80GB, instead of the recipe's."""
+    mfu: float = ASSUMED_MFU
+    """With --dry-run: share of the GPU's peak to assume."""
 
 
 class Board(Messages):
@@ -86,8 +93,12 @@ class Board(Messages):
         self._recent.clear()
 
 
-def main(options: Options) -> None:
-    """Trains the named stage, or the next unfinished one."""
+def main(options: Options) -> dict[str, Any] | None:
+    """Trains the named stage, or the next unfinished one; or only plans."""
+    if options.dry_run:
+        return dry_run(options.recipe, options.set, options.stage, options.gpu, options.mfu, options.json)
+    if options.json or options.gpu or options.mfu != ASSUMED_MFU:
+        raise UsageError("--json, --gpu and --mfu are of a plan; add --dry-run, or leave them out to train")
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
@@ -96,6 +107,7 @@ def main(options: Options) -> None:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in wanted:
         _train(number, recipe, paths)
+    return None
 
 
 def is_finished(paths: RunPaths, number: int) -> bool:

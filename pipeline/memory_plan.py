@@ -51,23 +51,23 @@ class RowShape:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of one rank. The first four are there throughout; the next five while a micro-step's backward pass begins;
-    `update` while the optimizer steps, when those five are free again."""
+    """Bytes of one rank. The first five are there throughout; the next four while a micro-step's backward pass runs;
+    `update` while the optimizer steps, when those four are free."""
 
     frozen_weights: int
     trained_weights: int
     gradients: int
     master_and_moments: int
+    runtime: int
     activations: int
     gathered: int
     reduce_buckets: int
     head: int
-    runtime: int
     update: int
 
     @property
     def states(self) -> int:
-        """What is there throughout, the runtime apart."""
+        """Weights and what the optimizer needs of them."""
         return self.frozen_weights + self.trained_weights + self.gradients + self.master_and_moments
 
     @property
@@ -121,11 +121,11 @@ def memory_plan(
         trained_weights=element * (own if partitioned else trained),
         gradients=4 * own,
         master_and_moments=12 * own,
+        runtime=RUNTIME_BYTES if use_gpu else 0,
         activations=activation_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,
         reduce_buckets=2 * element * min(REDUCE_BUCKET_ELEMENTS, trained),
         head=head_bytes(config, stage, zero.dtype, shapes),
-        runtime=RUNTIME_BYTES if use_gpu else 0,
         update=4 * min(own, SUB_GROUP_ELEMENTS) if partitioned else 4 * own,
     )
 

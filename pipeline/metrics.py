@@ -116,7 +116,8 @@ def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state")
 
 def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> float:
     """What gradient checkpointing of every n-th layer (0: of none) runs once more of a micro-batch: those layers'
-    forward pass, 2N a token and one of attention's three parts, the text of a prefix apart, which has no backward.
+    forward pass, 2N a token and one of attention's three parts. Not that of a prefix's text, which has no backward, and
+    not the visual FFN's last product, the layer's last: torch stops at what the backward needs.
 
     Hardware does it and `flop_of` does not count it, so a device's use is above MFU by this share.
     """
@@ -124,7 +125,9 @@ def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> flo
         return 0.0
     work, share = batch.work, -(-config.num_hidden_layers // every) / config.num_hidden_layers
     text_tokens, text_pairs = (0, 0) if batch.kind.has_text_prefix else (work.text_tokens, work.text_pairs)
+    last_products = config.num_hidden_layers * config.hidden_size * config.intermediate_size
     matrices = 2.0 * expert_parameters(config) * (work.visual_tokens + text_tokens)
+    matrices -= 2.0 * last_products * work.visual_tokens
     pairs = 4.0 * config.hidden_size * config.num_hidden_layers * (work.visual_pairs + text_pairs)
     return share * (matrices + pairs)
 
