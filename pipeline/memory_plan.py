@@ -51,14 +51,15 @@ class RowShape:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of one rank. The first five are there throughout; the next four while a micro-step's backward pass runs;
-    `update` while the optimizer steps, when those four are free."""
+    """Bytes of one rank. `start` is there until it is partitioned, `runtime` always; from then on the next four, with
+    another four while a micro-step's backward pass runs, or `update` while the optimizer steps."""
 
+    start: int
+    runtime: int
     frozen_weights: int
     trained_weights: int
     gradients: int
     master_and_moments: int
-    runtime: int
     activations: int
     gathered: int
     reduce_buckets: int
@@ -74,7 +75,7 @@ class MemoryPlan:
     def peak(self) -> int:
         """At the fullest moment."""
         micro_step = self.activations + self.gathered + self.reduce_buckets + self.head
-        return self.states + self.runtime + max(micro_step, self.update)
+        return self.runtime + max(self.start, self.states + max(micro_step, self.update))
 
     def by_component(self) -> dict[str, int]:
         """Bytes by name."""
@@ -92,6 +93,7 @@ def memory_plan(
 ) -> MemoryPlan:
     """One rank's memory.
 
+    - `start`: e (T + F). DeepSpeed moves the whole model to the device and partitions it there.
     - `frozen_weights`: e F, over W under ZeRO-3 unless `frozen_whole`.
     - `trained_weights`: e T, over W under ZeRO-3.
     - `gradients`: 4 T / W, accumulated in float32.
@@ -117,11 +119,12 @@ def memory_plan(
     live = min(gatherable, max(zero.max_live_parameters, largest_module(config, zero.frozen_whole)))
     own = -(-trained // world_size)
     return MemoryPlan(
+        start=element * counts.total,
+        runtime=RUNTIME_BYTES if use_gpu else 0,
         frozen_weights=element * (-(-frozen // world_size) if partitioned and not zero.frozen_whole else frozen),
         trained_weights=element * (own if partitioned else trained),
         gradients=4 * own,
         master_and_moments=12 * own,
-        runtime=RUNTIME_BYTES if use_gpu else 0,
         activations=activation_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,
         reduce_buckets=2 * element * min(REDUCE_BUCKET_ELEMENTS, trained),

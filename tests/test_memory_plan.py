@@ -110,6 +110,18 @@ def test_states_agree_with_the_table_on_paper():
             assert plan.states / 1e9 == pytest.approx(float(gigabytes), abs=0.051), name
 
 
+def test_the_fullest_moment_can_be_the_start():
+    """DeepSpeed partitions what is whole on the device before."""
+    counts = count_parameters(GEOMETRIES["qwen_7b"])
+    plans = [
+        memory_plan(GEOMETRIES["qwen_7b"], counts, STAGE, ZeroConfig(3), ranks, [], use_gpu=False)
+        for ranks in (1, 1024)
+    ]
+    assert [plan.start for plan in plans] == [2 * counts.total] * 2
+    assert plans[1].peak == plans[1].start
+    assert plans[0].peak > plans[0].states > plans[0].start
+
+
 def test_deepspeeds_defaults_are_those_the_plan_counts_on():
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 

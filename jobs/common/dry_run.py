@@ -17,11 +17,12 @@ from pipeline.work_plan import KindWork
 WIDTH = 140
 """Columns of what does not go to a terminal."""
 MEMORY_NOTES = {
+    "start": "the whole model, before it is partitioned",
+    "runtime": "assumed: CUDA, NCCL, gaps",
     "frozen_weights": "language expert",
     "trained_weights": "visual expert, embedding and head",
     "gradients": "float32, accumulated over the micro-steps",
     "master_and_moments": "float32 weights, AdamW's two moments",
-    "runtime": "assumed: CUDA, NCCL, gaps",
     "activations": "for the backward pass, as the stage recomputes",
     "gathered": "parameters that ZeRO-3 holds whole at once",
     "reduce_buckets": "gradients on their way to their rank",
@@ -136,6 +137,8 @@ def memory_table(plan: RecipePlan) -> Table:
     columns = [stage.memory.by_component() for stage in plan.stages]
     for name, note in MEMORY_NOTES.items():
         table.add_row(name, *(f"{column[name] / 1e9:.2f}" for column in columns), note)
+        if name == "runtime":
+            table.add_section()
     table.add_section()
     recomputed = [str(stage.stage.checkpoint_every_layers or "none") for stage in plan.stages]
     table.add_row("every n-th layer recomputed", *recomputed, "checkpoint_every_layers")

@@ -236,14 +236,20 @@ def plan_problems(planned: PlannedStage, device: Device, world_size: int) -> lis
                 f"{kind.samples:g} samples a step, so some ranks would have none; raise it to {enough:.0f} or more, "
                 "or the task's share, or lower scaling.num_workers"
             )
-    memory = planned.memory
-    if device.memory_bytes is not None and memory.peak > device.memory_bytes:
-        components = memory.by_component()
-        largest = max(components, key=lambda name: components[name])
+    memory, has = planned.memory, device.memory_bytes
+    if has is not None and memory.start + memory.runtime > has:
         found.append(
-            f"needs {memory.peak / 1e9:.1f} GB a GPU, {device.name} has {device.memory_bytes / 1e9:.0f} GB; the most "
-            f"is {largest}, {components[largest] / 1e9:.1f} GB; lower micro_batch_size, set checkpoint_every_layers to "
-            "1, zero.zero_stage to 3, or raise scaling.num_workers"
+            f"the whole model takes {memory.start / 1e9:.1f} GB of a GPU before DeepSpeed partitions it, and "
+            f"{memory.runtime / 1e9:.0f} GB are assumed for CUDA; {device.name} has {has / 1e9:.0f} GB; name a GPU "
+            "with more, or a smaller language expert"
+        )
+    elif has is not None and memory.peak > has:
+        components = memory.by_component()
+        largest = max(components.keys() - {"start"}, key=lambda name: components[name])
+        found.append(
+            f"needs {memory.peak / 1e9:.1f} GB a GPU, {device.name} has {has / 1e9:.0f} GB; the most is {largest}, "
+            f"{components[largest] / 1e9:.1f} GB; lower micro_batch_size, set checkpoint_every_layers to 1, "
+            "zero.zero_stage to 3, or raise scaling.num_workers"
         )
     if planned.gpu_days is not None and 0 < planned.budget_gpu_days < planned.gpu_days:
         found.append(
