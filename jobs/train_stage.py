@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
+from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
+from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import stage_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
@@ -30,6 +32,7 @@ from pipeline.token_data import SourceRows, TokenReader, build_row_index  # noqa
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
+from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
 
 
@@ -38,15 +41,19 @@ class Options(JobOptions):
     """Flags of `train_stage`."""
 
     stage: str = ""
-    """Stage to train, from 1, or `all`. Default: the next one that is not finished."""
+    """Stage to train, from 1, or `all`. Default: the next one that is not finished; of a dry run, all."""
     initial_checkpoint: str = ""
     """Checkpoint, or stage's folder, whose weights a stage starts from. Default: the stage before's last."""
     allow_unfinished: bool = False
     """Start from a stage that did not finish, too."""
-
-
-LONGEST_FRAME = 16
-"""Ids around codes and caption: an instruction, the picture's borders, the caption's end."""
+    dry_run: bool = False
+    """Plan instead: print the resolved recipe, batches, memory, FLOP and GPU-days, or what makes it impossible."""
+    json: bool = False
+    """With --dry-run: the plan as one JSON object on the last line."""
+    gpu: str = ""
+    """With --dry-run: GPU model to plan on, as in A100-80GB, instead of the recipe's."""
+    mfu: float = ASSUMED_MFU
+    """With --dry-run: share of the GPU's peak to assume."""
 
 
 class Board(Messages):
@@ -95,8 +102,12 @@ class Board(Messages):
         self._recent.clear()
 
 
-def main(options: Options) -> None:
-    """Trains the named stage, or the next unfinished one."""
+def main(options: Options) -> dict[str, Any] | None:
+    """Trains the named stage, or the next unfinished one; or only plans."""
+    if options.dry_run:
+        return dry_run(options.recipe, options.set, options.stage, options.gpu, options.mfu, options.json)
+    if options.json or options.gpu or options.mfu != ASSUMED_MFU:
+        raise UsageError("--json, --gpu and --mfu are of a plan; add --dry-run, or leave them out to train")
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
@@ -107,6 +118,7 @@ def main(options: Options) -> None:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in wanted:
         _train(number, recipe, paths, initial_checkpoint(number, options, paths))
+    return None
 
 
 def initial_checkpoint(number: int, options: Options, paths: RunPaths) -> Path | None:

@@ -12,6 +12,16 @@ GEOMETRIES = {
         num_key_value_heads=32,
         max_position_embeddings=8192,
     ),
+    # The public config of Qwen2-1.5B (Qwen2.5-1.5B has the same sizes): grouped heads, one table for both ends.
+    "qwen2_1_5b": MarsConfig(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+    ),
     # For two CPU cores: the same shape in small.
     "small": MarsConfig(
         hidden_size=512,

@@ -96,7 +96,7 @@ def train_language_expert(
     pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
     whole = [[np.searchsorted(used, part) for part in text] for text in whole]
 
-    small = Qwen2ForCausalLM(_qwen2_config(config, len(used) + 1))
+    small = Qwen2ForCausalLM(qwen2_config(config, len(used) + 1))
     small.set_attn_implementation("eager")  # on a CPU, sdpa's backward takes several times as long
     num_unseen, blank = config.vocab_size - len(used), len(used)
     small.model.embed_tokens.weight.data[blank] = 0
@@ -187,7 +187,7 @@ def _save(
     figures: dict[str, float],
 ) -> None:
     """Writes the model with its trained rows put back into the whole vocabulary's table, in bfloat16."""
-    whole = Qwen2ForCausalLM(_qwen2_config(config, config.vocab_size))
+    whole = Qwen2ForCausalLM(qwen2_config(config, config.vocab_size))
     state = small.state_dict()
     table = whole.model.embed_tokens.weight.data
     table.zero_()
@@ -204,7 +204,8 @@ def _save(
     os.replace(partial, output)
 
 
-def _qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:
+def qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:
+    """The demo's language expert as a Qwen2 of `vocab_size` rows."""
     return Qwen2Config(
         vocab_size=vocab_size,
         hidden_size=config.hidden_size,

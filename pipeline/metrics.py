@@ -1,6 +1,7 @@
 """Counting work: the FLOP of a micro-batch from what it holds and the model's configuration, and MFU."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,6 +25,22 @@ PEAK_TFLOP_PER_S = {
 From NVIDIA's data sheets of each card; those that only state the figure with sparsity are halved. A10G: AWS's card,
 whose data sheet states 70.
 """
+
+
+MEMORY_GB = {
+    "A100 40GB": 40,
+    "A100 80GB": 80,
+    "H100 PCIe": 80,
+    "H100 NVL": 94,
+    "H100": 80,
+    "H200 NVL": 141,
+    "H200": 141,
+    "L40S": 48,
+    "A10G": 24,
+    "A10": 24,
+}
+"""Memory by a part of the device's name, as the data sheets above state it: read as 10^9 bytes, of which no driver
+reports fewer. The A100 comes in two sizes, so its name must have one."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +114,40 @@ def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state")
     return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
 
 
+def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> float:
+    """What gradient checkpointing of every n-th layer (0: of none) runs once more of a micro-batch: those layers'
+    forward pass, 2N a token and one of attention's three parts. Not that of a prefix's text, which has no backward, and
+    not the visual FFN's last product, the layer's last: torch stops at what the backward needs.
+
+    Hardware does it and `flop_of` does not count it, so a device's use is above MFU by this share.
+    """
+    if not every:
+        return 0.0
+    work, share = batch.work, -(-config.num_hidden_layers // every) / config.num_hidden_layers
+    text_tokens, text_pairs = (0, 0) if batch.kind.has_text_prefix else (work.text_tokens, work.text_pairs)
+    last_products = config.num_hidden_layers * config.hidden_size * config.intermediate_size
+    matrices = 2.0 * expert_parameters(config) * (work.visual_tokens + text_tokens)
+    matrices -= 2.0 * last_products * work.visual_tokens
+    pairs = 4.0 * config.hidden_size * config.num_hidden_layers * (work.visual_pairs + text_pairs)
+    return share * (matrices + pairs)
+
+
 def peak_flop_per_s(device_name: str) -> float | None:
     """The dense bf16 peak of a GPU by its name; None where it is not in the table."""
-    for part, tera in PEAK_TFLOP_PER_S.items():
-        if all(word in device_name.replace("-", " ").split() for word in part.split()):
-            return tera * 1e12
-    return None
+    found = _named(device_name, PEAK_TFLOP_PER_S)
+    return found * 1e12 if found else None
+
+
+def memory_bytes(device_name: str) -> int | None:
+    """The memory of a GPU by its name; None where it is not in the table, or the name has another size."""
+    found = _named(device_name, MEMORY_GB)
+    sizes = {word for word in _words(device_name) if word.endswith("GB") and word[:-2].isdigit()}
+    return int(found * 1e9) if found and sizes <= {f"{found}GB"} else None
+
+
+def _named(device_name: str, table: dict[str, Any]) -> Any:
+    return next((value for part, value in table.items() if set(part.split()) <= set(_words(device_name))), None)
+
+
+def _words(device_name: str) -> list[str]:
+    return device_name.replace("-", " ").split()

@@ -113,6 +113,8 @@ class StageConfig:
             total = sum(getattr(self, name).values())
             if abs(total - 1) > 1e-6:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
+            if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
+                found.append(f"{name} has {negative}; a share is at least 0")
         known_tasks = {*TASKS, "opener", "document_text"}
         if unknown := set(self.task_weights) - known_tasks:
             found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
@@ -130,6 +132,11 @@ class StageConfig:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
+        if not 0 <= self.guidance_dropout <= 1:
+            found.append(f"guidance_dropout is {self.guidance_dropout}, it must lie between 0 and 1")
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
+            found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
         if self.checkpoint_every_layers < 0:
             found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
         if self.validate_every_steps < 0:

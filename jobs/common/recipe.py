@@ -71,6 +71,27 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    """What a dry run takes for given where there is nothing yet to look at.
+
+    Attributes:
+        gpu: model that the run is planned on, as in `A100-80GB`; empty where the recipe does not say.
+        language_expert_geometry: of the language expert in `language_expert_folder`, a name in `GEOMETRIES`; empty to
+            look into the folder.
+        mean_caption_ids: ids of a caption on average.
+        budget_gpu_days: of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left out:
+            none.
+        gpu_days_beside: A100 GPU-days that others have published, by what they trained, to show beside the plan's.
+    """
+
+    gpu: str = ""
+    language_expert_geometry: str = ""
+    mean_caption_ids: int = 77
+    budget_gpu_days: tuple[float, ...] = ()
+    gpu_days_beside: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything a run is made of.
 
@@ -86,6 +107,7 @@ class Recipe:
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         trackers: `wandb`, `mlflow` or both: where training is shown beside TensorBoard.
+        plan: what a dry run assumes and compares with.
         heartbeat_s: seconds between two ledger rows.
         seed: of the order and of all draws.
     """
@@ -106,6 +128,7 @@ class Recipe:
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trackers: tuple[str, ...] = ()
+    plan: PlanConfig = PlanConfig()
     heartbeat_s: float = 60.0
     seed: int = 0
 

@@ -8,7 +8,7 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from jobs.common.recipe import CorpusConfig, EvaluationConfig, Recipe
+from jobs.common.recipe import CorpusConfig, EvaluationConfig, PlanConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
@@ -79,5 +79,6 @@ def recipe() -> Recipe:
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160),
         zero=ZeroConfig(zero_stage=3),
+        plan=PlanConfig(mean_caption_ids=6),  # the drawings' names
         heartbeat_s=10.0,
     )

@@ -1,29 +1,39 @@
 """The paper's model: Qwen-7B, 64 A100 80 GB. Planned, never run: the settings are what is computed and simulated.
 
-The paper gives 200M pairs for stage 1 at 256 px (arXiv 2407.07614); 50M for stage 2 and 10M triples up to 1024 px for
-stage 3 are recalled, not confirmed; everything else here is this project's own choice.
+What is marked [paper] the paper gives (arXiv 2407.07614); [recalled] is widely repeated about it and not confirmed;
+everything else is this project's own choice.
 
+    jobs/train_stage.py --recipe mars_7b --dry-run
     jobs/train_stage.py --recipe mars_7b --root /shared/runs --stage 1
 """
 
 from dataclasses import replace
 
-from jobs.common.recipe import CorpusConfig, Recipe
+from jobs.common.recipe import CorpusConfig, PlanConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import MAIN, Source, StageConfig
 from tokenization.shard_rows import TokenizationConfig
+from tokenization.vqgan_config import OPEN_MUSE
 from tokenization.workers import Workers
 
 GLOBAL_BATCH_SIZE = 2048
+PAIRS = (200_000_000, 50_000_000, 10_000_000)
+"""A stage. 200M: [paper]; 50M and 10M: [recalled]. Each is seen once."""
+
+REFINED = "aesthetic >= 5.5 and clip >= 0.28"
+"""Stage 2's better pairs [recalled: filtered]. An example: the columns are the corpus's own, as img2dataset and LAION
+name them, and the bounds are to be set so that as many rows are left as planned."""
+DETAILED = f"{REFINED} and aesthetic >= 6.0 and width >= 1024 and height >= 1024"
+"""Stage 3's pictures, the only ones that are encoded at 1024 px: not enlarged ones. An example, too."""
 
 
 def recipe() -> Recipe:
     """The recipe."""
     first = StageConfig(
-        purpose="align image and text in both directions",
+        purpose="align image and text in both directions",  # [paper], and both tasks
         task_shares={"text_to_image": 0.5, "captioning": 0.5},
-        steps=200_000_000 // GLOBAL_BATCH_SIZE,
+        steps=PAIRS[0] // GLOBAL_BATCH_SIZE,
         global_batch_size=GLOBAL_BATCH_SIZE,
         micro_batch_size=1,
         seq_len=4096,
@@ -36,29 +46,51 @@ def recipe() -> Recipe:
     )
     second = replace(
         first,
-        purpose="refine text to image",
-        task_shares={"text_to_image": 0.9, "captioning": 0.1},
-        steps=50_000_000 // GLOBAL_BATCH_SIZE,
+        purpose="refine text to image",  # [paper]
+        sources={MAIN: Source(where=REFINED)},
+        task_shares={"text_to_image": 0.9, "captioning": 0.1},  # [recalled]: mostly text to image
+        steps=PAIRS[1] // GLOBAL_BATCH_SIZE,
         learning_rate=5e-5,
     )
     third = replace(
         second,
-        purpose="detail: high-resolution codes from text and low-resolution codes",
+        purpose="detail: high-resolution codes from text and low-resolution codes",  # [paper]
+        sources={MAIN: Source(where=DETAILED)},
         task_shares={"text_to_image": 0.2, "high_resolution": 0.8},
-        steps=10_000_000 // GLOBAL_BATCH_SIZE,
+        steps=PAIRS[2] // GLOBAL_BATCH_SIZE,
         row_multiple=32,  # rows of one sample have little text
         seq_len=4992,  # one sample: up to 512 text ids, 258 of the low picture, K openers, 4,096 - K high codes
         high_resolution_role="high_2",
-        high_resolution_group=16,
+        high_resolution_group=16,  # K of next-K-token prediction; no source says which K
     )
     return Recipe(
         name="mars_7b",
-        corpora={"main": CorpusConfig(path="corpus")},
+        corpora={MAIN: CorpusConfig(path="corpus")},
+        vqgan=OPEN_MUSE,  # [paper]: factor 16, 8,192 codes; its repository credits open-muse
         vqgan_folder="models/vqgan-f16-8192",
-        language_expert_folder="models/qwen-7b-as-qwen2",
-        tokenization=TokenizationConfig(size_px=256, max_caption_ids=512, encoder_dtype="bfloat16"),
+        language_expert_folder="models/qwen-7b-as-qwen2",  # [paper]: Qwen-7B, frozen
+        tokenization=TokenizationConfig(
+            size_px=256,  # [paper]
+            size_hr_px=1024,  # [recalled]
+            hr_where=DETAILED,
+            max_caption_ids=512,
+            encoder_dtype="bfloat16",
+        ),
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=64, use_gpu=True, cpus_per_worker=8),
         tokenizers=Workers(num_encoders=64, use_gpu=True),
         zero=ZeroConfig(zero_stage=3, frozen_whole=True),  # on paper: see docs/performance.md
+        plan=PlanConfig(
+            gpu="A100-80GB",
+            language_expert_geometry="qwen_7b",
+            mean_caption_ids=77,
+            budget_gpu_days=(300.0, 80.0, 207.0),  # in all the paper's 587; how they are shared out is ours
+            gpu_days_beside={
+                "MARS, its paper": 587.0,
+                "Stable Diffusion 1.5, MARS's paper": 6250.0,
+                "PixArt-alpha, its page": 675.0,
+                "SD2-base, MosaicML's repository, 651 to 705": 651.0,
+                "SD2, Anyscale's template": 549.0,
+            },
+        ),
     )
