@@ -20,10 +20,11 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.composition import score_composition  # noqa: E402
 from jobs.common.pictures import picture_sheet, spread  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawings  # noqa: E402
+from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, scored_drawings, trained_drawings  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE  # noqa: E402
@@ -58,10 +59,14 @@ def main(options: Options) -> dict[str, Any]:
     with counted(paths, "evaluate", cpus, use_gpu=False):
         vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
         pending = [vq_of_shard.remote(paths, shard) for shard in token_shards]
-        scores = ray.remote(num_cpus=1)(score_generated).remote(paths, trained_drawings(recipe, paths))
+        drawings = trained_drawings(recipe, paths)
+        drawings = drawings[drawings["sample_id"].isin(scored_drawings(recipe, paths)["sample_id"])]
+        scores = [ray.remote(num_cpus=1)(score_generated).remote(paths, drawings)] if len(drawings) else []
+        if recipe.evaluation.composition:
+            scores.append(ray.remote(num_cpus=1)(composition_of_generated).remote(paths))
         export = ray.remote(num_cpus=1)(check_export).remote(paths)
         shards = ray.get(pending)
-        metrics = ray.get(scores) | ray.get(export)
+        metrics = reduce(operator.or_, ray.get([*scores, export]))
     manifest = json.loads((paths.tokens / MANIFEST_FILE).read_text())
     metrics = {
         "corpus_rows": manifest["rows_in"],
@@ -124,14 +129,20 @@ def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
     captions = pd.read_parquet(paths.samples / CAPTIONS_FILE)
     scores: dict[str, Any] = {"trained_drawings": len(sample_ids)}
     for language in LANGUAGES:
-        of_language = pictures[pictures["language"] == language]
+        of_language = pictures[(pictures["language"] == language) & pictures["sample_id"].isin(sample_ids)]
         generated = _decode(vqgan, of_language["codes"].to_list())
         distance = (generated**2).sum(1)[:, None] - 2 * generated @ truth.T + (truth**2).sum(1)[None]
         nearest = [sample_ids[number] for number in distance.argmin(1)]
         scores[f"t2i_retrieval_{language}"] = float(np.mean(np.asarray(nearest) == of_language["sample_id"].to_numpy()))
-        written = captions[captions["language"] == language]
+        written = captions[(captions["language"] == language) & captions["sample_id"].isin(sample_ids)]
         scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
     return scores
+
+
+def composition_of_generated(paths: RunPaths) -> dict[str, float]:
+    """Whether the generated pictures have the skin tones asked for; see `jobs.common.composition`."""
+    vqgan = stored_vqgan(paths, common_fingerprint(list_token_shards(paths.tokens)))
+    return score_composition(paths, vqgan, pd.read_parquet(paths.samples / PICTURES_FILE))
 
 
 def check_export(paths: RunPaths) -> dict[str, Any]:

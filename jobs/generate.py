@@ -77,7 +77,7 @@ def main(options: Options) -> None:
             table = _run(arguments, [{"prompt": prompt} for prompt in options.prompt], recipe)
             _save_prompts(table, vqgan, paths)
             return
-        drawings = trained_drawings(recipe, paths)
+        drawings = scored_drawings(recipe, paths)
         say(f"generate: {len(drawings)} pictures and as many captions")
         table = _run(arguments, drawings.rename(columns={"caption": "prompt"}).to_dict("records"), recipe)
         ledger.add.remote(samples=2 * len(table))
@@ -111,7 +111,16 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
 
 def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
     """Rows of the last stage, one a language: sample_id, language, caption, codes."""
-    index = build_row_index(paths.tokens, recipe.stages[-1].where)
+    return _drawings(paths, recipe.stages[-1].where)
+
+
+def scored_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
+    """What is generated and scored, as `trained_drawings`: those, where the recipe names no others."""
+    return _drawings(paths, recipe.evaluation.where or recipe.stages[-1].where)
+
+
+def _drawings(paths: RunPaths, where: str) -> pd.DataFrame:
+    index = build_row_index(paths.tokens, where)
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)
     rows = []

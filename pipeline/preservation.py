@@ -1,0 +1,77 @@
+"""What training does to the language expert: text logits and perplexity beside the base's, on text it never saw.
+
+Shape letters: T ids of a text, V text rows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.token_data import build_row_index
+
+TextLogits = Callable[[Tensor], Tensor]
+"""A model on text alone: int64 [1, T] to its logits over the text vocabulary, [1, T, V]."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model's text beside its base's, over all positions of some texts.
+
+    Attributes:
+        mean_kl: of the base's next-id distribution from the model's, KL(base || model), nats.
+        max_abs_diff: largest difference of a logit.
+        perplexity, base_perplexity: exp of the mean cross-entropy of the next id.
+    """
+
+    mean_kl: float
+    max_abs_diff: float
+    perplexity: float
+    base_perplexity: float
+
+
+@torch.no_grad()
+def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_id: int) -> Drift:
+    """Measures texts one by one, each between two `end_id`: both models then run the same shapes.
+
+    Probabilities run over the text vocabulary alone.
+    """
+    kl, loss, base_loss, worst, count = 0.0, 0.0, 0.0, 0.0, 0
+    for ids in texts:
+        line = torch.tensor([[end_id, *ids, end_id]])
+        own, reference = (logits(line)[0, :-1].float() for logits in (model, base))
+        own_log, reference_log = own.log_softmax(-1), reference.log_softmax(-1)
+        kl += F.kl_div(own_log, reference_log, reduction="sum", log_target=True).item()
+        loss += F.nll_loss(own_log, line[0, 1:], reduction="sum").item()
+        base_loss += F.nll_loss(reference_log, line[0, 1:], reduction="sum").item()
+        worst = max(worst, (own - reference).abs().max().item())
+        count += len(own)
+    return Drift(kl / count, worst, math.exp(loss / count), math.exp(base_loss / count))
+
+
+def held_out_texts(tokens: Path, trained: list[str], count: int) -> list[list[int]]:
+    """The ids of captions that no stage trained on, up to `count`, from all over the token folder.
+
+    Args:
+        tokens: folder of token shards.
+        trained: the `where` of everything that was trained.
+        count: of captions; fewer where there are not so many, none where everything was trained on.
+    """
+    indices = [build_row_index(tokens, where) for where in trained]
+    shards = indices[0].shards
+    found: list[list[int]] = []
+    for number, shard in enumerate(shards):
+        used = np.unique(np.concatenate([index.rows[number] for index in indices]))
+        free = np.setdiff1d(np.arange(pq.read_metadata(tokens / shard).num_rows), used)
+        wanted = -(-(count - len(found)) // (len(shards) - number))
+        chosen = free[np.unique(np.linspace(0, len(free) - 1, wanted).astype(int))] if len(free) and wanted > 0 else []
+        captions = pq.read_table(tokens / shard, columns=["captions"]).take(pa.array(chosen, pa.int64()))["captions"]
+        found += [caption["ids"] for row in captions.to_pylist() for caption in row if caption["ids"]]
+    return found[:count]
