@@ -12,7 +12,6 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import json  # noqa: E402
-import os  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -140,8 +139,6 @@ def _losses(table: pd.DataFrame) -> list[str]:
 
 def _train(experts: str, comparison: Comparison, num_threads: int, messages: Any) -> list[dict[str, Any]]:
     torch.set_num_threads(num_threads)
-    if not torch.cuda.is_available():
-        os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "1"}
     every = comparison.run.stage.log_every_steps
 
     def report(record: dict[str, Any]) -> None:

@@ -74,12 +74,12 @@ def main(options: Options) -> None:
     vqgan = ImageTokenizer(paths.vqgan)
     with counted(paths, "generate", scaling.num_workers, scaling.use_gpu) as ledger:
         if options.prompt:
-            table = _run(arguments, [{"prompt": prompt} for prompt in options.prompt], recipe)
+            table = run_generator(arguments, [{"prompt": prompt} for prompt in options.prompt], recipe)
             _save_prompts(table, vqgan, paths)
             return
         drawings = scored_drawings(recipe, paths)
         say(f"generate: {len(drawings)} pictures and as many captions")
-        table = _run(arguments, drawings.rename(columns={"caption": "prompt"}).to_dict("records"), recipe)
+        table = run_generator(arguments, drawings.rename(columns={"caption": "prompt"}).to_dict("records"), recipe)
         ledger.add.remote(samples=2 * len(table))
     pictures = table[["sample_id", "language", "prompt", "drawn_codes"]].rename(columns={"drawn_codes": "codes"})
     drawing_grid(pictures, vqgan, paths, fingerprint.transform["size_px"], evaluation.grid_drawings).save(
@@ -134,7 +134,7 @@ def _drawings(paths: RunPaths, where: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _run(arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
+def run_generator(arguments: tuple, rows: list[dict], recipe: Recipe) -> pd.DataFrame:
     """Runs the rows through a pool of `Generator`s, in batches of the recipe's size; rows come back in their order."""
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling

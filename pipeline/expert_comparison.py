@@ -6,6 +6,7 @@ value: a matrix of every layer, the visual embedding and the visual head. Norms,
 frozen in both. That favours the shared expert: what its text loses, it loses in the layers alone.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -55,10 +56,7 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
     """
     run, steps = comparison.run, comparison.run.stage.steps
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not dist.is_initialized():  # DeepSpeed wants a group, of one process too
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
-        )
+    _be_the_only_rank(device)
     zero = replace(run.zero, zero_stage=2)  # one process has nothing to partition
     objective = make_objective(experts, run, zero)
     base = load_language_expert(run.base, getattr(torch, zero.dtype)).to(device).eval()
@@ -115,6 +113,16 @@ def text_logits(objective: Objective) -> TextLogits:
         return torch.nn.functional.linear(hidden, mars.head.text_weight).cpu()
 
     return logits
+
+
+def _be_the_only_rank(device: torch.device) -> None:
+    """DeepSpeed wants a process group, and to be told of it, for one process too."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _on(device: torch.device, model: Any) -> TextLogits:

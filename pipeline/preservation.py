@@ -57,21 +57,25 @@ def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_
 
 
 def held_out_texts(tokens: Path, trained: list[str], count: int) -> list[list[int]]:
-    """The ids of captions that no stage trained on, up to `count`, from all over the token folder.
+    """The ids of captions that no stage trained on, up to `count`, from all over the token folder: one a row, of the
+    row's captions by turns the first, the second, ...
 
     Args:
         tokens: folder of token shards.
         trained: the `where` of everything that was trained.
-        count: of captions; fewer where there are not so many, none where everything was trained on.
+        count: of captions; fewer where there are not so many such rows, none where everything was trained on.
     """
     indices = [build_row_index(tokens, where) for where in trained]
     shards = indices[0].shards
     found: list[list[int]] = []
     for number, shard in enumerate(shards):
-        used = np.unique(np.concatenate([index.rows[number] for index in indices]))
+        used = np.concatenate([index.rows[number] for index in indices])
         free = np.setdiff1d(np.arange(pq.read_metadata(tokens / shard).num_rows), used)
-        wanted = -(-(count - len(found)) // (len(shards) - number))
-        chosen = free[np.unique(np.linspace(0, len(free) - 1, wanted).astype(int))] if len(free) and wanted > 0 else []
-        captions = pq.read_table(tokens / shard, columns=["captions"]).take(pa.array(chosen, pa.int64()))["captions"]
-        found += [caption["ids"] for row in captions.to_pylist() for caption in row if caption["ids"]]
-    return found[:count]
+        wanted = min(len(free), -(-(count - len(found)) // (len(shards) - number)))
+        chosen = free[np.linspace(0, len(free) - 1, wanted).astype(int)]
+        captions = pq.read_table(tokens / shard, columns=["captions"]).take(pa.array(chosen))["captions"]
+        for row in captions.to_pylist():
+            ids = row[len(found) % len(row)]["ids"] if row else []
+            if ids:
+                found.append(ids)
+    return found
