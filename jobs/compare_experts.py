@@ -22,6 +22,14 @@ import torch  # noqa: E402
 
 from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.experts_table import (  # noqa: E402
+    NAMES,
+    PLOT_FILE,
+    RECORDS_FILE,
+    SUMMARY_FILE,
+    experts_folder,
+    experts_table,
+)
 from jobs.common.held_out import held_out_captions  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.train_stage import stage_run  # noqa: E402
@@ -32,8 +40,6 @@ from pipeline.expert_comparison import EXPERTS, Comparison, train_experts  # noq
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-FOLDER, RECORDS_FILE, SUMMARY_FILE, PLOT_FILE = "experts", "records.jsonl", "experts.json", "experts.png"
-NAMES = {"two": "two experts (SemVIE)", "shared": "one shared expert"}
 DRIFT = ("mean_kl", "max_abs_diff", "perplexity")
 LAST_STEPS = 20
 """The losses in the table are means over so many last steps."""
@@ -80,14 +86,14 @@ def main(options: Options) -> dict[str, Any]:
             for experts in EXPERTS:
                 records.extend(ray.get(train.remote(experts, comparison, cpus, messages)))
                 ledger.add.remote(steps=options.steps, samples=options.steps * stage.global_batch_size)
-    folder = paths.run / FOLDER
+    folder = experts_folder(paths)
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(records)
     table.to_json(folder / RECORDS_FILE, orient="records", lines=True)
     figures = {"steps": options.steps, "held_out_texts": len(texts), "stage": asdict(stage)} | summary(table)
     (folder / SUMMARY_FILE).write_text(json.dumps(figures, indent=2, ensure_ascii=False))
     plot(table).savefig(folder / PLOT_FILE, dpi=110)
-    for line in as_table(figures).to_string(index=False).splitlines():
+    for line in experts_table(figures).to_string(index=False).splitlines():
         say(f"experts: {line}")
     say(f"experts: records, figures and {PLOT_FILE} are in {folder}")
     return {name: value for name, value in figures.items() if name != "stage"}
@@ -102,16 +108,6 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         found[str(experts)] = losses.dropna().to_dict() | {name: float(measured[name]) for name in DRIFT}
         found["base_perplexity"] = float(measured["base_perplexity"])
     return found
-
-
-def as_table(figures: dict[str, Any]) -> pd.DataFrame:
-    """The figures side by side, as text."""
-    rows = [
-        {"": name} | {NAMES[experts]: f"{figures[experts][name]:.4g}" for experts in EXPERTS if experts in figures}
-        for name in figures[EXPERTS[0]]
-    ]
-    base = f"{figures['base_perplexity']:.4g}"
-    return pd.DataFrame([*rows, {"": "perplexity before"} | {NAMES[experts]: base for experts in EXPERTS}])
 
 
 def plot(table: pd.DataFrame) -> plt.Figure:

@@ -45,9 +45,7 @@ def test_a_held_out_pairs_name_is_not_a_seen_ones(drawings):
     }
     for one in drawings:
         if one.composition and one.tone:
-            assert one.caption_en.endswith(f" {one.tone} skin tone") and one.caption_zh.endswith(
-                f"{tones[one.tone]}肤色"
-            )
+            assert f" {one.tone} skin tone" in one.caption_en and f"{tones[one.tone]}肤色" in one.caption_zh
 
 
 def test_couples_and_subjects_without_all_variants_are_left_out():
