@@ -83,7 +83,11 @@ def composition_plot(table: pd.DataFrame, metrics: dict[str, Any]) -> bytes:
     bars.set(ylim=(0, 1.05), xlabel="pairs of subject and tone", ylabel="right of six")
     bars.legend(fontsize=8)
     unseen = table[table["composition"] == UNSEEN]
-    counts = pd.crosstab(unseen["tone"], unseen["nearest"]).reindex(index=VARIANTS, columns=VARIANTS, fill_value=0)
+    counts = (
+        pd.crosstab(unseen["tone"], unseen["nearest"])
+        .reindex(index=VARIANTS, columns=VARIANTS, fill_value=0)
+        .to_numpy(int)
+    )
     tones.imshow(counts, cmap="Blues")
     names = [variant or NO_TONE for variant in VARIANTS]
     tones.set_xticks(range(len(VARIANTS)), names, rotation=30, ha="right", fontsize=8)
@@ -91,9 +95,9 @@ def composition_plot(table: pd.DataFrame, metrics: dict[str, Any]) -> bytes:
     tones.set(xlabel="nearest drawing", ylabel="asked for", title="unseen pairs, pictures")
     for row in range(len(VARIANTS)):
         for column in range(len(VARIANTS)):
-            value = int(counts.iloc[row, column])
-            dark = value > counts.to_numpy().max() / 2
-            tones.text(column, row, str(value), ha="center", va="center", color="white" if dark else "black")
+            dark = counts[row, column] > counts.max() / 2
+            colour = "white" if dark else "black"
+            tones.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
     figure.tight_layout()
     content = io.BytesIO()
     figure.savefig(content, dpi=110, format="png")
