@@ -109,17 +109,17 @@ def score_composition(paths: RunPaths, vqgan: ImageTokenizer, pictures: pd.DataF
 
 
 def _sheet(table: pd.DataFrame, drawn: np.ndarray, six: np.ndarray, wanted: np.ndarray) -> Image.Image:
-    """Unseen pairs, one a column: the drawing from its stored codes, and the pictures of each language's prompt."""
+    """Unseen pairs, one a column: the drawing from its stored codes over the tone asked for, and each language's
+    picture; the tone it is nearest to stands under it where that is another."""
     unseen = table[table["composition"] == UNSEEN]
     columns = []
     for sample_id in spread(unseen["sample_id"].unique().tolist(), SHEET_COLUMNS):
         rows = unseen.index[unseen["sample_id"] == sample_id]
-        first = table.loc[rows[0]]
-        cells = [(first["subject"], six[rows[0], wanted[rows[0]]])]
+        cells = [(table.loc[rows[0], "tone"] or "no tone", six[rows[0], wanted[rows[0]]])]
         for row in rows:
-            asked, nearest = first["tone"] or "no tone", table.loc[row, "nearest"] or "no tone"
-            said = asked if nearest == first["tone"] else f"{asked}: {nearest}"
-            cells.append((f"{table.loc[row, 'language']}, {said}", drawn[row]))
+            one = table.loc[row]
+            came = "" if one["nearest"] == one["tone"] else f": {one['nearest'] or 'no tone'}"
+            cells.append((one["language"] + came, drawn[row]))
         columns.append(cells)
     return picture_sheet(columns or [[("nothing unseen", drawn[0])]])
 

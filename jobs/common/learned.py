@@ -50,8 +50,8 @@ def learned_sections(paths: RunPaths, metrics: dict[str, Any]) -> list[Section]:
                 "Composition",
                 "Pictures of subjects in six variants of skin tone. A picture counts where it is nearer to the drawing "
                 "asked for than to its subject's five others. The sheet shows pairs of subject and tone that training "
-                "never saw: above the drawing, below what was made of its names; where another tone was nearest, it "
-                "stands after the colon.",
+                "never saw: above, the drawing over the tone asked for; below, what was made of its names, and the "
+                "tone that came out where it is another.",
                 pictures=[
                     composition_plot(pd.read_parquet(paths.samples / COMPOSITION_FILE), metrics),
                     (paths.samples / COMPOSITION_SHEET_FILE).read_bytes(),
