@@ -56,26 +56,37 @@ def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_
     return Drift(kl / count, worst, math.exp(loss / count), math.exp(base_loss / count))
 
 
-def held_out_texts(tokens: Path, trained: list[str], count: int) -> list[list[int]]:
-    """The ids of captions that no stage trained on, up to `count`, from all over the token folder: one a row, of the
-    row's captions by turns the first, the second, ...
+def held_out_texts(tokens: Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
+    """The ids of captions that no stage trained on, up to `count`, drawn from all over the token folder.
 
     Args:
         tokens: folder of token shards.
         trained: the `where` of everything that was trained.
-        count: of captions; fewer where there are not so many such rows, none where everything was trained on.
+        count: of captions; fewer where there are not so many, none where everything was trained on.
+        read: `where` of all that the language expert ever read: other captions are taken only if it knows each of
+            their ids. None for an expert that read more than this corpus.
     """
     indices = [build_row_index(tokens, where) for where in trained]
-    shards = indices[0].shards
+    known = None if read is None else _ids_of(tokens, read)
+    shards, generator = indices[0].shards, np.random.default_rng(0)
     found: list[list[int]] = []
     for number, shard in enumerate(shards):
+        wanted = -(-(count - len(found)) // (len(shards) - number))
+        if wanted <= 0:
+            break
         used = np.concatenate([index.rows[number] for index in indices])
         free = np.setdiff1d(np.arange(pq.read_metadata(tokens / shard).num_rows), used)
-        wanted = min(len(free), -(-(count - len(found)) // (len(shards) - number)))
-        chosen = free[np.linspace(0, len(free) - 1, wanted).astype(int)]
-        captions = pq.read_table(tokens / shard, columns=["captions"]).take(pa.array(chosen))["captions"]
-        for row in captions.to_pylist():
-            ids = row[len(found) % len(row)]["ids"] if row else []
-            if ids:
-                found.append(ids)
+        lines = [ids for ids in _captions(tokens / shard, free) if ids and (known is None or known.issuperset(ids))]
+        found += [lines[place] for place in sorted(generator.permutation(len(lines))[:wanted])]
     return found
+
+
+def _ids_of(tokens: Path, where: str) -> set[int]:
+    index = build_row_index(tokens, where)
+    rows = zip(index.shards, index.rows, strict=True)
+    return {one for shard, places in rows for ids in _captions(tokens / shard, places) for one in ids}
+
+
+def _captions(shard: Path, rows: np.ndarray) -> list[list[int]]:
+    table = pq.read_table(shard, columns=["captions"]).take(pa.array(rows, pa.int64()))
+    return [caption["ids"] for row in table["captions"].to_pylist() for caption in row]

@@ -6,9 +6,11 @@ from pipeline.preservation import held_out_texts
 
 
 def held_out_captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
-    """The ids of up to `count` captions of the run's tokens that neither a stage nor the demo's own language expert
-    trained on; none where they trained on every row."""
-    trained = [stage.where for stage in recipe.stages]
+    """The ids of up to `count` captions of the run's tokens that no stage trained on; none where they trained on every
+    row. The demo's own language expert knows no words but those that it read: it is asked about no others, nor about
+    captions that it read."""
+    trained, own = [stage.where for stage in recipe.stages], None
     if not recipe.language_expert_folder:
-        trained.append(recipe.language_expert.where)
-    return held_out_texts(paths.tokens, trained, count)
+        own = recipe.language_expert.where
+        trained.append(own)
+    return held_out_texts(paths.tokens, trained, count, read=own)
