@@ -18,30 +18,43 @@ import pandas as pd  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.common.pictures import picture_sheet, spread  # noqa: E402
+from jobs.common.composition import score_composition  # noqa: E402
+from jobs.common.held_out import held_out_captions  # noqa: E402
+from jobs.common.outside_scores import check_weights, clip_score, fid  # noqa: E402
+from jobs.common.pictures import picture_sheet, spread, true_pictures  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, trained_drawings  # noqa: E402
+from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, scored_drawings, trained_drawings  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE  # noqa: E402
+from pipeline.model import load_language_expert  # noqa: E402
+from pipeline.preservation import text_drift  # noqa: E402
 from tokenization.books import token_name  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.pictures import Transform, load_picture  # noqa: E402
+from tokenization.text_tokenizer import end_of_text_id  # noqa: E402
 from tokenization.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
 from tokenization.vqgan_quality import Quality, quality_of  # noqa: E402
 
 VQ_SHEET_FILE = "vq_sheet.png"
 DECODE_BATCH = 32
+HELD_OUT_TEXTS = 256
+"""Captions that the perplexity is measured on."""
 
 
 @dataclass(frozen=True)
 class Options(JobOptions):
     """Flags of `evaluate`."""
 
+    fid_weights: str = ""
+    """Local file of Inception weights, TorchScript or torch-fidelity's: adds the FID."""
+    clip_weights: str = ""
+    """Local folder of a CLIP model as transformers saves it: adds the CLIP score."""
     json: bool = False
     """Print the metrics as one JSON object, last."""
 
@@ -49,6 +62,7 @@ class Options(JobOptions):
 def main(options: Options) -> dict[str, Any]:
     """Scores generated pictures and captions, the VQ-GAN, and the export."""
     recipe, paths = options.resolve()
+    check_weights(options.fid_weights, options.clip_weights)
     for name in (PICTURES_FILE, CAPTIONS_FILE):
         if not (paths.samples / name).exists():
             raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
@@ -58,10 +72,18 @@ def main(options: Options) -> dict[str, Any]:
     with counted(paths, "evaluate", cpus, use_gpu=False):
         vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
         pending = [vq_of_shard.remote(paths, shard) for shard in token_shards]
-        scores = ray.remote(num_cpus=1)(score_generated).remote(paths, trained_drawings(recipe, paths))
-        export = ray.remote(num_cpus=1)(check_export).remote(paths)
+        drawings = trained_drawings(recipe, paths)
+        drawings = drawings[drawings["sample_id"].isin(scored_drawings(recipe, paths)["sample_id"])]
+        scores = [ray.remote(num_cpus=1)(score_generated).remote(paths, drawings)] if len(drawings) else []
+        if recipe.evaluation.composition:
+            scores.append(ray.remote(num_cpus=1)(composition_of_generated).remote(paths))
+        if options.fid_weights or options.clip_weights:
+            outside = ray.remote(num_cpus=1)(outside_scores)
+            scores.append(outside.remote(paths, options.fid_weights, options.clip_weights))
+        held_out = held_out_captions(recipe, paths, HELD_OUT_TEXTS)
+        export = ray.remote(num_cpus=1)(check_export).remote(paths, held_out)
         shards = ray.get(pending)
-        metrics = ray.get(scores) | ray.get(export)
+        metrics = reduce(operator.or_, ray.get([*scores, export]))
     manifest = json.loads((paths.tokens / MANIFEST_FILE).read_text())
     metrics = {
         "corpus_rows": manifest["rows_in"],
@@ -74,6 +96,8 @@ def main(options: Options) -> dict[str, Any]:
         paths.samples / VQ_SHEET_FILE
     )
     paths.run.joinpath("metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
+    if not (options.fid_weights and options.clip_weights):
+        say("evaluate: without --fid-weights there is no FID, without --clip-weights no CLIP score")
     for name, value in metrics.items():
         say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
     return metrics
@@ -122,7 +146,7 @@ def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
     scores: dict[str, Any] = {"trained_drawings": drawings["sample_id"].nunique()}
     scores |= _retrieval(vqgan, drawings, pictures, "codes", "t2i_retrieval")
     for language in LANGUAGES:
-        written = captions[captions["language"] == language]
+        written = captions[(captions["language"] == language) & captions["sample_id"].isin(drawings["sample_id"])]
         scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
     if "high_codes" in pictures:
         scores |= _retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
@@ -138,7 +162,7 @@ def _retrieval(
     truth = _decode(vqgan, unique[column].to_list())
     squares, shares = np.einsum("ij,ij->i", truth, truth), {}
     for language in LANGUAGES:
-        of_language = pictures[pictures["language"] == language]
+        of_language = pictures[(pictures["language"] == language) & pictures["sample_id"].isin(sample_ids)]
         found = []
         for start in range(0, len(of_language), DECODE_BATCH):
             batch = of_language.iloc[start : start + DECODE_BATCH]
@@ -149,12 +173,44 @@ def _retrieval(
     return shares
 
 
-def check_export(paths: RunPaths) -> dict[str, Any]:
-    """Loads the export in this fresh process and compares its text logits with the base's own class."""
+def composition_of_generated(paths: RunPaths) -> dict[str, float]:
+    """Whether the generated pictures have the skin tones asked for; see `jobs.common.composition`."""
+    vqgan = stored_vqgan(paths, common_fingerprint(list_token_shards(paths.tokens)))
+    return score_composition(paths, vqgan, pd.read_parquet(paths.samples / PICTURES_FILE))
+
+
+def outside_scores(paths: RunPaths, fid_weights: str, clip_weights: str) -> dict[str, float]:
+    """FID of all generated pictures against their drawings, and CLIP score by language, where there are weights."""
+    fingerprint = common_fingerprint(list_token_shards(paths.tokens))
+    vqgan = stored_vqgan(paths, fingerprint)
+    pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
+    size_px = fingerprint.transform["size_px"]
+    generated = _decode(vqgan, pictures["codes"].to_list()).reshape(-1, size_px, size_px, 3).astype(np.uint8)
+    scores: dict[str, float] = {}
+    if fid_weights:
+        truth = true_pictures(paths, pictures["sample_id"].unique().tolist(), size_px)
+        scores |= {"fid": fid(fid_weights, np.stack(list(truth.values())), generated), "fid_pictures": len(generated)}
+    if clip_weights:
+        for language, rows in pictures.reset_index(drop=True).groupby("language"):
+            score = clip_score(clip_weights, generated[rows.index], rows["prompt"].to_list())
+            scores[f"clip_score_{language}"] = score
+    return scores
+
+
+def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
+    """Loads the export in this fresh process and compares its text with the base's own class."""
     model = load_export(paths.export)
     captions = pq.read_table(list_token_shards(paths.tokens)[0], columns=["captions"])["captions"].to_pylist()
     texts = [caption["ids"] for row in captions[:16] for caption in row]
-    return {
+    perplexities: dict[str, Any] = {}
+    if held_out:
+        base = load_language_expert(paths.language_expert, model.dtype).eval()
+        end_id = end_of_text_id(PreTrainedTokenizerFast.from_pretrained(paths.export))
+        rows = model.config.text_vocab_size
+        drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
+        perplexities = {"text_perplexity": drift.perplexity, "base_text_perplexity": drift.base_perplexity}
+    return perplexities | {
+        "held_out_texts": len(held_out),
         "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.language_expert, texts),
         "visual_weights_moved": visual_weights_moved(model, paths.language_expert),
     }

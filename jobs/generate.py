@@ -44,6 +44,7 @@ from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generator_actor import Generator, GeneratorConfig  # noqa: E402
 from pipeline.joint_generation import DocumentLimits  # noqa: E402
 from pipeline.sampling import GREEDY, Sampling  # noqa: E402
+from pipeline.stage_config import Source  # noqa: E402
 from pipeline.token_data import TokenReader, build_row_index, caption_texts  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
@@ -188,7 +189,7 @@ def main(options: Options) -> None:
 def generate_drawings(request: Request) -> None:
     """Pictures and captions for all trained drawings, and the grid."""
     recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
-    drawings = trained_drawings(recipe, paths).drop(columns="high_codes").assign(seed=request.sampling.seed)
+    drawings = scored_drawings(recipe, paths).drop(columns="high_codes").assign(seed=request.sampling.seed)
     rows = drawings.rename(columns={"caption": "prompt"}).to_dict("records")
     paths.samples.mkdir(parents=True, exist_ok=True)
     say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
@@ -248,6 +249,17 @@ def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
     """Rows of the last stage, one a language: sample_id, language, caption, codes, high_codes (None where there are
     none)."""
     source = recipe.stages[-1].sources[recipe.first_corpus]
+    return _drawings(paths, source)
+
+
+def scored_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
+    """What is generated and scored, as `trained_drawings`: those, where the recipe names no others."""
+    if not recipe.evaluation.where:
+        return trained_drawings(recipe, paths)
+    return _drawings(paths, Source(where=recipe.evaluation.where))
+
+
+def _drawings(paths: RunPaths, source: Source) -> pd.DataFrame:
     index = build_row_index(paths.tokens, source.where, source.side_tables, held_out=source.held_out)
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)

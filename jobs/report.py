@@ -20,6 +20,7 @@ import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.common.learned import Section, learned_sections  # noqa: E402
 from jobs.common.pictures import spread  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
@@ -68,6 +69,7 @@ def main(options: Options) -> None:
         _captions(paths),
         "<h2>Scores</h2>",
         _table(pd.DataFrame([(name, _text(value)) for name, value in metrics.items()], columns=["score", "value"])),
+        *[part for section in learned_sections(paths, metrics) for part in _section(section)],
         "<h2>Loss by task</h2>",
         _image(loss_curves(paths, stages)),
         "<h2>The VQ-GAN</h2><p>From above: drawings, what is left of them in the codes that training saw, and in the "
@@ -106,6 +108,12 @@ def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
     figure.savefig(content, dpi=110, format="png")
     plt.close(figure)
     return content.getvalue()
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>"]
+    parts += [_table(section.table)] if section.table is not None else []
+    return parts + [_image(picture) for picture in section.pictures]
 
 
 def _captions(paths: RunPaths) -> str:

@@ -69,8 +69,8 @@ class Dense(Objective):
     """A plain Qwen2 of the same active parameters, all of its layers' matrices trained: it is made of the visual
     expert, and text goes through that, too. Its text embedding is frozen, which is in its favour."""
 
-    def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
-        super().__init__(model)
+    def __init__(self, model: MarsForCausalLM, compile_layers: bool = False, normalisation: str = "state") -> None:
+        super().__init__(model, normalisation)
         assert not model.config.shared_output_projection, "that one is frozen"
         config = model.config.language_expert()
         config.vocab_size = 1

@@ -30,11 +30,23 @@ def test_the_demo_reaches_its_goals(tmp_path):
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["corpus_rows"] == 3953 and metrics["trained_drawings"] >= 300
     assert metrics["text_logits_max_abs_diff"] == 0 and metrics["visual_weights_moved"] is True
+    assert metrics["text_perplexity"] == metrics["base_text_perplexity"] and metrics["held_out_texts"] > 200
     assert metrics["vq_psnr_db"] >= 21
     for language in ("en", "zh"):
         assert metrics[f"t2i_retrieval_{language}"] >= 0.9, metrics
         assert metrics[f"caption_exact_match_{language}"] >= 0.8, metrics
     assert metrics["seconds"] <= 900
+
+
+@pytest.mark.timeout(2 * 3600)
+def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp_path):
+    """An hour on two cores. Guessing gets a sixth."""
+    command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "demo.py"), "--recipe", "demo_compose"]
+    subprocess.run([*command, "--root", str(tmp_path)], cwd=CHECKOUT, check=True)
+    metrics = json.loads((tmp_path / "demo_compose" / "metrics.json").read_text())
+    assert metrics["composition_pairs"] == 2 * 194 and metrics["composition_ceiling"] > 0.9
+    assert metrics["composition_unseen"] >= 0.5, metrics
+    assert metrics["text_perplexity"] == metrics["base_text_perplexity"]
 
 
 def test_a_stage_whose_workers_are_killed_again_and_again_ends_with_the_same_weights(tokenized, tmp_path):  # noqa: F811

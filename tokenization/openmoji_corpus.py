@@ -10,13 +10,14 @@ import tarfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tokenization.compositions import TONES, compositions
 from tokenization.errors import InputError
 from tokenization.storage import write_atomically
 from tokenization.tar_corpus import add_member
 
 ATTRIBUTION = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0."
 
-SKIN_TONES = {0x1F3FB: "light", 0x1F3FC: "medium-light", 0x1F3FD: "medium", 0x1F3FE: "medium-dark", 0x1F3FF: "dark"}
+SKIN_TONES = {0x1F3FB + number: tone for number, tone in enumerate(TONES)}
 VARIATION_SELECTOR = 0xFE0F
 
 # The rule for `group`: the Unicode block of the drawing's first code point (Unicode 17, Blocks.txt).
@@ -53,7 +54,8 @@ class Drawing:
     """One drawing and what is known of it.
 
     `subject` is the English name without skin tones; `tone` the tones' names, empty for none;
-    `group_rank` counts the drawings of a group that have no tone, in code point order (-1 for toned ones).
+    `group_rank` counts the drawings of a group that have no tone, in code point order (-1 for toned ones);
+    `composition` and `composition_rank` say whether its pair of subject and tone is held out (see `compositions`).
     """
 
     svg_path: str
@@ -64,6 +66,8 @@ class Drawing:
     tone: str
     group: str
     group_rank: int
+    composition: str
+    composition_rank: int
 
 
 def block_of(code_point: int) -> str:
@@ -102,7 +106,8 @@ def list_drawings() -> list[Drawing]:
 
     ranks: dict[str, int] = {}
     drawings = []
-    for points, character, svg_path in found:
+    pairs = [(_spelled(_toneless(points)), tuple(_tones(points))) for points, _, _ in found]
+    for (points, character, svg_path), composition in zip(found, compositions(pairs), strict=True):
         group, tone = block_of(points[0]), "+".join(dict.fromkeys(_tones(points)))
         caption_en = _words(names[character]["en"])
         rank = -1 if tone else ranks.get(group, 0)
@@ -111,13 +116,15 @@ def list_drawings() -> list[Drawing]:
         drawings.append(
             Drawing(
                 svg_path=svg_path,
-                code_points="-".join(f"{point:X}" for point in points),
+                code_points=_spelled(points),
                 caption_en=caption_en,
                 caption_zh=_words(names[character]["zh"]),
                 subject=subjects.get(_toneless(points), caption_en),
                 tone=tone,
                 group=group,
                 group_rank=rank,
+                composition=composition[0],
+                composition_rank=composition[1],
             )
         )
     return drawings
@@ -165,6 +172,10 @@ def _tones(points: tuple[int, ...]) -> list[str]:
 
 def _toneless(points: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(point for point in points if point not in SKIN_TONES and point != VARIATION_SELECTOR)
+
+
+def _spelled(points: tuple[int, ...]) -> str:
+    return "-".join(f"{point:X}" for point in points)
 
 
 def _words(name: str) -> str:

@@ -60,6 +60,9 @@ class EvaluationConfig:
         batch_size: prompts generated at once.
         max_caption_ids: of a generated caption.
         grid_drawings: drawings shown in the grid and in the VQ-GAN's sheet.
+        where: pandas query over the token table's plain columns: the drawings that are generated and scored; empty
+            for those that the last stage trained on.
+        composition: score whether pictures have the right skin tone, pairs seen and unseen in training apart.
     """
 
     temperature: float = 0.0
@@ -68,6 +71,8 @@ class EvaluationConfig:
     batch_size: int = 64
     max_caption_ids: int = 32
     grid_drawings: int = 12
+    where: str = ""
+    composition: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""FID and CLIP score by torchmetrics, with weights that the user has: nothing is downloaded."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.multimodal.clip_score import CLIPScore
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from pipeline.errors import InputError
+
+BATCH = 32
+FID_FILES = (
+    "a TorchScript module that gives features of uint8 pictures [B, 3, S, S], or torch-fidelity's Inception weights"
+)
+
+
+def check_weights(fid_weights: str, clip_weights: str) -> None:
+    """Raises InputError where a path that is named is not what it must be; empty ones are not looked at."""
+    if fid_weights and not Path(fid_weights).is_file():
+        raise InputError(f"--fid-weights {fid_weights!r} is no file; name {FID_FILES}")
+    if clip_weights and not (Path(clip_weights) / "config.json").is_file():
+        raise InputError(
+            f"--clip-weights {clip_weights!r} has no config.json; name the folder of a CLIP model as transformers "
+            "saves it, with its tokenizer and image processor"
+        )
+
+
+def fid(weights: str, real: np.ndarray, generated: np.ndarray) -> float:
+    """The Fréchet distance of the features of two sets of pictures.
+
+    Args:
+        weights: a TorchScript file whose module gives [B, features] of uint8 pictures [B, 3, S, S]; it is called with
+            `return_features=True` where it has that argument, as the common `inception-2015-12-05.pt` has. Or
+            torch-fidelity's Inception weights, which need that package.
+        real, generated: uint8 [n, S, S, 3]. Compare figures at equal n only: few pictures give too high ones.
+
+    Raises:
+        InputError: the file is neither, or a set has fewer than two pictures.
+    """
+    if min(len(real), len(generated)) < 2:
+        raise InputError(f"FID needs two pictures on each side, not {len(real)} and {len(generated)}")
+    try:
+        metric = _fid_metric(weights, real.shape[1])
+    except (RuntimeError, ValueError, KeyError, TypeError, ModuleNotFoundError) as error:
+        raise InputError(f"--fid-weights {weights!r} cannot be used ({error}); name {FID_FILES}") from error
+    for pictures, is_real in ((real, True), (generated, False)):
+        for batch in _batches(pictures):
+            metric.update(batch, real=is_real)
+    return metric.compute().item()
+
+
+def clip_score(weights: str, pictures: np.ndarray, prompts: list[str]) -> float:
+    """Mean of 100 times the cosine of a picture's and its prompt's embedding, at least 0.
+
+    Args:
+        weights: folder of a CLIP model, its tokenizer and its image processor, as transformers saves them.
+        pictures: uint8 [n, S, S, 3].
+        prompts: one for each.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    try:
+        model, processor = _Clip(weights), _ClipProcessor(weights)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"--clip-weights {weights!r} cannot be used: {error}") from error
+    metric = CLIPScore(model_name_or_path=lambda: (model, processor))
+    with torch.no_grad():
+        for start, batch in zip(range(0, len(prompts), BATCH), _batches(pictures), strict=True):
+            metric.update(list(batch), prompts[start : start + BATCH])
+    return metric.compute().item()
+
+
+class _Features(nn.Module):
+    """A TorchScript module as torchmetrics calls it."""
+
+    def __init__(self, scripted: Any) -> None:
+        super().__init__()
+        self._scripted = scripted.eval()
+        names = [argument.name for argument in scripted.forward.schema.arguments]
+        self._options = {"return_features": True} if "return_features" in names else {}
+
+    @torch.no_grad()
+    def forward(self, pictures: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] to [B, features]."""
+        return self._scripted(pictures, **self._options).flatten(1)
+
+
+class _Clip(nn.Module):
+    """A CLIP model whose feature functions give tensors, as torchmetrics expects; transformers 5 gives outputs."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        self.config = self._model.config
+
+    def get_image_features(self, *inputs: Tensor) -> Tensor:
+        """[B, 3, S, S] to [B, features]."""
+        return _pooled(self._model.get_image_features(*inputs))
+
+    def get_text_features(self, *inputs: Tensor) -> Tensor:
+        """Ids and mask, [B, T] each, to [B, features]."""
+        return _pooled(self._model.get_text_features(*inputs))
+
+
+class _ClipProcessor:
+    """A CLIP model's tokenizer and image processor."""
+
+    def __init__(self, folder: str) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
+    def __call__(self, text: Any = None, images: Any = None, return_tensors: str = "pt", padding: bool = True) -> Any:
+        if text is not None:
+            return self._tokenizer(text, return_tensors=return_tensors, padding=padding, truncation=True)
+        return self._images(images=images, return_tensors=return_tensors)
+
+
+def _fid_metric(weights: str, size_px: int) -> FrechetInceptionDistance:
+    try:
+        scripted = torch.jit.load(weights, map_location="cpu")
+    except RuntimeError:  # no TorchScript
+        return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights)
+    # Features are asked for a batch of the real size: the module decides itself how it resizes.
+    return FrechetInceptionDistance(feature=_Features(scripted), input_img_size=(3, size_px, size_px))
+
+
+def _pooled(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _batches(pictures: Iterable[np.ndarray] | np.ndarray) -> Iterator[Tensor]:
+    stacked = torch.from_numpy(np.asarray(pictures)).permute(0, 3, 1, 2)
+    yield from stacked.split(BATCH)
