@@ -74,6 +74,8 @@ class StageConfig:
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
         validate_every_steps: between two validations, 0 for none; the last step always has one where rows are held out.
         validation_rows: held-out rows of each source that are used, at most.
+        sample_every_steps: between two grids of pictures drawn of `sample_prompts`, 0 for none.
+        sample_prompts: the prompts.
     """
 
     purpose: str
@@ -105,6 +107,8 @@ class StageConfig:
     save_every_steps: int = 100
     validate_every_steps: int = 0
     validation_rows: int = 256
+    sample_every_steps: int = 0
+    sample_prompts: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         """What makes the stage impossible; empty where nothing does."""
@@ -139,8 +143,11 @@ class StageConfig:
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
         if self.checkpoint_every_layers < 0:
             found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
-        if self.validate_every_steps < 0:
-            found.append(f"validate_every_steps is {self.validate_every_steps}, it must be at least 0")
+        for name in ("validate_every_steps", "sample_every_steps"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
+        if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):
+            found.append("sample_every_steps is set, but sample_prompts has none or an empty one; say what to draw")
         if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
             found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
         for name in POSITIVE:
