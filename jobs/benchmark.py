@@ -75,7 +75,7 @@ class Size:
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
-    geometry: Literal["qwen_7b", "small"] = "qwen_7b"
+    geometry: Literal["qwen_7b", "qwen2_1_5b", "small"] = "qwen_7b"
     """Model size."""
 
 
