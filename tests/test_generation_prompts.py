@@ -1,5 +1,6 @@
 """What cannot be generated is refused in one line that names it, before anything starts; what is made stays."""
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -16,7 +17,15 @@ from jobs.common.exit_codes import UsageError
 from jobs.common.prompt_results import file_name, new_folder, save_page
 from jobs.common.prompts import read_prompts
 from jobs.common.recipe import Recipe, load_recipe
-from jobs.common.requests import Request, caption_rows, checked_prompts, high_resolution, prompt_rows, save_pictures
+from jobs.common.requests import (
+    Request,
+    caption_rows,
+    checked_prompts,
+    high_resolution,
+    prompt_rows,
+    save_documents,
+    save_pictures,
+)
 from jobs.common.run_paths import run_paths
 from pipeline.errors import InputError
 from pipeline.generation import HighResolution
@@ -275,3 +284,29 @@ def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path):
     assert "<script>" not in page and "<b>" not in page and "soup &amp; &lt;b&gt;" in page
     assert page.index("boil") < page.index("data:image/png;base64,") < page.index("serve")
     assert requests.LANGUAGES == ("en", "zh")
+
+
+def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path):
+    content = base64.b64encode(png((16, 16))).decode()
+    picture = {"codes": [1] * 64, "png": content}
+    documents = [[{"text": "boil"}, picture, picture, {"text": "serve"}], [{"text": "nothing to see"}], [picture]]
+    rows = [
+        {
+            "row_number": number,
+            "id": str(number),
+            "prompt": "soup",
+            "language": "",
+            "seed": 0,
+            "segments": json.dumps(one),
+        }
+        for number, one in enumerate(documents)
+    ]
+    save_documents(request_of("joint"), tmp_path, rows[::-1])
+    lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["0", "1", "2"] and lines[0]["max_text_ids"] == 100
+    segments = json.loads(lines[0]["segments"])
+    assert [segment.get("text") for segment in segments] == ["boil", None, None, "serve"]
+    assert len({segment["picture"] for segment in segments[1:3]}) == 2 and "png" not in segments[1]
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") == 3
+    assert (tmp_path / "grid.png").exists()
