@@ -1,5 +1,6 @@
 """What a user asks `jobs/generate.py` for: checked before anything starts, and written down when it is made."""
 
+import base64
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -185,13 +186,11 @@ def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]
     """Pictures as they come, then the indices (`segments` as JSON), the page, and a grid where there are pictures."""
     rows = []
     for row in made:
-        pngs, segments, number = list(row["pngs"]), [], 0
-        for segment in json.loads(row["segments"]):
-            if "codes" in segment:
+        segments = json.loads(row["segments"])
+        for number, segment in enumerate(segments):
+            if "png" in segment:
                 name = f"{file_name(row['row_number'], row['prompt'])}_{number}"
-                segment = {"picture": save_picture(folder, name, pngs[number]), **segment}
-                number += 1
-            segments.append(segment)
+                segment["picture"] = save_picture(folder, name, base64.b64decode(segment.pop("png")))
         rows.append(_plain(row) | {"segments": segments})
     rows.sort(key=lambda row: row["row_number"])
     how = _how(request) | {
