@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.composition import score_composition  # noqa: E402
+from jobs.common.documents import score_documents  # noqa: E402
 from jobs.common.held_out import held_out_captions  # noqa: E402
 from jobs.common.outside_scores import check_weights, clip_score, fid  # noqa: E402
 from jobs.common.pictures import picture_sheet, spread, true_pictures  # noqa: E402
@@ -148,6 +149,8 @@ def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
     for language in LANGUAGES:
         written = captions[(captions["language"] == language) & captions["sample_id"].isin(drawings["sample_id"])]
         scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
+    if paths.recipe.evaluation.documents:
+        scores |= score_documents(paths.recipe, paths, vqgan)
     if "high_codes" in pictures:
         scores |= _retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
     return scores

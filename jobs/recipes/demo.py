@@ -77,7 +77,7 @@ def recipe() -> Recipe:
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),
-        evaluation=EvaluationConfig(batch_size=160),
+        evaluation=EvaluationConfig(batch_size=160, documents="lists"),
         zero=ZeroConfig(zero_stage=3),
         plan=PlanConfig(mean_caption_ids=6),  # the drawings' names
         heartbeat_s=10.0,
