@@ -65,8 +65,8 @@ def main(options: Options) -> None:
         f"<h1>MARS on Ray: run {html.escape(recipe.name)}</h1>",
         f"<p class=note>{time.strftime('%Y-%m-%d %H:%M')} on {html.escape(platform.machine())}, "
         f"{recipe.scaling.num_workers} {'GPU' if recipe.scaling.use_gpu else 'CPU'} workers. {ATTRIBUTION}</p>",
-        "<h2>Pictures from prompts</h2><p>Each column: the drawing, and the pictures generated from its English and its "
-        "Chinese name; where the last stage trained for it, in both resolutions.</p>",
+        "<h2>Pictures from prompts</h2><p>Each column: the drawing, and the pictures generated from its English and "
+        "its Chinese name; where the last stage trained for it, in both resolutions.</p>",
         _image((paths.samples / GRID_FILE).read_bytes()),
         *_documents(paths),
         "<h2>Captions from pictures</h2>",
