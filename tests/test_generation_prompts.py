@@ -304,9 +304,11 @@ def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path
     save_documents(request_of("joint"), tmp_path, rows[::-1])
     lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["0", "1", "2"] and lines[0]["max_text_ids"] == 100
-    segments = json.loads(lines[0]["segments"])
+    segments = lines[0]["segments"]
     assert [segment.get("text") for segment in segments] == ["boil", None, None, "serve"]
-    assert len({segment["picture"] for segment in segments[1:3]}) == 2 and "png" not in segments[1]
+    assert len({segment["picture"] for segment in segments[1:3]}) == 2 and segments[1].keys() == {"picture"}
+    stored = json.loads(pd.read_parquet(tmp_path / "index.parquet")["segments"][0])
+    assert stored[1]["codes"] == [1] * 64 and "png" not in stored[1]
     assert len(list((tmp_path / "pictures").iterdir())) == 3
     assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") == 3
     assert (tmp_path / "grid.png").exists()
