@@ -23,11 +23,7 @@ from ray.data import ActorPoolStrategy  # noqa: E402
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.documents import true_documents  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.pictures import drawing_grid  # noqa: E402
-from jobs.common.prompt_results import new_folder  # noqa: E402
-from jobs.common.prompts import check_not_empty  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.requests import (  # noqa: E402
+from jobs.common.generation_request import (  # noqa: E402
     LANGUAGES,
     Request,
     caption_rows,
@@ -38,6 +34,10 @@ from jobs.common.requests import (  # noqa: E402
     save_documents,
     save_pictures,
 )
+from jobs.common.pictures import drawing_grid  # noqa: E402
+from jobs.common.prompt_results import new_folder  # noqa: E402
+from jobs.common.prompts import check_not_empty  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint  # noqa: E402

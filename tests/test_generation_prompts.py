@@ -11,13 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jobs import generate
-from jobs.common import requests
+from jobs import evaluate, generate
 from jobs.common.exit_codes import UsageError
-from jobs.common.prompt_results import file_name, new_folder, save_page
-from jobs.common.prompts import read_prompts
-from jobs.common.recipe import Recipe, load_recipe
-from jobs.common.requests import (
+from jobs.common.generation_request import (
     Request,
     caption_rows,
     checked_prompts,
@@ -26,6 +22,9 @@ from jobs.common.requests import (
     save_documents,
     save_pictures,
 )
+from jobs.common.prompt_results import file_name, new_folder, save_page
+from jobs.common.prompts import read_prompts
+from jobs.common.recipe import Recipe, load_recipe
 from jobs.common.run_paths import run_paths
 from pipeline.errors import InputError
 from pipeline.generation import HighResolution
@@ -283,7 +282,6 @@ def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path):
     page = Path(tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script>" not in page and "<b>" not in page and "soup &amp; &lt;b&gt;" in page
     assert page.index("boil") < page.index("data:image/png;base64,") < page.index("serve")
-    assert requests.LANGUAGES == ("en", "zh")
 
 
 def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path):
@@ -304,9 +302,29 @@ def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path
     save_documents(request_of("joint"), tmp_path, rows[::-1])
     lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["0", "1", "2"] and lines[0]["max_text_ids"] == 100
-    segments = json.loads(lines[0]["segments"])
+    segments = lines[0]["segments"]
     assert [segment.get("text") for segment in segments] == ["boil", None, None, "serve"]
-    assert len({segment["picture"] for segment in segments[1:3]}) == 2 and "png" not in segments[1]
+    assert len({segment["picture"] for segment in segments[1:3]}) == 2 and segments[1].keys() == {"picture"}
+    stored = json.loads(pd.read_parquet(tmp_path / "index.parquet")["segments"][0])
+    assert stored[1]["codes"] == [1] * 64 and "png" not in stored[1]
     assert len(list((tmp_path / "pictures").iterdir())) == 3
     assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") == 3
     assert (tmp_path / "grid.png").exists()
+
+
+class FourColours:
+    """Decodes a code as a grey value."""
+
+    def decode(self, codes_BN):
+        return np.repeat(codes_BN[:, :, None], 3, axis=2).astype(np.uint8)
+
+
+def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing():
+    drawings = pd.DataFrame(
+        {"sample_id": ["a", "a", "b", "c"], "high_codes": [[10] * 4, [10] * 4, [90] * 4, [200] * 4]}
+    )
+    made = [("a", "en", 12), ("b", "en", 60), ("c", "en", 100), ("a", "zh", 49), ("b", "zh", 91)]
+    columns = ["sample_id", "language", "high_codes"]
+    pictures = pd.DataFrame([(name, language, [code] * 4) for name, language, code in made], columns=columns)
+    scores = evaluate.retrieval(FourColours(), drawings, pictures, "high_codes", "high_res_retrieval")
+    assert scores == {"high_res_retrieval_en": pytest.approx(2 / 3), "high_res_retrieval_zh": 1.0}

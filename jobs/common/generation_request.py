@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs.common.cli import say
 from jobs.common.exit_codes import UsageError
 from jobs.common.prompt_results import file_name, save_grid, save_index, save_page, save_picture
@@ -183,7 +185,7 @@ def save_captions(request: Request, folder: Path, made: Iterable[dict[str, Any]]
 
 
 def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices (`segments` as JSON), the page, and a grid where there are pictures."""
+    """Pictures as they come, then the indices, the page, and a grid where there are pictures."""
     rows = []
     for row in made:
         segments = json.loads(row["segments"])
@@ -197,8 +199,7 @@ def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]
         "max_pictures": request.documents.max_pictures,
         "max_text_ids": request.documents.max_text_ids,
     }
-    texts = [json.dumps(row["segments"], ensure_ascii=False) for row in rows]
-    save_index(folder, [how | row | {"segments": text} for row, text in zip(rows, texts, strict=True)])
+    save_index(folder, [how | row for row in rows])
     save_page(folder, rows)
     pictures = [[(row["prompt"], s["picture"]) for s in row["segments"] if "picture" in s] for row in rows]
     if columns := [column for column in pictures if column]:
@@ -208,7 +209,8 @@ def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     names = ("row_number", "id", "prompt", "image", "language", "seed")
-    return {name: row[name] for name in names if name in row}
+    values = {name: row[name] for name in names if name in row}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
 def _how(request: Request) -> dict[str, Any]:
