@@ -51,6 +51,9 @@ class StageConfig:
             `document_text`, an interleaved document's openers and its text after a picture.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
+        high_resolution_noise: share of a high-resolution picture's codes that later positions see replaced by random
+            ones. Drawing meets its own mistakes: a model that only ever saw true codes follows them, and not the text
+            and the base picture.
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
         language_shares: share of the samples, by caption language; a picture without it takes one it has.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
@@ -84,6 +87,7 @@ class StageConfig:
     task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01})
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
+    high_resolution_noise: float = 0.0
     normalisation: str = "state"
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
     guidance_dropout: float = 0.1
@@ -136,8 +140,9 @@ class StageConfig:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-        if not 0 <= self.guidance_dropout <= 1:
-            found.append(f"guidance_dropout is {self.guidance_dropout}, it must lie between 0 and 1")
+        for name in ("guidance_dropout", "high_resolution_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"{name} is {getattr(self, name)}, it must lie between 0 and 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")

@@ -64,7 +64,9 @@ def recipe() -> Recipe:
         task_shares={"high_resolution": 0.8, "captioning": 0.2},
         high_resolution_group=4,
         seq_len=416,
-        steps=60,
+        high_resolution_noise=0.3,
+        steps=300,
+        global_batch_size=32,
         learning_rate=2e-3,
         final_learning_rate=1e-4,
     )
