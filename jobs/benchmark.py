@@ -82,7 +82,7 @@ class Generate:
     layers: int = 0
     """Layers instead of the geometry's. 0: not given."""
     batch_size: int = 0
-    """Pictures drawn at once. 0: 16 on a GPU, 4 on a CPU."""
+    """Pictures drawn at once. 0: 16 on a GPU, 1 on a CPU."""
     num_codes: int = 256
     """Codes of a picture."""
     group_size: int = 4
@@ -232,7 +232,7 @@ def generate(options: Generate) -> dict[str, Any]:
     dtype = options.dtype if options.dtype != "auto" else "bfloat16" if on_gpu else "float32"
     benchmark = GenerationBenchmark(
         config=with_layers(config, options.layers) if options.layers else config,
-        batch_size=options.batch_size or (16 if on_gpu else 4),
+        batch_size=options.batch_size or (16 if on_gpu else 1),
         num_codes=options.num_codes,
         group_size=options.group_size,
         rounds=options.rounds,

@@ -13,10 +13,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM
+from pipeline.packed_linear import PackedLinear, can_pack, packed
 from pipeline.vocabulary import State
 
 SLOT_MULTIPLE = 64
@@ -32,11 +33,19 @@ class Decoder:
         model: the model; its device and dtype are the cache's.
         num_rows: rows of the cache.
         capacity: positions of a row, at most.
+        many_steps: many picture steps will come: on a CPU, lay out the visual weights for them first.
         whole_cache: attend to all slots in every pass, what is not there masked, so that all passes of a shape are
             alike; otherwise only to the slots that some row has filled.
     """
 
-    def __init__(self, model: MarsForCausalLM, num_rows: int, capacity: int, whole_cache: bool = False) -> None:
+    def __init__(
+        self,
+        model: MarsForCausalLM,
+        num_rows: int,
+        capacity: int,
+        many_steps: bool = True,
+        whole_cache: bool = False,
+    ) -> None:
         config, weight = model.config, model.head.visual_weight
         self.model, self.num_rows, self.capacity, self._whole_cache = model, num_rows, capacity, whole_cache
         self._layers = cast(list[MarsDecoderLayer], list(model.model.layers))
@@ -46,6 +55,13 @@ class Decoder:
         # Zeros and not whatever memory held: a masked slot still enters a sum, with weight 0.
         self._keys = [weight.new_zeros(shape) for _ in self._layers]
         self._values = [weight.new_zeros(shape) for _ in self._layers]
+        self._visual_experts = [layer.visual_expert for layer in self._layers]
+        self._visual_o_projs: list[nn.Module] = [layer.visual_o_proj for layer in self._layers]
+        self._codes_head: PackedLinear | None = None
+        if many_steps and can_pack(weight):
+            self._visual_experts = [packed(expert) for expert in self._visual_experts]
+            self._visual_o_projs = [packed(o_proj) for o_proj in self._visual_o_projs]
+            self._codes_head = PackedLinear(weight[config.vocabulary.allowed(State.CODES).visual_rows])
         self._slots = torch.arange(num_slots, device=weight.device)
         self._rows = torch.arange(num_rows, device=weight.device)[:, None]
         if weight.device.type == "cuda":
@@ -79,6 +95,8 @@ class Decoder:
 
     def logits(self, hidden: Tensor, state: State) -> Tensor:
         """Float32 logits over what `state` allows, [..., rows]."""
+        if state is State.CODES and self._codes_head:
+            return self._codes_head(hidden).float()
         return self.model.head(hidden, state).float()
 
     def _run(self, visual: bool, hidden: Tensor, positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
@@ -89,9 +107,10 @@ class Decoder:
         hidden_slots = self._slots[:num_slots] >= seen[:, :, None]
         mask = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill_(hidden_slots, float("-inf"))[:, None]
         rotary = self.model.model.rotary_emb(hidden, positions)
-        for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
-            expert = layer.visual_expert if visual else layer.text_expert
-            o_proj = layer.visual_o_proj if visual else expert.o_proj
+        for number, layer in enumerate(self._layers):
+            keys, values = self._keys[number], self._values[number]
+            expert = self._visual_experts[number] if visual else layer.text_expert
+            o_proj = self._visual_o_projs[number] if visual else expert.o_proj
             queries, new_keys, new_values = layer.rotate(*expert.qkv(layer.input_layernorm(hidden)), rotary)
             keys[rows, :, positions] = new_keys.transpose(1, 2)
             values[rows, :, positions] = new_values.transpose(1, 2)

@@ -222,7 +222,7 @@ def generate_captions(
     lengths = torch.tensor([len(text) for text in texts], device=device)
     uniform = uniform_numbers([sampling.seed] * len(prompts) if seeds is None else seeds, max_new_ids, device)
 
-    decoder = Decoder(model, len(prompts), text_len + pictures.shape[1] + max_new_ids)
+    decoder = Decoder(model, len(prompts), text_len + pictures.shape[1] + max_new_ids, many_steps=False)
     ids = torch.from_numpy(np.stack([np.pad(text, (0, text_len - len(text))) for text in texts]))
     decoder.text(ids.to(device), torch.arange(text_len, device=device).expand(len(prompts), -1), text_len)
     positions = lengths[:, None] + torch.arange(pictures.shape[1], device=device)

@@ -13,6 +13,7 @@ from pipeline.generation import HighResolution, PictureGenerator, generate_capti
 from pipeline.generation_benchmark import GenerationBenchmark, measure_generation
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
+from pipeline.packed_linear import PackedLinear, can_pack, packed
 from pipeline.sampling import GREEDY, Sampling, choose, uniform_numbers
 from pipeline.sequences import Kind
 from pipeline.vocabulary import Role, State
@@ -294,3 +295,22 @@ def test_impossible_sampling_is_named(changes, message):
 def test_a_group_that_does_not_divide_the_picture_is_refused():
     with pytest.raises(ValueError, match="group_size 5 does not divide the 16"):
         high(5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_draw_what_the_models_own_do(shared, dtype):
+    model = random_model(shared_output_projection=shared).to(dtype)
+    if not can_pack(model.head.visual_weight):
+        pytest.skip("this CPU has no packed products of that type")
+    layer = model.model.layers[0]
+    rows = torch.randn(3, 5, 32).to(dtype)
+    for own in (layer.visual_expert.q_proj, layer.visual_o_proj, layer.visual_expert.mlp):
+        torch.testing.assert_close(
+            packed(own)(rows), own(rows), atol=1e-5 if dtype == torch.float32 else 5e-2, rtol=1e-2
+        )
+    assert isinstance(layer.visual_expert.q_proj, torch.nn.Linear), "the model itself stays as it was"
+    weight = PackedLinear(model.head.visual_weight)
+    before = weight(rows)
+    model.head.visual_weight.data.zero_()
+    assert torch.equal(weight(rows), before)
