@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on the device at hand: `train` and `tokenize` take times, `size` counts parameters."""
+"""Measures MARS on the device at hand: `train`, `generate` and `tokenize` take times, `size` counts parameters."""
 
 import sys
 from pathlib import Path
@@ -21,6 +21,7 @@ from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.loop_benchmark import ray_over_plain, release_gpu_memory  # noqa: E402
 from pipeline.configuration import MarsConfig  # noqa: E402
+from pipeline.generation_benchmark import GenerationBenchmark, measure_generation  # noqa: E402
 from pipeline.geometry import GEOMETRIES, with_layers  # noqa: E402
 from pipeline.metrics import count_parameters, expert_parameters, peak_flop_per_s  # noqa: E402
 from pipeline.step_benchmark import StepBenchmark, device_name, measure_step  # noqa: E402
@@ -70,12 +71,35 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Generate:
+    """Times drawing pictures: with the static cache, without one, and with transformers' `generate`; high-resolution
+    codes K at once and one by one."""
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+    geometry: Literal["auto", "qwen_7b", "small"] = "auto"
+    """Model size. auto: qwen_7b on a GPU, small on a CPU."""
+    layers: int = 0
+    """Layers instead of the geometry's. 0: not given."""
+    batch_size: int = 0
+    """Pictures drawn at once. 0: 16 on a GPU, 4 on a CPU."""
+    num_codes: int = 256
+    """Codes of a picture."""
+    group_size: int = 4
+    """K of next-K-token prediction."""
+    rounds: int = 3
+    """Rounds in which every variant draws a batch, after one that does not count."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True)
 class Size:
     """Counts the parameters of a geometry, without making the model."""
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
-    geometry: Literal["qwen_7b", "small"] = "qwen_7b"
+    geometry: Literal["qwen_7b", "qwen2_1_5b", "small"] = "qwen_7b"
     """Model size."""
 
 
@@ -104,15 +128,18 @@ class Tokenize:
 
 Options = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Tokenize | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Size) -> dict[str, Any]:
     """Measures and shows what the options say."""
     if isinstance(options, Size):
         figures = sizes(options)
+    elif isinstance(options, Generate):
+        figures = generate(options)
     else:
         figures = train(options) if isinstance(options, Train) else tokenize(options)
     table = Table(show_header=False)
@@ -190,6 +217,33 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
         "peak_rss_bytes": rates.peak_rss_bytes,
         "encoder_mfu": flop * rates.encoder / workers.num_encoders / peak if peak else None,
     }
+
+
+def generate(options: Generate) -> dict[str, Any]:
+    """Times drawing."""
+    for name, least in (("layers", 0), ("batch_size", 0), ("num_codes", 1), ("group_size", 1), ("rounds", 1)):
+        if getattr(options, name) < least:
+            raise UsageError(f"{name} is {getattr(options, name)}, it must be at least {least}")
+    if options.num_codes % options.group_size:
+        raise UsageError(f"group_size {options.group_size} does not divide num_codes {options.num_codes}")
+    on_gpu = torch.cuda.is_available()
+    geometry = options.geometry if options.geometry != "auto" else "qwen_7b" if on_gpu else "small"
+    config = GEOMETRIES[geometry]
+    dtype = options.dtype if options.dtype != "auto" else "bfloat16" if on_gpu else "float32"
+    benchmark = GenerationBenchmark(
+        config=with_layers(config, options.layers) if options.layers else config,
+        batch_size=options.batch_size or (16 if on_gpu else 4),
+        num_codes=options.num_codes,
+        group_size=options.group_size,
+        rounds=options.rounds,
+        dtype=getattr(torch, dtype),
+    )
+    device = torch.device("cuda" if on_gpu else "cpu")
+    say(
+        f"benchmark: {geometry}, {benchmark.config.num_hidden_layers} layers, {benchmark.batch_size} pictures, {device}"
+    )
+    figures = measure_generation(benchmark, device, say)
+    return {"geometry": f"{geometry}, {benchmark.config.num_hidden_layers} layers"} | figures
 
 
 def train(options: Train) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.composition import score_composition  # noqa: E402
+from jobs.common.documents import score_documents  # noqa: E402
 from jobs.common.held_out import held_out_captions  # noqa: E402
 from jobs.common.outside_scores import check_weights, clip_score, fid  # noqa: E402
 from jobs.common.pictures import picture_sheet, spread, true_pictures  # noqa: E402
@@ -144,16 +145,18 @@ def score_generated(paths: RunPaths, drawings: pd.DataFrame) -> dict[str, Any]:
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     captions = pd.read_parquet(paths.samples / CAPTIONS_FILE)
     scores: dict[str, Any] = {"trained_drawings": drawings["sample_id"].nunique()}
-    scores |= _retrieval(vqgan, drawings, pictures, "codes", "t2i_retrieval")
+    scores |= retrieval(vqgan, drawings, pictures, "codes", "t2i_retrieval")
     for language in LANGUAGES:
         written = captions[(captions["language"] == language) & captions["sample_id"].isin(drawings["sample_id"])]
         scores[f"caption_exact_match_{language}"] = float((written["caption"] == written["true_caption"]).mean())
+    if paths.recipe.evaluation.documents:
+        scores |= score_documents(paths.recipe, paths, vqgan)
     if "high_codes" in pictures:
-        scores |= _retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
+        scores |= retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
     return scores
 
 
-def _retrieval(
+def retrieval(
     vqgan: ImageTokenizer, drawings: pd.DataFrame, pictures: pd.DataFrame, column: str, name: str
 ) -> dict[str, float]:
     """For each language the share of pictures that are nearest to their own drawing, by the codes in `column`."""

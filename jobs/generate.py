@@ -21,12 +21,9 @@ import tyro  # noqa: E402
 from ray.data import ActorPoolStrategy  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.documents import true_documents  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.pictures import drawing_grid  # noqa: E402
-from jobs.common.prompt_results import new_folder  # noqa: E402
-from jobs.common.prompts import check_not_empty  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.requests import (  # noqa: E402
+from jobs.common.generation_request import (  # noqa: E402
     LANGUAGES,
     Request,
     caption_rows,
@@ -37,6 +34,10 @@ from jobs.common.requests import (  # noqa: E402
     save_documents,
     save_pictures,
 )
+from jobs.common.pictures import drawing_grid  # noqa: E402
+from jobs.common.prompt_results import new_folder  # noqa: E402
+from jobs.common.prompts import check_not_empty  # noqa: E402
+from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint  # noqa: E402
@@ -164,6 +165,8 @@ def main(options: Options) -> None:
     if not options.has_request:
         make_export(recipe, paths, fingerprint)
         generate_drawings(request)
+        if recipe.evaluation.documents:
+            generate_documents(request)
         return
     config = generator_config(request, options.batch_size or min(PROMPT_BATCH, recipe.evaluation.batch_size))
     if options.task == "caption":
@@ -210,6 +213,26 @@ def generate_drawings(request: Request) -> None:
     captions = table[["sample_id", "language", "prompt", "caption"]].rename(columns={"prompt": "true_caption"})
     captions.to_parquet(paths.samples / CAPTIONS_FILE)
     say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
+
+
+def generate_documents(request: Request) -> None:
+    """Illustrated documents from the first lines of those that the run trained on."""
+    recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
+    true = true_documents(recipe, paths, recipe.evaluation.documents)
+    most_pictures, most_ids = (
+        max(counts) for counts in zip(*((len(d.pictures), d.num_ids) for d in true), strict=True)
+    )
+    limits = DocumentLimits(fingerprint.num_codes, most_pictures, most_ids)
+    request = replace(request, task="joint", documents=limits)
+    prompts, prompt_len = checked_prompts(request, tuple(document.title for document in true), "")
+    config = generator_config(request, min(PROMPT_BATCH, len(prompts)))
+    config = replace(config, prompt_len=prompt_len, documents=limits, high=None)
+    config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
+    with counted(paths, "generate", recipe.scaling.num_workers, recipe.scaling.use_gpu) as ledger:
+        folder = new_folder(paths.documents)
+        save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe))
+        ledger.add.remote(samples=len(prompts))
+    say(f"generate: illustrated documents are in {folder}")
 
 
 def generator_config(request: Request, batch_size: int) -> GeneratorConfig:

@@ -20,8 +20,11 @@ import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.common.documents import newest_documents  # noqa: E402
 from jobs.common.learned import Section, learned_sections  # noqa: E402
 from jobs.common.pictures import spread  # noqa: E402
+from jobs.common.prompt_results import GRID_FILE as DOCUMENTS_GRID  # noqa: E402
+from jobs.common.prompt_results import PAGE_FILE  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
@@ -62,9 +65,10 @@ def main(options: Options) -> None:
         f"<h1>MARS on Ray: run {html.escape(recipe.name)}</h1>",
         f"<p class=note>{time.strftime('%Y-%m-%d %H:%M')} on {html.escape(platform.machine())}, "
         f"{recipe.scaling.num_workers} {'GPU' if recipe.scaling.use_gpu else 'CPU'} workers. {ATTRIBUTION}</p>",
-        "<h2>Pictures from prompts</h2><p>Each column: the drawing, the picture generated from its English name, "
-        "the picture generated from its Chinese name.</p>",
+        "<h2>Pictures from prompts</h2><p>Each column: the drawing, and the pictures generated from its English and "
+        "its Chinese name; where the last stage trained for it, in both resolutions.</p>",
         _image((paths.samples / GRID_FILE).read_bytes()),
+        *_documents(paths),
         "<h2>Captions from pictures</h2>",
         _captions(paths),
         "<h2>Scores</h2>",
@@ -114,6 +118,19 @@ def _section(section: Section) -> list[str]:
     parts = [f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>"]
     parts += [_table(section.table)] if section.table is not None else []
     return parts + [_image(picture) for picture in section.pictures]
+
+
+def _documents(paths: RunPaths) -> list[str]:
+    """The first lines of some documents, and the pictures that the model drew while it went on writing."""
+    folder = newest_documents(paths)
+    if folder is None or not (folder / DOCUMENTS_GRID).exists():
+        return []
+    text = "Each column: a document's first line, and the pictures that the model opened by itself while it wrote on; "
+    page = (folder / PAGE_FILE).relative_to(paths.run).as_posix()
+    return [
+        f"<h2>Illustrated documents</h2><p>{text}<a href='{page}'>all of them, with their text</a>.</p>",
+        _image((folder / DOCUMENTS_GRID).read_bytes()),
+    ]
 
 
 def _captions(paths: RunPaths) -> str:

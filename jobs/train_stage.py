@@ -24,6 +24,7 @@ from jobs.common.tokens import stage_fingerprint  # noqa: E402
 from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
+from pipeline.generation import HighResolution  # noqa: E402
 from pipeline.order import MixedOrder  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
@@ -31,9 +32,12 @@ from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.token_data import SourceRows, TokenReader, build_row_index  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
+from pipeline.training_samples import SamplePrompts  # noqa: E402
+from pipeline.vocabulary import Role  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
 from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
-from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer  # noqa: E402
+from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, text_ids  # noqa: E402
+from tokenization.token_table import Fingerprint  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None
         held_out=tuple(held_out),
         instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
         end_id=end_of_text_id(tokenizer),
+        samples=sample_prompts(stage, recipe, paths, fingerprint) if stage.sample_every_steps else None,
         name=f"{recipe.name}/stage{number}",
         trackers=recipe.trackers,
         output=paths.stage(number),
@@ -189,6 +194,28 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None
             fingerprint,
         ),
     )
+
+
+def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> SamplePrompts:
+    """What the stage draws while it trains.
+
+    Raises:
+        UsageError: a prompt has more ids than a caption may have.
+    """
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    ids = text_ids(tokenizer, list(stage.sample_prompts))
+    for prompt, line in zip(stage.sample_prompts, ids, strict=True):
+        if len(line) > fingerprint.max_caption_ids:
+            raise UsageError(
+                f"sample_prompts has {prompt[:40]!r}... with {len(line)} ids, captions have at most "
+                f"{fingerprint.max_caption_ids}; shorten it"
+            )
+    high = None
+    if stage.task_shares.get("high_resolution"):
+        assert fingerprint.num_codes_hr
+        role = Role[stage.high_resolution_role.upper()]
+        high = HighResolution(role, stage.high_resolution_group, fingerprint.num_codes_hr)
+    return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan, fingerprint.encoder_dtype)
 
 
 def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, longest: int) -> None:

@@ -85,7 +85,9 @@ class Decoder:
         num_rows = len(hidden)
         num_slots = len(self._slots) if self._whole_cache else num_seen
         rows = self._rows[:num_rows]
-        mask = (self._slots[:num_slots] < seen[:, :, None])[:, None]
+        # As numbers to add: the attention of a CPU would make them of a bool mask in every layer anew.
+        hidden_slots = self._slots[:num_slots] >= seen[:, :, None]
+        mask = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill_(hidden_slots, float("-inf"))[:, None]
         rotary = self.model.model.rotary_emb(hidden, positions)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             expert = layer.visual_expert if visual else layer.text_expert

@@ -95,12 +95,23 @@ class PictureGenerator:
     @torch.no_grad()
     def refine(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> np.ndarray:
         """High-resolution codes [B, M] for prompts and their base pictures, int64 [B, N]: what `draw` would add."""
-        uniform = self._start(prompts, seeds)
+        self.read(prompts, codes, seeds)
+        return self.go_on()
+
+    @torch.no_grad()
+    def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
+        """The first half of `refine`: runs the prompts and the base pictures."""
+        self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
         codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
         opener = torch.full_like(ids[:, :1], self._vocabulary.opener(Role.BASE))
         self._run(torch.cat([opener, ids], dim=1), 1)
-        return _to_host(self._decode_high(codes_BN, uniform), len(prompts))
+        self._last_codes = codes_BN[:, -1:]
+
+    @torch.no_grad()
+    def go_on(self) -> np.ndarray:
+        """The second half: draws what follows the pictures that were read."""
+        return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
 
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
         """Runs the prompts' text and returns all random numbers, [B, N + M]."""

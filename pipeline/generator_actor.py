@@ -1,6 +1,7 @@
 """A Ray Data stage that generates with an exported model: prompts to pictures, pictures to captions, prompts to
 illustrated documents."""
 
+import base64
 import io
 import json
 from dataclasses import dataclass
@@ -61,8 +62,8 @@ class Generator:
     """Works on batches (columns by name) of at most `batch_size` rows; which columns there are says what is made.
 
     From `prompt` come `drawn_codes` and, where there is a high resolution, `drawn_high_codes`; with a VQ-GAN also `png`
-    and `high_png`. Where there are limits of documents, `segments` come instead, as JSON, and `pngs`. From `pixels` or
-    `codes`, and `language`, comes `caption`. Every row has a `seed`.
+    and `high_png`. Where there are limits of documents, `segments` come instead, as JSON: dicts with `text`, or `codes`
+    and, in base64, `png`. From `pixels` or `codes`, and `language`, comes `caption`. Every row has a `seed`.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -83,7 +84,8 @@ class Generator:
         """The batch with the columns made of it."""
         made: dict[str, np.ndarray] = {}
         if "prompt" in batch:
-            prompts = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
+            lines = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
+            prompts = [ids[: self._config.prompt_len] for ids in lines]  # as the tokens' captions are cut
             seeds = [int(seed) for seed in batch["seed"]]
             made |= self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds)
         if "pixels" in batch:
@@ -145,23 +147,21 @@ class Generator:
             [*seeds, *seeds[:1] * short],
             config.prompt_len,
         )[: len(prompts)]
-        segments = [json.dumps([self._plain(segment) for segment in document]) for document in documents]
-        made = {"segments": np.asarray(segments, dtype=object)}
-        if self._vqgan:
-            pngs = [
-                self._pngs(np.stack(pictures))
-                if (pictures := [s for s in document if isinstance(s, np.ndarray)])
-                else []
-                for document in documents
-            ]
-            made["pngs"] = np.empty(len(pngs), dtype=object)
-            made["pngs"][:] = pngs
-        return made
+        segments = [json.dumps(self._plain(document)) for document in documents]
+        return {"segments": np.asarray(segments, dtype=object)}
 
-    def _plain(self, segment: Segment) -> dict:
-        if isinstance(segment, np.ndarray):
-            return {"codes": segment.tolist()}
-        return {"text": self._tokenizer.decode(segment)}
+    def _plain(self, document: list[Segment]) -> list[dict]:
+        pictures = [segment for segment in document if isinstance(segment, np.ndarray)]
+        pngs = iter(self._pngs(np.stack(pictures)) if pictures and self._vqgan else [])
+        plain: list[dict] = []
+        for segment in document:
+            if isinstance(segment, list):
+                plain.append({"text": self._tokenizer.decode(segment)})
+                continue
+            plain.append({"codes": segment.tolist()})
+            if self._vqgan:
+                plain[-1]["png"] = base64.b64encode(next(pngs)).decode()
+        return plain
 
     def _pngs(self, codes_BN: np.ndarray) -> list[bytes]:
         assert self._vqgan is not None

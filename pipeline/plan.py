@@ -20,8 +20,8 @@ from pipeline.stage_config import StageConfig
 from pipeline.token_data import Row
 from pipeline.vocabulary import Role
 
-DRAW_STREAM = 1 << 40
-"""Keeps the draws' random key apart from the order's, whose third part is an epoch."""
+DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
+"""Keep the draws' random keys apart from the order's, whose third part is a source."""
 
 
 class Reader(Protocol):
@@ -70,7 +70,10 @@ class StagePlan:
         size = self.stage.global_batch_size
         draws = generator(self.seed, self.stage_number, DRAW_STREAM, step).random((size, 3))
         rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
-        sequences = [self._sequence(row, *draw) for row, draw in zip(rows, draws, strict=True)]
+        sequences = [
+            self._sequence(row, tuple(draw), (step, number))
+            for number, (row, draw) in enumerate(zip(rows, draws, strict=True))
+        ]
         counts = np.zeros(len(Task), np.int64)
         for sequence in sequences:
             counts += np.bincount(sequence.label_tasks, minlength=len(Task))
@@ -85,7 +88,8 @@ class StagePlan:
         micro_steps = [[batch for batch in batches if batch] for batches in zip_longest(*by_kind)]
         return Step(micro_steps, size, [row.sample_id for row in rows], counts)
 
-    def _sequence(self, row: Row, task_draw: float, language_draw: float, dropout_draw: float) -> Sequence:
+    def _sequence(self, row: Row, draws: tuple[float, ...], noise_key: tuple[int, int]) -> Sequence:
+        task_draw, language_draw, dropout_draw = draws
         if row.document is not None:
             return self.builder.interleaved(row.document)
         task = _pick(self.stage.task_shares, task_draw)
@@ -103,7 +107,16 @@ class StagePlan:
             )
         role = Role[self.stage.high_resolution_role.upper()]
         group_size = self.stage.high_resolution_group
-        return self.builder.high_resolution(caption_ids, row.codes, row.high_codes, role, group_size)
+        seen = self._with_noise(row.high_codes, noise_key)
+        return self.builder.high_resolution(caption_ids, row.codes, row.high_codes, role, group_size, seen)
+
+    def _with_noise(self, codes: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+        share = self.stage.high_resolution_noise
+        if not share:
+            return codes
+        random = generator(self.seed, self.stage_number, NOISE_STREAM, *key)
+        replaced = random.random(len(codes)) < share
+        return np.where(replaced, random.integers(self.builder.vocabulary.codebook_size, size=len(codes)), codes)
 
     def _micro_batches(
         self, kind: Kind, sequences: list[Sequence], weights: list[float], rank: int, world_size: int

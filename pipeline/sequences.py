@@ -113,9 +113,17 @@ class SequenceBuilder:
         return Sequence(Kind.TEXT_TO_IMAGE, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def high_resolution(
-        self, caption_ids: list[int], codes: np.ndarray, high_codes: np.ndarray, role: Role, group_size: int
+        self,
+        caption_ids: list[int],
+        codes: np.ndarray,
+        high_codes: np.ndarray,
+        role: Role,
+        group_size: int,
+        seen_high_codes: np.ndarray | None = None,
     ) -> Sequence:
         """`codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes; K is `group_size`.
+
+        With `seen_high_codes` [M] later positions see those; what is to be predicted stays `high_codes`.
 
         Raises:
             ValueError: K does not divide M.
@@ -124,11 +132,13 @@ class SequenceBuilder:
             raise ValueError(f"group_size {group_size} does not divide the {len(high_codes)} high-resolution codes")
         low = self.text_to_image(caption_ids, codes)
         start, number = len(low.ids), np.arange(group_size + len(high_codes))
-        high_ids = high_codes.astype(np.int64) + self.vocabulary.code_offset
+        offset = self.vocabulary.code_offset
+        high_ids = high_codes.astype(np.int64) + offset
+        seen_ids = high_ids if seen_high_codes is None else seen_high_codes.astype(np.int64) + offset
         positions = start + number[: len(high_codes)]
         return Sequence(
             Kind.HIGH_RESOLUTION,
-            np.concatenate([low.ids, np.full(group_size, self.vocabulary.opener(role)), high_ids]),
+            np.concatenate([low.ids, np.full(group_size, self.vocabulary.opener(role)), seen_ids]),
             np.concatenate([low.groups, start + number // group_size]),
             np.concatenate([low.label_positions, positions]),
             np.concatenate([low.label_ids, high_ids]),

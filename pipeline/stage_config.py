@@ -51,6 +51,9 @@ class StageConfig:
             `document_text`, an interleaved document's openers and its text after a picture.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
+        high_resolution_noise: share of a high-resolution picture's codes that later positions see replaced by random
+            ones. Drawing meets its own mistakes: a model that only ever saw true codes follows them, and not the text
+            and the base picture.
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
         language_shares: share of the samples, by caption language; a picture without it takes one it has.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
@@ -74,6 +77,8 @@ class StageConfig:
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
         validate_every_steps: between two validations, 0 for none; the last step always has one where rows are held out.
         validation_rows: held-out rows of each source that are used, at most.
+        sample_every_steps: between two grids of pictures drawn of `sample_prompts`, 0 for none.
+        sample_prompts: the prompts.
     """
 
     purpose: str
@@ -82,6 +87,7 @@ class StageConfig:
     task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01})
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
+    high_resolution_noise: float = 0.0
     normalisation: str = "state"
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
     guidance_dropout: float = 0.1
@@ -105,6 +111,8 @@ class StageConfig:
     save_every_steps: int = 100
     validate_every_steps: int = 0
     validation_rows: int = 256
+    sample_every_steps: int = 0
+    sample_prompts: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:
         """What makes the stage impossible; empty where nothing does."""
@@ -132,15 +140,19 @@ class StageConfig:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-        if not 0 <= self.guidance_dropout <= 1:
-            found.append(f"guidance_dropout is {self.guidance_dropout}, it must lie between 0 and 1")
+        for name in ("guidance_dropout", "high_resolution_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"{name} is {getattr(self, name)}, it must lie between 0 and 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
         if self.checkpoint_every_layers < 0:
             found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
-        if self.validate_every_steps < 0:
-            found.append(f"validate_every_steps is {self.validate_every_steps}, it must be at least 0")
+        for name in ("validate_every_steps", "sample_every_steps"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
+        if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):
+            found.append("sample_every_steps is set, but sample_prompts has none or an empty one; say what to draw")
         if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
             found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
         for name in POSITIVE:

@@ -22,6 +22,7 @@ from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, TokenReader, rows_sha256
 from pipeline.trackers import Trackers
+from pipeline.training_samples import SamplePrompts, draw_samples
 from pipeline.validation import examinations, examine
 from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
@@ -46,6 +47,7 @@ class StageRun:
         instruction_ids, end_id: see `SequenceBuilder`.
         output: the stage's folder.
         recipe_sha256: of what must not change between attempts.
+        samples: what is drawn while it trains; None for nothing.
         name: of the run, `recipe/stage1`.
         trackers: see `pipeline.trackers`.
     """
@@ -65,6 +67,7 @@ class StageRun:
     end_id: int
     output: Path
     recipe_sha256: str
+    samples: SamplePrompts | None = None
     name: str = ""
     trackers: tuple[str, ...] = ()
 
@@ -127,6 +130,10 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
         every = run.stage.validate_every_steps
         if (every and done % every == 0) or done == run.stage.steps:
             figures |= examine(engine, asked, device)
+        if run.samples and done % run.stage.sample_every_steps == 0:
+            picture = draw_samples(engine, run.samples, rank)
+            if trackers and picture is not None:
+                trackers.picture("samples", picture, done)
         if rank == 0:
             report(figures)
             assert trackers is not None

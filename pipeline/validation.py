@@ -59,7 +59,13 @@ def examinations(
                 able = [row for row in able if row.high_codes is not None]
             if not able:
                 continue
-            asked = replace(stage, task_shares={task: 1.0}, language_shares={language: 1.0}, guidance_dropout=0.0)
+            asked = replace(
+                stage,
+                task_shares={task: 1.0},
+                language_shares={language: 1.0},
+                guidance_dropout=0.0,
+                high_resolution_noise=0.0,
+            )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
             found.append(Examination(f"{task}/{language}", _plan(asked, stage_number, able, builder), num_bytes))
     return found

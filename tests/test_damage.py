@@ -4,14 +4,19 @@ import io
 import json
 import random
 import struct
+import subprocess
+import sys
+import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.conftest import noise_png, write_tar
+from tests.conftest import CHECKOUT, noise_png, write_tar
+from tests.test_ray import small_vqgan
 from tests.test_tokenization import corpus_in, tokenizer  # noqa: F401
 from tokenization.pictures import Limits, Transform, load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
@@ -77,13 +82,18 @@ def damaged_metadata():
     yield from (b"{}", b'{"other": "x"}', b"[" * 100_000, b'{"caption": ' + b"9" * 5000 + b"}")
 
 
-def test_a_thousand_damaged_samples_close_the_books(tmp_path, tokenizer):  # noqa: F811
+def damaged_samples() -> list[tuple[str, bytes | None, dict | bytes]]:
     samples = [(f"picture{number}", content, GOOD) for number, content in enumerate(damaged_pictures())]
     for number in range(8):
         for place, content in enumerate(damaged_metadata()):
             samples.append((f"text{number}-{place}", noise_png(place), content))
     samples += [("good", noise_png(1), GOOD), ("lone", None, GOOD), ("good", noise_png(1), GOOD)]
     assert len(samples) > 1000
+    return samples
+
+
+def test_a_thousand_damaged_samples_close_the_books(tmp_path, tokenizer):  # noqa: F811
+    samples = damaged_samples()
     write_tar(tmp_path / "a.tar", samples)
     chunks = list(read_chunks(corpus_in(tmp_path), "a.tar", CONFIG, tokenizer))
     rows = [row["sample_id"] for chunk in chunks for row in chunk.rows]
@@ -190,3 +200,37 @@ def test_rarer_modes_keep_their_colours(mode, kind):
     stream = io.BytesIO()
     picture.save(stream, kind)
     assert np.abs(load_picture(stream.getvalue(), Transform(16)).pixels.astype(int) - 200).max() <= 8
+
+
+@pytest.mark.long
+def test_the_whole_job_ends_with_closed_books_and_writes_nothing_elsewhere(tmp_path):
+    """All damaged samples, tars whose members want to be elsewhere, and a shard that is no tar, through Ray Data."""
+    inputs, root = tmp_path / "inputs", tmp_path / "root"
+    small_vqgan(1.0).save_pretrained(inputs / "vq")
+    samples = damaged_samples()
+    for start in range(0, len(samples), 200):
+        write_tar(inputs / "corpus" / f"{start:05d}.tar", samples[start : start + 200])
+    with tarfile.open(inputs / "corpus" / "names.tar", "w") as tar:
+        for name in (str(tmp_path / "absolute.png"), "../../up.png", "link.png", "device.png", "inside.png"):
+            info = tarfile.TarInfo(name)
+            info.type = {"link.png": tarfile.SYMTYPE, "device.png": tarfile.CHRTYPE}.get(name, tarfile.REGTYPE)
+            info.linkname = "/etc/passwd" if name == "link.png" else ""
+            content = noise_png(1) if info.isreg() else b""
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (inputs / "corpus" / "torn.tar").write_bytes(b"no tar at all" * 100)
+    before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
+    words = ["--corpus", str(inputs / "corpus"), "--captions", "en=caption", "--resolution", "32", "--json"]
+    words += ["--root", str(root), "--encode-batch-size", "16", "--set", f"vqgan_folder={inputs / 'vq'}"]
+    command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "tokenize.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 4 and "torn.tar" in done.stderr, done.stderr
+    manifest = json.loads(done.stdout.splitlines()[-1])
+    assert list(manifest["failed_shards"]) == ["torn.tar"]
+    assert manifest["rows_in"] == manifest["rows_out"] + manifest["rows_rejected"] >= len(samples)
+    tokens = root / "demo" / "tokens"
+    kept = sum(pq.read_metadata(path).num_rows for path in tokens.glob("*.parquet"))
+    rejects = [json.loads(line) for path in tokens.rglob("*.jsonl") for line in path.read_text().splitlines()]
+    assert (kept, len(rejects)) == (manifest["rows_out"], manifest["rows_rejected"])
+    assert {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "root"]

@@ -1,5 +1,7 @@
 """Generation with the static cache is the model's own, whatever shares the batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 from pipeline.collate import collate
 from pipeline.decoder import Decoder
 from pipeline.generation import HighResolution, PictureGenerator, generate_captions, generate_codes
+from pipeline.generation_benchmark import GenerationBenchmark, measure_generation
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.sampling import GREEDY, Sampling, choose, uniform_numbers
@@ -185,6 +188,18 @@ def test_a_step_is_one_graph_without_a_break(model, group_size):
     assert np.array_equal(made.codes, expected.codes) and np.array_equal(made.high_codes, expected.high_codes)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs == (1 if group_size == 1 else 2), "one graph a number of codes at once, however many steps"
+
+
+def test_all_that_the_benchmark_compares_draw_the_same_pictures():
+    """Or its ratios would compare different work."""
+    lines = []
+    benchmark = GenerationBenchmark(small_config(), batch_size=2, text_ids=5, num_codes=8, rounds=2)
+    figures = measure_generation(benchmark, torch.device("cpu"), lines.append)
+    assert len(lines) == 3 and figures["device"].startswith("CPU")
+    for name in ("images_per_s", "cached_over_uncached", "next_k_speedup", "over_hf_generate"):
+        assert figures[name] > 0
+    other = replace(benchmark, dtype=torch.bfloat16)
+    assert measure_generation(other, torch.device("cpu"), lines.append)["dtype"] == "bfloat16"
 
 
 def test_a_used_cache_draws_as_a_new_one(model):

@@ -11,11 +11,13 @@ from pipeline.collate import MicroBatch, collate
 from pipeline.configuration import MarsConfig
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.geometry import GEOMETRIES
+from pipeline.loss import CHUNK_BYTES
 from pipeline.memory_plan import (
     REDUCE_BUCKET_ELEMENTS,
     SUB_GROUP_ELEMENTS,
     RowShape,
     activation_bytes,
+    head_bytes,
     layer_bytes,
     memory_plan,
 )
@@ -31,13 +33,13 @@ STAGE = StageConfig(purpose="memory")
 LAYERS = 4
 
 
-def batch_of(model: MarsForCausalLM, kind: Kind) -> MicroBatch:
-    """Two rows of one sample each; text and pictures of other lengths."""
+def batch_of(model: MarsForCausalLM, kind: Kind, samples: int = 1) -> MicroBatch:
+    """Two rows of so many samples each; text and pictures of other lengths."""
     builder, codes = builder_of(model), np.arange(96) % 32
     sample = builder.text_to_image([*range(48)], codes)
     if kind is Kind.CAPTIONING:
         sample = builder.captioning(codes[:94], [*range(40)], "en")
-    return collate(kind, [[sample], [sample]], builder.vocabulary, WEIGHTS, 16)
+    return collate(kind, [[sample] * samples] * 2, builder.vocabulary, WEIGHTS, 16)
 
 
 def shape_of(batch: MicroBatch) -> RowShape:
@@ -94,6 +96,35 @@ def test_recomputed_layers_keep_their_inputs_alone(every, kind):
     # A prefix's keys and values, of two heads of 16, stay in the loop's hands, where autograd does not show them.
     prefix = LAYERS * shape.text_tokens * 2 * 2 * 32 if kind.has_text_prefix else 0
     assert planned[1] - planned[0] - prefix == pytest.approx(real[1] - real[0], rel=0.001)
+
+
+@pytest.mark.parametrize("every", [0, 1, 2])
+@pytest.mark.parametrize(("attention", "dtype"), [("sdpa", "bfloat16"), ("sdpa", "float32"), ("eager", "float32")])
+def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every, attention, dtype):
+    """The peak of torch's allocations over a forward and backward pass of both kinds, gradients of weights apart."""
+    changes = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4)
+    config = small_config(**changes)
+    torch.manual_seed(0)
+    model = MarsForCausalLM._from_config(config, dtype=getattr(torch, dtype)).freeze_language_expert().train()
+    model.set_attn_implementation(attention)
+    if every:
+        model.model.checkpoint_every = every
+        model.gradient_checkpointing_enable()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda trained: setattr(trained, "grad", None))
+    # Many positions, so that a layer's weights' gradients, which are counted elsewhere, are little beside them.
+    batches = [batch_of(model, kind, samples=6) for kind in (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        Objective(model)(batches).loss.backward()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    peak = np.cumsum([event.nbytes() for event in events]).max()
+    stage = replace(STAGE, attention=attention, checkpoint_every_layers=every)
+    shapes = [shape_of(batch) for batch in batches]
+    planned = activation_bytes(config, stage, dtype, shapes)
+    planned += head_bytes(config, stage, dtype, shapes) - 4 * CHUNK_BYTES  # so small a vocabulary fills no chunk
+    assert 0.97 <= planned / peak <= 1.4, f"{planned:,} planned, {peak:,} taken"
 
 
 def test_states_agree_with_the_table_on_paper():

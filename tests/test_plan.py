@@ -246,3 +246,15 @@ def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_pat
         pq.write_table(pa.table(columns), path)
     with pytest.raises(InputError, match=message):
         build_row_index(tokens, "", (str(path),))
+
+
+def test_noise_is_seen_but_never_predicted_and_is_the_same_after_a_restart(tokens, builder):
+    asked = replace(STAGE, task_shares={"high_resolution": 1.0}, high_resolution_noise=0.5)
+    clean, noisy = plan_of(tokens, builder, replace(asked, high_resolution_noise=0.0)), plan_of(tokens, builder, asked)
+    (truth,), (seen,) = (plan.step(3, 0, 1).micro_steps[0] for plan in (clean, noisy))
+    assert (truth.code_labels.ids == seen.code_labels.ids).all()
+    changed = (truth.visual.ids != seen.visual.ids).float().mean().item()
+    high = 16 / (2 + 9 + 4 + 16)
+    assert 0.3 * high < changed < 0.6 * high
+    (again,) = plan_of(tokens, builder, asked).step(3, 0, 1).micro_steps[0]
+    assert (again.visual.ids == seen.visual.ids).all()

@@ -237,7 +237,15 @@ def test_generation_evaluation_and_report_close_the_run(trained):
     assert "http" not in report.split("<body>")[0], "the report must open without a network"
     done = trained.type("python", "jobs/generate.py", "--prompt", "a red cat", "--prompt", "红猫")
     assert done.returncode == 0, done.stderr
-    assert len(list((trained.runs / "samples" / "prompts").glob("*.png"))) == 2
+    made = trained.runs / "samples" / "prompts" / "0001"
+    assert len(list((made / "pictures").glob("*.png"))) == 2 and (made / "grid.png").exists()
+    again = trained.type("python", "jobs/generate.py", "--task", "joint", "--prompt", "soup", "--max-text-ids", "9")
+    assert again.returncode == 0, again.stderr
+    assert (made.with_name("0002") / "index.html").exists() and (made / "index.parquet").exists()
+    picture = next((made / "pictures").glob("*.png"))
+    done = trained.type("python", "jobs/generate.py", "--task", "caption", "--image", str(picture), "--language", "zh")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((made.with_name("0003") / "index.jsonl").read_text())["language"] == "zh"
 
 
 def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):

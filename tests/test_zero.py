@@ -13,21 +13,28 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.checkpoints import finished_checkpoint
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError
+from pipeline.generation import HighResolution
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
 from pipeline.sequences import Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
+from pipeline.training_samples import SamplePrompts
+from pipeline.vocabulary import Role
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.test_plan import write_documents, write_tokens
+from tokenization.vqgan_config import VqganConfig
+from tokenization.vqgan_model import build_vqgan
 
+VQGAN = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=CODEBOOK)
 STAGE = StageConfig(
     purpose="test",
     task_shares={"text_to_image": 0.4, "captioning": 0.3, "high_resolution": 0.3},
@@ -42,6 +49,8 @@ STAGE = StageConfig(
     table_rate_factor=2.0,
     save_every_steps=3,
     validate_every_steps=2,
+    sample_every_steps=3,
+    sample_prompts=("a", "b c"),
 )
 
 
@@ -60,6 +69,7 @@ def run(tmp_path) -> StageRun:
     Qwen2ForCausalLM._from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "base")
     write_tokens(tmp_path / "tokens")
     write_documents(tmp_path / "documents")
+    build_vqgan(VQGAN).save_pretrained(tmp_path / "vq")
     pictures, documents = tmp_path / "tokens", tmp_path / "documents"
     held_out = build_row_index(pictures, "score >= 0.8")
     return StageRun(
@@ -77,6 +87,7 @@ def run(tmp_path) -> StageRun:
             SourceRows("documents", documents, build_row_index(documents, "", (), STAGE.seq_len), 1.0),
         ),
         held_out=(SourceRows("main", pictures, held_out),),
+        samples=SamplePrompts([[11], [12, 13]], 9, HighResolution(Role.HIGH_1, 4, 16), tmp_path / "vq", "float32"),
         instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
         end_id=END_ID,
         output=tmp_path / "stage1",
@@ -180,6 +191,11 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     assert not left, "memory of every run would stay taken until the machine restarts"
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(two) == STAGE.steps
+    events = EventAccumulator(str(run.output / "tensorboard"))
+    events.Reload()
+    assert [picture.step for picture in events.Images("samples")] == [3, 6]
+    width, height = events.Images("samples")[0].width, events.Images("samples")[0].height
+    assert (width, height) == (2 * (4 * 16 + 4), 3 * 16 + 4 + 4 * 16 + 4), "two prompts, both resolutions"
     seen = {name for figures in two for name in figures if name.startswith("loss/")}
     assert seen == {f"loss/{task.name.lower()}" for task in Task}
     state = trained_state(finished_checkpoint(run.output)[0])

@@ -11,7 +11,7 @@ from tokenization.openmoji_corpus import Drawing, render
 from tokenization.storage import write_atomically
 
 LISTS_FILE = "lists.jsonl"
-TITLES = {"en": "{group}, list {number}:", "zh": "{group}，列表{number}："}
+TITLES = {"en": "{group}, list {number}", "zh": "{group}，列表{number}"}
 ITEMS = {"en": "\n{place}. {name}: ", "zh": "\n{place}. {name}："}
 
 

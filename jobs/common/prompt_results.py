@@ -48,12 +48,19 @@ def file_name(number: int, text: str) -> str:
 
 
 def save_index(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Both indices, row by row the same but for the codes."""
-    pd.DataFrame(rows).to_parquet(folder / INDEX_PARQUET)
+    """Both indices, row by row the same but for the codes; in the parquet, a document's `segments` are JSON text."""
+    texts = [{"segments": json.dumps(row["segments"], ensure_ascii=False)} if "segments" in row else {} for row in rows]
+    pd.DataFrame([row | text for row, text in zip(rows, texts, strict=True)]).to_parquet(folder / INDEX_PARQUET)
     with (folder / INDEX_JSONL).open("w", encoding="utf-8") as lines:
         for row in rows:
-            plain = {name: value for name, value in row.items() if name not in CODE_COLUMNS}
+            plain = _without_codes(row)
+            if "segments" in row:
+                plain["segments"] = [_without_codes(segment) for segment in row["segments"]]
             lines.write(json.dumps(plain, ensure_ascii=False) + "\n")
+
+
+def _without_codes(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in CODE_COLUMNS}
 
 
 def save_grid(folder: Path, columns: list[list[tuple[str, str]]], footer: str) -> None:

@@ -62,6 +62,7 @@ class EvaluationConfig:
         grid_drawings: drawings shown in the grid and in the VQ-GAN's sheet.
         where: pandas query over the token table's plain columns: the drawings that are generated and scored; empty
             for those that the last stage trained on.
+        documents: the corpus whose documents are generated from their first lines and scored; empty for none.
         composition: score whether pictures have the right skin tone, pairs seen and unseen in training apart.
     """
 
@@ -72,6 +73,7 @@ class EvaluationConfig:
     max_caption_ids: int = 32
     grid_drawings: int = 12
     where: str = ""
+    documents: str = ""
     composition: bool = False
 
 
@@ -158,6 +160,9 @@ class Recipe:
         for name, corpus in self.corpora.items():
             if corpus.made not in MADE:
                 found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
+        if self.evaluation.documents and self.evaluation.documents not in self.corpora:
+            known = ", ".join(self.corpora)
+            found.append(f"evaluation.documents is {self.evaluation.documents!r}; the recipe's corpora are {known}")
         for number, stage in enumerate(self.stages, start=1):
             problems = stage.problems()
             if stage.attention == "flex_attention" and not self.scaling.use_gpu:

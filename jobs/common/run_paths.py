@@ -81,6 +81,11 @@ class RunPaths:
         return self.run / "samples"
 
     @property
+    def documents(self) -> Path:
+        """Documents generated from the first lines of those that the run trained on."""
+        return self.samples / "documents"
+
+    @property
     def text(self) -> Path:
         """The converted text vocabulary."""
         return self.run / "text"

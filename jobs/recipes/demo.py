@@ -64,7 +64,9 @@ def recipe() -> Recipe:
         task_shares={"high_resolution": 0.8, "captioning": 0.2},
         high_resolution_group=4,
         seq_len=416,
-        steps=60,
+        high_resolution_noise=0.3,
+        steps=300,
+        global_batch_size=32,
         learning_rate=2e-3,
         final_learning_rate=1e-4,
     )
@@ -77,7 +79,7 @@ def recipe() -> Recipe:
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),
-        evaluation=EvaluationConfig(batch_size=160),
+        evaluation=EvaluationConfig(batch_size=160, documents="lists"),
         zero=ZeroConfig(zero_stage=3),
         plan=PlanConfig(mean_caption_ids=6),  # the drawings' names
         heartbeat_s=10.0,

@@ -1,10 +1,13 @@
 """What a user asks `jobs/generate.py` for: checked before anything starts, and written down when it is made."""
 
+import base64
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jobs.common.cli import say
 from jobs.common.exit_codes import UsageError
@@ -182,24 +185,21 @@ def save_captions(request: Request, folder: Path, made: Iterable[dict[str, Any]]
 
 
 def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices (`segments` as JSON), the page, and a grid where there are pictures."""
+    """Pictures as they come, then the indices, the page, and a grid where there are pictures."""
     rows = []
     for row in made:
-        pngs, segments, number = list(row["pngs"]), [], 0
-        for segment in json.loads(row["segments"]):
-            if "codes" in segment:
+        segments = json.loads(row["segments"])
+        for number, segment in enumerate(segments):
+            if "png" in segment:
                 name = f"{file_name(row['row_number'], row['prompt'])}_{number}"
-                segment = {"picture": save_picture(folder, name, pngs[number]), **segment}
-                number += 1
-            segments.append(segment)
+                segment["picture"] = save_picture(folder, name, base64.b64decode(segment.pop("png")))
         rows.append(_plain(row) | {"segments": segments})
     rows.sort(key=lambda row: row["row_number"])
     how = _how(request) | {
         "max_pictures": request.documents.max_pictures,
         "max_text_ids": request.documents.max_text_ids,
     }
-    texts = [json.dumps(row["segments"], ensure_ascii=False) for row in rows]
-    save_index(folder, [how | row | {"segments": text} for row, text in zip(rows, texts, strict=True)])
+    save_index(folder, [how | row for row in rows])
     save_page(folder, rows)
     pictures = [[(row["prompt"], s["picture"]) for s in row["segments"] if "picture" in s] for row in rows]
     if columns := [column for column in pictures if column]:
@@ -209,7 +209,8 @@ def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     names = ("row_number", "id", "prompt", "image", "language", "seed")
-    return {name: row[name] for name in names if name in row}
+    values = {name: row[name] for name in names if name in row}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
 def _how(request: Request) -> dict[str, Any]:
