@@ -60,7 +60,8 @@ def test_couples_and_subjects_without_all_variants_are_left_out():
 
 def test_the_recipe_trains_on_seen_pairs_alone():
     recipe = load_recipe("demo_compose")
-    assert [stage.where for stage in recipe.stages] == ["composition == 'seen'"] * len(recipe.stages)
+    sources = [source for stage in recipe.stages for source in stage.sources.values()]
+    assert [source.where for source in sources] == ["composition == 'seen'"] * len(recipe.stages)
     assert recipe.language_expert.where == "composition == 'seen'"
 
 
