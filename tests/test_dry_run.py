@@ -159,11 +159,12 @@ def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks():
 
 def test_what_overrides_changed_is_marked(capsys):
     plan = dry_run("demo", "stages.0.steps=250", "stages.0.task_weights.opener=0.5")
-    assert plan["changed"] == {"stages.0.steps": 240, "stages.0.task_weights.opener": 0.002}
+    steps = load_recipe("demo").stages[0].steps
+    assert plan["changed"] == {"stages.0.steps": steps, "stages.0.task_weights.opener": 0.002}
     assert plan["values"]["stages.0.steps"] == 250
     marked = [line for line in capsys.readouterr().out.splitlines() if "* " in line]
     assert len(marked) == 2
-    assert all(text in marked[1] for text in ("stages.0.steps", "250", "240"))
+    assert all(text in marked[1] for text in ("stages.0.steps", "250", str(steps)))
 
 
 def test_every_value_is_shown_under_the_key_that_sets_it():
