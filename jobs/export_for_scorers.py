@@ -15,7 +15,7 @@ from typing import Literal  # noqa: E402
 
 from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.requests import Request, checked_prompts, high_resolution  # noqa: E402
+from jobs.common.generation_request import Request, checked_prompts, high_resolution  # noqa: E402
 from jobs.common.run_paths import in_package_cache  # noqa: E402
 from jobs.common.scorer_layouts import USUAL_SAMPLES, picture_file, read_prompts, write_metadata  # noqa: E402
 from jobs.common.tokens import checked_fingerprint  # noqa: E402
