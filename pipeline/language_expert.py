@@ -55,6 +55,9 @@ class LanguageExpertConfig:
     """Positions that such a text skips at most where a picture stands."""
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
+    embedding_std: float = 0.02
+    """Deviation of the word vectors at the start. Words that stand in the same places, as names of tones do, stay as
+    near to each other as they began until something that is to be fetched depends on which of them it was."""
     learning_rate: float = 2e-3
     log_every_steps: int = 25
     seed: int = 0
@@ -98,6 +101,7 @@ def train_language_expert(
 
     small = Qwen2ForCausalLM(qwen2_config(config, len(used) + 1))
     small.set_attn_implementation("eager")  # on a CPU, sdpa's backward takes several times as long
+    small.model.embed_tokens.weight.data *= config.embedding_std / small.config.initializer_range
     num_unseen, blank = config.vocab_size - len(used), len(used)
     small.model.embed_tokens.weight.data[blank] = 0
     small.model.embed_tokens.weight.register_hook(lambda grad: grad.index_fill(0, torch.tensor([blank]), 0))
