@@ -56,6 +56,7 @@ class PictureGenerator:
         num_codes: N.
         sampling: how codes are chosen.
         high: draw a high-resolution picture after each base picture.
+        many_steps: see `Decoder`; not while ZeRO-3 holds the weights in partitions.
         compile_steps: run every step after the first as a CUDA graph made by `torch.compile`; on CUDA only.
     """
 
@@ -67,6 +68,7 @@ class PictureGenerator:
         num_codes: int,
         sampling: Sampling,
         high: HighResolution | None = None,
+        many_steps: bool = True,
         compile_steps: bool = False,
     ) -> None:
         self._batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
@@ -75,7 +77,7 @@ class PictureGenerator:
         assert not compile_steps or self._device.type == "cuda", "CUDA graphs need CUDA"
         num_rows = batch_size * (2 if sampling.guided else 1)
         capacity = prompt_len + positions_after_prompt(num_codes, high)
-        self._decoder = Decoder(model, num_rows, capacity, whole_cache=compile_steps)
+        self._decoder = Decoder(model, num_rows, capacity, many_steps, whole_cache=compile_steps)
         self._compiled_step = None
         if compile_steps:
             self._compiled_step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True, dynamic=False)

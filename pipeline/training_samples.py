@@ -41,7 +41,9 @@ def draw_samples(engine: Any, prompts: SamplePrompts, rank: int) -> np.ndarray |
     """
     engine.eval()
     longest = max(map(len, prompts.ids))
-    drawing = PictureGenerator(engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high)
+    drawing = PictureGenerator(
+        engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
+    )
     pictures = drawing.draw(prompts.ids, [0] * len(prompts.ids))
     engine.train()
     if rank:

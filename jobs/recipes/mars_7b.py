@@ -28,10 +28,21 @@ DETAILED = f"{REFINED} and aesthetic >= 6.0 and width >= 1024 and height >= 1024
 """Stage 3's pictures, the only ones that are encoded at 1024 px: not enlarged ones. An example, too."""
 
 
+HELD_OUT = "sample_id.str.endswith('777')"
+"""One row in a thousand, by its key's last digits: for validation."""
+SAMPLE_PROMPTS = (
+    "a red bicycle leaning against a brick wall",
+    "a cat asleep on a stack of books",
+    "雪山下的湖",
+    "夜市的小吃摊",
+)
+
+
 def recipe() -> Recipe:
     """The recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",  # [paper], and both tasks
+        sources={MAIN: Source(held_out=HELD_OUT)},
         task_shares={"text_to_image": 0.5, "captioning": 0.5},
         steps=PAIRS[0] // GLOBAL_BATCH_SIZE,
         global_batch_size=GLOBAL_BATCH_SIZE,
@@ -43,11 +54,14 @@ def recipe() -> Recipe:
         attention="flex_attention",
         compile_layers=True,
         save_every_steps=500,
+        validate_every_steps=1000,
+        sample_every_steps=1000,
+        sample_prompts=SAMPLE_PROMPTS,
     )
     second = replace(
         first,
         purpose="refine text to image",  # [paper]
-        sources={MAIN: Source(where=REFINED)},
+        sources={MAIN: Source(where=REFINED, held_out=f"{REFINED} and {HELD_OUT}")},
         task_shares={"text_to_image": 0.9, "captioning": 0.1},  # [recalled]: mostly text to image
         steps=PAIRS[1] // GLOBAL_BATCH_SIZE,
         learning_rate=5e-5,
@@ -55,7 +69,7 @@ def recipe() -> Recipe:
     third = replace(
         second,
         purpose="detail: high-resolution codes from text and low-resolution codes",  # [paper]
-        sources={MAIN: Source(where=DETAILED)},
+        sources={MAIN: Source(where=DETAILED, held_out=f"{DETAILED} and {HELD_OUT}")},
         task_shares={"text_to_image": 0.2, "high_resolution": 0.8},
         steps=PAIRS[2] // GLOBAL_BATCH_SIZE,
         row_multiple=32,  # rows of one sample have little text
