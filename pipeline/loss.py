@@ -6,7 +6,7 @@ Shape letters: N positions with a label, D hidden size, V text rows, R visual ro
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Float32 logits of one chunk of positions."""
 
 
@@ -30,10 +30,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = hidden @ visual_weight_RD.T
             if text_weight_VD is not None:
                 logits = torch.cat([hidden @ text_weight_VD.T, logits], dim=1)
-            log_probs = torch.log_softmax(logits.float(), dim=1)
+            log_probs = torch.log_softmax(logits, dim=1, dtype=torch.float32)
             losses_N[part] = -log_probs.gather(1, labels)[:, 0]
             logit_grad = log_probs.exp_().scatter_add_(1, labels, log_probs.new_full(labels.shape, -1.0))
-            logit_grad = (logit_grad * weights_N[part, None]).to(hidden.dtype)
+            logit_grad = logit_grad.mul_(weights_N[part, None]).to(hidden.dtype)
             hidden_grad[part] = logit_grad[:, num_text:] @ visual_weight_RD
             if text_weight_VD is not None:
                 hidden_grad[part] += logit_grad[:, :num_text] @ text_weight_VD

@@ -14,7 +14,7 @@ from pipeline.vocabulary import NORMALISATIONS, Role, State
 from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection, loss_by_definition
 
-WEIGHTS = [0.3, 0.7, 0.2, 0.5, 0.4]
+WEIGHTS = [0.3, 0.7, 0.2, 0.5, 0.4, 0.6]
 CODES = np.asarray([3, 1, 4, 1, 5, 9, 2, 6, 5])
 HIGH = np.asarray([2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5])
 KINDS = [*Kind]
@@ -23,7 +23,7 @@ KINDS = [*Kind]
 def samples(builder):
     return {
         Kind.TEXT_TO_IMAGE: [
-            builder.text_to_image([11, 12, 13], CODES),
+            builder.text_to_image([11, 12, 13], CODES, plain_position=1),
             builder.text_to_image([], CODES + 3),
             builder.text_to_image([14], CODES[::-1].copy()),
         ],
@@ -32,6 +32,7 @@ def samples(builder):
             builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, 4),
             builder.high_resolution([], CODES + 3, HIGH + 2, Role.HIGH_2, 1),
             builder.high_resolution([15], CODES, HIGH[::-1].copy(), Role.HIGH_1, 16),
+            builder.high_resolution([15, 16], CODES[:4], HIGH, Role.HIGH_1, 4, plain_position=0),
         ],
         Kind.INTERLEAVED: [
             builder.interleaved([[11, 12], CODES, [13], CODES + 3, [14, 15]]),
@@ -119,6 +120,9 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     assert image.label_ids.tolist() == [vocabulary.opener(Role.BASE), *(CODES + TEXT_VOCAB)]
     assert image.label_tasks.tolist() == [Task.OPENER.value] + [Task.TEXT_TO_IMAGE.value] * len(CODES)
     assert image.num_run == len(image.ids) - 2  # neither the last code nor the closer predicts anything
+    taught = builder.text_to_image([11, 12, 13], CODES, plain_position=1)
+    assert (taught.label_positions[0], taught.label_ids[0], taught.label_tasks[0]) == (1, 13, Task.PLAIN_TEXT.value)
+    assert taught.label_ids[1:].tolist() == image.label_ids.tolist()
     dropped = builder.text_to_image([], CODES)
     assert dropped.label_positions.tolist() == [*range(len(CODES))]
     assert dropped.label_ids.tolist() == [*(CODES + TEXT_VOCAB)]
@@ -130,7 +134,7 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     opener = vocabulary.opener(Role.BASE)
     second = builder.text_to_image([], CODES + 3).ids
     assert document.ids.tolist() == [*dropped.ids, 11, 12, *second, 13, builder.end_id]
-    # All ids after the first opener but the closers: its text depends on the picture before it.
+    # All ids after the first opener but the closers.
     expected = [*(CODES + TEXT_VOCAB), 11, 12, opener, *(CODES + 3 + TEXT_VOCAB), 13, builder.end_id]
     assert document.label_ids.tolist() == expected
     assert document.ids[document.label_positions + 1].tolist() == expected
@@ -138,7 +142,10 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     assert is_text == [False] * len(CODES) + [True] * 3 + [False] * len(CODES) + [True] * 2
     assert document.num_run == len(document.ids) - 1
     text_first = builder.interleaved([[11, 12], CODES])
-    assert text_first.label_ids.tolist() == [opener, *(CODES + TEXT_VOCAB), builder.end_id]
+    assert text_first.label_ids.tolist() == [12, opener, *(CODES + TEXT_VOCAB), builder.end_id]
+    assert [Task(task) for task in text_first.label_tasks[[0, 1, 2, -1]]] == [
+        *(Task.PLAIN_TEXT, Task.DOCUMENT_TEXT, Task.TEXT_TO_IMAGE, Task.DOCUMENT_TEXT)
+    ]
     high = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
     start = len(image.ids)
     assert high.ids[:start].tolist() == image.ids.tolist()
