@@ -252,7 +252,7 @@ def generator_config(request: Request, batch_size: int) -> GeneratorConfig:
 
 def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
     """Exports the last stage's model, where that has not been done yet."""
-    checkpoint, _ = finished_checkpoint(paths.stage(len(recipe.stages)))
+    checkpoint = finished_checkpoint(paths.checkpoints(len(recipe.stages)))
     if exported_from(paths.export) == checkpoint.name:
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)

@@ -13,6 +13,8 @@ from collections import defaultdict  # noqa: E402
 from dataclasses import asdict, dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
+import numpy as np  # noqa: E402
+
 from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
@@ -21,7 +23,7 @@ from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import stage_fingerprint  # noqa: E402
-from pipeline.checkpoints import finished_checkpoint, newest_verified  # noqa: E402
+from pipeline.checkpoints import Checkpoint, finished_checkpoint, newest_complete  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.generation import HighResolution  # noqa: E402
@@ -100,6 +102,8 @@ class Board(Messages):
             f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
             f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
             + (f"  MFU {mean['mfu']:.2f}" if "mfu" in mean else "")
+            + f"  waits for data {sum(sums['data_wait_s']) / sum(sums['step_s']):.1%}"
+            + (f"  for checkpoints {mean['checkpoint_stall_share']:.1%}" if "checkpoint_stall_share" in mean else "")
         )
         with self._metrics.open("a") as file:
             file.writelines(json.dumps(figures) + "\n" for figures in self._recent)
@@ -125,21 +129,21 @@ def main(options: Options) -> dict[str, Any] | None:
     return None
 
 
-def initial_checkpoint(number: int, options: Options, paths: RunPaths) -> Path | None:
-    """The checkpoint whose weights stage `number` starts from, verified; none for the first stage."""
+def initial_checkpoint(number: int, options: Options, paths: RunPaths) -> Checkpoint | None:
+    """The checkpoint whose weights stage `number` starts from; none for the first stage."""
     if not options.initial_checkpoint and number == 1:
         return None
-    folder = Path(options.initial_checkpoint).absolute() if options.initial_checkpoint else paths.stage(number - 1)
-    return finished_checkpoint(folder, options.allow_unfinished)[0]
+    place = options.initial_checkpoint or paths.checkpoints(number - 1)
+    return finished_checkpoint(place if "://" in place else Path(place).absolute(), options.allow_unfinished)
 
 
 def is_finished(paths: RunPaths, number: int) -> bool:
-    """Whether the stage has a verified last checkpoint."""
-    found = newest_verified(paths.stage(number) / "checkpoints")
-    return found is not None and found[1].finished
+    """Whether the stage has its last checkpoint."""
+    found = newest_complete(paths.checkpoints(number))
+    return found is not None and found.manifest.finished
 
 
-def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None) -> StageRun:
+def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageRun:
     """Everything the workers need for stage `number`, checked.
 
     Raises:
@@ -184,6 +188,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None
         name=f"{recipe.name}/stage{number}",
         trackers=recipe.trackers,
         output=paths.stage(number),
+        checkpoints=paths.checkpoints(number),
         recipe_sha256=sha256_of(
             stage,
             recipe.seed,
@@ -220,7 +225,7 @@ def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerpr
 
 def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, longest: int) -> None:
     """Looks at a source's first selected row, before any worker starts."""
-    first = next(shard for shard, rows in enumerate(source.index.rows) if len(rows))
+    first = int(np.flatnonzero(source.index.counts)[0])
     row = TokenReader(source.tokens, source.index, held_shards=1).row(first, 0)
     if row.document is not None:
         return
@@ -252,7 +257,7 @@ def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
     return [int(text)]
 
 
-def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None) -> None:
+def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> None:
     run = stage_run(number, recipe, paths, initial)
     stage, output = run.stage, paths.stage(number)
     output.mkdir(parents=True, exist_ok=True)
@@ -273,11 +278,6 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Path | None) -
     )
     if initial:
         say(f"stage {number}: starts from the weights of {initial}")
-    found = newest_verified(output / "checkpoints")
-    if found:
-        say(f"stage {number}: goes on from step {found[1].step} ({found[0].name})")
-        for reason in found[2]:
-            say(f"stage {number}: passed over {reason}")
     devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(number)) as ledger:
         board = actor_here(Board).remote(

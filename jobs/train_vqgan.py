@@ -105,7 +105,12 @@ def main(options: Options) -> None:
 
 
 def train(
-    config: VqganConfig, corpus: Corpus, output: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
+    config: VqganConfig,
+    corpus: Corpus,
+    output: Path,
+    device: torch.device,
+    report: Callable[[dict[str, Any]], None],
+    _: Callable[[str], None],
 ) -> None:
     """One rank: trains, and on rank 0 saves the model in float16."""
     rank, world_size = dist.get_rank(), dist.get_world_size()

@@ -1,17 +1,44 @@
-"""Checkpoints that count only once their manifest is written, and are verified before use."""
+"""Checkpoints: folders of files that count only once their manifest is written, and are verified as they are read.
+
+A folder `step-STEP-ID` holds one safetensors file a rank, with the rank's slices of the float32 weights and of AdamW's
+moments (see `pipeline.optimizer_slices`), and the manifest, which says where in which file what lies. Any number of
+ranks reads what it needs of it. Nothing in it is ever unpickled.
+"""
 
 import hashlib
 import json
-import os
-import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from tokenization.errors import InputError as StorageError
+from tokenization.storage import Storage, open_storage
 
 MANIFEST_FILE = "manifest.json"
+BLOCK_BYTES = 8 * 2**20
+"""Files are hashed in blocks of this size, so that a part of a file can be verified without the rest."""
+
+
+@dataclass(frozen=True)
+class PlacedSlice:
+    """Where the elements `start` to `start + count` of a flattened parameter lie: the places in bytes of its tensors in
+    a file, in the order of `pipeline.optimizer_slices.KEYS`."""
+
+    start: int
+    count: int
+    places: list[int]
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One rank's file: size in bytes, the sha256 of each of its blocks, and its slices by parameter."""
+
+    size: int
+    blocks: list[str]
+    slices: dict[str, PlacedSlice]
 
 
 @dataclass(frozen=True)
@@ -19,24 +46,40 @@ class CheckpointManifest:
     """What a finished checkpoint holds.
 
     Attributes:
-        step: optimizer steps done.
+        step: steps done.
+        optimizer_steps: those of them that updated the weights.
         samples: samples seen.
         world_size: ranks that saved it.
         finished: it is its stage's last.
         base_sha256: of the frozen language expert, which the checkpoint does not hold.
         recipe_sha256: of the stage's settings.
         row_index_sha256: of the rows the stage trains on.
-        files: size in bytes and sha256 of every file, by relative path.
+        shapes: of the trained parameters, by name.
+        files: by name.
     """
 
     step: int
+    optimizer_steps: int
     samples: int
     world_size: int
     finished: bool
     base_sha256: str
     recipe_sha256: str
     row_index_sha256: str
-    files: dict[str, tuple[int, str]]
+    shapes: dict[str, tuple[int, ...]]
+    files: dict[str, CheckpointFile]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint: the folder or URL it lies in with others, its own name, its manifest."""
+
+    url: str
+    name: str
+    manifest: CheckpointManifest
+
+    def __str__(self) -> str:
+        return f"{self.url}/{self.name}"
 
 
 def new_folder_name(step: int) -> str:
@@ -44,94 +87,128 @@ def new_folder_name(step: int) -> str:
     return f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
 
 
-def write_manifest(folder: Path, **fields: Any) -> None:
-    """Closes the checkpoint in `folder`. Call on one rank, after all have written."""
-    files = {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, file_sha256(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    partial = folder / f".{MANIFEST_FILE}"
-    partial.write_text(json.dumps(asdict(CheckpointManifest(files=files, **fields)), indent=1))
-    os.replace(partial, folder / MANIFEST_FILE)
+def rank_file(rank: int) -> str:
+    """A rank's file in a checkpoint."""
+    return f"rank-{rank:05d}.safetensors"
 
 
-def newest_verified(checkpoints: Path) -> tuple[Path, CheckpointManifest, list[str]] | None:
-    """The newest checkpoint whose files are all there and unchanged, and why newer ones were passed over."""
-    passed_over = []
-    for folder in sorted(checkpoints.glob("step-*"), reverse=True) if checkpoints.exists() else []:
-        if not (folder / MANIFEST_FILE).exists():
-            passed_over.append(f"{folder.name}: no {MANIFEST_FILE}, it was never finished")
+def write_manifest(storage: Storage, name: str, manifest: CheckpointManifest) -> None:
+    """Closes the checkpoint. Call on one rank, after all have written."""
+    text = json.dumps(asdict(manifest), separators=(",", ":"))
+    storage.write(f"{name}/{MANIFEST_FILE}", lambda path: path.write_text(text))
+
+
+def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoint]:
+    """The checkpoints whose files are all there in full size, newest first; `passed_over` gets why others were not.
+
+    Whether their content is what was written shows when it is read.
+    """
+    storage = open_storage(url)
+    names = set(storage.names())
+    for name in sorted({name.split("/")[0] for name in names if name.startswith("step-")}, reverse=True):
+        if f"{name}/{MANIFEST_FILE}" not in names:
+            passed_over.append(f"{name}: no {MANIFEST_FILE}, it was never finished")
             continue
-        manifest = read_manifest(folder)
-        damage = _damage(folder, manifest)
-        if damage is None:
-            return folder, manifest, passed_over
-        passed_over.append(f"{folder.name}: {damage}")
-    return None
+        try:
+            yield open_checkpoint(url, name)
+        except InputError as error:
+            passed_over.append(f"{name}: {error}")
 
 
-def finished_checkpoint(folder: Path, allow_unfinished: bool = False) -> tuple[Path, CheckpointManifest]:
-    """A stage's last checkpoint, or the checkpoint that `folder` itself is.
+def newest_complete(url: str) -> Checkpoint | None:
+    """The first of `complete_checkpoints`."""
+    return next(complete_checkpoints(url, []), None)
+
+
+def open_checkpoint(url: str, name: str) -> Checkpoint:
+    """Reads the manifest, and the sizes of the files.
+
+    Raises:
+        InputError: it is not readable, or a file is missing or of another size.
+    """
+    storage = open_storage(url)
+    try:
+        with storage.local(f"{name}/{MANIFEST_FILE}") as path:
+            values = json.loads(path.read_text())
+        manifest = _manifest_of(values)
+    except (ValueError, KeyError, TypeError, StorageError) as error:
+        raise InputError(f"{MANIFEST_FILE} is not readable: {error}") from error
+    for file, record in manifest.files.items():
+        if not storage.exists(f"{name}/{file}"):
+            raise InputError(f"{file} is missing")
+        if (size := storage.size(f"{name}/{file}")) != record.size:
+            raise InputError(f"{file} has {size} bytes, not {record.size}")
+    return Checkpoint(url, name, manifest)
+
+
+def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Checkpoint:
+    """The checkpoint that `place` itself is, or the newest of the stage or of the folder of checkpoints that it is.
 
     Raises:
         InputError: there is none, it is damaged, or it is of a stage that did not finish, which may be allowed.
     """
-    if (folder / MANIFEST_FILE).exists():
-        manifest = read_manifest(folder)
-        if damage := _damage(folder, manifest):
-            raise InputError(f"checkpoint {str(folder)!r} is damaged: {damage}; name another")
+    url = str(place).rstrip("/")
+    if open_storage(url).exists(MANIFEST_FILE):
+        parent, _, name = url.rpartition("/")
+        try:
+            checkpoint = open_checkpoint(parent, name)
+        except InputError as error:
+            raise InputError(f"checkpoint {url!r} is damaged: {error}; name another") from error
     else:
-        found = newest_verified(folder / "checkpoints")
+        found = newest_complete(f"{url}/checkpoints") or newest_complete(url)
         if found is None:
-            raise InputError(f"{str(folder)!r} has no checkpoint; run jobs/train_stage.py for it first")
-        folder, manifest, _ = found
-    if not (manifest.finished or allow_unfinished):
+            raise InputError(f"{url!r} has no checkpoint; run jobs/train_stage.py for it first")
+        checkpoint = found
+    if not (checkpoint.manifest.finished or allow_unfinished):
         raise InputError(
-            f"{str(folder)!r} is of a stage that stopped at step {manifest.step}; finish it with jobs/train_stage.py, "
-            "or start from it as it is with --allow-unfinished"
+            f"{str(checkpoint)!r} is of a stage that stopped at step {checkpoint.manifest.step}; finish it with "
+            "jobs/train_stage.py, or start from it as it is with --allow-unfinished"
         )
-    return folder, manifest
+    return checkpoint
 
 
-def read_manifest(folder: Path) -> CheckpointManifest:
-    """The manifest of a finished checkpoint."""
-    values = json.loads((folder / MANIFEST_FILE).read_text())
-    values["files"] = {name: (size, digest) for name, (size, digest) in values["files"].items()}
-    return CheckpointManifest(**values)
+def remove_old(url: str, newest: str, keep_last: int, keep_every_steps: int) -> None:
+    """Deletes the checkpoints beside `newest` but the `keep_last` last ones up to it, and those of every
+    `keep_every_steps`-th step (0: of none).
 
-
-def remove_all_but(newest: Path, keep: int) -> None:
-    """Deletes the checkpoints beside `newest` but the `keep` last ones up to it.
-
-    Those of later steps go first: a run that has come to write `newest` passed over them, as damaged or unfinished.
+    Those of later steps go, too: a run that has come to write `newest` passed over them, as damaged or unfinished.
     """
-    folders = sorted(newest.parent.glob("step-*"))
-    step = _step_of(newest)
-    before = [folder for folder in folders if _step_of(folder) < step and (folder / MANIFEST_FILE).exists()]
-    kept = {newest, *before[len(before) - (keep - 1) :]}
-    for folder in folders:
-        if folder not in kept:
-            shutil.rmtree(folder)
+    storage = open_storage(url)
+    names = set(storage.names())
+    folders = sorted({name.split("/")[0] for name in names if name.startswith("step-")})
+    step = step_of(newest)
+    closed = [name for name in folders if step_of(name) < step and f"{name}/{MANIFEST_FILE}" in names]
+    kept = {newest, *closed[len(closed) - (keep_last - 1) :]}
+    if keep_every_steps:
+        kept |= {name for name in closed if step_of(name) % keep_every_steps == 0}
+    for name in folders:
+        if name not in kept:
+            storage.delete_folder(name)
 
 
-def _step_of(folder: Path) -> int:
-    return int(folder.name.split("-")[1])
+def step_of(name: str) -> int:
+    """The step in a checkpoint's name."""
+    return int(name.split("-")[1])
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content, hexadecimal."""
+def block_hashes(path: Path) -> list[str]:
+    """The sha256 of each block of a file, hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return [block_hash(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
-def _damage(folder: Path, manifest: CheckpointManifest) -> str | None:
-    for name, (size, digest) in manifest.files.items():
-        path = folder / name
-        if not path.exists():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, not {size}"
-        if file_sha256(path) != digest:
-            return f"{name} has changed"
-    return None
+def block_hash(block: bytes) -> str:
+    """The sha256 of one block, hexadecimal."""
+    return hashlib.sha256(block).hexdigest()
+
+
+def checkpoint_file(values: dict[str, Any]) -> CheckpointFile:
+    """A file's record from what `asdict` made of it."""
+    slices = {name: PlacedSlice(**placed) for name, placed in values["slices"].items()}
+    return CheckpointFile(values["size"], values["blocks"], slices)
+
+
+def _manifest_of(values: dict[str, Any]) -> CheckpointManifest:
+    files = {name: checkpoint_file(record) for name, record in values["files"].items()}
+    shapes = {name: tuple(shape) for name, shape in values["shapes"].items()}
+    return CheckpointManifest(**values | {"files": files, "shapes": shapes})

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from pipeline.checkpoints import read_manifest
+from pipeline.checkpoints import Checkpoint
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, load_language_expert
 from pipeline.weights import base_sha256, load_base, load_trained, trained_state
@@ -20,7 +20,12 @@ SOURCE_FILE = "mars_source.txt"
 
 
 def export_model(
-    base: Path, checkpoint: Path, codebook_size: int, tokenizer: PreTrainedTokenizerBase, out: Path, **options: Any
+    base: Path,
+    checkpoint: Checkpoint,
+    codebook_size: int,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    **options: Any,
 ) -> None:
     """Writes the base with the checkpoint's visual weights to `out`, in bfloat16, whole or not at all.
 
@@ -28,7 +33,7 @@ def export_model(
         InputError: the checkpoint belongs to another base or model.
     """
     model = load_base(base, codebook_size, torch.bfloat16, **options)
-    if read_manifest(checkpoint).base_sha256 != base_sha256(model):
+    if checkpoint.manifest.base_sha256 != base_sha256(model):
         raise InputError(f"checkpoint {str(checkpoint)!r} was trained on another language expert than {str(base)!r}")
     load_trained(model, trained_state(checkpoint), checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)

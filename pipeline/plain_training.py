@@ -47,7 +47,7 @@ def _rank(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int
         os.environ["DS_ACCELERATOR"] = "cpu"
     dist.init_process_group("nccl" if use_gpu else "gloo")
     figures: list[dict[str, Any]] = []
-    train_stage(run, device, figures.append)
+    train_stage(run, device, figures.append, print)
     if rank == 0:
         torch.save(figures, result)
     dist.barrier()

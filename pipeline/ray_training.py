@@ -19,8 +19,8 @@ from pipeline.train_loop import StageRun, train_stage
 WORKER_GROUP_START_TIMEOUT_S = 1800
 """GPU nodes take minutes to start; Ray Train's own 60 s would tear the group down and ask for it again, for ever."""
 
-Loop = Callable[[torch.device, Callable[[dict[str, Any]], None]], None]
-"""What a rank runs: gets its device, and a function that reports figures from rank 0."""
+Loop = Callable[[torch.device, Callable[[dict[str, Any]], None], Callable[[str], None]], None]
+"""What a rank runs: with its device, and where figures and lines for whoever runs the job go."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
         scaling: the workers.
         name: of the Ray Train run.
         storage: folder for Ray Train's own state.
-        board: actor whose `post` gets the figures that rank 0 reports.
+        board: actor whose `post` gets the figures that rank 0 reports, and whose `tell` its lines.
 
     Raises:
         Exception: what a worker raised, as it raised it, where it was one of its own errors.
@@ -91,13 +91,13 @@ def _worker(loop: Loop, board: Any) -> None:
     if device.type == "cpu":
         # DeepSpeed asks for these, and Ray Train sets them for the GPU backends only.
         os.environ |= {"LOCAL_SIZE": str(context.get_local_world_size()), "DS_ACCELERATOR": "cpu"}
-    report = board.post.remote if context.get_world_rank() == 0 else _ignore
-    loop(device, report)
+    first = context.get_world_rank() == 0
+    loop(device, board.post.remote if first else _ignore, board.tell.remote if first else _ignore)
     if context.get_world_rank() == 0:
         ray.get(board.flush.remote())
 
 
-def _ignore(figures: dict[str, Any]) -> None:
+def _ignore(said: object) -> None:
     """What the other ranks report is the same."""
 
 

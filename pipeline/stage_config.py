@@ -16,7 +16,7 @@ CHOICES = {
 }
 POSITIVE = (
     *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
-    *("log_every_steps", "save_every_steps", "high_resolution_group", "validation_rows"),
+    *("log_every_steps", "save_every_steps", "keep_checkpoints", "high_resolution_group", "validation_rows"),
 )
 
 
@@ -47,8 +47,11 @@ class StageConfig:
         sources: what it trains on, by the corpus's name in the recipe. Rows of interleaved documents train as whole
             documents, whatever the tasks' shares.
         task_shares: share of the single pictures' samples, by task (`TASKS`); they sum to 1.
-        task_weights: weight of each task's mean loss, 1 where none is given; also of `opener`, a caption's, and of
-            `document_text`, an interleaved document's openers and its text after a picture.
+        task_weights: weight of each task's mean loss, 1 where none is given; also of `opener`, a caption's; of
+            `plain_text`, where no picture opens; and of `document_text`, an interleaved document's openers and its text
+            after a picture. A caption gives one label to `opener`, and a quarter of
+            them, at a position drawn anew each time, one to `plain_text`: what the weights say of the two, openers take
+            to be usual.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
         high_resolution_noise: share of a high-resolution picture's codes that later positions see replaced by random
@@ -75,6 +78,8 @@ class StageConfig:
             hides and needs a GPU.
         compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
+        keep_checkpoints, keep_every_steps: the last so many checkpoints stay, and those whose step is a multiple of the
+            latter, 0 for none of these.
         validate_every_steps: between two validations, 0 for none; the last step always has one where rows are held out.
         validation_rows: held-out rows of each source that are used, at most.
         sample_every_steps: between two grids of pictures drawn of `sample_prompts`, 0 for none.
@@ -84,7 +89,7 @@ class StageConfig:
     purpose: str
     sources: dict[str, Source] = field(default_factory=lambda: {MAIN: Source()})
     task_shares: dict[str, float] = field(default_factory=lambda: {"text_to_image": 1.0})
-    task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01})
+    task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01, "plain_text": 0.1})
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
     high_resolution_noise: float = 0.0
@@ -109,6 +114,8 @@ class StageConfig:
     compile_layers: bool = False
     log_every_steps: int = 10
     save_every_steps: int = 100
+    keep_checkpoints: int = 2
+    keep_every_steps: int = 0
     validate_every_steps: int = 0
     validation_rows: int = 256
     sample_every_steps: int = 0
@@ -123,7 +130,7 @@ class StageConfig:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
             if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
                 found.append(f"{name} has {negative}; a share is at least 0")
-        known_tasks = {*TASKS, "opener", "document_text"}
+        known_tasks = {*TASKS, "opener", "plain_text", "document_text"}
         if unknown := set(self.task_weights) - known_tasks:
             found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
         if unknown := set(self.task_shares) - set(TASKS):
@@ -148,7 +155,7 @@ class StageConfig:
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
         if self.checkpoint_every_layers < 0:
             found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
-        for name in ("validate_every_steps", "sample_every_steps"):
+        for name in ("validate_every_steps", "sample_every_steps", "keep_every_steps"):
             if getattr(self, name) < 0:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
         if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):

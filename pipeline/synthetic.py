@@ -63,5 +63,6 @@ def synthetic_run(
         instruction_ids={"en": [1]},
         end_id=0,
         output=folder / "stage1",
+        checkpoints=str(folder / "stage1" / "checkpoints"),
         recipe_sha256="",
     )

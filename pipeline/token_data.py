@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,28 +46,41 @@ class Row:
 
 @dataclass(frozen=True)
 class RowIndex:
-    """The rows of each shard that a stage uses; of an interleaved document its first picture's.
+    """The rows of each shard that a stage uses; of an interleaved document its first picture's. A bit a row: 200M rows
+    take 25 MB.
 
     Attributes:
         shards: paths relative to the token folder, sorted.
-        rows: for each shard its selected row numbers, int32.
+        chosen: for each shard its rows as bits, the first row's the highest of the first byte, uint8.
+        counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
     """
 
     shards: list[str]
-    rows: list[np.ndarray]
+    chosen: list[np.ndarray]
+    counts: np.ndarray
     num_too_long: int = 0
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Selected rows of each shard, int64."""
-        return np.asarray([len(rows) for rows in self.rows], np.int64)
+    @classmethod
+    def of(cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0) -> "RowIndex":
+        """From each shard's row numbers, rising."""
+        chosen, counts = [], []
+        for numbers in rows:
+            bits = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, bool)
+            bits[numbers] = True
+            chosen.append(np.packbits(bits))
+            counts.append(len(numbers))
+        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long)
+
+    def rows(self, shard: int) -> np.ndarray:
+        """The row numbers of the `shard`-th shard, rising, int64."""
+        return np.flatnonzero(np.unpackbits(self.chosen[shard]))
 
     def sha256(self) -> str:
         """Identifies the selection."""
         digest = hashlib.sha256("\n".join(self.shards).encode())
-        for rows in self.rows:
-            digest.update(len(rows).to_bytes(8, "little") + rows.tobytes())
+        for bits in self.chosen:
+            digest.update(len(bits).to_bytes(8, "little") + bits.tobytes())
         return digest.hexdigest()
 
 
@@ -124,10 +138,10 @@ def build_row_index(
         chosen = _query(frame, where)
         if held_out:
             chosen = chosen.drop(index=_query(chosen, held_out).index)
-        rows.append(chosen.index.to_numpy(np.int32))
+        rows.append(chosen.index.to_numpy())
     for side in sides:
         side.check_matched()
-    index = RowIndex([path.relative_to(tokens).as_posix() for path in shards], rows, num_too_long)
+    index = RowIndex.of([path.relative_to(tokens).as_posix() for path in shards], rows, num_too_long)
     if not index.counts.sum():
         longer = f", and {num_too_long} documents are longer than {max_document_ids} ids" if num_too_long else ""
         raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}{longer}; relax it")
@@ -163,8 +177,8 @@ def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[
 def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
     """For each selected row its captions' texts by language, under its sample id, in the index's order."""
     texts: dict[str, dict[str, str]] = {}
-    for shard, rows in zip(index.shards, index.rows, strict=True):
-        table = pq.read_table(tokens / shard, columns=["sample_id", "captions"]).take(pa.array(rows))
+    for number, shard in enumerate(index.shards):
+        table = pq.read_table(tokens / shard, columns=["sample_id", "captions"]).take(pa.array(index.rows(number)))
         for sample_id, captions in zip(table["sample_id"].to_pylist(), table["captions"].to_pylist(), strict=True):
             texts[sample_id] = {caption["lang"]: caption["text"] for caption in captions}
     return texts
@@ -188,11 +202,19 @@ def document_texts(tokens: Path, index: RowIndex) -> list[list[list[int]]]:
 
 
 class TokenReader:
-    """Reads samples by shard and place, holding the last few shards."""
+    """Reads samples by shard and place, holding the last few shards as they lie in parquet.
 
-    def __init__(self, tokens: Path, index: RowIndex, held_shards: int) -> None:
+    Args:
+        tokens: folder of token shards.
+        index: the rows.
+        held_shards: how many shards are kept.
+        high_resolution: read its codes, too: they take most of the memory. Without them `high_codes` is None.
+    """
+
+    def __init__(self, tokens: Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
         self._tokens, self._index, self._held = tokens, index, held_shards
-        self._cache: OrderedDict[int, list[Row]] = OrderedDict()
+        self._columns = [name for name in READ_COLUMNS if high_resolution or name != "codes_hr"]
+        self._cache: OrderedDict[int, tuple[pa.Table, np.ndarray]] = OrderedDict()
 
     def row(self, shard: int, place: int) -> Row:
         """The `place`-th selected sample of the `shard`-th shard."""
@@ -201,21 +223,24 @@ class TokenReader:
             while len(self._cache) > self._held:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(shard)
-        return self._cache[shard][place]
+        table, rows = self._cache[shard]
+        return self._sample(table, int(rows[place]), self._tokens / self._index.shards[shard])
 
-    def _read(self, shard: int) -> list[Row]:
-        path = self._tokens / self._index.shards[shard]
-        table = pq.read_table(path, columns=list(READ_COLUMNS)).select(READ_COLUMNS)
-        table = table.replace_schema_metadata().combine_chunks()
-        return [self._sample(table, int(row), path) for row in self._index.rows[shard]]
+    def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
+        table = pq.read_table(self._tokens / self._index.shards[shard], columns=self._columns).select(self._columns)
+        rows = self._index.rows(shard)
+        if table["document"].null_count == len(table):  # no sample is made of several rows
+            table, rows = table.take(pa.array(rows)), np.arange(len(rows))
+        return table.replace_schema_metadata().combine_chunks(), rows
 
     def _sample(self, table: pa.Table, row: int, path: Path) -> Row:
-        sample_id, codes, high_codes, captions, document = (column[row] for column in table.columns)
+        values = {name: table[name][row] for name in self._columns}
+        high_codes, document = values.get("codes_hr"), values["document"]
         first = Row(
-            sample_id.as_py(),
-            codes.values.to_numpy(),
-            high_codes.values.to_numpy() if high_codes.is_valid else None,
-            [Caption(each["lang"], each["ids"], len(each["text"].encode())) for each in captions.as_py()],
+            values["sample_id"].as_py(),
+            values["codes"].values.to_numpy(),
+            high_codes.values.to_numpy() if high_codes is not None and high_codes.is_valid else None,
+            [Caption(each["lang"], each["ids"], len(each["text"].encode())) for each in values["captions"].as_py()],
         )
         if not document.is_valid:
             return first

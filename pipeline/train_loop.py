@@ -11,13 +11,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.checkpoints import new_folder_name, newest_verified, read_manifest, remove_all_but, write_manifest
+from pipeline.checkpoint_writer import CheckpointWriter, Kept
+from pipeline.checkpoints import Checkpoint, CheckpointManifest
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.metrics import flop_of, peak_flop_per_s
 from pipeline.objective import Objective
+from pipeline.optimizer_slices import optimizer_steps, trained_shapes
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan, Step
+from pipeline.resume import Identity, resume
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, TokenReader, rows_sha256
@@ -25,9 +28,7 @@ from pipeline.trackers import Trackers
 from pipeline.training_samples import SamplePrompts, draw_samples
 from pipeline.validation import examinations, examine
 from pipeline.vocabulary import JointVocabulary
-from pipeline.weights import ENGINE_TAG, base_sha256, load_base, load_trained, trained_state
-
-KEPT_CHECKPOINTS = 2
+from pipeline.weights import base_sha256, load_base, load_trained, trained_state
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class StageRun:
         shared_output_projection: see `MarsConfig`.
         embedding_noise_std: see `MarsConfig`.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
+        checkpoints: folder or URL of this stage's checkpoints.
         sources: the rows the stage uses.
         held_out: rows that validation measures on.
         instruction_ids, end_id: see `SequenceBuilder`.
@@ -60,12 +62,13 @@ class StageRun:
     codebook_size: int
     shared_output_projection: bool
     embedding_noise_std: float
-    initial_checkpoint: Path | None
+    initial_checkpoint: Checkpoint | None
     sources: tuple[SourceRows, ...]
     held_out: tuple[SourceRows, ...]
     instruction_ids: dict[str, list[int]]
     end_id: int
     output: Path
+    checkpoints: str
     recipe_sha256: str
     samples: SamplePrompts | None = None
     name: str = ""
@@ -74,15 +77,22 @@ class StageRun:
 
 Report = Callable[[dict[str, Any]], None]
 """Called on rank 0 after every step with its figures."""
+Tell = Callable[[str], None]
+"""Called on rank 0 with a line for whoever runs the job."""
 
 
-def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
-    """Trains the stage to its end, from its newest verified checkpoint where it has one.
+def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell) -> None:
+    """Trains the stage to its end, from its newest checkpoint that verifies, where it has one.
 
     Raises:
+        InputError: the last checkpoint could not be written; or see `pipeline.resume`.
         NonFiniteError: a loss was NaN or infinite; the update was not applied.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    def tell_of_stage(line: str) -> None:
+        tell(f"stage {run.stage_number}: {line}")
+
     model = load_base(
         run.base,
         run.codebook_size,
@@ -92,7 +102,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     )
     base_hash = base_sha256(model)
     if run.initial_checkpoint:
-        if read_manifest(run.initial_checkpoint).base_sha256 != base_hash:
+        if run.initial_checkpoint.manifest.base_sha256 != base_hash:
             raise InputError(
                 f"checkpoint {str(run.initial_checkpoint)!r} was trained on another language expert than "
                 f"{str(run.base)!r}; train the stage before again, or put its language expert back"
@@ -111,7 +121,12 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
     plan = make_plan(run, model.config.vocabulary)
     asked = examinations(run.stage, run.stage_number, run.held_out, plan.builder)
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
-    start_step = resume(engine, run, base_hash, world_size)
+    identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources))
+    kept = Kept(run.stage.keep_checkpoints, run.stage.keep_every_steps)
+    writer = CheckpointWriter(run.checkpoints, kept, tell_of_stage)
+    start_step = resume(engine, run.checkpoints, identity, tell_of_stage)
+    saved = time.monotonic()
+    stalls: dict[str, float] = {}
     trackers = Trackers(run.trackers, run.output, run.name, asdict(run.stage), start_step) if rank == 0 else None
 
     steps = prefetch(plan, start_step, run.stage.steps, rank, world_size, pin=device.type == "cuda")
@@ -134,14 +149,39 @@ def train_stage(run: StageRun, device: torch.device, report: Report) -> None:
             picture = draw_samples(engine, run.samples, rank)
             if trackers and picture is not None:
                 trackers.picture("samples", picture, done)
+        figures |= stalls
+        stalls = {}
         if rank == 0:
             report(figures)
             assert trackers is not None
             trackers.scalars(figures, done)
         if done % run.stage.save_every_steps == 0 or done == run.stage.steps:
-            save(engine, run, done, base_hash, world_size, rank)
+            stall_s = writer.save(engine, manifest_of(engine, run, done, identity))
+            now = time.monotonic()
+            stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - saved)}
+            saved = now
+    if start_step < run.stage.steps and not writer.wait():
+        writer.save(engine, manifest_of(engine, run, run.stage.steps, identity))
+        if not writer.wait():
+            raise InputError(
+                f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
+            )
     if trackers:
         trackers.close()
+
+
+def manifest_of(engine: Any, run: StageRun, step: int, identity: Identity) -> CheckpointManifest:
+    """What is to be said of a checkpoint after `step` steps; its files come later."""
+    return CheckpointManifest(
+        step=step,
+        optimizer_steps=optimizer_steps(engine),
+        samples=step * run.stage.global_batch_size,
+        world_size=dist.get_world_size(),
+        finished=step == run.stage.steps,
+        shapes=trained_shapes(engine),
+        files={},
+        **asdict(identity),
+    )
 
 
 def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
@@ -152,7 +192,8 @@ def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
         for number, source in enumerate(run.sources)
     ]
     mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
-    readers = [TokenReader(source.tokens, source.index, held_shards=window + 1) for source in run.sources]
+    high = run.stage.task_shares.get("high_resolution", 0.0) > 0
+    readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
     builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
     return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)
 
@@ -238,50 +279,3 @@ def set_learning_rate(engine: Any, value: float) -> None:
     """Sets it in every parameter group, times the group's factor."""
     for group in engine.optimizer.param_groups:
         group["lr"] = value * group["rate_factor"]
-
-
-def resume(engine: Any, run: StageRun, base_hash: str, world_size: int) -> int:
-    """Loads the newest verified checkpoint of this stage, if any. Returns the steps done.
-
-    Raises:
-        InputError: the checkpoint is of another recipe, base, selection of rows, or number of workers.
-    """
-    found = newest_verified(run.output / "checkpoints")
-    if found is None:
-        return 0
-    folder, manifest, _ = found
-    for name, have, want in (
-        ("stage settings", manifest.recipe_sha256, run.recipe_sha256),
-        ("language expert", manifest.base_sha256, base_hash),
-        ("selection of rows", manifest.row_index_sha256, rows_sha256(run.sources)),
-        ("number of workers", manifest.world_size, world_size),
-    ):
-        if have != want:
-            raise InputError(
-                f"checkpoint {str(folder)!r} was made with another {name}; undo the change, or choose another --root"
-            )
-    loaded, _ = engine.load_checkpoint(folder, ENGINE_TAG, load_module_strict=False)
-    assert loaded is not None, folder
-    return manifest.step
-
-
-def save(engine: Any, run: StageRun, step: int, base_hash: str, world_size: int, rank: int) -> None:
-    """Every rank writes its part; rank 0 closes the checkpoint with its manifest."""
-    name = [new_folder_name(step)]
-    dist.broadcast_object_list(name, src=0)
-    folder = run.output / "checkpoints" / name[0]
-    engine.save_checkpoint(folder, ENGINE_TAG, exclude_frozen_parameters=True, save_latest=False)
-    dist.barrier()
-    if rank == 0:
-        write_manifest(
-            folder,
-            step=step,
-            samples=step * run.stage.global_batch_size,
-            world_size=world_size,
-            finished=step == run.stage.steps,
-            base_sha256=base_hash,
-            recipe_sha256=run.recipe_sha256,
-            row_index_sha256=rows_sha256(run.sources),
-        )
-        remove_all_but(folder, KEPT_CHECKPOINTS)
-    dist.barrier()

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +9,12 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from pipeline.checkpoints import MANIFEST_FILE
+from pipeline.checkpoints import Checkpoint
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, load_language_expert
+from pipeline.slice_files import SliceReader
 
 OBJECTIVE_PREFIX = "mars."
-ENGINE_TAG = "engine"
-"""DeepSpeed's folder inside a checkpoint."""
 
 
 def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options: Any) -> MarsForCausalLM:
@@ -54,27 +50,20 @@ def base_sha256(model: MarsForCausalLM) -> str:
     return digest.hexdigest()
 
 
-def trained_state(checkpoint: Path) -> dict[str, Tensor]:
+def trained_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The trained parameters in a checkpoint, float32, under the model's own names.
 
     Raises:
-        InputError: `checkpoint` is no finished checkpoint.
+        InputError: it is damaged.
     """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    if not (checkpoint / MANIFEST_FILE).exists():
-        raise InputError(f"{str(checkpoint)!r} is no finished checkpoint: it has no {MANIFEST_FILE}")
-    said = StringIO()  # it tells how it goes about it
+    reader = SliceReader(checkpoint)
     try:
-        with redirect_stdout(said), redirect_stderr(said):
-            state = get_fp32_state_dict_from_zero_checkpoint(checkpoint, ENGINE_TAG, exclude_frozen_parameters=True)
-    except Exception:
-        sys.stderr.write(said.getvalue())
-        raise
-    return {name.removeprefix(OBJECTIVE_PREFIX): tensor.clone() for name, tensor in state.items()}
+        return {name.removeprefix(OBJECTIVE_PREFIX): reader.whole(name) for name in checkpoint.manifest.shapes}
+    except InputError as error:
+        raise InputError(f"checkpoint {str(checkpoint)!r} is damaged: {error}; name another") from error
 
 
-def load_trained(model: MarsForCausalLM, state: dict[str, Tensor], source: Path) -> None:
+def load_trained(model: MarsForCausalLM, state: dict[str, Tensor], source: object) -> None:
     """Puts the trained parameters of `source` into `model`.
 
     Raises:

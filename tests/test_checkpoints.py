@@ -1,45 +1,168 @@
-"""A checkpoint counts only when it is whole."""
+"""A checkpoint counts only when it is whole, and only what was written is ever read of it."""
+
+import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.checkpoints import finished_checkpoint, new_folder_name, newest_verified, remove_all_but, write_manifest
+from pipeline import slice_files
+from pipeline.checkpoints import (
+    MANIFEST_FILE,
+    CheckpointManifest,
+    complete_checkpoints,
+    finished_checkpoint,
+    new_folder_name,
+    newest_complete,
+    open_checkpoint,
+    rank_file,
+    remove_old,
+    write_manifest,
+)
 from pipeline.errors import InputError
+from pipeline.optimizer_slices import KEYS, Slice
+from pipeline.run_owner import RunOwner
+from pipeline.slice_files import SliceReader, write_slices
+from pipeline.weights import trained_state
+from tests.s3 import BUCKET, FaultyS3
+from tokenization.storage import open_storage
 
-FIELDS = dict(samples=0, world_size=2, base_sha256="b", recipe_sha256="r", row_index_sha256="i")
+SHAPES = {"mars.a": (7, 9), "mars.b": (5,), "mars.c": (100, 30)}
 
 
-def make(checkpoints, step, finished=False, manifest=True):
-    folder = checkpoints / new_folder_name(step)
-    (folder / "engine").mkdir(parents=True)
-    (folder / "engine" / "part.bin").write_bytes(bytes([step % 256]) * 1000)
+def values(name: str, key: str, step: int) -> torch.Tensor:
+    """What the parameter or a moment is at a step, flattened."""
+    start = 1000 * step + 100 * list(SHAPES).index(name) + 10 * KEYS.index(key)
+    return torch.arange(math.prod(SHAPES[name]), dtype=torch.float32) + start
+
+
+def make(url, step, world_size=2, finished=False, manifest=True) -> str:
+    """A checkpoint whose parameters are cut as ZeRO-3 cuts them."""
+    storage, name, files = open_storage(url), new_folder_name(step), {}
+    for rank in range(world_size):
+        slices = []
+        for parameter, shape in SHAPES.items():
+            size = -(-math.prod(shape) // world_size)
+            part = slice(rank * size, (rank + 1) * size)
+            tensors = {key: values(parameter, key, step)[part].clone() for key in KEYS}
+            if tensors["master"].numel():
+                slices.append(Slice(parameter, rank * size, tensors))
+
+        def fill(path, slices=slices, rank=rank):
+            files[rank_file(rank)] = write_slices(path, slices)
+
+        storage.write(f"{name}/{rank_file(rank)}", fill)
     if manifest:
-        write_manifest(folder, step=step, finished=finished, **FIELDS)
-    return folder
+        record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", SHAPES, files)
+        write_manifest(storage, name, record)
+    return name
 
 
-def test_resume_falls_back_to_the_newest_that_verifies_and_says_why(tmp_path):
-    good, changed, cut, missing = (make(tmp_path, step) for step in (10, 20, 30, 40))
-    make(tmp_path, 50, manifest=False)
-    (changed / "engine" / "part.bin").write_bytes(b"x" * 1000)
-    (cut / "engine" / "part.bin").write_bytes(b"x")
-    (missing / "engine" / "part.bin").unlink()
-    folder, manifest, passed_over = newest_verified(tmp_path)
-    assert folder == good and manifest.step == 10
-    assert [reason.split(": ")[1] for reason in passed_over] == [
+@pytest.fixture(params=["disk", "s3"])
+def url(request, tmp_path, monkeypatch):
+    if request.param == "disk":
+        yield str(tmp_path / "checkpoints")
+        return
+    server = FaultyS3()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket=BUCKET)
+    server.fault_every = 7
+    yield f"s3://{BUCKET}/run/checkpoints"
+    server.stop()
+
+
+@pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])
+@pytest.mark.parametrize("block_bytes", [64, 1000, 8 * 2**20])
+def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, monkeypatch, wrote, reads, block_bytes):
+    monkeypatch.setattr("pipeline.checkpoints.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(slice_files, "BLOCK_BYTES", block_bytes)
+    url = str(tmp_path)
+    reader = SliceReader(open_checkpoint(url, make(url, 3, world_size=wrote)))
+    for name, shape in SHAPES.items():
+        size = -(-math.prod(shape) // reads)
+        for key in KEYS:
+            for start in range(0, math.prod(shape), size):
+                expected = values(name, key, 3)[start : start + size]
+                assert torch.equal(reader.read(name, key, start, len(expected)), expected)
+
+
+def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(url):
+    name = make(url, 5, finished=True)
+    state = trained_state(finished_checkpoint(url))
+    assert {each: tuple(tensor.shape) for each, tensor in state.items()} == {n[5:]: s for n, s in SHAPES.items()}
+    assert torch.equal(state["c"].flatten(), values("mars.c", "master", 5))
+    assert newest_complete(url).name == name
+
+
+def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.checkpoints.BLOCK_BYTES", 256)
+    monkeypatch.setattr(slice_files, "BLOCK_BYTES", 256)
+    url, taken = str(tmp_path), []
+    checkpoint = open_checkpoint(url, make(url, 3, world_size=4))
+    storage = type(open_storage(url))
+    real = storage.read
+    monkeypatch.setattr(storage, "read", lambda *a: taken.append((a[1], a[3] - a[2])) or real(*a))
+    reader, size = SliceReader(checkpoint), 3000 // 2
+    for key in KEYS:
+        reader.read("mars.c", key, size, size)
+    assert {name.split("/")[1] for name, _ in taken} == {rank_file(2), rank_file(3)}
+    assert sum(count for _, count in taken) < 1.2 * 3 * 4 * size
+
+
+def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url):
+    good, cut, missing, open_one, unreadable = (make(url, step) for step in (10, 20, 30, 40, 50))
+    storage = open_storage(url)
+    storage.write(f"{cut}/{rank_file(0)}", lambda path: path.write_bytes(b"x"))
+    storage.delete(f"{missing}/{rank_file(1)}")
+    storage.delete(f"{open_one}/{MANIFEST_FILE}")
+    storage.write(f"{unreadable}/{MANIFEST_FILE}", lambda path: path.write_text('{"step": 50'))
+    passed_over = []
+    assert [checkpoint.name for checkpoint in complete_checkpoints(url, passed_over)] == [good]
+    assert [reason.split(": ", 1)[1].split(":")[0] for reason in passed_over] == [
+        "manifest.json is not readable",
         "no manifest.json, it was never finished",
-        "engine/part.bin is missing",
-        "engine/part.bin has 1 bytes, not 1000",
-        "engine/part.bin has changed",
+        "rank-00001.safetensors is missing",
+        "rank-00000.safetensors has 1 bytes, not " + str(open_checkpoint(url, good).manifest.files[rank_file(0)].size),
     ]
 
 
-def test_what_was_passed_over_does_not_push_out_what_is_written_after_it(tmp_path):
-    damaged = [make(tmp_path, step) for step in (20, 30)]
-    make(tmp_path, 5, manifest=False)
-    kept = [make(tmp_path, step) for step in (9, 10)]
-    remove_all_but(kept[-1], 2)
-    assert sorted(tmp_path.iterdir()) == kept
-    assert not any(folder.exists() for folder in damaged)
+def test_one_changed_bit_is_found_where_it_is_read(tmp_path):
+    url = str(tmp_path)
+    checkpoint = open_checkpoint(url, make(url, 3, finished=True))
+    path = Path(url, checkpoint.name, rank_file(1))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="rank-00001.safetensors has changed since it was written"):
+        SliceReader(checkpoint).whole("mars.c", "exp_avg_sq")
+    with pytest.raises(InputError, match=r"checkpoint .* is damaged: .*rank-00001.* has changed"):
+        trained_state(checkpoint)
+
+
+def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path):
+    url = str(tmp_path)
+    name = make(url, 3)
+    manifest = Path(url, name, MANIFEST_FILE)
+    record = json.loads(manifest.read_text())
+    record["files"].pop(rank_file(0))
+    manifest.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="mars.a has 31 of the elements 0 to 63"):
+        SliceReader(open_checkpoint(url, name)).whole("mars.a")
+
+
+def test_the_last_ones_and_every_so_manieth_stay(url):
+    names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
+    never_finished = make(url, 45, manifest=False)
+    later = make(url, 60)
+    remove_old(url, names[50], keep_last=2, keep_every_steps=20)
+    left = {name.split("/")[0] for name in open_storage(url).names()}
+    assert left == {names[20], names[40], names[50]}
+    assert later not in left and never_finished not in left
 
 
 def test_two_attempts_never_share_a_folder():
@@ -50,16 +173,42 @@ def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path):
     with pytest.raises(InputError, match="has no checkpoint"):
         finished_checkpoint(tmp_path)
     make(tmp_path / "checkpoints", 10)
-    with pytest.raises(InputError, match="stopped at step 10.*--allow-unfinished"):
+    with pytest.raises(InputError, match=r"stopped at step 10.*--allow-unfinished"):
         finished_checkpoint(tmp_path)
-    assert finished_checkpoint(tmp_path, allow_unfinished=True)[1].step == 10
+    assert finished_checkpoint(tmp_path, allow_unfinished=True).manifest.step == 10
     last = make(tmp_path / "checkpoints", 20, finished=True)
-    assert finished_checkpoint(tmp_path)[0] == last
+    for place in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / last):
+        assert finished_checkpoint(place).name == last
+    (tmp_path / "checkpoints" / last / rank_file(0)).unlink()
+    with pytest.raises(InputError, match=r"damaged: rank-00000.safetensors is missing; name another"):
+        finished_checkpoint(tmp_path / "checkpoints" / last)
 
 
-def test_a_checkpoint_named_by_itself_is_verified_too(tmp_path):
-    folder = make(tmp_path, 20, finished=True)
-    assert finished_checkpoint(folder) == (folder, newest_verified(tmp_path)[1])
-    (folder / "engine" / "part.bin").write_bytes(b"x" * 1000)
-    with pytest.raises(InputError, match="damaged: engine/part.bin has changed"):
-        finished_checkpoint(folder)
+def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url):
+    first = RunOwner(url)
+    first.check()
+    second = RunOwner(url)
+    second.check()
+    with pytest.raises(InputError, match="another attempt has taken over .* process"):
+        first.check()
+
+
+def test_of_those_who_start_at_once_one_gets_the_checkpoints(url):
+    together = threading.Barrier(8)
+
+    def start(_) -> RunOwner | None:
+        together.wait()
+        try:
+            return RunOwner(url)
+        except InputError as error:
+            assert "has just taken" in str(error)
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        owners = [owner for owner in pool.map(start, range(8)) if owner]
+    still = []
+    for owner in owners:  # one that came late may have taken over from the first, as it may
+        with suppress(InputError):
+            owner.check()
+            still.append(owner)
+    assert len(still) == 1

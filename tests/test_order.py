@@ -1,11 +1,17 @@
 """Every sample exactly once an epoch, whatever the number of workers and wherever the loader starts."""
 
+import time
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.order import PARTS, MixedOrder, SampleOrder, no_room
 from pipeline.packing import pack_rows
+from pipeline.token_data import RowIndex, TokenReader
+from tokenization.token_table import Fingerprint, write_token_shard
 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
 
@@ -45,13 +51,44 @@ def test_a_window_keeps_to_its_shards():
         assert len({order.at(window * 20 + offset)[0] for offset in range(20)}) == 2
 
 
-def test_an_index_of_two_hundred_million_rows_seeks_in_little_memory():
-    import tracemalloc
-
+def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory():
+    """With the selection of rows itself, three of four of them, as every worker holds it."""
     tracemalloc.start()
-    order = SampleOrder(np.full(20_000, 10_000), 0, 1, 16)
+    shards = [f"{number // 1000:03d}/{number:05d}.parquet" for number in range(20_000)]
+    rows = np.flatnonzero(np.arange(13_333) % 4)
+    index = RowIndex.of(shards, (rows for _ in shards))
+    assert index.counts.sum() == 199_980_000 and (index.rows(7) == rows).all()
+    started = time.monotonic()
+    order = SampleOrder(index.counts, 0, 1, 16)
     order.at(123_456_789)
-    assert tracemalloc.get_traced_memory()[1] < 300e6
+    assert time.monotonic() - started < 1
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path):
+    """17 shards of 10,000 rows: a window of the default size, and the next one's first."""
+    fingerprint = Fingerprint("vq", "text", {"size_px": 256}, "float32", [4, 256, 256, 3], 8192, 256, 77, {"c": "en"})
+    codes = np.random.default_rng(0).integers(0, 8192, (10_000, 256)).astype(np.uint16)
+    ids = list(range(100_000, 100_030))
+    lines = [
+        {
+            "sample_id": f"00000.tar/{number:06d}",
+            "codes": line,
+            "captions": [{"lang": lang, "text": "a" * 120, "ids": ids, "truncated": False} for lang in ("en", "zh")],
+        }
+        for number, line in enumerate(codes)
+    ]
+    write_token_shard(tmp_path / "00000.parquet", lines, fingerprint)
+    names = [f"{number:05d}.parquet" for number in range(17)]
+    for name in names[1:]:
+        (tmp_path / name).hardlink_to(tmp_path / "00000.parquet")
+    reader = TokenReader(tmp_path, RowIndex.of(names, [np.arange(10_000)] * 17), held_shards=17, high_resolution=False)
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    for shard in range(17):
+        assert (reader.row(shard, 5000).codes == codes[5000]).all()
+    assert tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before < 300e6
     tracemalloc.stop()
 
 

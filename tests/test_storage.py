@@ -36,11 +36,24 @@ def test_what_is_written_is_listed_read_and_deleted(storage):
     with again.local("a/c.json") as path:
         assert path.read_text() == "a/c.json"
     assert again.exists("b.json") and not again.exists("c.json")
+    assert again.size("a/c.json") == 8 and again.read("a/c.json", 2, 6) == b"c.js"
+    with pytest.raises(InputError, match=r"a/c\.json.* ends 2 bytes too early"):
+        again.read("a/c.json", 5, 10)
+    with pytest.raises(InputError, match=r"missing\.json"):
+        again.read("missing.json", 0, 1)
     again.delete("b.json")
     again.delete("b.json")
     assert storage.names() == ["a/c.json"]
     with pytest.raises(InputError, match=r"gone"), storage.local("gone"):
         pass
+
+
+def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage):
+    for name in ("one/a", "one/b/c", "one/.hidden", "onetwo/a", "two/one/a"):
+        storage.write(name, lambda path: path.write_text("x"))
+    storage.delete_folder("one")
+    storage.delete_folder("one")
+    assert storage.names() == ["onetwo/a", "two/one/a"] and not storage.exists("one/.hidden")
 
 
 def test_what_fails_while_it_is_written_is_not_there(storage):

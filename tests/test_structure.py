@@ -15,6 +15,8 @@ FROM_TOKENIZATION = {
     "tokenization.token_table",
     "tokenization.image_tokenizer",
     "tokenization.text_tokenizer",
+    "tokenization.storage",
+    "tokenization.errors",
 }
 RAY_FILES = {"ray_training.py", "ledger.py", "driver_node.py"}
 
@@ -36,7 +38,7 @@ def test_nothing_imports_jobs_and_tokenization_never_imports_pipeline():
             assert not tops & forbidden, f"{path} imports {tops & forbidden}"
 
 
-def test_pipeline_takes_only_the_table_and_the_tokenizers_from_tokenization():
+def test_pipeline_takes_only_the_table_the_tokenizers_and_storage_from_tokenization():
     for path in (CHECKOUT / "pipeline").rglob("*.py"):
         taken = {name for name in imports_of(path) if name.startswith("tokenization")}
         assert taken <= FROM_TOKENIZATION, f"{path} imports {taken - FROM_TOKENIZATION}"

@@ -1,11 +1,15 @@
 """Two gloo ranks under ZeRO-3: partitioned for real, equal to one process, resumable bit for bit."""
 
+import itertools
 import multiprocessing
 import os
+import resource
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,15 @@ import torch.multiprocessing as mp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.checkpoints import finished_checkpoint
+from pipeline.checkpoints import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
 from pipeline.errors import InputError
 from pipeline.generation import HighResolution
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
+from pipeline.optimizer_slices import KEYS
 from pipeline.sequences import Task
+from pipeline.slice_files import SliceReader
 from pipeline.stage_config import StageConfig
 from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
@@ -30,6 +36,7 @@ from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import Role
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.s3 import BUCKET, FaultyS3
 from tests.test_plan import write_documents, write_tokens
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
@@ -91,14 +98,21 @@ def run(tmp_path) -> StageRun:
         instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
         end_id=END_ID,
         output=tmp_path / "stage1",
+        checkpoints=str(tmp_path / "stage1" / "checkpoints"),
         recipe_sha256="recipe",
     )
 
 
-def on_ranks(world_size: int, run: StageRun, stop_after: int | None = None) -> list[dict]:
-    """Trains on gloo processes; returns rank 0's figures."""
+def on_ranks(
+    world_size: int,
+    run: StageRun,
+    stop_after: int | None = None,
+    before_step: Callable[[int, int], None] | None = None,
+    environment: dict[str, str] | None = None,
+) -> list[dict]:
+    """Trains on gloo processes; returns rank 0's figures. `before_step` is called with the rank and the step."""
     result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
-    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after)
+    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after, before_step, environment or {})
     return torch.load(result, weights_only=False)
 
 
@@ -122,37 +136,67 @@ def join(rank: int, world_size: int, port: int) -> None:
     dist.init_process_group("gloo")
 
 
-def _rank(rank: int, world_size: int, port: int, run: StageRun, result: Path, stop_after: int | None) -> None:
+def _rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    run: StageRun,
+    result: Path,
+    stop_after: int | None,
+    before_step: Callable[[int, int], None] | None,
+    environment: dict[str, str],
+) -> None:
+    os.environ |= environment
     join(rank, world_size, port)
     figures: list[dict] = []
-    if stop_after is not None:
-        _die_after(stop_after)
+    _watch_steps(rank, stop_after, before_step)
     with suppress(_Killed):
-        train_stage(run, torch.device("cpu"), figures.append)
+        train_stage(run, torch.device("cpu"), figures.append, partial(_note, run))
     if rank == 0:
         torch.save(figures, result)
+        if stop_after is not None:
+            wait_for_checkpoint(run, figures[-1]["step"])
     dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
+
+
+def _note(run: StageRun, line: str) -> None:
+    with Path(f"{run.output}.told").open("a") as file:
+        file.write(line + "\n")
+
+
+def wait_for_checkpoint(run: StageRun, steps: int) -> None:
+    """It is written beside the training, and a process that ends at once would cut it off."""
+    due = steps // run.stage.save_every_steps * run.stage.save_every_steps
+    while (found := newest_complete(run.checkpoints)) is None or found.manifest.step < due:
+        time.sleep(0.1)
 
 
 class _Killed(BaseException):
     pass
 
 
-def _die_after(steps: int) -> None:
-    """Stops the loop when it starts a later step, as a kill between two checkpoints would."""
+def _watch_steps(rank: int, stop_after: int | None, before_step: Callable[[int, int], None] | None) -> None:
+    """Stops the loop when it starts a later step than `stop_after`, as a kill between two checkpoints would."""
     import pipeline.train_loop as loop
 
-    real = loop.train_step
-    count = [0]
+    real, count = loop.train_step, itertools.count(1)
 
     def counted(*args):
-        count[0] += 1
-        if count[0] > steps:
+        number = next(count)
+        if stop_after is not None and number > stop_after:
             raise _Killed
+        if before_step:
+            before_step(rank, number)
         return real(*args)
 
     loop.train_step = counted
+
+
+def named(run: StageRun, name: str) -> StageRun:
+    """The same run in another folder."""
+    output = run.output.with_name(name)
+    return replace(run, output=output, checkpoints=str(output / "checkpoints"))
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
@@ -186,7 +230,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))
     shared_before = {path.name for path in Path("/dev/shm").glob("deepspeed*")}
     two = on_ranks(2, run)
-    one = on_ranks(1, replace(run, output=run.output.with_name("alone")))
+    one = on_ranks(1, named(run, "alone"))
     left = {path.name for path in Path("/dev/shm").glob("deepspeed*")} - shared_before
     assert not left, "memory of every run would stay taken until the machine restarts"
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
@@ -198,7 +242,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     assert (width, height) == (2 * (4 * 16 + 4), 3 * 16 + 4 + 4 * 16 + 4), "two prompts, both resolutions"
     seen = {name for figures in two for name in figures if name.startswith("loss/")}
     assert seen == {f"loss/{task.name.lower()}" for task in Task}
-    state = trained_state(finished_checkpoint(run.output)[0])
+    state = trained_state(finished_checkpoint(run.checkpoints))
     model = start_of(run)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     load_trained(model, state, run.output)
@@ -213,21 +257,109 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     "how",
     [
         {},
+        {"zero_stage": 2, "dtype": "bfloat16"},
+        pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.long),
         pytest.param({"frozen_whole": True}, marks=pytest.mark.long),
         pytest.param({"zero_stage": 2}, marks=pytest.mark.long),
     ],
-    ids=["zero 3", "frozen whole", "zero 2"],
+    ids=["zero 3", "zero 2, bfloat16", "zero 3, bfloat16", "frozen whole", "zero 2"],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
     run = replace(run, zero=replace(run.zero, **how))
     whole = on_ranks(2, run)
-    other = replace(run, output=run.output.with_name("interrupted"))
-    first = on_ranks(2, other, stop_after=4)  # saved at step 3; step 4 is lost
-    second = on_ranks(2, other)
-    assert [each["step"] for each in second] == [4, 5, 6]
-    assert losses(first[:3]) + losses(second) == losses(whole)
-    states = [trained_state(finished_checkpoint(each.output)[0]) for each in (run, other)]
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    other = named(run, "interrupted")
+    before = on_ranks(2, other, stop_after=4)  # saved at step 3; step 4 is lost
+    later = on_ranks(2, other)
+    assert [each["step"] for each in later] == [4, 5, 6]
+    assert losses(before[:3]) + losses(later) == losses(whole)
+    ends = [finished_checkpoint(each.checkpoints) for each in (run, other)]
+    readers = [SliceReader(end) for end in ends]
+    for name in ends[0].manifest.shapes:
+        for key in KEYS:
+            first, second = (reader.whole(name, key) for reader in readers)
+            assert torch.equal(first, second), (name, key)
+
+
+@pytest.mark.parametrize(
+    "worlds, how",
+    [
+        ((2, 1, 2), {}),
+        pytest.param((1, 2), {}, marks=pytest.mark.long),
+        pytest.param((4, 2), {}, marks=pytest.mark.long),
+        pytest.param((2, 1, 2), {"zero_stage": 2}, marks=pytest.mark.long),
+        pytest.param((4, 2), {"persistence_threshold": 10_000}, marks=pytest.mark.long),
+    ],
+)
+def test_a_run_goes_on_at_another_number_of_workers_as_if_nothing_had_been(run, worlds, how):
+    """The same samples in the same steps; only the order of additions differs."""
+    run = replace(run, zero=replace(run.zero, **how), stage=replace(STAGE, steps=24, save_every_steps=2))
+    whole = on_ranks(2, named(run, "whole"))
+    figures: list[dict] = []
+    for number, world_size in enumerate(worlds, start=1):
+        last = number == len(worlds)
+        figures += on_ranks(world_size, run, stop_after=None if last else 2)
+    assert [each["step"] for each in figures] == [*range(1, 25)]
+    assert losses(figures) == pytest.approx(losses(whole), rel=1e-5)
+    saved_by = [checkpoint.manifest.world_size for checkpoint in complete_checkpoints(run.checkpoints, [])]
+    assert saved_by == [worlds[-1]] * 2, "each is read by whichever number of workers comes next"
+
+
+def test_a_checkpoint_that_changed_is_passed_over_by_all_ranks(run):
+    """One byte of one rank's file: the other rank could have read its own."""
+    run = replace(run, stage=replace(STAGE, save_every_steps=2))
+    whole = on_ranks(2, named(run, "whole"))
+    on_ranks(2, run, stop_after=5)
+    newest = newest_complete(run.checkpoints)
+    assert newest.manifest.step == 4
+    path = Path(run.checkpoints, newest.name, rank_file(1))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    second = on_ranks(2, run)
+    assert [each["step"] for each in second] == [3, 4, 5, 6]
+    assert losses(second) == losses(whole)[-len(losses(second)) :]
+    said = Path(f"{run.output}.told").read_text()
+    assert f"passed over checkpoint {newest.name}: {newest.name}/{rank_file(1)} has changed" in said
+    assert "goes on from step 2" in said
+
+
+def _full_disk_of_rank_1(rank: int, step: int) -> None:
+    """Files cannot grow beyond 1,000 bytes while steps 1 to 4 run: the kernel refuses, as on a full disk."""
+    if rank == 1 and step in (1, 5):
+        time.sleep(1)  # what is being written is to meet the limit that it began under
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (1000 if step == 1 else resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
+
+
+def test_training_goes_on_where_a_checkpoint_cannot_be_written(run):
+    run = replace(run, stage=replace(STAGE, save_every_steps=2), samples=None)
+    whole = on_ranks(2, named(run, "whole"))
+    figures = on_ranks(2, run, before_step=_full_disk_of_rank_1)
+    assert losses(figures) == losses(whole)
+    said = Path(f"{run.output}.told").read_text()
+    assert "step-00000002" in said
+    assert "could not be written and does not count: rank-00001.safetensors: " in said and "File too large" in said
+    counted = [checkpoint.manifest.step for checkpoint in complete_checkpoints(run.checkpoints, [])]
+    assert counted[0] == 6 and 2 not in counted
+    assert not [*Path(run.checkpoints).rglob(".*")], "half a file stayed behind"
+
+
+def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, monkeypatch):
+    server = FaultyS3()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket=BUCKET)
+    run = replace(run, stage=replace(STAGE, save_every_steps=2))
+    whole = on_ranks(2, named(run, "whole"))
+    run = replace(run, checkpoints=f"s3://{BUCKET}/run/stage1")
+    server.fault_every = 5
+    on_ranks(2, run, stop_after=3, environment=server.environment())
+    second = on_ranks(1, run, environment=server.environment())
+    assert [each["step"] for each in second] == [3, 4, 5, 6]
+    assert losses(second) == pytest.approx(losses(whole)[-len(losses(second)) :], rel=1e-5)
+    assert server.injected.total() > 3
+    server.stop()
 
 
 def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
@@ -300,7 +432,7 @@ def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run, tmp_path
 
 def test_the_visual_tables_learn_at_their_own_rate(run):
     on_ranks(1, replace(run, stage=replace(STAGE, steps=2, table_rate_factor=0.0)))
-    state = trained_state(finished_checkpoint(run.output)[0])
+    state = trained_state(finished_checkpoint(run.checkpoints))
     start = dict(start_of(run).named_parameters())
     still = {name for name, tensor in state.items() if torch.equal(tensor, start[name])}
     assert {name for name in state if is_visual_table(name)} <= still
@@ -309,7 +441,7 @@ def test_the_visual_tables_learn_at_their_own_rate(run):
 
 def test_a_checkpoint_of_another_model_is_refused_by_name(run):
     on_ranks(1, replace(run, stage=replace(STAGE, steps=1)))
-    state = trained_state(finished_checkpoint(run.output)[0])
+    state = trained_state(finished_checkpoint(run.checkpoints))
     with pytest.raises(InputError, match=r"another model.*shape"):
         load_trained(load_base(run.base, CODEBOOK + 8, torch.float32), state, run.output)
 

@@ -1,7 +1,10 @@
 """Folders of files, on a file system or in an S3 bucket, behind one face."""
 
+import fcntl
 import os
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +16,21 @@ from boto3 import Session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from tokenization.errors import InputError
 
 S3_SCHEME = "s3://"
 ATTEMPTS = 10
 """Of a request or a part of a file, with growing pauses, before S3 counts as gone: about two minutes."""
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+"""What S3 answers where the condition of a write does not hold."""
 
 
 class Storage(Protocol):
@@ -38,8 +49,35 @@ class Storage(Protocol):
             InputError: there is no such file, or it cannot be read.
         """
 
+    def size(self, name: str) -> int:
+        """Of a file, in bytes.
+
+        Raises:
+            InputError: there is no such file.
+        """
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Some bytes of a file.
+
+        Raises:
+            InputError: there is no such file, or it ends before.
+        """
+
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
         """Has `fill` write a file and puts it here under `name`: whole or not at all."""
+
+    def text(self, name: str) -> str | None:
+        """A small file's content; None where there is none."""
+
+    def swap(self, name: str, expected: str | None, text: str) -> bool:
+        """Puts `text` in place of a small file's content, if that is still `expected`; None: if there is no such file.
+
+        Returns:
+            Whether it did. Of several that try at once one does.
+        """
+
+    def delete_folder(self, name: str) -> None:
+        """Removes all files whose names begin with `name` and a slash, hidden ones too."""
 
     def delete(self, name: str) -> None:
         """Removes the file, if it is there."""
@@ -99,9 +137,42 @@ class LocalFolder:
             raise InputError(f"{str(path)!r} does not exist, or is no file")
         yield path
 
+    def size(self, name: str) -> int:
+        """See `Storage`."""
+        with self.local(name) as path:
+            return path.stat().st_size
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """See `Storage`."""
+        with self.local(name) as path, path.open("rb") as file:
+            file.seek(start)
+            return _whole(file.read(stop - start), stop - start, str(path))
+
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
         """See `Storage`."""
         write_atomically(self._path(name), fill)
+
+    def text(self, name: str) -> str | None:
+        """See `Storage`."""
+        path = self._path(name)
+        return path.read_text() if path.exists() else None
+
+    def swap(self, name: str, expected: str | None, text: str) -> bool:
+        """See `Storage`. A lock beside the file keeps others out, on a network's file system if that has locks."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.text(name) != expected:
+                return False
+            write_atomically(path, lambda partial: partial.write_text(text))
+        return True
+
+    def delete_folder(self, name: str) -> None:
+        """See `Storage`."""
+        path = self._path(name)
+        if path.exists():
+            shutil.rmtree(path)
 
     def delete(self, name: str) -> None:
         """See `Storage`."""
@@ -162,6 +233,29 @@ class S3Folder:
                 self._client.download_file(self._bucket, self._prefix + name, str(path), Config=self._transfer)
             yield path
 
+    def size(self, name: str) -> int:
+        """See `Storage`."""
+        with self._explained(name):
+            return int(self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["ContentLength"])
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """See `Storage`."""
+        with self._explained(name):
+            content, _ = self._fetched(name, Range=f"bytes={start}-{stop - 1}")
+        return _whole(content, stop - start, f"{self}/{name}")
+
+    def _fetched(self, name: str, **how: str) -> tuple[bytes, str]:
+        """An object's content and its tag. An answer that was cut off is asked for again: boto3 itself does not."""
+        for attempt in range(ATTEMPTS):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, **how)
+            try:
+                return answer["Body"].read(), answer["ETag"]
+            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError):
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                time.sleep(min(2.0**attempt / 10, 20.0))
+        raise AssertionError("the last attempt returns or raises")
+
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
         """See `Storage`. An upload in parts shows under its name only once it is complete."""
         with tempfile.TemporaryDirectory(prefix="mars-s3-") as folder:
@@ -169,6 +263,44 @@ class S3Folder:
             fill(path)
             with self._explained(name):
                 self._client.upload_file(str(path), self._bucket, self._prefix + name, Config=self._transfer)
+
+    def text(self, name: str) -> str | None:
+        """See `Storage`."""
+        with self._explained(name):
+            return self._text_of(name)[0]
+
+    def swap(self, name: str, expected: str | None, text: str) -> bool:
+        """See `Storage`. S3 itself refuses what comes second."""
+        place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + name}
+        with self._explained(name):
+            now, tag = self._text_of(name)
+            if now != expected:
+                return False
+            condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+            try:
+                self._client.put_object(**place, **condition, Body=text.encode())
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in REFUSED:
+                    raise
+                # A request that was answered with an error, and repeated, may have been carried out all the same.
+                return self._text_of(name)[0] == text
+        return True
+
+    def _text_of(self, name: str) -> tuple[str | None, str | None]:
+        """A small file's content and its tag; None where there is none."""
+        try:
+            content, tag = self._fetched(name)
+        except self._client.exceptions.NoSuchKey:
+            return None, None
+        return content.decode(), tag
+
+    def delete_folder(self, name: str) -> None:
+        """See `Storage`."""
+        with self._explained(name):
+            prefix = f"{self._prefix}{name}/"
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            for key in [item["Key"] for page in pages for item in page.get("Contents", ())]:
+                self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def delete(self, name: str) -> None:
         """See `Storage`."""
@@ -182,6 +314,12 @@ class S3Folder:
         except (BotoCoreError, ClientError, Boto3Error) as error:
             place = f"{S3_SCHEME}{self._bucket}/{self._prefix}{name}"
             raise InputError(f"{place!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
+
+
+def _whole(content: bytes, size: int, place: str) -> bytes:
+    if len(content) != size:
+        raise InputError(f"{place!r} ends {size - len(content)} bytes too early")
+    return content
 
 
 def is_inside(name: str) -> bool:

@@ -34,13 +34,14 @@ def learned_sections(paths: RunPaths, metrics: dict[str, Any]) -> list[Section]:
     """The sections that the run has figures for."""
     sections = []
     if "text_perplexity" in metrics:
-        names = ("text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "held_out_texts")
-        rows = [(name, f"{metrics[name]:.6g}") for name in names]
+        names = ("text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "openers_in_text")
+        rows = [(name, f"{metrics[name]:.6g}") for name in (*names, "held_out_texts") if name in metrics]
         sections.append(
             Section(
                 "Preservation",
                 "The trained model's text beside its language expert's: perplexity of captions that nothing was "
-                "trained on, and the largest difference of a text logit.",
+                "trained on, and the largest difference of a text logit; and the share of those captions' positions "
+                "before the last at which a picture would open.",
                 pd.DataFrame(rows, columns=["", "value"]),
             )
         )

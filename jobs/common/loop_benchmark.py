@@ -60,7 +60,8 @@ def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) ->
             order = list(loops) if number % 2 else list(reversed(loops))
             times = {}
             for name in order:
-                steps = loops[name](replace(run, output=Path(folder) / f"{name}{number}"), scaling)
+                output = Path(folder) / f"{name}{number}"
+                steps = loops[name](replace(run, output=output, checkpoints=str(output / "checkpoints")), scaling)
                 times[name] = statistics.median(each["step_s"] for each in steps[len(steps) // 3 :])
             told = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
             say(f"loop {number}/{loop_runs}: {told}{'' if number else ' (not counted)'}")

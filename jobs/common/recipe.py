@@ -113,6 +113,7 @@ class Recipe:
         shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
+        checkpoint_folder: folder or `s3://bucket/prefix` that the stages' checkpoints go to; empty for the run's own.
         trackers: `wandb`, `mlflow` or both: where training is shown beside TensorBoard.
         plan: what a dry run assumes and compares with.
         heartbeat_s: seconds between two ledger rows.
@@ -134,6 +135,7 @@ class Recipe:
     tokenizers: Workers = Workers()
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint_folder: str = ""
     trackers: tuple[str, ...] = ()
     plan: PlanConfig = PlanConfig()
     heartbeat_s: float = 60.0

@@ -48,6 +48,13 @@ class RunPaths:
         """A stage's folder; stages count from 1."""
         return self.run / f"stage{number}"
 
+    def checkpoints(self, number: int) -> str:
+        """Folder or URL of a stage's checkpoints."""
+        place = self.recipe.checkpoint_folder.rstrip("/")
+        if not place:
+            return str(self.stage(number) / "checkpoints")
+        return f"{place if '://' in place else Path(place).absolute()}/{self.recipe.name}/stage{number}"
+
     @property
     def vq(self) -> Path:
         """Where a newly trained VQ-GAN goes."""
