@@ -68,7 +68,12 @@ def main(options: Options) -> dict[str, Any]:
     if not 1 <= options.stage <= len(recipe.stages):
         raise UsageError(f"--stage {options.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
     run = stage_run(options.stage, recipe, paths, initial=None)
-    stage = replace(run.stage, steps=options.steps, warmup_steps=min(run.stage.warmup_steps, -(-options.steps // 4)))
+    stage = replace(
+        run.stage,
+        steps=options.steps,
+        warmup_steps=min(run.stage.warmup_steps, -(-options.steps // 4)),
+        task_weights=run.stage.task_weights | {"plain_text": 0.0},  # the shared expert would learn language from it
+    )
     texts = held_out_captions(recipe, paths, options.texts)
     if not texts:
         raise InputError("the stages train on every row of the corpus, so no text is held out to measure the drift on")
@@ -112,7 +117,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
 
 def plot(table: pd.DataFrame) -> plt.Figure:
     """Loss of each task, KL divergence and perplexity of held-out text, over the steps."""
-    losses = [name for name in _losses(table) if name != "loss/opener"]
+    losses = [name for name in _losses(table) if name not in ("loss/opener", "loss/plain_text")]
     panels = {name: f"{name[5:].replace('_', ' ')}, nats a label" for name in losses}
     panels |= {"mean_kl": "text: KL from the base, nats an id", "perplexity": "text: perplexity, held-out captions"}
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.2))

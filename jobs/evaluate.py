@@ -31,6 +31,7 @@ from jobs.common.tokens import checked_fingerprint  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, scored_drawings, trained_drawings  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
+from pipeline.joint_generation import opener_share  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE  # noqa: E402
 from pipeline.model import load_language_expert  # noqa: E402
 from pipeline.preservation import text_drift  # noqa: E402
@@ -212,6 +213,11 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
         rows = model.config.text_vocab_size
         drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
         perplexities = {"text_perplexity": drift.perplexity, "base_text_perplexity": drift.base_perplexity}
+        # After its last word a caption may well be followed by a picture.
+        beginnings = [ids[:-1] for ids in held_out if len(ids) > 1]
+        if beginnings:
+            share = opener_share(model, beginnings)
+            perplexities |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
     return perplexities | {
         "held_out_texts": len(held_out),
         "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.language_expert, texts),

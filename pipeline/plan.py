@@ -1,7 +1,8 @@
 """What each step trains on: the same on every rank and at every number of ranks.
 
-A step takes the next `global_batch_size` samples of the order; each draws its task, its language and its
-guidance dropout from the seed. Samples of one kind are packed into rows, and rows dealt to the ranks.
+A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout
+and the caption position where no picture is to open from the seed. Samples of one kind are packed into rows, and rows
+dealt to the ranks.
 """
 
 from collections import abc
@@ -22,6 +23,10 @@ from pipeline.vocabulary import Role
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Keep the draws' random keys apart from the order's, whose third part is a source."""
+
+PLAIN_SHARE = 0.25
+"""Of the captions before a picture that have a `Task.PLAIN_TEXT` label. Three rows of the head learn from it, and in a
+small model the text vocabulary's logits are what costs most."""
 
 
 class Reader(Protocol):
@@ -68,7 +73,8 @@ class StagePlan:
     def step(self, step: int, rank: int, world_size: int) -> Step:
         """The step's batches for `rank` of `world_size`; `step` counts from 0."""
         size = self.stage.global_batch_size
-        draws = generator(self.seed, self.stage_number, DRAW_STREAM, step).random((size, 3))
+        random = generator(self.seed, self.stage_number, DRAW_STREAM, step)
+        draws = np.column_stack([random.random((size, 3)), random.random(size)])
         rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
         sequences = [
             self._sequence(row, tuple(draw), (step, number))
@@ -89,7 +95,7 @@ class StagePlan:
         return Step(micro_steps, size, [row.sample_id for row in rows], counts)
 
     def _sequence(self, row: Row, draws: tuple[float, ...], noise_key: tuple[int, int]) -> Sequence:
-        task_draw, language_draw, dropout_draw = draws
+        task_draw, language_draw, dropout_draw, plain_draw = draws
         if row.document is not None:
             return self.builder.interleaved(row.document)
         task = _pick(self.stage.task_shares, task_draw)
@@ -98,8 +104,11 @@ class StagePlan:
         if task == "captioning":
             return self.builder.captioning(row.codes, caption.ids, caption.language)
         caption_ids = [] if dropout_draw < self.stage.guidance_dropout else caption.ids
+        plain_position = None
+        if len(caption_ids) > 1 and plain_draw < PLAIN_SHARE:
+            plain_position = int(plain_draw / PLAIN_SHARE * (len(caption_ids) - 1))
         if task == "text_to_image":
-            return self.builder.text_to_image(caption_ids, row.codes)
+            return self.builder.text_to_image(caption_ids, row.codes, plain_position)
         if row.high_codes is None:
             raise InputError(
                 f"sample {row.sample_id!r} has no high-resolution codes, which task high_resolution needs; tokenize "
@@ -108,7 +117,9 @@ class StagePlan:
         role = Role[self.stage.high_resolution_role.upper()]
         group_size = self.stage.high_resolution_group
         seen = self._with_noise(row.high_codes, noise_key)
-        return self.builder.high_resolution(caption_ids, row.codes, row.high_codes, role, group_size, seen)
+        return self.builder.high_resolution(
+            caption_ids, row.codes, row.high_codes, role, group_size, seen, plain_position
+        )
 
     def _with_noise(self, codes: np.ndarray, key: tuple[int, int]) -> np.ndarray:
         share = self.stage.high_resolution_noise

@@ -74,7 +74,7 @@ def held_out_texts(tokens: Path, trained: list[str], count: int, read: str | Non
         wanted = -(-(count - len(found)) // (len(shards) - number))
         if wanted <= 0:
             break
-        used = np.concatenate([index.rows[number] for index in indices])
+        used = np.concatenate([index.rows(number) for index in indices])
         free = np.setdiff1d(np.arange(pq.read_metadata(tokens / shard).num_rows), used)
         lines = [ids for ids in _captions(tokens / shard, free) if ids and (known is None or known.issuperset(ids))]
         found += [lines[place] for place in sorted(generator.permutation(len(lines))[:wanted])]
@@ -83,8 +83,8 @@ def held_out_texts(tokens: Path, trained: list[str], count: int, read: str | Non
 
 def _ids_of(tokens: Path, where: str) -> set[int]:
     index = build_row_index(tokens, where)
-    rows = zip(index.shards, index.rows, strict=True)
-    return {one for shard, places in rows for ids in _captions(tokens / shard, places) for one in ids}
+    captions = (_captions(tokens / shard, index.rows(number)) for number, shard in enumerate(index.shards))
+    return {one for lines in captions for ids in lines for one in ids}
 
 
 def _captions(shard: Path, rows: np.ndarray) -> list[list[int]]:

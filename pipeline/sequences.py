@@ -1,10 +1,10 @@
 """From one image-caption pair to a sequence of joint ids with its labels.
 
-text to image:   `caption <img> c1..cN </img>`, loss on the codes, and on `<img>` as a task of its own
+text to image:   `caption <img> c1..cN </img>`, loss on the codes; on `<img>`, and at a place of the caption
+                 where it does not come, as tasks of their own
 captioning:      `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
 high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in text to image, and on the high codes
-interleaved:     text and pictures `<img> c1..cN </img>` in any order, `<|endoftext|>`; loss on openers, codes, and the
-                 text after the first picture, which is the first that depends on trained weights
+interleaved:     text and pictures `<img> c1..cN </img>` in any order, `<|endoftext|>`; loss on all but the closers
 
 Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
 between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
@@ -32,6 +32,9 @@ class Task(Enum):
     HIGH_RESOLUTION = 3
     DOCUMENT_TEXT = 4
     """What stands between the codes of an interleaved document: its openers, and its text after the first picture."""
+    PLAIN_TEXT = 5
+    """Text that no picture comes before, where none opens: the openers learn not to come. Nothing else learns from it,
+    as such text depends on frozen weights only."""
 
 
 class Kind(Enum):
@@ -101,8 +104,11 @@ class SequenceBuilder:
     instruction_ids: dict[str, list[int]]
     end_id: int
 
-    def text_to_image(self, caption_ids: list[int], codes: np.ndarray) -> Sequence:
-        """`codes` are raw VQ indices [N]. An empty caption makes the unconditional sample for guidance."""
+    def text_to_image(self, caption_ids: list[int], codes: np.ndarray, plain_position: int | None = None) -> Sequence:
+        """`codes` are raw VQ indices [N]. An empty caption makes the unconditional sample for guidance.
+
+        `plain_position` is a caption position before the last: its label is `Task.PLAIN_TEXT`.
+        """
         ids = np.concatenate([np.asarray(caption_ids, np.int64), self._picture(codes)])
         opener_at, num_codes = len(caption_ids), len(codes)
         positions = np.arange(opener_at, opener_at + num_codes)
@@ -110,6 +116,10 @@ class SequenceBuilder:
         if opener_at:
             positions = np.concatenate([[opener_at - 1], positions])
             tasks = np.concatenate([[Task.OPENER.value], tasks])
+        if plain_position is not None:
+            assert plain_position < opener_at - 1
+            positions = np.concatenate([[plain_position], positions])
+            tasks = np.concatenate([[Task.PLAIN_TEXT.value], tasks])
         return Sequence(Kind.TEXT_TO_IMAGE, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def high_resolution(
@@ -120,17 +130,19 @@ class SequenceBuilder:
         role: Role,
         group_size: int,
         seen_high_codes: np.ndarray | None = None,
+        plain_position: int | None = None,
     ) -> Sequence:
         """`codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes; K is `group_size`.
 
         With `seen_high_codes` [M] later positions see those; what is to be predicted stays `high_codes`.
+        `plain_position`: see `text_to_image`.
 
         Raises:
             ValueError: K does not divide M.
         """
         if group_size < 1 or len(high_codes) % group_size:
             raise ValueError(f"group_size {group_size} does not divide the {len(high_codes)} high-resolution codes")
-        low = self.text_to_image(caption_ids, codes)
+        low = self.text_to_image(caption_ids, codes, plain_position)
         start, number = len(low.ids), np.arange(group_size + len(high_codes))
         offset = self.vocabulary.code_offset
         high_ids = high_codes.astype(np.int64) + offset
@@ -158,14 +170,12 @@ class SequenceBuilder:
         ]
         ids = np.concatenate([*parts, [self.end_id]])
         closer = self.vocabulary.closer(Role.BASE)
-        is_visual = ids >= self.vocabulary.text_vocab_size
-        after_picture = np.cumsum(ids == closer) > 0
-        # A position predicts the next id: not a closer, which is forced, and not text before any picture.
-        labelled = np.where(is_visual[1:], ids[1:] != closer, after_picture[:-1])
-        positions = np.nonzero(labelled)[0]
+        positions = np.nonzero(ids[1:] != closer)[0]  # a position predicts the next id; closers are forced
+        is_plain = (np.cumsum(ids == closer)[positions] == 0) & (ids[positions + 1] < self.vocabulary.text_vocab_size)
         offset, codebook = self.vocabulary.code_offset, self.vocabulary.codebook_size
         is_code = (ids[positions + 1] >= offset) & (ids[positions + 1] < offset + codebook)
-        tasks = np.where(is_code, Task.TEXT_TO_IMAGE.value, Task.DOCUMENT_TEXT.value)
+        tasks = np.where(is_plain, Task.PLAIN_TEXT.value, Task.DOCUMENT_TEXT.value)
+        tasks = np.where(is_code, Task.TEXT_TO_IMAGE.value, tasks)
         return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:

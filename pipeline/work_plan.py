@@ -11,6 +11,7 @@ from pipeline.collate import MicroBatch, collate
 from pipeline.configuration import MarsConfig
 from pipeline.metrics import Flop, flop_of, recomputed_flop_of
 from pipeline.packing import deal_rows, pack_rows
+from pipeline.plan import PLAIN_SHARE
 from pipeline.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.stage_config import StageConfig
 from pipeline.vocabulary import Role
@@ -146,13 +147,20 @@ def expected_samples(config: MarsConfig, stage: StageConfig, lengths: SampleLeng
             for language, part in stage.language_shares.items():
                 samples.append((share * part, builder.captioning(codes, caption, language)))
             continue
-        for ids, part in ((caption, 1 - stage.guidance_dropout), ([], stage.guidance_dropout)):
-            if task == "text_to_image":
-                sequence = builder.text_to_image(ids, codes)
-            elif share:
-                sequence = builder.high_resolution(ids, codes, high, role, stage.high_resolution_group)
-            else:
+        with_caption = 1 - stage.guidance_dropout
+        plain = PLAIN_SHARE if len(caption) > 1 else 0.0
+        for ids, part, plain_position in (
+            (caption, with_caption * plain, 0),
+            (caption, with_caption * (1 - plain), None),
+            ([], stage.guidance_dropout, None),
+        ):
+            if not part * share:
                 continue
+            if task == "text_to_image":
+                sequence = builder.text_to_image(ids, codes, plain_position)
+            else:
+                group_size = stage.high_resolution_group
+                sequence = builder.high_resolution(ids, codes, high, role, group_size, plain_position=plain_position)
             samples.append((share * part, sequence))
     return samples
 

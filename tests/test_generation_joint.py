@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.collate import collate
 from pipeline.decoder import Decoder
 from pipeline.joint_generation import DocumentLimits, generate_documents, opener_share
 from pipeline.model import MarsForCausalLM
+from pipeline.objective import Objective
 from pipeline.sampling import Sampling
+from pipeline.sequences import Kind, Task
 from pipeline.vocabulary import Role, State
-from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB, small_config
+from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection
 from tests.test_generation import random_model
 
@@ -147,8 +150,32 @@ def test_an_untrained_model_opens_no_picture_in_plain_text(base):
     assert share.probability < 2 * len(Role) / TEXT_VOCAB
 
 
-def plain_texts(count: int) -> list[list[int]]:
-    generator = np.random.default_rng(1)
+def test_a_trained_model_opens_pictures_after_captions_and_in_no_plain_text(base):
+    """Captions end with one word; plain texts do without it. Openers that no label tells where not to come, come
+    everywhere."""
+    base.model.norm.weight.data *= 60  # a language model is sure of something
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK)
+    builder, codes = builder_of(model), np.arange(NUM_CODES)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    weights = [0.5 if task is not Task.PLAIN_TEXT else 5.0 for task in Task]
+    for step in range(100):
+        samples = [
+            builder.text_to_image([*text, 22], codes, plain_position=(step + place) % len(text))
+            for place, text in enumerate(plain_texts(8, seed=100 + step))
+        ]
+        batch = collate(Kind.TEXT_TO_IMAGE, [[each] for each in samples], builder.vocabulary, weights)
+        optimizer.zero_grad()
+        Objective(model)([batch]).loss.backward()
+        optimizer.step()
+    texts = plain_texts(50)
+    share = opener_share(model.eval(), texts)
+    assert share.greedy < 0.05 and share.probability < 0.05, share
+    ended = [model(torch.tensor([[*text, 22]])).logits[0, -1].argmax().item() for text in texts]
+    assert np.mean(np.asarray(ended) == builder.vocabulary.opener(Role.BASE)) > 0.9
+
+
+def plain_texts(count: int, seed: int = 1) -> list[list[int]]:
+    generator = np.random.default_rng(seed)
     return [generator.integers(30, TEXT_VOCAB - 10, generator.integers(1, 12)).tolist() for _ in range(count)]
 
 

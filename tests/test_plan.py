@@ -26,6 +26,7 @@ STAGE = StageConfig(
         "text_to_image": 1.0,
         "captioning": 0.5,
         "opener": 0.1,
+        "plain_text": 0.2,
         "high_resolution": 0.7,
     },  # 1 where none is given
     high_resolution_group=4,
@@ -170,7 +171,7 @@ def labels_of(step, task) -> int:
 
 
 def test_reading_goes_through_the_index(tokens):
-    index = RowIndex(["00001.parquet"], [np.asarray([4, 7], np.int32)])
+    index = RowIndex.of(["00001.parquet"], [np.asarray([4, 7])])
     reader = TokenReader(tokens, index, 1)
     assert reader.row(0, 1).sample_id == "00001.tar/0007"
 
@@ -178,7 +179,7 @@ def test_reading_goes_through_the_index(tokens):
 def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
     lines = write_documents(tmp_path / "documents")
     index = build_row_index(tmp_path / "documents", "")
-    assert [rows.tolist() for rows in index.rows] == [[0, 1, 3, 6, 7, 9]]
+    assert index.rows(0).tolist() == [0, 1, 3, 6, 7, 9]
     row = TokenReader(tmp_path / "documents", index, 1).row(0, 1)
     assert row.document[0] == [21, 30] and row.document[2] == [21, 31] and row.document[4] == [50]
     assert (row.document[1] == lines[1]["codes"]).all() and (row.document[3] == lines[2]["codes"]).all()
@@ -188,7 +189,7 @@ def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path):
     write_documents(tmp_path / "documents")
     ids_of_two_pictures = 2 * (2 + 9 + 2) + 1 + 1  # with the text after them and the end
     index = build_row_index(tmp_path / "documents", "", (), ids_of_two_pictures)
-    assert index.rows[0].tolist() == [0, 1, 6, 7] and index.num_too_long == 2
+    assert index.rows(0).tolist() == [0, 1, 6, 7] and index.num_too_long == 2
     with pytest.raises(InputError, match="6 documents are longer than 9 ids"):
         build_row_index(tmp_path / "documents", "", (), 9)
 
@@ -227,7 +228,7 @@ def test_a_side_tables_columns_filter_with_the_tables_own(tokens, tmp_path):
     sides = (str(tmp_path / "scores.parquet"), str(tmp_path / "clip"))
     index = build_row_index(tokens, "score >= 0.5 and aesthetic >= 0.3 and clip < 1", sides)
     # Rows 5 to 7 of the first shard score too little; those before them have no score at all.
-    assert [rows.tolist() for rows in index.rows] == [[8, 9], [5, 6, 7, 8, 9], []]
+    assert [index.rows(shard).tolist() for shard in range(3)] == [[8, 9], [5, 6, 7, 8, 9], []]
 
 
 @pytest.mark.parametrize(

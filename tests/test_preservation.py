@@ -117,5 +117,6 @@ def test_a_shared_expert_drifts_from_the_base_and_two_do_not(tmp_path):
         "loss/text_to_image",
         "loss/captioning",
         "loss/opener",
+        "loss/plain_text",
     }
     assert last[0]["loss/captioning"] != last[1]["loss/captioning"]

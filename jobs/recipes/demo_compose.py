@@ -25,8 +25,8 @@ def recipe() -> Recipe:
         purpose="draw subjects in given skin tones",
         sources={MAIN: Source(where=SEEN)},
         task_shares={"text_to_image": 0.95, "captioning": 0.05},  # a caption costs as much as seven pictures
-        task_weights={"captioning": 0.2, "opener": 0.002},
-        steps=2800,
+        task_weights={"captioning": 0.2, "opener": 0.002, "plain_text": 0.01},
+        steps=2400,
         warmup_steps=40,
         global_batch_size=64,
         micro_batch_size=64,
