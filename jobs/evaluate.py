@@ -15,7 +15,6 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
@@ -37,10 +36,18 @@ from pipeline.model import load_language_expert  # noqa: E402
 from pipeline.preservation import text_drift  # noqa: E402
 from tokenization.books import token_name  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
+from tokenization.fast_dtype import fast_dtype  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.pictures import Transform, load_picture  # noqa: E402
+from tokenization.storage import open_storage  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id  # noqa: E402
-from tokenization.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards  # noqa: E402
+from tokenization.token_table import (  # noqa: E402
+    MANIFEST_FILE,
+    Fingerprint,
+    TokenShard,
+    common_fingerprint,
+    list_token_shards,
+)
 from tokenization.vqgan_quality import Quality, quality_of  # noqa: E402
 
 VQ_SHEET_FILE = "vq_sheet.png"
@@ -86,7 +93,7 @@ def main(options: Options) -> dict[str, Any]:
         export = ray.remote(num_cpus=1)(check_export).remote(paths, held_out)
         shards = ray.get(pending)
         metrics = reduce(operator.or_, ray.get([*scores, export]))
-    manifest = json.loads((paths.tokens / MANIFEST_FILE).read_text())
+    manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")
     metrics = {
         "corpus_rows": manifest["rows_in"],
         "rejected_rows": manifest["rows_rejected"],
@@ -105,15 +112,15 @@ def main(options: Options) -> dict[str, Any]:
     return metrics
 
 
-def quality_of_tokens(paths: RunPaths, shard: Path) -> tuple[Quality, list[tuple[str, np.ndarray]]]:
+def quality_of_tokens(paths: RunPaths, shard: TokenShard) -> tuple[Quality, list[tuple[str, np.ndarray]]]:
     """What is left of a shard's pictures in their stored codes; and its first picture for the sheet, with what is left
     of it in its stored codes and in those of twice the size."""
     fingerprint = common_fingerprint([shard])
     vqgan = stored_vqgan(paths, fingerprint)
-    table = pq.read_table(shard, columns=["sample_id", "codes"])
+    table = shard.read(["sample_id", "codes"])
     stored = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))
-    corpus, own_name = Corpus(paths.corpus_source), shard.relative_to(paths.tokens).as_posix()
-    name = next(name for name in corpus.shards if token_name(name) == own_name)
+    corpus = Corpus(paths.corpus_source)
+    name = next(name for name in corpus.shards if token_name(name) == shard.name)
     transform = Transform(fingerprint.transform["size_px"])
     twice = Transform(2 * transform.size_px)
     pictures, codes = [], []
@@ -203,8 +210,8 @@ def outside_scores(paths: RunPaths, fid_weights: str, clip_weights: str) -> dict
 
 def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
     """Loads the export in this fresh process and compares its text with the base's own class."""
-    model = load_export(paths.export)
-    captions = pq.read_table(list_token_shards(paths.tokens)[0], columns=["captions"])["captions"].to_pylist()
+    model = load_export(paths.export, fast_dtype("cpu"))
+    captions = list_token_shards(paths.tokens)[0].read(["captions"])["captions"].to_pylist()
     texts = [caption["ids"] for row in captions[:16] for caption in row]
     perplexities: dict[str, Any] = {}
     if held_out:

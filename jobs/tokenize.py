@@ -155,7 +155,7 @@ def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Man
     corpus, workers, config = Corpus(paths.source_of(name)), recipe.tokenizers, recipe.tokenization
     if not recipe.corpora[name].high_resolution:
         config = replace(config, size_hr_px=0)
-    output = output or str(paths.tokens_of(name))
+    output = output or paths.tokens_of(name)
     if "://" not in output and not Path(output).is_absolute():
         if in_package_cache():
             raise UsageError(f"--output {output!r}: the job runs inside Ray's package cache; give an absolute path")

@@ -17,6 +17,7 @@ from pipeline.generation import HighResolution, PictureGenerator, generate_capti
 from pipeline.joint_generation import DocumentLimits, Segment, generate_documents
 from pipeline.sampling import GREEDY, Sampling
 from pipeline.sequences import INSTRUCTIONS, SequenceBuilder
+from tokenization.fast_dtype import fast_dtype
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.text_tokenizer import end_of_text_id, text_ids
 
@@ -69,7 +70,7 @@ class Generator:
     def __init__(self, config: GeneratorConfig) -> None:
         self._config = config
         device = torch.device("cuda" if config.use_gpu else "cpu")
-        self._model = load_export(config.export).to(device)
+        self._model = load_export(config.export, fast_dtype(device)).to(device)
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(config.export)
         self._end_id = end_of_text_id(self._tokenizer)
         instructions = {language: self._tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()}

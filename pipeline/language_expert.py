@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline.sequences import INSTRUCTIONS
+from tokenization.fast_dtype import fast_autocast
 from tokenization.text_tokenizer import text_ids
 
 TRAINING_FILE = "training.json"
@@ -173,7 +174,7 @@ def _loss(model: Qwen2ForCausalLM, rows: np.ndarray, positions: np.ndarray, num_
     """Cross-entropy over the whole vocabulary, blanks apart: the small table's last row stands for all unseen ids."""
     ids = torch.from_numpy(rows)
     labels = ids[:, 1:].flatten()
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast("cpu"):
         # Without a mask transformers would take a skipped position for the start of another sequence.
         everything = torch.ones_like(ids[:, :-1])
         logits = model(ids[:, :-1], everything, torch.from_numpy(positions[:, :-1])).logits.float().flatten(0, 1)

@@ -45,6 +45,16 @@ class SampleOrder:
         shards, rows = self._cache["window"](epoch, window)
         return int(shards[offset - start]), int(rows[offset - start])
 
+    def near(self, position: int) -> list[int]:
+        """The shards of the window that `position` lies in, and those of the next one."""
+        epoch, offset = divmod(position, self.num_samples)
+        shards, ends = self._cache["epoch"](epoch)
+        window = int(np.searchsorted(ends, offset, side="right"))
+        here = shards[window * self.window_shards : (window + 2) * self.window_shards]
+        if window + 1 == len(ends):
+            here = np.append(here, self._cache["epoch"](epoch + 1)[0][: self.window_shards])
+        return list(dict.fromkeys(here.tolist()))
+
     def _shuffle_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's shards in order, and the offset at which each window of them ends."""
         shards = generator(self.seed, self.stage_number, self.source_number, epoch).permutation(len(self.rows_by_shard))
@@ -92,6 +102,11 @@ class MixedOrder:
             for source, order in enumerate(self.orders)
             for position in range(before[source], after[source])
         ]
+
+    def near(self, step: int) -> list[list[int]]:
+        """For each source the shards that the step and those after it read from."""
+        before, after = self.taken(step), self.taken(step + 1)
+        return [order.near(max(before[source], after[source] - 1)) for source, order in enumerate(self.orders)]
 
     def taken(self, step: int) -> list[int]:
         """Samples that each source has given before `step`."""

@@ -1,8 +1,8 @@
 """What each step trains on: the same on every rank and at every number of ranks.
 
-A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout
-and the caption position where no picture is to open from the seed. Samples of one kind are packed into rows, and rows
-dealt to the ranks.
+A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout,
+where its caption begins and the caption position where no picture is to open from the seed. Samples of one kind are
+packed into rows, and rows dealt to the ranks.
 """
 
 from collections import abc
@@ -34,6 +34,10 @@ class Reader(Protocol):
 
     def row(self, shard: int, place: int) -> Row:
         """The `place`-th selected sample of the `shard`-th shard."""
+        ...
+
+    def ahead(self, shards: list[int]) -> None:
+        """Rows of these shards will be asked for soon."""
         ...
 
 
@@ -74,7 +78,9 @@ class StagePlan:
         """The step's batches for `rank` of `world_size`; `step` counts from 0."""
         size = self.stage.global_batch_size
         random = generator(self.seed, self.stage_number, DRAW_STREAM, step)
-        draws = np.column_stack([random.random((size, 3)), random.random(size)])
+        draws = np.column_stack([random.random((size, 3)), random.random(size), random.random(size)])
+        for reader, shards in zip(self.readers, self.order.near(step), strict=True):
+            reader.ahead(shards)
         rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
         sequences = [
             self._sequence(row, tuple(draw), (step, number))
@@ -95,7 +101,7 @@ class StagePlan:
         return Step(micro_steps, size, [row.sample_id for row in rows], counts)
 
     def _sequence(self, row: Row, draws: tuple[float, ...], noise_key: tuple[int, int]) -> Sequence:
-        task_draw, language_draw, dropout_draw, plain_draw = draws
+        task_draw, language_draw, dropout_draw, plain_draw, crop_draw = draws
         if row.document is not None:
             return self.builder.interleaved(row.document)
         task = _pick(self.stage.task_shares, task_draw)
@@ -104,6 +110,8 @@ class StagePlan:
         if task == "captioning":
             return self.builder.captioning(row.codes, caption.ids, caption.language)
         caption_ids = [] if dropout_draw < self.stage.guidance_dropout else caption.ids
+        if len(caption_ids) > 1 and crop_draw < self.stage.caption_crop:
+            caption_ids = caption_ids[1 + int(crop_draw / self.stage.caption_crop * (len(caption_ids) - 1)) :]
         plain_position = None
         if len(caption_ids) > 1 and plain_draw < PLAIN_SHARE:
             plain_position = int(plain_draw / PLAIN_SHARE * (len(caption_ids) - 1))

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.token_data import build_row_index
+from tokenization.storage import open_storage
+from tokenization.token_table import TokenShard
 
 TextLogits = Callable[[Tensor], Tensor]
 """A model on text alone: int64 [1, T] to its logits over the text vocabulary, [1, T, V]."""
@@ -56,11 +57,11 @@ def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_
     return Drift(kl / count, worst, math.exp(loss / count), math.exp(base_loss / count))
 
 
-def held_out_texts(tokens: Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
+def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
     """The ids of captions that no stage trained on, up to `count`, drawn from all over the token folder.
 
     Args:
-        tokens: folder of token shards.
+        tokens: folder or URL of token shards.
         trained: the `where` of everything that was trained.
         count: of captions; fewer where there are not so many, none where everything was trained on.
         read: `where` of all that the language expert ever read: other captions are taken only if it knows each of
@@ -68,25 +69,30 @@ def held_out_texts(tokens: Path, trained: list[str], count: int, read: str | Non
     """
     indices = [build_row_index(tokens, where) for where in trained]
     known = None if read is None else _ids_of(tokens, read)
-    shards, generator = indices[0].shards, np.random.default_rng(0)
+    shards, storage, generator = indices[0].shards, open_storage(tokens), np.random.default_rng(0)
     found: list[list[int]] = []
     for number, shard in enumerate(shards):
         wanted = -(-(count - len(found)) // (len(shards) - number))
         if wanted <= 0:
             break
         used = np.concatenate([index.rows(number) for index in indices])
-        free = np.setdiff1d(np.arange(pq.read_metadata(tokens / shard).num_rows), used)
-        lines = [ids for ids in _captions(tokens / shard, free) if ids and (known is None or known.issuperset(ids))]
+        free = np.setdiff1d(np.arange(TokenShard(storage, shard).num_rows), used)
+        lines = [
+            ids
+            for ids in _captions(TokenShard(storage, shard), free)
+            if ids and (known is None or known.issuperset(ids))
+        ]
         found += [lines[place] for place in sorted(generator.permutation(len(lines))[:wanted])]
     return found
 
 
-def _ids_of(tokens: Path, where: str) -> set[int]:
+def _ids_of(tokens: str | Path, where: str) -> set[int]:
     index = build_row_index(tokens, where)
-    captions = (_captions(tokens / shard, index.rows(number)) for number, shard in enumerate(index.shards))
+    storage = open_storage(tokens)
+    captions = (_captions(TokenShard(storage, shard), index.rows(number)) for number, shard in enumerate(index.shards))
     return {one for lines in captions for ids in lines for one in ids}
 
 
-def _captions(shard: Path, rows: np.ndarray) -> list[list[int]]:
-    table = pq.read_table(shard, columns=["captions"]).take(pa.array(rows, pa.int64()))
+def _captions(shard: TokenShard, rows: np.ndarray) -> list[list[int]]:
+    table = shard.read(["captions"]).take(pa.array(rows, pa.int64()))
     return [caption["ids"] for row in table["captions"].to_pylist() for caption in row]

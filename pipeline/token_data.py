@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.shard_fetcher import ShardFetcher
 from pipeline.side_tables import SideTable
-from tokenization.token_table import common_fingerprint, list_token_shards
+from tokenization.storage import LocalFolder, open_storage
+from tokenization.token_table import TokenShard, common_fingerprint, list_token_shards
 
 HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
 READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")
@@ -86,10 +87,10 @@ class RowIndex:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """One source of a stage: its corpus's name, its token folder, its rows, and its weight among the sources."""
+    """One source of a stage: its corpus's name, its token folder or URL, its rows, and its weight among the sources."""
 
     name: str
-    tokens: Path
+    tokens: str | Path
     index: RowIndex
     weight: float = 1.0
 
@@ -102,7 +103,7 @@ def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
 
 
 def build_row_index(
-    tokens: Path,
+    tokens: str | Path,
     where: str,
     side_tables: tuple[str, ...] = (),
     max_document_ids: int | None = None,
@@ -111,7 +112,7 @@ def build_row_index(
     """Selects rows by `where`, a pandas query over the plain columns of the token table and of side tables.
 
     Args:
-        tokens: folder of token shards.
+        tokens: folder or URL of token shards.
         where: the query; empty selects all. Of a document the first picture's row decides.
         side_tables: see `Source`.
         max_document_ids: longer documents are left out, and counted.
@@ -125,14 +126,14 @@ def build_row_index(
     common_fingerprint(shards)
     sides = [SideTable(path) for path in side_tables]
     rows, num_too_long = [], 0
-    names_of = {path: [name for name in pq.read_schema(path).names if name not in HEAVY_COLUMNS] for path in shards}
-    known = sorted(set().union(*names_of.values()))
-    for path in shards:
+    names_of = [[name for name in shard.schema().names if name not in HEAVY_COLUMNS] for shard in shards]
+    known = sorted(set().union(*names_of))
+    for shard, names in zip(shards, names_of, strict=True):
         # A column that no picture of a shard had is missing from that shard, and empty for all its rows.
-        frame = pq.read_table(path, columns=names_of[path]).to_pandas().reindex(columns=known)
+        frame = shard.read(names).to_pandas().reindex(columns=known)
         for side in sides:
-            frame = side.join(frame, path.relative_to(tokens).as_posix())
-        samples, too_long = _samples(path, len(frame), max_document_ids)
+            frame = side.join(frame, shard.name)
+        samples, too_long = _samples(shard, len(frame), max_document_ids)
         num_too_long += too_long
         frame = frame.iloc[samples]
         chosen = _query(frame, where)
@@ -141,7 +142,7 @@ def build_row_index(
         rows.append(chosen.index.to_numpy())
     for side in sides:
         side.check_matched()
-    index = RowIndex.of([path.relative_to(tokens).as_posix() for path in shards], rows, num_too_long)
+    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long)
     if not index.counts.sum():
         longer = f", and {num_too_long} documents are longer than {max_document_ids} ids" if num_too_long else ""
         raise InputError(f"filter {where!r} selects no row of {str(tokens)!r}{longer}; relax it")
@@ -156,9 +157,9 @@ def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
 
 
-def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
+def _samples(shard: TokenShard, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
     """Row numbers at which samples start, and how many documents are too long to be one."""
-    document = pq.read_table(shard, columns=["document"])["document"].combine_chunks()
+    document = shard.read(["document"])["document"].combine_chunks()
     if not isinstance(document, pa.StructArray) or document.null_count == num_rows:
         return np.arange(num_rows), 0
     in_document = document.is_valid().to_numpy(zero_copy_only=False)
@@ -166,7 +167,7 @@ def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[
     starts = np.nonzero(place == 0)[0]
     if max_document_ids is None:
         return starts, 0
-    num_codes = pq.read_schema(shard).field("codes").type.list_size
+    num_codes = shard.schema().field("codes").type.list_size
     lengths = np.full(num_rows, num_codes + PICTURE_BORDERS)
     for name in ("before", "after"):
         lengths += pa.compute.list_value_length(document.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
@@ -174,17 +175,18 @@ def _samples(shard: Path, num_rows: int, max_document_ids: int | None) -> tuple[
     return starts[fits], int((~fits).sum())
 
 
-def caption_texts(tokens: Path, index: RowIndex) -> dict[str, dict[str, str]]:
+def caption_texts(tokens: str | Path, index: RowIndex) -> dict[str, dict[str, str]]:
     """For each selected row its captions' texts by language, under its sample id, in the index's order."""
     texts: dict[str, dict[str, str]] = {}
-    for number, shard in enumerate(index.shards):
-        table = pq.read_table(tokens / shard, columns=["sample_id", "captions"]).take(pa.array(index.rows(number)))
+    storage = open_storage(tokens)
+    for number, name in enumerate(index.shards):
+        table = TokenShard(storage, name).read(["sample_id", "captions"]).take(pa.array(index.rows(number)))
         for sample_id, captions in zip(table["sample_id"].to_pylist(), table["captions"].to_pylist(), strict=True):
             texts[sample_id] = {caption["lang"]: caption["text"] for caption in captions}
     return texts
 
 
-def document_texts(tokens: Path, index: RowIndex) -> list[list[list[int]]]:
+def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]:
     """The text ids of each selected interleaved document: before its first picture, between two, and after the last."""
     texts: list[list[list[int]]] = []
     reader = TokenReader(tokens, index, held_shards=1)
@@ -205,16 +207,24 @@ class TokenReader:
     """Reads samples by shard and place, holding the last few shards as they lie in parquet.
 
     Args:
-        tokens: folder of token shards.
+        tokens: folder or URL of token shards.
         index: the rows.
         held_shards: how many shards are kept.
         high_resolution: read its codes, too: they take most of the memory. Without them `high_codes` is None.
     """
 
-    def __init__(self, tokens: Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
-        self._tokens, self._index, self._held = tokens, index, held_shards
+    def __init__(self, tokens: str | Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
+        self._storage, self._index, self._held = open_storage(tokens), index, held_shards
         self._columns = [name for name in READ_COLUMNS if high_resolution or name != "codes_hr"]
         self._cache: OrderedDict[int, tuple[pa.Table, np.ndarray]] = OrderedDict()
+        is_local = isinstance(self._storage, LocalFolder)
+        self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
+
+    def ahead(self, shards: list[int]) -> None:
+        """Has shards come that will be read soon, where they do not lie on this machine's file systems."""
+        if self._fetcher:
+            wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
+            self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
 
     def row(self, shard: int, place: int) -> Row:
         """The `place`-th selected sample of the `shard`-th shard."""
@@ -224,16 +234,18 @@ class TokenReader:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(shard)
         table, rows = self._cache[shard]
-        return self._sample(table, int(rows[place]), self._tokens / self._index.shards[shard])
+        return self._sample(table, int(rows[place]), f"{self._storage}/{self._index.shards[shard]}")
 
     def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
-        table = pq.read_table(self._tokens / self._index.shards[shard], columns=self._columns).select(self._columns)
+        name = self._index.shards[shard]
+        whole = self._fetcher.take(name) if self._fetcher else TokenShard(self._storage, name).read(self._columns)
+        table = whole.select(self._columns)
         rows = self._index.rows(shard)
         if table["document"].null_count == len(table):  # no sample is made of several rows
             table, rows = table.take(pa.array(rows)), np.arange(len(rows))
         return table.replace_schema_metadata().combine_chunks(), rows
 
-    def _sample(self, table: pa.Table, row: int, path: Path) -> Row:
+    def _sample(self, table: pa.Table, row: int, shard: str) -> Row:
         values = {name: table[name][row] for name in self._columns}
         high_codes, document = values.get("codes_hr"), values["document"]
         first = Row(
@@ -249,7 +261,7 @@ class TokenReader:
         if [(each["id"], each["place"]) for each in places] != [
             (document["id"].as_py(), place) for place in range(document["of"].as_py())
         ]:
-            raise InputError(f"document {document['id'].as_py()!r} is not whole in {str(path)!r}; tokenize it again")
+            raise InputError(f"document {document['id'].as_py()!r} is not whole in {shard!r}; tokenize it again")
         parts: list[list[int] | np.ndarray] = []
         for place, picture in zip(places, pictures["codes"], strict=True):
             before, after = place["before"] or [], place["after"] or []

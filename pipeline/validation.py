@@ -28,6 +28,9 @@ class HeldRows:
         assert shard == 0
         return self.rows[place]
 
+    def ahead(self, shards: list[int]) -> None:
+        """They are there."""
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -64,6 +67,7 @@ def examinations(
                 task_shares={task: 1.0},
                 language_shares={language: 1.0},
                 guidance_dropout=0.0,
+                caption_crop=0.0,
                 high_resolution_noise=0.0,
             )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)

@@ -3,6 +3,7 @@
 Samples are built, packed, collated and counted by the code that trains. Only their lengths are assumed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +137,8 @@ def stage_work(config: MarsConfig, stage: StageConfig, lengths: SampleLengths, w
 
 
 def expected_samples(config: MarsConfig, stage: StageConfig, lengths: SampleLengths) -> list[tuple[float, Sequence]]:
-    """Samples of each task with and without caption, and in each language, with their share of the stage's."""
+    """Samples of each task with a whole, a cropped and no caption, and in each language, with their share of the
+    stage's. A cropped caption has half of the ids."""
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
     builder = SequenceBuilder(config.vocabulary, instructions, 0)
     codes, high = np.zeros(lengths.num_codes, np.uint16), np.zeros(lengths.num_high_codes, np.uint16)
@@ -147,15 +149,7 @@ def expected_samples(config: MarsConfig, stage: StageConfig, lengths: SampleLeng
             for language, part in stage.language_shares.items():
                 samples.append((share * part, builder.captioning(codes, caption, language)))
             continue
-        with_caption = 1 - stage.guidance_dropout
-        plain = PLAIN_SHARE if len(caption) > 1 else 0.0
-        for ids, part, plain_position in (
-            (caption, with_caption * plain, 0),
-            (caption, with_caption * (1 - plain), None),
-            ([], stage.guidance_dropout, None),
-        ):
-            if not part * share:
-                continue
+        for ids, part, plain_position in _caption_draws(stage, caption):
             if task == "text_to_image":
                 sequence = builder.text_to_image(ids, codes, plain_position)
             else:
@@ -163,6 +157,20 @@ def expected_samples(config: MarsConfig, stage: StageConfig, lengths: SampleLeng
                 sequence = builder.high_resolution(ids, codes, high, role, group_size, plain_position=plain_position)
             samples.append((share * part, sequence))
     return samples
+
+
+def _caption_draws(stage: StageConfig, caption: list[int]) -> Iterator[tuple[list[int], float, int | None]]:
+    """What `StagePlan` may make of a caption before a picture: ids, share of such samples, plain position."""
+    cropped = stage.caption_crop if len(caption) > 1 else 0.0
+    for ids, share in (
+        (caption, (1 - stage.guidance_dropout) * (1 - cropped)),
+        (caption[: (len(caption) + 1) // 2], (1 - stage.guidance_dropout) * cropped),
+        ([], stage.guidance_dropout),
+    ):
+        plain = PLAIN_SHARE if len(ids) > 1 else 0.0
+        for plain_position, part in ((0, share * plain), (None, share * (1 - plain))):
+            if part:
+                yield ids, part, plain_position
 
 
 def _kind_work(

@@ -68,11 +68,11 @@ def test_packed_rows_give_the_logits_of_their_samples_alone(mars, builder, kind,
 
 @pytest.mark.parametrize("kind", [Kind.HIGH_RESOLUTION, Kind.INTERLEAVED])
 def test_flex_attention_sees_what_the_other_attentions_see(kind):
-    """Its forward pass: on a CPU it has no other."""
+    """Its forward pass: on a CPU it has no other. Not compiled: torch 2.13 makes NaN of it on CPUs with AVX2."""
     mars = MarsForCausalLM(small_config()).eval()
     builder = builder_of(mars)
-    torch.compiler.reset()
-    assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], "flex_attention")
+    with torch.compiler.set_stance("force_eager"):
+        assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], "flex_attention")
 
 
 def assert_logits_are_those_of_the_samples_alone(mars, sequences, attention):

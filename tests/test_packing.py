@@ -22,6 +22,9 @@ class WebLikeRows:
         return 0, number
 
     @cache  # noqa: B019
+    def ahead(self, shards: list[int]) -> None:
+        pass
+
     def row(self, shard: int, place: int) -> Row:
         generator = np.random.default_rng(place)
         length = int(np.clip(round(generator.lognormal(np.log(77) - 0.32, 0.8)), 1, 512))

@@ -128,6 +128,18 @@ def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, tmp_path, 
         assert total == pytest.approx(STAGE.task_weights.get(task.name.lower(), 1.0))
 
 
+def test_a_share_of_the_captions_begins_later_and_one_that_is_to_be_written_never_does(tokens, builder):
+    stage = replace(STAGE, caption_crop=0.4, guidance_dropout=0.0, language_shares={"en": 1.0}, global_batch_size=30)
+    plan, prompts, ids = plan_of(tokens, builder, stage), 0, 0
+    for step in (plan.step(number, 0, 1) for number in range(20)):
+        of_prompts = int(step.label_counts[Task.OPENER.value])
+        assert step.label_counts[Task.CAPTIONING.value] == (30 - of_prompts) * 3, "two ids and an end"
+        batches = [batch for batches in step.micro_steps for batch in batches]
+        prompts += of_prompts
+        ids += sum(batch.work.text_tokens for batch in batches if batch.kind is not Kind.CAPTIONING)
+    assert 2 - ids / prompts == pytest.approx(0.4, abs=0.1), "of two ids one is left"
+
+
 def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(tmp_path, builder):
     write_tokens(tmp_path / "low", high=False)
     plan = plan_of(tmp_path / "low", builder)

@@ -17,6 +17,7 @@ FROM_TOKENIZATION = {
     "tokenization.text_tokenizer",
     "tokenization.storage",
     "tokenization.errors",
+    "tokenization.fast_dtype",
 }
 RAY_FILES = {"ray_training.py", "ledger.py", "driver_node.py"}
 

@@ -95,6 +95,14 @@ def test_every_draw_that_training_makes_has_its_share():
     assert without == pytest.approx([0.02])
 
 
+def test_cropped_captions_are_shorter_and_count_as_such():
+    whole, cropped = (
+        sum(share * sequence.num_run for share, sequence in expected_samples(QWEN_7B, stage, LENGTHS))
+        for stage in (STAGE, replace(STAGE, caption_crop=0.5))
+    )
+    assert whole - cropped == pytest.approx(0.5 * (LENGTHS.mean_caption_ids // 2), abs=0.5)
+
+
 def test_grad_accum_steps_follow_from_rows_ranks_and_micro_batch_size():
     stage = replace(STAGE, seq_len=700, micro_batch_size=3)  # two samples a row
     work = stage_work(QWEN_7B, stage, LENGTHS, 4)

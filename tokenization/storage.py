@@ -39,6 +39,9 @@ class Storage(Protocol):
     def names(self) -> list[str]:
         """All files in it, sorted; hidden ones and what is half-written left out."""
 
+    def versions(self) -> dict[str, str]:
+        """Something for each of `names` that is another one when the file has changed."""
+
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
 
@@ -125,6 +128,11 @@ class LocalFolder:
             found += [path.relative_to(self.folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
         return sorted(found)
 
+    def versions(self) -> dict[str, str]:
+        """See `Storage`. Size and time of change."""
+        states = {name: (self.folder / name).stat() for name in self.names()}
+        return {name: f"{state.st_size} {state.st_mtime_ns}" for name, state in states.items()}
+
     def exists(self, name: str) -> bool:
         """See `Storage`."""
         return self._path(name).is_file()
@@ -208,10 +216,15 @@ class S3Folder:
 
     def names(self) -> list[str]:
         """See `Storage`."""
+        return sorted(self.versions())
+
+    def versions(self) -> dict[str, str]:
+        """See `Storage`. S3's tags."""
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            keys = [item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ())]
-        return sorted(key for key in keys if is_inside(key) and "/." not in f"/{key}")
+            items = [item for page in pages for item in page.get("Contents", ())]
+        tags = {item["Key"].removeprefix(self._prefix): item["ETag"] for item in items}
+        return {name: tag for name, tag in tags.items() if is_inside(name) and "/." not in f"/{name}"}
 
     def exists(self, name: str) -> bool:
         """See `Storage`."""

@@ -4,6 +4,8 @@ One parquet file for each input shard, one row a picture. The contract between t
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenization.errors import InputError
+from tokenization.ranged_file import RangedFile
 from tokenization.samples import readable
+from tokenization.storage import LocalFolder, Storage, open_storage
 
 SCHEMA_VERSION = 1
 VERSION_KEY, FINGERPRINT_KEY = b"mars.schema_version", b"mars.fingerprint"
@@ -99,55 +103,102 @@ def _pass_through(values: list[Any]) -> pa.Array:
     return pa.array([None if text is None else readable(text) for text in texts], pa.string())
 
 
-def list_token_shards(folder: Path) -> list[Path]:
-    """Token shards under `folder`, sorted.
+@dataclass(frozen=True)
+class TokenShard:
+    """One parquet file of a token folder; of what lies in S3 only the columns that are asked for are fetched.
+
+    Attributes:
+        storage: the token folder.
+        name: relative to it.
+    """
+
+    storage: Storage
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.storage}/{self.name}"
+
+    def schema(self) -> pa.Schema:
+        """From the file's footer.
+
+        Raises:
+            InputError: it is no readable parquet.
+        """
+        with self._opened() as file:
+            return file.schema_arrow
+
+    @property
+    def num_rows(self) -> int:
+        """From the file's footer."""
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Some columns, or all."""
+        with self._opened() as file:
+            return file.read(columns)
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        try:
+            if isinstance(self.storage, LocalFolder):
+                with self.storage.local(self.name) as path, pq.ParquetFile(path) as file:
+                    yield file
+            else:
+                with pq.ParquetFile(pa.PythonFile(RangedFile(self.storage, self.name)), pre_buffer=True) as file:
+                    yield file
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(
+                f"token shard {str(self)!r} is no readable parquet ({error}); tokenize it again"
+            ) from error
+
+
+def list_token_shards(place: str | Path) -> list[TokenShard]:
+    """Token shards under a folder or `s3://bucket/prefix`, sorted.
 
     Raises:
-        InputError: the folder does not exist, has no shard, or its manifest is missing (an unfinished run).
+        InputError: there is none, or their manifest is missing (an unfinished run).
     """
-    if not folder.exists():
-        raise InputError(f"token folder {str(folder)!r} does not exist; run jobs/tokenize.py first")
-    shards = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
+    storage = open_storage(place)
+    names = storage.names()
+    shards = [TokenShard(storage, name) for name in names if name.endswith(".parquet")]
     if not shards:
-        raise InputError(f"token folder {str(folder)!r} has no token shard; run jobs/tokenize.py first")
-    if not (folder / MANIFEST_FILE).exists():
+        raise InputError(f"token folder {str(place)!r} has no token shard; run jobs/tokenize.py first")
+    if MANIFEST_FILE not in names:
         raise InputError(
-            f"token folder {str(folder)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
+            f"token folder {str(place)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
         )
     return shards
 
 
-def read_fingerprint(path: Path) -> str:
+def read_fingerprint(shard: TokenShard) -> str:
     """The fingerprint in a shard's footer.
 
     Raises:
         InputError: the file is no token shard, or of another schema version.
     """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"token shard {str(path)!r} is no readable parquet ({error}); tokenize it again") from error
+    metadata = shard.schema().metadata or {}
     version = metadata.get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise InputError(
-            f"token shard {str(path)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; "
+            f"token shard {str(shard)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; "
             "tokenize it again"
         )
     return metadata[FINGERPRINT_KEY].decode()
 
 
-def common_fingerprint(shards: list[Path]) -> Fingerprint:
+def common_fingerprint(shards: list[TokenShard]) -> Fingerprint:
     """The fingerprint that all shards share.
 
     Raises:
         InputError: two shards differ.
     """
     first = read_fingerprint(shards[0])
-    for path in shards[1:]:
-        if (other := read_fingerprint(path)) != first:
+    for shard in shards[1:]:
+        if (other := read_fingerprint(shard)) != first:
             keys = sorted(key for key, value in json.loads(other).items() if json.loads(first).get(key) != value)
             raise InputError(
-                f"token shards {str(shards[0])!r} and {str(path)!r} differ in {', '.join(keys)}; "
+                f"token shards {str(shards[0])!r} and {str(shard)!r} differ in {', '.join(keys)}; "
                 "tokenize all of them alike"
             )
     return Fingerprint(**json.loads(first))

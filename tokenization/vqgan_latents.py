@@ -10,6 +10,7 @@ import torch.distributed as dist
 from diffusers import VQModel
 from torch import Tensor, nn
 
+from tokenization.fast_dtype import fast_autocast
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_data import scale_batch
 from tokenization.vqgan_model import Autoencoder
@@ -63,7 +64,7 @@ def cluster_latents(
     latents = []
     for _ in range(CLUSTERED_BATCHES):
         images = scale_batch(next(batches).to(device), config, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_autocast(device):
             latents.append(model.encode(images * 2 - 1).flatten(0, 2))
     model.codebook.cluster(whiten(model.vqgan, gathered(torch.cat(latents))), generator)
 

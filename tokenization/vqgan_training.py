@@ -19,6 +19,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from tokenization.errors import InputError
+from tokenization.fast_dtype import fast_autocast
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_data import recolour, scale_batch
 from tokenization.vqgan_latents import cluster_latents, latent_noise, spread_latents, whitened_parameters
@@ -87,7 +88,7 @@ def train_vqgan(
         images = scale_batch(next(batches).to(device), config, generator)
         if not quantizing and torch.rand((), generator=generator).item() < config.recoloured_share:
             images = recolour(images, generator)
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_autocast(device):
             with torch.set_grad_enabled(not decoder_only):
                 latents = model.encode(images * 2 - 1)
             flat = latents.reshape(-1, latents.shape[-1])
@@ -105,7 +106,7 @@ def train_vqgan(
             parts["commitment"] = F.mse_loss(latents, quantized)
             loss = loss + config.commitment_weight * parts["commitment"]
         if discriminator and discriminator_optimizer and step >= config.adversarial_start_step:
-            with torch.autocast(device.type, torch.bfloat16):
+            with fast_autocast(device):
                 parts["adversarial"] = -discriminator(pictures).float().mean()
             loss = loss + config.adversarial_weight * parts["adversarial"]
         optimizer.zero_grad(set_to_none=True)
@@ -118,7 +119,7 @@ def train_vqgan(
             revived = 0 if decoder_only else model.codebook.update(flat.detach(), index, generator)
             codes = {"codes_in_batch": len(index.unique()), "revived": revived}
         if discriminator and discriminator_optimizer and step >= config.adversarial_start_step:
-            with torch.autocast(device.type, torch.bfloat16):
+            with fast_autocast(device):
                 real, generated = discriminator(images).float(), discriminator(pictures.detach()).float()
             discriminator_optimizer.zero_grad(set_to_none=True)
             (F.relu(1 - real).mean() + F.relu(1 + generated).mean()).backward()

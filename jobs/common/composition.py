@@ -5,11 +5,8 @@ codes decode. It counts where the nearest is the one that was asked for; where k
 their codes are the same, each counts 1/k. Guessing gives 1/6.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs.common.pictures import picture_sheet, spread, true_pictures
@@ -25,7 +22,7 @@ COLUMNS = ("sample_id", "codes", "subject", "tone", "composition")
 DECODE_BATCH = 32
 
 
-def six_variants(tokens: Path) -> pd.DataFrame:
+def six_variants(tokens: str) -> pd.DataFrame:
     """The drawings of the subjects that have all six variants: `COLUMNS`, one row a drawing.
 
     Raises:
@@ -33,13 +30,13 @@ def six_variants(tokens: Path) -> pd.DataFrame:
     """
     tables = []
     for shard in list_token_shards(tokens):
-        names = pq.read_schema(shard).names
+        names = shard.schema().names
         if missing := [name for name in COLUMNS if name not in names]:
             raise InputError(
                 f"token shard {str(shard)!r} has no column {', '.join(missing)}; the composition score is of the "
                 "demo's drawings: render and tokenize them again, under another --root"
             )
-        tables.append(pq.read_table(shard, columns=list(COLUMNS)).to_pandas())
+        tables.append(shard.read(list(COLUMNS)).to_pandas())
     found = pd.concat(tables)
     return found[found["composition"] != ""].reset_index(drop=True)
 

@@ -31,6 +31,7 @@ class CorpusConfig:
 
     Attributes:
         path: folder or `s3://bucket/prefix`; empty for what `jobs/make_corpus.py` makes of the OpenMoji drawings.
+        tokens: folder or `s3://bucket/prefix` of its tokens; empty for the run's own.
         made: what that is, one of `MADE`: `drawings` with their names, or illustrated `lists` of some of them.
         high_resolution: its pictures get the high resolution, where tokenization has one.
         layout, image_column, folder_shard_rows: see `CorpusSource`.
@@ -39,6 +40,7 @@ class CorpusConfig:
     """
 
     path: str = ""
+    tokens: str = ""
     made: str = "drawings"
     high_resolution: bool = True
     layout: str = ""

@@ -60,9 +60,12 @@ class RunPaths:
         """Where a newly trained VQ-GAN goes."""
         return self.run / "vq"
 
-    def tokens_of(self, name: str) -> Path:
-        """Token shards of one of the recipe's corpora."""
-        return self._of_corpus(name) / "tokens"
+    def tokens_of(self, name: str) -> str:
+        """Folder or URL of the token shards of one of the recipe's corpora."""
+        place = self.recipe.corpora[name].tokens
+        if "://" in place:
+            return place.rstrip("/")
+        return str(Path(place).absolute() if place else self._of_corpus(name) / "tokens")
 
     @property
     def corpus_source(self) -> CorpusSource:
@@ -70,8 +73,8 @@ class RunPaths:
         return self.source_of(self.recipe.first_corpus)
 
     @property
-    def tokens(self) -> Path:
-        """Token shards of the first corpus."""
+    def tokens(self) -> str:
+        """Folder or URL of the token shards of the first corpus."""
         return self.tokens_of(self.recipe.first_corpus)
 
     def _of_corpus(self, name: str) -> Path:

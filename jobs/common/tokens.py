@@ -26,7 +26,7 @@ def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fi
     ):
         if have != want:
             raise InputError(
-                f"tokens in {str(tokens)!r} were made with another {name}; "
+                f"tokens in {tokens!r} were made with another {name}; "
                 "put that one back, or choose another --root and tokenize again"
             )
     return fingerprint

@@ -13,9 +13,12 @@ from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import Source, StageConfig
+from tokenization.fast_dtype import dtype_name, fast_dtype
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.workers import Workers
 
+DTYPE = dtype_name(fast_dtype("cpu"))
+"""bfloat16 where this CPU has it."""
 GROUPS = (
     "Emoticons",
     "Miscellaneous Symbols",
@@ -76,14 +79,14 @@ def recipe() -> Recipe:
     return Recipe(
         name="demo",
         corpora={"drawings": CorpusConfig(), "lists": LISTS},
-        tokenization=TokenizationConfig(encoder_dtype="bfloat16", size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
+        tokenization=TokenizationConfig(encoder_dtype=DTYPE, size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
         language_expert=LanguageExpertConfig(where=TRAINED),
         embedding_noise_std=0.05,
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160, documents="lists"),
-        zero=ZeroConfig(zero_stage=3),
+        zero=ZeroConfig(zero_stage=3, dtype=DTYPE),
         plan=PlanConfig(mean_caption_ids=6),  # the drawings' names
         heartbeat_s=10.0,
     )

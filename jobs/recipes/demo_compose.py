@@ -10,9 +10,12 @@ from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
 from pipeline.stage_config import MAIN, Source, StageConfig
+from tokenization.fast_dtype import dtype_name, fast_dtype
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.workers import Workers
 
+DTYPE = dtype_name(fast_dtype("cpu"))
+"""bfloat16 where this CPU has it."""
 SEEN = "composition == 'seen'"
 """1,744 of the 1,938 pairs (see `tokenization.compositions`); neither expert trains on the others."""
 SCORED = "0 <= composition_rank < 194"
@@ -25,6 +28,8 @@ def recipe() -> Recipe:
         purpose="draw subjects in given skin tones",
         sources={MAIN: Source(where=SEEN)},
         task_shares={"text_to_image": 0.95, "captioning": 0.05},  # a caption costs as much as seven pictures
+        # With its subject before it, a tone is drawn as that subject was seen; alone it can mean only itself.
+        caption_crop=0.5,
         task_weights={"captioning": 0.2, "opener": 0.002, "plain_text": 0.01},
         steps=2400,
         warmup_steps=40,
@@ -37,11 +42,12 @@ def recipe() -> Recipe:
         table_rate_factor=8.0,
         attention="eager",
         save_every_steps=400,
+        keep_every_steps=800,
         log_every_steps=20,
     )
     return Recipe(
         name="demo_compose",
-        tokenization=TokenizationConfig(encoder_dtype="bfloat16"),
+        tokenization=TokenizationConfig(encoder_dtype=DTYPE),
         # With the demo's expert light and dark had nearly one vector, and the model drew one for the other.
         language_expert=LanguageExpertConfig(where=SEEN, steps=900, plain_share=0.2, embedding_std=0.06),
         embedding_noise_std=0.05,
@@ -50,6 +56,6 @@ def recipe() -> Recipe:
         scaling=ScalingConfig(num_workers=1, use_gpu=False, cpus_per_worker=2),
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=194, where=SCORED, composition=True),
-        zero=ZeroConfig(zero_stage=2),
+        zero=ZeroConfig(zero_stage=2, dtype=DTYPE),
         heartbeat_s=10.0,
     )
