@@ -10,7 +10,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 import json  # noqa: E402
 import time  # noqa: E402
 from collections import defaultdict  # noqa: E402
-from dataclasses import asdict, dataclass  # noqa: E402
+from dataclasses import asdict, dataclass, replace  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -31,7 +31,8 @@ from pipeline.order import MixedOrder  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
-from pipeline.token_data import SourceRows, TokenReader, build_row_index  # noqa: E402
+from pipeline.stored_rows import stored_row_index  # noqa: E402
+from pipeline.token_data import SourceRows, TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
@@ -52,6 +53,9 @@ class Options(JobOptions):
     """Checkpoint, or stage's folder, whose weights a stage starts from. Default: the stage before's last."""
     allow_unfinished: bool = False
     """Start from a stage that did not finish, too."""
+    verify_step: bool = False
+    """Run the stage's next step twice on its workers and compare, instead of training. Nothing is written. Exit code 1
+    where they differ: a node that computes wrongly spoils weeks."""
     dry_run: bool = False
     """Plan instead: print the resolved recipe, batches, memory, FLOP and GPU-days, or what makes it impossible."""
     json: bool = False
@@ -102,6 +106,7 @@ class Board(Messages):
             f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
             f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
             + (f"  MFU {mean['mfu']:.2f}" if "mfu" in mean else "")
+            + (f"  {skipped} steps skipped" if (skipped := self._recent[-1]["skipped_steps"]) else "")
             + f"  waits for data {sum(sums['data_wait_s']) / sum(sums['step_s']):.1%}"
             + (f"  for checkpoints {mean['checkpoint_stall_share']:.1%}" if "checkpoint_stall_share" in mean else "")
         )
@@ -121,6 +126,11 @@ def main(options: Options) -> dict[str, Any] | None:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
     if options.initial_checkpoint and options.stage == "all":
         raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
+    if options.verify_step:
+        number = _stage_to_verify(options.stage, recipe, paths)
+        run = stage_run(number, recipe, paths, initial_checkpoint(number, options, paths))
+        _run(replace(run, verify_only=True), recipe, paths)
+        return None
     wanted = _wanted_stages(options.stage, recipe, paths)
     if not wanted:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
@@ -161,11 +171,13 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         )
     sources, held_out = [], []
     for name, source in stage.sources.items():
-        tokens, sides = paths.tokens_of(name), source.side_tables
-        index = build_row_index(tokens, source.where, sides, stage.seq_len, source.held_out)
+        tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
+        index = stored_row_index(kept / f"{name}.parquet", tokens, source.where, sides, stage.seq_len, source.held_out)
         sources.append(SourceRows(name, tokens, index, source.weight))
         if source.held_out:
-            held_out.append(SourceRows(name, tokens, build_row_index(tokens, source.held_out, sides, stage.seq_len)))
+            kept_out = kept / f"{name}.held_out.parquet"
+            out = stored_row_index(kept_out, tokens, source.held_out, sides, stage.seq_len)
+            held_out.append(SourceRows(name, tokens, out))
     if "high_resolution" in stage.task_shares:
         for rows in [*sources, *held_out]:
             check_high_resolution(number, stage, rows, longest)
@@ -190,7 +202,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         output=paths.stage(number),
         checkpoints=paths.checkpoints(number),
         recipe_sha256=sha256_of(
-            stage,
+            stage.what_is_learned(),
             recipe.seed,
             recipe.shared_output_projection,
             recipe.embedding_noise_std,
@@ -257,6 +269,15 @@ def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
     return [int(text)]
 
 
+def _stage_to_verify(text: str, recipe: Recipe, paths: RunPaths) -> int:
+    numbers = range(1, len(recipe.stages) + 1)
+    if text.isdigit() and int(text) in numbers:
+        return int(text)
+    if text:
+        raise UsageError(f"--stage {text!r}: --verify-step is of one of the stages 1 to {len(numbers)}")
+    return next((number for number in numbers if not is_finished(paths, number)), numbers[-1])
+
+
 def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> None:
     run = stage_run(number, recipe, paths, initial)
     stage, output = run.stage, paths.stage(number)
@@ -278,15 +299,20 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
     )
     if initial:
         say(f"stage {number}: starts from the weights of {initial}")
+    _run(run, recipe, paths)
+    say(f"stage {number}: finished, in {output}")
+
+
+def _run(run: StageRun, recipe: Recipe, paths: RunPaths) -> None:
+    scaling, stage = recipe.scaling, run.stage
     devices = scaling.num_gpus or scaling.num_cpus
-    with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(number)) as ledger:
+    with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(run.stage_number)) as ledger:
         board = actor_here(Board).remote(
-            number, stage.steps, stage.log_every_steps, str(output / "metrics.jsonl"), ledger
+            run.stage_number, stage.steps, stage.log_every_steps, str(run.output / "metrics.jsonl"), ledger
         )
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)
         with saying(board):
             run_stage(run, scaling, board)
-    say(f"stage {number}: finished, in {output}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class CheckpointManifest:
         row_index_sha256: of the rows the stage trains on.
         shapes: of the trained parameters, by name.
         files: by name.
+        guard: see `StepGuard.state`.
     """
 
     step: int
@@ -68,6 +69,7 @@ class CheckpointManifest:
     row_index_sha256: str
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, CheckpointFile]
+    guard: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def remove_old(url: str, newest: str, keep_last: int, keep_every_steps: int) -> 
     folders = sorted({name.split("/")[0] for name in names if name.startswith("step-")})
     step = step_of(newest)
     closed = [name for name in folders if step_of(name) < step and f"{name}/{MANIFEST_FILE}" in names]
-    kept = {newest, *closed[len(closed) - (keep_last - 1) :]}
+    kept = {newest, *closed[max(0, len(closed) - (keep_last - 1)) :]}
     if keep_every_steps:
         kept |= {name for name in closed if step_of(name) % keep_every_steps == 0}
     for name in folders:

@@ -6,4 +6,8 @@ class InputError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss is NaN or infinite; the update was not applied. (DeepSpeed skips the update where only a gradient is.)"""
+    """Too many steps in a row had a loss or a gradient that must not be learned from; no such update was applied."""
+
+
+class CorruptionError(RuntimeError):
+    """What must be equal is not: memory, a device or a link is at fault."""

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from pipeline.baselines import Dense
 from pipeline.deepspeed_engine import ZeroConfig, make_engine
+from pipeline.errors import NonFiniteError
 from pipeline.model import MarsForCausalLM, load_language_expert
 from pipeline.objective import Objective
 from pipeline.preservation import TextLogits, text_drift
 from pipeline.sequences import Task
-from pipeline.train_loop import StageRun, learning_rate, make_plan, prefetch, set_learning_rate, train_step
+from pipeline.step_guard import StepGuard
+from pipeline.train_loop import StageRun, make_plan, prefetch
+from pipeline.train_step import learning_rate, set_learning_rate, train_step
 from pipeline.weights import load_base
 
 EXPERTS = ("two", "shared")
@@ -71,13 +74,16 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
 
     records: list[dict[str, Any]] = [{"experts": experts, "step": 0} | drift()]
     report(records[0])
+    guard = StepGuard(spike_factor=0.0, roll_back_after=0, end_after=1)
     for number, step in enumerate(prefetch(plan, 0, steps, rank=0, world_size=1)):
         set_learning_rate(engine, learning_rate(run.stage, number))
-        sums = train_step(engine, step, device)
+        result = train_step(engine, step, run.stage, guard, device)
+        if result.problem:
+            raise NonFiniteError(f"{experts}: step {number + 1} cannot be learned from, {result.problem}")
         record: dict[str, Any] = {"experts": experts, "step": number + 1}
         for task in Task:
             if labels := int(step.label_counts[task.value]):
-                record[f"loss/{task.name.lower()}"] = sums[task.value].item() / labels
+                record[f"loss/{task.name.lower()}"] = result.task_losses[task.value].item() / labels
         if number + 1 in marks:
             record |= drift()
         records.append(record)

@@ -14,6 +14,7 @@ import torch
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.deepspeed_engine import put_tools_on_path
+from pipeline.errors import CorruptionError
 from pipeline.train_loop import StageRun, train_stage
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
@@ -105,6 +106,6 @@ def _own_error(error: TrainingFailedError) -> BaseException:
     if isinstance(error, WorkerGroupError):
         for failure in error.worker_failures.values():
             original = getattr(failure, "_base_exc", failure)
-            if isinstance(original, ValueError | ArithmeticError):
+            if isinstance(original, ValueError | ArithmeticError | CorruptionError):
                 return original
     return error

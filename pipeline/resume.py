@@ -7,15 +7,15 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.checkpoints import Checkpoint, complete_checkpoints
+from pipeline.checkpoints import Checkpoint, CheckpointManifest, complete_checkpoints
 from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice, adopt, local_slices, trained_shapes
 from pipeline.slice_files import SliceReader
 
 WHAT = {
-    "recipe_sha256": "stage settings",
-    "base_sha256": "language expert",
-    "row_index_sha256": "selection of rows",
+    "recipe_sha256": "other stage settings",
+    "base_sha256": "another language expert",
+    "row_index_sha256": "another selection of rows",
 }
 
 
@@ -28,7 +28,7 @@ class Identity:
     row_index_sha256: str
 
 
-def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None]) -> int:
+def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None]) -> CheckpointManifest | None:
     """Loads the newest checkpoint of this stage that verifies, if any. Every rank calls it.
 
     Each rank reads what it holds itself, whatever ranks wrote it; all of them take the checkpoint, or none does.
@@ -40,7 +40,7 @@ def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None
         tell: on the first rank, gets lines on what was taken, and why others were passed over.
 
     Returns:
-        The steps done.
+        What the checkpoint says of itself; None where there is none.
 
     Raises:
         InputError: the newest complete checkpoint is of another recipe, base, or selection of rows.
@@ -74,7 +74,7 @@ def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None
         taken = checkpoint
     if first:
         _tell(tell, taken, world_size, passed_over)
-    return taken.manifest.step if taken else 0
+    return taken.manifest if taken else None
 
 
 def _tell(tell: Callable[[str], None], taken: Checkpoint | None, world_size: int, passed_over: list[str]) -> None:
@@ -90,8 +90,7 @@ def _check(checkpoint: Checkpoint, identity: Identity) -> None:
     for name, wanted in asdict(identity).items():
         if getattr(checkpoint.manifest, name) != wanted:
             raise InputError(
-                f"checkpoint {str(checkpoint)!r} was made with another {WHAT[name]}; undo the change, or choose "
-                "another --root"
+                f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
             )
 
 

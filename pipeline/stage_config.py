@@ -1,6 +1,7 @@
 """What a stage of the curriculum is: its samples, its batches, its optimization."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pipeline.attention import ATTENTIONS
 from pipeline.sequences import INSTRUCTIONS
@@ -16,7 +17,25 @@ CHOICES = {
 }
 POSITIVE = (
     *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
-    *("log_every_steps", "save_every_steps", "keep_checkpoints", "high_resolution_group", "validation_rows"),
+    *(
+        "log_every_steps",
+        "save_every_steps",
+        "keep_checkpoints",
+        "high_resolution_group",
+        "validation_rows",
+        "end_after",
+    ),
+)
+OPERATIONAL = (
+    *("purpose", "micro_batch_size", "row_multiple", "checkpoint_every_layers", "attention", "compile_layers"),
+    *("spike_factor", "roll_back_after", "end_after", "compare_every_steps"),
+    *("log_every_steps", "save_every_steps", "keep_checkpoints", "keep_every_steps"),
+    *("validate_every_steps", "validation_rows", "sample_every_steps", "sample_prompts"),
+)
+"""What may change between two attempts: how a stage is run, watched and saved. But for rounding it learns the same."""
+AT_LEAST_0 = (
+    *("validate_every_steps", "sample_every_steps", "keep_every_steps", "compare_every_steps"),
+    *("spike_factor", "roll_back_after", "checkpoint_every_layers"),
 )
 
 
@@ -60,6 +79,8 @@ class StageConfig:
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
         language_shares: share of the samples, by caption language; a picture without it takes one it has.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
+        caption_crop: share of the others whose caption begins at a random one of its later ids. What the end of a
+            caption says is learned for itself, and not only together with the beginning. Ours.
         steps: optimizer steps.
         global_batch_size: samples an optimizer step, all ranks.
         micro_batch_size: rows a rank takes in one forward.
@@ -77,6 +98,11 @@ class StageConfig:
             a CPU and holds all weights of a layer's attention at once; `flex_attention`, which skips what the mask
             hides and needs a GPU.
         compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
+        spike_factor: a step whose loss is above this multiple of the median of the last 64 is skipped; 0 for no such
+            rule. One that is not finite is always skipped.
+        roll_back_after: so many skipped steps in a row put the weights back to the newest checkpoint; 0 for never.
+        end_after: so many end the run.
+        compare_every_steps: between two comparisons of what must be equal on all ranks, 0 for none.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
         keep_checkpoints, keep_every_steps: the last so many checkpoints stay, and those whose step is a multiple of the
             latter, 0 for none of these.
@@ -96,6 +122,7 @@ class StageConfig:
     normalisation: str = "state"
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
     guidance_dropout: float = 0.1
+    caption_crop: float = 0.0
     steps: int = 1000
     global_batch_size: int = 64
     micro_batch_size: int = 8
@@ -112,6 +139,10 @@ class StageConfig:
     checkpoint_every_layers: int = 0
     attention: str = "sdpa"
     compile_layers: bool = False
+    spike_factor: float = 3.0
+    roll_back_after: int = 8
+    end_after: int = 16
+    compare_every_steps: int = 100
     log_every_steps: int = 10
     save_every_steps: int = 100
     keep_checkpoints: int = 2
@@ -120,6 +151,10 @@ class StageConfig:
     validation_rows: int = 256
     sample_every_steps: int = 0
     sample_prompts: tuple[str, ...] = ()
+
+    def what_is_learned(self) -> dict[str, Any]:
+        """The settings that must be the same for a run to go on: all but the `OPERATIONAL` ones."""
+        return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
 
     def problems(self) -> list[str]:
         """What makes the stage impossible; empty where nothing does."""
@@ -147,15 +182,13 @@ class StageConfig:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-        for name in ("guidance_dropout", "high_resolution_noise"):
+        for name in ("guidance_dropout", "caption_crop", "high_resolution_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}, it must lie between 0 and 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
-        if self.checkpoint_every_layers < 0:
-            found.append(f"checkpoint_every_layers is {self.checkpoint_every_layers}, it must be at least 0")
-        for name in ("validate_every_steps", "sample_every_steps", "keep_every_steps"):
+        for name in AT_LEAST_0:
             if getattr(self, name) < 0:
                 found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
         if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):

@@ -1,6 +1,5 @@
 """The loop that trains one stage, run by every rank, without Ray."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +12,23 @@ import torch.distributed as dist
 
 from pipeline.checkpoint_writer import CheckpointWriter, Kept
 from pipeline.checkpoints import Checkpoint, CheckpointManifest
-from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
+from pipeline.deepspeed_engine import ZeroConfig, make_engine
 from pipeline.errors import InputError, NonFiniteError
-from pipeline.metrics import flop_of, peak_flop_per_s
+from pipeline.metrics import peak_flop_per_s
+from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.optimizer_slices import optimizer_steps, trained_shapes
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan, Step
+from pipeline.replica_check import ReplicaCheck
 from pipeline.resume import Identity, resume
-from pipeline.sequences import SequenceBuilder, Task
+from pipeline.sequences import SequenceBuilder
 from pipeline.stage_config import StageConfig
+from pipeline.step_guard import SKIPPED_FILE, StepGuard, write_skipped
+from pipeline.step_verification import verify_step
 from pipeline.token_data import SourceRows, TokenReader, rows_sha256
 from pipeline.trackers import Trackers
+from pipeline.train_step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training_samples import SamplePrompts, draw_samples
 from pipeline.validation import examinations, examine
 from pipeline.vocabulary import JointVocabulary
@@ -52,6 +56,7 @@ class StageRun:
         samples: what is drawn while it trains; None for nothing.
         name: of the run, `recipe/stage1`.
         trackers: see `pipeline.trackers`.
+        verify_only: run the next step twice and compare, instead of training.
     """
 
     stage: StageConfig
@@ -73,6 +78,7 @@ class StageRun:
     samples: SamplePrompts | None = None
     name: str = ""
     trackers: tuple[str, ...] = ()
+    verify_only: bool = False
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -86,13 +92,112 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
 
     Raises:
         InputError: the last checkpoint could not be written; or see `pipeline.resume`.
-        NonFiniteError: a loss was NaN or infinite; the update was not applied.
+        NonFiniteError: see `StepGuard`.
+        CorruptionError: see `ReplicaCheck`; where the run only verifies, see `verify_step`.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    stage = run.stage
 
     def tell_of_stage(line: str) -> None:
         tell(f"stage {run.stage_number}: {line}")
 
+    model, base_hash = starting_model(run, device)
+    plan = make_plan(run, model.config.vocabulary)
+    asked = examinations(stage, run.stage_number, run.held_out, plan.builder)
+    engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
+    replicas = ReplicaCheck(engine)
+    identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources))
+    guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
+    taken = resume(engine, run.checkpoints, identity, tell_of_stage)
+    start_step = taken.step if taken else 0
+    if taken:
+        guard.load(taken.guard)
+    if run.verify_only:
+        next_step = min(start_step, stage.steps - 1)
+        set_learning_rate(engine, learning_rate(stage, next_step))
+        tell_of_stage(verify_step(engine, plan.step(next_step, rank, world_size), stage, device))
+        return
+
+    kept = Kept(stage.keep_checkpoints, stage.keep_every_steps)
+    writer = CheckpointWriter(run.checkpoints, kept, tell_of_stage)
+    saved, stalls = time.monotonic(), dict[str, float]()
+
+    def save(done: int) -> None:
+        nonlocal saved, stalls
+        stall_s = writer.save(engine, manifest_of(engine, run, done, identity, guard))
+        now = time.monotonic()
+        stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - saved)}
+        saved = now
+
+    trackers = Trackers(run.trackers, run.output, run.name, asdict(stage), start_step) if rank == 0 else None
+    steps = prefetch(plan, start_step, stage.steps, rank, world_size, pin=device.type == "cuda")
+    peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    for number in range(start_step, stage.steps):
+        started, done = time.monotonic(), number + 1
+        step = next(steps)
+        data_wait_s = time.monotonic() - started
+        set_learning_rate(engine, learning_rate(stage, number))
+        result = train_step(engine, step, stage, guard, device)
+        figures = step_figures(engine, step, stage, result, number)
+        figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s, "skipped_steps": guard.skipped}
+        if peak:
+            figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
+        if result.problem:
+            first_lost = done
+            tell_of_stage(f"step {done} is skipped: {result.problem}; its samples are in {SKIPPED_FILE}")
+            if guard.must_roll_back:
+                writer.wait()
+                back = resume(engine, run.checkpoints, identity, tell_of_stage)
+                first_lost = back.step + 1 if back else done
+            if rank == 0:
+                write_skipped(run.output, first_lost, done, result.problem, step.sample_ids)
+        if is_due(stage.compare_every_steps, done):
+            replicas(step, result.task_losses)
+        if is_due(stage.validate_every_steps, done) or done == stage.steps:
+            figures |= examine(engine, asked, device)
+        if run.samples and is_due(stage.sample_every_steps, done):
+            picture = draw_samples(engine, run.samples, rank)
+            if trackers and picture is not None:
+                trackers.picture("samples", picture, done)
+        figures |= stalls
+        stalls = {}
+        if rank == 0:
+            report(figures)
+            assert trackers is not None
+            trackers.scalars(figures, done)
+        ends = guard.must_end
+        if ends:
+            guard.in_row = 0  # a new attempt starts counting anew
+        if ends or is_due(stage.save_every_steps, done) or done == stage.steps:
+            save(done)
+        if ends:
+            counts = writer.wait()
+            raise NonFiniteError(
+                f"the last {stage.end_after} steps up to {done} were skipped, this one because {result.problem}; "
+                f"{'a checkpoint was written' if counts else 'no checkpoint could be written'}. Look at the samples in "
+                f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind them"
+            )
+    if start_step < stage.steps and not writer.wait():
+        save(stage.steps)
+        if not writer.wait():
+            raise InputError(
+                f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
+            )
+    if trackers:
+        trackers.close()
+
+
+def is_due(every: int, done: int) -> bool:
+    """Whether something that happens every so many steps, 0 for never, happens after `done` of them."""
+    return every > 0 and done % every == 0
+
+
+def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:
+    """The model as the stage starts, set up to train, and the hash of its language expert.
+
+    Raises:
+        InputError: the checkpoint to start from does not fit.
+    """
     model = load_base(
         run.base,
         run.codebook_size,
@@ -118,59 +223,10 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
         model.model.compile_layers(partitioned=run.zero.zero_stage == 3)
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
-    plan = make_plan(run, model.config.vocabulary)
-    asked = examinations(run.stage, run.stage_number, run.held_out, plan.builder)
-    engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
-    identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources))
-    kept = Kept(run.stage.keep_checkpoints, run.stage.keep_every_steps)
-    writer = CheckpointWriter(run.checkpoints, kept, tell_of_stage)
-    start_step = resume(engine, run.checkpoints, identity, tell_of_stage)
-    saved = time.monotonic()
-    stalls: dict[str, float] = {}
-    trackers = Trackers(run.trackers, run.output, run.name, asdict(run.stage), start_step) if rank == 0 else None
-
-    steps = prefetch(plan, start_step, run.stage.steps, rank, world_size, pin=device.type == "cuda")
-    peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    for number in range(start_step, run.stage.steps):
-        started = time.monotonic()
-        step = next(steps)
-        data_wait_s = time.monotonic() - started
-        set_learning_rate(engine, learning_rate(run.stage, number))
-        sums = train_step(engine, step, device)
-        figures = summarise(run, engine, step, sums, number)
-        done = number + 1
-        figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s}
-        if peak:
-            figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
-        every = run.stage.validate_every_steps
-        if (every and done % every == 0) or done == run.stage.steps:
-            figures |= examine(engine, asked, device)
-        if run.samples and done % run.stage.sample_every_steps == 0:
-            picture = draw_samples(engine, run.samples, rank)
-            if trackers and picture is not None:
-                trackers.picture("samples", picture, done)
-        figures |= stalls
-        stalls = {}
-        if rank == 0:
-            report(figures)
-            assert trackers is not None
-            trackers.scalars(figures, done)
-        if done % run.stage.save_every_steps == 0 or done == run.stage.steps:
-            stall_s = writer.save(engine, manifest_of(engine, run, done, identity))
-            now = time.monotonic()
-            stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - saved)}
-            saved = now
-    if start_step < run.stage.steps and not writer.wait():
-        writer.save(engine, manifest_of(engine, run, run.stage.steps, identity))
-        if not writer.wait():
-            raise InputError(
-                f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
-            )
-    if trackers:
-        trackers.close()
+    return model, base_hash
 
 
-def manifest_of(engine: Any, run: StageRun, step: int, identity: Identity) -> CheckpointManifest:
+def manifest_of(engine: Any, run: StageRun, step: int, identity: Identity, guard: StepGuard) -> CheckpointManifest:
     """What is to be said of a checkpoint after `step` steps; its files come later."""
     return CheckpointManifest(
         step=step,
@@ -180,6 +236,7 @@ def manifest_of(engine: Any, run: StageRun, step: int, identity: Identity) -> Ch
         finished=step == run.stage.steps,
         shapes=trained_shapes(engine),
         files={},
+        guard=guard.state(),
         **asdict(identity),
     )
 
@@ -196,55 +253,6 @@ def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
     readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
     builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
     return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)
-
-
-def train_step(engine: Any, step: Step, device: torch.device) -> torch.Tensor:
-    """One optimizer step. Returns the summed loss of each task over all ranks, float32 [tasks].
-
-    Raises:
-        NonFiniteError: on all ranks alike, before the update.
-    """
-    sums = torch.zeros(len(Task), device=device)
-    for number, batches in enumerate(step.micro_steps, start=1):
-        part = engine([batch.to(device) for batch in batches])
-        sums += part.task_losses
-        accumulate(engine, part.loss, last=number == len(step.micro_steps))
-        if number < len(step.micro_steps):
-            engine.step()
-    dist.all_reduce(sums)
-    if not bool(sums.isfinite().all()):
-        ids = ", ".join(step.sample_ids[:4])
-        raise NonFiniteError(f"a loss is not finite ({sums.tolist()}) in the step of samples {ids}, ...")
-    engine.step()
-    return sums
-
-
-def summarise(run: StageRun, engine: Any, step: Step, sums: torch.Tensor, number: int) -> dict[str, Any]:
-    """The step's figures: mean loss by task, and what it processed on all ranks."""
-    batches = [batch for micro_step in step.micro_steps for batch in micro_step]
-    tokens = sum(batch.work.tokens for batch in batches)
-    padded = sum(batch.work.padded_tokens for batch in batches)
-    config = engine.module.mars.config
-    flop = sum(flop_of(batch, config, run.stage.normalisation).total for batch in batches)
-    totals = torch.tensor([tokens, padded, flop], dtype=torch.float64)
-    totals = totals.to(sums.device)
-    dist.all_reduce(totals)
-    figures: dict[str, Any] = {
-        f"loss/{task.name.lower()}": sums[task.value].item() / int(step.label_counts[task.value])
-        for task in Task
-        if step.label_counts[task.value]
-    }
-    norm = engine.get_global_grad_norm()
-    return figures | {
-        "step": number + 1,
-        "learning_rate": learning_rate(run.stage, number),
-        "gradient_norm": float(norm) if norm is not None else math.nan,
-        "skipped_steps": engine.skipped_steps,
-        "samples": step.num_samples,
-        "tokens": int(totals[0]),
-        "padding_fraction": 1 - totals[0].item() / totals[1].item(),
-        "flop": totals[2].item(),
-    }
 
 
 def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
@@ -264,18 +272,3 @@ def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, 
             if number + 1 < end:
                 following = pool.submit(build, number + 1)
             yield current
-
-
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Linear warmup, then a cosine to the final rate at the last step."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
-    span = stage.learning_rate - stage.final_learning_rate
-    return stage.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
-
-
-def set_learning_rate(engine: Any, value: float) -> None:
-    """Sets it in every parameter group, times the group's factor."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = value * group["rate_factor"]

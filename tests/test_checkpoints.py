@@ -57,7 +57,7 @@ def make(url, step, world_size=2, finished=False, manifest=True) -> str:
 
         storage.write(f"{name}/{rank_file(rank)}", fill)
     if manifest:
-        record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", SHAPES, files)
+        record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", SHAPES, files, {})
         write_manifest(storage, name, record)
     return name
 
@@ -159,6 +159,8 @@ def test_the_last_ones_and_every_so_manieth_stay(url):
     names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
     never_finished = make(url, 45, manifest=False)
     later = make(url, 60)
+    remove_old(url, names[50], keep_last=9, keep_every_steps=0)
+    assert {name.split("/")[0] for name in open_storage(url).names()} == set(names.values()), "there are only five"
     remove_old(url, names[50], keep_last=2, keep_every_steps=20)
     left = {name.split("/")[0] for name in open_storage(url).names()}
     assert left == {names[20], names[40], names[50]}

@@ -359,4 +359,4 @@ def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"finished": False}))
     words = ["--stage", "2", "--root", str(tmp_path), "--set", "stages.1.steps=9"]
     done = trained.type("python", "jobs/train_stage.py", *words)
-    assert done.returncode == 3 and "made with another stage settings" in done.stderr, done.stderr
+    assert done.returncode == 3 and "made with other stage settings" in done.stderr, done.stderr

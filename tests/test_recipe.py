@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from jobs.common.recipe import load_recipe
 from jobs.common.run_paths import run_paths
 from pipeline.errors import InputError
 from pipeline.language_expert import TRAINING_FILE
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import OPERATIONAL, StageConfig
 from pipeline.token_data import SourceRows, build_row_index
 from tests.test_plan import write_tokens
 
@@ -142,7 +143,7 @@ def test_flex_attention_is_refused_where_no_gpu_trains():
 )
 def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, changes, message):
     paths = run_paths(str(tmp_path), load_recipe("demo"))
-    write_tokens(paths.tokens, high=high)
+    write_tokens(Path(paths.tokens), high=high)
     stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
     source = SourceRows("drawings", paths.tokens, build_row_index(paths.tokens, ""))
     if message:
@@ -150,3 +151,13 @@ def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, 
             train_stage.check_high_resolution(3, stage, source, longest=30)
     else:
         train_stage.check_high_resolution(3, stage, source, longest=30)
+
+
+def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_learn_otherwise():
+    stage = StageConfig(purpose="test")
+    known = {one.name for one in fields(StageConfig)}
+    assert set(OPERATIONAL) <= known
+    for name in known:
+        value = getattr(stage, name)
+        changed = replace(stage, **{name: [value, "changed"]})
+        assert (changed.what_is_learned() == stage.what_is_learned()) is (name in OPERATIONAL), name

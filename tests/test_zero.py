@@ -1,13 +1,14 @@
 """Two gloo ranks under ZeRO-3: partitioned for real, equal to one process, resumable bit for bit."""
 
 import itertools
+import json
+import math
 import multiprocessing
 import os
 import resource
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.checkpoints import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
-from pipeline.errors import InputError
+from pipeline.errors import CorruptionError, InputError, NonFiniteError
 from pipeline.generation import HighResolution
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
@@ -30,8 +31,10 @@ from pipeline.optimizer_slices import KEYS
 from pipeline.sequences import Task
 from pipeline.slice_files import SliceReader
 from pipeline.stage_config import StageConfig
+from pipeline.step_guard import SKIPPED_FILE, StepGuard
 from pipeline.token_data import SourceRows, build_row_index
-from pipeline.train_loop import StageRun, make_plan, train_stage, train_step
+from pipeline.train_loop import StageRun, make_plan, train_stage
+from pipeline.train_step import train_step
 from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import Role
 from pipeline.weights import load_base, load_trained, trained_state
@@ -110,7 +113,8 @@ def on_ranks(
     before_step: Callable[[int, int], None] | None = None,
     environment: dict[str, str] | None = None,
 ) -> list[dict]:
-    """Trains on gloo processes; returns rank 0's figures. `before_step` is called with the rank and the step."""
+    """Trains on gloo processes; returns rank 0's figures. `before_step` is called with the rank and the step, from 0:
+    before any."""
     result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
     spawn(_rank, world_size, world_size, free_port(), run, result, stop_after, before_step, environment or {})
     return torch.load(result, weights_only=False)
@@ -150,8 +154,13 @@ def _rank(
     join(rank, world_size, port)
     figures: list[dict] = []
     _watch_steps(rank, stop_after, before_step)
-    with suppress(_Killed):
+    try:
         train_stage(run, torch.device("cpu"), figures.append, partial(_note, run))
+    except _Killed:
+        pass
+    except (NonFiniteError, CorruptionError) as error:
+        if rank == 0:
+            _note(run, f"{type(error).__name__}: {error}")
     if rank == 0:
         torch.save(figures, result)
         if stop_after is not None:
@@ -181,6 +190,8 @@ def _watch_steps(rank: int, stop_after: int | None, before_step: Callable[[int, 
     import pipeline.train_loop as loop
 
     real, count = loop.train_step, itertools.count(1)
+    if before_step:
+        before_step(rank, 0)
 
     def counted(*args):
         number = next(count)
@@ -362,6 +373,156 @@ def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, mo
     server.stop()
 
 
+def _poison(steps: range, how: str, rank: int, step: int) -> None:
+    """Makes the losses, or only the gradients, of some steps useless, on rank 1 alone."""
+    import pipeline.objective as objective
+
+    if not hasattr(objective, "_real"):
+        objective._real = objective.Objective.forward
+    factor = {"loss": math.nan, "gradient": 1.0, "spike": 1e4}[how] if rank == 1 and step in steps else 1.0
+
+    def forward(self, batches):
+        part = objective._real(self, batches)
+        loss = part.loss * factor
+        if how == "gradient" and rank == 1 and step in steps and loss.requires_grad:
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return replace(part, loss=loss, task_losses=part.task_losses * factor)
+
+    objective.Objective.forward = forward
+
+
+@pytest.mark.parametrize(
+    "how, zero",
+    [
+        ("loss", {}),
+        ("gradient", {"zero_stage": 2, "dtype": "bfloat16"}),
+        pytest.param("gradient", {}, marks=pytest.mark.long),
+        pytest.param("gradient", {"dtype": "bfloat16"}, marks=pytest.mark.long),
+        pytest.param("loss", {"zero_stage": 2, "dtype": "bfloat16"}, marks=pytest.mark.long),
+    ],
+)
+def test_a_poisoned_batch_on_one_rank_updates_no_rank_and_is_named(run, how, zero):
+    run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, save_every_steps=1, keep_checkpoints=9))
+    figures = on_ranks(2, run, before_step=partial(_poison, range(4, 6), how))
+    assert [each["skipped_steps"] for each in figures] == [0, 0, 0, 1, 2, 2]
+    lines = [json.loads(line) for line in (run.output / SKIPPED_FILE).read_text().splitlines()]
+    assert [(line["first_step"], line["step"], len(line["sample_ids"])) for line in lines] == [(4, 4, 8), (5, 5, 8)]
+    assert all({"loss": "loss is nan", "gradient": "gradient is not finite"}[how] in line["problem"] for line in lines)
+    saved = {each.manifest.step: each for each in complete_checkpoints(run.checkpoints, [])}
+    assert [saved[step].manifest.optimizer_steps for step in range(1, 7)] == [1, 2, 3, 3, 3, 4]
+    states = {step: trained_state(checkpoint) for step, checkpoint in saved.items()}
+    for name, tensor in states[3].items():
+        assert torch.equal(tensor, states[5][name]), name
+    assert not all(torch.equal(tensor, states[6][name]) for name, tensor in states[3].items())
+    assert "step 4 is skipped: its" in Path(f"{run.output}.told").read_text()
+
+
+def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_a_checkpoint(run):
+    stage = replace(STAGE, steps=12, save_every_steps=3, roll_back_after=2, end_after=4, keep_checkpoints=9)
+    run = replace(run, stage=stage, samples=None)
+    figures = on_ranks(2, run, before_step=partial(_poison, range(5, 20), "loss"))
+    assert [each["step"] for each in figures] == [*range(1, 9)]
+    told = Path(f"{run.output}.told").read_text()
+    assert "goes on from step 3" in told, "the weights of step 4 may be what is wrong"
+    assert "NonFiniteError: the last 4 steps up to 8 were skipped" in told and "a checkpoint was written" in told
+    lost = [json.loads(line) for line in (run.output / SKIPPED_FILE).read_text().splitlines()]
+    assert [(line["first_step"], line["step"]) for line in lost] == [(5, 5), (4, 6), (7, 7), (8, 8)]
+    newest = newest_complete(run.checkpoints)
+    assert (newest.manifest.step, newest.manifest.optimizer_steps) == (8, 3)
+    later = on_ranks(2, run)
+    assert [each["step"] for each in later] == [9, 10, 11, 12]
+    assert later[-1]["skipped_steps"] == 4
+
+
+def test_a_spike_is_skipped_once_there_is_a_usual_loss(run):
+    stage = replace(STAGE, steps=20, save_every_steps=18, validate_every_steps=0)
+    run = replace(run, stage=stage, samples=None, held_out=())
+    figures = on_ranks(2, run, before_step=partial(_poison, range(19, 20), "spike"), stop_after=None)
+    assert [each["skipped_steps"] for each in figures] == [0] * 18 + [1, 1]
+    (line,) = (run.output / SKIPPED_FILE).read_text().splitlines()
+    assert "is more than 3 times the usual" in json.loads(line)["problem"]
+    history = newest_complete(run.checkpoints).manifest.guard["history"]
+    assert len(history) == 19, "the spike itself is not what a later loss is compared with"
+
+
+def _flip_a_bit(name: str, rank: int, step: int) -> None:
+    """What a bad memory cell of rank 1 does before step 2."""
+    import pipeline.train_loop as loop
+
+    real = loop.ReplicaCheck.__call__
+
+    def flipped(self, *args):
+        if rank == 1:
+            parameter = dict(self._engine.module.named_parameters())[name]
+            held = getattr(parameter, "ds_tensor", parameter)
+            if getattr(parameter, "ds_persist", False) and parameter.requires_grad:
+                held = parameter
+            held.data.view(torch.int16).flatten()[3] ^= 4
+        return real(self, *args)
+
+    if step == 2:
+        loop.ReplicaCheck.__call__ = flipped
+
+
+@pytest.mark.parametrize(
+    "name, zero, said",
+    [
+        ("mars.model.layers.0.text_expert.q_proj.weight", {}, "language expert's weights changed on rank 1"),
+        (
+            "mars.model.layers.0.visual_expert.q_proj.weight",
+            {"zero_stage": 2},
+            "whole weights differ between the ranks",
+        ),
+        (
+            "mars.model.layers.0.visual_expert.q_proj.weight",
+            {"persistence_threshold": 10_000},
+            "whole weights differ between the ranks",
+        ),
+    ],
+)
+def test_a_bit_that_flips_on_one_rank_ends_the_run(run, name, zero, said):
+    stage = replace(STAGE, compare_every_steps=1, sample_every_steps=0)
+    run = replace(run, zero=replace(run.zero, **zero), stage=stage, samples=None)
+    figures = on_ranks(2, run, before_step=partial(_flip_a_bit, name))
+    told = Path(f"{run.output}.told").read_text()
+    assert said in told and len(figures) == 1, told
+
+
+def _adds_otherwise_the_second_time(rank: int, step: int) -> None:
+    """A rank whose device adds up a little more when it runs a step again."""
+    import pipeline.objective as objective
+    import pipeline.step_verification as verification
+
+    real, forward, count = verification.train_step, objective.Objective.forward, itertools.count(1)
+
+    def more(self, batches):
+        part = forward(self, batches)
+        return replace(part, loss=part.loss * 1.0001)
+
+    def counted(*args):
+        if next(count) == 2 and rank == 1:
+            objective.Objective.forward = more
+        return real(*args)
+
+    verification.train_step = counted
+
+
+def test_a_rank_that_computes_otherwise_the_second_time_is_found(run):
+    on_ranks(2, replace(run, verify_only=True), before_step=_adds_otherwise_the_second_time)
+    told = Path(f"{run.output}.told").read_text()
+    assert "CorruptionError: a step run twice differs" in told and "rank 1: losses by 0.0e+00" in told
+
+
+@pytest.mark.parametrize("how", [{}, {"zero_stage": 2, "dtype": "bfloat16"}], ids=["zero 3", "zero 2, bfloat16"])
+def test_a_step_run_twice_is_the_same_and_leaves_nothing_behind(run, how):
+    run = replace(run, zero=replace(run.zero, **how), samples=None)
+    on_ranks(2, run, stop_after=4)
+    files = sorted(path.name for path in Path(run.checkpoints).iterdir())
+    on_ranks(2, replace(run, verify_only=True))
+    assert "run twice is the same, bit for bit" in Path(f"{run.output}.told").read_text()
+    assert sorted(path.name for path in Path(run.checkpoints).iterdir()) == files
+
+
 def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     from deepspeed.utils import safe_get_full_grad
 
@@ -454,7 +615,7 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     plan = make_plan(run, model.config.vocabulary)
     engine = make_engine(Objective(model), run.stage, run.zero)
     for number in range(2):
-        train_step(engine, plan.step(number, rank, 2), torch.device("cpu"))
+        train_step(engine, plan.step(number, rank, 2), run.stage, StepGuard(0.0, 0, 1), torch.device("cpu"))
     held = sum(p.ds_tensor.numel() for p in engine.module.parameters())
     left_whole = sum(p.data.numel() for p in engine.module.parameters())
     moments = sum(

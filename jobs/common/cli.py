@@ -18,7 +18,7 @@ import tyro
 from ray._private.utils import read_ray_address
 from rich.console import Console
 
-from jobs.common.exit_codes import ExitCode, exit_code_of
+from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipe import Recipe, load_recipe
 from jobs.common.run_paths import RunPaths, run_paths
 from pipeline.ledger import Attempt, keep_ledger
@@ -72,7 +72,7 @@ def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], desc
         if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
             error = error.cause  # what the task raised, without Ray's traceback around it
         code = exit_code_of(error)
-        if code is ExitCode.OTHER:
+        if not isinstance(error, OURS):
             raise
         complain(f"error: {error}")
         sys.exit(code)

@@ -38,7 +38,10 @@ BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (tokenization.errors.InputError, ExitCode.INPUT),
     (FailedShards, ExitCode.FAILED_SHARDS),
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
+    (pipeline.errors.CorruptionError, ExitCode.OTHER),
 )
+OURS = tuple(kind for kind, _ in BY_EXCEPTION)
+"""Their message says it all: no traceback."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
