@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on the device at hand: `train`, `generate` and `tokenize` take times, `size` counts parameters."""
+"""Measures MARS on the device at hand: `train`, `generate`, `tokenize`, `feed` take times, `size` counts parameters."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,10 @@ from rich.table import Table  # noqa: E402
 from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.loop_benchmark import ray_over_plain, release_gpu_memory  # noqa: E402
+from jobs.common.recipe import load_recipe  # noqa: E402
+from jobs.common.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe  # noqa: E402
 from pipeline.configuration import MarsConfig  # noqa: E402
+from pipeline.feed_benchmark import FeedBenchmark, measure_feed, write_tokens  # noqa: E402
 from pipeline.generation_benchmark import GenerationBenchmark, measure_generation  # noqa: E402
 from pipeline.geometry import GEOMETRIES, with_layers  # noqa: E402
 from pipeline.metrics import count_parameters, expert_parameters, peak_flop_per_s  # noqa: E402
@@ -29,7 +32,9 @@ from tokenization.corpus import Corpus, CorpusSource  # noqa: E402
 from tokenization.image_tokenizer import SHIPPED  # noqa: E402
 from tokenization.noise_corpus import write_noise_shard  # noqa: E402
 from tokenization.shard_rows import TokenizationConfig  # noqa: E402
+from tokenization.storage import open_storage  # noqa: E402
 from tokenization.text_tokenizer import PACKAGED  # noqa: E402
+from tokenization.token_table import MANIFEST_FILE  # noqa: E402
 from tokenization.tokenize_benchmark import encoder_flop, measure_tokenization  # noqa: E402
 from tokenization.tokenize_corpus import Tools  # noqa: E402
 from tokenization.vqgan_config import OPEN_MUSE  # noqa: E402
@@ -126,20 +131,49 @@ class Tokenize:
     """auto: bfloat16, as the demo and mars_7b encode."""
 
 
+@dataclass(frozen=True)
+class Feed:
+    """Measures how long training would wait for its samples: one rank's loader at the pace of a recipe's steps, on
+    random tokens in a folder or in S3."""
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+    recipe: str = "mars_7b"
+    """Name in `jobs/recipes`."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Override one value of the recipe, as in scaling.num_workers=8; repeatable."""
+    stage: int = 1
+    """Stage, from 1."""
+    place: str = ""
+    """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; what is there of an earlier measurement is read
+    again. Default: a folder for temporary files."""
+    gpu: str = ""
+    """GPU model whose pace is kept, instead of the recipe's."""
+    mfu: float = ASSUMED_MFU
+    """Share of the GPU's peak that the pace assumes."""
+    steps: int = 40
+    """Steps that count."""
+    shard_rows: int = 1000
+    """Rows of a shard of tokens: small ones, so that the steps run through several windows."""
+
+
 Options = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+    | Annotated[Feed, tyro.conf.subcommand("feed")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Feed | Size) -> dict[str, Any]:
     """Measures and shows what the options say."""
     if isinstance(options, Size):
         figures = sizes(options)
     elif isinstance(options, Generate):
         figures = generate(options)
+    elif isinstance(options, Feed):
+        figures = feed(options)
     else:
         figures = train(options) if isinstance(options, Train) else tokenize(options)
     table = Table(show_header=False)
@@ -217,6 +251,40 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
         "peak_rss_bytes": rates.peak_rss_bytes,
         "encoder_mfu": flop * rates.encoder / workers.num_encoders / peak if peak else None,
     }
+
+
+def feed(options: Feed) -> dict[str, Any]:
+    """Measures the loader."""
+    for name in ("steps", "shard_rows"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"{name} is {getattr(options, name)}, it must be at least 1")
+    recipe = load_recipe(options.recipe, options.set)
+    if not 1 <= options.stage <= len(recipe.stages):
+        raise UsageError(f"--stage {options.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
+    plan = plan_recipe(recipe, [options.stage], options.gpu, options.mfu)
+    (planned,) = plan.stages
+    if planned.gpu_days is None:
+        raise UsageError(f"recipe {recipe.name!r} trains on CPUs, whose pace nobody knows; name a recipe for GPUs")
+    benchmark = FeedBenchmark(
+        stage=planned.stage,
+        stage_number=options.stage,
+        vocabulary=plan.config.vocabulary,
+        lengths=plan.lengths,
+        world_size=recipe.scaling.num_workers,
+        step_s=planned.gpu_days * DAY_S / recipe.scaling.num_workers / planned.stage.steps,
+        steps=options.steps,
+        shard_rows=options.shard_rows,
+    )
+    say(
+        f"benchmark: stage {options.stage} of {recipe.name}, {planned.stage.global_batch_size} samples every "
+        f"{benchmark.step_s:.2f} s, the pace of {recipe.scaling.num_workers} {plan.device.name} at MFU {options.mfu:g}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = options.place or folder
+        if MANIFEST_FILE not in open_storage(place).names():
+            write_tokens(place, benchmark, say)
+        figures = measure_feed(place, benchmark, say)
+    return {"recipe": recipe.name, "stage": options.stage, "place": options.place or "a local folder"} | figures
 
 
 def generate(options: Generate) -> dict[str, Any]:
