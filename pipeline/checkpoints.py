@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from tokenization.errors import InputError as StorageError
-from tokenization.storage import Storage, open_storage
+from tokenization.storage import Storage, is_inside, open_storage
 
 MANIFEST_FILE = "manifest.json"
 BLOCK_BYTES = 8 * 2**20
@@ -133,8 +133,10 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
         with storage.local(f"{name}/{MANIFEST_FILE}") as path:
             values = json.loads(path.read_text())
         manifest = _manifest_of(values)
-    except (ValueError, KeyError, TypeError, StorageError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
         raise InputError(f"{MANIFEST_FILE} is not readable: {error}") from error
+    if outside := [file for file in manifest.files if not is_inside(file) or "/" in file]:
+        raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is no file of its folder")
     for file, record in manifest.files.items():
         if not storage.exists(f"{name}/{file}"):
             raise InputError(f"{file} is missing")

@@ -1,5 +1,6 @@
 """The training loop on this machine's devices without Ray: to profile it, and to see what Ray costs."""
 
+import json
 import os
 import socket
 import tempfile
@@ -30,9 +31,10 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
         port = probe.getsockname()[1]
     os.environ["OMP_NUM_THREADS"] = str(threads)  # as torchrun and Ray set it, before the ranks import anything
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "figures.pt"
+        result = Path(folder) / "figures.json"
         mp.spawn(_rank, args=(run, num_workers, use_gpu, threads, port, result), nprocs=num_workers)
-        return torch.load(result, weights_only=False)
+        figures: list[dict[str, Any]] = json.loads(result.read_text())
+        return figures
 
 
 def _rank(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int, port: int, result: Path) -> None:
@@ -49,6 +51,6 @@ def _rank(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int
     figures: list[dict[str, Any]] = []
     train_stage(run, device, figures.append, print)
     if rank == 0:
-        torch.save(figures, result)
+        result.write_text(json.dumps(figures))
     dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other

@@ -14,6 +14,7 @@ from pipeline.checkpoint_writer import CheckpointWriter, Kept
 from pipeline.checkpoints import Checkpoint, CheckpointManifest
 from pipeline.deepspeed_engine import ZeroConfig, make_engine
 from pipeline.errors import InputError, NonFiniteError
+from pipeline.extension_lock import await_extension_lock
 from pipeline.metrics import peak_flop_per_s
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
@@ -104,6 +105,8 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
     model, base_hash = starting_model(run, device)
     plan = make_plan(run, model.config.vocabulary)
     asked = examinations(stage, run.stage_number, run.held_out, plan.builder)
+    if device.type == "cpu":
+        await_extension_lock(tell_of_stage)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
     replicas = ReplicaCheck(engine)
     identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources))

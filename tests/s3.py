@@ -10,6 +10,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 BUCKET = "corpus"
+SECRET = "NeverWriteThisAnywhere"
 
 
 class FaultyS3:
@@ -28,7 +29,7 @@ class FaultyS3:
         urlopen(Request(f"{self.url}/moto-api/reset", method="POST")).close()  # what an earlier server left
 
     def environment(self) -> dict[str, str]:
-        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
         return keys | {"AWS_ENDPOINT_URL": self.url}
 
     def client(self):
@@ -37,7 +38,7 @@ class FaultyS3:
             endpoint_url=self.url,
             region_name="us-east-1",
             aws_access_key_id="test",
-            aws_secret_access_key="test",
+            aws_secret_access_key=SECRET,
         )
 
     def stop(self) -> None:

@@ -39,7 +39,7 @@ from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import Role
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
-from tests.s3 import BUCKET, FaultyS3
+from tests.s3 import BUCKET, SECRET, FaultyS3
 from tests.test_plan import write_documents, write_tokens
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
@@ -370,6 +370,8 @@ def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, mo
     assert [each["step"] for each in second] == [3, 4, 5, 6]
     assert losses(second) == pytest.approx(losses(whole)[-len(losses(second)) :], rel=1e-5)
     assert server.injected.total() > 3
+    written = [path for path in run.output.parent.rglob("*") if path.is_file()]
+    assert len(written) > 10 and not [path for path in written if SECRET.encode() in path.read_bytes()]
     server.stop()
 
 

@@ -1,0 +1,38 @@
+"""The lock of the op that DeepSpeed compiles for CPU workers: a killed process leaves it behind, and torch would wait for
+it for ever, without a word."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.utils.cpp_extension import _get_build_directory
+
+OP = "deepspeed_shm_comm"
+TOLD_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
+"""To compile takes about a minute."""
+
+
+def await_extension_lock(tell: Callable[[str], None]) -> None:
+    """Returns once no process compiles or loads the op; takes a lock away that is older than `STALE_AFTER_S`.
+
+    Args:
+        tell: gets a line where that takes a while.
+    """
+    lock = Path(_get_build_directory(OP, False)) / "lock"
+    started, told = time.monotonic(), False
+    while (age_s := _age_s(lock)) is not None:
+        if age_s > STALE_AFTER_S:
+            lock.unlink(missing_ok=True)
+            tell(f"{lock} was {age_s:.0f} s old: who made it was killed; it is removed")
+            return
+        if not told and time.monotonic() - started > TOLD_AFTER_S:
+            tell(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
+            told = True
+        time.sleep(POLL_S)
+
+
+def _age_s(lock: Path) -> float | None:
+    try:
+        return time.time() - lock.stat().st_mtime
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,68 @@
+"""Nothing that a run reads can run code or reach outside of its folder, and no secret is written down."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoints import MANIFEST_FILE, open_checkpoint
+from pipeline.errors import InputError
+from tests.conftest import CHECKOUT
+from tests.s3 import SECRET, FaultyS3
+from tests.test_checkpoints import make
+
+SOURCES = [path for folder in ("jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")]
+BETWEEN_OWN_ACTORS = {"tokenize_stages.py"}
+"""Where chunks go through Ray's store from one of our tasks to another, in one job."""
+
+
+def calls_of(path: Path) -> list[tuple[str, dict[str, ast.expr]]]:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [(ast.unparse(call.func), {word.arg or "**": word.value for word in call.keywords}) for call in calls]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path):
+    for name, keywords in calls_of(path):
+        assert "trust_remote_code" not in keywords, path
+        if name in ("torch.load", "load"):
+            assert ast.unparse(keywords.get("weights_only", ast.Constant(None))) == "True", path
+        if name.startswith(("pickle.load", "cloudpickle.load", "joblib.load")) or name in ("eval", "exec"):
+            assert path.name in BETWEEN_OWN_ACTORS, path
+        if name == "np.load":
+            assert "allow_pickle" not in keywords, path
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "a/../../outside.safetensors"])
+def test_a_manifest_cannot_name_files_of_other_folders(tmp_path, file):
+    name = make(tmp_path / "checkpoints", 10)
+    path = tmp_path / "checkpoints" / name / MANIFEST_FILE
+    values = json.loads(path.read_text())
+    values["files"] = {file: next(iter(values["files"].values()))}
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="no file of its folder"):
+        open_checkpoint(str(tmp_path / "checkpoints"), name)
+
+
+def test_secrets_of_the_environment_are_in_no_plan_and_no_message(tmp_path):
+    server = FaultyS3()  # without the bucket that is asked for
+    secrets = server.environment() | {"WANDB_API_KEY": f"{SECRET}2", "MLFLOW_TRACKING_PASSWORD": f"{SECRET}3"}
+    words = ["jobs/train_stage.py", "--recipe", "demo", "--root", str(tmp_path / "runs")]
+    words += ["--set", "checkpoint_folder=s3://nobodys-bucket/run", "--set", "trackers=('wandb',)"]
+    for more, code in (["--dry-run", "--json"], 0), ([], 3):
+        done = subprocess.run(
+            [sys.executable, "-P", *words, *more],
+            cwd=CHECKOUT,
+            env=secrets | {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert SECRET not in done.stdout + done.stderr
+    assert "nobodys-bucket" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    server.stop()
