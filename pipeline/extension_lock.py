@@ -1,5 +1,5 @@
-"""The lock of the op that DeepSpeed compiles for CPU workers: a killed process leaves it behind, and torch would wait for
-it for ever, without a word."""
+"""The lock of the op that DeepSpeed compiles for CPU workers: a killed process leaves it behind, and torch would wait
+for it for ever, without a word."""
 
 import time
 from collections.abc import Callable

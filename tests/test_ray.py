@@ -360,3 +360,11 @@ def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
     words = ["--stage", "2", "--root", str(tmp_path), "--set", "stages.1.steps=9"]
     done = trained.type("python", "jobs/train_stage.py", *words)
     assert done.returncode == 3 and "made with other stage settings" in done.stderr, done.stderr
+
+
+def test_a_step_run_twice_on_the_workers_is_the_same_and_nothing_is_written(trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
+    done = trained.type("python", "jobs/train_stage.py", "--verify-step", "--stage", "2")
+    assert done.returncode == 0 and "run twice is the same, bit for bit" in done.stdout, done.stdout + done.stderr
+    after = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
+    assert {path for path in after if before.get(path) != after[path] and "ray_train" not in path.parts} == set()
