@@ -41,6 +41,7 @@ def recipe() -> Recipe:
         final_learning_rate=1e-5,
         table_rate_factor=8.0,
         attention="eager",
+        spike_factor=10.0,  # what is known by heart has small losses, and a step has few captions
         save_every_steps=400,
         keep_every_steps=800,
         log_every_steps=20,
