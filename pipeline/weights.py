@@ -41,12 +41,13 @@ def check_base(folder: Path) -> None:
 
 
 def base_sha256(model: MarsForCausalLM) -> str:
-    """A hash over the frozen parameters, whole and in their own dtype."""
+    """A hash over the frozen parameters, whole, rounded to bfloat16: whatever dtype they were loaded in, the same."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         if not is_trained(name):
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            rounded = parameter.detach().to(torch.bfloat16).cpu().contiguous()
+            digest.update(rounded.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice
 from pipeline.run_owner import RunOwner
 from pipeline.slice_files import SliceReader, write_slices
-from pipeline.weights import trained_state
+from pipeline.weights import base_sha256, load_base, trained_state
 from tests.s3 import BUCKET, FaultyS3
 from tokenization.storage import open_storage
 
@@ -214,3 +214,14 @@ def test_of_those_who_start_at_once_one_gets_the_checkpoints(url):
             owner.check()
             still.append(owner)
     assert len(still) == 1
+
+
+def test_the_language_experts_hash_is_its_own_whatever_dtype_it_is_loaded_in(tmp_path, base):
+    """A stage that trains in float32 is exported in bfloat16."""
+    base.to(torch.bfloat16).save_pretrained(tmp_path)
+    hashes = {base_sha256(load_base(tmp_path, 24, dtype)) for dtype in (torch.bfloat16, torch.float32)}
+    assert len(hashes) == 1
+    with torch.no_grad():
+        base.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    base.save_pretrained(tmp_path)
+    assert base_sha256(load_base(tmp_path, 24, torch.float32)) not in hashes
