@@ -54,7 +54,7 @@ class Options(JobOptions):
     allow_unfinished: bool = False
     """Start from a stage that did not finish, too."""
     verify_step: bool = False
-    """Run the stage's next step twice on its workers and compare, instead of training. Nothing is written. Exit code 1
+    """Run the stage's next step twice on its workers and compare, instead of training. Nothing is trained. Exit code 1
     where they differ: a node that computes wrongly spoils weeks."""
     dry_run: bool = False
     """Plan instead: print the resolved recipe, batches, memory, FLOP and GPU-days, or what makes it impossible."""

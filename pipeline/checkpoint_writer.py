@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice, local_slices
 from pipeline.run_owner import RunOwner
 from pipeline.slice_files import write_slices
+from tokenization.errors import InputError as StorageError
 from tokenization.storage import open_storage
 
 POLL_S = 0.2
@@ -142,7 +143,10 @@ class CheckpointWriter:
             self._taken_over = str(error)
             return
         write_manifest(self._storage, name, replace(manifest, files=files))
-        remove_old(self._url, name, self._kept.last, self._kept.every_steps)
+        try:
+            remove_old(self._url, name, self._kept.last, self._kept.every_steps)
+        except (OSError, StorageError) as error:  # the new one counts all the same
+            self._tell(f"older checkpoints in {self._url} could not be removed: {error}")
 
 
 def _record_of(name: str, rank: int) -> str:

@@ -18,6 +18,7 @@ from tokenization.errors import InputError as StorageError
 from tokenization.storage import Storage, is_inside, open_storage
 
 MANIFEST_FILE = "manifest.json"
+NEVER_FINISHED = f"no {MANIFEST_FILE}, it was never finished"
 BLOCK_BYTES = 8 * 2**20
 """Files are hashed in blocks of this size, so that a part of a file can be verified without the rest."""
 
@@ -109,7 +110,7 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
     names = set(storage.names())
     for name in sorted({name.split("/")[0] for name in names if name.startswith("step-")}, reverse=True):
         if f"{name}/{MANIFEST_FILE}" not in names:
-            passed_over.append(f"{name}: no {MANIFEST_FILE}, it was never finished")
+            passed_over.append(f"{name}: {NEVER_FINISHED}")
             continue
         try:
             yield open_checkpoint(url, name)
@@ -133,14 +134,18 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
         with storage.local(f"{name}/{MANIFEST_FILE}") as path:
             values = json.loads(path.read_text())
         manifest = _manifest_of(values)
-    except (ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
         raise InputError(f"{MANIFEST_FILE} is not readable: {error}") from error
     if outside := [file for file in manifest.files if not is_inside(file) or "/" in file]:
         raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is no file of its folder")
     for file, record in manifest.files.items():
-        if not storage.exists(f"{name}/{file}"):
-            raise InputError(f"{file} is missing")
-        if (size := storage.size(f"{name}/{file}")) != record.size:
+        try:
+            if not storage.exists(f"{name}/{file}"):
+                raise InputError(f"{file} is missing")
+            size = storage.size(f"{name}/{file}")
+        except (OSError, StorageError) as error:
+            raise InputError(f"{file} is not readable: {error}") from error
+        if size != record.size:
             raise InputError(f"{file} has {size} bytes, not {record.size}")
     return Checkpoint(url, name, manifest)
 
@@ -175,14 +180,20 @@ def remove_old(url: str, newest: str, keep_last: int, keep_every_steps: int) -> 
     """Deletes the checkpoints beside `newest` but the `keep_last` last ones up to it, and those of every
     `keep_every_steps`-th step (0: of none).
 
-    Those of later steps go, too: a run that has come to write `newest` passed over them, as damaged or unfinished.
+    Those of later steps go, too, where they were never finished. A finished one stays: it may have been out of reach
+    only for a while.
     """
     storage = open_storage(url)
     names = set(storage.names())
     folders = sorted({name.split("/")[0] for name in names if name.startswith("step-")})
     step = step_of(newest)
-    closed = [name for name in folders if step_of(name) < step and f"{name}/{MANIFEST_FILE}" in names]
-    kept = {newest, *closed[max(0, len(closed) - (keep_last - 1)) :]}
+    finished = [name for name in folders if f"{name}/{MANIFEST_FILE}" in names]
+    closed = [name for name in finished if step_of(name) < step]
+    kept = {
+        newest,
+        *(name for name in finished if step_of(name) > step),
+        *closed[max(0, len(closed) - (keep_last - 1)) :],
+    }
     if keep_every_steps:
         kept |= {name for name in closed if step_of(name) % keep_every_steps == 0}
     for name in folders:

@@ -93,9 +93,11 @@ def _worker(loop: Loop, board: Any) -> None:
         # DeepSpeed asks for these, and Ray Train sets them for the GPU backends only.
         os.environ |= {"LOCAL_SIZE": str(context.get_local_world_size()), "DS_ACCELERATOR": "cpu"}
     first = context.get_world_rank() == 0
-    loop(device, board.post.remote if first else _ignore, board.tell.remote if first else _ignore)
-    if context.get_world_rank() == 0:
-        ray.get(board.flush.remote())
+    try:
+        loop(device, board.post.remote if first else _ignore, board.tell.remote if first else _ignore)
+    finally:
+        if first:
+            ray.get(board.flush.remote())
 
 
 def _ignore(said: object) -> None:

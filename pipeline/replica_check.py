@@ -48,7 +48,9 @@ class ReplicaCheck:
         for name in found:
             values = [each[name] for each, _ in gathered]
             usual, count = Counter(values).most_common(1)[0]
-            if count < len(values):
+            if 2 * count <= len(values):
+                problems.append(f"{name} differ between the ranks, and which of them is right cannot be told")
+            elif count < len(values):
                 odd = [str(rank) for rank, value in enumerate(values) if value != usual]
                 problems.append(f"{name} differ between the ranks: {', '.join(odd)} from the others")
         if problems:
@@ -59,14 +61,34 @@ class ReplicaCheck:
 
     def _frozen_checksum(self) -> str:
         """Of what this rank itself holds of the language expert."""
-        named = self._engine.module.named_parameters()
-        return _sha256((name, _words(_own_part(one))) for name, one in named if not one.requires_grad)
+        module = self._engine.module
+        frozen = [(name, _own_part(one)) for name, one in module.named_parameters() if not one.requires_grad]
+        # Held whole, the language expert's weights are buffers.
+        frozen += [(name, one) for name, one in module.named_buffers() if one.is_floating_point()]
+        return _sha256((name, _words(one)) for name, one in frozen)
 
     def _whole_checksum(self) -> str:
         """Of the trained weights that are whole on every rank."""
         named = self._engine.module.named_parameters()
         whole = [(name, one) for name, one in named if one.requires_grad and _is_whole(one)]
         return _sha256((name, _words(one)) for name, one in whole)
+
+
+def check_same_language_expert(sha256: str) -> None:
+    """Every rank calls it with the hash of what it loaded.
+
+    Raises:
+        CorruptionError: on every rank: they differ.
+    """
+    gathered = [""] * dist.get_world_size()
+    dist.all_gather_object(gathered, sha256)
+    if len(set(gathered)) > 1:
+        usual, _ = Counter(gathered).most_common(1)[0]
+        odd = [str(rank) for rank, each in enumerate(gathered) if each != usual]
+        raise CorruptionError(
+            f"the ranks loaded different language experts: {', '.join(odd)} another one than the others; look at "
+            "their nodes' file systems, and run again"
+        )
 
 
 def _own_part(parameter: Any) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.checkpoints import Checkpoint, CheckpointManifest, complete_checkpoints
+from pipeline.checkpoints import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
 from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice, adopt, local_slices, trained_shapes
 from pipeline.slice_files import SliceReader
@@ -43,7 +43,8 @@ def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None
         What the checkpoint says of itself; None where there is none.
 
     Raises:
-        InputError: the newest complete checkpoint is of another recipe, base, or selection of rows.
+        InputError: the newest complete checkpoint is of another recipe, base, or selection of rows; or there are
+            checkpoints, but none that can be used.
     """
     first, world_size = dist.get_rank() == 0, dist.get_world_size()
     passed_over: list[str] = []
@@ -72,6 +73,13 @@ def resume(engine: Any, url: str, identity: Identity, tell: Callable[[str], None
                 each.tensors[key].copy_(value)
         adopt(engine, checkpoint.manifest.optimizer_steps)
         taken = checkpoint
+    unusable = [[reason for reason in passed_over if NEVER_FINISHED not in reason]]
+    dist.broadcast_object_list(unusable, src=0)
+    if taken is None and unusable[0]:
+        raise InputError(
+            f"no checkpoint in {url!r} can be used: {'; '.join(unusable[0])}. Mend the storage and run again, "
+            "or move them away to start anew"
+        )
     if first:
         _tell(tell, taken, world_size, passed_over)
     return taken.manifest if taken else None

@@ -102,7 +102,7 @@ class _VerifiedFile:
             start = number * BLOCK_BYTES
             try:
                 block = self.storage.read(self.name, start, min(start + BLOCK_BYTES, self.record.size))
-            except StorageError as error:
+            except (OSError, StorageError) as error:
                 raise InputError(f"{self.name} is not readable: {error}") from error
             if block_hash(block) != self.record.blocks[number]:
                 raise InputError(f"{self.name} has changed since it was written")

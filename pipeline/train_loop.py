@@ -21,7 +21,7 @@ from pipeline.objective import Objective
 from pipeline.optimizer_slices import optimizer_steps, trained_shapes
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan, Step
-from pipeline.replica_check import ReplicaCheck
+from pipeline.replica_check import ReplicaCheck, check_same_language_expert
 from pipeline.resume import Identity, resume
 from pipeline.sequences import SequenceBuilder
 from pipeline.stage_config import StageConfig
@@ -103,6 +103,7 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
         tell(f"stage {run.stage_number}: {line}")
 
     model, base_hash = starting_model(run, device)
+    check_same_language_expert(base_hash)
     plan = make_plan(run, model.config.vocabulary)
     asked = examinations(stage, run.stage_number, run.held_out, plan.builder)
     if device.type == "cpu":
@@ -111,23 +112,24 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
     replicas = ReplicaCheck(engine)
     identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources))
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
+    kept = Kept(stage.keep_checkpoints, stage.keep_every_steps)
+    # Before anything is read: an attempt that still runs must not remove it meanwhile.
+    writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, tell_of_stage)
     taken = resume(engine, run.checkpoints, identity, tell_of_stage)
     start_step = taken.step if taken else 0
     if taken:
         guard.load(taken.guard)
-    if run.verify_only:
+    if writer is None:
         next_step = min(start_step, stage.steps - 1)
         set_learning_rate(engine, learning_rate(stage, next_step))
         tell_of_stage(verify_step(engine, plan.step(next_step, rank, world_size), stage, device))
         return
 
-    kept = Kept(stage.keep_checkpoints, stage.keep_every_steps)
-    writer = CheckpointWriter(run.checkpoints, kept, tell_of_stage)
     saved, stalls = time.monotonic(), dict[str, float]()
 
-    def save(done: int) -> None:
+    def save(done: int, finished: bool) -> None:
         nonlocal saved, stalls
-        stall_s = writer.save(engine, manifest_of(engine, run, done, identity, guard))
+        stall_s = writer.save(engine, manifest_of(engine, run, done, finished, identity, guard))
         now = time.monotonic()
         stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - saved)}
         saved = now
@@ -152,6 +154,8 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
                 writer.wait()
                 back = resume(engine, run.checkpoints, identity, tell_of_stage)
                 first_lost = back.step + 1 if back else done
+                if back is None:
+                    tell_of_stage("there is no checkpoint to go back to")
             if rank == 0:
                 write_skipped(run.output, first_lost, done, result.problem, step.sample_ids)
         if is_due(stage.compare_every_steps, done):
@@ -171,17 +175,23 @@ def train_stage(run: StageRun, device: torch.device, report: Report, tell: Tell)
         ends = guard.must_end
         if ends:
             guard.in_row = 0  # a new attempt starts counting anew
-        if ends or is_due(stage.save_every_steps, done) or done == stage.steps:
-            save(done)
+        # Among skipped steps the weights are those under suspicion: what a roll back is to find lies before them.
+        due = is_due(stage.save_every_steps, done) and not result.problem
+        if ends or due or done == stage.steps:
+            save(done, finished=done == stage.steps and not ends)
         if ends:
             counts = writer.wait()
+            where = "them" if counts else "the newest checkpoint"
             raise NonFiniteError(
                 f"the last {stage.end_after} steps up to {done} were skipped, this one because {result.problem}; "
                 f"{'a checkpoint was written' if counts else 'no checkpoint could be written'}. Look at the samples in "
-                f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind them"
+                f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind {where}"
             )
-    if start_step < stage.steps and not writer.wait():
-        save(stage.steps)
+    finished_before = taken is not None and taken.finished
+    if start_step == stage.steps and not finished_before:  # the attempt before ended on its last step's numbers
+        save(stage.steps, finished=True)
+    if not finished_before and not writer.wait():
+        save(stage.steps, finished=True)
         if not writer.wait():
             raise InputError(
                 f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
@@ -229,14 +239,16 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
     return model, base_hash
 
 
-def manifest_of(engine: Any, run: StageRun, step: int, identity: Identity, guard: StepGuard) -> CheckpointManifest:
+def manifest_of(
+    engine: Any, run: StageRun, step: int, finished: bool, identity: Identity, guard: StepGuard
+) -> CheckpointManifest:
     """What is to be said of a checkpoint after `step` steps; its files come later."""
     return CheckpointManifest(
         step=step,
         optimizer_steps=optimizer_steps(engine),
         samples=step * run.stage.global_batch_size,
         world_size=dist.get_world_size(),
-        finished=step == run.stage.steps,
+        finished=finished,
         shapes=trained_shapes(engine),
         files={},
         guard=guard.state(),

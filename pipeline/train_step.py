@@ -17,14 +17,16 @@ from pipeline.step_guard import GRADIENT_PROBLEM, StepGuard
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every rank.
+    """What came of a step, the same on every rank but for `own_losses`.
 
     Attributes:
         task_losses: summed loss of each task over all ranks, float32 [tasks].
+        own_losses: the same of this rank alone.
         problem: why its update was not applied; empty where it was.
     """
 
     task_losses: torch.Tensor
+    own_losses: torch.Tensor
     problem: str
 
 
@@ -36,6 +38,7 @@ def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, de
         sums += part.task_losses
         loss, last = part.loss, number == len(step.micro_steps)
         if last:
+            own = sums.clone()
             dist.all_reduce(sums)
             total = weighted_loss(sums, step, stage)
             problem = guard.problem(total)
@@ -51,7 +54,7 @@ def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, de
     if engine.skipped_steps > skipped:
         problem = problem or GRADIENT_PROBLEM
     guard.note(total, problem)
-    return StepResult(sums, problem)
+    return StepResult(sums, own, problem)
 
 
 def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:

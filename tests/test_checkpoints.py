@@ -160,11 +160,11 @@ def test_the_last_ones_and_every_so_manieth_stay(url):
     never_finished = make(url, 45, manifest=False)
     later = make(url, 60)
     remove_old(url, names[50], keep_last=9, keep_every_steps=0)
-    assert {name.split("/")[0] for name in open_storage(url).names()} == set(names.values()), "there are only five"
+    assert {name.split("/")[0] for name in open_storage(url).names()} == {*names.values(), later}, "there are only five"
     remove_old(url, names[50], keep_last=2, keep_every_steps=20)
     left = {name.split("/")[0] for name in open_storage(url).names()}
-    assert left == {names[20], names[40], names[50]}
-    assert later not in left and never_finished not in left
+    assert left == {names[20], names[40], names[50], later}, "a later one may have been out of reach for a while"
+    assert never_finished not in left
 
 
 def test_two_attempts_never_share_a_folder():
