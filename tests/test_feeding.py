@@ -1,7 +1,7 @@
 """Training on tokens that lie in S3: the same samples, there before they are needed, whatever S3 does."""
 
 import shutil
-import time
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pipeline.feed_benchmark import FeedBenchmark, measure_feed
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
 from pipeline.sequences import SequenceBuilder
+from pipeline.shard_fetcher import ShardFetcher
 from pipeline.stored_rows import stored_row_index
 from pipeline.token_data import TokenReader, build_row_index
 from pipeline.vocabulary import JointVocabulary
@@ -81,25 +82,22 @@ def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens, tmp_path, s3)
     assert stored_row_index(kept, URL, WHERE).counts.sum() < first.counts.sum()
 
 
-def test_the_next_window_is_there_before_its_first_step(tokens, s3, monkeypatch):
-    """Requests take 0.1 s each: nobody waits for them but in the first steps."""
-    real = s3._respond
-
-    def slow(*args):
-        time.sleep(0.1)
-        return real(*args)
-
-    plan = plan_of(URL)
-    monkeypatch.setattr(s3, "_respond", slow)
-    s3._server.app = slow
-    waits = []
+def test_the_next_window_is_fetched_while_the_present_one_trains(tokens, monkeypatch):
+    """Whatever a step reads had been asked for in the step before, or earlier."""
+    begun: list[str] = []
+    fetch = ShardFetcher._fetch
+    monkeypatch.setattr(ShardFetcher, "_fetch", lambda self, name: begun.append(name) or fetch(self, name))
+    plan, read = plan_of(URL), set()
+    (reader,) = plan.readers
     for number in range(8):
-        started = time.monotonic()
+        wait(reader._fetcher._coming.values())
+        there = set(begun)
         plan.step(number, 0, 1)
-        waits.append(time.monotonic() - started)
-        time.sleep(1.5)
-    assert waits[0] > 0.4, "a footer and some columns, of several shards: the server is slow"
-    assert max(waits[2:]) < waits[0] / 2, waits
+        new = {reader._index.shards[shard] for shard in reader._cache} - read
+        assert number == 0 or new <= there, number
+        read |= new
+    assert len(read) > 2 * 3, "several windows of three shards"
+    assert len(begun) < 3 * len(read), "and not again and again"
 
 
 def test_nothing_fetched_stays_behind(tokens, tmp_path, monkeypatch):
