@@ -365,6 +365,6 @@ def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
 def test_a_step_run_twice_on_the_workers_is_the_same_and_nothing_is_written(trained):
     before = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
     done = trained.type("python", "jobs/train_stage.py", "--verify-step", "--stage", "2")
-    assert done.returncode == 0 and "run twice is the same, bit for bit" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "run twice is the same, bit for bit" in done.stderr, done.stdout + done.stderr
     after = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
     assert {path for path in after if before.get(path) != after[path] and "ray_train" not in path.parts} == set()
