@@ -44,9 +44,10 @@ from pipeline.checkpoints import finished_checkpoint  # noqa: E402
 from pipeline.export import export_model, exported_from  # noqa: E402
 from pipeline.generator_actor import Generator, GeneratorConfig  # noqa: E402
 from pipeline.joint_generation import DocumentLimits  # noqa: E402
+from pipeline.row_index import RowSelection, build_row_index  # noqa: E402
 from pipeline.sampling import GREEDY, Sampling  # noqa: E402
 from pipeline.stage_config import Source  # noqa: E402
-from pipeline.token_data import TokenReader, build_row_index, caption_texts  # noqa: E402
+from pipeline.token_data import TokenReader, caption_texts  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import Fingerprint  # noqa: E402
@@ -283,7 +284,7 @@ def scored_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
 
 
 def _drawings(paths: RunPaths, source: Source) -> pd.DataFrame:
-    index = build_row_index(paths.tokens, source.where, source.side_tables, held_out=source.held_out)
+    index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)
     rows = []

@@ -21,7 +21,8 @@ from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.language_expert import TRAINING_FILE, train_language_expert  # noqa: E402
-from pipeline.token_data import build_row_index, caption_texts, document_texts  # noqa: E402
+from pipeline.row_index import RowSelection, build_row_index  # noqa: E402
+from pipeline.token_data import caption_texts, document_texts  # noqa: E402
 from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
 from tokenization.token_table import list_token_shards  # noqa: E402
 
@@ -62,7 +63,7 @@ def main(options: Options) -> None:
 def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> float:
     """Trains in this process; returns the last loss."""
     torch.set_num_threads(num_threads)
-    index = build_row_index(paths.tokens, recipe.language_expert.where)
+    index = build_row_index(RowSelection(paths.tokens, recipe.language_expert.where))
     captions = list(caption_texts(paths.tokens, index).values())
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     losses = []
@@ -74,7 +75,7 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> f
     texts = [
         text
         for name in recipe.corpora
-        for text in document_texts(paths.tokens_of(name), build_row_index(paths.tokens_of(name), ""))
+        for text in document_texts(paths.tokens_of(name), build_row_index(RowSelection(paths.tokens_of(name))))
     ]
     train_language_expert(recipe.language_expert, captions, texts, tokenizer, paths.language_expert, report)
     return losses[-1]

@@ -29,10 +29,11 @@ from pipeline.errors import InputError  # noqa: E402
 from pipeline.generation import HighResolution  # noqa: E402
 from pipeline.order import MixedOrder  # noqa: E402
 from pipeline.ray_training import run_stage  # noqa: E402
+from pipeline.row_index import RowSelection, SourceRows  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.stored_rows import stored_row_index  # noqa: E402
-from pipeline.token_data import SourceRows, TokenReader  # noqa: E402
+from pipeline.token_data import TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
@@ -172,11 +173,12 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     sources, held_out = [], []
     for name, source in stage.sources.items():
         tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
-        index = stored_row_index(kept / f"{name}.parquet", tokens, source.where, sides, stage.seq_len, source.held_out)
+        trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
+        index = stored_row_index(kept / f"{name}.parquet", trained)
         sources.append(SourceRows(name, tokens, index, source.weight))
         if source.held_out:
-            kept_out = kept / f"{name}.held_out.parquet"
-            out = stored_row_index(kept_out, tokens, source.held_out, sides, stage.seq_len)
+            validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
+            out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
             held_out.append(SourceRows(name, tokens, out))
     if "high_resolution" in stage.task_shares:
         for rows in [*sources, *held_out]:

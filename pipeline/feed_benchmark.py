@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
+from pipeline.row_index import RowSelection, build_row_index
 from pipeline.sequences import SequenceBuilder
 from pipeline.stage_config import MAIN, Source, StageConfig
-from pipeline.token_data import TokenReader, build_row_index
+from pipeline.token_data import TokenReader
 from pipeline.train_loop import prefetch
 from pipeline.vocabulary import JointVocabulary
 from pipeline.work_plan import INSTRUCTION_IDS, SampleLengths
@@ -90,7 +91,7 @@ def measure_feed(place: str, benchmark: FeedBenchmark, report: Callable[[str], N
         `data_wait_share` of the steps' time, the median and the longest wait, and how long the loader takes for a step.
     """
     stage = replace(benchmark.stage, sources={MAIN: Source()})
-    index = build_row_index(place, "", (), stage.seq_len)
+    index = build_row_index(RowSelection(place, "", (), stage.seq_len))
     order = MixedOrder(
         [SampleOrder(index.counts, 0, benchmark.stage_number, stage.window_shards)], [1.0], stage.global_batch_size
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.token_data import build_row_index
+from pipeline.row_index import RowSelection, build_row_index
 from tokenization.storage import open_storage
 from tokenization.token_table import TokenShard
 
@@ -67,7 +67,7 @@ def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str
         read: `where` of all that the language expert ever read: other captions are taken only if it knows each of
             their ids. None for an expert that read more than this corpus.
     """
-    indices = [build_row_index(tokens, where) for where in trained]
+    indices = [build_row_index(RowSelection(tokens, where)) for where in trained]
     known = None if read is None else _ids_of(tokens, read)
     shards, storage, generator = indices[0].shards, open_storage(tokens), np.random.default_rng(0)
     found: list[list[int]] = []
@@ -87,7 +87,7 @@ def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str
 
 
 def _ids_of(tokens: str | Path, where: str) -> set[int]:
-    index = build_row_index(tokens, where)
+    index = build_row_index(RowSelection(tokens, where))
     storage = open_storage(tokens)
     captions = (_captions(TokenShard(storage, shard), index.rows(number)) for number, shard in enumerate(index.shards))
     return {one for lines in captions for ids in lines for one in ids}

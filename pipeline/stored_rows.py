@@ -8,35 +8,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.token_data import RowIndex, build_row_index
+from pipeline.row_index import RowIndex, RowSelection, build_row_index
 from tokenization.storage import open_storage, write_atomically
 
 MADE_FROM_KEY, TOO_LONG_KEY = b"mars.made_from", b"mars.too_long"
 
 
-def stored_row_index(
-    file: Path,
-    tokens: str | Path,
-    where: str,
-    side_tables: tuple[str, ...] = (),
-    max_document_ids: int | None = None,
-    held_out: str = "",
-) -> RowIndex:
+def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     """`build_row_index`, read from `file` where that was made from the same.
 
-    The same are: the queries, and path, size and time of change of all token shards and side tables.
+    The same are: the selection, and path, size and time of change of all token shards and side tables.
 
     Raises:
         InputError: see `build_row_index`.
     """
-    shards = [f"{name} {version}" for name, version in sorted(open_storage(tokens).versions().items())]
-    sides = [path for side in side_tables for path in [Path(side), *sorted(Path(side).rglob("*.parquet"))]]
+    versions = open_storage(selection.tokens).versions()
+    shards = [f"{name} {version}" for name, version in sorted(versions.items())]
+    sides = [path for side in selection.side_tables for path in [Path(side), *sorted(Path(side).rglob("*.parquet"))]]
     sides_now = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sides if path.is_file()]
-    asked = [str(tokens), where, held_out, max_document_ids]
+    asked = [str(selection.tokens), selection.where, selection.held_out, selection.max_document_ids]
     made_from = hashlib.sha256(json.dumps([asked, shards, sides_now]).encode()).hexdigest().encode()
     if kept := _kept(file, made_from):
         return kept
-    index = build_row_index(tokens, where, side_tables, max_document_ids, held_out)
+    index = build_row_index(selection)
     chosen_bytes = pa.array([bits.tobytes() for bits in index.chosen], pa.binary())
     table = pa.table({"shard": index.shards, "rows": index.counts, "chosen": chosen_bytes})
     metadata = {MADE_FROM_KEY: made_from, TOO_LONG_KEY: str(index.num_too_long).encode()}

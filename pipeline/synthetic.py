@@ -8,8 +8,8 @@ from transformers import Qwen2ForCausalLM
 
 from pipeline.configuration import MarsConfig
 from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.stage_config import MAIN, StageConfig
-from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun
 from tokenization.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
 
@@ -59,7 +59,7 @@ def synthetic_run(
         embedding_noise_std=0.0,
         initial_checkpoint=None,
         held_out=(),
-        sources=(SourceRows(MAIN, tokens, build_row_index(tokens, "")),),
+        sources=(SourceRows(MAIN, tokens, build_row_index(RowSelection(tokens))),),
         instruction_ids={"en": [1]},
         end_id=0,
         output=folder / "stage1",

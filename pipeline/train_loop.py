@@ -23,11 +23,12 @@ from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan, Step
 from pipeline.replica_check import ReplicaCheck, check_same_language_expert
 from pipeline.resume import Identity, resume
+from pipeline.row_index import SourceRows, rows_sha256
 from pipeline.sequences import SequenceBuilder
 from pipeline.stage_config import StageConfig
 from pipeline.step_guard import SKIPPED_FILE, StepGuard, write_skipped
 from pipeline.step_verification import verify_step
-from pipeline.token_data import SourceRows, TokenReader, rows_sha256
+from pipeline.token_data import TokenReader
 from pipeline.trackers import Trackers
 from pipeline.train_step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training_samples import SamplePrompts, draw_samples

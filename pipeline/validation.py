@@ -10,9 +10,10 @@ import torch.distributed as dist
 
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
+from pipeline.row_index import SourceRows
 from pipeline.sequences import SequenceBuilder, Task
 from pipeline.stage_config import TASKS, StageConfig
-from pipeline.token_data import Row, SourceRows, TokenReader
+from pipeline.token_data import Row, TokenReader
 
 DOCUMENTS = "documents"
 

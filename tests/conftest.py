@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pipeline.configuration import MarsConfig
 from pipeline.model import MarsForCausalLM
 from pipeline.sequences import SequenceBuilder
+from tests.s3 import BUCKET, FaultyS3
 
 TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -68,6 +70,17 @@ def builder_of(mars: MarsForCausalLM) -> SequenceBuilder:
 @pytest.fixture
 def builder(mars) -> SequenceBuilder:
     return builder_of(mars)
+
+
+@pytest.fixture
+def s3(monkeypatch) -> Iterator[FaultyS3]:
+    """A server with an empty bucket, which this process's S3 clients find by themselves."""
+    server = FaultyS3()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket=BUCKET)
+    yield server
+    server.stop()
 
 
 def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:

@@ -28,7 +28,7 @@ from pipeline.optimizer_slices import KEYS, Slice
 from pipeline.run_owner import RunOwner
 from pipeline.slice_files import SliceReader, write_slices
 from pipeline.weights import base_sha256, load_base, trained_state
-from tests.s3 import BUCKET, FaultyS3
+from tests.s3 import BUCKET
 from tokenization.storage import open_storage
 
 SHAPES = {"mars.a": (7, 9), "mars.b": (5,), "mars.c": (100, 30)}
@@ -63,17 +63,11 @@ def make(url, step, world_size=2, finished=False, manifest=True) -> str:
 
 
 @pytest.fixture(params=["disk", "s3"])
-def url(request, tmp_path, monkeypatch):
+def url(request, tmp_path):
     if request.param == "disk":
-        yield str(tmp_path / "checkpoints")
-        return
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    server.client().create_bucket(Bucket=BUCKET)
-    server.fault_every = 7
-    yield f"s3://{BUCKET}/run/checkpoints"
-    server.stop()
+        return str(tmp_path / "checkpoints")
+    request.getfixturevalue("s3").fault_every = 7
+    return f"s3://{BUCKET}/run/checkpoints"
 
 
 @pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])

@@ -10,29 +10,20 @@ import pytest
 from pipeline.feed_benchmark import FeedBenchmark, measure_feed
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
+from pipeline.row_index import RowSelection, build_row_index
 from pipeline.sequences import SequenceBuilder
 from pipeline.shard_fetcher import ShardFetcher
 from pipeline.stored_rows import stored_row_index
-from pipeline.token_data import TokenReader, build_row_index
+from pipeline.token_data import TokenReader
 from pipeline.vocabulary import JointVocabulary
 from pipeline.work_plan import SampleLengths
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
-from tests.s3 import BUCKET, FaultyS3
+from tests.s3 import BUCKET
 from tests.test_plan import STAGE, write_documents, write_tokens
 from tokenization.storage import open_storage
 
 WHERE = "score >= 0.2"
 URL = f"s3://{BUCKET}/run/tokens"
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    server.client().create_bucket(Bucket=BUCKET)
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -53,7 +44,7 @@ def copy(folder: Path) -> None:
 
 
 def plan_of(place: str | Path) -> StagePlan:
-    index = build_row_index(place, WHERE)
+    index = build_row_index(RowSelection(place, WHERE))
     orders = MixedOrder([SampleOrder(index.counts, 0, 1, window_shards=3)], [1.0], STAGE.global_batch_size)
     builder = SequenceBuilder(JointVocabulary(TEXT_VOCAB, CODEBOOK), {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
     return StagePlan(STAGE, 1, 0, orders, [TokenReader(place, index, 4)], builder)
@@ -61,7 +52,7 @@ def plan_of(place: str | Path) -> StagePlan:
 
 def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(tokens, s3):
     s3.fault_every = 5
-    assert build_row_index(URL, WHERE).sha256() == build_row_index(tokens, WHERE).sha256()
+    assert build_row_index(RowSelection(URL, WHERE)).sha256() == build_row_index(RowSelection(tokens, WHERE)).sha256()
     local, remote = plan_of(tokens), plan_of(URL)
     for number in range(10):  # more than an epoch
         here, there = local.step(number, 0, 1), remote.step(number, 0, 1)
@@ -74,12 +65,13 @@ def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_
 
 def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens, tmp_path, s3):
     kept = tmp_path / "rows.parquet"
-    first = stored_row_index(kept, URL, WHERE)
-    read = kept.stat().st_mtime_ns
-    assert stored_row_index(kept, URL, WHERE).sha256() == first.sha256() and kept.stat().st_mtime_ns == read
+    selection = RowSelection(URL, WHERE)
+    first = stored_row_index(kept, selection)
+    written = kept.stat().st_mtime_ns
+    assert stored_row_index(kept, selection).sha256() == first.sha256() and kept.stat().st_mtime_ns == written
     write_tokens(tokens, shards=9, rows=8)
     copy(tokens)
-    assert stored_row_index(kept, URL, WHERE).counts.sum() < first.counts.sum()
+    assert stored_row_index(kept, selection).counts.sum() < first.counts.sum()
 
 
 def test_the_next_window_is_fetched_while_the_present_one_trains(tokens, monkeypatch):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.order import PARTS, MixedOrder, SampleOrder, no_room
 from pipeline.packing import pack_rows
-from pipeline.token_data import RowIndex, TokenReader
+from pipeline.row_index import RowIndex
+from pipeline.token_data import TokenReader
 from tokenization.token_table import Fingerprint, write_token_shard
 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)

@@ -10,9 +10,10 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.order import MixedOrder, SampleOrder
 from pipeline.plan import StagePlan
+from pipeline.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.sequences import Kind, Task
 from pipeline.stage_config import StageConfig
-from pipeline.token_data import RowIndex, TokenReader, build_row_index
+from pipeline.token_data import TokenReader
 from tests.conftest import CODEBOOK
 from tokenization.token_table import Fingerprint, write_token_shard
 
@@ -88,7 +89,7 @@ def plan_of(tokens, builder, stage=STAGE, where=""):
 
 def plan_of_sources(sources, builder, stage=STAGE):
     """Sources are (token folder, filter, weight)."""
-    indexes = [build_row_index(tokens, where, (), stage.seq_len) for tokens, where, _ in sources]
+    indexes = [build_row_index(RowSelection(tokens, where, (), stage.seq_len)) for tokens, where, _ in sources]
     orders = [SampleOrder(each.counts, 0, 1, stage.window_shards, number) for number, each in enumerate(indexes)]
     order = MixedOrder(orders, [weight for *_, weight in sources], stage.global_batch_size)
     readers = [TokenReader(tokens, index, 17) for (tokens, *_), index in zip(sources, indexes, strict=True)]
@@ -149,19 +150,19 @@ def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(tmp_pa
 
 
 def test_a_filter_selects_by_the_tables_columns(tokens):
-    assert build_row_index(tokens, "score >= 0.5").counts.tolist() == [5, 5, 5]
+    assert build_row_index(RowSelection(tokens, "score >= 0.5")).counts.tolist() == [5, 5, 5]
 
 
 def test_a_column_that_a_shard_lacks_is_empty_there(tokens):
     path = tokens / "00001.parquet"
     pq.write_table(pq.read_table(path).drop_columns("score"), path)
-    assert build_row_index(tokens, "score >= 0.5").counts.tolist() == [5, 0, 5]
+    assert build_row_index(RowSelection(tokens, "score >= 0.5")).counts.tolist() == [5, 0, 5]
 
 
 @pytest.mark.parametrize("where", ["beauty > 1", "score >", "score > 99"])
 def test_a_filter_that_cannot_work_is_refused_with_its_text(tokens, where):
     with pytest.raises(InputError, match=where):
-        build_row_index(tokens, where)
+        build_row_index(RowSelection(tokens, where))
 
 
 def test_shards_of_another_vqgan_are_refused(tokens):
@@ -170,7 +171,7 @@ def test_shards_of_another_vqgan_are_refused(tokens):
     lines = [{"sample_id": "x/0", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1}]
     write_token_shard(tokens / "00009.parquet", lines, replace(FINGERPRINT, vq_sha256="other"))
     with pytest.raises(TokenError, match=r"00009.*vq_sha256"):
-        build_row_index(tokens, "")
+        build_row_index(RowSelection(tokens))
 
 
 def labels_of(step, task) -> int:
@@ -190,7 +191,7 @@ def test_reading_goes_through_the_index(tokens):
 
 def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
     lines = write_documents(tmp_path / "documents")
-    index = build_row_index(tmp_path / "documents", "")
+    index = build_row_index(RowSelection(tmp_path / "documents"))
     assert index.rows(0).tolist() == [0, 1, 3, 6, 7, 9]
     row = TokenReader(tmp_path / "documents", index, 1).row(0, 1)
     assert row.document[0] == [21, 30] and row.document[2] == [21, 31] and row.document[4] == [50]
@@ -200,17 +201,17 @@ def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
 def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path):
     write_documents(tmp_path / "documents")
     ids_of_two_pictures = 2 * (2 + 9 + 2) + 1 + 1  # with the text after them and the end
-    index = build_row_index(tmp_path / "documents", "", (), ids_of_two_pictures)
+    index = build_row_index(RowSelection(tmp_path / "documents", "", (), ids_of_two_pictures))
     assert index.rows(0).tolist() == [0, 1, 6, 7] and index.num_too_long == 2
     with pytest.raises(InputError, match="6 documents are longer than 9 ids"):
-        build_row_index(tmp_path / "documents", "", (), 9)
+        build_row_index(RowSelection(tmp_path / "documents", "", (), 9))
 
 
 def test_half_a_document_is_refused_by_its_name(tmp_path):
     write_documents(tmp_path / "documents")
     path = tmp_path / "documents" / "00000.parquet"
     pq.write_table(pq.read_table(path).slice(0, 2), path)
-    index = build_row_index(tmp_path / "documents", "")
+    index = build_row_index(RowSelection(tmp_path / "documents"))
     with pytest.raises(InputError, match="document 'd1' is not whole"):
         TokenReader(tmp_path / "documents", index, 1).row(0, 1)
 
@@ -238,7 +239,7 @@ def test_a_side_tables_columns_filter_with_the_tables_own(tokens, tmp_path):
         (tmp_path / "clip").mkdir(exist_ok=True)
         pq.write_table(part, tmp_path / "clip" / f"{shard:05d}.parquet")
     sides = (str(tmp_path / "scores.parquet"), str(tmp_path / "clip"))
-    index = build_row_index(tokens, "score >= 0.5 and aesthetic >= 0.3 and clip < 1", sides)
+    index = build_row_index(RowSelection(tokens, "score >= 0.5 and aesthetic >= 0.3 and clip < 1", sides))
     # Rows 5 to 7 of the first shard score too little; those before them have no score at all.
     assert [index.rows(shard).tolist() for shard in range(3)] == [[8, 9], [5, 6, 7, 8, 9], []]
 
@@ -258,7 +259,7 @@ def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_pat
     if columns:
         pq.write_table(pa.table(columns), path)
     with pytest.raises(InputError, match=message):
-        build_row_index(tokens, "", (str(path),))
+        build_row_index(RowSelection(tokens, "", (str(path),)))
 
 
 def test_noise_is_seen_but_never_predicted_and_is_the_same_after_a_restart(tokens, builder):

@@ -14,8 +14,8 @@ from jobs.common.recipe import load_recipe
 from jobs.common.run_paths import run_paths
 from pipeline.errors import InputError
 from pipeline.language_expert import TRAINING_FILE
+from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.stage_config import OPERATIONAL, StageConfig
-from pipeline.token_data import SourceRows, build_row_index
 from tests.test_plan import write_tokens
 
 
@@ -145,7 +145,7 @@ def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, 
     paths = run_paths(str(tmp_path), load_recipe("demo"))
     write_tokens(Path(paths.tokens), high=high)
     stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
-    source = SourceRows("drawings", paths.tokens, build_row_index(paths.tokens, ""))
+    source = SourceRows("drawings", paths.tokens, build_row_index(RowSelection(paths.tokens)))
     if message:
         with pytest.raises((InputError, UsageError), match=message):
             train_stage.check_high_resolution(3, stage, source, longest=30)

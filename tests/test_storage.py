@@ -6,20 +6,10 @@ import pickle
 import pytest
 
 from tests.conftest import noise_png, write_tar
-from tests.s3 import BUCKET, FaultyS3
+from tests.s3 import BUCKET
 from tokenization.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
 from tokenization.storage import check_apart, open_storage
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    server.client().create_bucket(Bucket=BUCKET)
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.stored_rows
+from pipeline.row_index import RowSelection, build_row_index
 from pipeline.stored_rows import stored_row_index
-from pipeline.token_data import build_row_index
 from tests.test_plan import write_documents, write_tokens
 
 
@@ -17,9 +17,9 @@ def made(monkeypatch):
     """Counts how often a selection is really made."""
     calls = []
 
-    def counting(*args):
-        calls.append(args)
-        return build_row_index(*args)
+    def counting(selection):
+        calls.append(selection)
+        return build_row_index(selection)
 
     monkeypatch.setattr(pipeline.stored_rows, "build_row_index", counting)
     return calls
@@ -29,9 +29,9 @@ def test_the_second_time_it_is_read_and_is_the_same(tmp_path, made):
     write_tokens(tmp_path / "tokens")
     write_documents(tmp_path / "documents")
     for tokens, where, held_out, longest in (("tokens", "score < 0.8", "score < 0.2", None), ("documents", "", "", 40)):
-        asked = (tmp_path / tokens, where, (), longest, held_out)
-        first, second = (stored_row_index(tmp_path / "kept" / f"{tokens}.parquet", *asked) for _ in range(2))
-        direct = build_row_index(*asked)
+        asked = RowSelection(tmp_path / tokens, where, (), longest, held_out)
+        first, second = (stored_row_index(tmp_path / "kept" / f"{tokens}.parquet", asked) for _ in range(2))
+        direct = build_row_index(asked)
         assert first.sha256() == second.sha256() == direct.sha256()
         assert second.counts.tolist() == direct.counts.tolist() and second.num_too_long == direct.num_too_long
         assert [second.rows(shard).tolist() for shard in range(len(second.shards))] == [
@@ -48,7 +48,7 @@ def test_whatever_it_follows_from_makes_it_anew(tmp_path, made):
     counts = []
 
     def select(where, *rest):
-        counts.append(int(stored_row_index(kept, tokens, where, *rest).counts.sum()))
+        counts.append(int(stored_row_index(kept, RowSelection(tokens, where, *rest)).counts.sum()))
         return len(made)
 
     assert select("score < 0.5") == 1

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from pipeline.collate import collate
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
+from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.sequences import Task
-from pipeline.token_data import SourceRows, TokenReader, build_row_index
+from pipeline.token_data import TokenReader
 from pipeline.validation import examinations, examine
 from tests.conftest import CODEBOOK, builder_of, small_config
 from tests.test_plan import STAGE, write_documents, write_tokens
@@ -31,7 +32,7 @@ def objective():
 
 
 def held_out(folder, query) -> SourceRows:
-    return SourceRows("main", folder, build_row_index(folder, query))
+    return SourceRows("main", folder, build_row_index(RowSelection(folder, query)))
 
 
 def bits(objective, sequences, task) -> float:
@@ -79,5 +80,5 @@ def test_only_the_asked_for_number_of_rows_is_used(objective, tmp_path):
 
 def test_rows_held_out_are_never_trained_on(tmp_path):
     write_tokens(tmp_path / "tokens")
-    trained = build_row_index(tmp_path / "tokens", "score >= 0.5", held_out="score >= 0.8")
+    trained = build_row_index(RowSelection(tmp_path / "tokens", "score >= 0.5", held_out="score >= 0.8"))
     assert [trained.rows(shard).tolist() for shard in range(3)] == [[5, 6, 7]] * 3

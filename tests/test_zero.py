@@ -28,18 +28,18 @@ from pipeline.generation import HighResolution
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
 from pipeline.optimizer_slices import KEYS
+from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.sequences import Task
 from pipeline.slice_files import SliceReader
 from pipeline.stage_config import StageConfig
 from pipeline.step_guard import SKIPPED_FILE, StepGuard
-from pipeline.token_data import SourceRows, build_row_index
 from pipeline.train_loop import StageRun, make_plan, train_stage
 from pipeline.train_step import train_step
 from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import Role
 from pipeline.weights import load_base, load_trained, trained_state
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
-from tests.s3 import BUCKET, SECRET, FaultyS3
+from tests.s3 import BUCKET, SECRET
 from tests.test_plan import write_documents, write_tokens
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
@@ -81,7 +81,7 @@ def run(tmp_path) -> StageRun:
     write_documents(tmp_path / "documents")
     build_vqgan(VQGAN).save_pretrained(tmp_path / "vq")
     pictures, documents = tmp_path / "tokens", tmp_path / "documents"
-    held_out = build_row_index(pictures, "score >= 0.8")
+    held_out = build_row_index(RowSelection(pictures, "score >= 0.8"))
     return StageRun(
         stage=STAGE,
         stage_number=1,
@@ -93,8 +93,8 @@ def run(tmp_path) -> StageRun:
         embedding_noise_std=0.02,
         initial_checkpoint=None,
         sources=(
-            SourceRows("main", pictures, build_row_index(pictures, "", held_out="score >= 0.8"), 3.0),
-            SourceRows("documents", documents, build_row_index(documents, "", (), STAGE.seq_len), 1.0),
+            SourceRows("main", pictures, build_row_index(RowSelection(pictures, "", held_out="score >= 0.8")), 3.0),
+            SourceRows("documents", documents, build_row_index(RowSelection(documents, "", (), STAGE.seq_len)), 1.0),
         ),
         held_out=(SourceRows("main", pictures, held_out),),
         samples=SamplePrompts([[11], [12, 13]], 9, HighResolution(Role.HIGH_1, 4, 16), tmp_path / "vq", "float32"),
@@ -371,23 +371,18 @@ def test_training_goes_on_where_a_checkpoint_cannot_be_written(run):
     assert not [*Path(run.checkpoints).rglob(".*")], "half a file stayed behind"
 
 
-def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, monkeypatch):
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    server.client().create_bucket(Bucket=BUCKET)
+def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, s3):
     run = replace(run, stage=replace(STAGE, save_every_steps=2))
     whole = on_ranks(2, named(run, "whole"))
     run = replace(run, checkpoints=f"s3://{BUCKET}/run/stage1")
-    server.fault_every = 5
-    on_ranks(2, run, stop_after=3, environment=server.environment())
-    second = on_ranks(1, run, environment=server.environment())
+    s3.fault_every = 5
+    on_ranks(2, run, stop_after=3, environment=s3.environment())
+    second = on_ranks(1, run, environment=s3.environment())
     assert [each["step"] for each in second] == [3, 4, 5, 6]
     assert losses(second) == pytest.approx(losses(whole)[-len(losses(second)) :], rel=1e-5)
-    assert server.injected.total() > 3
+    assert s3.injected.total() > 3
     written = [path for path in run.output.parent.rglob("*") if path.is_file()]
     assert len(written) > 10 and not [path for path in written if SECRET.encode() in path.read_bytes()]
-    server.stop()
 
 
 def _poison(steps: range, how: str, rank: int, step: int) -> None:

@@ -11,7 +11,8 @@ from jobs.common.prompt_results import INDEX_PARQUET
 from jobs.common.recipe import Recipe
 from jobs.common.run_paths import RunPaths
 from pipeline.errors import InputError
-from pipeline.token_data import TokenReader, build_row_index
+from pipeline.row_index import RowSelection, build_row_index
+from pipeline.token_data import TokenReader
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.text_tokenizer import load_text_tokenizer
 
@@ -32,7 +33,7 @@ def true_documents(recipe: Recipe, paths: RunPaths, corpus: str) -> list[TrueDoc
     """The documents of one of the recipe's corpora, in their order."""
     tokens = paths.tokens_of(corpus)
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    index = build_row_index(tokens, "")
+    index = build_row_index(RowSelection(tokens))
     reader, found = TokenReader(tokens, index, held_shards=1), []
     for shard, count in enumerate(index.counts):
         for place in range(count):
