@@ -3,8 +3,9 @@
 Samples are built, packed, collated and counted by the code that trains. Only their lengths are assumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,6 +20,10 @@ from pipeline.vocabulary import Role
 
 LONGEST_FRAME = 16
 """Ids around codes and caption, at most: an instruction, the picture's borders, the caption's end."""
+
+Documents = Mapping[str, tuple[int, int]]
+"""Pictures and text ids of a document on average, by the corpus that consists of such."""
+NO_DOCUMENTS: Documents = MappingProxyType({})
 
 INSTRUCTION_IDS = {"en": 7, "zh": 6}
 """Ids of each captioning instruction in Qwen's vocabulary."""
@@ -118,16 +123,24 @@ class StageWork:
         return self.steps * sum(kind.samples * kind.recomputed_flop for kind in self.kinds)
 
 
-def stage_work(config: MarsConfig, stage: StageConfig, lengths: SampleLengths, world_size: int) -> StageWork:
+def stage_work(
+    config: MarsConfig,
+    stage: StageConfig,
+    lengths: SampleLengths,
+    world_size: int,
+    documents: Documents = NO_DOCUMENTS,
+) -> StageWork:
     """The work that is expected of a stage whose settings are possible (see `StageConfig.problems`).
 
-    Every caption has the mean length: attention, the one cost that is not linear in it, is a small part.
+    Every caption has the mean length: attention, the one cost that is not linear in it, is a small part. So has every
+    document; `documents` says which of the stage's sources consist of such.
 
     Raises:
         InputError: a sample does not fit into `seq_len`.
         ValueError: K does not divide the high-resolution codes.
     """
-    samples = [(share, sequence) for share, sequence in expected_samples(config, stage, lengths) if share > 0]
+    found = expected_samples(config, stage, lengths, documents)
+    samples = [(share, sequence) for share, sequence in found if share > 0]
     works = []
     for kind in Kind:
         of_kind = [(share, sequence) for share, sequence in samples if sequence.kind is kind]
@@ -136,15 +149,24 @@ def stage_work(config: MarsConfig, stage: StageConfig, lengths: SampleLengths, w
     return StageWork(tuple(works), stage.steps, stage.global_batch_size)
 
 
-def expected_samples(config: MarsConfig, stage: StageConfig, lengths: SampleLengths) -> list[tuple[float, Sequence]]:
-    """Samples of each task with a whole, a cropped and no caption, and in each language, with their share of the
-    stage's. A cropped caption has half of the ids."""
+def expected_samples(
+    config: MarsConfig, stage: StageConfig, lengths: SampleLengths, documents: Documents = NO_DOCUMENTS
+) -> list[tuple[float, Sequence]]:
+    """Samples of each task with a whole, a cropped and no caption, and in each language, and a document of each source
+    of such, with their share of the stage's. A cropped caption has half of the ids."""
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
     builder = SequenceBuilder(config.vocabulary, instructions, 0)
     codes, high = np.zeros(lengths.num_codes, np.uint16), np.zeros(lengths.num_high_codes, np.uint16)
     caption, role = [0] * lengths.mean_caption_ids, Role[stage.high_resolution_role.upper()]
-    samples = []
-    for task, share in stage.task_shares.items():
+    samples, weights = [], {name: source.weight for name, source in stage.sources.items()}
+    for name, (pictures, text_ids) in documents.items():
+        if name in weights:
+            texts = [[0] * len(part) for part in np.array_split(np.zeros(text_ids), pictures)]
+            parts = [part for text in texts for part in (text, codes)]
+            samples.append((weights[name] / sum(weights.values()), builder.interleaved(parts)))
+    of_pictures = 1 - sum(share for share, _ in samples)
+    for task, task_share in stage.task_shares.items():
+        share = task_share * of_pictures
         if task == "captioning":
             for language, part in stage.language_shares.items():
                 samples.append((share * part, builder.captioning(codes, caption, language)))

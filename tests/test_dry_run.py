@@ -53,6 +53,12 @@ def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
             r"stage 2: global_batch_size 512 does not suit 64 ranks: captioning gets 51.2 .* raise it to 640",
         ),
         ("mars_7b", ["stages.2.seq_len=4800"], "stage 3: seq_len 4800 is too short for a sample, which can have 4880"),
+        (
+            "demo",
+            ["plan.documents={}"],
+            r"'lists' consists of documents; say .* plan.documents.lists='\(3, 32\)'",
+        ),
+        ("demo", ["plan.documents.lists=(3, 0)"], r"plan.documents.lists is \(3, 0\), it must be two whole numbers"),
         ("mars_7b", ["stages.0.seq_len=700"], "stage 1: seq_len 700 is too short .* 784"),
         (
             "mars_7b",

@@ -13,7 +13,7 @@ from pipeline.metrics import flop_of, recomputed_flop_of
 from pipeline.model import MarsForCausalLM
 from pipeline.objective import Objective
 from pipeline.sequences import INSTRUCTIONS, Kind
-from pipeline.stage_config import StageConfig
+from pipeline.stage_config import Source, StageConfig
 from pipeline.work_plan import INSTRUCTION_IDS, SampleLengths, expected_samples, stage_work
 from tests.conftest import builder_of, small_config
 from tests.test_objective import WEIGHTS
@@ -101,6 +101,16 @@ def test_cropped_captions_are_shorter_and_count_as_such():
         for stage in (STAGE, replace(STAGE, caption_crop=0.5))
     )
     assert whole - cropped == pytest.approx(0.5 * (LENGTHS.mean_caption_ids // 2), abs=0.5)
+
+
+def test_documents_take_their_sources_share_and_their_own_length():
+    sources = {"pairs": Source(weight=3.0), "lists": Source(weight=1.0)}
+    stage = replace(STAGE, sources=sources, task_shares={"text_to_image": 0.5, "captioning": 0.5})
+    work = {each.kind: each for each in stage_work(QWEN_7B, stage, LENGTHS, 1, {"lists": (3, 100)}).kinds}
+    assert work[Kind.INTERLEAVED].samples == pytest.approx(16)
+    assert work[Kind.TEXT_TO_IMAGE].samples == work[Kind.CAPTIONING].samples == pytest.approx(24)
+    assert work[Kind.INTERLEAVED].text_tokens == 100, "the end behind them is only predicted"
+    assert work[Kind.INTERLEAVED].visual_tokens == 3 * (256 + 2)
 
 
 def test_grad_accum_steps_follow_from_rows_ranks_and_micro_batch_size():

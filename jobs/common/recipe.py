@@ -88,6 +88,7 @@ class PlanConfig:
         language_expert_geometry: of the language expert in `language_expert_folder`, a name in `GEOMETRIES`; empty to
             look into the folder.
         mean_caption_ids: ids of a caption on average.
+        documents: pictures and text ids of a document on average, by the corpus that consists of such.
         budget_gpu_days: of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left out:
             none.
         gpu_days_beside: A100 GPU-days that others have published, by what they trained, to show beside the plan's.
@@ -96,6 +97,7 @@ class PlanConfig:
     gpu: str = ""
     language_expert_geometry: str = ""
     mean_caption_ids: int = 77
+    documents: dict[str, tuple[int, int]] = field(default_factory=dict)
     budget_gpu_days: tuple[float, ...] = ()
     gpu_days_beside: dict[str, float] = field(default_factory=dict)
 
@@ -158,6 +160,9 @@ class Recipe:
         found = []
         if not self.corpora:
             found.append(f"recipe {self.name!r} has no corpus")
+        for name, lengths in self.plan.documents.items():
+            if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
+                found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
         for name in self.trackers:
             if name not in TRACKERS:
                 found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")

@@ -12,6 +12,7 @@ from pipeline.geometry import GEOMETRIES
 from pipeline.language_expert import qwen2_config
 from pipeline.memory_plan import MemoryPlan, RowShape, memory_plan
 from pipeline.metrics import MEMORY_GB, ParameterCounts, count_parameters, memory_bytes, peak_flop_per_s
+from pipeline.sequences import Kind
 from pipeline.stage_config import StageConfig
 from pipeline.work_plan import SampleLengths, StageWork, stage_work
 
@@ -94,7 +95,7 @@ def plan_recipe(recipe: Recipe, numbers: list[int], gpu: str = "", mfu: float = 
         stage, world_size = recipe.stages[number - 1], recipe.scaling.num_workers
         found = sample_problems(recipe, stage, config, lengths)
         if not found:
-            work = stage_work(config, stage, lengths, world_size)
+            work = stage_work(config, stage, lengths, world_size, recipe.plan.documents)
             memory = memory_plan(
                 config, counts, stage, recipe.zero, world_size, row_shapes(stage, work), recipe.scaling.use_gpu
             )
@@ -205,6 +206,13 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, leng
             f"high_resolution_group {group_size} does not divide the {lengths.num_high_codes} codes of {high_px} px; "
             "choose a divisor"
         )
+    for name in stage.sources:
+        corpus = recipe.corpora[name]
+        if (corpus.made == "lists" or corpus.layout == "documents") and name not in recipe.plan.documents:
+            found.append(
+                f"corpus {name!r} consists of documents; say how many pictures and text ids one has on average, as in "
+                f"--set plan.documents.{name}='(3, 32)'"
+            )
     longest = lengths.longest(wants_high)
     if stage.seq_len < longest:
         found.append(
@@ -229,7 +237,8 @@ def plan_problems(planned: PlannedStage, device: Device, world_size: int) -> lis
     found = []
     size = planned.stage.global_batch_size
     for kind in planned.work.kinds:
-        if kind.samples < world_size:
+        # Documents are no task: they may be rare, and come once in many steps.
+        if kind.samples < world_size and kind.kind is not Kind.INTERLEAVED:
             enough = -(-size * world_size // kind.samples)
             found.append(
                 f"global_batch_size {size} does not suit {world_size} ranks: {kind.kind.name.lower()} gets "
