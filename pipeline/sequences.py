@@ -104,12 +104,21 @@ class SequenceBuilder:
     instruction_ids: dict[str, list[int]]
     end_id: int
 
-    def text_to_image(self, caption_ids: list[int], codes: np.ndarray, plain_position: int | None = None) -> Sequence:
+    def text_to_image(
+        self,
+        caption_ids: list[int],
+        codes: np.ndarray,
+        plain_position: int | None = None,
+        seen_codes: np.ndarray | None = None,
+    ) -> Sequence:
         """`codes` are raw VQ indices [N]. An empty caption makes the unconditional sample for guidance.
 
-        `plain_position` is a caption position before the last: its label is `Task.PLAIN_TEXT`.
+        `plain_position` is a caption position before the last: its label is `Task.PLAIN_TEXT`. With `seen_codes` [N]
+        later positions see those; what is to be predicted stays `codes`.
         """
-        ids = np.concatenate([np.asarray(caption_ids, np.int64), self._picture(codes)])
+        caption = np.asarray(caption_ids, np.int64)
+        ids = np.concatenate([caption, self._picture(codes)])
+        seen_ids = ids if seen_codes is None else np.concatenate([caption, self._picture(seen_codes)])
         opener_at, num_codes = len(caption_ids), len(codes)
         positions = np.arange(opener_at, opener_at + num_codes)
         tasks = np.full(num_codes, Task.TEXT_TO_IMAGE.value)
@@ -120,7 +129,7 @@ class SequenceBuilder:
             assert plain_position < opener_at - 1
             positions = np.concatenate([[plain_position], positions])
             tasks = np.concatenate([[Task.PLAIN_TEXT.value], tasks])
-        return Sequence(Kind.TEXT_TO_IMAGE, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
+        return Sequence(Kind.TEXT_TO_IMAGE, seen_ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def high_resolution(
         self,

@@ -73,6 +73,9 @@ class StageConfig:
             to be usual.
         high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
         high_resolution_group: K of next-K-token prediction.
+        text_to_image_noise: for each text-to-image sample a share between 0 and this is drawn, and so many of its
+            codes are seen by later positions as random ones. Most of a picture follows from its first codes; where
+            they cannot be relied on, more of them have to be learned from the caption. Ours.
         high_resolution_noise: share of a high-resolution picture's codes that later positions see replaced by random
             ones. Drawing meets its own mistakes: a model that only ever saw true codes follows them, and not the text
             and the base picture.
@@ -118,6 +121,7 @@ class StageConfig:
     task_weights: dict[str, float] = field(default_factory=lambda: {"opener": 0.01, "plain_text": 0.1})
     high_resolution_role: str = "high_1"
     high_resolution_group: int = 1
+    text_to_image_noise: float = 0.0
     high_resolution_noise: float = 0.0
     normalisation: str = "state"
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
@@ -182,7 +186,7 @@ class StageConfig:
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-        for name in ("guidance_dropout", "caption_crop", "high_resolution_noise"):
+        for name in ("guidance_dropout", "caption_crop", "text_to_image_noise", "high_resolution_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}, it must lie between 0 and 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:

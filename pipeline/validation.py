@@ -69,6 +69,7 @@ def examinations(
                 language_shares={language: 1.0},
                 guidance_dropout=0.0,
                 caption_crop=0.0,
+                text_to_image_noise=0.0,
                 high_resolution_noise=0.0,
             )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
