@@ -116,7 +116,8 @@ class StagePlan:
         if len(caption_ids) > 1 and plain_draw < PLAIN_SHARE:
             plain_position = int(plain_draw / PLAIN_SHARE * (len(caption_ids) - 1))
         if task == "text_to_image":
-            return self.builder.text_to_image(caption_ids, row.codes, plain_position, self._seen(row.codes, noise_key))
+            seen = self._with_noise(row.codes, self.stage.text_to_image_noise, noise_key)
+            return self.builder.text_to_image(caption_ids, row.codes, plain_position, seen)
         if row.high_codes is None:
             raise InputError(
                 f"sample {row.sample_id!r} has no high-resolution codes, which task high_resolution needs; tokenize "
@@ -124,25 +125,16 @@ class StagePlan:
             )
         role = Role[self.stage.high_resolution_role.upper()]
         group_size = self.stage.high_resolution_group
-        seen = self._seen_high(row.high_codes, noise_key)
+        seen = self._with_noise(row.high_codes, self.stage.high_resolution_noise, noise_key)
         return self.builder.high_resolution(
             caption_ids, row.codes, row.high_codes, role, group_size, seen, plain_position
         )
 
-    def _seen(self, codes: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-        if not self.stage.text_to_image_noise:
+    def _with_noise(self, codes: np.ndarray, most: float, key: tuple[int, int]) -> np.ndarray:
+        if not most:
             return codes
         random = generator(self.seed, self.stage_number, NOISE_STREAM, *key)
-        return self._with_noise(codes, random.random() * self.stage.text_to_image_noise, random)
-
-    def _seen_high(self, codes: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-        if not self.stage.high_resolution_noise:
-            return codes
-        random = generator(self.seed, self.stage_number, NOISE_STREAM, *key)
-        return self._with_noise(codes, self.stage.high_resolution_noise, random)
-
-    def _with_noise(self, codes: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-        replaced = random.random(len(codes)) < share
+        replaced = random.random(len(codes)) < random.random() * most
         return np.where(replaced, random.integers(self.builder.vocabulary.codebook_size, size=len(codes)), codes)
 
     def _micro_batches(

@@ -265,7 +265,7 @@ def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_pat
 @pytest.mark.parametrize(
     ("task", "noise", "replaced"),
     [
-        ("high_resolution", {"high_resolution_noise": 0.5}, 0.5 * 16 / (2 + 9 + 4 + 16)),
+        ("high_resolution", {"high_resolution_noise": 0.8}, 0.4 * 16 / (2 + 9 + 4 + 16)),
         ("text_to_image", {"text_to_image_noise": 0.9}, 0.45 * 9 / (1 + 9)),
     ],
 )
