@@ -71,7 +71,7 @@ def recipe() -> Recipe:
         task_weights=first.task_weights | {"captioning": 0.15, "document_text": 0.1},
         high_resolution_group=4,
         seq_len=416,
-        high_resolution_noise=0.3,
+        high_resolution_noise=0.8,
         steps=360,
         global_batch_size=32,
         learning_rate=1.5e-3,
