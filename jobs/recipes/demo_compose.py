@@ -30,6 +30,8 @@ def recipe() -> Recipe:
         task_shares={"text_to_image": 0.95, "captioning": 0.05},  # a caption costs as much as seven pictures
         # With its subject before it, a tone is drawn as that subject was seen; alone it can mean only itself.
         caption_crop=0.5,
+        # Else only a picture's first codes learn the tone from the caption: the later ones see it in those.
+        text_to_image_noise=1.0,
         task_weights={"captioning": 0.2, "opener": 0.002, "plain_text": 0.01},
         steps=2400,
         warmup_steps=40,
