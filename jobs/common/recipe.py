@@ -111,9 +111,10 @@ class Recipe:
         corpora: by name. The first one's shards and tokens lie in the run's `corpus` and `tokens`, those of each other
             one under `corpora/NAME`.
         vqgan, tokenization: what makes tokens of them.
-        vqgan_folder: a saved VQ-GAN; empty for the one shipped with the project.
+        vqgan_folder: a VQ-GAN, see `tokenization.vqgan_formats`; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
-        language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
+        language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
+            name only for that job. Empty to train the small one of `language_expert`.
         shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
