@@ -12,11 +12,8 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import resource  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Any  # noqa: E402
-
-import psutil  # noqa: E402
 
 from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
@@ -24,6 +21,7 @@ from jobs.common.run_paths import language_expert_name  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.hub import model_folder  # noqa: E402
 from pipeline.language_expert_files import open_language_expert  # noqa: E402
+from pipeline.process_memory import MemoryGrowth  # noqa: E402
 from pipeline.starting_model import StartOptions, is_starting_model, make_starting_model  # noqa: E402
 from pipeline.vocabulary import JointVocabulary  # noqa: E402
 from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
@@ -63,12 +61,12 @@ def main(options: Options) -> dict[str, Any]:
         f"{expert.config.hidden_size}, {expert.config.vocab_size:,} text rows, {vocabulary.num_visual:,} visual ones, "
         f"in all {vocabulary.size:,}; up to {expert.config.max_position_embeddings:,} positions"
     )
-    before = psutil.Process().memory_info().rss
+    memory = MemoryGrowth()
     start_options = StartOptions(
         codebook_size, recipe.shared_output_projection, recipe.embedding_noise_std, recipe.zero.dtype
     )
     record = make_starting_model(expert, named, start_options, paths.start, lambda line: say(f"init_model: {line}"))
-    growth = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    growth = memory.peak_bytes()
     largest = max((folder / made.source).stat().st_size for made in record.files.values())
     size = sum(made.size for made in record.files.values())
     say(

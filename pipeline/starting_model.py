@@ -188,7 +188,7 @@ def _make_file(
     if before and before.source_sha256 == source_sha256 and path.exists() and file_sha256(path) == before.sha256:
         tell(f"{path.name} is already there, made of {source}")
         return before
-    tensors = list(_tensors_of(expert, source, expert.tensors.open(source), config))
+    tensors = list(_tensors_of(expert, source, expert.tensors.open(source), config, dtype))
     size = sum(tensor.count for tensor in tensors) * dtype.itemsize
     free = shutil.disk_usage(path.parent).free
     if free < size:
@@ -206,7 +206,7 @@ def _make_file(
 
 
 def _tensors_of(
-    expert: LanguageExpertFiles, source: str, opened: TensorFile, config: MarsConfig
+    expert: LanguageExpertFiles, source: str, opened: TensorFile, config: MarsConfig, dtype: torch.dtype
 ) -> Iterator[NewTensor]:
     """What one file of the language expert becomes."""
     for name in expert.parts:
@@ -218,31 +218,32 @@ def _tensors_of(
         if twin != name and not (config.shared_output_projection and name.endswith(".o_proj.weight")):
             yield text.renamed(twin)
         if name == EMBEDDING:
-            yield _embedding(text, config)
+            yield _embedding(text, config, dtype)
         if name == (EMBEDDING if config.tie_word_embeddings else HEAD):
-            yield _head(text, config)
+            yield _head(text, config, dtype)
 
 
-def _embedding(words: NewTensor, config: MarsConfig) -> NewTensor:
+def _embedding(words: NewTensor, config: MarsConfig, dtype: torch.dtype) -> NewTensor:
     rows, noise_std = config.vocabulary.num_visual, config.embedding_noise_std
     return NewTensor(
         "model.embed_visual.weight",
         (rows, config.hidden_size),
-        lambda: embedding_start(_mean(words), rows, noise_std).flatten().split(PIECE_ELEMENTS),
+        lambda: embedding_start(_mean(words, dtype), rows, noise_std).flatten().split(PIECE_ELEMENTS),
     )
 
 
-def _head(words: NewTensor, config: MarsConfig) -> NewTensor:
+def _head(words: NewTensor, config: MarsConfig, dtype: torch.dtype) -> NewTensor:
     rows = config.vocabulary.num_visual
     return NewTensor(
         "head.visual_weight",
         (rows, config.hidden_size),
-        lambda: head_start(_mean(words), rows).flatten().split(PIECE_ELEMENTS),
+        lambda: head_start(_mean(words, dtype), rows).flatten().split(PIECE_ELEMENTS),
     )
 
 
-def _mean(table: NewTensor) -> Tensor:
-    return mean_row(table.pieces(), num_words(table.shape[0]), table.shape[1])
+def _mean(words: NewTensor, dtype: torch.dtype) -> Tensor:
+    """Of the rows as the model will have them."""
+    return mean_row((piece.to(dtype) for piece in words.pieces()), num_words(words.shape[0]), words.shape[1])
 
 
 def _claim(out: Path, wanted: StartRecord) -> StartRecord:

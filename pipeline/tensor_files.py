@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 
-PIECE_ELEMENTS = 2**22
-"""Elements that are read and written at once: 16 MB as float32."""
-HASH_BYTES = 2**24
+PIECE_ELEMENTS = 2**20
+"""Elements that are read and written at once: 4 MB as float32."""
+HASH_BYTES = 2**22
 INDEXED = ("model.safetensors", "pytorch_model.bin")
 """What a folder may hold, the first of them that is there: alone, or in parts that `NAME.index.json` lists."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -81,7 +82,8 @@ class SafetensorsFile:
 
 
 class TorchFile:
-    """A file of `torch.save`, mapped into memory where its format allows that.
+    """A file of `torch.save`, mapped into memory anew for each tensor: what is mapped stays in memory as long as
+    anything of it does.
 
     Raises:
         InputError: it holds something other than tensors, or is damaged.
@@ -89,37 +91,37 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tensors = load_tensors(path)
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        tensors, self._is_mapped = load_tensors(path)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._held = {} if self._is_mapped else tensors
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """See `TensorFile`."""
-        return self._tensors[name].reshape(-1)[start : start + count]
+        if name not in self._held:
+            self._held = {}
+            self._held = {name: load_tensors(self.path)[0][name]}
+        return self._held[name].reshape(-1)[start : start + count]
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save` file, mapped where possible; never anything else.
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a `torch.save` file, never anything else; and whether they are mapped, or in memory.
 
     Raises:
         InputError: see `TorchFile`.
     """
-    for mapped in (True, False):  # files from before torch 1.6 cannot be mapped
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError as error:
-            raise InputError(
-                f"{str(path)!r} holds more than tensors ({_first_line(error)}), and nothing else is unpickled; "
-                "save its state dict alone, best as safetensors"
-            ) from error
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
-            if mapped and "mmap can only be used" in str(error):
-                continue
-            problem = f"{str(path)!r} is no readable torch file: {_first_line(error)}"
-            raise InputError(f"{problem}; fetch it again") from error
-        break
+    try:
+        is_mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be mapped
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{str(path)!r} holds more than tensors ({_first_line(error)}), and nothing else is unpickled; "
+            "save its state dict alone, best as safetensors"
+        ) from error
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        raise InputError(f"{str(path)!r} is no readable torch file: {_first_line(error)}; fetch it again") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
-    return found
+    return found, is_mapped
 
 
 @dataclass(frozen=True)
