@@ -23,6 +23,7 @@ from pipeline.language_expert_files import open_language_expert, qwen2_shapes, t
 from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding
 from pipeline.routing import IndexRouting, StreamRouting
 from pipeline.tensor_files import PIECE_ELEMENTS
+from pipeline.visual_only import with_language_expert
 from pipeline.visual_start import embedding_start, head_start, mean_row, num_words
 
 
@@ -161,6 +162,28 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         self.model = MarsModel(config)
         self.head = JointHead(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "MarsForCausalLM":
+        """See transformers; of a folder that holds the visual expert alone, with the language expert that it names.
+
+        Another place of that one is given as `language_expert_source`, a folder or a hub name.
+
+        Raises:
+            InputError: the language expert is not at hand, or another one.
+        """
+        config = kwargs.pop("config", None)
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, config=config, **kwargs)
+        if config is None:
+            config, kwargs = MarsConfig.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+            )
+        if config.language_expert_source:
+            state = with_language_expert(str(pretrained_model_name_or_path), config)
+            config.language_expert_source = config.language_expert_sha256 = ""  # both are here now
+            return super().from_pretrained(None, config=config, state_dict=state, dtype=kwargs.get("dtype", "auto"))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The text embedding: what the base's own tools would call the embedding."""

@@ -114,7 +114,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{str(path)!r} holds more than tensors ({_first_line(error)}), and nothing else is unpickled; "
+            f"{str(path)!r} holds more than tensors{_names(path)}, and nothing else is unpickled; "
             "save its state dict alone, best as safetensors"
         ) from error
     except (RuntimeError, OSError, ValueError, EOFError) as error:
@@ -242,6 +242,12 @@ def file_sha256(path: Path) -> str:
         while block := file.read(HASH_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _names(path: Path) -> str:
+    """What a file would import to be read."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Tensors out of the files that people publish. Nothing but tensors is unpickled."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         InputError: it is none, or something in it would have to run to be read.
     """
     try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        is_zip = zipfile.is_zipfile(path)  # torch wrote other files before 1.6
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
         stand_ins: list[Any] = [(type("StandIn", (_StandIn,), {}), name) for name in unknown if name.startswith(INERT)]
         with torch.serialization.safe_globals(stand_ins):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{str(path)!r} holds more than tensors ({_first_line(error)}), and nothing else is unpickled; "
+            f"{str(path)!r} holds more than tensors{_names(path)}, and nothing else is unpickled; "
             "save its state dict alone, best as safetensors"
         ) from error
     except (RuntimeError, OSError, ValueError, EOFError) as error:
@@ -65,6 +67,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
     return tensors
+
+
+def _names(path: Path) -> str:
+    """What a file would import to be read."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def _first_line(error: Exception) -> str:
