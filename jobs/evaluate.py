@@ -215,7 +215,7 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
     texts = [caption["ids"] for row in captions[:16] for caption in row]
     perplexities: dict[str, Any] = {}
     if held_out:
-        base = load_language_expert(paths.language_expert, model.dtype).eval()
+        base = load_language_expert(paths.base, model.dtype).eval()
         end_id = end_of_text_id(PreTrainedTokenizerFast.from_pretrained(paths.export))
         rows = model.config.text_vocab_size
         drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
@@ -227,8 +227,8 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
             perplexities |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
     return perplexities | {
         "held_out_texts": len(held_out),
-        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.language_expert, texts),
-        "visual_weights_moved": visual_weights_moved(model, paths.language_expert),
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.base, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.base),
     }
 
 

@@ -191,7 +191,9 @@ def request_of(tmp_path_factory):
         recipe = high_recipe()
         paths = run_paths(str(root), recipe)
         paths.language_expert.mkdir(parents=True, exist_ok=True)
-        (paths.language_expert / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+        (paths.language_expert / "config.json").write_text(
+            json.dumps({"model_type": "qwen2", "max_position_embeddings": positions})
+        )
         documents = DocumentLimits(64, **{"max_pictures": 2, "max_text_ids": 100} | limits)
         high = high_resolution(recipe, fingerprint()) if task == "picture" else None
         return Request(recipe, paths, fingerprint(), task, Sampling(), high, documents)
