@@ -34,13 +34,13 @@ EXCHANGED = {
     "rsync_exclude": [],
     "rsync_filter": [],
     "head_node_type": HEAD_TYPE,
-} | dict.fromkeys(
-    (
-        *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
-        *("head_start_ray_commands", "worker_start_ray_commands"),
-    ),
-    [],
-)
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+}
 
 
 def on_this_machine(
