@@ -1,6 +1,7 @@
 """What is wrong with a cluster file, as far as can be told without a cloud."""
 
 import json
+from functools import cache
 from typing import Any
 
 import botocore.session
@@ -44,7 +45,7 @@ def size_problems(cluster: ClusterFile) -> list[str]:
 
 def aws_problems(node_config: dict[str, Any]) -> list[str]:
     """Against botocore's model of RunInstances: unknown keys, wrong types, values that are not among those known."""
-    model = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    model = _run_instances()
     sent = {key: value for key, value in node_config.items() if key not in BY_RAY} | {"MinCount": 1, "MaxCount": 1}
     report = ParamValidator().validate(sent, model)
     found = report.generate_report().splitlines() if report.has_errors() else []
@@ -55,6 +56,19 @@ def aws_problems(node_config: dict[str, Any]) -> list[str]:
         if sorted(efa) != list(range(cards)):
             found.append(f"{kind} has network cards 0 to {cards - 1}; EFA interfaces are on {sorted(efa)}")
     return found
+
+
+@cache
+def _run_instances() -> Any:
+    return botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+
+
+@cache
+def _compute_engine() -> dict[str, Any]:
+    from googleapiclient.discovery_cache import get_static_doc
+
+    schemas: dict[str, Any] = json.loads(get_static_doc("compute", "v1"))["schemas"]
+    return schemas
 
 
 def _unknown_values(value: Any, shape: Any, path: str) -> list[str]:
@@ -72,10 +86,9 @@ def _unknown_values(value: Any, shape: Any, path: str) -> list[str]:
 def gcp_problems(node_config: dict[str, Any]) -> list[str]:
     """Against the discovery document of Compute Engine: unknown keys, wrong types, values not among those known."""
     try:
-        from googleapiclient.discovery_cache import get_static_doc
+        schemas = _compute_engine()
     except ImportError:
         return ["cannot be checked, and `ray up` cannot work: pip install google-api-python-client"]
-    schemas = json.loads(get_static_doc("compute", "v1"))["schemas"]
     return _against_discovery(node_config, schemas["Instance"], schemas, "")
 
 
