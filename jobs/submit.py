@@ -21,13 +21,12 @@ from typing import Annotated, Any  # noqa: E402
 
 import tyro  # noqa: E402
 
-from jobs.common.cli import complain, run_job, say  # noqa: E402
 from jobs.common.exit_codes import ExitCode, UsageError  # noqa: E402
 from jobs.common.job_client import Ended, JobFollower, UnreachableError  # noqa: E402
-from jobs.common.run_paths import CHECKOUT  # noqa: E402
+from jobs.common.terminal import complain, say  # noqa: E402
 
-PAUSE_S = 10.0
-"""Before a job is submitted again: what broke it may need a moment."""
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 SIGNAL_BASE = 128
 """A process that signal n ended has exit code -n for Python, and 128 + n for a shell and for us."""
 
@@ -50,6 +49,8 @@ class Options:
     """Submission id of a job to wait for that was submitted before, instead of a new one."""
     resubmissions: int = 3
     """How often in a row to submit again a job that broke off without a reason of its own. Preemptions do not count."""
+    pause_s: float = 10.0
+    """Seconds before submitting again: what broke the job may need a moment."""
     give_up_min: float = 60.0
     """Minutes without an answer after which the cluster counts as gone."""
 
@@ -58,8 +59,8 @@ def main(options: Options, command: list[str]) -> None:
     """Submits, follows, and submits again where that helps; exits with the job's code."""
     if not command and not options.attach:
         raise UsageError("no job: write it after --, as in jobs/submit.py -- jobs/train_stage.py --stage 1")
-    if options.resubmissions < 0 or options.give_up_min <= 0:
-        raise UsageError("--resubmissions must be at least 0 and --give-up-min above 0")
+    if options.resubmissions < 0 or options.pause_s < 0 or options.give_up_min <= 0:
+        raise UsageError("--resubmissions and --pause-s must be at least 0, and --give-up-min above 0")
     runtime_env = runtime_environment(options)
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
     follower = JobFollower(address, options.give_up_min * 60, say, show)
@@ -80,8 +81,8 @@ def main(options: Options, command: list[str]) -> None:
                     complain(ended.message)
                 sys.exit(code)
             attempt, submission = attempt + 1, ""
-            say(f"submit: submitting again in {PAUSE_S:.0f} s, to go on from the last checkpoint")
-            time.sleep(PAUSE_S)
+            say(f"submit: submitting again in {options.pause_s:g} s, to go on from the last checkpoint")
+            time.sleep(options.pause_s)
     except UnreachableError as error:
         complain(f"error: {error}; the job may run on. Wait for it again: {again(options, submission, command)}")
         sys.exit(ExitCode.OTHER)
@@ -143,4 +144,10 @@ if __name__ == "__main__":
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     job = sys.argv[place + 1 :]
     del sys.argv[place:]
-    run_job(Options, lambda options: main(options, job), __doc__)
+    # Not by `run_job`: whoever only submits needs neither torch nor the seconds that it takes to load.
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        main(options, job)
+    except UsageError as error:
+        complain(f"error: {error}")
+        sys.exit(ExitCode.USAGE)
