@@ -64,7 +64,7 @@ def main(options: Options, command: list[str]) -> None:
     runtime_env = runtime_environment(options)
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
     follower = JobFollower(address, options.give_up_min * 60, say, show)
-    name = options.name or (f"{Path(command[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}" if command else options.attach)
+    name = options.name or (unused_name(command[0]) if command else options.attach)
     attempt, broken, submission = 1, 0, options.attach
     try:
         while True:
@@ -90,6 +90,11 @@ def main(options: Options, command: list[str]) -> None:
         say(f"submit: left {submission or name}; a submitted job runs on. Stop it: ray job stop {submission}")
         say(f"submit: wait for it again: {again(options, submission, command)}")
         sys.exit(ExitCode.OTHER)
+
+
+def unused_name(job: str) -> str:
+    """A submission id that no other submission has, even of the same second."""
+    return f"{Path(job).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
 
 
 def may_go_on(ended: Ended) -> bool:

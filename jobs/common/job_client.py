@@ -1,6 +1,8 @@
 """One submission of a Ray job, followed to its end over a connection that may be lost."""
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -46,6 +48,11 @@ class UnreachableError(RuntimeError):
 
 class _Client(JobSubmissionClient):
     """Ray's client, which itself would wait for ever for an answer on a connection that is dead."""
+
+    def __init__(self, address: str) -> None:
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # to Ray it counts more than what it is told
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        super().__init__(address)
 
     def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
         return super()._do_request(method, endpoint, **({"timeout": REQUEST_TIMEOUT_S} | how))
