@@ -1,14 +1,18 @@
 """The autoscaler of each file for `ray up`, for real, on one machine: it starts what a job asks for, and lets it go."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from jobs.common.recipe import load_recipe
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.fake_cluster import HEAD_TYPE, FakeCluster
+from tests.test_ray import small_vqgan
 
 CLUSTERS = CHECKOUT / "cluster"
+SHARDS, ROWS = 16, 20
 
 ASK = """
 import json, sys, time
@@ -37,6 +41,29 @@ print(json.dumps([before, held, after]))
 """
 """Driver: asks for placement groups as Ray Train does, and says which nodes there are before, with them, and after."""
 
+RUN = """
+import json, subprocess, sys, time
+from collections import Counter
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+
+ray.init(log_to_driver=False, logging_level="ERROR")
+address = ray.get_runtime_context().gcs_address
+job = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.PIPE, text=True)
+most, left, deadline = Counter(), None, None
+while deadline is None or time.monotonic() < deadline:
+    status = get_cluster_status(address)
+    left = Counter(node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes])
+    most |= left
+    if deadline is None and job.poll() is not None:
+        deadline = time.monotonic() + 240
+    if deadline is not None and len(left) == 1:
+        break
+    time.sleep(0.5)
+print(json.dumps([job.returncode, job.stdout.read().splitlines()[-1], most, left]))
+"""
+"""Driver: runs a job, and says how it ended, the most nodes of each type meanwhile, and those that stay after it."""
+
 
 def stage_of(recipe: str, *overrides: str) -> list:
     """What a stage of the recipe asks for: workers, and the resources of each."""
@@ -53,6 +80,33 @@ def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them
     before, held, after = aws_on_fake_nodes.drive(ASK, json.dumps(asked))
     assert before == after == {HEAD_TYPE: 1}, "idle nodes cost as much as busy ones"
     assert held == {HEAD_TYPE: 1, "p4de_on_demand": 2, "p4de_spot": 1}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    small_vqgan(1.0).save_pretrained(folder / "vq")
+    for shard in range(SHARDS):
+        rows = range(shard * ROWS, (shard + 1) * ROWS)
+        samples = [(f"{row:06d}", noise_png(row), {"caption": f"picture {row}"}) for row in rows]
+        write_tar(folder / "corpus" / f"{shard:03d}.tar", samples)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_tokenization_scales_cpu_and_gpu_groups_apart(aws_on_fake_nodes, corpus, tmp_path):
+    """A reader takes half of a CPU node and an encoder a whole GPU node, so that few processes need many nodes."""
+    for encoders, readers, nodes in ((1, 4, {"cpu": 2, "p4de_on_demand": 1}), (2, 1, {"cpu": 1, "p4de_on_demand": 2})):
+        words = [sys.executable, "-P", "jobs/tokenize.py", "--json", "--root", str(tmp_path / f"{encoders}")]
+        words += ["--corpus", str(corpus / "corpus"), "--captions", "en=caption", "--resolution", "32"]
+        words += ["--set", f"vqgan_folder={corpus / 'vq'}", "--encode-batch-size", "2"]
+        words += ["--set", "tokenizers.reader_resources={'decode': 64}", "--readers", str(readers)]
+        words += ["--set", "tokenizers.encoder_resources={'A100-80GB': 8}", "--encoders", str(encoders)]
+        code, manifest, most, left = aws_on_fake_nodes.drive(RUN, json.dumps(words), timeout=900)
+        assert code == 0 and json.loads(manifest)["rows_out"] == SHARDS * ROWS
+        assert most == nodes | {HEAD_TYPE: 1}
+        assert left == {HEAD_TYPE: 1}
 
 
 @pytest.mark.long
