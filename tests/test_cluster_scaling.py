@@ -120,3 +120,34 @@ def test_the_papers_model_gets_its_eight_nodes(file, node, tmp_path):
         cluster.stop()
     assert before == after == {HEAD_TYPE: 1}
     assert held == {HEAD_TYPE: 1, node: 8}
+
+
+STAY = """
+import json, sys, time
+from collections import Counter
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+
+ray.init(log_to_driver=False, logging_level="ERROR")
+address = ray.get_runtime_context().gcs_address
+wanted, seen, deadline = int(sys.argv[1]), [], time.monotonic() + 240
+while time.monotonic() < deadline:
+    status = get_cluster_status(address)
+    seen.append(Counter(node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]))
+    if sum(seen[-1].values()) >= wanted and deadline > time.monotonic() + 20:
+        deadline = time.monotonic() + 20
+    time.sleep(1)
+print(json.dumps([seen[-20], seen[-1]]))
+"""
+"""Driver: waits for that many nodes, asks for nothing, and says which there are 20 s later."""
+
+
+@pytest.mark.long
+def test_machines_at_hand_are_there_from_the_beginning_and_stay_when_idle(tmp_path):
+    file = tmp_path / "local.yaml"
+    file.write_text((CLUSTERS / "local.yaml").read_text().replace("[FILL_IN_WORKER_ADDRESS]", "[10.0.0.2, 10.0.0.3]"))
+    cluster = FakeCluster(file, tmp_path, resources={"CPU": 32, "GPU": 8})
+    try:
+        assert cluster.drive(STAY, "3") == [{HEAD_TYPE: 1, "local.cluster.node": 2}] * 2
+    finally:
+        cluster.stop()
