@@ -32,18 +32,18 @@ class ScalingConfig:
         num_workers: ranks, one process each.
         use_gpu: one GPU a rank.
         cpus_per_worker: also the threads a rank computes with on a CPU.
-        worker_resources: custom resources that each rank asks for, to keep it on some nodes.
+        custom_resources: custom resources that each rank asks for, to keep it on some nodes.
     """
 
     num_workers: int = 2
     use_gpu: bool = False
     cpus_per_worker: int = 1
-    worker_resources: dict[str, float] = field(default_factory=dict)
+    custom_resources: dict[str, float] = field(default_factory=dict)
 
     @property
-    def resources_per_worker(self) -> dict[str, float]:
+    def worker_resources(self) -> dict[str, float]:
         """What each rank asks Ray for, by Ray's names."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {}) | self.worker_resources
+        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {}) | self.custom_resources
 
     @property
     def num_cpus(self) -> int:
@@ -75,7 +75,7 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=scaling.use_gpu,
-            resources_per_worker=scaling.resources_per_worker,
+            resources_per_worker=scaling.worker_resources,
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(name=name, storage_path=str(storage.absolute())),

@@ -205,9 +205,9 @@ def plan_of(cluster: Path, *overrides: str) -> dict:
     ("cluster", "node"), [(AWS, "p4de_on_demand"), (GCP, "a2_ultra_on_demand"), (RAY_CLUSTER, "a100-80gb-on-demand")]
 )
 def test_a_dry_run_names_the_nodes_that_a_stage_will_ask_for(cluster, node):
-    asked = plan_of(cluster, "scaling.worker_resources={'A100-80GB': 1, 'on_demand': 1}")
+    asked = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'on_demand': 1}")
     assert asked["nodes"] == {node: 8} and not asked["warnings"]
-    spot = plan_of(cluster, "scaling.worker_resources={'A100-80GB': 1, 'spot': 1}", "scaling.num_workers=16")
+    spot = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}", "scaling.num_workers=16")
     assert [(name.replace("_", "-")[-5:], count) for name, count in spot["nodes"].items()] == [("-spot", 2)]
 
 
@@ -220,9 +220,9 @@ def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small():
     ("overrides", "message"),
     [
         (("scaling.cpus_per_worker=100",), "CPU 100 of which no type has more than 128|no node type holds even one"),
-        (("scaling.worker_resources={'H100-80GB': 1}",), "H100-80GB 1 of which no type has more than 0"),
+        (("scaling.custom_resources={'H100-80GB': 1}",), "H100-80GB 1 of which no type has more than 0"),
         (("scaling.num_workers=256",), "holds 192 at most"),
-        (("scaling.worker_resources={'spot': 1, 'on_demand': 1}",), "no node type holds even one"),
+        (("scaling.custom_resources={'spot': 1, 'on_demand': 1}",), "no node type holds even one"),
     ],
 )
 def test_a_dry_run_says_when_a_cluster_can_never_give_what_a_stage_asks_for(overrides, message):

@@ -68,14 +68,14 @@ print(json.dumps([job.returncode, job.stdout.read().splitlines()[-1], most, left
 def stage_of(recipe: str, *overrides: str) -> list:
     """What a stage of the recipe asks for: workers, and the resources of each."""
     scaling = load_recipe(recipe, overrides).scaling
-    return [scaling.num_workers, scaling.resources_per_worker]
+    return [scaling.num_workers, scaling.worker_resources]
 
 
 def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(aws_on_fake_nodes):
     """One of 16 workers, which may run on any GPUs, and one that is to have spot nodes."""
     asked = [
         stage_of("mars_7b", "scaling.num_workers=16"),
-        stage_of("mars_1b", "scaling.worker_resources={'A100-80GB': 1, 'spot': 1}"),
+        stage_of("mars_1b", "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}"),
     ]
     before, held, after = aws_on_fake_nodes.drive(ASK, json.dumps(asked))
     assert before == after == {HEAD_TYPE: 1}, "idle nodes cost as much as busy ones"

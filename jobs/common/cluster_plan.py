@@ -131,7 +131,7 @@ def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
         if others:
             found.append(
                 f"{demand.what} are planned on {demand.gpu}, and {', '.join(others)} would be started for them, too, "
-                f"where others are short; keep them on it with --set scaling.worker_resources=\"{{'{demand.gpu}': 1}}\""
+                f"where others are short; keep them on it with --set scaling.custom_resources=\"{{'{demand.gpu}': 1}}\""
             )
     return tuple(found)
 

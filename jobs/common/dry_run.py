@@ -67,7 +67,7 @@ def training_demand(recipe: Recipe, gpu: str) -> Demand:
     """The placement group of a stage's workers; every stage of a recipe asks for the same."""
     scaling = recipe.scaling
     planned_on = gpu if scaling.use_gpu else ""
-    return Demand("training workers", scaling.num_workers, scaling.resources_per_worker, at_once=True, gpu=planned_on)
+    return Demand("training workers", scaling.num_workers, scaling.worker_resources, at_once=True, gpu=planned_on)
 
 
 def plan_console(as_json: bool) -> Console:
