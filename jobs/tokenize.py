@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal  # noqa: E402
 import tyro  # noqa: E402
 from ray.util.metrics import Gauge  # noqa: E402
 
+from jobs.common.asked_nodes import say_nodes  # noqa: E402
 from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
 from jobs.common.cluster_file import ClusterFile, read_cluster_file  # noqa: E402
 from jobs.common.cluster_plan import Demand  # noqa: E402
-from jobs.common.dry_run import plan_console, say_nodes  # noqa: E402
+from jobs.common.dry_run import plan_console  # noqa: E402
 from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
 from jobs.common.recipe import Recipe, load_recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402

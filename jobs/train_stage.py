@@ -8,14 +8,15 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import json  # noqa: E402
-import time  # noqa: E402
+import threading  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
+from functools import partial  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
@@ -23,19 +24,22 @@ from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.tokens import stage_fingerprint  # noqa: E402
+from pipeline.attempt_watch import AttemptWatch  # noqa: E402
+from pipeline.attempts import following, run_attempts  # noqa: E402
 from pipeline.checkpoints import Checkpoint, finished_checkpoint, newest_complete  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.generation import HighResolution  # noqa: E402
 from pipeline.order import MixedOrder  # noqa: E402
-from pipeline.ray_training import run_stage  # noqa: E402
+from pipeline.ray_training import ScalingConfig, run_stage  # noqa: E402
 from pipeline.row_index import RowSelection, SourceRows  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
+from pipeline.stage_run import StageRun  # noqa: E402
 from pipeline.stored_rows import stored_row_index  # noqa: E402
+from pipeline.termination import termination  # noqa: E402
 from pipeline.token_data import TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
-from pipeline.train_loop import StageRun  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
 from pipeline.vocabulary import Role  # noqa: E402
 from pipeline.weights import check_base  # noqa: E402
@@ -70,15 +74,21 @@ class Options(JobOptions):
     where it can never get them."""
 
 
-class Board(Messages):
-    """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger."""
+MOST_UNWRITTEN = 100_000
+"""Lines of figures kept while the disk takes none, about 50 MB."""
 
-    def __init__(self, stage_number: int, steps: int, every: int, metrics: str, ledger: Any) -> None:
-        super().__init__()
-        self._stage_number, self._steps, self._every, self._ledger = stage_number, steps, every, ledger
-        self._metrics = Path(metrics)
+
+class Board(Messages, AttemptWatch):
+    """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger. It also
+    watches over the attempt."""
+
+    def __init__(self, stage_number: int, stage: StageConfig, folder: Path, ledger: Any) -> None:
+        Messages.__init__(self)
+        AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.tell)
+        self._stage_number, self._steps, self._every = stage_number, stage.steps, stage.log_every_steps
+        self._metrics, self._ledger = folder / "metrics.jsonl", ledger
         self._recent: list[dict[str, Any]] = []
-        self._started = time.monotonic()
+        self._unwritten: list[str] = []
 
     def post(self, figures: dict[str, Any]) -> None:
         """Takes one step's figures."""
@@ -114,9 +124,15 @@ class Board(Messages):
             + f"  waits for data {sum(sums['data_wait_s']) / sum(sums['step_s']):.1%}"
             + (f"  for checkpoints {mean['checkpoint_stall_share']:.1%}" if "checkpoint_stall_share" in mean else "")
         )
-        with self._metrics.open("a") as file:
-            file.writelines(json.dumps(figures) + "\n" for figures in self._recent)
+        self._unwritten += [json.dumps(figures) + "\n" for figures in self._recent]
         self._recent.clear()
+        try:
+            with self._metrics.open("a") as file:
+                file.write("".join(self._unwritten))
+            self._unwritten.clear()
+        except OSError as error:
+            self.tell(f"stage {self._stage_number}  {self._metrics.name} cannot be written, tried again later: {error}")
+            del self._unwritten[:-MOST_UNWRITTEN]
 
 
 def main(options: Options) -> dict[str, Any] | None:
@@ -134,7 +150,7 @@ def main(options: Options) -> dict[str, Any] | None:
     if options.verify_step:
         number = _stage_to_verify(options.stage, recipe, paths)
         run = stage_run(number, recipe, paths, initial_checkpoint(number, options, paths))
-        _run(replace(run, verify_only=True), recipe, paths)
+        _attempt(replace(run, verify_only=True), paths, threading.Event(), recipe.scaling)
         return None
     wanted = _wanted_stages(options.stage, recipe, paths)
     if not wanted:
@@ -145,11 +161,17 @@ def main(options: Options) -> dict[str, Any] | None:
 
 
 def initial_checkpoint(number: int, options: Options, paths: RunPaths) -> Checkpoint | None:
-    """The checkpoint whose weights stage `number` starts from; none for the first stage."""
+    """The checkpoint whose weights stage `number` starts from; none for the first stage, and none where the stage
+    before is gone but this one goes on from its own."""
     if not options.initial_checkpoint and number == 1:
         return None
     place = options.initial_checkpoint or paths.checkpoints(number - 1)
-    return finished_checkpoint(place if "://" in place else Path(place).absolute(), options.allow_unfinished)
+    try:
+        return finished_checkpoint(place if "://" in place else Path(place).absolute(), options.allow_unfinished)
+    except InputError:
+        if options.initial_checkpoint or newest_complete(paths.checkpoints(number)) is None:
+            raise
+        return None
 
 
 def is_finished(paths: RunPaths, number: int) -> bool:
@@ -305,19 +327,29 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
     )
     if initial:
         say(f"stage {number}: starts from the weights of {initial}")
-    _run(run, recipe, paths)
+    connect_to_ray()
+    with termination() as asked_to_end:
+        attempt = partial(_attempt, run, paths, asked_to_end)
+        run_attempts(attempt, scaling, partial(_saved_step, run), asked_to_end, partial(_say_of, number))
     say(f"stage {number}: finished, in {output}")
 
 
-def _run(run: StageRun, recipe: Recipe, paths: RunPaths) -> None:
-    scaling, stage = recipe.scaling, run.stage
+def _saved_step(run: StageRun) -> int:
+    newest = newest_complete(run.checkpoints)
+    return newest.manifest.step if newest else 0
+
+
+def _say_of(number: int, line: str) -> None:
+    say(f"stage {number}: {line}")
+
+
+def _attempt(run: StageRun, paths: RunPaths, asked_to_end: threading.Event, scaling: ScalingConfig) -> None:
+    """One attempt, with rows of its own in the ledger."""
     devices = scaling.num_gpus or scaling.num_cpus
     with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(run.stage_number)) as ledger:
-        board = actor_here(Board).remote(
-            run.stage_number, stage.steps, stage.log_every_steps, str(run.output / "metrics.jsonl"), ledger
-        )
+        board = actor_here(Board).remote(run.stage_number, run.stage, run.output, ledger)
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-        with saying(board):
+        with saying(board), following(board, asked_to_end, scaling, paths.recipe.scaling.num_workers):
             run_stage(run, scaling, board)
 
 

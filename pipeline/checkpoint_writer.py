@@ -1,11 +1,12 @@
 """Writes a run's checkpoints while it trains on."""
 
 import json
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ import torch.distributed as dist
 from pipeline.checkpoints import (
     CheckpointFile,
     CheckpointManifest,
+    Kept,
     checkpoint_file,
+    folders_of,
     new_folder_name,
     rank_file,
     remove_old,
@@ -22,7 +25,7 @@ from pipeline.checkpoints import (
 )
 from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice, local_slices
-from pipeline.run_owner import RunOwner
+from pipeline.run_owner import RunOwner, owner_text
 from pipeline.slice_files import write_slices
 from tokenization.errors import InputError as StorageError
 from tokenization.storage import open_storage
@@ -31,12 +34,8 @@ POLL_S = 0.2
 """Between two looks at whether the other ranks have written."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Which checkpoints stay: the last `last`, and those of every `every_steps`-th step, 0 for none of them."""
-
-    last: int
-    every_steps: int
+VISIBLE_WITHIN_S = 60.0
+"""What another rank has written must be seen within this time; network file systems hold back names for seconds."""
 
 
 class CheckpointWriter:
@@ -52,7 +51,7 @@ class CheckpointWriter:
         tell: on the first rank, gets a line about every checkpoint that could not be written.
 
     Raises:
-        InputError: see `RunOwner`.
+        InputError: on every rank: see `RunOwner`; or a rank sees another folder than the first one.
     """
 
     def __init__(self, url: str, kept: Kept, tell: Callable[[str], None]) -> None:
@@ -60,12 +59,19 @@ class CheckpointWriter:
         self._rank, self._threads = dist.get_rank(), ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
         self._part: Future[None] | None = None
         self._closing: Future[None] | None = None
-        self._give_up, self._name, self._taken_over = threading.Event(), "", ""
+        self._give_up, self._all_wrote = threading.Event(), threading.Event()
+        self._name, self._taken_over = "", ""
         self._copies: dict[str, Slice] = {}
-        self._owner = RunOwner(url) if self._rank == 0 else None
+        self._damaged: set[str] = set()
+        self._owner = take_over(url)
+        self._removable = folders_of(self._storage.names()) if self._rank == 0 else set()
 
-    def save(self, engine: Any, manifest: CheckpointManifest) -> float:
-        """Begins a checkpoint whose manifest still lacks its files. Every rank calls it.
+    def mistrust(self, damaged: Collection[str]) -> None:
+        """Names checkpoints that could not be read: they do not count among those that are kept."""
+        self._damaged |= set(damaged)
+
+    def save(self, engine: Any, manifest: CheckpointManifest, remove_old: bool = True) -> float:
+        """Begins a checkpoint whose manifest still lacks its files, after which older ones may go. Every rank calls it.
 
         Returns:
             Seconds that training stood still: for the checkpoint before, where it is not written yet, and for the copy.
@@ -76,10 +82,12 @@ class CheckpointWriter:
         dist.broadcast_object_list(name, src=0)
         self._name = name[0]
         slices = self._copied(local_slices(engine))
+        self._removable.add(self._name)
         self._give_up.clear()
+        self._all_wrote.clear()
         self._part = self._threads.submit(self._write_part, self._name, slices)
         if self._rank == 0:
-            self._closing = self._threads.submit(self._close, self._name, manifest)
+            self._closing = self._threads.submit(self._close, self._name, manifest, remove_old)
         return time.monotonic() - started
 
     def wait(self) -> bool:
@@ -96,8 +104,7 @@ class CheckpointWriter:
         problems: list[str | None] = [None] * dist.get_world_size()
         own = _problem(self._part)
         dist.all_gather_object(problems, own and f"{rank_file(self._rank)}: {own}")
-        if any(problems):
-            self._give_up.set()
+        (self._give_up if any(problems) else self._all_wrote).set()
         if self._closing is not None:
             problems.append(_problem(self._closing))
         self._part = self._closing = None
@@ -127,26 +134,68 @@ class CheckpointWriter:
         self._storage.write(file, lambda path: record.update(asdict(write_slices(path, slices))))
         self._storage.write(_record_of(name, self._rank), lambda path: path.write_text(json.dumps(record)))
 
-    def _close(self, name: str, manifest: CheckpointManifest) -> None:
+    def _close(self, name: str, manifest: CheckpointManifest, may_remove: bool) -> None:
         assert self._owner is not None
         files: dict[str, CheckpointFile] = {}
+        seen_by = 0.0
         while len(files) < manifest.world_size:
             rank = len(files)
             if self._storage.exists(_record_of(name, rank)):
                 with self._storage.local(_record_of(name, rank)) as path:
                     files[rank_file(rank)] = checkpoint_file(json.loads(path.read_text()))
-            elif self._give_up.wait(POLL_S):
+                continue
+            if self._all_wrote.is_set():
+                seen_by = seen_by or time.monotonic() + VISIBLE_WITHIN_S
+                if time.monotonic() > seen_by:
+                    raise InputError(f"rank {rank} has written its part, but rank 0 does not see it: not one folder?")
+            if self._give_up.wait(POLL_S):
                 return
+        if not self._still_owned():
+            return
+        write_manifest(self._storage, name, replace(manifest, files=files))
+        if not may_remove or not self._still_owned():
+            return
+        try:
+            remove_old(self._url, name, self._kept, self._removable, self._damaged)
+        except (OSError, StorageError) as error:  # the new one counts all the same
+            self._tell(f"older checkpoints in {self._url} could not be removed: {error}")
+
+    def _still_owned(self) -> bool:
+        assert self._owner is not None
         try:
             self._owner.check()
         except InputError as error:
             self._taken_over = str(error)
-            return
-        write_manifest(self._storage, name, replace(manifest, files=files))
+        return not self._taken_over
+
+
+def take_over(url: str) -> RunOwner | None:
+    """Makes this attempt the owner of the checkpoints, on every rank alike; the first one gets what it holds.
+
+    Raises:
+        InputError: on every rank: another attempt has just taken them, or not all ranks see the same folder.
+    """
+    owner, problem = None, ""
+    if dist.get_rank() == 0:
         try:
-            remove_old(self._url, name, self._kept.last, self._kept.every_steps)
-        except (OSError, StorageError) as error:  # the new one counts all the same
-            self._tell(f"older checkpoints in {self._url} could not be removed: {error}")
+            owner = RunOwner(url)
+        except (InputError, StorageError, OSError) as error:
+            problem = str(error)
+    said = [(owner.text if owner else "", problem)]
+    dist.broadcast_object_list(said, src=0)
+    text, problem = said[0]
+    if problem:
+        raise InputError(problem)
+    blind = "" if owner_text(url) == text else f"rank {dist.get_rank()} on {socket.gethostname()}"
+    all_blind = [""] * dist.get_world_size()
+    dist.all_gather_object(all_blind, blind)
+    if found := [each for each in all_blind if each]:
+        raise InputError(
+            f"checkpoints {url!r}: {', '.join(found)} does not see what rank 0 has just written there; name a folder "
+            "on a file system that all nodes share, or a bucket, with checkpoint_folder or --root (or another attempt "
+            "has taken them over in this moment)"
+        )
+    return owner
 
 
 def _record_of(name: str, rank: int) -> str:

@@ -7,8 +7,9 @@ ranks reads what it needs of it. Nothing in it is ever unpickled.
 
 import hashlib
 import json
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tokenization.storage import Storage, is_inside, open_storage
 
 MANIFEST_FILE = "manifest.json"
 NEVER_FINISHED = f"no {MANIFEST_FILE}, it was never finished"
+NAME = re.compile(r"step-\d{8,}-[0-9a-f]{8}")
 BLOCK_BYTES = 8 * 2**20
 """Files are hashed in blocks of this size, so that a part of a file can be verified without the rest."""
 
@@ -54,7 +56,8 @@ class CheckpointManifest:
         finished: it is its stage's last.
         base_sha256: of the frozen language expert, which the checkpoint does not hold.
         recipe_sha256: of the stage's settings.
-        row_index_sha256: of the rows the stage trains on.
+        row_index_sha256: of the rows the stage trains on, and of what they hold.
+        initial_sha256: of the manifest of the checkpoint that the stage started from; empty where it did from none.
         shapes: of the trained parameters, by name.
         files: by name.
         guard: see `StepGuard.state`.
@@ -68,9 +71,22 @@ class CheckpointManifest:
     base_sha256: str
     recipe_sha256: str
     row_index_sha256: str
+    initial_sha256: str
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, CheckpointFile]
     guard: dict[str, Any]
+
+    def sha256(self) -> str:
+        """Identifies the checkpoint: its manifest has the hashes of all that is in it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which checkpoints stay: the last `last`, and those of every `every_steps`-th step, 0 for none of them."""
+
+    last: int
+    every_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ def rank_file(rank: int) -> str:
 
 def write_manifest(storage: Storage, name: str, manifest: CheckpointManifest) -> None:
     """Closes the checkpoint. Call on one rank, after all have written."""
-    text = json.dumps(asdict(manifest), separators=(",", ":"))
+    text = json.dumps({"sha256": manifest.sha256()} | asdict(manifest), separators=(",", ":"))
     storage.write(f"{name}/{MANIFEST_FILE}", lambda path: path.write_text(text))
 
 
@@ -108,7 +124,7 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
     """
     storage = open_storage(url)
     names = set(storage.names())
-    for name in sorted({name.split("/")[0] for name in names if name.startswith("step-")}, reverse=True):
+    for name in sorted(folders_of(names), key=_place, reverse=True):
         if f"{name}/{MANIFEST_FILE}" not in names:
             passed_over.append(f"{name}: {NEVER_FINISHED}")
             continue
@@ -116,6 +132,11 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
             yield open_checkpoint(url, name)
         except InputError as error:
             passed_over.append(f"{name}: {error}")
+
+
+def folders_of(names: Collection[str]) -> set[str]:
+    """The folders of checkpoints, whole or not, among the files of a storage."""
+    return {folder for name in names if NAME.fullmatch(folder := name.split("/")[0])}
 
 
 def newest_complete(url: str) -> Checkpoint | None:
@@ -133,9 +154,14 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
     try:
         with storage.local(f"{name}/{MANIFEST_FILE}") as path:
             values = json.loads(path.read_text())
+        written = values.pop("sha256")
         manifest = _manifest_of(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
-        raise InputError(f"{MANIFEST_FILE} is not readable: {error}") from error
+        raise InputError(f"{MANIFEST_FILE} is not readable: {type(error).__name__}: {error}") from error
+    if manifest.sha256() != written:
+        raise InputError(f"{MANIFEST_FILE} has changed since it was written")
+    if manifest.step != step_of(name):
+        raise InputError(f"{MANIFEST_FILE} is of step {manifest.step}, and so of another checkpoint")
     if outside := [file for file in manifest.files if not is_inside(file) or "/" in file]:
         raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is no file of its folder")
     for file, record in manifest.files.items():
@@ -176,34 +202,48 @@ def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Ch
     return checkpoint
 
 
-def remove_old(url: str, newest: str, keep_last: int, keep_every_steps: int) -> None:
-    """Deletes the checkpoints beside `newest` but the `keep_last` last ones up to it, and those of every
-    `keep_every_steps`-th step (0: of none).
+def remove_old(
+    url: str, newest: str, kept: Kept, removable: Collection[str], damaged: Collection[str] = frozenset()
+) -> None:
+    """Deletes the checkpoints beside `newest` that do not stay.
 
     Those of later steps go, too, where they were never finished. A finished one stays: it may have been out of reach
     only for a while.
+
+    Args:
+        url: folder or URL of the checkpoints.
+        newest: just written.
+        kept: which stay.
+        removable: only these may go. What came since belongs to another attempt.
+        damaged: they could not be read. They do not count among the last ones, and go once those are all newer.
     """
     storage = open_storage(url)
     names = set(storage.names())
-    folders = sorted({name.split("/")[0] for name in names if name.startswith("step-")})
+    folders = sorted(folders_of(names), key=_place)
     step = step_of(newest)
     finished = [name for name in folders if f"{name}/{MANIFEST_FILE}" in names]
     closed = [name for name in finished if step_of(name) < step]
-    kept = {
-        newest,
+    sound = [name for name in closed if name not in damaged]
+    last = [*sound[max(0, len(sound) - (kept.last - 1)) :], newest]
+    oldest = step_of(last[0]) if len(last) >= kept.last else -1
+    stay = {
+        *last,
         *(name for name in finished if step_of(name) > step),
-        *closed[max(0, len(closed) - (keep_last - 1)) :],
+        *(name for name in closed if name in damaged and step_of(name) >= oldest),
+        *(name for name in sound if kept.every_steps and step_of(name) % kept.every_steps == 0),
     }
-    if keep_every_steps:
-        kept |= {name for name in closed if step_of(name) % keep_every_steps == 0}
     for name in folders:
-        if name not in kept:
+        if name not in stay and name in removable:
             storage.delete_folder(name)
 
 
 def step_of(name: str) -> int:
     """The step in a checkpoint's name."""
     return int(name.split("-")[1])
+
+
+def _place(name: str) -> tuple[int, str]:
+    return step_of(name), name
 
 
 def block_hashes(path: Path) -> list[str]:

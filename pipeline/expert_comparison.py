@@ -22,8 +22,9 @@ from pipeline.model import MarsForCausalLM, load_language_expert
 from pipeline.objective import Objective
 from pipeline.preservation import TextLogits, text_drift
 from pipeline.sequences import Task
+from pipeline.stage_run import StageRun, make_plan
 from pipeline.step_guard import StepGuard
-from pipeline.train_loop import StageRun, make_plan, prefetch
+from pipeline.train_loop import prefetch
 from pipeline.train_step import learning_rate, set_learning_rate, train_step
 from pipeline.weights import load_base
 

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipeline.train_loop import StageRun, train_stage
+from pipeline.stage_run import StageRun
+from pipeline.train_loop import train_stage
 
 
 def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, threads: int) -> list[dict[str, Any]]:

@@ -11,14 +11,26 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.deepspeed_engine import put_tools_on_path
-from pipeline.errors import CorruptionError
-from pipeline.train_loop import StageRun, train_stage
+from pipeline.errors import CorruptionError, StoppedError, WorkersLostError
+from pipeline.stage_run import StageRun
+from pipeline.step_watchdog import StepWatchdog
+from pipeline.stop_request import StopRequest
+from pipeline.train_loop import train_stage
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
 """GPU nodes take minutes to start; Ray Train's own 60 s would tear the group down and ask for it again, for ever."""
+PREEMPTION_POLL_S = 2
+"""Between two looks of Ray Train's watcher at which nodes are about to be taken away. Its own 5 s are a good part of a
+notice of 30 s."""
+TOLD_CHARACTERS = 300
+"""Of what a lost worker died of, in a line for whoever runs the job."""
+
+NO_RETRIES: Any = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0)
 
 Loop = Callable[[torch.device, Callable[[dict[str, Any]], None], Callable[[str], None]], None]
 """What a rank runs: with its device, and where figures and lines for whoever runs the job go."""
@@ -30,20 +42,24 @@ class ScalingConfig:
 
     Attributes:
         num_workers: ranks, one process each.
+        min_workers: where the cluster cannot hold all of them, training goes on with at least so many, and grows back;
+            0 for exactly `num_workers`. The global batch size stays.
         use_gpu: one GPU a rank.
         cpus_per_worker: also the threads a rank computes with on a CPU.
-        custom_resources: custom resources that each rank asks for, to keep it on some nodes.
+        wait_for_all_s: with `min_workers`, seconds that an attempt waits for all workers before it starts with fewer.
+        grow_after_s: with `min_workers`, seconds that fewer workers train before they stop for more, with a checkpoint.
+        max_retries: attempts in a row that may end without a new checkpoint before the stage is given up.
+        custom_resources: Ray's custom resources that each rank asks for, to keep it on some nodes.
     """
 
     num_workers: int = 2
+    min_workers: int = 0
     use_gpu: bool = False
     cpus_per_worker: int = 1
+    wait_for_all_s: float = 120.0
+    grow_after_s: float = 600.0
+    max_retries: int = 3
     custom_resources: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def worker_resources(self) -> dict[str, float]:
-        """What each rank asks Ray for, by Ray's names."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": 1} if self.use_gpu else {}) | self.custom_resources
 
     @property
     def num_cpus(self) -> int:
@@ -55,9 +71,28 @@ class ScalingConfig:
         """Of all workers."""
         return self.num_workers if self.use_gpu else 0
 
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What one worker holds, by Ray's names."""
+        own = {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
+        return own | self.custom_resources
+
+    def problems(self) -> list[str]:
+        """What makes it impossible; empty where nothing does."""
+        found = []
+        for name in ("num_workers", "cpus_per_worker"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"):
+            if getattr(self, name) < 0:
+                found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
+        if self.min_workers > self.num_workers:
+            found.append(f"min_workers is {self.min_workers}, it must be at most num_workers, {self.num_workers}")
+        return found
+
 
 def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, board: Any) -> None:
-    """Runs `loop` on a group of workers whose `torch.distributed` is up, and waits for its end.
+    """Runs `loop` on a group of `scaling.num_workers` workers whose `torch.distributed` is up, and waits for its end.
 
     Args:
         loop: must pickle.
@@ -68,17 +103,22 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
 
     Raises:
         Exception: what a worker raised, as it raised it, where it was one of its own errors.
+        WorkersLostError: any other end.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_GROUP_START_TIMEOUT_S))
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
     trainer = ray.train.torch.TorchTrainer(
         partial(_worker, loop, board),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers,
-            use_gpu=scaling.use_gpu,
-            resources_per_worker=scaling.worker_resources,
+            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.worker_resources
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
-        run_config=ray.train.RunConfig(name=name, storage_path=str(storage.absolute())),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage.absolute()),
+            # Another attempt may have other workers and has its own rows in the ledger: `pipeline.attempts` begins it.
+            failure_config=NO_RETRIES,
+        ),
     )
     try:
         trainer.fit()
@@ -87,9 +127,52 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
 
 
 def run_stage(run: StageRun, scaling: ScalingConfig, board: Any) -> None:
-    """Trains one stage on Ray Train."""
+    """Trains one stage on Ray Train, once. `board` also has what `pipeline.attempt_watch.AttemptWatch` has."""
     name = f"stage{run.stage_number}-{os.urandom(4).hex()}"
-    run_workers(partial(train_stage, run), scaling, name, run.output / "ray_train", board)
+    run_workers(partial(_train_stage, run, board), scaling, name, run.output / "ray_train", board)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away."""
+    return set(ray._private.state.state.get_draining_nodes() or {})
+
+
+def _train_stage(
+    run: StageRun,
+    board: Any,
+    device: torch.device,
+    report: Callable[[dict[str, Any]], None],
+    tell: Callable[[str], None],
+) -> None:
+    rank = ray.train.get_context().get_world_rank()
+    me = ray.get_runtime_context()
+    board.joined.remote(rank, me.current_actor, f"process {os.getpid()} on node {me.get_node_id()[:8]}")
+    beaten = board.beat.remote if rank == 0 else _ignore
+    watchdog = StepWatchdog(run.output, rank, run.stage.step_timeout_s, beaten)
+    try:
+        train_stage(run, device, report, tell, _StopPoll(board), watchdog.beat)
+    finally:
+        watchdog.close()
+
+
+class _StopPoll:
+    """Asks the board whether the stage is to end, and Ray Train whether nodes are about to go. Never waits: the board's
+    answer is the one to the question of a step before."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked = board, board.stop_asked.remote()
+
+    def __call__(self) -> StopRequest | None:
+        notice = get_train_context().preemption_context.preemption_info
+        if notice is not None:
+            nodes = ", ".join(node[:8] for node in notice.preempted_node_ids)
+            return StopRequest("node", f"Ray announces that node {nodes} will be taken away")
+        ready, _ = ray.wait([self._asked], timeout=0)
+        if not ready:
+            return None
+        answer: StopRequest | None = ray.get(self._asked)
+        self._asked = self._board.stop_asked.remote()
+        return answer
 
 
 def _worker(loop: Loop, board: Any) -> None:
@@ -107,14 +190,22 @@ def _worker(loop: Loop, board: Any) -> None:
             ray.get(board.flush.remote())
 
 
-def _ignore(said: object) -> None:
+def _ignore(*said: object) -> None:
     """What the other ranks report is the same."""
 
 
 def _own_error(error: TrainingFailedError) -> BaseException:
-    if isinstance(error, WorkerGroupError):
-        for failure in error.worker_failures.values():
-            original = getattr(failure, "_base_exc", failure)
-            if isinstance(original, ValueError | ArithmeticError | CorruptionError):
-                return original
-    return error
+    if not isinstance(error, WorkerGroupError):
+        return WorkersLostError(_short(error))
+    for failure in error.worker_failures.values():
+        original = getattr(failure, "_base_exc", failure)
+        if isinstance(original, ValueError | ArithmeticError | CorruptionError | StoppedError):
+            return original
+    lost = [f"rank {rank}: {_short(failure)}" for rank, failure in sorted(error.worker_failures.items())]
+    return WorkersLostError("; ".join(lost))
+
+
+def _short(error: BaseException) -> str:
+    """Its last line, as tracebacks end with what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:TOLD_CHARACTERS]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.side_tables import SideTable
-from tokenization.token_table import TokenShard, common_fingerprint, list_token_shards
+from tokenization.token_table import TokenShard, common_fingerprint, list_token_shards, read_content
 
 HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
 PICTURE_BORDERS = 2
@@ -27,15 +27,19 @@ class RowIndex:
         chosen: for each shard its rows as bits, the first row's the highest of the first byte, uint8.
         counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
+        contents: what identifies each shard's rows, see `content_sha256`.
     """
 
     shards: list[str]
     chosen: list[np.ndarray]
     counts: np.ndarray
     num_too_long: int = 0
+    contents: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0) -> "RowIndex":
+    def of(
+        cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0, contents: tuple[str, ...] = ()
+    ) -> "RowIndex":
         """From each shard's row numbers, rising."""
         chosen, counts = [], []
         for numbers in rows:
@@ -43,15 +47,15 @@ class RowIndex:
             bits[numbers] = True
             chosen.append(np.packbits(bits))
             counts.append(len(numbers))
-        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long)
+        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents)
 
     def rows(self, shard: int) -> np.ndarray:
         """The row numbers of the `shard`-th shard, rising, int64."""
         return np.flatnonzero(np.unpackbits(self.chosen[shard]))
 
     def sha256(self) -> str:
-        """Identifies the selection."""
-        digest = hashlib.sha256("\n".join(self.shards).encode())
+        """Identifies the selection, and what the shards' rows hold."""
+        digest = hashlib.sha256("\n".join([*self.shards, *self.contents]).encode())
         for bits in self.chosen:
             digest.update(len(bits).to_bytes(8, "little") + bits.tobytes())
         return digest.hexdigest()
@@ -121,7 +125,8 @@ def build_row_index(selection: RowSelection) -> RowIndex:
         rows.append(chosen.index.to_numpy())
     for side in sides:
         side.check_matched()
-    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long)
+    contents = tuple(read_content(shard) for shard in shards)
+    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long, contents)
     if not index.counts.sum():
         longest = selection.max_document_ids
         longer = f", and {num_too_long} documents are longer than {longest} ids" if num_too_long else ""

@@ -28,17 +28,19 @@ class RunOwner:
     def __init__(self, url: str) -> None:
         self._url, self._storage = url, open_storage(url)
         started = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-        self._text = f"process {os.getpid()} on {socket.gethostname()}, started {started}, {uuid.uuid4().hex}"
-        before = self._now()
-        if not self._storage.swap(OWNER_FILE, before, self._text):
+        self.text = f"process {os.getpid()} on {socket.gethostname()}, started {started}, {uuid.uuid4().hex}"
+        before = owner_text(url)
+        if not self._storage.swap(OWNER_FILE, before, self.text):
             raise InputError(
-                f"another attempt has just taken the checkpoints in {url!r}: {self._now()}; stop it, or leave it alone"
+                f"another attempt has just taken the checkpoints in {url!r}: {owner_text(url)}; stop it, or leave it be"
             )
 
     def check(self) -> None:
         """Raises InputError where another attempt has taken over."""
-        if (now := self._now()) != self._text:
+        if (now := owner_text(self._url)) != self.text:
             raise InputError(f"another attempt has taken over the checkpoints in {self._url!r}: {now}; this one ends")
 
-    def _now(self) -> str | None:
-        return self._storage.text(OWNER_FILE)
+
+def owner_text(url: str) -> str | None:
+    """What the owner of the checkpoints says of itself; None where nobody ever owned them."""
+    return open_storage(url).text(OWNER_FILE)

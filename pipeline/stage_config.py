@@ -24,11 +24,12 @@ POSITIVE = (
         "high_resolution_group",
         "validation_rows",
         "end_after",
+        "step_timeout_s",
     ),
 )
 OPERATIONAL = (
     *("purpose", "micro_batch_size", "row_multiple", "checkpoint_every_layers", "attention", "compile_layers"),
-    *("spike_factor", "roll_back_after", "end_after", "compare_every_steps"),
+    *("spike_factor", "roll_back_after", "end_after", "compare_every_steps", "step_timeout_s"),
     *("log_every_steps", "save_every_steps", "keep_checkpoints", "keep_every_steps"),
     *("validate_every_steps", "validation_rows", "sample_every_steps", "sample_prompts"),
 )
@@ -104,6 +105,9 @@ class StageConfig:
             rule. One that is not finite is always skipped.
         roll_back_after: so many skipped steps in a row put the weights back to the newest checkpoint; 0 for never.
         end_after: so many end the run.
+        step_timeout_s: seconds without a step's end, a validation's or a checkpoint's after which the attempt is taken
+            to hang: the workers' stacks go to the log, and it is ended and tried again. The first step's include
+            loading the model and compiling.
         compare_every_steps: between two comparisons of what must be equal on all ranks, 0 for none.
         log_every_steps, save_every_steps: between two log lines and two checkpoints.
         keep_checkpoints, keep_every_steps: the last so many checkpoints stay, and those whose step is a multiple of the
@@ -145,6 +149,7 @@ class StageConfig:
     spike_factor: float = 3.0
     roll_back_after: int = 8
     end_after: int = 16
+    step_timeout_s: float = 1800.0
     compare_every_steps: int = 100
     log_every_steps: int = 10
     save_every_steps: int = 100

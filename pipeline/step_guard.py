@@ -6,19 +6,16 @@ themselves may be at fault: they go back to the newest checkpoint, and the sampl
 et al. 2022 (PaLM, section 5.1) did by hand. Where that does not help, the run ends.
 """
 
-import json
 import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 SPIKE_WINDOW = 64
 """Steps whose losses a loss is compared with."""
 MIN_HISTORY = 16
 """Fewer say nothing yet."""
-SKIPPED_FILE = "skipped.jsonl"
 GRADIENT_PROBLEM = "its gradient is not finite"
 
 
@@ -79,10 +76,3 @@ class StepGuard:
         """Takes up what a checkpoint kept."""
         self.history = deque(state["history"], maxlen=SPIKE_WINDOW)
         self.in_row, self.skipped = state["in_row"], state["skipped"]
-
-
-def write_skipped(folder: Path, first_step: int, step: int, problem: str, sample_ids: list[str]) -> None:
-    """Appends steps whose samples left nothing in the weights to `SKIPPED_FILE`, with the ids of the last's samples."""
-    with (folder / SKIPPED_FILE).open("a") as file:
-        line = {"first_step": first_step, "step": step, "problem": problem, "sample_ids": sample_ids}
-        file.write(json.dumps(line) + "\n")

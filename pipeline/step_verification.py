@@ -1,4 +1,4 @@
-"""Runs one step twice from the same weights and compares: does this machine compute the same twice?"""
+"""Steps that leave no trace: does this machine compute the same twice, could these weights learn from those samples?"""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipeline.optimizer_slices import KEYS, adopt, local_slices, optimizer_steps
 from pipeline.plan import Step
 from pipeline.stage_config import StageConfig
 from pipeline.step_guard import StepGuard
-from pipeline.train_step import train_step
+from pipeline.train_step import StepResult, train_step
 
 LOSS_TOLERANCE, MOMENT_TOLERANCE = 1e-3, 1e-2
 """Differences of losses and of AdamW's first moments, relative to the largest, that are put down to kernels that add in
@@ -28,19 +28,14 @@ def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.devic
         CorruptionError: on every rank: the two differ, on a GPU by more than the tolerances. It names the ranks whose
             own losses differ; gradients are added over the ranks before anybody sees them.
     """
-    slices, steps_before = local_slices(engine), optimizer_steps(engine)
-    before = [tensor.clone() for each in slices for tensor in each.tensors.values()]
     results: list[tuple[Tensor, list[Tensor]]] = []
     for _ in range(2):
+        after: list[Tensor] = []
         guard = StepGuard(spike_factor=0.0, roll_back_after=0, end_after=1)
-        result = train_step(engine, step, stage, guard, device)
+        result = try_step(engine, step, stage, guard, device, after)
         if result.problem:
             raise CorruptionError(f"the step cannot be compared: {result.problem}")
-        after = [tensor for each in slices for tensor in each.tensors.values()]
-        results.append((result.own_losses, [tensor.clone() for tensor in after]))
-        for tensor, old in zip(after, before, strict=True):
-            tensor.copy_(old)
-        adopt(engine, steps_before)
+        results.append((result.own_losses, after))
     (first_losses, first), (second_losses, second) = results
     moments = slice(KEYS.index("exp_avg"), None, len(KEYS))
     losses = _difference([first_losses], [second_losses])
@@ -57,6 +52,32 @@ def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.devic
     odd = [str(rank) for rank, (_, by, _) in enumerate(found) if by]
     whose = f"the losses of rank {', '.join(odd)} differ" if odd else "in the gradients; whose cannot be told"
     raise CorruptionError(f"a step run twice differs ({differs}): {whose}. Test the nodes")
+
+
+def try_step(
+    engine: Any,
+    step: Step,
+    stage: StageConfig,
+    guard: StepGuard,
+    device: torch.device,
+    after: list[Tensor] | None = None,
+) -> StepResult:
+    """Runs a step and undoes it. Every rank calls it.
+
+    Args:
+        engine, step, stage, guard, device: see `train_step`.
+        after: gets copies of this rank's weights and moments as the step left them.
+    """
+    slices, steps_before = local_slices(engine), optimizer_steps(engine)
+    held = [tensor for each in slices for tensor in each.tensors.values()]
+    before = [tensor.clone() for tensor in held]
+    result = train_step(engine, step, stage, guard, device)
+    if after is not None:
+        after += [tensor.clone() for tensor in held]
+    for tensor, old in zip(held, before, strict=True):
+        tensor.copy_(old)
+    adopt(engine, steps_before)
+    return result
 
 
 def _difference(first: list[Tensor], second: list[Tensor]) -> float:

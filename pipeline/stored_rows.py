@@ -32,7 +32,8 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
         return kept
     index = build_row_index(selection)
     chosen_bytes = pa.array([bits.tobytes() for bits in index.chosen], pa.binary())
-    table = pa.table({"shard": index.shards, "rows": index.counts, "chosen": chosen_bytes})
+    columns = {"shard": index.shards, "content": list(index.contents), "rows": index.counts, "chosen": chosen_bytes}
+    table = pa.table(columns)
     metadata = {MADE_FROM_KEY: made_from, TOO_LONG_KEY: str(index.num_too_long).encode()}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda partial: pq.write_table(table.replace_schema_metadata(metadata), partial))
@@ -48,4 +49,5 @@ def _kept(file: Path, made_from: bytes) -> RowIndex | None:
     if metadata.get(MADE_FROM_KEY) != made_from:
         return None
     chosen = [np.frombuffer(bits, np.uint8) for bits in table["chosen"].to_pylist()]
-    return RowIndex(table["shard"].to_pylist(), chosen, table["rows"].to_numpy(), int(metadata[TOO_LONG_KEY]))
+    counts, contents = table["rows"].to_numpy(), tuple(table["content"].to_pylist())
+    return RowIndex(table["shard"].to_pylist(), chosen, counts, int(metadata[TOO_LONG_KEY]), contents)

@@ -10,7 +10,7 @@ from pipeline.configuration import MarsConfig
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.stage_config import MAIN, StageConfig
-from pipeline.train_loop import StageRun
+from pipeline.stage_run import StageRun
 from tokenization.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
 
 SHARD_ROWS = 512

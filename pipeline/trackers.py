@@ -1,6 +1,9 @@
 """Where a stage's figures and pictures are shown: TensorBoard always, Weights & Biases or MLflow where asked for."""
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,10 +11,13 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import InputError
+from pipeline.stage_run import StageRun
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
 """Names that a recipe may give, and the packages they need."""
 PROJECT = "mars"
+REOPEN_STEPS = 10
+"""Steps until a tracker that failed is tried again."""
 
 
 class Tracker(Protocol):
@@ -94,39 +100,56 @@ class MlFlow:
 
 
 class Trackers:
-    """Several at once.
+    """TensorBoard and the run's others. One that fails, as on a full disk, is told of and opened again later; training
+    goes on.
 
     Args:
-        names: of `TRACKERS`, beside TensorBoard.
-        output: the stage's folder.
-        run_name: `recipe/stage`.
-        settings: of the stage.
+        run: the stage.
         start_step: steps done before.
+        tell: gets a line where one fails.
     """
 
-    def __init__(
-        self, names: tuple[str, ...], output: Path, run_name: str, settings: dict[str, Any], start_step: int
-    ) -> None:
-        self._all: list[Tracker] = [TensorBoard(output / "tensorboard", start_step)]
-        if "wandb" in names:
-            self._all.append(WeightsAndBiases(output, run_name, settings))
-        if "mlflow" in names:
-            self._all.append(MlFlow(run_name, settings))
+    def __init__(self, run: StageRun, start_step: int, tell: Callable[[str], None]) -> None:
+        settings, self._tell = asdict(run.stage), tell
+        self._makers: dict[str, Callable[[int], Tracker]] = {
+            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step)
+        }
+        if "wandb" in run.trackers:
+            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, run.name, settings)
+        if "mlflow" in run.trackers:
+            self._makers["mlflow"] = lambda _: MlFlow(run.name, settings)
+        self._open: dict[str, Tracker] = {name: make(start_step) for name, make in self._makers.items()}
+        self._failed_at: dict[str, int] = {}
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
         """Shows the figures of a step."""
-        for tracker in self._all:
-            tracker.scalars(figures, step)
+        for name in [each for each, failed in self._failed_at.items() if step >= failed + REOPEN_STEPS]:
+            self._safely(name, step, partial(self._reopen, name, step - 1))
+        for name, tracker in list(self._open.items()):
+            self._safely(name, step, partial(tracker.scalars, figures, step))
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
         """Shows a picture, uint8 [H, W, 3]."""
-        for tracker in self._all:
-            tracker.picture(name, pixels_HW3, step)
+        for each, tracker in list(self._open.items()):
+            self._safely(each, step, partial(tracker.picture, name, pixels_HW3, step))
 
     def close(self) -> None:
         """Shows what is left."""
-        for tracker in self._all:
-            tracker.close()
+        for name, tracker in list(self._open.items()):
+            self._safely(name, 0, tracker.close)
+
+    def _reopen(self, name: str, steps_shown: int) -> None:
+        self._open[name] = self._makers[name](steps_shown)
+
+    def _safely(self, name: str, step: int, call: Callable[[], object]) -> None:
+        try:
+            call()
+            self._failed_at.pop(name, None)
+        except Exception as error:  # a service's library may raise anything, and days of training are worth more
+            if name not in self._failed_at:
+                self._tell(f"{name} does not take figures any more, and is tried again later: {error!r}")
+            self._open.pop(name, None)
+            self._failed_at[name] = step
 
 
 def check_trackers(names: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline import slice_files
 from pipeline.checkpoints import (
     MANIFEST_FILE,
     CheckpointManifest,
+    Kept,
     complete_checkpoints,
     finished_checkpoint,
     new_folder_name,
@@ -57,7 +59,7 @@ def make(url, step, world_size=2, finished=False, manifest=True) -> str:
 
         storage.write(f"{name}/{rank_file(rank)}", fill)
     if manifest:
-        record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", SHAPES, files, {})
+        record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", "s", SHAPES, files, {})
         write_manifest(storage, name, record)
     return name
 
@@ -141,24 +143,75 @@ def test_one_changed_bit_is_found_where_it_is_read(tmp_path):
 def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path):
     url = str(tmp_path)
     name = make(url, 3)
-    manifest = Path(url, name, MANIFEST_FILE)
-    record = json.loads(manifest.read_text())
-    record["files"].pop(rank_file(0))
-    manifest.write_text(json.dumps(record))
+    files = dict(open_checkpoint(url, name).manifest.files)
+    files.pop(rank_file(0))
+    write_manifest(open_storage(url), name, replace(open_checkpoint(url, name).manifest, files=files))
     with pytest.raises(InputError, match="mars.a has 31 of the elements 0 to 63"):
         SliceReader(open_checkpoint(url, name)).whole("mars.a")
 
 
 def test_the_last_ones_and_every_so_manieth_stay(url):
     names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
-    never_finished = make(url, 45, manifest=False)
-    later = make(url, 60)
-    remove_old(url, names[50], keep_last=9, keep_every_steps=0)
+    never_finished, later = make(url, 45, manifest=False), make(url, 60)
+    known = {*names.values(), never_finished, later}
+    remove_old(url, names[50], Kept(9), known)
     assert {name.split("/")[0] for name in open_storage(url).names()} == {*names.values(), later}, "there are only five"
-    remove_old(url, names[50], keep_last=2, keep_every_steps=20)
+    remove_old(url, names[50], Kept(2, every_steps=20), known)
     left = {name.split("/")[0] for name in open_storage(url).names()}
     assert left == {names[20], names[40], names[50], later}, "a later one may have been out of reach for a while"
     assert never_finished not in left
+
+
+def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_path):
+    url = str(tmp_path)
+    own = {make(url, step) for step in (10, 20, 30)}
+    successor = make(url, 20, manifest=False)
+    remove_old(url, max(own), Kept(1), own)
+    assert {path.name for path in tmp_path.iterdir()} == {max(own), successor}
+
+
+def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path):
+    """With two to keep, a damaged one in between would leave only the newest."""
+    url = str(tmp_path)
+    names = {step: make(url, step) for step in (10, 20, 30, 40)}
+    remove_old(url, names[40], Kept(2), set(names.values()), damaged={names[20], names[30]})
+    assert {path.name for path in tmp_path.iterdir()} == set(names.values()), "the damage may be an outage"
+    names[50] = make(url, 50)
+    remove_old(url, names[50], Kept(2), set(names.values()), damaged={names[20], names[30]})
+    assert {path.name for path in tmp_path.iterdir()} == {names[40], names[50]}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda record: record.update(step=31), "has changed since it was written"),
+        (lambda record: record["guard"].update(in_row=1), "has changed since it was written"),
+        (lambda record: record["files"][rank_file(0)]["slices"]["mars.a"].update(places=[8]), "has changed"),
+        (lambda record: record.pop("sha256"), "KeyError: 'sha256'"),
+        (lambda record: record.update(files=[]), "not readable: AttributeError"),
+        (lambda record: record.update(shapes=3), "not readable: AttributeError"),
+    ],
+)
+def test_a_manifest_that_was_altered_is_passed_over_whatever_was_altered(tmp_path, change, said):
+    url = str(tmp_path)
+    good, bad = make(url, 20), make(url, 30)
+    manifest = Path(url, bad, MANIFEST_FILE)
+    record = json.loads(manifest.read_text())
+    change(record)
+    manifest.write_text(json.dumps(record))
+    passed_over = []
+    assert [checkpoint.name for checkpoint in complete_checkpoints(url, passed_over)] == [good]
+    assert said in passed_over[0]
+
+
+def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
+    name = make(str(tmp_path), 20)
+    (tmp_path / name).rename(tmp_path / name.replace("20", "90", 1))
+    (tmp_path / "step-x").mkdir()
+    (tmp_path / "step-x" / "notes").write_text("somebody's")
+    passed_over = []
+    assert not list(complete_checkpoints(str(tmp_path), passed_over))
+    assert "is of step 20" in passed_over[0]
 
 
 def test_two_attempts_never_share_a_folder():

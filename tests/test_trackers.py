@@ -1,19 +1,27 @@
 """Figures and pictures of training are where their users look for them, by each library's own reader."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import load_recipe
+from pipeline import trackers as trackers_module
 from pipeline.errors import InputError
+from pipeline.stage_config import StageConfig
 from pipeline.trackers import TRACKERS, Trackers, check_trackers
 
 NAMES = ("loss/text_to_image", "validation/captioning/en/bits_a_caption_byte")
 
 
+def of_stage(names, output):
+    return SimpleNamespace(stage=StageConfig("test", steps=3), output=output, name="demo/stage1", trackers=names)
+
+
 def track(names, output, start_step=0):
-    trackers = Trackers(names, output, "demo/stage1", {"steps": 3}, start_step)
+    trackers = Trackers(of_stage(names, output), start_step, print)
     for step in range(start_step + 1, 4):
         trackers.scalars(dict.fromkeys(NAMES, 1.0 / step), step)
     trackers.picture("samples", np.zeros((8, 8, 3), np.uint8), 3)
@@ -55,3 +63,29 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
     monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
     with pytest.raises(InputError, match="'wandb' needs the package no_such_package: pip install"):
         check_trackers(("wandb",))
+
+
+def test_a_tracker_that_fails_is_told_of_once_and_opened_again_and_the_others_go_on(tmp_path, monkeypatch):
+    """A full disk, a service that is down: neither is worth a training."""
+    told, broken, seen = [], [True], []
+
+    class Service:
+        def scalars(self, figures, step):
+            if broken[0]:
+                raise OSError(28, "No space left on device")
+            seen.append(step)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(trackers_module, "WeightsAndBiases", lambda *_: Service())
+    trackers = Trackers(of_stage(("wandb",), tmp_path), 0, told.append)
+    for step in range(1, 40):
+        broken[0] = step < 15
+        trackers.scalars({"loss": 1.0}, step)
+    trackers.close()
+    assert len(told) == 1 and "wandb does not take figures any more" in told[0] and "No space left" in told[0]
+    assert seen == list(range(21, 40)), "tried again every ten steps"
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 40))

@@ -23,17 +23,20 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.checkpoints import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
 from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
-from pipeline.errors import CorruptionError, InputError, NonFiniteError
+from pipeline.errors import CorruptionError, InputError, NonFiniteError, StoppedError
 from pipeline.generation import HighResolution
 from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.objective import Objective
 from pipeline.optimizer_slices import KEYS
 from pipeline.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.sequences import Task
+from pipeline.skipped_steps import SKIPPED_FILE
 from pipeline.slice_files import SliceReader
 from pipeline.stage_config import StageConfig
-from pipeline.step_guard import SKIPPED_FILE, StepGuard
-from pipeline.train_loop import StageRun, make_plan, train_stage
+from pipeline.stage_run import StageRun, make_plan
+from pipeline.step_guard import StepGuard
+from pipeline.stop_request import StopRequest
+from pipeline.train_loop import train_stage
 from pipeline.train_step import train_step
 from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import Role
@@ -112,11 +115,12 @@ def on_ranks(
     stop_after: int | None = None,
     before_step: Callable[[int, int], None] | None = None,
     environment: dict[str, str] | None = None,
+    stop: tuple[int, StopRequest] | None = None,
 ) -> list[dict]:
     """Trains on gloo processes; returns rank 0's figures. `before_step` is called with the rank and the step, from 0:
-    before any."""
+    before any. `stop` is asked for at the end of a step, by its number."""
     result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
-    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after, before_step, environment or {})
+    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after, before_step, environment or {}, stop)
     return torch.load(result, weights_only=False)
 
 
@@ -149,16 +153,18 @@ def _rank(
     stop_after: int | None,
     before_step: Callable[[int, int], None] | None,
     environment: dict[str, str],
+    stop: tuple[int, StopRequest] | None,
 ) -> None:
     os.environ |= environment
     join(rank, world_size, port)
     figures: list[dict] = []
     _watch_steps(rank, stop_after, before_step)
+    asked = (lambda: stop[1] if figures and figures[-1]["step"] >= stop[0] else None) if stop else None
     try:
-        train_stage(run, torch.device("cpu"), figures.append, partial(_note, run))
+        train_stage(run, torch.device("cpu"), figures.append, partial(_note, run), asked)
     except _Killed:
         pass
-    except (NonFiniteError, CorruptionError, InputError) as error:
+    except (NonFiniteError, CorruptionError, InputError, StoppedError) as error:
         if rank == 0:
             _note(run, f"{type(error).__name__}: {error}")
     if rank == 0:
@@ -358,6 +364,33 @@ def _full_disk_of_rank_1(rank: int, step: int) -> None:
         )
 
 
+def _full_disk_of_rank_0(rank: int, step: int) -> None:
+    """As above, of the rank that writes for all: TensorBoard's events, the list of skipped steps."""
+    if rank == 0 and step == 1:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+    if rank == 0 and step == 10:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    _poison(range(4, 6), "loss", rank, step)
+
+
+def test_training_goes_on_where_the_first_ranks_disk_is_full(run):
+    stage = replace(STAGE, steps=26, save_every_steps=2, sample_every_steps=2, validate_every_steps=0)
+    run = replace(run, stage=stage, held_out=())
+    whole = on_ranks(2, named(run, "whole"), before_step=partial(_poison, range(4, 6), "loss"))
+    (run.output / SKIPPED_FILE).parent.mkdir(parents=True)
+    (run.output / SKIPPED_FILE).write_text("x" * 4000)
+    figures = on_ranks(2, run, before_step=_full_disk_of_rank_0)
+    assert losses(figures) == losses(whole)
+    told = Path(f"{run.output}.told").read_text()
+    assert "TensorBoard does not take figures any more" in told and f"{SKIPPED_FILE} could not be written" in told
+    assert finished_checkpoint(run.checkpoints).manifest.step == 26
+    events = EventAccumulator(str(run.output / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("learning_rate")[-1].step == 26, "it goes on once there is room again"
+
+
 def test_training_goes_on_where_a_checkpoint_cannot_be_written(run):
     run = replace(run, stage=replace(STAGE, save_every_steps=2, keep_checkpoints=9), samples=None)
     whole = on_ranks(2, named(run, "whole"))
@@ -418,7 +451,7 @@ def test_a_poisoned_batch_on_one_rank_updates_no_rank_and_is_named(run, how, zer
     figures = on_ranks(2, run, before_step=partial(_poison, range(4, 6), how))
     assert [each["skipped_steps"] for each in figures] == [0, 0, 0, 1, 2, 2]
     lines = [json.loads(line) for line in (run.output / SKIPPED_FILE).read_text().splitlines()]
-    assert [(line["first_step"], line["step"], len(line["sample_ids"])) for line in lines] == [(4, 4, 8), (5, 5, 8)]
+    assert [(line["step"], len(line["sample_ids"])) for line in lines] == [(4, 8), (5, 8)]
     assert all({"loss": "loss is nan", "gradient": "gradient is not finite"}[how] in line["problem"] for line in lines)
     saved = {each.manifest.step: each for each in complete_checkpoints(run.checkpoints, [])}
     assert {step: each.manifest.optimizer_steps for step, each in saved.items()} == {1: 1, 2: 2, 3: 3, 6: 4}
@@ -436,12 +469,112 @@ def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_
     assert "goes on from step 3" in told, "the weights of step 4 may be what is wrong"
     assert "NonFiniteError: the last 4 steps up to 8 were skipped" in told and "a checkpoint was written" in told
     lost = [json.loads(line) for line in (run.output / SKIPPED_FILE).read_text().splitlines()]
-    assert [(line["first_step"], line["step"]) for line in lost] == [(5, 5), (4, 6), (7, 7), (8, 8)]
+    assert [(line["step"], "loss is nan" in line["problem"]) for line in lost] == [
+        (5, True),
+        (4, False),  # was learned from, and undone
+        *((step, True) for step in (6, 7, 8)),
+    ]
+    assert all(len(line["sample_ids"]) == 8 for line in lost)
     newest = newest_complete(run.checkpoints)
     assert (newest.manifest.step, newest.manifest.optimizer_steps) == (8, 3)
     later = on_ranks(2, run)
     assert [each["step"] for each in later] == [9, 10, 11, 12]
     assert later[-1]["skipped_steps"] == 4
+
+
+def test_what_may_be_spoiled_does_not_push_out_the_checkpoints_before_it(run):
+    """With one to keep, the end on bad numbers left only what it had just saved."""
+    stage = replace(STAGE, steps=12, save_every_steps=2, roll_back_after=0, end_after=3, keep_checkpoints=1)
+    run = replace(run, stage=stage, samples=None)
+    on_ranks(2, run, before_step=partial(_poison, range(5, 20), "loss"))
+    assert [each.manifest.step for each in complete_checkpoints(run.checkpoints, [])] == [7, 4]
+
+
+def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_can_still_learn(run):
+    """Two bad batches at the very end are the batches' fault; where nothing after them works either, the weights'."""
+    stage = replace(STAGE, end_after=4, roll_back_after=3, save_every_steps=2)
+    run = replace(run, stage=stage, samples=None)
+    on_ranks(2, run, before_step=partial(_poison_until_tried, range(5, 7)))
+    good = finished_checkpoint(run.checkpoints)
+    assert good.manifest.optimizer_steps == 4
+    spoiled = named(run, "spoiled")
+    on_ranks(2, spoiled, before_step=partial(_poison, range(5, 100), "loss"))
+    told = Path(f"{spoiled.output}.told").read_text()
+    assert "none of 4 more could be learned from" in told and "the weights are at fault" in told
+    newest = newest_complete(spoiled.checkpoints)
+    assert (newest.manifest.step, newest.manifest.finished) == (4, False)
+    on_ranks(2, spoiled)
+    first, second = (trained_state(finished_checkpoint(each.checkpoints)) for each in (run, spoiled))
+    assert any(not torch.equal(first[name], second[name]) for name in first), "once mended, they learn from all steps"
+
+
+def _poison_until_tried(steps: range, rank: int, step: int) -> None:
+    """What is wrong lies in those steps' samples: those that are tried after the stage's last step are good."""
+    import pipeline.train_loop as loop
+
+    _poison(steps, "loss", rank, step)
+    real = loop.try_step
+
+    def tried(*args):
+        _poison(range(0), "loss", rank, 0)
+        return real(*args)
+
+    if step == 0:
+        loop.try_step = tried
+
+
+@pytest.mark.parametrize("kind, error", [("preempted", "PreemptedError"), ("budget", "BudgetError")])
+def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(run, kind, error):
+    whole = on_ranks(2, named(run, "whole"))
+    before = on_ranks(2, run, stop=(4, StopRequest(kind, "somebody asked")))
+    assert [each["step"] for each in before] == [1, 2, 3, 4]
+    told = Path(f"{run.output}.told").read_text()
+    assert f"{error}: somebody asked; a checkpoint was written" in told
+    assert newest_complete(run.checkpoints).manifest.step == 4
+    later = on_ranks(2, run)
+    assert losses(before) + losses(later) == losses(whole)
+
+
+def test_ranks_that_do_not_see_one_folder_are_told_so_before_they_train(run):
+    """Each node's own disk under the same path: the first rank would wait for the others' parts for ever."""
+    assert not on_ranks(2, run, before_step=_a_folder_of_its_own)
+    told = Path(f"{run.output}.told").read_text()
+    assert "InputError: checkpoints" in told and "rank 1 on" in told and "does not see what rank 0 has just" in told
+
+
+def _a_folder_of_its_own(rank: int, step: int) -> None:
+    import pipeline.checkpoint_writer as writer
+
+    if rank == 1:
+        real = writer.open_storage
+        writer.open_storage = lambda url: real(f"{url}-of-another-node")
+        writer.owner_text = lambda url: None
+
+
+def test_a_stage_goes_on_when_the_one_before_it_is_gone(run):
+    """And does not read its weights again: its own checkpoint has all of them."""
+    on_ranks(2, run)
+    second = replace(named(run, "stage2"), stage_number=2, initial_checkpoint=finished_checkpoint(run.checkpoints))
+    whole = on_ranks(2, named(second, "whole2"))
+    on_ranks(2, second, stop_after=4)
+    for path in Path(run.checkpoints).rglob("rank-*.safetensors"):
+        path.write_bytes(b"")
+    later = on_ranks(2, second)
+    assert losses(later) == losses(whole)[-len(losses(later)) :]
+    other = replace(second, initial_checkpoint=finished_checkpoint(named(second, "whole2").checkpoints))
+    on_ranks(2, replace(other, stage=replace(other.stage, steps=6)))
+    assert "was made with another checkpoint to start from" in Path(f"{second.output}.told").read_text()
+
+
+def test_a_damaged_stage_before_is_named_with_what_to_do(run):
+    on_ranks(2, run)
+    initial = finished_checkpoint(run.checkpoints)
+    path = Path(run.checkpoints, initial.name, rank_file(1))
+    path.write_bytes(path.read_bytes()[:-5] + b"wrong")
+    second = replace(named(run, "stage2"), stage_number=2, initial_checkpoint=initial)
+    assert not on_ranks(2, second)
+    told = Path(f"{second.output}.told").read_text()
+    assert f"{rank_file(1)} has changed" in told and "move it away and run the stage before again" in told
 
 
 def test_a_spike_is_skipped_once_there_is_a_usual_loss(run):

@@ -360,6 +360,17 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{uuid.uuid4().hex}")  # not longer than the name it will have
     try:
         fill(partial)
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or what a folder lists, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,6 +3,7 @@
 One parquet file for each input shard, one row a picture. The contract between tokenization and training.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,7 +21,7 @@ from tokenization.samples import readable
 from tokenization.storage import LocalFolder, Storage, open_storage
 
 SCHEMA_VERSION = 1
-VERSION_KEY, FINGERPRINT_KEY = b"mars.schema_version", b"mars.fingerprint"
+VERSION_KEY, FINGERPRINT_KEY, CONTENT_KEY = b"mars.schema_version", b"mars.fingerprint", b"mars.content"
 MANIFEST_FILE = "manifest.json"
 CAPTION_TYPE = pa.struct(
     [("lang", pa.string()), ("text", pa.string()), ("ids", pa.list_(pa.int32())), ("truncated", pa.bool_())]
@@ -89,7 +91,20 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
     for name in extra_names:
         table = table.append_column(name, _pass_through([row.get(name) for row in rows]))
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
+    metadata[CONTENT_KEY] = content_sha256(rows).encode()
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def content_sha256(rows: list[dict[str, Any]]) -> str:
+    """Identifies what training reads of the rows: ids, codes, captions, places in documents."""
+    digest = hashlib.sha256()
+    for row in rows:
+        text = [row["sample_id"], row["captions"], row.get("document")]
+        digest.update(json.dumps(text, sort_keys=True).encode())
+        for name in ("codes", "codes_hr"):
+            codes = row.get(name)
+            digest.update(b"-" if codes is None else np.asarray(codes, np.uint16).tobytes())
+    return digest.hexdigest()
 
 
 def _pass_through(values: list[Any]) -> pa.Array:
@@ -185,6 +200,11 @@ def read_fingerprint(shard: TokenShard) -> str:
             "tokenize it again"
         )
     return metadata[FINGERPRINT_KEY].decode()
+
+
+def read_content(shard: TokenShard) -> str:
+    """`content_sha256` of the shard's rows, from its footer."""
+    return (shard.schema().metadata or {}).get(CONTENT_KEY, b"").decode()
 
 
 def common_fingerprint(shards: list[TokenShard]) -> Fingerprint:

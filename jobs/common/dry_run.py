@@ -8,9 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.common.cluster_file import ClusterFile, read_cluster_file
-from jobs.common.cluster_plan import Demand, nodes_for
-from jobs.common.cluster_plan import as_object as nodes_as_object
+from jobs.common.asked_nodes import say_training_nodes
+from jobs.common.cluster_file import read_cluster_file
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe, load_recipe
 from jobs.common.recipe_plan import PlannedStage, RecipePlan, plan_recipe
@@ -59,45 +58,14 @@ def dry_run(
         console.print(table)
     for table in (memory_table(plan), work_table(plan)):
         console.print(table)
-    asked = {"cluster": say_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
+    asked = {"cluster": say_training_nodes(console, file, recipe, plan.device.name)} if file else {}
     return as_object(plan, values, before) | asked
-
-
-def training_demand(recipe: Recipe, gpu: str) -> Demand:
-    """The placement group of a stage's workers; every stage of a recipe asks for the same."""
-    scaling = recipe.scaling
-    planned_on = gpu if scaling.use_gpu else ""
-    return Demand("training workers", scaling.num_workers, scaling.worker_resources, at_once=True, gpu=planned_on)
 
 
 def plan_console(as_json: bool) -> Console:
     """Where a plan is printed: standard error where standard output is for the JSON object."""
     file = sys.stderr if as_json else sys.stdout
     return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
-
-
-def say_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> dict[str, Any]:
-    """Prints which nodes a cluster starts for `demands`, and returns them as plain values.
-
-    Raises:
-        UsageError: it can never start what they need.
-    """
-    asked = nodes_for(cluster, demands)
-    table = Table("nodes", "type", "of each", title=f"Asked of {cluster.path}, where only its head runs")
-    for kind in cluster.node_types:
-        if kind.name in asked.nodes:
-            has = ", ".join(f"{name} {amount:g}" for name, amount in kind.resources.items())
-            table.add_row(f"{asked.nodes[kind.name]}", f"{kind.name} {kind.instance}".strip(), has)
-    table.caption = "; ".join(map(str, demands))
-    console.print(table)
-    if cluster.placeholders:
-        lines = ", ".join(str(line) for line in sorted({line for line, _ in cluster.placeholders}))
-        console.print(f"note: {cluster.path} is still to be filled in, in lines {lines}", markup=False)
-    for warning in asked.warnings:
-        console.print(f"note: {warning}", markup=False)
-    if asked.never:
-        raise UsageError(f"{cluster.path} can never give it: {'; '.join(asked.never)}")
-    return {"file": str(cluster.path)} | nodes_as_object(asked)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:

@@ -38,6 +38,9 @@ BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (tokenization.errors.InputError, ExitCode.INPUT),
     (FailedShards, ExitCode.FAILED_SHARDS),
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
+    (pipeline.errors.BudgetError, ExitCode.BUDGET),
+    (pipeline.errors.PreemptedError, ExitCode.PREEMPTED),
+    (pipeline.errors.StoppedError, ExitCode.OTHER),
     (pipeline.errors.CorruptionError, ExitCode.OTHER),
 )
 OURS = tuple(kind for kind, _ in BY_EXCEPTION)

@@ -19,9 +19,10 @@ from pipeline.geometry import with_layers
 from pipeline.plain_training import run_stage_without_ray
 from pipeline.ray_training import ScalingConfig, run_workers
 from pipeline.stage_config import StageConfig
+from pipeline.stage_run import StageRun
 from pipeline.step_benchmark import StepBenchmark
 from pipeline.synthetic import synthetic_run
-from pipeline.train_loop import StageRun, train_stage
+from pipeline.train_loop import train_stage
 
 
 def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) -> float:

@@ -172,6 +172,7 @@ class Recipe:
         if self.evaluation.documents and self.evaluation.documents not in self.corpora:
             known = ", ".join(self.corpora)
             found.append(f"evaluation.documents is {self.evaluation.documents!r}; the recipe's corpora are {known}")
+        found += [f"scaling.{problem}" for problem in self.scaling.problems()]
         for number, stage in enumerate(self.stages, start=1):
             problems = stage.problems()
             if stage.attention == "flex_attention" and not self.scaling.use_gpu:

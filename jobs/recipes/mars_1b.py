@@ -76,6 +76,7 @@ def recipe() -> Recipe:
         sources={MAIN: Source(where=DETAILED, held_out=f"{DETAILED} and {HELD_OUT}")},
         task_shares={"text_to_image": 0.2, "high_resolution": 0.8},
         steps=SAMPLES[2] // GLOBAL_BATCH_SIZE,
+        window_shards=8,  # a row's high codes are 2 kB; see mars_7b
         high_resolution_role="high_1",
         high_resolution_group=8,  # 1,024 high codes in 128 passes, half as many as the picture before takes
     )

@@ -73,6 +73,7 @@ def recipe() -> Recipe:
         task_shares={"text_to_image": 0.2, "high_resolution": 0.8},
         steps=PAIRS[2] // GLOBAL_BATCH_SIZE,
         row_multiple=32,  # rows of one sample have little text
+        window_shards=2,  # a row's 4,096 high codes are 8 kB: with the next window's first shard under 300 MB a rank
         seq_len=4992,  # one sample: up to 512 text ids, 258 of the low picture, K openers, 4,096 - K high codes
         high_resolution_role="high_2",
         high_resolution_group=16,  # K of next-K-token prediction; no source says which K

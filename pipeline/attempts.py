@@ -1,0 +1,127 @@
+"""Attempts at a stage: as many as it takes, each with as many workers as there are.
+
+An attempt goes on from the newest checkpoint. What ends one and may not happen again (a worker, a node, a hang) begins
+another, as long as there is a new checkpoint between them now and then.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from pipeline.cluster_room import workers_that_fit
+from pipeline.errors import NodeLostError, PreemptedError, ResizeError, WorkersLostError
+from pipeline.ray_training import ScalingConfig
+from pipeline.stop_request import StopRequest
+
+POLL_S = 1.0
+RETRY_PAUSE_S = 5.0
+"""Before another attempt, times the number of those in a row that saved nothing."""
+
+Tell = Callable[[str], None]
+
+
+def run_attempts(
+    attempt: Callable[[ScalingConfig], None],
+    scaling: ScalingConfig,
+    saved_step: Callable[[], int],
+    asked_to_end: threading.Event,
+    tell: Tell,
+) -> None:
+    """Runs attempts until one comes to the stage's end.
+
+    Args:
+        attempt: runs one with the workers that it gets.
+        scaling: the workers that are wanted.
+        saved_step: of the newest checkpoint, 0 where there is none.
+        asked_to_end: the job was.
+        tell: gets lines for whoever runs the job.
+
+    Raises:
+        PreemptedError: the job was asked to end; or nodes are about to go and the number of workers is fixed.
+        WorkersLostError: too many attempts in a row saved nothing.
+        Exception: whatever else ends an attempt on purpose.
+    """
+    with _wanted(scaling):
+        in_row = 0
+        while True:
+            before, workers = saved_step(), _workers_now(scaling, asked_to_end, tell)
+            try:
+                return attempt(replace(scaling, num_workers=workers))
+            except ResizeError as error:
+                tell(str(error))
+            except NodeLostError as error:
+                if not scaling.min_workers:
+                    raise
+                tell(str(error))
+            except WorkersLostError as error:
+                in_row = 0 if saved_step() > before else in_row + 1
+                if in_row > scaling.max_retries:
+                    raise
+                row = f"; {in_row} in a row saved nothing, of {scaling.max_retries} that may" if in_row else ""
+                tell(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
+                asked_to_end.wait(RETRY_PAUSE_S * in_row)
+
+
+@contextmanager
+def following(board: Any, asked_to_end: threading.Event, scaling: ScalingConfig, most: int) -> Iterator[None]:
+    """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
+    it has fewer than `most` workers and there is room for more."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        grows_at = time.monotonic() + scaling.grow_after_s
+        while not ended.wait(POLL_S):
+            if asked_to_end.is_set():
+                board.ask_to_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
+                return
+            missing = most - scaling.num_workers
+            due = missing > 0 and time.monotonic() > grows_at
+            if due and (more := workers_that_fit(scaling.worker_resources, missing)):
+                reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
+                board.ask_to_stop.remote(StopRequest("resize", reason))
+                grows_at = time.monotonic() + scaling.grow_after_s
+
+    follower = threading.Thread(target=follow, name="follows an attempt", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+@contextmanager
+def _wanted(scaling: ScalingConfig) -> Iterator[None]:
+    """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train."""
+    if scaling.min_workers:
+        request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+    try:
+        yield
+    finally:
+        if scaling.min_workers and ray.is_initialized():
+            request_resources(bundles=[])
+
+
+def _workers_now(scaling: ScalingConfig, asked_to_end: threading.Event, tell: Tell) -> int:
+    """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
+    at best, within `wait_for_all_s`, and then as soon as they are enough."""
+    waited_from, told_at = time.monotonic(), float("-inf")
+    while not asked_to_end.is_set():
+        if not scaling.min_workers:
+            return scaling.num_workers
+        fit, now = workers_that_fit(scaling.worker_resources, scaling.num_workers), time.monotonic()
+        if fit == scaling.num_workers or (fit >= scaling.min_workers and now - waited_from >= scaling.wait_for_all_s):
+            if fit < scaling.num_workers:
+                tell(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
+            return fit
+        if now - told_at > 60:
+            tell(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
+            told_at = now
+        asked_to_end.wait(POLL_S)
+    raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")

@@ -1,0 +1,107 @@
+"""What a rank needs to train one stage, and the model and the plan that follow from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.checkpoints import Checkpoint
+from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.errors import InputError
+from pipeline.model import MarsForCausalLM
+from pipeline.order import MixedOrder, SampleOrder
+from pipeline.plan import StagePlan
+from pipeline.row_index import SourceRows
+from pipeline.sequences import SequenceBuilder
+from pipeline.stage_config import StageConfig
+from pipeline.token_data import TokenReader
+from pipeline.training_samples import SamplePrompts
+from pipeline.vocabulary import JointVocabulary
+from pipeline.weights import base_sha256, load_base
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Everything a rank needs to train one stage.
+
+    Attributes:
+        stage, stage_number, seed: what to train, and the seed of its order and draws.
+        zero: partitioning.
+        base: folder of the frozen language expert.
+        codebook_size: of the VQ-GAN.
+        shared_output_projection: see `MarsConfig`.
+        embedding_noise_std: see `MarsConfig`.
+        initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
+        checkpoints: folder or URL of this stage's checkpoints.
+        sources: the rows the stage uses.
+        held_out: rows that validation measures on.
+        instruction_ids, end_id: see `SequenceBuilder`.
+        output: the stage's folder.
+        recipe_sha256: of what must not change between attempts.
+        samples: what is drawn while it trains; None for nothing.
+        name: of the run, `recipe/stage1`.
+        trackers: see `pipeline.trackers`.
+        verify_only: run the next step twice and compare, instead of training.
+    """
+
+    stage: StageConfig
+    stage_number: int
+    seed: int
+    zero: ZeroConfig
+    base: Path
+    codebook_size: int
+    shared_output_projection: bool
+    embedding_noise_std: float
+    initial_checkpoint: Checkpoint | None
+    sources: tuple[SourceRows, ...]
+    held_out: tuple[SourceRows, ...]
+    instruction_ids: dict[str, list[int]]
+    end_id: int
+    output: Path
+    checkpoints: str
+    recipe_sha256: str
+    samples: SamplePrompts | None = None
+    name: str = ""
+    trackers: tuple[str, ...] = ()
+    verify_only: bool = False
+
+
+def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:
+    """The model on its language expert, set up to train, and the expert's hash. Its visual side is as before any stage.
+
+    Raises:
+        InputError: the language expert or the stage's settings cannot be used.
+    """
+    model = load_base(
+        run.base,
+        run.codebook_size,
+        getattr(torch, run.zero.dtype),
+        embedding_noise_std=run.embedding_noise_std,
+        shared_output_projection=run.shared_output_projection,
+    )
+    base_hash = base_sha256(model)
+    model.set_attn_implementation(run.stage.attention)
+    if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
+        raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
+    if run.stage.checkpoint_every_layers:
+        model.model.checkpoint_every = run.stage.checkpoint_every_layers
+        model.gradient_checkpointing_enable()
+    if run.stage.compile_layers:
+        model.model.compile_layers(partitioned=run.zero.zero_stage == 3)
+    if run.zero.frozen_whole:
+        model.to(device).keep_frozen_whole()
+    return model, base_hash
+
+
+def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
+    """The stage's plan over its rows."""
+    window = run.stage.window_shards
+    orders = [
+        SampleOrder(source.index.counts, run.seed, run.stage_number, window, number)
+        for number, source in enumerate(run.sources)
+    ]
+    mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
+    high = run.stage.task_shares.get("high_resolution", 0.0) > 0
+    readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
+    builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
+    return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)

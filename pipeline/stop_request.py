@@ -1,0 +1,54 @@
+"""Ending a stage early, on purpose: all ranks after the same step, with a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from pipeline.errors import BudgetError, NodeLostError, PreemptedError, ResizeError, StoppedError
+
+KINDS: dict[str, type[StoppedError]] = {
+    "preempted": PreemptedError,
+    "node": NodeLostError,
+    "budget": BudgetError,
+    "resize": ResizeError,
+}
+"""Why a stage may be stopped, and what then ends the loop."""
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Somebody wants the stage to end after the step that runs.
+
+    Attributes:
+        kind: of `KINDS`.
+        reason: for whoever reads the log.
+    """
+
+    kind: str
+    reason: str
+
+    def error(self, saved: bool) -> StoppedError:
+        """What ends the loop. `saved`: whether the checkpoint that was then written counts."""
+        if not saved:
+            return StoppedError(
+                f"{self.reason}; no checkpoint could be written, the same command goes on from the newest there is"
+            )
+        return KINDS[self.kind](f"{self.reason}; a checkpoint was written, the same command goes on from it")
+
+
+StopAsked = Callable[[], StopRequest | None]
+"""Asked on rank 0 after every step. Must not wait for anything."""
+
+
+def agreed_stop(stop_asked: StopAsked | None, device: torch.device) -> StopRequest | None:
+    """What rank 0 was asked for, on every rank. Every rank calls it."""
+    request = stop_asked() if stop_asked and dist.get_rank() == 0 else None
+    asked = torch.tensor([request is not None], dtype=torch.int32, device=device)
+    dist.broadcast(asked, src=0)
+    if not asked.item():
+        return None
+    found = [request]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
