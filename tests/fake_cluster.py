@@ -80,15 +80,23 @@ def on_this_machine(
 class FakeCluster:
     """`ray start --head` with the autoscaler of a cluster file, token authentication and the dashboard on loopback."""
 
-    def __init__(self, path: Path, folder: Path, idle_s: float = 5, resources: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        idle_s: float = 5,
+        resources: dict[str, int] | None = None,
+        checkout: Path = CHECKOUT,
+    ) -> None:
         port, dashboard = free_port(), free_port()
-        self.address = f"127.0.0.1:{port}"
+        self.address, self.checkout = f"127.0.0.1:{port}", checkout
         self.log = folder / "ray.log"
-        file = folder / "autoscaler.json"
-        file.write_text(json.dumps(on_this_machine(path, self.address, idle_s, resources)))
+        self._file = folder / "autoscaler.json"
+        self._config = on_this_machine(path, self.address, idle_s, resources)
+        self._file.write_text(json.dumps(self._config))
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(CHECKOUT),
+            "PYTHONPATH": str(checkout),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_TMPDIR": "/tmp",
@@ -101,11 +109,11 @@ class FakeCluster:
         }
         words = ["ray", "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--port={port}"]
         words += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
-        words += [f"--dashboard-agent-listen-port={free_port()}", f"--autoscaling-config={file}"]
+        words += [f"--dashboard-agent-listen-port={free_port()}", f"--autoscaling-config={self._file}"]
         words += [f"--object-store-memory={STORE_BYTES}"]
         self._head = subprocess.Popen(
             words,
-            cwd=CHECKOUT,
+            cwd=checkout,
             env=self.environment,
             start_new_session=True,
             stdout=self.log.open("w"),
@@ -123,7 +131,7 @@ class FakeCluster:
 
     def type(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(
-            words, cwd=CHECKOUT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+            words, cwd=self.checkout, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
 
     def drive(self, script: str, *words: str, timeout: float = 600) -> Any:
@@ -131,6 +139,26 @@ class FakeCluster:
         done = self.type(sys.executable, "-P", "-c", script, *words, timeout=timeout)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.splitlines()[-1])
+
+    def offer(self, **max_workers: int) -> None:
+        """Has the provider offer so many nodes of some types from now on, as a market that runs dry does."""
+        for name, count in max_workers.items():
+            self._config["available_node_types"][name]["max_workers"] = count
+        written = self._file.with_suffix(".new")
+        written.write_text(json.dumps(self._config))
+        written.replace(self._file)
+
+    def take_away(self, node_type: str) -> None:
+        """Kills one node of a type with all that runs on it."""
+        raylet = next(
+            process
+            for process in psutil.process_iter(["name", "environ"])
+            if process.info["name"] == "raylet"
+            and (process.info["environ"] or {}).get("RAY_NODE_TYPE_NAME") == node_type
+        )
+        for process in [raylet, *raylet.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def stop(self) -> None:
         """Ends the head and all nodes, which are its children or were started by them."""
