@@ -255,3 +255,22 @@ def test_a_cluster_file_for_nothing_or_that_is_not_there_is_refused(flags):
     for job in (train_stage, tokenize):
         with pytest.raises(UsageError, match="dry-run|no cluster file"):
             job.main(job.Options(**flags))
+
+
+def commands_of(page: str) -> list[str]:
+    """The jobs that a page's blocks call, lines joined and remarks left out."""
+    blocks = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    joined = re.sub(r" +(?:# [^\n]*)?\\\n *", " ", "\n".join(blocks))
+    lines = [re.sub(r"\s+# .*", "", line) for line in joined.splitlines()]
+    lines = [line.partition(" -- ")[2] if " -- " in line else line for line in lines]
+    return [line for line in lines if line.startswith("jobs/")]
+
+
+def test_the_jobs_that_the_page_on_clusters_calls_know_the_options_it_gives():
+    jobs = {"jobs/tokenize.py": tokenize, "jobs/train_stage.py": train_stage, "jobs/check_cluster.py": check_cluster}
+    found = commands_of((CHECKOUT / "docs" / "cluster.md").read_text())
+    assert len(found) >= 8
+    for command in found:
+        options = tyro.cli(jobs[shlex.split(command)[0]].Options, args=options_of(command))
+        if hasattr(options, "recipe"):
+            load_recipe(options.recipe, options.set)
