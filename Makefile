@@ -1,20 +1,21 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+LOCK := cluster/requirements.lock
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-long lint install
+.PHONY: demo test test-long lint install lock
 
 install: $(INSTALLED)
 
 # torch comes first and by itself, so that the build that fits this machine is the one the rest builds on. Last comes
 # what DeepSpeed else compiles when CPU workers start for the first time.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(LOCK)
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet "torch>=2.11,<2.14"
-	$(PYTHON) -m pip install --quiet -e ".[demo,dev]"
+	$(PYTHON) -m pip install --quiet --constraint $(LOCK) torch
+	$(PYTHON) -m pip install --quiet --constraint $(LOCK) -e ".[demo,dev]"
 	DS_ACCELERATOR=cpu $(PYTHON) -c "from deepspeed.comm.torch import build_shm_op; build_shm_op()" \
 		|| echo "DeepSpeed's op for CPUs could not be built; training on CPUs needs a C++ compiler"
 	touch $@
@@ -32,3 +33,9 @@ lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Writes the versions of all packages anew, for Linux with CUDA; those that still suit stay as they are. To take newer
+# ones: make lock UPGRADE=--upgrade
+lock:
+	$(VENV)/bin/uv pip compile --quiet $(UPGRADE) pyproject.toml --all-extras --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-annotate --no-header --output-file $(LOCK)

@@ -15,15 +15,20 @@ from typing import Annotated, Any, Literal  # noqa: E402
 import tyro  # noqa: E402
 from ray.util.metrics import Gauge  # noqa: E402
 
+from jobs.common.asked_nodes import say_nodes  # noqa: E402
 from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
+from jobs.common.cluster_file import ClusterFile, read_cluster_file  # noqa: E402
+from jobs.common.cluster_plan import Demand  # noqa: E402
+from jobs.common.dry_run import plan_console  # noqa: E402
 from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
+from jobs.common.recipe import Recipe, load_recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from tokenization.books import Manifest  # noqa: E402
 from tokenization.corpus import Corpus  # noqa: E402
 from tokenization.shard_rows import TokenizationConfig, check_query  # noqa: E402
 from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
+from tokenization.workers import Workers  # noqa: E402
 
 SAY_EVERY_S = 10.0
 USUAL = TokenizationConfig()
@@ -83,7 +88,11 @@ class Options(JobOptions):
     max_aspect_ratio: Annotated[float, _recipes(USUAL.limits.max_aspect_ratio)] = 0.0
     """Pictures with more of longer side over shorter side are rejected."""
     json: bool = False
-    """Print the manifest as one JSON object, last."""
+    """Print the manifest as one JSON object, last; of a dry run, the nodes."""
+    dry_run: bool = False
+    """Tokenize nothing: say which actors the job will start, and with --cluster which nodes those ask for."""
+    cluster: str = ""
+    """With --dry-run: cluster file, as in cluster/aws_a100.yaml. Exit code 2 where it can never give the nodes."""
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with what the flags say.
@@ -124,6 +133,13 @@ class Options(JobOptions):
 
 def main(options: Options) -> dict:
     """Tokenizes what is not tokenized yet; makes the corpora that are to be made where they are missing."""
+    if options.cluster and not options.dry_run:
+        raise UsageError("--cluster is of a dry run; add --dry-run, or leave it out to tokenize")
+    if options.dry_run:
+        recipe = options.applied(load_recipe(options.recipe, options.set))
+        return plan_actors(
+            recipe.tokenizers, read_cluster_file(options.cluster) if options.cluster else None, options.json
+        )
     recipe, paths = options.resolve()
     recipe = options.applied(recipe)
     paths = replace(paths, recipe=recipe)
@@ -146,6 +162,26 @@ def main(options: Options) -> dict:
             print(json.dumps(books, ensure_ascii=False))
         raise FailedShards(f"{len(failed)} shards could not be read; mend them and run the job again")
     return books
+
+
+def plan_actors(workers: Workers, cluster: ClusterFile | None, as_json: bool) -> dict[str, Any]:
+    """Says which actors tokenization starts, and the nodes they ask `cluster` for.
+
+    Raises:
+        UsageError: it can never start them.
+    """
+    encoders = Demand("encoders", workers.num_encoders, workers.encoder_actor)
+    readers = Demand("readers", workers.max_readers or 1, workers.reader_actor)
+    console = plan_console(as_json)
+    console.print(f"tokenize: {encoders}; up to {readers}, as the encoders need them", markup=False)
+    if not workers.max_readers:
+        console.print(
+            "note: --readers is not given: there will be as many as the cluster has CPUs when the job starts; where it "
+            "starts at nothing, 1",
+            markup=False,
+        )
+    actors = {"encoders": workers.num_encoders, "readers": workers.max_readers}
+    return actors | ({"cluster": say_nodes(console, cluster, [encoders, readers])} if cluster else {})
 
 
 def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Manifest:

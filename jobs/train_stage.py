@@ -69,6 +69,9 @@ class Options(JobOptions):
     """With --dry-run: GPU model to plan on, as in A100-80GB, instead of the recipe's."""
     mfu: float = ASSUMED_MFU
     """With --dry-run: share of the GPU's peak to assume."""
+    cluster: str = ""
+    """With --dry-run: cluster file, as in cluster/aws_a100.yaml, to say which nodes the stage will ask for. Exit code 2
+    where it can never get them."""
 
 
 MOST_UNWRITTEN = 100_000
@@ -135,9 +138,10 @@ class Board(Messages, AttemptWatch):
 def main(options: Options) -> dict[str, Any] | None:
     """Trains the named stage, or the next unfinished one; or only plans."""
     if options.dry_run:
-        return dry_run(options.recipe, options.set, options.stage, options.gpu, options.mfu, options.json)
-    if options.json or options.gpu or options.mfu != ASSUMED_MFU:
-        raise UsageError("--json, --gpu and --mfu are of a plan; add --dry-run, or leave them out to train")
+        plan_on = (options.gpu, options.mfu)
+        return dry_run(options.recipe, options.set, options.stage, *plan_on, options.json, options.cluster)
+    if options.json or options.gpu or options.cluster or options.mfu != ASSUMED_MFU:
+        raise UsageError("--json, --gpu, --mfu and --cluster are of a plan; add --dry-run, or leave them out to train")
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")

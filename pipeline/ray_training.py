@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class ScalingConfig:
         wait_for_all_s: with `min_workers`, seconds that an attempt waits for all workers before it starts with fewer.
         grow_after_s: with `min_workers`, seconds that fewer workers train before they stop for more, with a checkpoint.
         max_retries: attempts in a row that may end without a new checkpoint before the stage is given up.
+        custom_resources: Ray's custom resources that each rank asks for, to keep it on some nodes.
     """
 
     num_workers: int = 2
@@ -58,6 +59,7 @@ class ScalingConfig:
     wait_for_all_s: float = 120.0
     grow_after_s: float = 600.0
     max_retries: int = 3
+    custom_resources: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_cpus(self) -> int:
@@ -72,7 +74,8 @@ class ScalingConfig:
     @property
     def worker_resources(self) -> dict[str, float]:
         """What one worker holds, by Ray's names."""
-        return {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
+        own = {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
+        return own | self.custom_resources
 
     def problems(self) -> list[str]:
         """What makes it impossible; empty where nothing does."""

@@ -83,6 +83,16 @@ def s3(monkeypatch) -> Iterator[FaultyS3]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def aws_on_fake_nodes(tmp_path_factory):
+    """cluster/aws_a100.yaml with nodes that are raylets of this machine; they go after five idle seconds."""
+    from tests.fake_cluster import FakeCluster
+
+    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path_factory.mktemp("aws"))
+    yield cluster
+    cluster.stop()
+
+
 def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:
     content = BytesIO()
     Image.new(mode, size, color).save(content, "PNG")

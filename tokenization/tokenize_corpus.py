@@ -26,10 +26,8 @@ from tokenization.storage import check_apart, open_storage
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
 from tokenization.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.tokenize_stages import Encoder, Reader, Writer, writer_of
-from tokenization.workers import Workers
+from tokenization.workers import READER_CPUS, Workers
 
-READER_CPUS = 0.25
-"""CPUs that a reading actor asks for, and leaves of each encoding one: so as many encoders as cores have readers."""
 CHUNKS_AT_ONCE_ON_GPU = 4
 ENCODERS_PER_WRITER = 8
 PASSES_WITHOUT_PROGRESS = 3

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+READER_CPUS = 0.25
+"""CPUs that a reading actor asks for, and leaves of each encoding one: so as many encoders as cores have readers."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -21,3 +24,13 @@ class Workers:
     compile_encoder: bool = True
     reader_resources: dict[str, float] = field(default_factory=dict)
     encoder_resources: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reader_actor(self) -> dict[str, float]:
+        """What each reading actor asks Ray for, by Ray's names."""
+        return {"CPU": READER_CPUS} | self.reader_resources
+
+    @property
+    def encoder_actor(self) -> dict[str, float]:
+        """What each encoding actor asks Ray for, by Ray's names."""
+        return {"CPU": 1 - READER_CPUS} | ({"GPU": 1} if self.use_gpu else {}) | self.encoder_resources

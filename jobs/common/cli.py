@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ import ray.data
 import torch
 import tyro
 from ray._private.utils import read_ray_address
-from rich.console import Console
 
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipe import Recipe, load_recipe
 from jobs.common.run_paths import RunPaths, run_paths
+from jobs.common.terminal import complain as complain
+from jobs.common.terminal import console
+from jobs.common.terminal import say as say
 from pipeline.ledger import Attempt, keep_ledger
 
 KEEP_FREED_MEMORY = {
@@ -35,8 +36,6 @@ Train runs the loop in a thread, whose own arena would not keep them: one arena 
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 """Environment variable: 1 shows what Ray's workers and the libraries in them print."""
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -123,16 +122,6 @@ def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
     for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):
         if free.get(kind, 0) < wanted:
             say(f"waiting for {wanted:g} {kind}s, {free.get(kind, 0):g} are free; `ray status` shows who has them")
-
-
-def say(text: str) -> None:
-    """One line of progress for a person, with the time of day."""
-    console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False)
-
-
-def complain(text: str) -> None:
-    """What is wrong, in one line and red; libraries' messages inside it may have several."""
-    console.print(" ".join(line.strip() for line in text.splitlines()), markup=False, style="red")
 
 
 def _answers(address: str | None) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.common.asked_nodes import say_training_nodes
+from jobs.common.cluster_file import read_cluster_file
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe, load_recipe
 from jobs.common.recipe_plan import PlannedStage, RecipePlan, plan_recipe
@@ -31,7 +33,9 @@ MEMORY_NOTES = {
 }
 
 
-def dry_run(name: str, overrides: tuple[str, ...], stage: str, gpu: str, mfu: float, as_json: bool) -> dict[str, Any]:
+def dry_run(
+    name: str, overrides: tuple[str, ...], stage: str, gpu: str, mfu: float, as_json: bool, cluster: str = ""
+) -> dict[str, Any]:
     """Shows the plan of a recipe and returns it.
 
     Args:
@@ -40,20 +44,28 @@ def dry_run(name: str, overrides: tuple[str, ...], stage: str, gpu: str, mfu: fl
         stage: its number, or `all`, or empty for all.
         gpu, mfu: see `plan_recipe`.
         as_json: the tables go to standard error, so that standard output is the object alone.
+        cluster: file of the cluster that is asked for nodes; empty to ask none.
 
     Raises:
-        UsageError: the recipe cannot work.
+        UsageError: the recipe cannot work, or the cluster can never give what it asks for.
     """
     recipe = load_recipe(name, overrides)
+    file = read_cluster_file(cluster) if cluster else None
     plan = plan_recipe(recipe, _numbers(recipe, stage), gpu, mfu)
     values, before = flatten(recipe), flatten(load_recipe(name))
-    file = sys.stderr if as_json else sys.stdout
-    console = Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
+    console = plan_console(as_json)
     for table in (recipe_table(values, before), model_table(plan), *map(batch_table, plan.stages)):
         console.print(table)
     for table in (memory_table(plan), work_table(plan)):
         console.print(table)
-    return as_object(plan, values, before)
+    asked = {"cluster": say_training_nodes(console, file, recipe, plan.device.name)} if file else {}
+    return as_object(plan, values, before) | asked
+
+
+def plan_console(as_json: bool) -> Console:
+    """Where a plan is printed: standard error where standard output is for the JSON object."""
+    file = sys.stderr if as_json else sys.stdout
+    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Recipe:
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
     stages: tuple[StageConfig, ...] = ()
-    scaling: ScalingConfig = ScalingConfig()
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tokenizers: Workers = Workers()
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

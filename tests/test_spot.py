@@ -1,0 +1,112 @@
+"""A stage on spot nodes, with its tokens and checkpoints in S3: nodes that are taken away cost steps, not the run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT, noise_png, write_tar
+from tests.fake_cluster import FakeCluster
+from tests.s3 import BUCKET, FaultyS3
+from tests.test_ray import RECIPE, small_vqgan
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+STEPS, ROWS = 400, 40
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 server that all nodes of the cluster know."""
+    server = FaultyS3()
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket=BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def cluster(bucket, tmp_path):
+    """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
+    checkout = tmp_path / "checkout"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, checkout / name)
+    small_vqgan(1.0).save_pretrained(tmp_path / "vq")
+    samples = [(f"{row:06d}", noise_png(row), {"caption_en": f"picture {row}", "score": row}) for row in range(ROWS)]
+    write_tar(tmp_path / "corpus" / "0.tar", samples)
+    recipe = RECIPE.format(corpus=str(tmp_path / "corpus"), vqgan=str(tmp_path / "vq"))
+    (checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
+    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, checkout=checkout)
+    yield cluster
+    cluster.stop()
+
+
+def world_sizes(client) -> dict[int, int]:
+    """Of the checkpoints that are there, by step."""
+    found = {}
+    for item in client.list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/").get("Contents", ()):
+        if item["Key"].endswith("manifest.json"):
+            content = json.loads(client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())
+            found[content["step"]] = content["world_size"]
+    return found
+
+
+def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, bucket, tmp_path):
+    root, client = ["--root", str(tmp_path / "runs")], bucket.client()
+    root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens"]
+    for words in (["jobs/tokenize.py"], ["jobs/train_lm.py"]):
+        done = cluster.type(sys.executable, "-P", *words, *root)
+        assert done.returncode == 0, done.stderr
+    words = [sys.executable, "-P", "jobs/train_stage.py", "--stage", "1", *root]
+    for value in (
+        f"checkpoint_folder=s3://{BUCKET}/checkpoints",
+        f"stages.0.steps={STEPS}",
+        "stages.0.save_every_steps=10",
+        "scaling.custom_resources={'spot': 8}",  # a node each
+        "scaling.min_workers=1",
+        "scaling.wait_for_all_s=30",
+        "scaling.grow_after_s=5",
+    ):
+        words += ["--set", value]
+    log = tmp_path / "job.log"
+    job = subprocess.Popen(
+        words, cwd=cluster.checkout, env=cluster.environment, stdout=log.open("w"), stderr=subprocess.STDOUT
+    )
+    try:
+        seen: dict[int, int] = {}
+
+        def until(size: int) -> int:
+            """The step of a checkpoint of so many workers, later than those seen before."""
+            after, deadline = max(seen, default=0), time.monotonic() + 400
+            while True:
+                new = {step: ranks for step, ranks in world_sizes(client).items() if step > after}
+                seen.update(new)
+                if size in new.values():
+                    return max(step for step, ranks in new.items() if ranks == size)
+                assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+
+        until(2)
+        cluster.offer(p4de_spot=1, p4d_spot=0)
+        cluster.take_away("p4de_spot")
+        smaller = until(1)
+        cluster.offer(p4de_spot=8, p4d_spot=8)
+        larger = until(2)
+        assert smaller < larger < STEPS
+        assert job.wait(timeout=600) == 0, log.read_text()
+    finally:
+        job.kill()
+    steps = [
+        json.loads(line)["step"] for line in Path(tmp_path / "runs/demo/stage1/metrics.jsonl").read_text().splitlines()
+    ]
+    assert set(steps) == set(range(1, STEPS + 1))
+    assert max(world_sizes(client)) == STEPS
+    assert re.search("1 of 2 workers", log.read_text()), log.read_text()
