@@ -33,7 +33,7 @@ class Trainings:
         self.inputs = folder / "inputs"
         for job in ("tokenize", "train_lm"):
             # On a Ray of its own: workers of two kinds do not find room on nodes of one CPU.
-            environment = {name: value for name, value in self.nodes.environment.items() if name != "RAY_ADDRESS"}
+            environment = self.nodes.environment | {"RAY_ADDRESS": "local"}
             words = [sys.executable, "-P", f"jobs/{job}.py", "--root", str(self.inputs)]
             done = subprocess.run(
                 words, cwd=self.checkout, env=environment, capture_output=True, text=True, check=False
