@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.configuration import MarsConfig
-from pipeline.deepspeed_engine import ZeroConfig, engine_config
+from pipeline.deepspeed_engine import ZeroConfig, engine_config, put_tools_on_path
 from pipeline.errors import InputError
 from pipeline.layers import RotaryEmbedding
 from pipeline.model import MarsForCausalLM
@@ -91,6 +91,7 @@ class _Partitions:
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
         """Partitions it. Returns this rank's part, without padding, and where in the flattened parameter it starts."""
+        put_tools_on_path()
         import deepspeed
 
         if self._first is None:
