@@ -182,7 +182,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         if config.language_expert_source:
             state = with_language_expert(str(pretrained_model_name_or_path), config)
             config.language_expert_source = config.language_expert_sha256 = ""  # both are here now
-            return super().from_pretrained(None, config=config, state_dict=state, dtype=kwargs.get("dtype", "auto"))
+            return super().from_pretrained(None, *args, config=config, state_dict=state, **{"dtype": "auto"} | kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:

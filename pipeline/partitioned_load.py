@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.configuration import MarsConfig
-from pipeline.deepspeed_engine import ZeroConfig, engine_config
+from pipeline.deepspeed_engine import ZeroConfig, engine_config, put_tools_on_path
 from pipeline.errors import InputError
 from pipeline.layers import RotaryEmbedding
 from pipeline.model import MarsForCausalLM
 from pipeline.stage_config import StageConfig
-from pipeline.starting_model import StartOptions, finished_record, verify_files
+from pipeline.starting_model import StartOptions, StartRecord, finished_record, verify_files
 from pipeline.tensor_files import PIECE_ELEMENTS, TensorFile, TensorFolder, open_tensor_folder
 
 
@@ -41,11 +41,9 @@ def load_partitioned(
         device: the rank's.
 
     Raises:
-        InputError: the starting model is damaged, not finished, or has other options.
+        InputError: on every rank: the starting model is damaged, not finished, or has other options.
     """
-    record = finished_record(folder, options)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        verify_files(folder, record)
+    record = _verified_record(folder, options)
     dtype = getattr(torch, zero.dtype)
     config = MarsConfig.from_pretrained(folder)
     with torch.device("meta"):
@@ -63,6 +61,23 @@ def load_partitioned(
             module._parameters[name] = made[id(empty)]
     model.model.rotary_emb = RotaryEmbedding(config=config).to(device)
     return model, record.base_sha256
+
+
+def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
+    """All ranks go on, or none does: one that waited for the others would wait for ever."""
+    record, problem = None, None
+    try:
+        record = finished_record(folder, options)
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            verify_files(folder, record)
+    except InputError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    if found := next(filter(None, problems), None):
+        raise InputError(found)
+    assert record
+    return record
 
 
 def _filled(
@@ -91,6 +106,7 @@ class _Partitions:
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
         """Partitions it. Returns this rank's part, without padding, and where in the flattened parameter it starts."""
+        put_tools_on_path()
         import deepspeed
 
         if self._first is None:

@@ -64,12 +64,12 @@ def train_stage(
         tell(f"stage {run.stage_number}: {line}")
 
     beat()
+    if device.type == "cpu":
+        await_extension_lock(tell_of_stage)
     model, base_hash = starting_model(run, device)
     check_same_language_expert(base_hash)
     plan = make_plan(run, model.config.vocabulary)
     asked = examinations(stage, run.stage_number, run.held_out, plan.builder)
-    if device.type == "cpu":
-        await_extension_lock(tell_of_stage)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
     replicas = ReplicaCheck(engine)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)

@@ -100,7 +100,20 @@ def trained(tmp_path_factory) -> TrainedRun:
     (stage / "checkpoints" / folder).mkdir(parents=True)
     file = write_slices(stage / "checkpoints" / folder / rank_file(0), slices)
     files = {rank_file(0): file}
-    manifest = CheckpointManifest(7, 7, 448, 1, True, base_hash, "recipe", "rows", shapes, files, {})
+    manifest = CheckpointManifest(
+        step=7,
+        optimizer_steps=7,
+        samples=448,
+        world_size=1,
+        finished=True,
+        base_sha256=base_hash,
+        recipe_sha256="recipe",
+        row_index_sha256="rows",
+        initial_sha256="",
+        shapes=shapes,
+        files=files,
+        guard={},
+    )
     write_manifest(open_storage(stage / "checkpoints"), folder, manifest)
     (stage / "recipe.json").write_text(json.dumps(asdict(recipe)))
     (stage / "metrics.jsonl").write_text('{"step": 7, "loss/text_to_image": 3.25}\n{"step": 8, "loss/captioning": 1}\n')

@@ -5,23 +5,32 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from jobs.common.base import check_base
+from jobs.common.exit_codes import UsageError
+from jobs.init_model import Options, main
 from pipeline.errors import InputError
 from pipeline.hub import model_folder
 from pipeline.language_expert_files import language_expert_config, open_language_expert
 from pipeline.model import MarsForCausalLM, load_language_expert
+from pipeline.stage_config import Source, StageConfig
 from pipeline.starting_model import StartOptions, StartRecord, finished_record, make_starting_model
 from pipeline.vocabulary import JointVocabulary
 from pipeline.weights import base_sha256, load_base
 from tests import qwen7b
 from tests.conftest import CHECKOUT, CODEBOOK, TEXT_VOCAB
+from tests.test_plan import FINGERPRINT
 
 
 def write_folder(
@@ -248,6 +257,35 @@ def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_agai
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and no starting model"):
         start(source, tmp_path / "full")
+
+
+def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_refused(tmp_path):
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(200)}, "w1"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "text")
+    source = write_qwen(tmp_path / "expert")
+    options = Options(
+        root=str(tmp_path / "runs"),
+        set=(f"language_expert_folder={source}", f"text_tokenizer={tmp_path / 'text'}"),
+        codebook_size=FINGERPRINT.codebook_size,
+    )
+    result = main(options)
+    recipe, paths = options.resolve()
+    assert paths.base == paths.start and result["vocab_size"] == TEXT_VOCAB + FINGERPRINT.codebook_size + 8
+    assert main(options) == result | {"memory_growth_bytes": ANY}
+    stage = StageConfig(purpose="a test's", sources={"drawings": Source()})
+    check_base(paths, 1, stage, FINGERPRINT, qwen7b.SMALL["seq_length"])
+    with pytest.raises(UsageError, match="samples of 25 tokens, the language expert knows 24 positions"):
+        check_base(paths, 1, stage, FINGERPRINT, qwen7b.SMALL["seq_length"] + 1)
+    other = replace(paths, recipe=replace(recipe, language_expert_folder="models/other"))
+    with pytest.raises(InputError, match="was made of '.*expert', the recipe names 'models/other'"):
+        check_base(other, 1, stage, FINGERPRINT, 9)
+    elsewhere = replace(other, run=tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="'models/other' is no folder here.*run jobs/init_model.py"):
+        check_base(elsewhere, 1, stage, FINGERPRINT, 9)
+    assert words.add_tokens([f"more{number}" for number in range(200)]) == 200
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "text")
+    with pytest.raises(InputError, match="has 400 ids, the language expert .* 300 rows"):
+        main(options)
 
 
 MEASURE = """

@@ -254,6 +254,16 @@ def test_generation_evaluation_and_report_close_the_run(trained):
     assert json.loads((made.with_name("0003") / "index.jsonl").read_text())["language"] == "zh"
 
 
+def test_a_finished_run_is_exported_with_its_card(trained, tmp_path):
+    done = trained.type("python", "jobs/export_model.py", "--checkpoint", "runs/demo", "--out", str(tmp_path / "model"))
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "of stage 2" in card and "CPU-days" in card and "train_stage" in card
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "model").iterdir()
+    }
+
+
 def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
     small = "(8,8,8,8,8)"
     words = ["--root", str(tmp_path), "--set", f"vqgan.block_out_channels={small}", "--set", "vqgan.latent_channels=4"]
