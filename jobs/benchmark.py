@@ -1,5 +1,6 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on the device at hand: `train`, `generate`, `tokenize`, `feed` take times, `size` counts parameters."""
+"""Measures MARS on the device at hand: `train`, `generate`, `tokenize`, `feed` take times,
+`punish` kills, `size` counts parameters."""
 
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.table import Table  # noqa: E402
 from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.loop_benchmark import ray_over_plain, release_gpu_memory  # noqa: E402
+from jobs.common.punish_benchmark import Punish, punish  # noqa: E402
 from jobs.common.recipe import load_recipe  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe  # noqa: E402
 from pipeline.configuration import MarsConfig  # noqa: E402
@@ -162,11 +164,12 @@ Options = (
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
     | Annotated[Feed, tyro.conf.subcommand("feed")]
+    | Annotated[Punish, tyro.conf.subcommand("punish")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Feed | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Feed | Punish | Size) -> dict[str, Any]:
     """Measures and shows what the options say."""
     if isinstance(options, Size):
         figures = sizes(options)
@@ -174,6 +177,8 @@ def main(options: Train | Generate | Tokenize | Feed | Size) -> dict[str, Any]:
         figures = generate(options)
     elif isinstance(options, Feed):
         figures = feed(options)
+    elif isinstance(options, Punish):
+        figures = punish(options)
     else:
         figures = train(options) if isinstance(options, Train) else tokenize(options)
     table = Table(show_header=False)

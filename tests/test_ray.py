@@ -60,22 +60,8 @@ class Cluster:
     """A copy of the checkout with a small `demo` recipe, and `ray start --head` running in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.checkout, self.runs = folder / "checkout", folder / "checkout" / "runs" / "demo"
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-        for name in filter(None, tracked.stdout.split("\0")):
-            target = self.checkout / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CHECKOUT / name, target)
-        self.corpus, vqgan = folder / "corpus", folder / "vq"
-        small_vqgan(1.0).save_pretrained(vqgan)
-        samples = [
-            (f"{row:09d}", noise_png(row), {"caption_en": f"picture {row}", "caption_zh": f"图{row}", "score": row})
-            for row in range(ROWS)
-        ]
-        write_tar(self.corpus / "00000.tar", samples[:12])
-        write_tar(self.corpus / "sub" / "00001.tar", [*samples[12:], ("broken", b"no picture", {"caption_en": "x"})])
-        recipe = RECIPE.format(corpus=str(self.corpus), vqgan=str(vqgan))
-        (self.checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
+        self.checkout, self.corpus = small_checkout(folder), folder / "corpus"
+        self.runs = self.checkout / "runs" / "demo"
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.checkout),
@@ -123,6 +109,26 @@ class Cluster:
         self.process.wait(timeout=60)
         _, alive = psutil.wait_procs(processes[1:], timeout=30)
         assert not alive
+
+
+def small_checkout(folder: Path) -> Path:
+    """A copy of the checkout whose `demo` is small, on a corpus beside it."""
+    checkout, corpus, vqgan = folder / "checkout", folder / "corpus", folder / "vq"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        target = checkout / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, target)
+    small_vqgan(1.0).save_pretrained(vqgan)
+    samples = [
+        (f"{row:09d}", noise_png(row), {"caption_en": f"picture {row}", "caption_zh": f"图{row}", "score": row})
+        for row in range(ROWS)
+    ]
+    write_tar(corpus / "00000.tar", samples[:12])
+    write_tar(corpus / "sub" / "00001.tar", [*samples[12:], ("broken", b"no picture", {"caption_en": "x"})])
+    recipe = RECIPE.format(corpus=str(corpus), vqgan=str(vqgan))
+    (checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
+    return checkout
 
 
 def small_vqgan(scale: float) -> VQModel:

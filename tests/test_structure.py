@@ -19,7 +19,7 @@ FROM_TOKENIZATION = {
     "tokenization.errors",
     "tokenization.fast_dtype",
 }
-RAY_FILES = {"ray_training.py", "ledger.py", "driver_node.py"}
+RAY_FILES = {"attempts.py", "attempt_watch.py", "cluster_room.py", "ray_training.py", "ledger.py", "driver_node.py"}
 
 
 def imports_of(path: Path) -> set[str]:

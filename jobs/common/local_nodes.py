@@ -1,0 +1,126 @@
+"""A Ray cluster of several nodes on this machine, whose nodes can be killed: to try what a run survives."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+QUICK_TO_NOTICE = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Ray takes a node for lost within seconds. Its own settings wait longer, since real networks are slower."""
+START_TIMEOUT_S = 120.0
+
+
+class LocalNodes:
+    """A head that has no CPUs for workers, and nodes that have some.
+
+    Args:
+        folder: for the nodes' logs.
+        cpus: of each node at the start.
+        environment: further variables of all Ray's processes.
+    """
+
+    def __init__(self, folder: Path, cpus: list[int], environment: dict[str, str] | None = None) -> None:
+        self._folder, self._started = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.environment = os.environ | QUICK_TO_NOTICE | {"PATH": path, "RAY_TMPDIR": "/tmp"} | (environment or {})
+        # A token in the user's home would switch authentication on for Ray's servers and not for its clients.
+        self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            self.environment.pop(name, None)
+        self.port, self.dashboard = free_port(), free_port()
+        self.head = self._start_head()
+        self.nodes = [self.add_node(count) for count in cpus]
+
+    def _start_head(self) -> psutil.Process:
+        head = self._start("--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1")
+        self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        check = ["ray", "health-check", f"--address=127.0.0.1:{self.port}"]
+        while subprocess.run(check, env=self.environment, capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline or not head.is_running():
+                raise RuntimeError(f"Ray's head did not start; see {self._folder}")
+            time.sleep(0.5)
+        return head
+
+    def restart_head(self) -> None:
+        """Kills the head with all that it knows, and every node with it, and starts others at the same address."""
+        count = len(self.nodes)
+        self.stop()
+        self.environment.pop("RAY_ADDRESS", None)
+        self.head = self._start_head()
+        self.nodes = [self.add_node(1) for _ in range(count)]
+
+    def add_node(self, num_cpus: int) -> psutil.Process:
+        """Starts one more, without waiting for it."""
+        return self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={num_cpus}")
+
+    def kill_node(self, number: int) -> int:
+        """SIGKILL to all processes of a node, which is then gone from `nodes`; returns its raylet's pid."""
+        node = self.nodes.pop(number)
+        kill_tree(node)
+        return node.pid
+
+    def train_workers(self) -> list[psutil.Process]:
+        """The processes that train, on all nodes."""
+        found = []
+        for node in self.nodes:
+            with suppress(psutil.NoSuchProcess):
+                found += [process for process in node.children(recursive=True) if "RayTrainWorker" in words_of(process)]
+        return found
+
+    def stop(self) -> None:
+        """Kills all of it."""
+        for process in [*self.nodes, self.head]:
+            kill_tree(process)
+        self.nodes = []
+
+    def _start(self, *words: str) -> psutil.Process:
+        self._started += 1
+        # Beside another cluster of this machine the agents' fixed ports would be taken.
+        agent = [f"--dashboard-agent-listen-port={free_port()}"]
+        if "--head" in words:
+            agent += [f"--dashboard-port={self.dashboard}"]
+        with (self._folder / f"node-{self._started}.log").open("w") as log:
+            command = ["ray", "start", "--block", "--disable-usage-stats", *words, *agent]
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+            )
+        return psutil.Process(process.pid)
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """SIGKILL to a process and all that it has started; waits for their end."""
+    with suppress(psutil.NoSuchProcess):
+        tree = [process, *process.children(recursive=True)]
+        for each in tree:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+        psutil.wait_procs(tree, timeout=30)
+
+
+def words_of(process: psutil.Process) -> str:
+    """Its command line; empty where it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def free_port() -> int:
+    """One that nothing listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,95 @@
+"""When a stage is tried again, when it is given up, and at how many workers it goes on."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from pipeline import attempts
+from pipeline.attempts import run_attempts
+from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
+from pipeline.ray_training import ScalingConfig
+
+FIXED = ScalingConfig(num_workers=4, max_retries=2)
+ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
+
+
+class Cluster:
+    """Attempts that end as they are told to, and a cluster with room for so many workers."""
+
+    def __init__(self, monkeypatch, ends, room=(4,)):
+        self.ends, self.room, self.saved, self.workers, self.told = list(ends), list(room), 0, [], []
+        monkeypatch.setattr(attempts, "RETRY_PAUSE_S", 0.0)
+        monkeypatch.setattr(attempts, "POLL_S", 0.01)
+        monkeypatch.setattr(attempts, "workers_that_fit", lambda _, most: min(most, self.now()))
+        monkeypatch.setattr(attempts, "request_resources", lambda bundles: None)
+
+    def now(self) -> int:
+        return self.room.pop(0) if len(self.room) > 1 else self.room[0]
+
+    def attempt(self, scaling) -> None:
+        self.workers.append(scaling.num_workers)
+        steps, end = self.ends.pop(0)
+        self.saved += steps
+        if end:
+            raise end
+
+    def run(self, scaling, asked=None) -> None:
+        run_attempts(self.attempt, scaling, lambda: self.saved, asked or threading.Event(), self.told.append)
+
+
+LOST = WorkersLostError("rank 1: died")
+
+
+def test_a_stage_goes_on_as_long_as_it_saves_something_now_and_then(monkeypatch):
+    cluster = Cluster(monkeypatch, [(0, LOST), (0, LOST), (5, LOST), (0, LOST), (0, LOST), (5, None)])
+    cluster.run(FIXED)
+    assert cluster.workers == [4] * 6
+    assert "2 in a row saved nothing, of 2 that may: rank 1: died" in cluster.told[1]
+    assert "in a row" not in cluster.told[2]
+
+
+def test_a_stage_that_dies_again_and_again_without_progress_is_given_up(monkeypatch):
+    cluster = Cluster(monkeypatch, [(5, LOST), (0, LOST), (0, LOST), (0, LOST), (5, None)])
+    with pytest.raises(WorkersLostError, match="rank 1: died"):
+        cluster.run(FIXED)
+    assert len(cluster.workers) == 4
+
+
+def test_what_was_wrong_with_the_input_is_not_tried_again(monkeypatch):
+    cluster = Cluster(monkeypatch, [(5, InputError("a shard is damaged")), (5, None)])
+    with pytest.raises(InputError, match="a shard is damaged"):
+        cluster.run(FIXED)
+
+
+def test_with_a_range_it_goes_on_with_the_nodes_that_stay_and_grows_back(monkeypatch):
+    ends = [(1, NodeLostError("a node goes")), (1, LOST), (1, ResizeError("there is room for 4")), (1, None)]
+    cluster = Cluster(monkeypatch, ends, room=[4, 3, 1, 1, 2, 4])
+    cluster.run(ELASTIC)
+    assert cluster.workers == [4, 3, 2, 4], "room for one is less than the range allows"
+    assert "3 of 4 workers begin" in "\n".join(cluster.told)
+
+
+def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch):
+    cluster = Cluster(monkeypatch, [(1, NodeLostError("a node goes")), (1, None)])
+    with pytest.raises(PreemptedError, match="a node goes"):
+        cluster.run(FIXED)
+
+
+def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch):
+    asked = threading.Event()
+    asked.set()
+    with pytest.raises(PreemptedError, match="while no worker trained"):
+        Cluster(monkeypatch, [], room=[1]).run(ELASTIC, asked)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"min_workers": 5}, "min_workers is 5, it must be at most num_workers, 4"),
+        ({"num_workers": 0}, "num_workers is 0, it must be at least 1"),
+        ({"grow_after_s": -1.0}, "grow_after_s is -1.0, it must be at least 0"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(change, said):
+    assert said in replace(FIXED, **change).problems()

@@ -1,0 +1,272 @@
+"""Training on a local cluster of several nodes that loses workers, nodes, drivers and its head, with SIGKILL."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.common.local_nodes import LocalNodes
+from jobs.common.punisher import reported, same_ends
+from pipeline.checkpoints import newest_complete
+from pipeline.ledger import read_ledger
+from tests.test_ray import small_checkout
+
+pytestmark = pytest.mark.timeout(1800)
+STEPS = 60
+STAGE = [f"stages.0.steps={STEPS}", "stages.0.save_every_steps=5", "stages.0.log_every_steps=1"]
+
+
+class Trainings:
+    """A small recipe with its inputs made, and a cluster on which its first stage trains."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.checkout = folder, small_checkout(folder)
+        self.nodes = LocalNodes(
+            folder / "nodes", [1, 1], {"PYTHONPATH": str(self.checkout), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+        )
+        self.inputs = folder / "inputs"
+        for job in ("tokenize", "train_lm"):
+            # On a Ray of its own: workers of two kinds do not find room on nodes of one CPU.
+            environment = {name: value for name, value in self.nodes.environment.items() if name != "RAY_ADDRESS"}
+            words = [sys.executable, "-P", f"jobs/{job}.py", "--root", str(self.inputs)]
+            done = subprocess.run(
+                words, cwd=self.checkout, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+
+    def run_of(self, name: str) -> Path:
+        """A fresh run's folder."""
+        run = self.folder / name / "demo"
+        shutil.copytree(self.inputs / "demo", run, ignore=shutil.ignore_patterns("ledger"))
+        return run
+
+    def words(self, run: Path, *overrides: str) -> list[str]:
+        words = ["jobs/train_stage.py", "--stage", "1", "--root", str(run.parent)]
+        return words + [word for each in [*STAGE, *overrides] for word in ("--set", each)]
+
+    def start(self, run: Path, *overrides: str) -> psutil.Popen:
+        with (run / "log").open("a") as file:
+            return psutil.Popen(
+                [sys.executable, "-P", *self.words(run, *overrides)],
+                cwd=self.checkout,
+                env=self.nodes.environment,
+                stdout=file,
+                stderr=file,
+            )
+
+    def wait_for(self, run: Path, step: int, job: psutil.Popen | None = None, timeout_s: float = 300) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not (lines := reported(run / "stage1")) or lines[-1]["step"] < step:
+            assert time.monotonic() < deadline and (job is None or job.poll() is None), (run / "log").read_text()
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    trainings = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield trainings
+    trainings.nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def whole(trainings) -> Path:
+    run = trainings.run_of("whole")
+    assert trainings.start(run).wait(timeout=600) == 0, (run / "log").read_text()
+    return run
+
+
+def losses(run: Path) -> dict[int, list[float]]:
+    return {
+        line["step"]: [value for name, value in sorted(line.items()) if name.startswith("loss/")]
+        for line in reported(run / "stage1")
+    }
+
+
+def attempts(run: Path) -> list[int]:
+    """Workers of each attempt."""
+    table = read_ledger(run / "ledger")
+    return table[table["job"] == "train_stage"]["gpu_count"].tolist()
+
+
+def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(trainings, whole):
+    run = trainings.run_of("terminated")
+    job = trainings.start(run)
+    trainings.wait_for(run, 8, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=120) == 7, (run / "log").read_text()
+    saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
+    assert saved == reported(run / "stage1")[-1]["step"] < STEPS, "nothing that was learned is lost"
+    assert "a checkpoint was written, the same command goes on from it" in (run / "log").read_text().replace("\n", " ")
+    assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
+    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+
+
+def test_a_short_punishment_ends_with_the_same_weights(trainings):
+    """`make test`'s form of the one in docs/reliability.md: a worker, a node or the driver, three times."""
+    words = ["jobs/benchmark.py", "punish", "--json", "--minutes", "1", "--seed", "3", "--steps", str(STEPS)]
+    words += [
+        "--save-every-steps",
+        "4",
+        "--most-kills",
+        "3",
+        "--pause-s",
+        "8",
+        "--root",
+        str(trainings.folder / "short"),
+    ]
+    (trainings.folder / "short" / "punish").mkdir(parents=True)
+    shutil.copytree(trainings.inputs, trainings.folder / "short" / "punish" / "inputs")
+    environment = {name: value for name, value in trainings.nodes.environment.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-P", *words],
+        cwd=trainings.checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["weights_equal"] is True and figures["kills"] == 3, figures
+    assert figures["kills_by_kind"].keys() <= {"worker", "node", "driver"} and figures["restarts"] >= 1
+    assert 0 < figures["goodput"] < figures["reference_goodput"] < 1
+    kills = [
+        json.loads(line) for line in (trainings.folder / "short" / "punish" / "kills.jsonl").read_text().splitlines()
+    ]
+    assert all(kill["pid"] > 0 and 0 <= kill["step"] < STEPS for kill in kills)
+
+
+@pytest.mark.long
+def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings, whole):
+    run = trainings.run_of("hanging")
+    job = trainings.start(run, "stages.0.step_timeout_s=20")
+    trainings.wait_for(run, 8, job)
+    trainings.nodes.train_workers()[0].suspend()  # SIGSTOP: the other one waits in a collective
+    assert job.wait(timeout=400) == 0, (run / "log").read_text()
+    log = (run / "log").read_text()
+    assert "nothing was done for 20 s (step_timeout_s); the workers hang, and are ended" in log
+    assert "its stacks, from" in log and "train_step.py" in log, "where it hangs is what one wants to know"
+    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+    assert attempts(run) == [2, 2]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["fixed", "range"])
+def test_a_node_that_is_announced_to_go_leaves_a_checkpoint(trainings, whole, how):
+    """With a fixed number of workers the job ends with the exit code for it; with a range it goes on with the rest, and
+    grows back when there is another node."""
+    run = trainings.run_of(f"announced-{how}")
+    overrides = (
+        [] if how == "fixed" else ["scaling.min_workers=1", "scaling.wait_for_all_s=5", "scaling.grow_after_s=5"]
+    )
+    overrides += ["stages.0.steps=400"] if how == "range" else []
+    job = trainings.start(run, *overrides)
+    trainings.wait_for(run, 8, job)
+    worker = trainings.nodes.train_workers()[0]
+    leaving = next(n for n in trainings.nodes.nodes if worker in n.children(recursive=True))
+    drain(trainings, leaving)
+    if how == "fixed":
+        assert job.wait(timeout=120) == 7, (run / "log").read_text()
+    else:
+        deadline = time.monotonic() + 120
+        while "1 of 2 workers begin" not in (run / "log").read_text():
+            assert time.monotonic() < deadline and job.poll() is None, (run / "log").read_text()
+            time.sleep(0.2)
+    trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
+    trainings.nodes.nodes.append(trainings.nodes.add_node(1))
+    if how == "fixed":
+        assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
+        assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+        return
+    assert job.wait(timeout=900) == 0, (run / "log").read_text()
+    workers = attempts(run)
+    assert workers[0] == 2 and 1 in workers and workers[-1] == 2, workers
+    after = losses(run)
+    for step, values in losses(whole).items():
+        if step < 20:
+            assert after[step] == pytest.approx(values, rel=1e-3), "the same samples in the same steps"
+
+
+def drain(trainings: Trainings, node: psutil.Process) -> None:
+    """What a cloud's notice becomes in Ray."""
+    port = next(word.split("=")[1] for word in raylet_words(node) if word.startswith("--node_manager_port="))
+    listing = subprocess.run(
+        [sys.executable, "-c", "import ray, json; ray.init(); print('NODES' + json.dumps(ray.nodes()))"],
+        env=trainings.nodes.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    nodes = json.loads(listing.stdout.split("NODES", 1)[1])
+    node_id = next(each["NodeID"] for each in nodes if each["Alive"] and raylet_has(node, each))
+    assert port is not None
+    words = ["ray", "drain-node", f"--address={trainings.nodes.environment['RAY_ADDRESS']}", f"--node-id={node_id}"]
+    words += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=90"]
+    subprocess.run(words, env=trainings.nodes.environment, check=True, capture_output=True)
+
+
+def raylet_words(node: psutil.Process) -> list[str]:
+    return next(p.cmdline() for p in node.children(recursive=True) if p.name() == "raylet")
+
+
+def raylet_has(node: psutil.Process, record: dict) -> bool:
+    return any(record["RayletSocketName"] in word for word in raylet_words(node))
+
+
+@pytest.mark.long
+def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
+    """Later than the 60 s after which Ray Train by itself would begin anew."""
+    run = trainings.run_of("late")
+    trainings.nodes.kill_node(0)
+    time.sleep(8)  # Ray has to notice
+    job = trainings.start(run)
+    time.sleep(75)
+    assert job.poll() is None and not reported(run / "stage1")
+    trainings.nodes.nodes.append(trainings.nodes.add_node(1))
+    assert job.wait(timeout=300) == 0, (run / "log").read_text()
+    assert attempts(run) == [2] and losses(run) == losses(whole)
+
+
+@pytest.mark.long
+def test_after_the_heads_end_the_same_submit_goes_on(trainings, whole):
+    """Ray's head has all that Ray knows: without another store the job ends with it. The run does not."""
+    run = trainings.run_of("headless")
+    job = trainings.start(run)
+    trainings.wait_for(run, 12, job)
+    trainings.nodes.restart_head()
+    job.kill()
+    job.wait()
+    saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
+    assert 5 <= saved < STEPS
+    assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
+    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+
+
+@pytest.mark.long
+def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, whole):
+    run = trainings.run_of("stopped")
+    environment = {name: value for name, value in trainings.nodes.environment.items() if name != "RAY_ADDRESS"}
+    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{trainings.nodes.dashboard}"
+
+    def ray_job(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["ray", "job", *words], cwd=trainings.checkout, env=environment, capture_output=True, text=True, check=False
+        )
+
+    submitted = ["submit", "--submission-id", "first", "--no-wait", "--", sys.executable, "-P", *trainings.words(run)]
+    done = ray_job(*submitted)
+    assert done.returncode == 0, done.stderr
+    trainings.wait_for(run, 8)
+    ray_job("stop", "first")
+    saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
+    assert saved == reported(run / "stage1")[-1]["step"], "nothing that was learned is lost"
+    assert "a checkpoint was written" in ray_job("logs", "first").stdout
+    done = ray_job("submit", "--", sys.executable, "-P", *trainings.words(run))
+    assert done.returncode == 0, done.stdout
+    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
