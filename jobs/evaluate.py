@@ -51,7 +51,9 @@ from tokenization.token_table import (  # noqa: E402
 from tokenization.vqgan_quality import Quality, quality_of  # noqa: E402
 
 VQ_SHEET_FILE = "vq_sheet.png"
-DECODE_BATCH = 32
+DECODE_BATCH = 8
+"""Pictures that a VQ-GAN decodes at once: with 32 of them a CPU's caches overflow, and each takes a third longer."""
+SCORED_AT_ONCE = 32
 HELD_OUT_TEXTS = 256
 """Captions that the perplexity is measured on."""
 
@@ -79,8 +81,7 @@ def main(options: Options) -> dict[str, Any]:
     checked_fingerprint(recipe, paths)
     cpus = recipe.scaling.num_cpus
     with counted(paths, "evaluate", cpus, use_gpu=False):
-        vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
-        pending = [vq_of_shard.remote(paths, shard) for shard in token_shards]
+        # The longest first: what is left over at the end is then short.
         drawings = trained_drawings(recipe, paths)
         drawings = drawings[drawings["sample_id"].isin(scored_drawings(recipe, paths)["sample_id"])]
         scores = [ray.remote(num_cpus=1)(score_generated).remote(paths, drawings)] if len(drawings) else []
@@ -91,7 +92,8 @@ def main(options: Options) -> dict[str, Any]:
             scores.append(outside.remote(paths, options.fid_weights, options.clip_weights))
         held_out = held_out_captions(recipe, paths, HELD_OUT_TEXTS)
         export = ray.remote(num_cpus=1)(check_export).remote(paths, held_out)
-        shards = ray.get(pending)
+        vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
+        shards = ray.get([vq_of_shard.remote(paths, shard) for shard in token_shards])
         metrics = reduce(operator.or_, ray.get([*scores, export]))
     manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")
     metrics = {
@@ -170,18 +172,16 @@ def retrieval(
     """For each language the share of pictures that are nearest to their own drawing, by the codes in `column`."""
     unique = drawings.drop_duplicates("sample_id").dropna(subset=[column])
     sample_ids = unique["sample_id"].to_numpy()
-    truth = _decode(vqgan, unique[column].to_list())
-    squares, shares = np.einsum("ij,ij->i", truth, truth), {}
-    for language in LANGUAGES:
-        of_language = pictures[(pictures["language"] == language) & pictures["sample_id"].isin(sample_ids)]
-        found = []
-        for start in range(0, len(of_language), DECODE_BATCH):
-            batch = of_language.iloc[start : start + DECODE_BATCH]
-            # A picture's own square is the same for all drawings.
-            distance = squares - 2 * _decode(vqgan, batch[column].to_list()) @ truth.T
-            found += (sample_ids[distance.argmin(1)] == batch["sample_id"].to_numpy()).tolist()
-        shares[f"{name}_{language}"] = float(np.mean(found))
-    return shares
+    scored = pictures[pictures["sample_id"].isin(sample_ids)]
+    pixels = _decode(vqgan, [*unique[column], *scored[column]])
+    truth, drawn = pixels[: len(unique)].astype(np.float32), pixels[len(unique) :]
+    squares, nearest = np.einsum("ij,ij->i", truth, truth), []
+    for start in range(0, len(drawn), SCORED_AT_ONCE):
+        # A picture's own square is the same for all drawings.
+        distance = squares - 2 * drawn[start : start + SCORED_AT_ONCE].astype(np.float32) @ truth.T
+        nearest.append(distance.argmin(1))
+    right = sample_ids[np.concatenate(nearest)] == scored["sample_id"].to_numpy()
+    return {f"{name}_{language}": float(right[scored["language"] == language].mean()) for language in LANGUAGES}
 
 
 def composition_of_generated(paths: RunPaths) -> dict[str, float]:
@@ -196,7 +196,7 @@ def outside_scores(paths: RunPaths, fid_weights: str, clip_weights: str) -> dict
     vqgan = stored_vqgan(paths, fingerprint)
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     size_px = fingerprint.transform["size_px"]
-    generated = _decode(vqgan, pictures["codes"].to_list()).reshape(-1, size_px, size_px, 3).astype(np.uint8)
+    generated = _decode(vqgan, pictures["codes"].to_list()).reshape(-1, size_px, size_px, 3)
     scores: dict[str, float] = {}
     if fid_weights:
         truth = true_pictures(paths, pictures["sample_id"].unique().tolist(), size_px)
@@ -215,7 +215,7 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
     texts = [caption["ids"] for row in captions[:16] for caption in row]
     perplexities: dict[str, Any] = {}
     if held_out:
-        base = load_language_expert(paths.language_expert, model.dtype).eval()
+        base = load_language_expert(paths.base, model.dtype).eval()
         end_id = end_of_text_id(PreTrainedTokenizerFast.from_pretrained(paths.export))
         rows = model.config.text_vocab_size
         drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
@@ -227,8 +227,8 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
             perplexities |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
     return perplexities | {
         "held_out_texts": len(held_out),
-        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.language_expert, texts),
-        "visual_weights_moved": visual_weights_moved(model, paths.language_expert),
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.base, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.base),
     }
 
 
@@ -239,10 +239,10 @@ def language_expert_loss(paths: RunPaths) -> float | None:
 
 
 def _decode(vqgan: ImageTokenizer, codes: list) -> np.ndarray:
-    """Float32 pixels [rows, pixels] of codes."""
-    grid = np.asarray([np.asarray(line) for line in codes])
+    """Pixels uint8 [rows, pixels] of codes. Pictures that are alike, as those known by heart, are decoded once."""
+    grid, places = np.unique(np.stack([np.asarray(line) for line in codes]), axis=0, return_inverse=True)
     pixels = [vqgan.decode(grid[start : start + DECODE_BATCH]) for start in range(0, len(grid), DECODE_BATCH)]
-    return np.concatenate(pixels).reshape(len(grid), -1).astype(np.float32)
+    return np.concatenate(pixels).reshape(len(grid), -1)[places.ravel()]
 
 
 if __name__ == "__main__":

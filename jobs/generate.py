@@ -258,7 +258,7 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     export_model(
-        paths.language_expert,
+        paths.base,
         checkpoint,
         fingerprint.codebook_size,
         tokenizer,

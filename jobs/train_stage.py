@@ -16,6 +16,7 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 
+from jobs.common.base import base_config, check_base  # noqa: E402
 from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
@@ -42,7 +43,6 @@ from pipeline.token_data import TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
 from pipeline.vocabulary import Role  # noqa: E402
-from pipeline.weights import check_base  # noqa: E402
 from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, text_ids  # noqa: E402
 from tokenization.token_table import Fingerprint  # noqa: E402
@@ -188,7 +188,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     """
     stage = recipe.stages[number - 1]
     check_trackers(recipe.trackers)
-    check_base(paths.language_expert)
+    base_config(paths)
     fingerprint = stage_fingerprint(recipe, paths, stage)
     longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
     if stage.seq_len < longest:
@@ -209,13 +209,15 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     if "high_resolution" in stage.task_shares:
         for rows in [*sources, *held_out]:
             check_high_resolution(number, stage, rows, longest)
+        longest += fingerprint.num_codes_hr or 0
+    check_base(paths, number, stage, fingerprint, longest)
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
         stage=stage,
         stage_number=number,
         seed=recipe.seed,
         zero=recipe.zero,
-        base=paths.language_expert,
+        base=paths.base,
         codebook_size=fingerprint.codebook_size,
         shared_output_projection=recipe.shared_output_projection,
         embedding_noise_std=recipe.embedding_noise_std,

@@ -22,6 +22,9 @@ class MarsConfig(Qwen2Config):
             The paper's figure does not show it.
         embedding_noise_std: deviation of the normal noise, always the same, that a new model's visual embedding has
             around the mean row. Equal rows tell no code from another until training has parted them.
+        language_expert_source: of a folder that holds the visual expert alone: the folder or hub name of the language
+            expert that it belongs to; empty where the folder holds both.
+        language_expert_sha256: of that language expert (`pipeline.weights.base_sha256`).
     """
 
     model_type = "mars"
@@ -30,6 +33,8 @@ class MarsConfig(Qwen2Config):
     codebook_size: int = 8192
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
+    language_expert_source: str = ""
+    language_expert_sha256: str = ""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vocab_size = JointVocabulary(self.text_vocab_size, self.codebook_size).size

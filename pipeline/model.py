@@ -19,8 +19,12 @@ from transformers.utils import can_return_tuple
 
 from pipeline.configuration import MarsConfig
 from pipeline.head import JointHead
+from pipeline.language_expert_files import open_language_expert, qwen2_shapes, text_name, visual_twin
 from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding
 from pipeline.routing import IndexRouting, StreamRouting
+from pipeline.tensor_files import PIECE_ELEMENTS
+from pipeline.visual_only import with_language_expert
+from pipeline.visual_start import embedding_start, head_start, mean_row, num_words
 
 
 class MarsPreTrainedModel(PreTrainedModel):
@@ -159,6 +163,28 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         self.head = JointHead(config)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "MarsForCausalLM":
+        """See transformers; of a folder that holds the visual expert alone, with the language expert that it names.
+
+        Another place of that one is given as `language_expert_source`, a folder or a hub name.
+
+        Raises:
+            InputError: the language expert is not at hand, or another one.
+        """
+        config = kwargs.pop("config", None)
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, config=config, **kwargs)
+        if config is None:
+            config, kwargs = MarsConfig.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+            )
+        if config.language_expert_source:
+            state = with_language_expert(str(pretrained_model_name_or_path), config)
+            config.language_expert_source = config.language_expert_sha256 = ""  # both are here now
+            return super().from_pretrained(None, config=config, state_dict=state, dtype=kwargs.get("dtype", "auto"))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+
     def get_input_embeddings(self) -> nn.Module:
         """The text embedding: what the base's own tools would call the embedding."""
         return self.model.embed_tokens
@@ -203,22 +229,19 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         text = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("lm_head")}
         state = {}
         for name, tensor in text.items():
-            state[_text_name(name)] = tensor
+            state[text_name(name)] = tensor
             if ".self_attn." in name or ".mlp." in name:
-                state[_text_name(name).replace(".text_expert.", ".visual_expert.")] = tensor
+                state[visual_twin(text_name(name))] = tensor
         state["head.text_weight"] = base.lm_head.weight
         if config.shared_output_projection:
             state = {name: tensor for name, tensor in state.items() if not name.endswith("visual_expert.o_proj.weight")}
-        rows = slice(0, NUM_QWEN_IDS if config.text_vocab_size > NUM_QWEN_IDS else config.text_vocab_size)
-        for visual, source in (
-            ("model.embed_visual.weight", base.model.embed_tokens.weight),
-            ("head.visual_weight", base.lm_head.weight),
-        ):
-            mean = source.detach()[rows].float().mean(0)
-            state[visual] = mean.expand(config.vocabulary.num_visual, -1)
-        table = state["model.embed_visual.weight"]
-        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)).to(table)
-        state["model.embed_visual.weight"] = table + config.embedding_noise_std * noise
+        rows = config.vocabulary.num_visual
+        embedding, head = (
+            mean_row(table.detach().cpu().flatten().split(PIECE_ELEMENTS), num_words(len(table)), table.shape[1])
+            for table in (base.model.embed_tokens.weight, base.lm_head.weight)
+        )
+        state["model.embed_visual.weight"] = embedding_start(embedding, rows, config.embedding_noise_std)
+        state["head.visual_weight"] = head_start(head, rows)
         model.load_state_dict(state)
         model.tie_weights()
         return model.freeze_language_expert()
@@ -244,10 +267,6 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return self
 
 
-NUM_QWEN_IDS = 151_851
-"""Ids that Qwen's tokenizer uses; the rows from there to 151,936 are padding."""
-
-
 def is_trained(name: str) -> bool:
     """Whether the parameter of this name belongs to the visual side."""
     return "visual" in name
@@ -258,13 +277,16 @@ def is_visual_table(name: str) -> bool:
     return name.endswith(("embed_visual.weight", "head.visual_weight"))
 
 
-def _text_name(base_name: str) -> str:
-    return base_name.replace(".self_attn.", ".text_expert.").replace(".mlp.", ".text_expert.mlp.")
-
-
 def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:
-    """The Qwen2 checkpoint in `folder`, in `dtype`."""
-    return Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    """The language expert in `folder`, in `dtype`, as transformers' own class, whatever format it comes in.
+
+    Raises:
+        InputError: see `open_language_expert`.
+    """
+    files = open_language_expert(Path(folder))
+    own_names = {text_name(name): name for name in qwen2_shapes(files.config)}
+    state = {own_names[name]: tensor for name, tensor in files.read()}
+    return Qwen2ForCausalLM.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
 
 
 AutoConfig.register("mars", MarsConfig)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,10 +11,12 @@ from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM
 from pipeline.order import MixedOrder, SampleOrder
+from pipeline.partitioned_load import load_partitioned
 from pipeline.plan import StagePlan
 from pipeline.row_index import SourceRows
 from pipeline.sequences import SequenceBuilder
 from pipeline.stage_config import StageConfig
+from pipeline.starting_model import StartOptions, is_starting_model
 from pipeline.token_data import TokenReader
 from pipeline.training_samples import SamplePrompts
 from pipeline.vocabulary import JointVocabulary
@@ -27,7 +30,7 @@ class StageRun:
     Attributes:
         stage, stage_number, seed: what to train, and the seed of its order and draws.
         zero: partitioning.
-        base: folder of the frozen language expert.
+        base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made of it.
         codebook_size: of the VQ-GAN.
         shared_output_projection: see `MarsConfig`.
         embedding_noise_std: see `MarsConfig`.
@@ -72,14 +75,16 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
     Raises:
         InputError: the language expert or the stage's settings cannot be used.
     """
-    model = load_base(
-        run.base,
-        run.codebook_size,
-        getattr(torch, run.zero.dtype),
-        embedding_noise_std=run.embedding_noise_std,
-        shared_output_projection=run.shared_output_projection,
-    )
-    base_hash = base_sha256(model)
+    options: dict[str, Any] = {
+        "embedding_noise_std": run.embedding_noise_std,
+        "shared_output_projection": run.shared_output_projection,
+    }
+    if run.zero.zero_stage == 3 and is_starting_model(run.base):
+        wanted = StartOptions(run.codebook_size, **options)
+        model, base_hash = load_partitioned(run.base, wanted, run.stage, run.zero, device)
+    else:
+        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **options)
+        base_hash = base_sha256(model)
     model.set_attn_implementation(run.stage.attention)
     if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
         raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")

@@ -1,7 +1,6 @@
 """Weights between stages and out of the pipeline: a frozen base plus the trained visual parameters."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,24 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.errors import InputError
 from pipeline.model import MarsForCausalLM, is_trained, load_language_expert
 from pipeline.slice_files import SliceReader
+from pipeline.starting_model import StartOptions, finished_record, is_starting_model, verify_files
 
 OBJECTIVE_PREFIX = "mars."
 
 
 def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options: Any) -> MarsForCausalLM:
-    """A starting MARS model on the language expert in `folder`.
+    """A starting MARS model on the language expert in `folder`; or the one that `jobs/init_model.py` made, in `folder`.
 
     Raises:
-        InputError: `folder` is no Qwen2 checkpoint.
+        InputError: `folder` is neither, see `open_language_expert` and `finished_record`.
     """
-    check_base(folder)
+    if is_starting_model(folder):
+        record = finished_record(folder, StartOptions(codebook_size, **options))
+        verify_files(folder, record)
+        transformers_logging.disable_progress_bar()
+        return MarsForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).freeze_language_expert()
     transformers_logging.disable_progress_bar()
     return MarsForCausalLM.from_language_expert(load_language_expert(folder, dtype), codebook_size, **options)
-
-
-def check_base(folder: Path) -> None:
-    """Raises InputError where `folder` holds no Qwen2 checkpoint."""
-    config_path = folder / "config.json"
-    if not config_path.exists():
-        raise InputError(
-            f"language expert {str(folder)!r} has no config.json; run jobs/train_lm.py or name a Qwen2 folder"
-        )
-    model_type = json.loads(config_path.read_text()).get("model_type")
-    if model_type != "qwen2":
-        raise InputError(f"language expert {str(folder)!r} is a {model_type!r} model; MARS is built on qwen2")
 
 
 def base_sha256(model: MarsForCausalLM) -> str:
@@ -71,13 +63,36 @@ def load_trained(model: MarsForCausalLM, state: dict[str, Tensor], source: objec
         InputError: names or shapes are not this model's.
     """
     own = {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
-    if own.keys() != state.keys():
-        other = sorted(own.keys() ^ state.keys())
-        raise InputError(
-            f"checkpoint {str(source)!r} is of another model: {len(other)} parameters differ ({other[0]}, ...)"
-        )
+    check_same_shapes(
+        {name: tuple(parameter.shape) for name, parameter in own.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        source,
+    )
     for name, parameter in own.items():
-        if parameter.shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)}, the model's is {tuple(parameter.shape)}"
-            raise InputError(f"checkpoint {str(source)!r} is of another model: {name} has shape {shapes}")
         parameter.data.copy_(state[name])
+
+
+def check_same_shapes(own: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], source: object) -> None:
+    """Raises InputError where the trained parameters of `source` are not the model's `own` ones."""
+    for name, shape in own.items():
+        if name not in shapes:
+            raise InputError(f"checkpoint {str(source)!r} is of another model: {name} is missing")
+        if shapes[name] != shape:
+            difference = f"{name} has shape {shapes[name]}, the model's is {shape}"
+            raise InputError(f"checkpoint {str(source)!r} is of another model: {difference}")
+    if unexpected := sorted(shapes.keys() - own.keys()):
+        raise InputError(f"checkpoint {str(source)!r} is of another model: {unexpected[0]} is unexpected")
+
+
+def trained_shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shapes of the trained parameters in a checkpoint, under the model's own names."""
+    return {name.removeprefix(OBJECTIVE_PREFIX): shape for name, shape in checkpoint.manifest.shapes.items()}
+
+
+def check_base_of(checkpoint: Checkpoint, base_hash: str, base: Path) -> None:
+    """Raises InputError where a checkpoint was trained on another language expert than `base`, of this hash."""
+    if checkpoint.manifest.base_sha256 != base_hash:
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} was trained on another language expert than {str(base)!r}; "
+            "train it again, or put its language expert back"
+        )

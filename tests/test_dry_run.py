@@ -82,7 +82,7 @@ def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
         ("mars_7b", ["plan.gpu="], "names no model; name it with --gpu, of A100-40GB, A100-80GB"),
         ("mars_7b", ["plan.gpu=B300"], "GPU 'B300': its peak and its memory are not known for sure"),
         ("mars_7b", ["plan.gpu=A100"], "GPU 'A100': its peak and its memory are not known"),
-        ("mars_7b", ["plan.language_expert_geometry="], "'models/qwen-7b-as-qwen2' is not at hand"),
+        ("mars_7b", ["plan.language_expert_geometry="], "'Qwen/Qwen-7B' is not at hand"),
         ("mars_7b", ["plan.language_expert_geometry=gpt"], "must be one of qwen_7b"),
         ("mars_7b", ["plan.mean_caption_ids=600"], "mean_caption_ids is 600; .* max_caption_ids 512"),
         ("mars_7b", ["plan.budget_gpu_days.1=30"], r"stage 2: is planned at 41\.\d GPU-days .* its budget is 30"),

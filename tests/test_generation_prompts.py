@@ -191,7 +191,9 @@ def request_of(tmp_path_factory):
         recipe = high_recipe()
         paths = run_paths(str(root), recipe)
         paths.language_expert.mkdir(parents=True, exist_ok=True)
-        (paths.language_expert / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+        (paths.language_expert / "config.json").write_text(
+            json.dumps({"model_type": "qwen2", "max_position_embeddings": positions})
+        )
         documents = DocumentLimits(64, **{"max_pictures": 2, "max_text_ids": 100} | limits)
         high = high_resolution(recipe, fingerprint()) if task == "picture" else None
         return Request(recipe, paths, fingerprint(), task, Sampling(), high, documents)
@@ -313,9 +315,13 @@ def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path
 
 
 class FourColours:
-    """Decodes a code as a grey value."""
+    """Decodes a code as a grey value, and remembers which it was asked for."""
+
+    def __init__(self):
+        self.decoded = []
 
     def decode(self, codes_BN):
+        self.decoded += codes_BN[:, 0].tolist()
         return np.repeat(codes_BN[:, :, None], 3, axis=2).astype(np.uint8)
 
 
@@ -323,8 +329,10 @@ def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing
     drawings = pd.DataFrame(
         {"sample_id": ["a", "a", "b", "c"], "high_codes": [[10] * 4, [10] * 4, [90] * 4, [200] * 4]}
     )
-    made = [("a", "en", 12), ("b", "en", 60), ("c", "en", 100), ("a", "zh", 49), ("b", "zh", 91)]
+    made = [("a", "en", 12), ("b", "en", 60), ("c", "en", 100), ("a", "zh", 49), ("b", "zh", 90), ("c", "zh", 200)]
     columns = ["sample_id", "language", "high_codes"]
     pictures = pd.DataFrame([(name, language, [code] * 4) for name, language, code in made], columns=columns)
-    scores = evaluate.retrieval(FourColours(), drawings, pictures, "high_codes", "high_res_retrieval")
+    vqgan = FourColours()
+    scores = evaluate.retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
     assert scores == {"high_res_retrieval_en": pytest.approx(2 / 3), "high_res_retrieval_zh": 1.0}
+    assert sorted(vqgan.decoded) == [10, 12, 49, 60, 90, 100, 200], "what is alike costs one decoding"

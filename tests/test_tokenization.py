@@ -19,7 +19,7 @@ from tokenization.pictures import Transform, load_picture
 from tokenization.shard_rows import TokenizationConfig, read_chunks
 from tokenization.storage import LocalFolder
 from tokenization.tar_corpus import read_tar
-from tokenization.text_tokenizer import PACKAGED, end_of_text_id, load_text_tokenizer
+from tokenization.text_tokenizer import PACKAGED, load_text_tokenizer
 from tokenization.token_table import _pass_through
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
@@ -32,30 +32,6 @@ def corpus_in(folder, **how) -> Corpus:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     return load_text_tokenizer(PACKAGED, tmp_path_factory.mktemp("text"))
-
-
-def test_ids_are_qwens_own(tokenizer):
-    import base64
-    from importlib.resources import files
-
-    import tiktoken
-
-    from tokenization.text_tokenizer import SPLIT_PATTERN
-
-    lines = (files("dashscope") / "resources" / "qwen.tiktoken").read_bytes().splitlines()
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
-    reference = tiktoken.Encoding("qwen", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
-    for text in (
-        "Hello, world 2026!",
-        "墨镜笑脸：你好",
-        "café naïve",
-        "👩‍🚀🏳️‍🌈",
-        "def f(x):\n\treturn x  \n\n",
-        "it's I'LL",
-    ):
-        ids = tokenizer(text)["input_ids"]
-        assert ids == reference.encode(text) and tokenizer.decode(ids) == text
-    assert end_of_text_id(tokenizer) == 151_643 and len(tokenizer) == 151_851
 
 
 def test_every_drawing_has_both_names_a_group_and_a_subject():

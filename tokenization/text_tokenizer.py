@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import unicodedata
 import uuid
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,8 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
 NUM_RANKS = 151_643
+RANK_FILE = "qwen.tiktoken"
+"""In a folder of Qwen-7B."""
 PACKAGED = "dashscope"
 """The source name of the rank file that the pip package `dashscope` ships."""
 
@@ -29,8 +32,8 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that `source` names.
 
     Args:
-        source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file, or a local
-            Hugging Face folder with a `tokenizer.json`.
+        source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file, or a local folder with a
+            `tokenizer.json` or, as Qwen-7B's, with `qwen.tiktoken`. A folder's own code never runs.
         cache: folder for a converted rank file (the conversion takes seconds); a folder is loaded in place.
 
     Raises:
@@ -39,10 +42,15 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
     path = _packaged_ranks() if source == PACKAGED else Path(source)
     if not path.exists():
         raise InputError(f"text tokenizer {source!r} does not exist; name {PACKAGED!r}, a .tiktoken file or a folder")
+    if path.is_dir() and (path / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     if path.is_dir():
-        if not (path / "tokenizer.json").exists():
-            raise InputError(f"text tokenizer folder {source!r} has no tokenizer.json; save it with save_pretrained")
-        return PreTrainedTokenizerFast.from_pretrained(path)
+        path = path / RANK_FILE
+        if not path.exists():
+            raise InputError(
+                f"text tokenizer folder {source!r} has neither tokenizer.json nor {RANK_FILE}; fetch the file that "
+                "belongs to the language expert, or save the tokenizer with save_pretrained"
+            )
     cached = cache / _sha256(path)[:16]
     if not cached.exists():
         partial = cache / f".{uuid.uuid4().hex}"
@@ -61,12 +69,31 @@ def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
     """The ids of texts as they stand: what looks like a special token in one, as `<|endoftext|>`, is ordinary text."""
-    return tokenizer(texts, split_special_tokens=True)["input_ids"] if texts else []
+    return tokenizer([_readable(text) for text in texts], split_special_tokens=True)["input_ids"] if texts else []
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The id that ends a caption."""
-    return int(tokenizer.convert_tokens_to_ids(END_OF_TEXT))
+    """The id that ends a caption.
+
+    Raises:
+        InputError: the tokenizer has none, so it is not one of Qwen's.
+    """
+    found = tokenizer.get_vocab().get(END_OF_TEXT)
+    if found is None:
+        raise InputError(
+            f"the text tokenizer has no {END_OF_TEXT}, which all of Qwen's have; name the language expert's"
+        )
+    return int(found)
+
+
+def _readable(text: str) -> str:
+    """The text as Qwen's tokenizer reads it: halves of surrogate pairs become U+FFFD, as tiktoken has it, and what can
+    be composed is composed after this Python's tables, which know more marks than those of `tokenizers`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unicodedata.normalize("NFC", text)
 
 
 def _convert(ranks: Path) -> PreTrainedTokenizerFast:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.in
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides a shard's codes and ids. Shards may be mixed only where it is equal."""
+    """Everything that decides a shard's codes and ids. Shards may be mixed only where it is equal.
+
+    `factor` are pixels to a code along one side, `pixel_range` the VQ-GAN's values of black and white.
+    """
 
     vq_sha256: str
     text_vocabulary_sha256: str
@@ -55,6 +58,8 @@ class Fingerprint:
     encoder_batch_shape_hr: list[int] | None = None
     num_codes_hr: int | None = None
     hr_where: str = ""
+    factor: int = 16
+    pixel_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
 
     def to_json(self) -> str:
         """A canonical text form."""

@@ -15,7 +15,12 @@ from ray.exceptions import RayError
 from tokenization.books import Manifest, Page, claim, close_books, page_name, read_page, token_name
 from tokenization.corpus import Corpus
 from tokenization.errors import InputError
-from tokenization.image_tokenizer import ImageTokenizer, check_image_tokenizer, image_tokenizer_sha256
+from tokenization.image_tokenizer import (
+    ImageTokenizer,
+    check_image_tokenizer,
+    check_pixel_range,
+    image_tokenizer_sha256,
+)
 from tokenization.shard_rows import TokenizationConfig
 from tokenization.storage import check_apart, open_storage
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
@@ -108,9 +113,11 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
     """The fingerprint of tokens made with these tools and this config.
 
     Raises:
-        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype none that is known.
+        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype none that is known; or see
+            `check_pixel_range`.
     """
     vqgan = ImageTokenizer(tools.vq_folder)
+    check_pixel_range(tools.vq_folder, vqgan)
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
     for name, size_px in (("size_px", config.size_px), ("size_hr_px", config.size_hr_px)):
         if size_px % vqgan.factor or (name == "size_px" and size_px < vqgan.factor):
@@ -131,6 +138,8 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
         encoder_batch_shape_hr=[at_once, high, high, 3] if high else None,
         num_codes_hr=(high // vqgan.factor) ** 2 if high else None,
         hr_where=config.hr_where if high else "",
+        factor=vqgan.factor,
+        pixel_range=list(vqgan.pixel_range),
     )
 
 

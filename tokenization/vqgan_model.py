@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tokenization.codebook import Codebook
 from tokenization.errors import InputError
-from tokenization.image_tokenizer import check_image_tokenizer
 from tokenization.vqgan_config import VqganConfig
+from tokenization.vqgan_formats import SYMMETRIC, load_vqgan
 
 
 def build_vqgan(config: VqganConfig) -> VQModel:
@@ -72,11 +72,13 @@ def start_vqgan(config: VqganConfig) -> VQModel:
     """
     model = build_vqgan(config)
     if config.initial_folder:
-        check_image_tokenizer(config.initial_folder)
-        own = model.state_dict()
-        start = VQModel.from_pretrained(
-            config.initial_folder, local_files_only=True, low_cpu_mem_usage=False
-        ).state_dict()
+        initial = load_vqgan(config.initial_folder)
+        if initial.pixel_range != SYMMETRIC:
+            raise InputError(
+                f"VQ-GAN {config.initial_folder!r} has pixels from {initial.pixel_range[0]:g} to "
+                f"{initial.pixel_range[1]:g}; training feeds them from -1 to 1. Start from another one"
+            )
+        own, start = model.state_dict(), initial.model.state_dict()
         other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
         if {name for name in other if not name.startswith(LATENT_PARTS)}:
             raise InputError(

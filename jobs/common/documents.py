@@ -16,7 +16,7 @@ from pipeline.token_data import TokenReader
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.text_tokenizer import load_text_tokenizer
 
-DECODE_BATCH = 32
+DECODE_BATCH = 8
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.common.base import base_config
 from jobs.common.cli import say
 from jobs.common.exit_codes import UsageError
 from jobs.common.prompt_results import file_name, save_grid, save_index, save_page, save_picture
@@ -92,13 +93,10 @@ def checked_prompts(request: Request, texts: tuple[str, ...], file: str) -> tupl
 
     Raises:
         UsageError: a prompt is empty or too long, or the limits leave no room for one.
-        InputError: see `read_prompts`.
+        InputError: see `read_prompts` and `base_config`.
     """
     recipe, paths = request.recipe, request.paths
-    config = paths.language_expert / "config.json"
-    if not config.exists():
-        raise InputError(f"language expert {str(paths.language_expert)!r} has no config.json; train the run first")
-    positions = json.loads(config.read_text())["max_position_embeddings"]
+    positions = base_config(paths).max_position_embeddings
     joint = request.task == "joint"
     taken = request.documents.max_ids if joint else positions_after_prompt(request.documents.num_codes, request.high)
     room = positions - taken

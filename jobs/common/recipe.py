@@ -13,6 +13,7 @@ from typing import Any
 import jobs.recipes
 from jobs.common.exit_codes import UsageError
 from pipeline.deepspeed_engine import ZeroConfig
+from pipeline.errors import InputError
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.order import no_room
 from pipeline.ray_training import ScalingConfig
@@ -111,9 +112,10 @@ class Recipe:
         corpora: by name. The first one's shards and tokens lie in the run's `corpus` and `tokens`, those of each other
             one under `corpora/NAME`.
         vqgan, tokenization: what makes tokens of them.
-        vqgan_folder: a saved VQ-GAN; empty for the one shipped with the project.
+        vqgan_folder: a VQ-GAN, see `tokenization.vqgan_formats`; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
-        language_expert_folder: a Qwen2 checkpoint; empty to train the small one of `language_expert`.
+        language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
+            name only for that job. Empty to train the small one of `language_expert`.
         shared_output_projection, embedding_noise_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
@@ -206,6 +208,33 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if problems := recipe.problems():
         raise UsageError("; ".join(problems))
     return recipe
+
+
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """The recipe that a stage kept in its `recipe.json`.
+
+    Raises:
+        InputError: it is of a version of the project whose recipes have other values.
+    """
+    try:
+        recipe: Recipe = _rebuilt(Recipe, values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"recipe.json is of another version of the project: {error}") from error
+    return recipe
+
+
+def _rebuilt(kind: Any, value: Any) -> Any:
+    """JSON's values as a type has them: dataclasses, tuples and dicts, one in the other."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _rebuilt(hints[name], each) for name, each in value.items()})
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return tuple(_rebuilt(each, one) for each, one in zip(kinds, value, strict=True))
+    if origin is dict:
+        return {name: _rebuilt(parts[1], each) for name, each in value.items()}
+    return value
 
 
 def sha256_of(*parts: Any) -> str:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import Qwen2Config
-
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe
 from pipeline.configuration import MarsConfig
 from pipeline.geometry import GEOMETRIES
 from pipeline.language_expert import qwen2_config
+from pipeline.language_expert_files import language_expert_config
 from pipeline.memory_plan import MemoryPlan, RowShape, memory_plan
 from pipeline.metrics import MEMORY_GB, ParameterCounts, count_parameters, memory_bytes, peak_flop_per_s
 from pipeline.sequences import Kind
@@ -143,7 +142,7 @@ def planned_config(recipe: Recipe) -> MarsConfig:
         raise UsageError(f"plan.language_expert_geometry is {name!r}, it must be one of {known}")
     stated = GEOMETRIES[name].language_expert() if name else None
     if folder and (Path(folder) / "config.json").exists():
-        base = Qwen2Config.from_pretrained(folder, local_files_only=True)
+        base = language_expert_config(Path(folder))
         for key in SAME:
             if stated is not None and getattr(base, key) != getattr(stated, key):
                 raise UsageError(

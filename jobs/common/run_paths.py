@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe
+from pipeline.starting_model import is_starting_model
 from tokenization.corpus import CorpusSource
 from tokenization.image_tokenizer import SHIPPED
 from tokenization.text_tokenizer import PACKAGED
@@ -40,9 +41,19 @@ class RunPaths:
 
     @property
     def language_expert(self) -> Path:
-        """The Qwen2 checkpoint that training freezes."""
+        """The language expert that the recipe names, or the run's own."""
         folder = self.recipe.language_expert_folder
         return Path(folder).absolute() if folder else self.run / "lm"
+
+    @property
+    def start(self) -> Path:
+        """The starting model that `jobs/init_model.py` makes."""
+        return self.run / "start"
+
+    @property
+    def base(self) -> Path:
+        """What training freezes the language expert of: the starting model where there is one."""
+        return self.start if is_starting_model(self.start) else self.language_expert
 
     def stage(self, number: int) -> Path:
         """A stage's folder; stages count from 1."""
@@ -110,6 +121,11 @@ class RunPaths:
     def export(self) -> Path:
         """The trained model as a Hugging Face folder."""
         return self.run / "export"
+
+
+def language_expert_name(paths: RunPaths) -> str:
+    """The language expert as the recipe names it, folder or hub name; else where the run's own lies."""
+    return paths.recipe.language_expert_folder or str(paths.language_expert)
 
 
 def in_package_cache() -> bool:

@@ -84,7 +84,7 @@ def recipe() -> Recipe:
         name="mars_1b",
         corpora={MAIN: CorpusConfig(path="corpus")},
         vqgan=OPEN_MUSE,
-        vqgan_folder="models/vqgan-f16-8192",
+        vqgan_folder="models/vqgan-f16-8192-laion",  # open-muse's own format
         text_tokenizer="models/qwen2-1.5b",  # its rows are Qwen-7B's, but its special tokens are others
         language_expert_folder="models/qwen2-1.5b",
         tokenization=TokenizationConfig(

@@ -4,6 +4,7 @@ What is marked [paper] the paper gives (arXiv 2407.07614); [recalled] is widely 
 everything else is this project's own choice.
 
     jobs/train_stage.py --recipe mars_7b --dry-run
+    jobs/init_model.py --recipe mars_7b --root /shared/runs
     jobs/train_stage.py --recipe mars_7b --root /shared/runs --stage 1
 """
 
@@ -82,8 +83,8 @@ def recipe() -> Recipe:
         name="mars_7b",
         corpora={MAIN: CorpusConfig(path="corpus")},
         vqgan=OPEN_MUSE,  # [paper]: factor 16, 8,192 codes; its repository credits open-muse
-        vqgan_folder="models/vqgan-f16-8192",
-        language_expert_folder="models/qwen-7b-as-qwen2",  # [paper]: Qwen-7B, frozen
+        vqgan_folder="models/vqgan-f16-8192-laion",  # open-muse's own format
+        language_expert_folder="Qwen/Qwen-7B",  # [paper]: Qwen-7B, frozen; jobs/init_model.py fetches and converts it
         tokenization=TokenizationConfig(
             size_px=256,  # [paper]
             size_hr_px=1024,  # [recalled]

@@ -1,0 +1,133 @@
+#!/usr/bin/env -S python -P
+"""Turns a checkpoint into a Hugging Face folder that others can load: config, weights, tokenizer, VQ-GAN, model card.
+
+With this project installed and `import pipeline.model`, `AutoModelForCausalLM.from_pretrained` loads it. Neither the
+language expert nor the checkpoint is ever in memory: weights pass through in pieces.
+"""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import json  # noqa: E402
+import re  # noqa: E402
+from dataclasses import asdict, dataclass  # noqa: E402
+
+from jobs.common.base import base_config  # noqa: E402
+from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.model_card import model_card  # noqa: E402
+from jobs.common.recipe import recipe_of  # noqa: E402
+from jobs.common.run_paths import RunPaths, in_package_cache, language_expert_name  # noqa: E402
+from jobs.common.tokens import checked_fingerprint  # noqa: E402
+from pipeline.checkpoints import Checkpoint, finished_checkpoint, newest_complete  # noqa: E402
+from pipeline.configuration import MarsConfig  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.export import export_model  # noqa: E402
+from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
+from tokenization.vqgan_formats import load_vqgan, save_vqgan  # noqa: E402
+
+VQGAN_FOLDER = "vqgan"
+STAGE_FOLDER = re.compile(r"stage(\d+)")
+
+
+@dataclass(frozen=True)
+class Options(JobOptions):
+    """Flags of `export_model`."""
+
+    checkpoint: str = ""
+    """A run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or not
+    (default: the run of --recipe and --root). The recipe is the one that the run kept; of a checkpoint in S3, that of
+    --recipe."""
+    out: str = ""
+    """New folder for the model."""
+    visual_only: bool = False
+    """Leave the language expert out: half of the size. Loading then fetches it from where --language-expert says."""
+    language_expert: str = ""
+    """With --visual-only: folder or hub name of the language expert, as whoever loads the model finds it (default: as
+    the recipe names it)."""
+
+
+def main(options: Options) -> None:
+    """Exports it."""
+    if not options.out:
+        raise UsageError("name a new folder for the model: --out FOLDER")
+    out = Path(options.out)
+    if in_package_cache() and not out.is_absolute():
+        raise UsageError(f"--out {options.out!r}: the job runs inside Ray's package cache; give an absolute path")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {options.out!r} is not empty; name a new folder")
+    if options.language_expert and not options.visual_only:
+        raise UsageError("--language-expert is for --visual-only; leave it out, or add that")
+    paths, number, checkpoint = find_checkpoint(options)
+    recipe = paths.recipe
+    fingerprint = checked_fingerprint(recipe, paths)
+    vqgan = load_vqgan(paths.vqgan)
+    choices = dict(
+        shared_output_projection=recipe.shared_output_projection, embedding_noise_std=recipe.embedding_noise_std
+    )
+    config = MarsConfig.from_language_expert(base_config(paths), fingerprint.codebook_size, **choices)
+    beside = (options.language_expert or language_expert_name(paths)) if options.visual_only else ""
+
+    def finish(folder: Path) -> None:
+        save_vqgan(vqgan, folder / VQGAN_FOLDER)
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+        card = model_card(paths, checkpoint, number, config, vqgan, VQGAN_FOLDER, beside)
+        (folder / "README.md").write_text(card)
+
+    say(f"export_model: {checkpoint}, of stage {number} of {recipe.name!r}")
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    export_model(
+        paths.base, checkpoint, fingerprint.codebook_size, tokenizer, out, beside=beside, finish=finish, **choices
+    )
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    say(f"export_model: {size / 1e9:.2f} GB are in {out}; its README.md says how to load it")
+
+
+def find_checkpoint(options: Options) -> tuple[RunPaths, int, Checkpoint]:
+    """The run, the stage's number, and the checkpoint that `--checkpoint` names.
+
+    Raises:
+        InputError: there is none, or no run around it.
+    """
+    _, paths = options.resolve()
+    place = options.checkpoint.rstrip("/")
+    if "://" in place:
+        checkpoint = finished_checkpoint(place, allow_unfinished=True)
+        return paths, _number(place, str(checkpoint)), checkpoint
+    folder = Path(place).absolute() if place else paths.run
+    around = [folder, *folder.parents]
+    stage_folder = next((each for each in around if (each / "recipe.json").exists() and _is_stage(each)), None)
+    run = stage_folder.parent if stage_folder else folder
+    kept = stage_folder or next((each for each in sorted(run.glob("stage*")) if (each / "recipe.json").exists()), None)
+    if kept is None:
+        raise InputError(
+            f"{str(folder)!r} has no stage that was trained; name a run's folder, a stage's, or a checkpoint"
+        )
+    paths = RunPaths(run, recipe_of(json.loads((kept / "recipe.json").read_text())))
+    if stage_folder:
+        number = _number(stage_folder.name)
+        where = paths.checkpoints(number) if folder == stage_folder else folder
+        return paths, number, finished_checkpoint(where, allow_unfinished=True)
+    for number in range(len(paths.recipe.stages), 0, -1):
+        found = newest_complete(paths.checkpoints(number))
+        if found and found.manifest.finished:
+            return paths, number, found
+    raise InputError(f"run {str(run)!r} has no finished stage; name one of its checkpoints to export that")
+
+
+def _is_stage(folder: Path) -> bool:
+    return STAGE_FOLDER.fullmatch(folder.name) is not None
+
+
+def _number(*places: str) -> int:
+    for place in places:
+        if found := re.findall(r"(?:^|/)stage(\d+)(?:/|$)", place):
+            return int(found[-1])
+    raise InputError(f"{places[0]!r} does not say which stage it is of; keep checkpoints under stage1, stage2, ...")
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

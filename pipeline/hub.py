@@ -1,0 +1,42 @@
+"""A model by the name of a local folder, or by its name on the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from pipeline.errors import InputError
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+BESIDE_WEIGHTS = ("*.json", "*.tiktoken", "*.txt", "*.md", "LICENSE*", "NOTICE*")
+"""What is fetched with the weights. Never code."""
+
+
+def model_folder(source: str) -> Path:
+    """The folder `source`, or where the hub's model of that name lies on this machine; fetched, if need be.
+
+    Safetensors are fetched where the model has them, else the `.bin` files.
+
+    Raises:
+        InputError: there is no such folder, and no such model or no network.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if not HUB_NAME.fullmatch(source):
+        raise InputError(f"{source!r} is no folder; name one, or a model on the hub as in Qwen/Qwen-7B")
+    for kind in ("*.safetensors", "*.bin"):
+        try:
+            fetched = Path(snapshot_download(source, allow_patterns=[*BESIDE_WEIGHTS, kind]))
+        except (HfHubHTTPError, HFValidationError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise InputError(f"the hub does not give {source!r}: {line}; check the name and HF_TOKEN") from error
+        except OSError as error:  # no network, or told to stay offline, and no copy from before
+            raise InputError(
+                f"{source!r} is no folder here, and the hub cannot be reached to fetch a model of that name; fetch it "
+                f"where there is a network (hf download {source} --local-dir FOLDER) and name the folder"
+            ) from error
+        if any(fetched.glob(kind)):
+            break
+    return fetched

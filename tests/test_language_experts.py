@@ -1,0 +1,287 @@
+"""Language experts in every format they come in: the same logits, or a refusal that names the tensor."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pipeline.errors import InputError
+from pipeline.hub import model_folder
+from pipeline.language_expert_files import language_expert_config, open_language_expert
+from pipeline.model import MarsForCausalLM, load_language_expert
+from pipeline.starting_model import StartOptions, StartRecord, finished_record, make_starting_model
+from pipeline.vocabulary import JointVocabulary
+from pipeline.weights import base_sha256, load_base
+from tests import qwen7b
+from tests.conftest import CHECKOUT, CODEBOOK, TEXT_VOCAB
+
+
+def write_folder(
+    folder: Path, config: dict, weights: dict[str, Tensor], kind: str = "safetensors", files: int = 3
+) -> Path:
+    """Writes a checkpoint in `files` parts with their index, as the hub has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
+    names = list(weights)
+    size, weight_map = -(-len(names) // files), {}
+    for number in range(files):
+        part = {name: weights[name].clone() for name in names[number * size : (number + 1) * size]}
+        file = f"{stem}-{number + 1:05d}-of-{files:05d}.{suffix}"
+        save_file(part, folder / file) if kind == "safetensors" else torch.save(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def write_qwen(folder: Path, kind: str = "safetensors", **changes) -> Path:
+    config = qwen7b.SMALL | changes
+    return write_folder(folder, config, qwen7b.random_weights(config), kind)
+
+
+def write_qwen2(folder: Path, kind: str = "safetensors", **changes) -> Qwen2ForCausalLM:
+    values = dict(vocab_size=TEXT_VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    values |= dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    torch.manual_seed(3)
+    model = Qwen2ForCausalLM._from_config(Qwen2Config(**values | changes), dtype=torch.float32).eval()
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    write_folder(folder, model.config.to_dict(), weights, kind)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_qwen_7b_in_its_own_format_gives_the_same_logits_up_to_its_training_length(tmp_path, kind):
+    folder, config = write_qwen(tmp_path, kind), qwen7b.SMALL
+    weights, length = qwen7b.random_weights(config), config["seq_length"]
+    ids = torch.randint(TEXT_VOCAB, (2 * length,), generator=torch.Generator().manual_seed(1))
+    expert = load_language_expert(folder, torch.float32).eval()
+    expected = qwen7b.logits(config, weights, ids[:length])
+    torch.testing.assert_close(expert(ids[None, :length]).logits[0], expected, atol=2e-4, rtol=1e-3)
+    mars = MarsForCausalLM.from_language_expert(expert, CODEBOOK).eval()
+    torch.testing.assert_close(mars(ids[None, :length]).logits[0, :, :TEXT_VOCAB], expected, atol=2e-4, rtol=1e-3)
+    beyond = expert(ids[None]).logits[0, length:] - qwen7b.logits(config, weights, ids)[length:]
+    assert beyond.abs().max() > 0.1, "logn attention and dynamic NTK are what a Qwen2 has not"
+    assert language_expert_config(folder).max_position_embeddings == length, "so what is longer must be refused"
+
+
+@torch.no_grad()
+def test_without_logn_and_ntk_a_qwen_7b_is_a_qwen2_at_any_length(tmp_path):
+    folder = write_qwen(tmp_path, use_logn_attn=False, use_dynamic_ntk=False)
+    config = json.loads((folder / "config.json").read_text())
+    ids = torch.randint(TEXT_VOCAB, (2 * config["seq_length"],), generator=torch.Generator().manual_seed(1))
+    expert = load_language_expert(folder, torch.float32).eval()
+    expected = qwen7b.logits(config, qwen7b.random_weights(config), ids)
+    torch.testing.assert_close(expert(ids[None]).logits[0], expected, atol=2e-4, rtol=1e-3)
+    assert language_expert_config(folder).max_position_embeddings == config["max_position_embeddings"]
+
+
+QWEN2 = {
+    "Qwen1.5, plain heads, untied": dict(num_key_value_heads=4, tie_word_embeddings=False),
+    "Qwen2, grouped heads, tied": dict(rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+    "Qwen2.5, a larger table, untied": dict(vocab_size=TEXT_VOCAB + 128, tie_word_embeddings=False),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("changes", QWEN2.values(), ids=QWEN2)
+def test_qwen2_checkpoints_load_bit_for_bit_and_the_layout_follows_their_table(tmp_path, changes, kind):
+    model = write_qwen2(tmp_path, kind, **changes)
+    ids = torch.randint(TEXT_VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(load_language_expert(tmp_path, torch.float32).eval()(ids).logits, model(ids).logits)
+    mars = load_base(tmp_path, CODEBOOK, torch.float32)
+    assert mars.config.vocab_size == model.config.vocab_size + CODEBOOK + 8
+    assert mars.config.rope_parameters == model.config.rope_parameters
+
+
+def test_qwen_7bs_table_and_8192_codes_make_the_papers_vocabulary():
+    vocabulary = JointVocabulary(151_936, 8192)
+    assert vocabulary.size == 160_136 and vocabulary.num_visual == 8200
+
+
+def drop(name: str) -> Callable[[dict], None]:
+    return lambda weights: weights.pop(name)
+
+
+REFUSED = {
+    "missing": (drop("transformer.h.1.attn.c_attn.bias"), "'transformer.h.1.attn.c_attn.bias' is missing"),
+    "misshapen": (
+        lambda weights: weights.update({"transformer.h.2.mlp.w1.weight": torch.zeros(47, 32)}),
+        r"'transformer.h.2.mlp.w1.weight' has shape \(47, 32\), its config.json asks for \(48, 32\)",
+    ),
+    "unexpected": (
+        lambda weights: weights.update({"transformer.h.0.attn.c_attn.lora_A": torch.zeros(2, 32)}),
+        "'transformer.h.0.attn.c_attn.lora_A' is unexpected",
+    ),
+    "a layer too many": (
+        lambda weights: weights.update({"transformer.h.3.ln_1.weight": torch.zeros(32)}),
+        "'transformer.h.3.ln_1.weight' is unexpected",
+    ),
+    "quantized": (
+        lambda weights: weights.update({"lm_head.weight": torch.zeros(300, 32, dtype=torch.int8)}),
+        "'lm_head.weight' is of type I8",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", REFUSED.values(), ids=REFUSED)
+def test_a_wrong_or_partial_checkpoint_is_refused_by_the_name_of_the_tensor(tmp_path, change, message):
+    weights = qwen7b.random_weights(qwen7b.SMALL)
+    change(weights)
+    with pytest.raises(InputError, match=message):
+        open_language_expert(write_folder(tmp_path, qwen7b.SMALL, weights))
+
+
+def test_a_file_that_is_missing_cut_or_lacks_what_the_index_says_is_named(tmp_path):
+    last = write_qwen(tmp_path) / "model-00003-of-00003.safetensors"
+    content = last.read_bytes()
+    last.write_bytes(content[:-100])
+    with pytest.raises(InputError, match=r"00003-of-00003.safetensors' has .* bytes, not"):
+        open_language_expert(tmp_path)
+    save_file({"lm_head.weight": torch.zeros(300, 32)}, last)
+    with pytest.raises(InputError, match="'transformer.h.2.attn.c_attn.weight' is missing in 'model-00003"):
+        open_language_expert(tmp_path)
+    last.unlink()
+    with pytest.raises(InputError, match="lacks the file 'model-00003-of-00003.safetensors' of its index; 'lm_head"):
+        open_language_expert(tmp_path)
+
+
+class Sly:
+    def __reduce__(self):
+        return os.system, ("touch ran-code",)
+
+
+def test_a_bin_with_anything_but_tensors_is_refused_and_its_code_never_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_qwen(tmp_path / "model", "bin")
+    torch.save({"transformer.wte.weight": Sly()}, tmp_path / "model" / "pytorch_model-00001-of-00003.bin")
+    with pytest.raises(InputError, match="holds more than tensors"):
+        open_language_expert(tmp_path / "model")
+    assert not (tmp_path / "ran-code").exists()
+
+
+def test_what_mars_does_not_compute_is_refused(tmp_path):
+    for changes, message in (
+        (dict(model_type="llama"), "is a 'llama' model"),
+        (dict(no_bias=False), "has no_bias False"),
+        (dict(kv_channels=16), "has kv_channels x num_attention_heads 64"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(qwen7b.SMALL | changes))
+        with pytest.raises(InputError, match=message):
+            language_expert_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(dict(model_type="qwen2", use_sliding_window=True)))
+    with pytest.raises(InputError, match="use_sliding_window"):
+        language_expert_config(tmp_path)
+
+
+def test_a_hub_name_without_network_says_so_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="'Qwen/Qwen-7B' is no folder here, and the hub cannot be reached") as refused:
+        model_folder("Qwen/Qwen-7B")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="is no folder; name one"):
+        model_folder("/no/such/folder")
+
+
+def start(source: Path, out: Path, lines: list[str] | None = None, **options) -> StartRecord:
+    wanted = StartOptions(CODEBOOK, **{"dtype": "float32", "embedding_noise_std": 0.02} | options)
+    return make_starting_model(
+        open_language_expert(source), "named", wanted, out, lines.append if lines is not None else print
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["qwen", "qwen2 tied"])
+def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(tmp_path, kind, shared):
+    source = tmp_path / "source"
+    write_qwen(source, "bin") if kind == "qwen" else write_qwen2(source)
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        record = start(source, out, shared_output_projection=shared, dtype=dtype)
+        options = dict(shared_output_projection=shared, embedding_noise_std=0.02)
+        expected = load_base(source, CODEBOOK, getattr(torch, dtype), **options)
+        made = MarsForCausalLM.from_pretrained(out, dtype=getattr(torch, dtype))
+        own, other = dict(made.named_parameters()), dict(expected.named_parameters())
+        assert own.keys() == other.keys()
+        for name in own:
+            assert torch.equal(own[name], other[name]), name
+        assert record.base_sha256 == base_sha256(expected)
+        assert len(list(out.glob("*.safetensors"))) == 3 == len(record.files)
+        ids = torch.tensor([[1, 2, 3]])
+        text = load_language_expert(out, getattr(torch, dtype)).eval()(ids).logits
+        assert torch.equal(text, load_language_expert(source, getattr(torch, dtype)).eval()(ids).logits)
+
+
+def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):
+    source, out = write_qwen(tmp_path / "source"), tmp_path / "start"
+
+    class Killed(BaseException):
+        pass
+
+    def die_at_the_second(line: str) -> None:
+        if "00002-of" in line:
+            raise Killed
+
+    wanted = StartOptions(CODEBOOK, dtype="float32", embedding_noise_std=0.02)
+    with pytest.raises(Killed):
+        make_starting_model(open_language_expert(source), "named", wanted, out, die_at_the_second)
+    with pytest.raises(InputError, match="is not finished"):
+        finished_record(out, wanted)
+    first, lines = out / "model-00001-of-00003.safetensors", list[str]()
+    before = first.stat().st_mtime_ns
+    record = start(source, out, lines)
+    assert first.stat().st_mtime_ns == before and "00001-of-00003.safetensors is already there" in lines[0]
+    first.write_bytes(first.read_bytes()[:-1] + b"?")
+    assert start(source, out) == record
+    with pytest.raises(InputError, match="begun with another options"):
+        start(source, out, embedding_noise_std=0.0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and no starting model"):
+        start(source, tmp_path / "full")
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import torch
+from pipeline.language_expert_files import open_language_expert
+from pipeline.process_memory import MemoryGrowth
+from pipeline.starting_model import StartOptions, make_starting_model
+for source in map(Path, sys.argv[1:]):
+    memory = MemoryGrowth()
+    expert = open_language_expert(source)
+    make_starting_model(expert, "named", StartOptions(64), source / "start", lambda line: None)
+    largest = max(path.stat().st_size for path in source.iterdir())
+    print(memory.peak_bytes(), largest)
+"""
+
+
+def test_memory_stays_under_one_and_a_half_times_the_largest_shard(tmp_path):
+    config = qwen7b.SMALL | dict(vocab_size=40_000, hidden_size=1024, kv_channels=256, intermediate_size=8192)
+    weights = qwen7b.random_weights(config | dict(num_hidden_layers=1), torch.bfloat16)
+    folders = [
+        write_folder(tmp_path / kind, config | dict(num_hidden_layers=1), weights, kind, files=2)
+        for kind in ("safetensors", "bin")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, folders)],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        growth, largest = map(int, line.split())
+        assert largest > 80e6
+        assert growth < 1.5 * largest, f"{growth / largest:.2f} of the largest shard"
