@@ -19,7 +19,7 @@ from tests.test_ray import small_checkout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-STEPS = 400
+STEPS = 1200
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def cluster(bucket, tmp_path):
     expert = LanguageExpertConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
     config = qwen2_config(expert, expert.vocab_size)
     Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "lm")
-    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, checkout=checkout)
+    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, idle_s=20, checkout=checkout)
     yield cluster
     cluster.stop()
 
@@ -66,10 +66,10 @@ def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(c
         f"language_expert_folder={tmp_path / 'lm'}",
         f"checkpoint_folder=s3://{BUCKET}/checkpoints",
         f"stages.0.steps={STEPS}",
-        "stages.0.save_every_steps=10",
+        "stages.0.save_every_steps=20",
         "scaling.custom_resources={'spot': 8}",  # a node each
         "scaling.min_workers=1",
-        "scaling.wait_for_all_s=30",
+        "scaling.wait_for_all_s=20",
         "scaling.grow_after_s=5",
     ):
         words += ["--set", value]
