@@ -21,6 +21,7 @@ from pipeline.stop_request import StopRequest
 
 POLL_S = 1.0
 ASK_AGAIN_S = 2.0
+"""Between two requests to the autoscaler, which others overwrite; far below any cluster's idle timeout."""
 RETRY_PAUSE_S = 5.0
 """Before another attempt, times the number of those in a row that saved nothing."""
 
@@ -101,8 +102,8 @@ def following(board: Any, asked_to_end: threading.Event, scaling: ScalingConfig,
 def _wanted(scaling: ScalingConfig) -> Iterator[None]:
     """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train.
 
-    It is asked again and again: what Ray Train's own coordinator asks for replaces this, and it asks for nothing when an
-    attempt ends. The nodes that are left would then go as idle, and none would be started for those that are missing.
+    It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
+    is nothing. The nodes that are left would then go as idle, and none would be started for those that are missing.
     """
     ended = threading.Event()
 
