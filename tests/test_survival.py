@@ -28,7 +28,7 @@ class Trainings:
     def __init__(self, folder: Path) -> None:
         self.folder, self.checkout = folder, small_checkout(folder)
         self.nodes = LocalNodes(
-            folder / "nodes", [1, 1], {"PYTHONPATH": str(self.checkout), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+            folder / "nodes", 2, {"PYTHONPATH": str(self.checkout), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
         )
         self.inputs = folder / "inputs"
         for job in ("tokenize", "train_lm"):
@@ -179,7 +179,7 @@ def test_a_node_that_is_announced_to_go_leaves_a_checkpoint(trainings, whole, ho
             assert time.monotonic() < deadline and job.poll() is None, (run / "log").read_text()
             time.sleep(0.2)
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
-    trainings.nodes.nodes.append(trainings.nodes.add_node(1))
+    trainings.nodes.add_node()
     if how == "fixed":
         assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
         assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
@@ -195,7 +195,6 @@ def test_a_node_that_is_announced_to_go_leaves_a_checkpoint(trainings, whole, ho
 
 def drain(trainings: Trainings, node: psutil.Process) -> None:
     """What a cloud's notice becomes in Ray."""
-    port = next(word.split("=")[1] for word in raylet_words(node) if word.startswith("--node_manager_port="))
     listing = subprocess.run(
         [sys.executable, "-c", "import ray, json; ray.init(); print('NODES' + json.dumps(ray.nodes()))"],
         env=trainings.nodes.environment,
@@ -205,7 +204,6 @@ def drain(trainings: Trainings, node: psutil.Process) -> None:
     )
     nodes = json.loads(listing.stdout.split("NODES", 1)[1])
     node_id = next(each["NodeID"] for each in nodes if each["Alive"] and raylet_has(node, each))
-    assert port is not None
     words = ["ray", "drain-node", f"--address={trainings.nodes.environment['RAY_ADDRESS']}", f"--node-id={node_id}"]
     words += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=90"]
     subprocess.run(words, env=trainings.nodes.environment, check=True, capture_output=True)
@@ -228,7 +226,7 @@ def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
     job = trainings.start(run)
     time.sleep(75)
     assert job.poll() is None and not reported(run / "stage1")
-    trainings.nodes.nodes.append(trainings.nodes.add_node(1))
+    trainings.nodes.add_node()
     assert job.wait(timeout=300) == 0, (run / "log").read_text()
     assert attempts(run) == [2] and losses(run) == losses(whole)
 

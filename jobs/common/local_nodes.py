@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +24,22 @@ START_TIMEOUT_S = 120.0
 
 
 class LocalNodes:
-    """A head that has no CPUs for workers, and nodes that have some.
+    """A head that has no CPUs for workers, and nodes of one CPU each. A node that fails to start, as it may on a busy
+    machine, is started again.
 
     Args:
         folder: for the nodes' logs.
-        cpus: of each node at the start.
+        num_nodes: beside the head.
         environment: further variables of all Ray's processes.
+
+    Attributes:
+        nodes: those that were not killed.
+        environment: for commands that are to use the cluster.
+        port, dashboard: the head's, and its dashboard's.
     """
 
-    def __init__(self, folder: Path, cpus: list[int], environment: dict[str, str] | None = None) -> None:
-        self._folder, self._started = folder, 0
+    def __init__(self, folder: Path, num_nodes: int, environment: dict[str, str] | None = None) -> None:
+        self._folder, self._started, self._changing, self._ended = folder, 0, threading.Lock(), threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.environment = os.environ | QUICK_TO_NOTICE | {"PATH": path, "RAY_TMPDIR": "/tmp"} | (environment or {})
@@ -42,7 +49,11 @@ class LocalNodes:
             self.environment.pop(name, None)
         self.port, self.dashboard = free_port(), free_port()
         self.head = self._start_head()
-        self.nodes = [self.add_node(count) for count in cpus]
+        self.nodes: list[psutil.Process] = []
+        for _ in range(num_nodes):
+            self.add_node()
+        self._keeper = threading.Thread(target=self._keep, name="keeps nodes", daemon=True)
+        self._keeper.start()
 
     def _start_head(self) -> psutil.Process:
         head = self._start("--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1")
@@ -57,35 +68,50 @@ class LocalNodes:
 
     def restart_head(self) -> None:
         """Kills the head with all that it knows, and every node with it, and starts others at the same address."""
-        count = len(self.nodes)
-        self.stop()
-        self.environment.pop("RAY_ADDRESS", None)
-        self.head = self._start_head()
-        self.nodes = [self.add_node(1) for _ in range(count)]
+        with self._changing:
+            count, nodes, self.nodes = len(self.nodes), self.nodes, []
+            for process in [*nodes, self.head]:
+                kill_tree(process)
+            self.environment.pop("RAY_ADDRESS", None)
+            self.head = self._start_head()
+        for _ in range(count):
+            self.add_node()
 
-    def add_node(self, num_cpus: int) -> psutil.Process:
+    def add_node(self) -> None:
         """Starts one more, without waiting for it."""
-        return self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={num_cpus}")
+        with self._changing:
+            self.nodes.append(self._start_node())
 
     def kill_node(self, number: int) -> int:
-        """SIGKILL to all processes of a node, which is then gone from `nodes`; returns its raylet's pid."""
-        node = self.nodes.pop(number)
+        """SIGKILL to all processes of a node, which is then gone from `nodes`; returns the pid of what started it."""
+        with self._changing:
+            node = self.nodes.pop(number)
         kill_tree(node)
-        return node.pid
+        return int(node.pid)
 
     def train_workers(self) -> list[psutil.Process]:
         """The processes that train, on all nodes."""
         found = []
-        for node in self.nodes:
+        for node in list(self.nodes):
             with suppress(psutil.NoSuchProcess):
                 found += [process for process in node.children(recursive=True) if "RayTrainWorker" in words_of(process)]
         return found
 
     def stop(self) -> None:
         """Kills all of it."""
+        self._ended.set()
+        self._keeper.join()
         for process in [*self.nodes, self.head]:
             kill_tree(process)
         self.nodes = []
+
+    def _keep(self) -> None:
+        while not self._ended.wait(1.0):
+            with self._changing:
+                self.nodes = [node if _is_alive(node) else self._start_node() for node in self.nodes]
+
+    def _start_node(self) -> psutil.Process:
+        return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
 
     def _start(self, *words: str) -> psutil.Process:
         self._started += 1
@@ -99,6 +125,10 @@ class LocalNodes:
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
             )
         return psutil.Process(process.pid)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def kill_tree(process: psutil.Process) -> None:

@@ -62,7 +62,7 @@ def punish(options: Punish) -> dict[str, Any]:
     _make_inputs(options, root)
     folders = {name: _copied(root, name, recipe.name) for name in ("reference", "punished")}
     commands = {name: _command("train_stage", options.recipe, root / name, overrides) for name in folders}
-    nodes = LocalNodes(root / "nodes", [recipe.scaling.cpus_per_worker] * recipe.scaling.num_workers)
+    nodes = LocalNodes(root / "nodes", recipe.scaling.num_cpus)
     try:
         say(f"punish: {steps} steps undisturbed")
         words = [*commands["reference"], "--stage", "1"]

@@ -115,7 +115,7 @@ class Punisher:
             return int(job.pid)
         if kind == "node":
             pid = self.nodes.kill_node(chance.randrange(len(self.nodes.nodes)))
-            self.nodes.nodes.append(self.nodes.add_node(1))
+            self.nodes.add_node()
             return pid
         workers = self.nodes.train_workers()
         if not workers:
