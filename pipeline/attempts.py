@@ -20,6 +20,8 @@ from pipeline.ray_training import ScalingConfig
 from pipeline.stop_request import StopRequest
 
 POLL_S = 1.0
+ASK_AGAIN_S = 2.0
+"""Between two requests to the autoscaler, which others overwrite; far below any cluster's idle timeout."""
 RETRY_PAUSE_S = 5.0
 """Before another attempt, times the number of those in a row that saved nothing."""
 
@@ -98,14 +100,29 @@ def following(board: Any, asked_to_end: threading.Event, scaling: ScalingConfig,
 
 @contextmanager
 def _wanted(scaling: ScalingConfig) -> Iterator[None]:
-    """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train."""
+    """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train.
+
+    It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
+    is nothing. The nodes that are left would then go as idle, and none would be started for those that are missing.
+    """
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+            ended.wait(ASK_AGAIN_S)
+
+    asker = threading.Thread(target=ask, name="asks for workers", daemon=True)
     if scaling.min_workers:
-        request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+        asker.start()
     try:
         yield
     finally:
-        if scaling.min_workers and ray.is_initialized():
-            request_resources(bundles=[])
+        ended.set()
+        if scaling.min_workers:
+            asker.join()
+            if ray.is_initialized():
+                request_resources(bundles=[])
 
 
 def _workers_now(scaling: ScalingConfig, asked_to_end: threading.Event, tell: Tell) -> int:

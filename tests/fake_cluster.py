@@ -44,24 +44,28 @@ EXCHANGED = {
 
 
 def on_this_machine(
-    path: Path, gcs_address: str, idle_s: float, resources: dict[str, int] | None = None
+    path: Path, gcs_address: str, offers: Path, idle_s: float, resources: dict[str, int] | None = None
 ) -> dict[str, Any]:
     """The configuration of the file's cluster with fake nodes.
 
     Args:
         path: the cluster file.
         gcs_address: of the head.
+        offers: file of what `MarketProvider` offers.
         idle_s: seconds after which an idle node goes, where the file says minutes.
         resources: of nodes of which only the machine itself knows.
     """
     real = read_cluster_file(str(path)).config
     config = copy.deepcopy(real) | EXCHANGED | {"idle_timeout_minutes": idle_s / 60}
     config["provider"] = {
-        "type": "external",  # Ray's own name for it needs a file that its wheel lacks
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        # Ray's own name for its fake provider needs a file that its wheel lacks.
+        "type": "external",
+        "module": "tests.market_provider.MarketProvider",
+        "offers": str(offers),
         "gcs_address": gcs_address,
         "launch_multiple": True,
         "head_node_id": HEAD_ID,
+        "disable_node_updaters": True,  # nothing is installed on a node that is a process
     }
     head = real["head_node_type"]
     types = {
@@ -91,9 +95,9 @@ class FakeCluster:
         port, dashboard = free_port(), free_port()
         self.address, self.checkout = f"127.0.0.1:{port}", checkout
         self.log = folder / "ray.log"
-        self._file = folder / "autoscaler.json"
-        self._config = on_this_machine(path, self.address, idle_s, resources)
-        self._file.write_text(json.dumps(self._config))
+        file, self._offers = folder / "autoscaler.json", folder / "offers.json"
+        self.offer()
+        file.write_text(json.dumps(on_this_machine(path, self.address, self._offers, idle_s, resources)))
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(checkout),
@@ -109,7 +113,7 @@ class FakeCluster:
         }
         words = ["ray", "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--port={port}"]
         words += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
-        words += [f"--dashboard-agent-listen-port={free_port()}", f"--autoscaling-config={self._file}"]
+        words += [f"--dashboard-agent-listen-port={free_port()}", f"--autoscaling-config={file}"]
         words += [f"--object-store-memory={STORE_BYTES}"]
         self._head = subprocess.Popen(
             words,
@@ -140,13 +144,11 @@ class FakeCluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    def offer(self, **max_workers: int) -> None:
-        """Has the provider offer so many nodes of some types from now on, as a market that runs dry does."""
-        for name, count in max_workers.items():
-            self._config["available_node_types"][name]["max_workers"] = count
-        written = self._file.with_suffix(".new")
-        written.write_text(json.dumps(self._config))
-        written.replace(self._file)
+    def offer(self, **nodes: int) -> None:
+        """Has the provider start no more than so many nodes of some types from now on, as a market that runs dry."""
+        written = self._offers.with_suffix(".new")
+        written.write_text(json.dumps(nodes))
+        written.replace(self._offers)
 
     def take_away(self, node_type: str) -> None:
         """Kills one node of a type with all that runs on it."""

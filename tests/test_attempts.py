@@ -93,3 +93,24 @@ def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch)
 )
 def test_a_range_that_cannot_be_is_refused(change, said):
     assert said in replace(FIXED, **change).problems()
+
+
+def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypatch):
+    """Ray Train does so when an attempt ends: the autoscaler would take the nodes that are left."""
+    cluster = Cluster(monkeypatch, [(5, None)])
+    asked, often = [], threading.Event()
+
+    def request_resources(bundles):
+        asked.append(len(bundles))
+        if len(asked) == 3:
+            often.set()
+
+    monkeypatch.setattr(attempts, "request_resources", request_resources)
+    monkeypatch.setattr(attempts, "ASK_AGAIN_S", 0.01)
+    cluster.attempt = lambda scaling: assert_set(often)
+    cluster.run(ELASTIC)
+    assert set(asked) == {ELASTIC.num_workers}, "Ray was not up: nothing is taken back"
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(10), "asked for once only"

@@ -11,7 +11,7 @@ import pytest
 import tyro
 import yaml
 
-from jobs import check_cluster, tokenize, train_stage
+from jobs import check_cluster, init_model, tokenize, train_stage
 from jobs.common.cluster_checks import aws_problems, gcp_problems, problems_of
 from jobs.common.cluster_file import PLACEHOLDER, read_cluster_file
 from jobs.common.exit_codes import UsageError
@@ -267,7 +267,8 @@ def commands_of(page: str) -> list[str]:
 
 
 def test_the_jobs_that_the_page_on_clusters_calls_know_the_options_it_gives():
-    jobs = {"jobs/tokenize.py": tokenize, "jobs/train_stage.py": train_stage, "jobs/check_cluster.py": check_cluster}
+    named = (check_cluster, init_model, tokenize, train_stage)
+    jobs = {f"jobs/{job.__name__.rpartition('.')[2]}.py": job for job in named}
     found = commands_of((CHECKOUT / "docs" / "cluster.md").read_text())
     assert len(found) >= 8
     for command in found:

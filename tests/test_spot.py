@@ -2,22 +2,24 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import Qwen2ForCausalLM
 
-from tests.conftest import CHECKOUT, noise_png, write_tar
+from pipeline.language_expert import LanguageExpertConfig, qwen2_config
+from tests.conftest import CHECKOUT
 from tests.fake_cluster import FakeCluster
 from tests.s3 import BUCKET, FaultyS3
-from tests.test_ray import RECIPE, small_vqgan
+from tests.test_ray import small_checkout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-STEPS, ROWS = 400, 40
+STEPS = 1200
 
 
 @pytest.fixture
@@ -34,17 +36,12 @@ def bucket(monkeypatch):
 @pytest.fixture
 def cluster(bucket, tmp_path):
     """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
-    checkout = tmp_path / "checkout"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    for name in filter(None, tracked.stdout.split("\0")):
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CHECKOUT / name, checkout / name)
-    small_vqgan(1.0).save_pretrained(tmp_path / "vq")
-    samples = [(f"{row:06d}", noise_png(row), {"caption_en": f"picture {row}", "score": row}) for row in range(ROWS)]
-    write_tar(tmp_path / "corpus" / "0.tar", samples)
-    recipe = RECIPE.format(corpus=str(tmp_path / "corpus"), vqgan=str(tmp_path / "vq"))
-    (checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
-    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, checkout=checkout)
+    checkout = small_checkout(tmp_path)
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    expert = LanguageExpertConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
+    config = qwen2_config(expert, expert.vocab_size)
+    Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "lm")
+    cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, idle_s=20, checkout=checkout)
     yield cluster
     cluster.stop()
 
@@ -62,17 +59,17 @@ def world_sizes(client) -> dict[int, int]:
 def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, bucket, tmp_path):
     root, client = ["--root", str(tmp_path / "runs")], bucket.client()
     root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens"]
-    for words in (["jobs/tokenize.py"], ["jobs/train_lm.py"]):
-        done = cluster.type(sys.executable, "-P", *words, *root)
-        assert done.returncode == 0, done.stderr
+    done = cluster.type(sys.executable, "-P", "jobs/tokenize.py", *root)
+    assert done.returncode == 0, done.stderr
     words = [sys.executable, "-P", "jobs/train_stage.py", "--stage", "1", *root]
     for value in (
+        f"language_expert_folder={tmp_path / 'lm'}",
         f"checkpoint_folder=s3://{BUCKET}/checkpoints",
         f"stages.0.steps={STEPS}",
-        "stages.0.save_every_steps=10",
+        "stages.0.save_every_steps=20",
         "scaling.custom_resources={'spot': 8}",  # a node each
         "scaling.min_workers=1",
-        "scaling.wait_for_all_s=30",
+        "scaling.wait_for_all_s=20",
         "scaling.grow_after_s=5",
     ):
         words += ["--set", value]
@@ -98,7 +95,7 @@ def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(c
         cluster.offer(p4de_spot=1, p4d_spot=0)
         cluster.take_away("p4de_spot")
         smaller = until(1)
-        cluster.offer(p4de_spot=8, p4d_spot=8)
+        cluster.offer()
         larger = until(2)
         assert smaller < larger < STEPS
         assert job.wait(timeout=600) == 0, log.read_text()

@@ -78,6 +78,7 @@ def ended(aws_on_fake_nodes, tmp_path_factory) -> dict[str, tuple[int, str, list
     time.sleep(2)
     proxy.mend()
     submissions["again"] = Submission(cluster, folder, "--attach", "left-1")
+    submissions["unknown"] = Submission(cluster, folder, "--attach", "of-another-head")
     result = {name: (each.code(), each.output.read_text(), each.numbers()) for name, each in submissions.items()}
     for name in ("tries", "broken", "killed"):
         result[name + " file"] = (len((folder / name).read_text().splitlines()), "", [])
@@ -110,6 +111,11 @@ def test_a_job_that_breaks_off_again_and_again_is_given_up(ended):
         code, output, _ = ended[name]
         assert code == expected, output
         assert ended[f"{name} file"][0] == 2, output
+
+
+def test_a_job_that_went_with_its_cluster_is_told_from_one_that_runs_on(ended):
+    code, output, _ = ended["unknown"]
+    assert code == ExitCode.OTHER and "LOST" in output and "knows no job 'of-another-head'" in output
 
 
 def test_without_the_token_the_error_says_what_to_set(aws_on_fake_nodes, tmp_path):

@@ -1,6 +1,5 @@
 """The part of a dry run that says which nodes a cluster will be asked for."""
 
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -10,17 +9,6 @@ from jobs.common.cluster_file import ClusterFile
 from jobs.common.cluster_plan import Demand, as_object, nodes_for
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe
-
-
-def say_training_nodes(console: Console, cluster: ClusterFile, recipe: Recipe, gpu: str) -> dict[str, Any]:
-    """As `say_nodes`, for a stage, whose workers may be fewer where the recipe has `scaling.min_workers`."""
-    demand, fewest = training_demand(recipe, gpu), recipe.scaling.min_workers
-    most = nodes_for(cluster, [demand])
-    least = replace(demand, count=fewest)
-    if fewest and most.never and not nodes_for(cluster, [least]).never:
-        console.print(f"note: {'; '.join(most.never)}; training goes on with {fewest} or more", markup=False)
-        demand = least
-    return say_nodes(console, cluster, [demand])
 
 
 def training_demand(recipe: Recipe, gpu: str) -> Demand:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jobs.common.asked_nodes import say_training_nodes
+from jobs.common.asked_nodes import say_nodes, training_demand
 from jobs.common.cluster_file import read_cluster_file
 from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import Recipe, load_recipe
@@ -58,7 +58,7 @@ def dry_run(
         console.print(table)
     for table in (memory_table(plan), work_table(plan)):
         console.print(table)
-    asked = {"cluster": say_training_nodes(console, file, recipe, plan.device.name)} if file else {}
+    asked = {"cluster": say_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
     return as_object(plan, values, before) | asked
 
 
