@@ -14,13 +14,14 @@ import tyro  # noqa: E402
 
 from jobs.common.budget_page import write_page  # noqa: E402
 from jobs.common.budget_report import report_object, report_tables  # noqa: E402
-from jobs.common.cli import JobOptions, complain, run_job, say, tables_to  # noqa: E402
+from jobs.common.cli import JobOptions, complain, run_job, say  # noqa: E402
 from jobs.common.cost_plan import ASSUMED_ENCODER_MFU, as_object, plan_costs  # noqa: E402
 from jobs.common.cost_tables import plan_tables  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.measured_rates import Rates, read_rates  # noqa: E402
 from jobs.common.recipe import load_recipe  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
+from jobs.common.terminal import tables_to  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
 from pipeline.ledger_rows import read_ledger  # noqa: E402
 

@@ -70,7 +70,6 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any, ledg
     losses = []
 
     def report(figures: dict[str, float]) -> None:
-        ledger.working.remote()
         losses.append(figures["loss"])
         ray.get(messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}"))
 
@@ -79,6 +78,7 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any, ledg
         for name in recipe.corpora
         for text in document_texts(paths.tokens_of(name), build_row_index(RowSelection(paths.tokens_of(name))))
     ]
+    ledger.working.remote()
     train_language_expert(recipe.language_expert, captions, texts, tokenizer, paths.language_expert, report)
     return losses[-1]
 

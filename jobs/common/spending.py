@@ -53,6 +53,7 @@ def _categories(row: dict[str, Any], outcome: str, done_again_from: float | None
     failed = outcome in ("failed", "killed")
     productive, waiting = row["productive_seconds"], row["data_wait_seconds"]
     checkpoints, starting = row["checkpoint_seconds"], row["starting_seconds"]
+    starting = min(starting, max(0.0, row["seconds"] - productive - waiting - checkpoints))
     rest = max(0.0, row["seconds"] - productive - waiting - checkpoints - starting)
     worked = row["step"] is not None and row["step"] == row["step"]  # not NaN
     lost = 0.0
