@@ -15,6 +15,8 @@ from pipeline.ledger_account import Held
 
 UNKNOWN_MODEL = "unknown"
 """Of a GPU whose node does not say: asked for where it matters, never guessed."""
+HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
+"""The latter load their models."""
 HOLDING = (gcs_pb2.PlacementGroupTableData.CREATED, gcs_pb2.PlacementGroupTableData.RESCHEDULING)
 
 
@@ -63,9 +65,11 @@ class HeldDevices:
 
     def _of_actors(self) -> list[tuple[str, float]]:
         found = []
-        for content in _accessor().get_actor_table(self._job_id, "ALIVE"):
+        contents = [content for name in HOLDING_ACTORS for content in _accessor().get_actor_table(self._job_id, name)]
+        for content in contents:
             actor = gcs_pb2.ActorTableData.FromString(content)
-            if not actor.placement_group_id.strip(b"\xff"):
+            has_process = actor.address.worker_id.strip(b"\xff")  # else it waits for devices
+            if has_process and not actor.placement_group_id.strip(b"\xff"):
                 found.append((actor.address.node_id.hex(), actor.required_resources.get(self._kind, 0.0)))
         return found
 
