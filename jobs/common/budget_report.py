@@ -107,7 +107,7 @@ def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
         when = ""
         if expected["left_s"] is not None and expected["left_gpu_days"]:
             when = time.strftime(", about %Y-%m-%d %H:%M", time.localtime(figures["time"] + expected["left_s"]))
-        value = f"{_days(expected['gpu_days'])} ({_days(expected['low'])} to {_days(expected['high'])}) {unit}{when}"
+        value = f"{_days(expected['gpu_days'], unit)}, between {expected['low']:.4g} and {expected['high']:.4g}{when}"
         lines.append(("when its stages end", value))
         lines.append(("", f"{expected['done_share']:.1%} of the FLOP done; {expected['basis']}"))
     if figures["a100_gpu_days"] is not None:
@@ -121,5 +121,5 @@ def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
 
 def _days(days: float, unit: str = "") -> str:
     """Of short runs, seconds too."""
-    text = f"{days:,.2f} {unit}" if days >= 1 else f"{days:.5f} {unit}"
-    return (text if days >= 1 or not days else f"{text} ({days * SECONDS_PER_DAY:,.0f} s)").strip()
+    seconds = f"({days * SECONDS_PER_DAY:,.0f} s)" if 0 < days < 1 else ""
+    return " ".join(filter(None, (f"{days:,.2f}" if days >= 1 else f"{days:.5f}", unit, seconds)))
