@@ -246,6 +246,7 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
     return {
         "device": device if use_gpu else f"CPU, {os.cpu_count()} cores",
         "geometry": geometry,
+        "encoders": workers.num_encoders,
         "encoder_flop_per_image": flop,
         "images_per_s": rates.pipeline,
         "bare_encoder_images_per_s": rates.encoder,

@@ -20,7 +20,7 @@ import pandas as pd  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.experts_table import (  # noqa: E402
     NAMES,
@@ -82,12 +82,14 @@ def main(options: Options) -> dict[str, Any]:
     connect_to_ray()
     use_gpu = recipe.scaling.use_gpu
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    with counted(paths, "compare_experts", 1 if use_gpu else cpus, use_gpu) as ledger:
+    with counted(paths, "compare_experts", use_gpu) as ledger:
         messages = actor_here(Messages).remote()
         # A process of its own for each: neither inherits what the other left behind.
         train: Any = ray.remote(num_cpus=cpus, num_gpus=1 if use_gpu else 0, max_calls=1)(_train)
         records: list[dict[str, Any]] = []
-        with saying(messages):
+        with saying(messages), reserved(cpus, int(use_gpu), together=True) as strategy:
+            ledger.working.remote()
+            train = train.options(scheduling_strategy=strategy)
             for experts in EXPERTS:
                 records.extend(ray.get(train.remote(experts, comparison, cpus, messages)))
                 ledger.add.remote(steps=options.steps, samples=options.steps * stage.global_batch_size)

@@ -19,7 +19,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, counted, reserved, run_job, say  # noqa: E402
 from jobs.common.composition import score_composition  # noqa: E402
 from jobs.common.documents import score_documents  # noqa: E402
 from jobs.common.held_out import held_out_captions  # noqa: E402
@@ -80,19 +80,21 @@ def main(options: Options) -> dict[str, Any]:
     token_shards = list_token_shards(paths.tokens)
     checked_fingerprint(recipe, paths)
     cpus = recipe.scaling.num_cpus
-    with counted(paths, "evaluate", cpus, use_gpu=False):
+    with counted(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
+        ledger.working.remote()
+        task: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)
         # The longest first: what is left over at the end is then short.
         drawings = trained_drawings(recipe, paths)
         drawings = drawings[drawings["sample_id"].isin(scored_drawings(recipe, paths)["sample_id"])]
-        scores = [ray.remote(num_cpus=1)(score_generated).remote(paths, drawings)] if len(drawings) else []
+        scores = [task(score_generated).remote(paths, drawings)] if len(drawings) else []
         if recipe.evaluation.composition:
-            scores.append(ray.remote(num_cpus=1)(composition_of_generated).remote(paths))
+            scores.append(task(composition_of_generated).remote(paths))
         if options.fid_weights or options.clip_weights:
-            outside = ray.remote(num_cpus=1)(outside_scores)
+            outside = task(outside_scores)
             scores.append(outside.remote(paths, options.fid_weights, options.clip_weights))
         held_out = held_out_captions(recipe, paths, HELD_OUT_TEXTS)
-        export = ray.remote(num_cpus=1)(check_export).remote(paths, held_out)
-        vq_of_shard = ray.remote(num_cpus=1)(quality_of_tokens)
+        export = task(check_export).remote(paths, held_out)
+        vq_of_shard = task(quality_of_tokens)
         shards = ray.get([vq_of_shard.remote(paths, shard) for shard in token_shards])
         metrics = reduce(operator.or_, ray.get([*scores, export]))
     manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")

@@ -95,8 +95,8 @@ def main(options: Options) -> None:
         generator_config(request, evaluation.batch_size), vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype
     )
     write_metadata(options.layout, output, prompts)
-    with counted(paths, "export_for_scorers", scaling.num_workers, scaling.use_gpu) as ledger:
-        for row in run_generators(config, rows, recipe):
+    with counted(paths, "export_for_scorers", scaling.use_gpu) as ledger:
+        for row in run_generators(config, rows, recipe, ledger):
             path = output / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(row["high_png" if request.high else "png"])

@@ -181,9 +181,9 @@ def main(options: Options) -> None:
         config = replace(config, prompt_len=prompt_len, documents=documents)
     make_export(recipe, paths, fingerprint)
     config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with counted(paths, "generate", recipe.scaling.num_workers, recipe.scaling.use_gpu) as ledger:
+    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(Path(options.output).absolute() if options.output else paths.samples / "prompts")
-        made = run_generators(config, rows, recipe)
+        made = run_generators(config, rows, recipe, ledger)
         save = {"picture": save_pictures, "caption": save_captions, "joint": save_documents}[options.task]
         save(request, folder, made)
         ledger.add.remote(samples=len(rows))
@@ -197,10 +197,10 @@ def generate_drawings(request: Request) -> None:
     rows = drawings.rename(columns={"caption": "prompt"}).to_dict("records")
     paths.samples.mkdir(parents=True, exist_ok=True)
     say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
-    with counted(paths, "generate", recipe.scaling.num_workers, recipe.scaling.use_gpu) as ledger:
+    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
         share = -(-len(rows) // min(recipe.scaling.num_workers, len(rows)))  # of a worker, in batches of one size
         batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
-        made = run_generators(generator_config(request, batch_size), rows, recipe)
+        made = run_generators(generator_config(request, batch_size), rows, recipe, ledger)
         table = pd.DataFrame(list(made)).sort_values("row_number")
         ledger.add.remote(samples=2 * len(table))
     names = {"drawn_codes": "codes", "drawn_high_codes": "high_codes"}
@@ -229,9 +229,9 @@ def generate_documents(request: Request) -> None:
     config = generator_config(request, min(PROMPT_BATCH, len(prompts)))
     config = replace(config, prompt_len=prompt_len, documents=limits, high=None)
     config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with counted(paths, "generate", recipe.scaling.num_workers, recipe.scaling.use_gpu) as ledger:
+    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(paths.documents)
-        save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe))
+        save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe, ledger))
         ledger.add.remote(samples=len(prompts))
     say(f"generate: illustrated documents are in {folder}")
 
@@ -299,7 +299,7 @@ def _drawings(paths: RunPaths, source: Source) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe) -> Iterator[dict[str, Any]]:
+def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: Any) -> Iterator[dict[str, Any]]:
     """The rows, through a pool of `Generator`s on Ray Data, as they come; `row_number` says which is which."""
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
@@ -313,6 +313,8 @@ def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe) ->
         compute=ActorPoolStrategy(size=workers),
     )
     for done, row in enumerate(generated.iter_rows(), start=1):
+        if done == 1:
+            ledger.working.remote()
         if done % max(1, len(rows) // 4) == 0:
             say(f"generate: {done} of {len(rows)}")
         yield row

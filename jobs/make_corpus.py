@@ -13,7 +13,7 @@ from typing import Literal  # noqa: E402
 
 import ray  # noqa: E402
 
-from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
@@ -98,9 +98,10 @@ def _write_missing(tasks: Tasks, paths: RunPaths) -> None:
         return
     connect_to_ray()
     cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
-    with counted(paths, "make_corpus", cpus, use_gpu=False) as ledger:
+    with counted(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
+        ledger.working.remote()
         waiting = {
-            ray.remote(function).remote(path, *arguments): count
+            ray.remote(function).options(scheduling_strategy=strategy).remote(path, *arguments): count
             for path, (function, arguments, count) in missing.items()
         }
         done = len(tasks) - len(missing)

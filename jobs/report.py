@@ -7,20 +7,18 @@ from pathlib import Path
 # `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-import base64  # noqa: E402
 import html  # noqa: E402
-import io  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import time  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from importlib.metadata import version  # noqa: E402
 
-import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
 from jobs.common.documents import newest_documents  # noqa: E402
+from jobs.common.html_page import image_of, page_of, plt, png_of, table_of  # noqa: E402
 from jobs.common.learned import Section, learned_sections  # noqa: E402
 from jobs.common.pictures import spread  # noqa: E402
 from jobs.common.prompt_results import GRID_FILE as DOCUMENTS_GRID  # noqa: E402
@@ -29,23 +27,11 @@ from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
-from pipeline.ledger import read_ledger  # noqa: E402
+from pipeline.ledger_rows import read_ledger  # noqa: E402
 from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-img { max-width: 100%; border: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1em 0 }
-td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
-td:first-child, th:first-child { text-align: left }
-h2 { margin-top: 2em }
-.note { color: #666; font-size: 13px }
-"""
 
 
 @dataclass(frozen=True)
@@ -67,30 +53,29 @@ def main(options: Options) -> None:
         f"{recipe.scaling.num_workers} {'GPU' if recipe.scaling.use_gpu else 'CPU'} workers. {ATTRIBUTION}</p>",
         "<h2>Pictures from prompts</h2><p>Each column: the drawing, and the pictures generated from its English and "
         "its Chinese name; where the last stage trained for it, in both resolutions.</p>",
-        _image((paths.samples / GRID_FILE).read_bytes()),
+        image_of((paths.samples / GRID_FILE).read_bytes(), "drawings, and pictures generated from their names"),
         *_documents(paths),
         "<h2>Captions from pictures</h2>",
         _captions(paths),
         "<h2>Scores</h2>",
-        _table(pd.DataFrame([(name, _text(value)) for name, value in metrics.items()], columns=["score", "value"])),
+        table_of(pd.DataFrame([(name, _text(value)) for name, value in metrics.items()], columns=["score", "value"])),
         *[part for section in learned_sections(paths, metrics) for part in _section(section)],
         "<h2>Loss by task</h2>",
-        _image(loss_curves(paths, stages)),
+        image_of(loss_curves(paths, stages), "loss of each task over the steps"),
         "<h2>The VQ-GAN</h2><p>From above: drawings, what is left of them in the codes that training saw, and in the "
         "codes of pictures twice the size.</p>",
-        _image((paths.samples / VQ_SHEET_FILE).read_bytes()),
+        image_of((paths.samples / VQ_SHEET_FILE).read_bytes(), "drawings through the VQ-GAN"),
         "<h2>The ledger</h2>",
         _ledger(paths),
         "<h2>Versions</h2>",
-        _table(
+        table_of(
             pd.DataFrame(
                 [("python", platform.python_version())] + [(name, version(name)) for name in PACKAGES],
                 columns=["package", "version"],
             )
         ),
     ]
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>MARS on Ray: {html.escape(recipe.name)}</title>"
-    page += f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    page = page_of(f"MARS on Ray: {recipe.name}", parts)
     (paths.run / REPORT_FILE).write_text(page, encoding="utf-8")
     say(f"report: {paths.run / REPORT_FILE}")
 
@@ -108,16 +93,13 @@ def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
         axis.title.set_fontsize(9)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    content = io.BytesIO()
-    figure.savefig(content, dpi=110, format="png")
-    plt.close(figure)
-    return content.getvalue()
+    return png_of(figure)
 
 
 def _section(section: Section) -> list[str]:
     parts = [f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>"]
-    parts += [_table(section.table)] if section.table is not None else []
-    return parts + [_image(picture) for picture in section.pictures]
+    parts += [table_of(section.table)] if section.table is not None else []
+    return parts + [image_of(picture, section.title) for picture in section.pictures]
 
 
 def _documents(paths: RunPaths) -> list[str]:
@@ -129,19 +111,22 @@ def _documents(paths: RunPaths) -> list[str]:
     page = (folder / PAGE_FILE).relative_to(paths.run).as_posix()
     return [
         f"<h2>Illustrated documents</h2><p>{text}<a href='{page}'>all of them, with their text</a>.</p>",
-        _image((folder / DOCUMENTS_GRID).read_bytes()),
+        image_of((folder / DOCUMENTS_GRID).read_bytes(), "documents and their pictures"),
     ]
 
 
 def _captions(paths: RunPaths) -> str:
     table = pd.read_parquet(paths.samples / CAPTIONS_FILE)
     rows = [table.iloc[place] for place in spread(list(range(len(table))), 12)]
-    return _table(pd.DataFrame([(row["true_caption"], row["caption"]) for row in rows], columns=["true", "generated"]))
+    return table_of(
+        pd.DataFrame([(row["true_caption"], row["caption"]) for row in rows], columns=["true", "generated"])
+    )
 
 
 def _ledger(paths: RunPaths) -> str:
     """Days by job: CPU-days where no GPU was held."""
-    table = read_ledger(paths.ledger)
+    table = read_ledger(paths.ledger).table
+    table["days"] = table["gpu_days"]
     table["unit"] = ["CPU-days" if model == "CPU" else f"{model} GPU-days" for model in table["gpu_model"]]
     table["what"] = [f"{job} {stage}".strip() for job, stage in zip(table["job"], table["stage"], strict=True)]
     columns = ["seconds", "days", "productive_seconds", "steps", "samples", "tokens", "flop"]
@@ -158,19 +143,11 @@ def _ledger(paths: RunPaths) -> str:
         shown[name] = shown[name].map(pattern.format)
     for name in ("steps", "samples", "tokens"):
         shown[name] = shown[name].map("{:,.0f}".format)
-    return _table(shown)
+    return table_of(shown)
 
 
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, escape=True)
-
-
-def _image(png: bytes) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 if __name__ == "__main__":

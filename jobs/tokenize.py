@@ -198,11 +198,9 @@ def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Man
         output = str(Path(output).absolute())  # workers have working directories of their own
     num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
     say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
-    devices = workers.num_encoders if workers.use_gpu else workers.num_encoders + 1
-    with counted(paths, "tokenize", devices, workers.use_gpu) as ledger:
+    with counted(paths, "tokenize", workers.use_gpu) as ledger:
         tools = Tools(paths.vqgan, paths.text_source, paths.text)
-        manifest = tokenize_corpus(corpus, output, config, tools, workers, Teller())
-        ledger.add.remote(samples=manifest.rows_out, steps=manifest.shards)
+        manifest = tokenize_corpus(corpus, output, config, tools, workers, Teller(ledger))
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
         f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
@@ -214,10 +212,11 @@ def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Man
 
 
 class Teller:
-    """Tells how far the work is: a line every ten seconds, and Ray's metrics."""
+    """Tells how far the work is: a line every ten seconds, Ray's metrics, and the ledger, whose steps are shards."""
 
-    def __init__(self) -> None:
-        self._next = 0.0
+    def __init__(self, ledger: Any) -> None:
+        self._next, self._ledger = 0.0, ledger
+        self._counted = dict.fromkeys(("samples", "steps"), 0)
         self._gauges = {
             name: Gauge(f"mars_tokenize_{name}", description)
             for name, description in (
@@ -231,6 +230,11 @@ class Teller:
     def __call__(self, progress: Progress) -> None:
         """Tells, if it is time."""
         now = time.monotonic()
+        so_far = {"samples": progress.rows, "steps": progress.shards_done - progress.shards_before}
+        if so_far != self._counted:
+            self._ledger.working.remote()
+            self._ledger.add.remote(**{name: value - self._counted[name] for name, value in so_far.items()})
+            self._counted = so_far
         ended = progress.shards_done + progress.shards_failed
         if now < self._next and ended < progress.shards:
             return

@@ -14,7 +14,7 @@ from typing import Any  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
 
-from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say  # noqa: E402
+from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe  # noqa: E402
@@ -51,16 +51,17 @@ def main(options: Options) -> None:
         list_token_shards(paths.tokens_of(name))
     connect_to_ray()
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    with counted(paths, "train_lm", cpus, use_gpu=False) as ledger:
+    with counted(paths, "train_lm", use_gpu=False) as ledger:
         steps = recipe.language_expert.steps
         messages = actor_here(Messages).remote()
-        with saying(messages):
-            loss = ray.get(ray.remote(num_cpus=cpus)(train).remote(recipe, paths, cpus, messages))
+        with saying(messages), reserved(cpus, together=True) as strategy:
+            task: Any = ray.remote(num_cpus=cpus, scheduling_strategy=strategy)
+            loss = ray.get(task(train).remote(recipe, paths, cpus, messages, ledger))
         ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)
     say(f"language expert: loss {loss:.3f} after {steps} steps, in {paths.language_expert}")
 
 
-def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> float:
+def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any, ledger: Any) -> float:
     """Trains in this process; returns the last loss."""
     torch.set_num_threads(num_threads)
     index = build_row_index(RowSelection(paths.tokens, recipe.language_expert.where))
@@ -77,6 +78,7 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any) -> f
         for name in recipe.corpora
         for text in document_texts(paths.tokens_of(name), build_row_index(RowSelection(paths.tokens_of(name))))
     ]
+    ledger.working.remote()
     train_language_expert(recipe.language_expert, captions, texts, tokenizer, paths.language_expert, report)
     return losses[-1]
 

@@ -12,11 +12,14 @@ import threading  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
 
 import numpy as np  # noqa: E402
+import ray  # noqa: E402
+import tyro  # noqa: E402
 
 from jobs.common.base import base_config, check_base  # noqa: E402
+from jobs.common.budget_limit import given_limits, limits_of  # noqa: E402
 from jobs.common.cli import JobOptions, connect_to_ray, counted, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.dry_run import dry_run  # noqa: E402
 from jobs.common.exit_codes import UsageError  # noqa: E402
@@ -24,6 +27,7 @@ from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
+from jobs.common.stage_metrics import StageMetrics  # noqa: E402
 from jobs.common.tokens import stage_fingerprint  # noqa: E402
 from pipeline.attempt_watch import AttemptWatch  # noqa: E402
 from pipeline.attempts import following, run_attempts  # noqa: E402
@@ -37,6 +41,7 @@ from pipeline.row_index import RowSelection, SourceRows  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.stage_run import StageRun  # noqa: E402
+from pipeline.stop_request import StopRequest  # noqa: E402
 from pipeline.stored_rows import stored_row_index  # noqa: E402
 from pipeline.termination import termination  # noqa: E402
 from pipeline.token_data import TokenReader  # noqa: E402
@@ -58,6 +63,10 @@ class Options(JobOptions):
     """Checkpoint, or stage's folder, whose weights a stage starts from. Default: the stage before's last."""
     allow_unfinished: bool = False
     """Start from a stage that did not finish, too."""
+    budget_gpu_days: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="[SCOPE=]DAYS")] = ()
+    """GPU-days (CPU-days where no GPU trains) that the stage may take in all its attempts, as in 300 or stage=300, or
+    the run with all its jobs, as in run=587. May be repeated. At 80% and 95% there is a warning, at 100% a checkpoint
+    and the end with exit code 5. The ledger remembers it; 0 takes it away. Default: what the attempt before had."""
     verify_step: bool = False
     """Run the stage's next step twice on its workers and compare, instead of training. Nothing is trained. Exit code 1
     where they differ: a node that computes wrongly spoils weeks."""
@@ -82,29 +91,41 @@ class Board(Messages, AttemptWatch):
     """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger. It also
     watches over the attempt."""
 
-    def __init__(self, stage_number: int, stage: StageConfig, folder: Path, ledger: Any) -> None:
+    def __init__(self, run_name: str, stage_number: int, stage: StageConfig, folder: Path, ledger: Any) -> None:
         Messages.__init__(self)
         AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.tell)
         self._stage_number, self._steps, self._every = stage_number, stage.steps, stage.log_every_steps
         self._metrics, self._ledger = folder / "metrics.jsonl", ledger
+        self._counting: list[ray.ObjectRef] = []
+        self._shown = StageMetrics(run_name, str(stage_number))
         self._recent: list[dict[str, Any]] = []
         self._unwritten: list[str] = []
 
     def post(self, figures: dict[str, Any]) -> None:
         """Takes one step's figures."""
         self._recent.append(figures)
-        self._ledger.add.remote(
-            productive_seconds=figures["step_s"],
-            steps=1,
-            samples=figures["samples"],
-            tokens=figures["tokens"],
-            flop=figures["flop"],
-        )
+        self._shown.show(figures)
+        self._counting.append(self._ledger.train_step.remote(figures))
+        self._heed_limits()
         if measured := {name: value for name, value in figures.items() if name.startswith("validation/")}:
             told = "  ".join(f"{name.removeprefix('validation/')} {value:.2f}" for name, value in measured.items())
             self.tell(f"stage {self._stage_number}  step {figures['step']}  held out: {told}")
         if figures["step"] % self._every == 0 or figures["step"] == self._steps:
             self.flush()
+
+    def _heed_limits(self) -> None:
+        """Hears what the ledger says to steps before, and waits for nothing."""
+        answers, self._counting = ray.wait(self._counting, num_returns=len(self._counting), timeout=0)
+        for answer in answers:
+            try:
+                warnings, stop = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                self.tell(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
+                continue
+            for warning in warnings:
+                self.tell(warning)
+            if stop:
+                self.ask_to_stop(StopRequest("budget", stop))
 
     def flush(self) -> None:
         """Tells a line over the steps since the last one."""
@@ -147,16 +168,18 @@ def main(options: Options) -> dict[str, Any] | None:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
     if options.initial_checkpoint and options.stage == "all":
         raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
+    budget = given_limits(options.budget_gpu_days)
     if options.verify_step:
         number = _stage_to_verify(options.stage, recipe, paths)
         run = stage_run(number, recipe, paths, initial_checkpoint(number, options, paths))
-        _attempt(replace(run, verify_only=True), paths, threading.Event(), recipe.scaling)
+        _attempt(replace(run, verify_only=True), paths, threading.Event(), budget, recipe.scaling)
         return None
     wanted = _wanted_stages(options.stage, recipe, paths)
     if not wanted:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in wanted:
-        _train(number, recipe, paths, initial_checkpoint(number, options, paths))
+        limits_of(paths, number, budget)
+        _train(number, recipe, paths, initial_checkpoint(number, options, paths), budget)
     return None
 
 
@@ -308,7 +331,7 @@ def _stage_to_verify(text: str, recipe: Recipe, paths: RunPaths) -> int:
     return next((number for number in numbers if not is_finished(paths, number)), numbers[-1])
 
 
-def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> None:
+def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None, budget: dict[str, float]) -> None:
     run = stage_run(number, recipe, paths, initial)
     stage, output = run.stage, paths.stage(number)
     output.mkdir(parents=True, exist_ok=True)
@@ -331,7 +354,7 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
         say(f"stage {number}: starts from the weights of {initial}")
     connect_to_ray()
     with termination() as asked_to_end:
-        attempt = partial(_attempt, run, paths, asked_to_end)
+        attempt = partial(_attempt, run, paths, asked_to_end, budget)
         run_attempts(attempt, scaling, partial(_saved_step, run), asked_to_end, partial(_say_of, number))
     say(f"stage {number}: finished, in {output}")
 
@@ -345,11 +368,17 @@ def _say_of(number: int, line: str) -> None:
     say(f"stage {number}: {line}")
 
 
-def _attempt(run: StageRun, paths: RunPaths, asked_to_end: threading.Event, scaling: ScalingConfig) -> None:
+def _attempt(
+    run: StageRun,
+    paths: RunPaths,
+    asked_to_end: threading.Event,
+    budget: dict[str, float],
+    scaling: ScalingConfig,
+) -> None:
     """One attempt, with rows of its own in the ledger."""
-    devices = scaling.num_gpus or scaling.num_cpus
-    with counted(paths, "train_stage", devices, scaling.use_gpu, stage=str(run.stage_number)) as ledger:
-        board = actor_here(Board).remote(run.stage_number, run.stage, run.output, ledger)
+    limits = limits_of(paths, run.stage_number, budget)
+    with counted(paths, "train_stage", scaling.use_gpu, str(run.stage_number), limits) as ledger:
+        board = actor_here(Board).remote(paths.recipe.name, run.stage_number, run.stage, run.output, ledger)
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)
         with saying(board), following(board, asked_to_end, scaling, paths.recipe.scaling.num_workers):
             run_stage(run, scaling, board)

@@ -18,7 +18,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-from jobs.common.cli import JobOptions, counted, run_job, say, say_what_is_short  # noqa: E402
+from jobs.common.cli import JobOptions, counted, reserved, run_job, say, say_what_is_short  # noqa: E402
 from jobs.common.messages import Messages, saying  # noqa: E402
 from jobs.make_corpus import make_corpus  # noqa: E402
 from pipeline.driver_node import actor_here  # noqa: E402
@@ -60,9 +60,10 @@ class Options(JobOptions):
 class Board(Messages):
     """Actor that tells rank 0's figures and counts them in the ledger."""
 
-    def __init__(self, steps: int, ledger: Any) -> None:
+    def __init__(self, steps: int, batch_size: int, ledger: Any) -> None:
         super().__init__()
-        self._steps, self._ledger, self._last_step = steps, ledger, 0.0
+        self._steps, self._batch_size, self._ledger = steps, batch_size, ledger
+        self._last_step = 0.0
 
     def post(self, figures: dict[str, float]) -> None:
         """Takes one report."""
@@ -70,7 +71,9 @@ class Board(Messages):
             f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
             f"{figures['images_per_s']:.1f} pictures/s"
         )
-        self._ledger.add.remote(steps=figures["step"] - self._last_step)
+        self._ledger.working.remote()
+        steps = figures["step"] - self._last_step
+        self._ledger.add.remote(steps=steps, samples=steps * self._batch_size)
         self._last_step = figures["step"]
 
     def flush(self) -> None:
@@ -84,10 +87,9 @@ def main(options: Options) -> None:
         make_corpus(recipe.first_corpus, recipe, paths)
     corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
-    devices = scaling.num_gpus or scaling.num_cpus
-    with counted(paths, "train_vqgan", devices, scaling.use_gpu) as ledger:
+    with counted(paths, "train_vqgan", scaling.use_gpu) as ledger:
         if not options.measure_only:
-            board = actor_here(Board).remote(config.steps, ledger)
+            board = actor_here(Board).remote(config.steps, config.global_batch_size, ledger)
             loop = partial(train, config, corpus, paths.vq)
             say_what_is_short(scaling.num_cpus, scaling.num_gpus)
             with saying(board):
@@ -96,8 +98,10 @@ def main(options: Options) -> None:
         by_size: dict[int, Quality] = {}
         dtype = getattr(torch, recipe.tokenization.encoder_dtype)
         for size_px in (config.image_size_px, 2 * config.image_size_px):
-            pending = [measure.remote(paths.vq, corpus, shard, size_px, dtype) for shard in corpus.shards]
-            by_size[size_px] = reduce(operator.add, ray.get(pending))
+            with reserved(scaling.num_cpus) as strategy:
+                of_shard = measure.options(scheduling_strategy=strategy)
+                pending = [of_shard.remote(paths.vq, corpus, shard, size_px, dtype) for shard in corpus.shards]
+                by_size[size_px] = reduce(operator.add, ray.get(pending))
             say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
     data = f"OpenMoji drawings. {ATTRIBUTION}" if not recipe.corpus.path else recipe.corpus.path
     (paths.vq / "README.md").write_text(card(options, config, data, paths.vq, by_size))

@@ -35,7 +35,8 @@ class StopRequest:
             return StoppedError(
                 f"{self.reason}; no checkpoint could be written, the same command goes on from the newest there is"
             )
-        return KINDS[self.kind](f"{self.reason}; a checkpoint was written, the same command goes on from it")
+        goes_on = "" if self.kind == "budget" else ", the same command goes on from it"
+        return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
 
 
 StopAsked = Callable[[], StopRequest | None]

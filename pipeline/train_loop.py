@@ -97,6 +97,7 @@ def train_stage(
         result = train_step(engine, step, stage, guard, device)
         figures = step_figures(engine, step, stage, result, number)
         figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s, "skipped_steps": guard.skipped}
+        stepped = time.monotonic()
         if peak:
             figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
         skipped.note(done, step.sample_ids)
@@ -117,7 +118,7 @@ def train_stage(
             picture = draw_samples(engine, run.samples, rank)
             if trackers and picture is not None:
                 trackers.picture("samples", picture, done)
-        figures |= checkpoints.take_stalls()
+        figures |= checkpoints.take_stalls() | {"beside_s": time.monotonic() - stepped}
         if trackers:
             report(figures)
             trackers.scalars(figures, done)

@@ -118,9 +118,9 @@ def trained(tmp_path_factory) -> TrainedRun:
     (stage / "recipe.json").write_text(json.dumps(asdict(recipe)))
     (stage / "metrics.jsonl").write_text('{"step": 7, "loss/text_to_image": 3.25}\n{"step": 8, "loss/captioning": 1}\n')
     attempt = {"run": "demo", "job": "train_stage", "stage": "1", "gpu_model": "A100", "gpu_count": 4}
-    ended = attempt | {"attempt": "x", "event": "end: done", "seconds": 43_200.0, "flop": 2.5e15}
-    paths.ledger.mkdir()
-    (paths.ledger / "x.jsonl").write_text(json.dumps(ended) + "\n")
+    ended = attempt | {"attempt": "x", "event": "end: done", "seconds": 43_200.0, "flop": 2.5e15, "time": 1.8e9}
+    Path(paths.ledger).mkdir()
+    (Path(paths.ledger) / "x.jsonl").write_text(json.dumps(ended) + "\n")
     return TrainedRun(paths, folder, model)
 
 

@@ -12,9 +12,14 @@ import psutil
 import pytest
 import torch
 
+from jobs.budget import Plan, plan
+from jobs.common.forecast import forecast
+from jobs.common.recipe import load_recipe
 from pipeline.checkpoints import finished_checkpoint
+from pipeline.ledger_rows import read_ledger
 from pipeline.weights import trained_state
 from tests.conftest import CHECKOUT
+from tests.past_ledger import ledger_after
 from tests.test_ray import Cluster, cluster, tokenized  # noqa: F401
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
@@ -36,7 +41,20 @@ def test_the_demo_reaches_its_goals(tmp_path):
         assert metrics[f"t2i_retrieval_{language}"] >= 0.9, metrics
         assert metrics[f"caption_exact_match_{language}"] >= 0.8, metrics
         assert metrics[f"high_res_retrieval_{language}"] >= 0.9, metrics
+    check_budget(tmp_path / "demo" / "ledger", tmp_path / "fifth")
     assert metrics["seconds"] <= 1200
+
+
+def check_budget(ledger: Path, fifth: Path) -> None:
+    """The plan with the run's measured rates, and the forecast after a fifth of its training, meet what it took."""
+    recipe, table = load_recipe("demo"), read_ledger(ledger).table
+    planned = plan(Plan(recipe="demo", benchmark=(str(ledger),)))
+    took = table[table["job"].isin(["tokenize", "train_stage"])]["gpu_days"].sum()
+    assert planned["gpu_days"] == pytest.approx(took, rel=0.1)
+    before = read_ledger(ledger_after(0.2, ledger, fifth)).table
+    trained = table[table["job"].isin(before["job"])]["gpu_days"].sum()
+    found = forecast(recipe, before, devices_now=2)
+    assert found and found.gpu_days == pytest.approx(trained, rel=0.1), found
 
 
 @pytest.mark.timeout(2 * 3600)

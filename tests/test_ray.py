@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from jobs.common.exit_codes import exit_code_of
+from tests.browser import check_page
 from tests.conftest import CHECKOUT, noise_png, write_tar
+from tests.prometheus import Prometheus, free_port
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
 
@@ -73,6 +74,9 @@ class Cluster:
         ports = [f"--port={self.port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
         # Else the agent that starts jobs gets none beside another cluster of this machine.
         ports.append(f"--dashboard-agent-listen-port={free_port()}")
+        metrics_port = free_port()
+        ports += [f"--metrics-export-port={metrics_port}", '--system-config={"metrics_report_interval_ms": 500}']
+        self.prometheus = Prometheus(folder / "prometheus", metrics_port)
         self.process = subprocess.Popen(
             ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", *ports],
             cwd=self.checkout,
@@ -102,6 +106,7 @@ class Cluster:
 
     def stop(self) -> None:
         """At once: a cluster of tests has nothing to save, and an orderly end takes half a minute."""
+        self.prometheus.stop()
         processes = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
         for process in processes:
             with suppress(psutil.NoSuchProcess):
@@ -137,12 +142,6 @@ def small_vqgan(scale: float) -> VQModel:
     return vqgan
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
@@ -164,7 +163,9 @@ def trained(tokenized):
     done = tokenized.submit("jobs/train_stage.py")
     assert done.returncode == 0, done.stdout + done.stderr
     root = str(tokenized.runs.parent)
-    done = tokenized.submit("--working-dir", ".", "--", "jobs/train_stage.py", "--stage", "2", "--root", root)
+    words = ["jobs/train_stage.py", "--stage", "2", "--root", root, "--budget-gpu-days", "1"]
+    words += ["--budget-gpu-days", "run=2"]
+    done = tokenized.submit("--working-dir", ".", "--", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return tokenized
 
@@ -225,6 +226,50 @@ def test_both_stages_finish_and_the_ledger_counts_every_job(trained):
     assert stage["productive_seconds"] < stage["seconds"]
 
 
+def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained):
+    dashboard = json.loads((trained.checkout / "cluster" / "grafana" / "mars.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) >= 12 and {panel["title"] for panel in dashboard["panels"]} >= {"MFU", "Loss by task"}
+    for query in queries:
+        filled = query.replace("$run", "demo").replace("$stage", ".*")
+        found = trained.prometheus.values(filled)
+        # On CPUs there is no peak, so no MFU: a query is good where it is understood.
+        assert found or "ray_mars_mfu" in query, f"{filled}: nothing; {trained.prometheus.names('ray_mars_')}"
+    losses = trained.prometheus.values('ray_mars_loss{run="demo", task="text_to_image"}')
+    lines = [json.loads(line) for n in (1, 2) for line in (trained.runs / f"stage{n}" / "metrics.jsonl").open()]
+    shown = [line["loss/text_to_image"] for line in lines]
+    assert losses and all(min(abs(value - loss) for loss in shown) < 1e-5 for value in losses)
+    share = trained.prometheus.values('ray_mars_budget_share{scope="stage", stage="2"}')
+    assert share and 0 < share[-1] < 0.01
+
+
+def test_what_was_spent_is_reported_and_adds_up(trained):
+    done = trained.type("python", "jobs/budget.py", "report", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert {row["job"] for row in figures["by_job"]} >= {"tokenize", "train_lm", "train_stage"}
+    assert sum(figures["by_category"].values()) == pytest.approx(figures["gpu_days"])
+    assert figures["budget_gpu_days"] == 2 and figures["by_category"]["productive"] > 0
+    assert figures["forecast"]["done_share"] == pytest.approx(1)
+    check_page(trained.runs / "budget.html", "budget-demo", num_pictures=2)
+
+
+def test_at_its_budget_a_stage_stops_with_a_checkpoint_and_is_not_gone_on_with_until_it_is_raised(trained, tmp_path):
+    shutil.copytree(trained.runs, tmp_path / "demo", ignore=shutil.ignore_patterns("stage*", "ledger"))
+    words = ["python", "jobs/train_stage.py", "--root", str(tmp_path), "--set", "stages.0.steps=4000"]
+    done = trained.type(*words, "--stage", "1", "--budget-gpu-days", str(90 / 86_400))
+    assert done.returncode == 5, done.stderr
+    assert re.search(r"stage 1 has used .* CPU-days \(\d{3}%\); to go on, raise the limit", done.stderr), done.stderr
+    assert "a checkpoint was written" in done.stderr
+    (last, *_) = sorted((tmp_path / "demo" / "stage1" / "checkpoints").glob("*/manifest.json"))[-1:]
+    manifest = json.loads(last.read_text())
+    assert 0 < manifest["step"] < 4000 and not manifest["finished"]
+    figures = json.loads((tmp_path / "demo" / "stage1" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert figures["step"] == manifest["step"], "nothing is lost"
+    again = trained.type(*words, "--stage", "1")
+    assert again.returncode == 5 and "raise the limit with --budget-gpu-days stage=DAYS" in again.stderr
+
+
 def test_when_all_stages_are_finished_a_rerun_says_so(trained):
     done = trained.type("python", "jobs/train_stage.py")
     assert done.returncode == 0 and "all 2 stages of 'demo' are finished" in done.stderr
@@ -241,6 +286,7 @@ def test_generation_evaluation_and_report_close_the_run(trained):
     report = (trained.runs / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3 and "CPU-days" in report and "CC BY-SA 4.0" in report
     assert "http" not in report.split("<body>")[0], "the report must open without a network"
+    check_page(trained.runs / "report.html", "report", num_pictures=3)
     done = trained.type("python", "jobs/generate.py", "--prompt", "a red cat", "--prompt", "红猫")
     assert done.returncode == 0, done.stderr
     made = trained.runs / "samples" / "prompts" / "0001"

@@ -19,7 +19,8 @@ FROM_TOKENIZATION = {
     "tokenization.errors",
     "tokenization.fast_dtype",
 }
-RAY_FILES = {"attempts.py", "attempt_watch.py", "cluster_room.py", "ray_training.py", "ledger.py", "driver_node.py"}
+RAY_FILES = {"attempts.py", "attempt_watch.py", "cluster_room.py", "ray_training.py", "driver_node.py"}
+RAY_FILES |= {"ledger.py", "held_devices.py"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 from jobs.common.local_nodes import LocalNodes
 from jobs.common.punisher import reported, same_ends
 from pipeline.checkpoints import newest_complete
-from pipeline.ledger import read_ledger
+from pipeline.ledger_rows import read_ledger
 from tests.test_ray import small_checkout
 
 pytestmark = pytest.mark.timeout(1800)
@@ -90,7 +90,7 @@ def losses(run: Path) -> dict[int, list[float]]:
 
 def attempts(run: Path) -> list[int]:
     """Workers of each attempt."""
-    table = read_ledger(run / "ledger")
+    table = read_ledger(run / "ledger").table
     return table[table["job"] == "train_stage"]["gpu_count"].tolist()
 
 

@@ -15,6 +15,8 @@ import ray.data
 import torch
 import tyro
 from ray._private.utils import read_ray_address
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipe import Recipe, load_recipe
@@ -22,7 +24,8 @@ from jobs.common.run_paths import RunPaths, run_paths
 from jobs.common.terminal import complain as complain
 from jobs.common.terminal import console
 from jobs.common.terminal import say as say
-from pipeline.ledger import Attempt, keep_ledger
+from pipeline.ledger import keep_ledger, new_attempt
+from pipeline.ledger_account import Limits
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -36,6 +39,10 @@ Train runs the loop in a thread, whose own arena would not keep them: one arena 
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 """Environment variable: 1 shows what Ray's workers and the libraries in them print."""
+
+NO_LIMITS = Limits()
+RESERVE_S = 60.0
+"""Between two lines about devices that are waited for."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,40 @@ def connect_to_ray() -> None:
 
 
 @contextmanager
-def counted(paths: RunPaths, job: str, devices: int, use_gpu: bool, stage: str = "") -> Iterator[Any]:
-    """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle."""
+def counted(paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS) -> Iterator[Any]:
+    """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
+
+    What is counted is what the job holds of GPUs, or of CPUs where it uses none, as Ray says; see `reserved` for tasks.
+    """
     connect_to_ray()
-    model = _gpu_model() if use_gpu else "CPU"
-    attempt = Attempt(paths.recipe.name, job, stage, model, devices)
-    with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s) as ledger:
-        yield ledger
+    attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
+    problems: list[str] = []
+    try:
+        with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s, problems) as ledger:
+            yield ledger
+    finally:
+        for problem in problems:
+            complain(problem)
+
+
+@contextmanager
+def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[PlacementGroupSchedulingStrategy]:
+    """Holds devices for tasks, so that the ledger sees them. Yields the tasks' `scheduling_strategy`.
+
+    Args:
+        cpus, gpus: in all; fewer where the cluster has fewer CPUs.
+        together: for one task that takes them all; else for tasks of one CPU each.
+    """
+    total = int(ray.cluster_resources().get("CPU", 1))
+    gpu = {"GPU": float(gpus)} if gpus else {}
+    bundles = [{"CPU": float(cpus)} | gpu] if together else [{"CPU": 1.0} | gpu] * max(1, min(cpus, total))
+    group = placement_group(bundles)
+    try:
+        while not group.wait(timeout_seconds=RESERVE_S):
+            say(f"waiting for {cpus} CPUs{f' and {gpus} GPUs' if gpus else ''}; `ray status` shows who has them")
+        yield PlacementGroupSchedulingStrategy(group)
+    finally:
+        remove_placement_group(group)
 
 
 def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
@@ -134,8 +168,3 @@ def _answers(address: str | None) -> bool:
             return True
     except OSError:
         return False
-
-
-def _gpu_model() -> str:
-    kinds = [name.split(":", 1)[1] for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
-    return "+".join(sorted(kinds)) or "GPU"

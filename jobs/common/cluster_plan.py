@@ -71,7 +71,7 @@ def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
     for demand in demands:
         requests = [ResourceRequestUtil.make(demand.resources) for _ in range(demand.count)]
         if demand.at_once:
-            gangs.append(autoscaler_pb2.GangResourceRequest(requests=requests))  # type: ignore[attr-defined]
+            gangs.append(autoscaler_pb2.GangResourceRequest(requests=requests))
         else:
             single += requests
     reply = ResourceDemandScheduler().schedule(

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.common.run_paths import RunPaths, language_expert_name
 from pipeline.checkpoints import Checkpoint, newest_complete
 from pipeline.configuration import MarsConfig
-from pipeline.ledger import read_ledger
+from pipeline.ledger_rows import read_ledger
 from pipeline.metrics import count_parameters
 from pipeline.stage_config import StageConfig
 from tokenization.storage import open_storage
@@ -157,15 +157,15 @@ def _data(paths: RunPaths, prints: dict[str, Fingerprint]) -> str:
 
 def _ledger(paths: RunPaths) -> str:
     """Days of devices by job and stage, killed attempts counted in."""
-    table = read_ledger(paths.ledger)
+    table = read_ledger(paths.ledger).table
     if not len(table):
         return "The run's folder has no ledger."
     rows = []
     for key, own in table.groupby(["job", "stage", "gpu_model"], sort=False):
         job, stage, model = map(str, key)
-        days = f"{float(own['days'].sum()):.4g} {_unit(model)}"
+        days = f"{float(own['gpu_days'].sum()):.4g} {_unit(model)}"
         rows.append((job, stage, model, str(len(own)), days, f"{float(own['flop'].sum()):.3g}"))
-    by_model = table.groupby("gpu_model")["days"].sum()
+    by_model = table.groupby("gpu_model")["gpu_days"].sum()
     total = [f"{float(days):.4g} {_unit(str(model))}" for model, days in by_model.items()]
     names = ("job", "stage", "device", "attempts", "held", "FLOP")
     return f"{_table(names, rows)}\n\nIn all {', '.join(total)}: devices held times seconds over 86,400."

@@ -15,7 +15,7 @@ from jobs.common.local_nodes import LocalNodes
 from jobs.common.punisher import Punisher, figures_of, run_undisturbed
 from jobs.common.run_paths import CHECKOUT
 from pipeline.errors import InputError
-from pipeline.ledger import read_ledger
+from pipeline.ledger_rows import read_ledger
 
 STEPS_PER_MINUTE = 12
 """Of the stage, by the minutes that the punished run is to take. A third of a core's time for training, in the demo."""
@@ -82,7 +82,7 @@ def punish(options: Punish) -> dict[str, Any]:
     finally:
         nodes.stop()
     (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in punisher.kills))
-    attempts = (read_ledger(folders["punished"] / "ledger")["job"] == "train_stage").sum()
+    attempts = (read_ledger(folders["punished"] / "ledger").table["job"] == "train_stage").sum()
     figures = figures_of(punisher, int(attempts), folders["reference"] / "stage1", reference_s)
     for name, value in figures.items():
         say(f"punish: {name} {f'{value:.3f}' if isinstance(value, float) else value}")

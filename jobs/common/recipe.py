@@ -92,6 +92,8 @@ class PlanConfig:
         documents: pictures and text ids of a document on average, by the corpus that consists of such.
         budget_gpu_days: of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left out:
             none.
+        pictures, pictures_hr: to tokenize, and of them in the high resolution, too; 0 for as many as the stage with
+            most samples, and the one with that task, have samples.
         gpu_days_beside: A100 GPU-days that others have published, by what they trained, to show beside the plan's.
     """
 
@@ -100,6 +102,8 @@ class PlanConfig:
     mean_caption_ids: int = 77
     documents: dict[str, tuple[int, int]] = field(default_factory=dict)
     budget_gpu_days: tuple[float, ...] = ()
+    pictures: int = 0
+    pictures_hr: int = 0
     gpu_days_beside: dict[str, float] = field(default_factory=dict)
 
 
@@ -120,6 +124,7 @@ class Recipe:
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         checkpoint_folder: folder or `s3://bucket/prefix` that the stages' checkpoints go to; empty for the run's own.
+        ledger_folder: the same of the ledger: under it, a folder with the recipe's name.
         trackers: `wandb`, `mlflow` or both: where training is shown beside TensorBoard.
         plan: what a dry run assumes and compares with.
         heartbeat_s: seconds between two ledger rows.
@@ -142,6 +147,7 @@ class Recipe:
     zero: ZeroConfig = ZeroConfig()
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint_folder: str = ""
+    ledger_folder: str = ""
     trackers: tuple[str, ...] = ()
     plan: PlanConfig = PlanConfig()
     heartbeat_s: float = 60.0

@@ -92,9 +92,12 @@ class RunPaths:
         return self.run if name == self.recipe.first_corpus else self.run / "corpora" / name
 
     @property
-    def ledger(self) -> Path:
-        """The ledger's rows."""
-        return self.run / "ledger"
+    def ledger(self) -> str:
+        """Folder or URL of the ledger's rows."""
+        place = self.recipe.ledger_folder.rstrip("/")
+        if not place:
+            return str(self.run / "ledger")
+        return f"{place if '://' in place else Path(place).absolute()}/{self.recipe.name}"
 
     @property
     def samples(self) -> Path:

@@ -88,6 +88,6 @@ def recipe() -> Recipe:
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160, documents="lists"),
         zero=ZeroConfig(zero_stage=3, dtype=DTYPE),
-        plan=PlanConfig(mean_caption_ids=6, documents={"lists": (3, 32)}),  # measured
+        plan=PlanConfig(mean_caption_ids=6, documents={"lists": (3, 32)}, pictures=3953, pictures_hr=350),  # measured
         heartbeat_s=10.0,
     )

@@ -1,0 +1,118 @@
+#!/usr/bin/env -S python -P
+"""The GPU-day budget: `report` says what a run has spent and when it will end, `plan` what a recipe will cost."""
+
+import sys
+from pathlib import Path
+
+# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from dataclasses import dataclass  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import tyro  # noqa: E402
+
+from jobs.common.budget_page import write_page  # noqa: E402
+from jobs.common.budget_report import report_object, report_tables  # noqa: E402
+from jobs.common.cli import JobOptions, complain, run_job, say  # noqa: E402
+from jobs.common.cost_plan import ASSUMED_ENCODER_MFU, as_object, plan_costs  # noqa: E402
+from jobs.common.cost_tables import plan_tables  # noqa: E402
+from jobs.common.exit_codes import UsageError  # noqa: E402
+from jobs.common.measured_rates import Rates, read_rates  # noqa: E402
+from jobs.common.recipe import load_recipe  # noqa: E402
+from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
+from jobs.common.terminal import tables_to  # noqa: E402
+from pipeline.errors import InputError  # noqa: E402
+from pipeline.ledger_rows import read_ledger  # noqa: E402
+
+PAGE_FILE = "budget.html"
+
+
+@dataclass(frozen=True)
+class Report(JobOptions):
+    """What a run has spent, from its ledger, while it goes on or afterwards; what is left; when its training ends."""
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+    html: str = ""
+    """File for the page with plots. Default: budget.html in the run's folder."""
+    budget_gpu_days: float = 0.0
+    """GPU-days to compare with. Default: the run's limit, or what the recipe plans with, if any."""
+    gpu_model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=MODEL")] = ()
+    """What a GPU counts as whose model is not known, as in --gpu-model unknown=A100. May be repeated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will cost on given GPUs: training, tokenization, checkpoints and starts."""
+
+    recipe: str = "mars_7b"
+    """Name of a file in jobs/recipes."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="A.B=VALUE")] = ()
+    """Override one value of the recipe. May be repeated."""
+    gpu: str = ""
+    """GPU model, as in A100-80GB, instead of the recipe's."""
+    mfu: float = 0.0
+    """Share of the GPU's peak to assume, 0 to 1. Default: 0.5."""
+    benchmark: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")] = ()
+    """Measured rates instead: what `jobs/benchmark.py train --json` or `tokenize --json` printed, or the ledger folder
+    of another run. May be repeated."""
+    encoder_mfu: float = ASSUMED_ENCODER_MFU
+    """Share of the peak to assume of the VQ-GAN's encoder."""
+    price_per_gpu_hour: float = 0.0
+    """Price of an hour of one GPU, in any currency; 0 for none."""
+    json: bool = False
+    """Print the plan as one JSON object on the last line."""
+
+
+Options = Annotated[Report, tyro.conf.subcommand("report")] | Annotated[Plan, tyro.conf.subcommand("plan")]
+
+
+def main(options: Report | Plan) -> dict[str, Any]:
+    """Reports or plans."""
+    return report(options) if isinstance(options, Report) else plan(options)
+
+
+def report(options: Report) -> dict[str, Any]:
+    """Shows what the ledger says, and writes the page."""
+    recipe, paths = options.resolve()
+    named = {}
+    for pair in options.gpu_model:
+        name, separator, model = pair.partition("=")
+        if not separator:
+            raise UsageError(f"--gpu-model {pair!r}: write NAME=MODEL, as in unknown=A100")
+        named[name] = model
+    ledger = read_ledger(paths.ledger)
+    if not len(ledger.table):
+        raise InputError(f"the ledger in {paths.ledger!r} has no rows: no job of this run has started")
+    figures = report_object(recipe, ledger, options.budget_gpu_days, named)
+    for table in report_tables(figures):
+        tables_to(options.json).print(table)
+    for remark in ledger.remarks:
+        complain(remark)
+    page = Path(options.html).absolute() if options.html else paths.run / PAGE_FILE
+    write_page(page, figures, ledger)
+    say(f"budget: the page is {page}")
+    return figures
+
+
+def plan(options: Plan) -> dict[str, Any]:
+    """Shows what the recipe will cost."""
+    if options.mfu and options.benchmark:
+        raise UsageError("--mfu is assumed, --benchmark is measured; give one of them")
+    for name in ("mfu", "encoder_mfu"):
+        if not 0 <= (value := getattr(options, name)) <= 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value:g}: a share of the peak lies between 0 and 1")
+    if options.price_per_gpu_hour < 0:
+        raise UsageError(f"--price-per-gpu-hour {options.price_per_gpu_hour:g}: a price is at least 0")
+    recipe = load_recipe(options.recipe, options.set)
+    rates = read_rates(options.benchmark) if options.benchmark else Rates()
+    mfu = options.mfu or ASSUMED_MFU
+    figures = as_object(plan_costs(recipe, options.gpu, mfu, rates, options.encoder_mfu, options.price_per_gpu_hour))
+    for table in plan_tables(figures):
+        tables_to(options.json).print(table)
+    return figures
+
+
+if __name__ == "__main__":
+    run_job(Options, main, __doc__)

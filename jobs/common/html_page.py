@@ -1,0 +1,50 @@
+"""Parts of the HTML pages: one file each, with everything in it, on a phone as on a screen."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222;
+       overflow-wrap: break-word }
+img { max-width: 100%; border: 1px solid #ddd; box-sizing: border-box }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
+td:first-child, th:first-child { text-align: left }
+h2 { margin-top: 2em }
+.note { color: #666; font-size: 13px }
+"""
+
+
+def page_of(title: str, parts: Iterable[str]) -> str:
+    """A whole page."""
+    head = "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+    # An icon of nothing: browsers would ask for one, and complain that there is none.
+    head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
+
+
+def table_of(table: pd.DataFrame) -> str:
+    """A table, which scrolls by itself where it is wider than the screen."""
+    return f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>"
+
+
+def image_of(png: bytes, what: str) -> str:
+    """A picture, with what it shows in words."""
+    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def png_of(figure: plt.Figure) -> bytes:
+    """A plot, which is closed."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png", bbox_inches="tight")
+    plt.close(figure)
+    return content.getvalue()

@@ -1,0 +1,13 @@
+"""What others say their text-to-image models took, in A100 GPU-days: to show beside one's own."""
+
+SD15_GPU_DAYS = 6250.0
+"""Stable Diffusion 1.5, as MARS's paper states it."""
+PAPER_GPU_DAYS = 587.0
+"""MARS, its paper."""
+PUBLISHED = {
+    "Stable Diffusion 1.5 (MARS's paper)": SD15_GPU_DAYS,
+    "PixArt-alpha (its page)": 675.0,
+    "SD2-base, MosaicML (its repository: 651 to 705)": 651.0,
+    "MARS (its paper)": PAPER_GPU_DAYS,
+    "SD2, Anyscale on Ray (its template)": 549.0,
+}

@@ -1,0 +1,55 @@
+"""A real Prometheus beside a test."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+CONFIG = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: ray
+    static_configs: [{{targets: ['127.0.0.1:{port}']}}]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Prometheus:
+    """Scrapes a port of this machine every second, until `stop`."""
+
+    def __init__(self, folder: Path, scraped_port: int) -> None:
+        program = shutil.which("prometheus")
+        assert program, "the Debian package prometheus is missing: apt-get install prometheus"
+        folder.mkdir(parents=True)
+        (folder / "prometheus.yml").write_text(CONFIG.format(port=scraped_port))
+        self._began, self._url = time.time(), f"http://127.0.0.1:{free_port()}"
+        words = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+        words.append(f"--web.listen-address={self._url.removeprefix('http://')}")
+        self._process = subprocess.Popen([program, *words], stderr=(folder / "log").open("w"))
+
+    def values(self, query: str) -> list[float]:
+        """All values of a query since the start, second by second; an expression that it does not take raises."""
+        times = {"start": self._began, "end": time.time(), "step": 1}
+        series = self._ask("query_range", query=query, **times)["result"]
+        return [float(value) for each in series for _, value in each["values"]]
+
+    def names(self, prefix: str) -> list[str]:
+        """Of metrics that it has seen."""
+        return [name for name in self._ask("label/__name__/values") if name.startswith(prefix)]
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait(timeout=30)
+
+    def _ask(self, what: str, **parameters: object):
+        with urlopen(f"{self._url}/api/v1/{what}?{urlencode(parameters)}", timeout=30) as answer:
+            return json.load(answer)["data"]
