@@ -19,7 +19,7 @@ from tests.test_ray import small_checkout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
-STEPS = 1200
+STEPS = 600
 
 
 @pytest.fixture
