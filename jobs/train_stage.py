@@ -8,7 +8,6 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 import json  # noqa: E402
-import threading  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 from functools import partial  # noqa: E402
@@ -43,12 +42,14 @@ from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.stage_run import StageRun  # noqa: E402
 from pipeline.stop_request import StopRequest  # noqa: E402
 from pipeline.stored_rows import stored_row_index  # noqa: E402
-from pipeline.termination import termination  # noqa: E402
+from pipeline.termination import Termination, termination  # noqa: E402
 from pipeline.token_data import TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
 from pipeline.vocabulary import Role  # noqa: E402
 from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
+from tokenization.errors import OutageError  # noqa: E402
+from tokenization.storage import append_whole  # noqa: E402
 from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, text_ids  # noqa: E402
 from tokenization.token_table import Fingerprint  # noqa: E402
 
@@ -148,8 +149,7 @@ class Board(Messages, AttemptWatch):
         self._unwritten += [json.dumps(figures) + "\n" for figures in self._recent]
         self._recent.clear()
         try:
-            with self._metrics.open("a") as file:
-                file.write("".join(self._unwritten))
+            append_whole(self._metrics, "".join(self._unwritten))
             self._unwritten.clear()
         except OSError as error:
             self.tell(f"stage {self._stage_number}  {self._metrics.name} cannot be written, tried again later: {error}")
@@ -172,7 +172,7 @@ def main(options: Options) -> dict[str, Any] | None:
     if options.verify_step:
         number = _stage_to_verify(options.stage, recipe, paths)
         run = stage_run(number, recipe, paths, initial_checkpoint(number, options, paths))
-        _attempt(replace(run, verify_only=True), paths, threading.Event(), budget, recipe.scaling)
+        _attempt(replace(run, verify_only=True), paths, Termination(), budget, recipe.scaling)
         return None
     wanted = _wanted_stages(options.stage, recipe, paths)
     if not wanted:
@@ -353,14 +353,17 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
     if initial:
         say(f"stage {number}: starts from the weights of {initial}")
     connect_to_ray()
-    with termination() as asked_to_end:
-        attempt = partial(_attempt, run, paths, asked_to_end, budget)
-        run_attempts(attempt, scaling, partial(_saved_step, run), asked_to_end, partial(_say_of, number))
+    with termination() as known:
+        attempt = partial(_attempt, run, paths, known, budget)
+        run_attempts(attempt, scaling, partial(_saved_step, run), known, partial(_say_of, number))
     say(f"stage {number}: finished, in {output}")
 
 
 def _saved_step(run: StageRun) -> int:
-    newest = newest_complete(run.checkpoints)
+    try:
+        newest = newest_complete(run.checkpoints)
+    except OutageError:  # no progress is known of
+        return 0
     return newest.manifest.step if newest else 0
 
 
@@ -371,7 +374,7 @@ def _say_of(number: int, line: str) -> None:
 def _attempt(
     run: StageRun,
     paths: RunPaths,
-    asked_to_end: threading.Event,
+    known: Termination,
     budget: dict[str, float],
     scaling: ScalingConfig,
 ) -> None:
@@ -380,7 +383,7 @@ def _attempt(
     with counted(paths, "train_stage", scaling.use_gpu, str(run.stage_number), limits) as ledger:
         board = actor_here(Board).remote(paths.recipe.name, run.stage_number, run.stage, run.output, ledger)
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-        with saying(board), following(board, asked_to_end, scaling, paths.recipe.scaling.num_workers):
+        with saying(board), following(board, known, scaling, paths.recipe.scaling.num_workers):
             run_stage(run, scaling, board)
 
 

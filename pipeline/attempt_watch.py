@@ -36,6 +36,10 @@ class AttemptWatch:
         self._workers[rank] = (worker, where)
         self.beat()
 
+    def has_workers(self) -> bool:
+        """Whether they have begun."""
+        return bool(self._workers)
+
     def beat(self) -> None:
         """Something was done."""
         self._beaten_at = time.monotonic()

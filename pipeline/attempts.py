@@ -4,6 +4,7 @@ An attempt goes on from the newest checkpoint. What ends one and may not happen 
 another, as long as there is a new checkpoint between them now and then.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.cluster_room import workers_that_fit
-from pipeline.errors import NodeLostError, PreemptedError, ResizeError, WorkersLostError
+from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
 from pipeline.ray_training import ScalingConfig
 from pipeline.stop_request import StopRequest
+from pipeline.termination import Termination
 
 POLL_S = 1.0
 ASK_AGAIN_S = 2.0
@@ -26,13 +28,14 @@ RETRY_PAUSE_S = 5.0
 """Before another attempt, times the number of those in a row that saved nothing."""
 
 Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def run_attempts(
     attempt: Callable[[ScalingConfig], None],
     scaling: ScalingConfig,
     saved_step: Callable[[], int],
-    asked_to_end: threading.Event,
+    termination: Termination,
     tell: Tell,
 ) -> None:
     """Runs attempts until one comes to the stage's end.
@@ -41,7 +44,7 @@ def run_attempts(
         attempt: runs one with the workers that it gets.
         scaling: the workers that are wanted.
         saved_step: of the newest checkpoint, 0 where there is none.
-        asked_to_end: the job was.
+        termination: whether the job was asked to end.
         tell: gets lines for whoever runs the job.
 
     Raises:
@@ -52,7 +55,8 @@ def run_attempts(
     with _wanted(scaling):
         in_row = 0
         while True:
-            before, workers = saved_step(), _workers_now(scaling, asked_to_end, tell)
+            termination.nobody_trains.set()
+            before, workers = saved_step(), _workers_now(scaling, termination, tell)
             try:
                 return attempt(replace(scaling, num_workers=workers))
             except ResizeError as error:
@@ -67,11 +71,11 @@ def run_attempts(
                     raise
                 row = f"; {in_row} in a row saved nothing, of {scaling.max_retries} that may" if in_row else ""
                 tell(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
-                asked_to_end.wait(RETRY_PAUSE_S * in_row)
+                termination.asked.wait(RETRY_PAUSE_S * in_row)
 
 
 @contextmanager
-def following(board: Any, asked_to_end: threading.Event, scaling: ScalingConfig, most: int) -> Iterator[None]:
+def following(board: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
     """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
     it has fewer than `most` workers and there is room for more."""
     ended = threading.Event()
@@ -79,15 +83,20 @@ def following(board: Any, asked_to_end: threading.Event, scaling: ScalingConfig,
     def follow() -> None:
         grows_at = time.monotonic() + scaling.grow_after_s
         while not ended.wait(POLL_S):
-            if asked_to_end.is_set():
+            with _surviving():
+                if termination.nobody_trains.is_set() and ray.get(board.has_workers.remote()):
+                    termination.nobody_trains.clear()
+            if termination.asked.is_set():
                 board.ask_to_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
                 return
             missing = most - scaling.num_workers
-            due = missing > 0 and time.monotonic() > grows_at
-            if due and (more := workers_that_fit(scaling.worker_resources, missing)):
-                reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
-                board.ask_to_stop.remote(StopRequest("resize", reason))
-                grows_at = time.monotonic() + scaling.grow_after_s
+            if missing <= 0 or time.monotonic() < grows_at:
+                continue
+            with _surviving():
+                if more := workers_that_fit(scaling.worker_resources, missing):
+                    reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
+                    board.ask_to_stop.remote(StopRequest("resize", reason))
+                    grows_at = time.monotonic() + scaling.grow_after_s
 
     follower = threading.Thread(target=follow, name="follows an attempt", daemon=True)
     follower.start()
@@ -109,7 +118,8 @@ def _wanted(scaling: ScalingConfig) -> Iterator[None]:
 
     def ask() -> None:
         while not ended.is_set():
-            request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+            with _surviving():
+                request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
             ended.wait(ASK_AGAIN_S)
 
     asker = threading.Thread(target=ask, name="asks for workers", daemon=True)
@@ -125,11 +135,21 @@ def _wanted(scaling: ScalingConfig) -> Iterator[None]:
                 request_resources(bundles=[])
 
 
-def _workers_now(scaling: ScalingConfig, asked_to_end: threading.Event, tell: Tell) -> int:
+@contextmanager
+def _surviving() -> Iterator[None]:
+    """A thread that looks again and again outlives one look that fails, as while Ray's head is busy."""
+    try:
+        yield
+    except Exception as error:  # Ray raises errors of many kinds here
+        logger.warning("%s; looking again", error)
+
+
+def _workers_now(scaling: ScalingConfig, termination: Termination, tell: Tell) -> int:
     """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
     at best, within `wait_for_all_s`, and then as soon as they are enough."""
     waited_from, told_at = time.monotonic(), float("-inf")
-    while not asked_to_end.is_set():
+    while True:
+        termination.check()
         if not scaling.min_workers:
             return scaling.num_workers
         fit, now = workers_that_fit(scaling.worker_resources, scaling.num_workers), time.monotonic()
@@ -140,5 +160,4 @@ def _workers_now(scaling: ScalingConfig, asked_to_end: threading.Event, tell: Te
         if now - told_at > 60:
             tell(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
             told_at = now
-        asked_to_end.wait(POLL_S)
-    raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
+        termination.asked.wait(POLL_S)

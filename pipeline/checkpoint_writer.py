@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -114,6 +115,8 @@ class CheckpointWriter:
             raise InputError(found[1])
         if found[0] and self._rank == 0:
             self._tell(f"checkpoint {self._url}/{self._name} could not be written and does not count: {found[0]}")
+            with suppress(OSError, StorageError):  # its parts take the room that the next one needs
+                self._storage.delete_folder(self._name)
         return not found[0]
 
     def _copied(self, slices: list[Slice]) -> list[Slice]:

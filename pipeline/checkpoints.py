@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from tokenization.errors import InputError as StorageError
+from tokenization.errors import OutageError
 from tokenization.storage import Storage, is_inside, open_storage
 
 MANIFEST_FILE = "manifest.json"
@@ -149,6 +150,7 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
 
     Raises:
         InputError: it is not readable, or a file is missing or of another size.
+        OutageError: the storage does not answer, which says nothing of the checkpoint.
     """
     storage = open_storage(url)
     try:
@@ -156,6 +158,8 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
             values = json.loads(path.read_text())
         written = values.pop("sha256")
         manifest = _manifest_of(values)
+    except OutageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
         raise InputError(f"{MANIFEST_FILE} is not readable: {type(error).__name__}: {error}") from error
     if manifest.sha256() != written:
@@ -169,6 +173,8 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
             if not storage.exists(f"{name}/{file}"):
                 raise InputError(f"{file} is missing")
             size = storage.size(f"{name}/{file}")
+        except OutageError:
+            raise
         except (OSError, StorageError) as error:
             raise InputError(f"{file} is not readable: {error}") from error
         if size != record.size:

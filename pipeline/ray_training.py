@@ -21,9 +21,11 @@ from pipeline.stage_run import StageRun
 from pipeline.step_watchdog import StepWatchdog
 from pipeline.stop_request import StopRequest
 from pipeline.train_loop import train_stage
+from tokenization.errors import OutageError
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
 """GPU nodes take minutes to start; Ray Train's own 60 s would tear the group down and ask for it again, for ever."""
+ELASTIC_START_S = 300
 PREEMPTION_POLL_S = 2
 """Between two looks of Ray Train's watcher at which nodes are about to be taken away. Its own 5 s are a good part of a
 notice of 30 s."""
@@ -105,7 +107,9 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
         Exception: what a worker raised, as it raised it, where it was one of its own errors.
         WorkersLostError: any other end.
     """
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_GROUP_START_TIMEOUT_S))
+    # With a range, workers that cannot all be placed any more had better be counted anew.
+    start_s = scaling.wait_for_all_s + ELASTIC_START_S if scaling.min_workers else WORKER_GROUP_START_TIMEOUT_S
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
     trainer = ray.train.torch.TorchTrainer(
         partial(_worker, loop, board),
@@ -199,6 +203,8 @@ def _own_error(error: TrainingFailedError) -> BaseException:
         return WorkersLostError(_short(error))
     for failure in error.worker_failures.values():
         original = getattr(failure, "_base_exc", failure)
+        if isinstance(original, OutageError):
+            continue  # later it may go
         if isinstance(original, ValueError | ArithmeticError | CorruptionError | StoppedError):
             return original
     lost = [f"rank {rank}: {_short(failure)}" for rank, failure in sorted(error.worker_failures.items())]

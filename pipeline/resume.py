@@ -55,7 +55,8 @@ def resume(
         url: folder or URL of the stage's checkpoints.
         identity: of the run.
         tell: on the first rank, gets lines on what was taken, and why others were passed over.
-        at_most_step: later ones are none of this attempt's; None for any.
+        at_most_step: to go back: later ones are none of this attempt's, and those among skipped steps have the weights
+            that one goes back from. None takes the newest.
 
     Raises:
         InputError: the newest complete checkpoint is of another recipe, base, or selection of rows; or there are
@@ -71,7 +72,8 @@ def resume(
         checkpoint = offered[0]
         if checkpoint is None:
             break
-        if at_most_step is not None and checkpoint.manifest.step > at_most_step:
+        told = checkpoint.manifest
+        if at_most_step is not None and (told.step > at_most_step or told.guard.get("in_row")):
             continue
         _check(checkpoint, identity)
         if damage := _load(engine, checkpoint, KEYS):

@@ -4,6 +4,9 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tokenization.storage import append_whole
 
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -13,44 +16,47 @@ class SkippedSteps:
 
     Args:
         folder: the stage's.
-        start_step: steps done before this attempt.
         tell: gets a line where the file cannot be written.
     """
 
-    def __init__(self, folder: Path, start_step: int, tell: Callable[[str], None]) -> None:
-        self._folder, self._start, self._tell = folder, start_step, tell
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self._folder, self._tell = folder, tell
         self._ids: dict[int, bytes] = {}  # packed: a step of thousands of samples takes tens of kilobytes
         self._written: set[int] = set()
-        self._saved_at = start_step
+        self._pending = ""
 
     def note(self, step: int, sample_ids: list[str]) -> None:
         """Remembers the samples of a step, from 1."""
         self._ids[step] = zlib.compress(json.dumps(sample_ids).encode(), level=1)
 
-    def saved(self, step: int) -> None:
-        """A checkpoint after `step` was begun: what lies before the one before it cannot be lost any more."""
-        for number in [each for each in self._ids if each <= self._saved_at]:
+    def forget(self, counted_step: int) -> None:
+        """There is a checkpoint after so many steps that counts: what lies before it cannot be lost any more."""
+        for number in [each for each in self._ids if each <= counted_step]:
             del self._ids[number]
-        self._saved_at = step
+        if self._pending:
+            self._append()
 
     def write(self, step: int, problem: str, kept_step: int) -> None:
         """Appends a line for each step after `kept_step` up to `step` that has none yet; `step` is the one that has the
-        problem."""
-        lines = []
-        if kept_step < self._start:  # an attempt before ran these
-            lines.append({"first_step": kept_step + 1, "step": self._start, "problem": _undone_by(step)})
-        for number in sorted(self._ids):
-            if kept_step < number <= step and number not in self._written:
-                why = problem if number == step else _undone_by(step)
-                lines.append(
-                    {"step": number, "problem": why, "sample_ids": json.loads(zlib.decompress(self._ids[number]))}
-                )
-                self._written.add(number)
+        problem. Of steps whose ids are not known any more there is one line, with the first and the last of them."""
+        lost = [number for number in range(kept_step + 1, step + 1) if number not in self._written]
+        lines: list[dict[str, Any]] = []
+        if unknown := [number for number in lost if number not in self._ids]:
+            lines.append({"first_step": unknown[0], "step": unknown[-1], "problem": _undone_by(step)})
+        for number in (each for each in lost if each in self._ids):
+            sample_ids = json.loads(zlib.decompress(self._ids[number]))
+            why = problem if number == step else _undone_by(step)
+            lines.append({"step": number, "problem": why, "sample_ids": sample_ids})
+        self._written.update(lost)
+        self._pending += "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._append()
+
+    def _append(self) -> None:
         try:
-            with (self._folder / SKIPPED_FILE).open("a") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            append_whole(self._folder / SKIPPED_FILE, self._pending)
+            self._pending = ""
         except OSError as error:
-            self._tell(f"{SKIPPED_FILE} could not be written ({error}); lost are the steps {kept_step + 1} to {step}")
+            self._tell(f"{SKIPPED_FILE} could not be written, and is tried again later: {error}")
 
 
 def _undone_by(step: int) -> str:

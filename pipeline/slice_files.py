@@ -20,6 +20,7 @@ from pipeline.checkpoints import (
 from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS, Slice
 from tokenization.errors import InputError as StorageError
+from tokenization.errors import OutageError
 from tokenization.storage import Storage, open_storage
 
 ELEMENT_BYTES = 4
@@ -102,6 +103,8 @@ class _VerifiedFile:
             start = number * BLOCK_BYTES
             try:
                 block = self.storage.read(self.name, start, min(start + BLOCK_BYTES, self.record.size))
+            except OutageError:
+                raise
             except (OSError, StorageError) as error:
                 raise InputError(f"{self.name} is not readable: {error}") from error
             if block_hash(block) != self.record.blocks[number]:

@@ -41,6 +41,9 @@ class StageCheckpoints:
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, tell)
         self._saved_at = time.monotonic()
         self._stalls: dict[str, float] = {}
+        self._begun_step = 0
+        self.counted_step = 0
+        """Steps up to the newest checkpoint that is known to count."""
 
     def start(self) -> CheckpointManifest | None:
         """Goes on from the newest checkpoint that verifies, or else starts from the stage before's.
@@ -64,7 +67,7 @@ class StageCheckpoints:
     def go_back(self, done: int) -> CheckpointManifest | None:
         """Puts weights and moments back to the newest checkpoint of at most `done` steps; None where there is none."""
         assert self._writer
-        self._writer.wait()
+        self.wait()
         return self._resumed(at_most_step=done)
 
     def save(self, done: int, finished: bool, remove_old: bool = True) -> None:
@@ -77,15 +80,22 @@ class StageCheckpoints:
                 better stay: these weights may be what is wrong.
         """
         assert self._writer
-        stall_s = self._writer.save(self._engine, self._manifest(done, finished), remove_old)
+        started = time.monotonic()
+        self.wait()  # for the checkpoint before
+        self._writer.save(self._engine, self._manifest(done, finished), remove_old)
+        self._begun_step = done
         now = time.monotonic()
+        stall_s = now - started
         self._stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - self._saved_at)}
         self._saved_at = now
 
     def wait(self) -> bool:
         """Waits for the checkpoint that is being written, if any, and says whether it counts."""
         assert self._writer
-        return self._writer.wait()
+        counts = self._writer.wait()
+        if counts:
+            self.counted_step = self._begun_step
+        return counts
 
     def take_stalls(self) -> dict[str, float]:
         """Of the checkpoint since the last call, the seconds that training stood still, and their share of the time

@@ -75,4 +75,6 @@ class StepGuard:
     def load(self, state: dict[str, Any]) -> None:
         """Takes up what a checkpoint kept."""
         self.history = deque(state["history"], maxlen=SPIKE_WINDOW)
-        self.in_row, self.skipped = state["in_row"], state["skipped"]
+        self.skipped = state["skipped"]
+        # A run that ended on skipped steps counts anew when somebody has looked and goes on.
+        self.in_row = state["in_row"] if state["in_row"] < self.end_after else 0

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import BudgetError, NodeLostError, PreemptedError, ResizeError, StoppedError
+from pipeline.errors import (
+    BudgetError,
+    NodeLostError,
+    PreemptedError,
+    ResizeError,
+    StoppedError,
+    WorkersLostError,
+)
 
 KINDS: dict[str, type[StoppedError]] = {
     "preempted": PreemptedError,
@@ -19,7 +26,7 @@ KINDS: dict[str, type[StoppedError]] = {
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Somebody wants the stage to end after the step that runs.
+    """Somebody wants the stage to end after the step that runs, or at the latest after the next one.
 
     Attributes:
         kind: of `KINDS`.
@@ -29,12 +36,11 @@ class StopRequest:
     kind: str
     reason: str
 
-    def error(self, saved: bool) -> StoppedError:
+    def error(self, saved: bool) -> Exception:
         """What ends the loop. `saved`: whether the checkpoint that was then written counts."""
         if not saved:
-            return StoppedError(
-                f"{self.reason}; no checkpoint could be written, the same command goes on from the newest there is"
-            )
+            reason = f"{self.reason}; no checkpoint could be written, what comes next goes on from the newest there is"
+            return WorkersLostError(reason) if self.kind in ("node", "resize") else StoppedError(reason)
         goes_on = "" if self.kind == "budget" else ", the same command goes on from it"
         return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
 

@@ -7,22 +7,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pipeline.errors import PreemptedError
+
+
+class Termination:
+    """What a job knows of it.
+
+    Attributes:
+        asked: the job was asked to end.
+        nobody_trains: no worker would hear of it; the job then ends at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self.nobody_trains = threading.Event(), threading.Event()
+
+    def check(self) -> None:
+        """Raises PreemptedError where the job was asked to end and no worker trains."""
+        if self.asked.is_set() and self.nobody_trains.is_set():
+            raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Of the signal: the second one ends the process."""
+        if self.asked.is_set():
+            sys.exit(128 + number)
+        self.asked.set()
+        self.check()
+
 
 @contextmanager
-def termination() -> Iterator[threading.Event]:
-    """Within it the first SIGTERM sets the event, and a second one ends the process at once.
+def termination() -> Iterator[Termination]:
+    """Within it SIGTERM is noted.
 
     Enter it on the main thread, after Ray was started: Ray has a handler of its own, which ends the process.
     """
-    asked = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            sys.exit(128 + number)
-        asked.set()
-
-    before = signal.signal(signal.SIGTERM, handle)
+    known = Termination()
+    before = signal.signal(signal.SIGTERM, known.handle)
     try:
-        yield asked
+        yield known
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -118,15 +118,19 @@ class Trackers:
             self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, run.name, settings)
         if "mlflow" in run.trackers:
             self._makers["mlflow"] = lambda _: MlFlow(run.name, settings)
-        self._open: dict[str, Tracker] = {name: make(start_step) for name, make in self._makers.items()}
+        self._open: dict[str, Tracker] = {}
         self._failed_at: dict[str, int] = {}
+        self._told: set[str] = set()
+        for name in self._makers:
+            self._safely(name, start_step, partial(self._reopen, name, start_step))
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
         """Shows the figures of a step."""
         for name in [each for each, failed in self._failed_at.items() if step >= failed + REOPEN_STEPS]:
             self._safely(name, step, partial(self._reopen, name, step - 1))
         for name, tracker in list(self._open.items()):
-            self._safely(name, step, partial(tracker.scalars, figures, step))
+            if self._safely(name, step, partial(tracker.scalars, figures, step)):
+                self._told.discard(name)
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
         """Shows a picture, uint8 [H, W, 3]."""
@@ -141,15 +145,18 @@ class Trackers:
     def _reopen(self, name: str, steps_shown: int) -> None:
         self._open[name] = self._makers[name](steps_shown)
 
-    def _safely(self, name: str, step: int, call: Callable[[], object]) -> None:
+    def _safely(self, name: str, step: int, call: Callable[[], object]) -> bool:
         try:
             call()
-            self._failed_at.pop(name, None)
         except Exception as error:  # a service's library may raise anything, and days of training are worth more
-            if name not in self._failed_at:
+            if name not in self._told:
                 self._tell(f"{name} does not take figures any more, and is tried again later: {error!r}")
+                self._told.add(name)
             self._open.pop(name, None)
             self._failed_at[name] = step
+            return False
+        self._failed_at.pop(name, None)
+        return True
 
 
 def check_trackers(names: tuple[str, ...]) -> None:

@@ -84,87 +84,108 @@ def train_stage(
     if taken and taken.finished:
         return
 
-    skipped = SkippedSteps(run.output, start_step, tell_of_stage)
+    skipped = SkippedSteps(run.output, tell_of_stage)
     trackers = Trackers(run, start_step, tell_of_stage) if rank == 0 else None
     steps = prefetch(plan, start_step, stage.steps, rank, world_size, pin=device.type == "cuda")
     peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    for number in range(start_step, stage.steps):
-        beat()
-        started, done = time.monotonic(), number + 1
-        step = next(steps)
-        data_wait_s = time.monotonic() - started
-        set_learning_rate(engine, learning_rate(stage, number))
-        result = train_step(engine, step, stage, guard, device)
-        figures = step_figures(engine, step, stage, result, number)
-        figures |= {"step_s": time.monotonic() - started, "data_wait_s": data_wait_s, "skipped_steps": guard.skipped}
-        stepped = time.monotonic()
-        if peak:
-            figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
-        skipped.note(done, step.sample_ids)
-        if result.problem:
-            tell_of_stage(f"step {done} is skipped: {result.problem}; its samples are in {SKIPPED_FILE}")
-            back = checkpoints.go_back(done) if guard.must_roll_back else None
-            if guard.must_roll_back and back is None:
-                tell_of_stage("there is no checkpoint to go back to")
-            if rank == 0:
-                skipped.write(done, result.problem, kept_step=back.step if back else done - 1)
-        if is_due(stage.compare_every_steps, done):
-            replicas(step, result.task_losses)
-        if is_due(stage.validate_every_steps, done) or done == stage.steps:
+    try:
+        for number in range(start_step, stage.steps):
             beat()
-            figures |= examine(engine, asked, device)
-            beat()
-        if run.samples and is_due(stage.sample_every_steps, done):
-            picture = draw_samples(engine, run.samples, rank)
-            if trackers and picture is not None:
-                trackers.picture("samples", picture, done)
-        figures |= checkpoints.take_stalls() | {"beside_s": time.monotonic() - stepped}
-        if trackers:
-            report(figures)
-            trackers.scalars(figures, done)
+            started, done = time.monotonic(), number + 1
+            step = next(steps)
+            data_wait_s = time.monotonic() - started
+            set_learning_rate(engine, learning_rate(stage, number))
+            result = train_step(engine, step, stage, guard, device)
+            figures = step_figures(engine, step, stage, result, number)
+            figures |= {
+                "step_s": time.monotonic() - started,
+                "data_wait_s": data_wait_s,
+                "skipped_steps": guard.skipped,
+            }
+            stepped = time.monotonic()
+            if peak:
+                figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
+            skipped.note(done, step.sample_ids)
+            if result.problem:
+                tell_of_stage(f"step {done} is skipped: {result.problem}; its samples are in {SKIPPED_FILE}")
+                back = checkpoints.go_back(done) if guard.must_roll_back else None
+                if guard.must_roll_back and back is None:
+                    tell_of_stage("there is no checkpoint to go back to")
+                if rank == 0:
+                    skipped.write(done, result.problem, kept_step=back.step if back else done - 1)
+            if is_due(stage.compare_every_steps, done):
+                replicas(step, result.task_losses)
+            if is_due(stage.validate_every_steps, done) or done == stage.steps:
+                beat()
+                figures |= examine(engine, asked, device)
+                beat()
+            if run.samples and is_due(stage.sample_every_steps, done):
+                beat()
+                picture = draw_samples(engine, run.samples, rank)
+                if trackers and picture is not None:
+                    trackers.picture("samples", picture, done)
+            figures |= checkpoints.take_stalls() | {"beside_s": time.monotonic() - stepped}
+            if trackers:
+                report(figures)
+                trackers.scalars(figures, done)
 
-        ends, stop = guard.must_end, agreed_stop(stop_asked, device)
-        if ends:
-            guard.in_row = 0  # a new attempt starts counting anew
-        # Among skipped steps the weights are those under suspicion: what a roll back is to find lies before them.
-        due = is_due(stage.save_every_steps, done) and not result.problem
-        if done < stage.steps and (due or ends or stop):
-            checkpoints.save(done, finished=False, remove_old=not result.problem)
-            skipped.saved(done)
-        if done < stage.steps and ends:
-            counts = checkpoints.wait()
-            raise NonFiniteError(
-                f"the last {stage.end_after} steps up to {done} were skipped, this one because {result.problem}; "
-                f"{'a checkpoint was written' if counts else 'no checkpoint could be written'}. Look at the samples in "
-                f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind "
-                f"{'them' if counts else 'the newest checkpoint'}"
-            )
-        if done < stage.steps and stop:
-            raise stop.error(saved=checkpoints.wait())
-    if start_step < stage.steps and result.problem:
-        check_weights(engine, plan, stage, device)
-    checkpoints.save(stage.steps, finished=True)
-    if not checkpoints.wait():
+            ends, stop = guard.must_end, agreed_stop(stop_asked, device)
+            # Among skipped steps the weights are those under suspicion: what a roll back is to find lies before them.
+            due = is_due(stage.save_every_steps, done) and not result.problem
+            if done < stage.steps and (due or ends or stop):
+                checkpoints.save(done, finished=False, remove_old=not result.problem)
+                skipped.forget(checkpoints.counted_step)
+            if done < stage.steps and ends:
+                counts = checkpoints.wait()
+                raise _ended_on_skipped_steps(run, done, result.problem, counts)
+            if done < stage.steps and stop:
+                saved = checkpoints.wait()
+                if saved or stop.kind != "resize":  # what has no room now may have it after the next step
+                    raise stop.error(saved)
+        if start_step < stage.steps and result.problem:
+            check_weights(engine, plan, stage, device, guard, beat)
         checkpoints.save(stage.steps, finished=True)
         if not checkpoints.wait():
-            raise InputError(
-                f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
-            )
-    if trackers:
-        trackers.close()
+            checkpoints.save(stage.steps, finished=True)
+            if not checkpoints.wait():
+                raise InputError(
+                    f"the last checkpoint could not be written to {run.checkpoints!r}; make room, and run again"
+                )
+    finally:
+        if trackers:
+            trackers.close()
 
 
-def check_weights(engine: Any, plan: StagePlan, stage: StageConfig, device: torch.device) -> None:
+def _ended_on_skipped_steps(run: StageRun, done: int, problem: str, saved: bool) -> NonFiniteError:
+    return NonFiniteError(
+        f"the last {run.stage.end_after} steps up to {done} were skipped, this one because {problem}; "
+        f"{'a checkpoint was written' if saved else 'no checkpoint could be written'}. Look at the samples in "
+        f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind "
+        f"{'them' if saved else 'the newest checkpoint'}"
+    )
+
+
+def check_weights(
+    engine: Any,
+    plan: StagePlan,
+    stage: StageConfig,
+    device: torch.device,
+    judged: StepGuard,
+    beat: Callable[[], object],
+) -> None:
     """Of a stage whose last steps were skipped: were the samples at fault, or are the weights?
 
-    Tries the samples that would come next, without learning from them, until one of them could be learned from.
+    Tries the samples that would come next, without learning from them, until one of them could be learned from by what
+    `judged` knows of usual losses.
 
     Raises:
         NonFiniteError: none of `end_after` steps could.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     for number in range(stage.steps, stage.steps + stage.end_after):
+        beat()
         guard = StepGuard(stage.spike_factor, 0, stage.end_after)
+        guard.history.extend(judged.history)
         problem = try_step(engine, plan.step(number, rank, world_size), stage, guard, device).problem
         if not problem:
             return

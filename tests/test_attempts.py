@@ -1,6 +1,9 @@
 """When a stage is tried again, when it is given up, and at how many workers it goes on."""
 
+import os
+import signal
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,6 +12,7 @@ from pipeline import attempts
 from pipeline.attempts import run_attempts
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
 from pipeline.ray_training import ScalingConfig
+from pipeline.termination import Termination, termination
 
 FIXED = ScalingConfig(num_workers=4, max_retries=2)
 ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
@@ -35,7 +39,7 @@ class Cluster:
             raise end
 
     def run(self, scaling, asked=None) -> None:
-        run_attempts(self.attempt, scaling, lambda: self.saved, asked or threading.Event(), self.told.append)
+        run_attempts(self.attempt, scaling, lambda: self.saved, asked or Termination(), self.told.append)
 
 
 LOST = WorkersLostError("rank 1: died")
@@ -77,8 +81,8 @@ def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch):
 
 
 def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch):
-    asked = threading.Event()
-    asked.set()
+    asked = Termination()
+    asked.asked.set()
     with pytest.raises(PreemptedError, match="while no worker trained"):
         Cluster(monkeypatch, [], room=[1]).run(ELASTIC, asked)
 
@@ -114,3 +118,18 @@ def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypat
 
 def assert_set(event: threading.Event) -> None:
     assert event.wait(10), "asked for once only"
+
+
+def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains():
+    """While the job waits for nodes, nobody would hear of it: it ends at once."""
+    with termination() as known:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert known.asked.wait(5)
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+    with termination() as known:
+        known.nobody_trains.set()
+        with pytest.raises(PreemptedError, match="while no worker trained"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)

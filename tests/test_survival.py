@@ -134,7 +134,7 @@ def test_a_short_punishment_ends_with_the_same_weights(trainings):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["weights_equal"] is True and figures["kills"] == 3, figures
-    assert figures["kills_by_kind"].keys() <= {"worker", "node", "driver"} and figures["restarts"] >= 1
+    assert sum(figures["kills_by_kind"].values()) == 3 and figures["restarts"] >= 1
     assert 0 < figures["goodput"] < figures["reference_goodput"] < 1
     kills = [
         json.loads(line) for line in (trainings.folder / "short" / "punish" / "kills.jsonl").read_text().splitlines()
@@ -157,40 +157,50 @@ def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings, whole):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["fixed", "range"])
-def test_a_node_that_is_announced_to_go_leaves_a_checkpoint(trainings, whole, how):
-    """With a fixed number of workers the job ends with the exit code for it; with a range it goes on with the rest, and
-    grows back when there is another node."""
-    run = trainings.run_of(f"announced-{how}")
-    overrides = (
-        [] if how == "fixed" else ["scaling.min_workers=1", "scaling.wait_for_all_s=5", "scaling.grow_after_s=5"]
-    )
-    overrides += ["stages.0.steps=400"] if how == "range" else []
-    job = trainings.start(run, *overrides)
+def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_exit_code(trainings, whole):
+    run = trainings.run_of("announced")
+    job = trainings.start(run)
     trainings.wait_for(run, 8, job)
-    worker = trainings.nodes.train_workers()[0]
-    leaving = next(n for n in trainings.nodes.nodes if worker in n.children(recursive=True))
+    leaving = node_of(trainings, trainings.nodes.train_workers()[0])
     drain(trainings, leaving)
-    if how == "fixed":
-        assert job.wait(timeout=120) == 7, (run / "log").read_text()
-    else:
-        deadline = time.monotonic() + 120
-        while "1 of 2 workers begin" not in (run / "log").read_text():
-            assert time.monotonic() < deadline and job.poll() is None, (run / "log").read_text()
-            time.sleep(0.2)
+    assert job.wait(timeout=120) == 7, (run / "log").read_text()
+    assert newest_complete(str(run / "stage1" / "checkpoints")).manifest.step == reported(run / "stage1")[-1]["step"]
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
     trainings.nodes.add_node()
-    if how == "fixed":
-        assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
-        assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
-        return
+    assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
+    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+
+
+@pytest.mark.long
+def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(trainings):
+    """In float32: what another number of workers adds in another order differs by 1e-5 at most in the next 20 steps."""
+    long = ["stages.0.steps=240", "zero.dtype=float32"]
+    reference, run = trainings.run_of("reference"), trainings.run_of("resized")
+    assert trainings.start(reference, *long).wait(timeout=900) == 0, (reference / "log").read_text()
+    elastic = ["scaling.min_workers=1", "scaling.wait_for_all_s=5", "scaling.grow_after_s=20"]
+    job = trainings.start(run, *long, *elastic)
+    trainings.wait_for(run, 8, job)
+    leaving = node_of(trainings, trainings.nodes.train_workers()[0])
+    drain(trainings, leaving)
+    deadline = time.monotonic() + 120
+    while "1 of 2 workers begin" not in (run / "log").read_text():
+        assert time.monotonic() < deadline and job.poll() is None, (run / "log").read_text()
+        time.sleep(0.2)
+    trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
+    smaller_from = reported(run / "stage1")[-1]["step"]
+    trainings.wait_for(run, smaller_from + 20, job)
+    trainings.nodes.add_node()
     assert job.wait(timeout=900) == 0, (run / "log").read_text()
     workers = attempts(run)
     assert workers[0] == 2 and 1 in workers and workers[-1] == 2, workers
-    after = losses(run)
-    for step, values in losses(whole).items():
-        if step < 20:
-            assert after[step] == pytest.approx(values, rel=1e-3), "the same samples in the same steps"
+    expected, found = losses(reference), losses(run)
+    assert found.keys() == expected.keys()
+    for step in range(1, smaller_from + 21):
+        assert found[step] == pytest.approx(expected[step], rel=1e-5), step
+
+
+def node_of(trainings: Trainings, worker: psutil.Process) -> psutil.Process:
+    return next(node for node in trainings.nodes.nodes if worker in node.children(recursive=True))
 
 
 def drain(trainings: Trainings, node: psutil.Process) -> None:

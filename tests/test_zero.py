@@ -385,6 +385,8 @@ def test_training_goes_on_where_the_first_ranks_disk_is_full(run):
     assert losses(figures) == losses(whole)
     told = Path(f"{run.output}.told").read_text()
     assert "TensorBoard does not take figures any more" in told and f"{SKIPPED_FILE} could not be written" in told
+    lines = (run.output / SKIPPED_FILE).read_text().removeprefix("x" * 4000).splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 5], "they are written once there is room again"
     assert finished_checkpoint(run.checkpoints).manifest.step == 26
     events = EventAccumulator(str(run.output / "tensorboard"))
     events.Reload()
@@ -497,6 +499,11 @@ def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_c
     on_ranks(2, run, before_step=partial(_poison_until_tried, range(5, 7)))
     good = finished_checkpoint(run.checkpoints)
     assert good.manifest.optimizer_steps == 4
+    before = next(each for each in complete_checkpoints(run.checkpoints, []) if each.manifest.step == 4)
+    readers = [SliceReader(each) for each in (before, good)]
+    for name in good.manifest.shapes:
+        for key in KEYS:
+            assert torch.equal(*(reader.whole(name, key) for reader in readers)), "what was tried was learned from"
     spoiled = named(run, "spoiled")
     on_ranks(2, spoiled, before_step=partial(_poison, range(5, 100), "loss"))
     told = Path(f"{spoiled.output}.told").read_text()
@@ -506,6 +513,30 @@ def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_c
     on_ranks(2, spoiled)
     first, second = (trained_state(finished_checkpoint(each.checkpoints)) for each in (run, spoiled))
     assert any(not torch.equal(first[name], second[name]) for name in first), "once mended, they learn from all steps"
+
+
+@pytest.mark.long
+def test_a_stage_that_diverged_at_its_end_is_not_finished(run):
+    """Finite losses, ten thousand times the usual: a try is judged by what was usual before."""
+    stage = replace(STAGE, steps=20, end_after=4, roll_back_after=0, save_every_steps=4, validate_every_steps=0)
+    run = replace(run, stage=stage, samples=None, held_out=())
+    on_ranks(2, run, before_step=partial(_poison, range(19, 100), "spike"))
+    assert "is more than 3 times the usual" in Path(f"{run.output}.told").read_text()
+    assert newest_complete(run.checkpoints).manifest.step == 16
+
+
+@pytest.mark.long
+def test_weights_that_were_saved_among_skipped_steps_are_not_what_a_later_attempt_goes_back_to(run):
+    """A stop saves what there is; if the skipping goes on afterwards, that is what is suspicious."""
+    stage = replace(STAGE, steps=12, save_every_steps=2, roll_back_after=3, end_after=9, keep_checkpoints=9)
+    run = replace(run, stage=stage, samples=None)
+    poison = partial(_poison, range(3, 20), "loss")
+    on_ranks(2, run, before_step=poison, stop=(4, StopRequest("preempted", "somebody asked")))
+    newest = newest_complete(run.checkpoints)
+    assert (newest.manifest.step, newest.manifest.guard["in_row"]) == (4, 2)
+    on_ranks(2, run, before_step=partial(_poison, range(1, 20), "loss"))
+    told = Path(f"{run.output}.told").read_text()
+    assert "goes on from step 4" in told and told.rindex("goes on from step 2") > told.index("goes on from step 4")
 
 
 def _poison_until_tried(steps: range, rank: int, step: int) -> None:
@@ -523,13 +554,12 @@ def _poison_until_tried(steps: range, rank: int, step: int) -> None:
         loop.try_step = tried
 
 
-@pytest.mark.parametrize("kind, error", [("preempted", "PreemptedError"), ("budget", "BudgetError")])
-def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(run, kind, error):
+def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(run):
     whole = on_ranks(2, named(run, "whole"))
-    before = on_ranks(2, run, stop=(4, StopRequest(kind, "somebody asked")))
+    before = on_ranks(2, run, stop=(4, StopRequest("preempted", "somebody asked")))
     assert [each["step"] for each in before] == [1, 2, 3, 4]
     told = Path(f"{run.output}.told").read_text()
-    assert f"{error}: somebody asked; a checkpoint was written" in told
+    assert "PreemptedError: somebody asked; a checkpoint was written" in told
     assert newest_complete(run.checkpoints).manifest.step == 4
     later = on_ranks(2, run)
     assert losses(before) + losses(later) == losses(whole)

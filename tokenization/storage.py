@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from boto3 import Session
-from boto3.exceptions import Boto3Error
+from boto3.exceptions import Boto3Error, RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    HTTPClientError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
 
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 
 S3_SCHEME = "s3://"
 ATTEMPTS = 10
@@ -326,7 +327,17 @@ class S3Folder:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
             place = f"{S3_SCHEME}{self._bucket}/{self._prefix}{name}"
-            raise InputError(f"{place!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
+            kind = OutageError if _is_outage(error) else InputError
+            raise kind(f"{place!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the service is at fault, and not what it was asked for."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429 or error.response.get("Error", {}).get("Code") == "SlowDown"
+    kinds = (HTTPClientError, IncompleteReadError, ResponseStreamingError, RetriesExceededError)
+    return isinstance(error, kinds) or isinstance(error.__cause__, kinds)
 
 
 def _whole(content: bytes, size: int, place: str) -> bytes:
@@ -365,6 +376,23 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
         _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def append_whole(path: Path, text: str) -> None:
+    """Appends to a file, all of it or nothing.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; the file is as it was.
+    """
+    content = text.encode()
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(start)
+            raise
 
 
 def _to_disk(path: Path) -> None:

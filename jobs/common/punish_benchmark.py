@@ -78,10 +78,12 @@ def punish(options: Punish) -> dict[str, Any]:
             lambda line: say(f"punish: {line}"),
             options.most_kills,
         )
-        punisher.run(root / "punished.log", 60 * options.minutes * TIMEOUT_FACTOR)
+        try:
+            punisher.run(root / "punished.log", 60 * options.minutes * TIMEOUT_FACTOR)
+        finally:
+            (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in punisher.kills))
     finally:
         nodes.stop()
-    (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in punisher.kills))
     attempts = (read_ledger(folders["punished"] / "ledger").table["job"] == "train_stage").sum()
     figures = figures_of(punisher, int(attempts), folders["reference"] / "stage1", reference_s)
     for name, value in figures.items():

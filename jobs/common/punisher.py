@@ -128,11 +128,11 @@ class Punisher:
         return int(worker.pid)
 
     def _phase(self) -> str:
-        folder = self.stage / "checkpoints"
-        begun = [each for each in folder.glob("step-*") if any(each.iterdir())] if folder.exists() else []
-        if any(not (each / MANIFEST_FILE).exists() and _is_fresh(each) for each in begun):
-            return "saving"
-        return "training" if self.nodes.train_workers() else "starting"
+        if not self.nodes.train_workers():
+            return "starting"
+        folders = sorted((self.stage / "checkpoints").glob("step-*"))  # by step: the last one may be open
+        is_saving = bool(folders) and not (folders[-1] / MANIFEST_FILE).exists() and _is_fresh(folders[-1])
+        return "saving" if is_saving else "training"
 
     def _step(self) -> int:
         lines = reported(self.stage)
