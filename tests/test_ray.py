@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -21,9 +22,11 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from jobs.common.exit_codes import exit_code_of
+from pipeline.checkpoints import complete_checkpoints, write_manifest
 from tests.browser import check_page
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.prometheus import Prometheus, free_port
+from tokenization.storage import open_storage
 from tokenization.vqgan_config import VqganConfig
 from tokenization.vqgan_model import build_vqgan
 
@@ -417,8 +420,10 @@ def test_tokens_of_another_kind_are_not_mixed_in(tokenized):
 
 def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
     shutil.copytree(trained.runs, tmp_path / "demo")
-    for manifest in (tmp_path / "demo" / "stage2" / "checkpoints").glob("*/manifest.json"):
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"finished": False}))
+    checkpoints = tmp_path / "demo" / "stage2" / "checkpoints"
+    for checkpoint in complete_checkpoints(str(checkpoints), []):
+        unfinished = replace(checkpoint.manifest, finished=False)
+        write_manifest(open_storage(checkpoints), checkpoint.name, unfinished)
     words = ["--stage", "2", "--root", str(tmp_path), "--set", "stages.1.steps=9"]
     done = trained.type("python", "jobs/train_stage.py", *words)
     assert done.returncode == 3 and "made with other stage settings" in done.stderr, done.stderr
