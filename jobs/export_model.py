@@ -101,21 +101,26 @@ def find_checkpoint(options: Options) -> tuple[RunPaths, int, Checkpoint]:
     around = [folder, *folder.parents]
     stage_folder = next((each for each in around if (each / "recipe.json").exists() and _is_stage(each)), None)
     run = stage_folder.parent if stage_folder else folder
-    kept = stage_folder or next((each for each in sorted(run.glob("stage*")) if (each / "recipe.json").exists()), None)
-    if kept is None:
+    trained = [each for each in run.glob("stage*") if _is_stage(each) and (each / "recipe.json").exists()]
+    if not trained:
         raise InputError(
             f"{str(folder)!r} has no stage that was trained; name a run's folder, a stage's, or a checkpoint"
         )
-    paths = RunPaths(run, recipe_of(json.loads((kept / "recipe.json").read_text())))
     if stage_folder:
-        number = _number(stage_folder.name)
+        paths, number = _of_stage(stage_folder)
         where = paths.checkpoints(number) if folder == stage_folder else folder
         return paths, number, finished_checkpoint(where, allow_unfinished=True)
-    for number in range(len(paths.recipe.stages), 0, -1):
+    for each in sorted(trained, key=lambda each: _number(each.name), reverse=True):
+        paths, number = _of_stage(each)
         found = newest_complete(paths.checkpoints(number))
         if found and found.manifest.finished:
             return paths, number, found
     raise InputError(f"run {str(run)!r} has no finished stage; name one of its checkpoints to export that")
+
+
+def _of_stage(folder: Path) -> tuple[RunPaths, int]:
+    """The run as the stage's own recipe has it, and the stage's number."""
+    return RunPaths(folder.parent, recipe_of(json.loads((folder / "recipe.json").read_text()))), _number(folder.name)
 
 
 def _is_stage(folder: Path) -> bool:

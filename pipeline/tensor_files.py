@@ -68,6 +68,11 @@ class SafetensorsFile:
                     f"{str(path)!r}: tensor {name!r} is of type {one['dtype']}, weights are {known}; "
                     "name the model that was not quantized"
                 )
+            low, high = one["data_offsets"]
+            if high - low != math.prod(one["shape"]) * DTYPES[one["dtype"]].itemsize:
+                raise InputError(
+                    f"{str(path)!r}: tensor {name!r} has {high - low} bytes, which is not its shape's; fetch it again"
+                )
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """See `TensorFile`."""

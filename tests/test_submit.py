@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ class Submission:
             env=cluster.environment,
             stdout=self.output.open("w"),
             stderr=subprocess.STDOUT,
+            # What starts the tests in the background has them ignore Ctrl-C, and their children too.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def wait_for(self, text: str) -> None:

@@ -124,6 +124,15 @@ def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_fro
     np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.numpy())
 
 
+def test_an_open_muse_file_that_is_named_itself_is_read_as_in_its_folder(tmp_path):
+    """As a taming-transformers file its pixels would run from -1, and every code would be another one."""
+    weights = reference.random_weights("open-muse", 64, 16)
+    folder = write_open_muse(tmp_path / "muse", weights)
+    by_folder, by_file = ImageTokenizer(folder), ImageTokenizer(folder / "pytorch_model.bin")
+    assert by_file.pixel_range == by_folder.pixel_range == (0, 1)
+    np.testing.assert_array_equal(by_file.encode(pictures()), by_folder.encode(pictures()))
+
+
 def test_codebook_size_factor_and_pixel_range_go_into_the_fingerprint(tmp_path):
     muse = write_open_muse(tmp_path / "muse", reference.random_weights("open-muse", 64, 16))
     words = Tokenizer(WordLevel({"<|endoftext|>": 0, "a": 1}, "a"))

@@ -72,11 +72,12 @@ def find_vqgan(place: Path | str) -> VqganPlace:
     path = Path(place)
     if (path / "vqvae" / "config.json").exists():  # a pipeline's folder, as aMUSEd's
         path = path / "vqvae"
-    if path.is_file() and path.suffix in FILE_ENDINGS:
-        return VqganPlace("file", path)
-    config, settings = path / "config.json", path / SETTINGS_FILE
+    folder = path.parent if path.is_file() else path
+    config, settings = folder / "config.json", folder / SETTINGS_FILE
     beside = tuple(file for file in (config, settings) if file.exists())
     name = _read_json(config).get("_class_name") if config.exists() else None
+    if path.is_file() and path.suffix in FILE_ENDINGS:  # what lies beside it says what it is, as in a folder
+        return VqganPlace("open-muse" if name == "VQGANModel" else "file", path, beside)
     if name == "VQModel" and (path / WEIGHTS_FILE).exists():
         return VqganPlace("diffusers", path / WEIGHTS_FILE, beside)
     files = sorted(file for file in path.glob("*") if file.suffix in FILE_ENDINGS) if path.is_dir() else []
