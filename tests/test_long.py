@@ -1,31 +1,20 @@
 """What takes many minutes: `make test-long`. Nothing else should use both cores meanwhile."""
 
 import json
-import random
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 
 from jobs.budget import Plan, plan
 from jobs.common.forecast import forecast
 from jobs.common.recipe import load_recipe
-from pipeline.checkpoints import finished_checkpoint
 from pipeline.ledger_rows import read_ledger
-from pipeline.weights import trained_state
 from tests.conftest import CHECKOUT
 from tests.past_ledger import ledger_after
-from tests.test_ray import Cluster, cluster, tokenized  # noqa: F401
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
-
-KILLS = 4
-LONG_STAGE = ["--stage", "1", "--set", "stages.0.steps=120", "--set", "stages.0.save_every_steps=10"]
 
 
 def test_the_demo_reaches_its_goals(tmp_path):
@@ -68,34 +57,6 @@ def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp
     assert metrics["text_perplexity"] == metrics["base_text_perplexity"]
 
 
-def test_a_stage_whose_workers_are_killed_again_and_again_ends_with_the_same_weights(tokenized, tmp_path):  # noqa: F811
-    done = tokenized.type("python", "-m", "jobs.train_lm")
-    assert done.returncode == 0, done.stderr
-    roots = {name: tmp_path / name for name in ("whole", "killed")}
-    for root in roots.values():
-        shutil.copytree(tokenized.runs, root / "demo", ignore=shutil.ignore_patterns("stage*"))
-    done = tokenized.type("python", "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["whole"]))
-    assert done.returncode == 0, done.stderr
-
-    chance = random.Random(0)
-    for _ in range(KILLS):
-        before = steps_saved(roots["killed"])
-        job = start(tokenized, "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["killed"]))
-        while steps_saved(roots["killed"]) <= before:
-            assert job.poll() is None, "the stage ended before it could be killed"
-            time.sleep(0.1)
-        time.sleep(chance.uniform(0, 2))
-        workers = train_workers(tokenized)
-        assert workers, "there was no worker to kill"
-        chance.choice(workers).kill()
-        assert job.wait(timeout=300) != 0
-    done = tokenized.type("python", "jobs/train_stage.py", *LONG_STAGE, "--root", str(roots["killed"]))
-    assert done.returncode == 0 and "goes on from step" in done.stderr, done.stderr
-    whole, killed = (trained_state(finished_checkpoint(root / "demo" / "stage1")) for root in roots.values())
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-
-
 def test_the_benchmark_prints_every_figure_as_json():
     """On one layer: what comes out, not how fast it is."""
     sizes = ["--layers", "1", "--rows", "1", "--rounds", "1", "--loop-steps", "3", "--loop-runs", "1"]
@@ -107,31 +68,3 @@ def test_the_benchmark_prints_every_figure_as_json():
     assert {"device", "geometry", "tokens_per_s", "samples_per_s", "step_s", "peak_memory_bytes"} < figures.keys()
     assert figures["padding_fraction"] == 0 and "mfu" in figures
     assert all(0.05 < figures[name] < 20 for name in ratios), figures
-
-
-def start(cluster: Cluster, *words: str) -> subprocess.Popen:  # noqa: F811
-    return subprocess.Popen(
-        ["python", *words],
-        cwd=cluster.checkout,
-        env=cluster.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def steps_saved(root: Path) -> int:
-    manifests = (root / "demo" / "stage1" / "checkpoints").glob("*/manifest.json")
-    return max((json.loads(path.read_text())["step"] for path in manifests), default=0)
-
-
-def train_workers(cluster: Cluster) -> list[psutil.Process]:  # noqa: F811
-    """Of this cluster alone: another one on the machine is none of the test's business."""
-    processes = psutil.Process(cluster.process.pid).children(recursive=True)
-    return [process for process in processes if "RayTrainWorker" in command_line(process)]
-
-
-def command_line(process: psutil.Process) -> str:
-    try:
-        return "".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""

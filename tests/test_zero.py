@@ -288,6 +288,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
     before = on_ranks(2, other, stop_after=4)  # saved at step 3; step 4 is lost
     later = on_ranks(2, other)
     assert [each["step"] for each in later] == [4, 5, 6]
+    assert all(0 <= each["data_wait_s"] <= each["step_s"] for each in whole)
+    assert [each["step"] for each in whole if "checkpoint_stall_share" in each] == [4], "told with the next step"
     assert losses(before[:3]) + losses(later) == losses(whole)
     ends = [finished_checkpoint(each.checkpoints) for each in (run, other)]
     readers = [SliceReader(end) for end in ends]
@@ -605,6 +607,9 @@ def test_a_damaged_stage_before_is_named_with_what_to_do(run):
     assert not on_ranks(2, second)
     told = Path(f"{second.output}.told").read_text()
     assert f"{rank_file(1)} has changed" in told and "move it away and run the stage before again" in told
+    foreign = replace(initial, manifest=replace(initial.manifest, base_sha256="another"))
+    assert not on_ranks(1, replace(second, initial_checkpoint=foreign))
+    assert "was trained on another language expert" in Path(f"{second.output}.told").read_text()
 
 
 def test_a_spike_is_skipped_once_there_is_a_usual_loss(run):
