@@ -1,18 +1,19 @@
 """Nothing that a run reads can run code or reach outside of its folder, and no secret is written down."""
 
 import ast
-import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints import MANIFEST_FILE, open_checkpoint
+from pipeline.checkpoints import open_checkpoint, write_manifest
 from pipeline.errors import InputError
 from tests.conftest import CHECKOUT
 from tests.s3 import SECRET, FaultyS3
 from tests.test_checkpoints import make
+from tokenization.storage import open_storage
 
 SOURCES = [path for folder in ("jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")]
 BETWEEN_OWN_ACTORS = {"tokenize_stages.py"}
@@ -38,11 +39,12 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path):
 
 @pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "a/../../outside.safetensors"])
 def test_a_manifest_cannot_name_files_of_other_folders(tmp_path, file):
-    name = make(tmp_path / "checkpoints", 10)
-    path = tmp_path / "checkpoints" / name / MANIFEST_FILE
-    values = json.loads(path.read_text())
-    values["files"] = {file: next(iter(values["files"].values()))}
-    path.write_text(json.dumps(values))
+    """Not even one whose own hash fits."""
+    folder = tmp_path / "checkpoints"
+    name = make(folder, 10)
+    manifest = open_checkpoint(str(folder), name).manifest
+    record = next(iter(manifest.files.values()))
+    write_manifest(open_storage(folder), name, replace(manifest, files={file: record}))
     with pytest.raises(InputError, match="no file of its folder"):
         open_checkpoint(str(tmp_path / "checkpoints"), name)
 

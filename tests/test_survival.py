@@ -109,7 +109,7 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
 
 def test_a_short_punishment_ends_with_the_same_weights(trainings):
     """`make test`'s form of the one in docs/reliability.md: a worker, a node or the driver, three times."""
-    words = ["jobs/benchmark.py", "punish", "--json", "--minutes", "1", "--seed", "3", "--steps", str(STEPS)]
+    words = ["jobs/benchmark.py", "punish", "--json", "--minutes", "5", "--seed", "3", "--steps", str(STEPS)]
     words += [
         "--save-every-steps",
         "4",
