@@ -63,11 +63,13 @@ class AttemptWatch:
 
     def _end_hanging(self) -> None:
         self._tell(f"nothing was done for {self._timeout_s:g} s (step_timeout_s); the workers hang, and are ended")
-        for rank, (_, where) in sorted(self._workers.items()):
+        for rank, (worker, where) in sorted(self._workers.items()):
             file = stacks_file(self._folder, rank)
-            lines = file.read_text().splitlines()[1:] if file.exists() else []
+            try:
+                lines = file.read_text(errors="replace").splitlines()[1:]
+            except OSError as error:
+                lines = [str(error)]
             self._tell(f"rank {rank}, {where}: " + (f"its stacks, from {file}:" if lines else "it wrote no stacks"))
             for line in lines[:MOST_LINES]:
                 self._tell(f"    {line}")
-        for worker, _ in self._workers.values():
             ray.kill(worker)

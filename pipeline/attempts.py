@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
+from pipeline.beside import beside
 from pipeline.cluster_room import workers_that_fit
 from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
 from pipeline.ray_training import ScalingConfig
@@ -78,9 +79,8 @@ def run_attempts(
 def following(board: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
     """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
     it has fewer than `most` workers and there is room for more."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         grows_at = time.monotonic() + scaling.grow_after_s
         while not ended.wait(POLL_S):
             with _surviving():
@@ -98,13 +98,8 @@ def following(board: Any, termination: Termination, scaling: ScalingConfig, most
                     board.ask_to_stop.remote(StopRequest("resize", reason))
                     grows_at = time.monotonic() + scaling.grow_after_s
 
-    follower = threading.Thread(target=follow, name="follows an attempt", daemon=True)
-    follower.start()
-    try:
+    with beside(follow, "follows an attempt"):
         yield
-    finally:
-        ended.set()
-        follower.join()
 
 
 @contextmanager
@@ -114,25 +109,22 @@ def _wanted(scaling: ScalingConfig) -> Iterator[None]:
     It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
     is nothing. The nodes that are left would then go as idle, and none would be started for those that are missing.
     """
-    ended = threading.Event()
+    if not scaling.min_workers:
+        yield
+        return
 
-    def ask() -> None:
+    def ask(ended: threading.Event) -> None:
         while not ended.is_set():
             with _surviving():
                 request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
             ended.wait(ASK_AGAIN_S)
 
-    asker = threading.Thread(target=ask, name="asks for workers", daemon=True)
-    if scaling.min_workers:
-        asker.start()
     try:
-        yield
+        with beside(ask, "asks for workers"):
+            yield
     finally:
-        ended.set()
-        if scaling.min_workers:
-            asker.join()
-            if ray.is_initialized():
-                request_resources(bundles=[])
+        if ray.is_initialized():
+            request_resources(bundles=[])
 
 
 @contextmanager

@@ -7,8 +7,6 @@ is held. Nothing is unpickled but tensors: `torch.load` runs with `weights_only`
 import hashlib
 import json
 import math
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from tokenization.errors import InputError as StorageError
+from tokenization.torch_files import is_mappable, unpickled
 
 PIECE_ELEMENTS = 2**20
 """Elements that are read and written at once: 4 MB as float32."""
@@ -115,18 +115,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
         InputError: see `TorchFile`.
     """
     try:
-        is_mapped = zipfile.is_zipfile(path)  # what torch wrote before 1.6 cannot be mapped
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{str(path)!r} holds more than tensors{_names(path)}, and nothing else is unpickled; "
-            "save its state dict alone, best as safetensors"
-        ) from error
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise InputError(f"{str(path)!r} is no readable torch file: {_first_line(error)}; fetch it again") from error
+        found = unpickled(path, mapped=True)
+    except StorageError as error:
+        raise InputError(str(error)) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
-    return found, is_mapped
+    return found, is_mappable(path)
 
 
 @dataclass(frozen=True)
@@ -247,13 +241,3 @@ def file_sha256(path: Path) -> str:
         while block := file.read(HASH_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _names(path: Path) -> str:
-    """What a file would import to be read."""
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    return f" ({', '.join(sorted(names))})" if names else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

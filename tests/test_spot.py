@@ -14,7 +14,7 @@ from transformers import Qwen2ForCausalLM
 from pipeline.language_expert import LanguageExpertConfig, qwen2_config
 from tests.conftest import CHECKOUT
 from tests.fake_cluster import FakeCluster
-from tests.s3 import BUCKET, FaultyS3
+from tests.s3 import BUCKET
 from tests.test_ray import small_checkout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -23,18 +23,7 @@ STEPS = 600
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """An S3 server that all nodes of the cluster know."""
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    server.client().create_bucket(Bucket=BUCKET)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def cluster(bucket, tmp_path):
+def cluster(s3, tmp_path):
     """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
     checkout = small_checkout(tmp_path)
     sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
@@ -56,8 +45,8 @@ def world_sizes(client) -> dict[int, int]:
     return found
 
 
-def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, bucket, tmp_path):
-    root, client = ["--root", str(tmp_path / "runs")], bucket.client()
+def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, s3, tmp_path):
+    root, client = ["--root", str(tmp_path / "runs")], s3.client()
     root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens"]
     done = cluster.type(sys.executable, "-P", "jobs/tokenize.py", *root)
     assert done.returncode == 0, done.stderr

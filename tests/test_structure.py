@@ -16,6 +16,7 @@ FROM_TOKENIZATION = {
     "tokenization.image_tokenizer",
     "tokenization.text_tokenizer",
     "tokenization.storage",
+    "tokenization.torch_files",
     "tokenization.errors",
     "tokenization.fast_dtype",
 }

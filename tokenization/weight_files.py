@@ -1,16 +1,14 @@
 """Tensors out of the files that people publish. Nothing but tensors is unpickled."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenization.errors import InputError
+from tokenization.torch_files import unpickled
 
 INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace", "collections.")
 """What training checkpoints name beside their tensors. An empty stand-in is put in place of each; the real one is
@@ -45,19 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: it is none, or something in it would have to run to be read.
     """
-    try:
-        is_zip = zipfile.is_zipfile(path)  # torch wrote other files before 1.6
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
-        stand_ins: list[Any] = [(type("StandIn", (_StandIn,), {}), name) for name in unknown if name.startswith(INERT)]
-        with torch.serialization.safe_globals(stand_ins):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{str(path)!r} holds more than tensors{_names(path)}, and nothing else is unpickled; "
-            "save its state dict alone, best as safetensors"
-        ) from error
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise InputError(f"{str(path)!r} is no readable torch file: {_first_line(error)}; fetch it again") from error
+    found = unpickled(path, lambda name: type("StandIn", (_StandIn,), {}) if name.startswith(INERT) else None)
     inner = next(
         (found[key] for key in STATE_KEYS if isinstance(found, dict) and isinstance(found.get(key), dict)), found
     )
@@ -67,13 +53,3 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
     return tensors
-
-
-def _names(path: Path) -> str:
-    """What a file would import to be read."""
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
-    return f" ({', '.join(sorted(names))})" if names else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from jobs.common.cli import say
+from pipeline.beside import beside
 
 POLL_S, TIMEOUT_S = 1.0, 30.0
 
@@ -34,22 +35,16 @@ class Messages:
 @contextmanager
 def saying(messages: Any) -> Iterator[None]:
     """Says the lines of a `Messages` actor as they come, and the last of them at the end."""
-    ended = threading.Event()
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         heard = True
         while heard and not ended.wait(POLL_S):
             heard = _say_all(messages)
         if heard:
             _say_all(messages)
 
-    follower = threading.Thread(target=follow, name="messages", daemon=True)
-    follower.start()
-    try:
+    with beside(follow, "messages"):
         yield
-    finally:
-        ended.set()
-        follower.join()
 
 
 def _say_all(messages: Any) -> bool:

@@ -1,0 +1,49 @@
+"""What `torch.save` wrote, read without running any of it."""
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenization.errors import InputError
+
+
+def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, mapped: bool = False) -> Any:
+    """What a file of `torch.save` holds: tensors and plain values, by `weights_only`.
+
+    Args:
+        path: the file.
+        stand_in: gets the name of each thing that the file would import, and gives a class to put in its place, or
+            None to refuse the file.
+        mapped: read the tensors when they are used, where torch can: it cannot map what it wrote before 1.6.
+
+    Raises:
+        InputError: it is damaged, or something in it would have to run to be read.
+    """
+    try:
+        names = names_in(path)
+        inert: list[Any] = [(replacement, name) for name in names if stand_in and (replacement := stand_in(name))]
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_mappable(path))
+    except pickle.UnpicklingError as error:
+        more = f" ({', '.join(sorted(names))})" if names else ""
+        raise InputError(
+            f"{str(path)!r} holds more than tensors{more}, and nothing else is unpickled; save its state dict alone, "
+            "best as safetensors"
+        ) from error
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(f"{str(path)!r} is no readable torch file: {reason}; fetch it again") from error
+
+
+def is_mappable(path: Path) -> bool:
+    """Whether the file is of torch 1.6 or later."""
+    return zipfile.is_zipfile(path)
+
+
+def names_in(path: Path) -> list[str]:
+    """What a file would import to be read; nothing is known of those before torch 1.6."""
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_mappable(path) else []
