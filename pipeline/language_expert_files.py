@@ -78,11 +78,17 @@ class LanguageExpertFiles:
         for name in sorted(self.parts):
             file = self.file_of(name)
             if file not in opened:
-                opened = {file: self.tensors.open(file)}
+                opened.clear()  # before the next one: what cannot be mapped lies in memory whole
+                opened[file] = self.tensors.open(file)
             digest.update(name.encode())
-            for piece in self.tensor(name, opened[file]).pieces():
-                digest.update(bytes_of(piece.to(torch.bfloat16)))
+            _hash_rounded(digest, self.tensor(name, opened[file]))
         return digest.hexdigest()
+
+
+def _hash_rounded(digest: Any, tensor: NewTensor) -> None:
+    """Holds nothing of the tensor behind it: a piece would keep all of it in memory while the next file is opened."""
+    for piece in tensor.pieces():
+        digest.update(bytes_of(piece.to(torch.bfloat16)))
 
 
 def open_language_expert(folder: Path) -> LanguageExpertFiles:
@@ -257,6 +263,11 @@ def _check(folder: Path, kind: str, wanted: dict[str, tuple[int, ...]], tensors:
             )
     for name in sorted(tensors.shapes.keys() - wanted.keys()):
         belongs_to_tied = tied and name in ("lm_head.weight", HEAD)
+        if belongs_to_tied and tensors.shapes[name] not in wanted.values():
+            raise InputError(
+                f"language expert {str(folder)!r}: tensor {name!r} has shape {tensors.shapes[name]}, which is not the "
+                "embedding's, though its config.json ties them; fetch the config.json of these weights"
+            )
         if not (belongs_to_tied or name.endswith(NOT_WEIGHTS) or (kind == "mars" and "visual" in name)):
             raise InputError(
                 f"language expert {str(folder)!r}: tensor {name!r} is unexpected in a {kind!r} model of its "

@@ -157,6 +157,9 @@ def make_starting_model(
         record.files[name] = made
         _save(out, record)
         weight_map |= dict.fromkeys(SafetensorsFile(out / name).shapes, name)
+    for name in record.files.keys() - set(weight_map.values()):  # of an attempt when the source had other files
+        (out / name).unlink(missing_ok=True)
+        del record.files[name]
     total_bytes = sum(made.size for made in record.files.values())
     index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
     write_atomically(out / INDEX_FILE, lambda path: path.write_text(json.dumps(index, indent=2)))
@@ -188,6 +191,8 @@ def _make_file(
     if before and before.source_sha256 == source_sha256 and path.exists() and file_sha256(path) == before.sha256:
         tell(f"{path.name} is already there, made of {source}")
         return before
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a killed attempt's: its room is needed
     tensors = list(_tensors_of(expert, source, expert.tensors.open(source), config, dtype))
     size = sum(tensor.count for tensor in tensors) * dtype.itemsize
     free = shutil.disk_usage(path.parent).free
@@ -195,7 +200,6 @@ def _make_file(
         raise InputError(
             f"{str(path.parent)!r} has {free / 1e9:.1f} GB free, {path.name} needs {size / 1e9:.1f} GB; make room"
         )
-    partial = path.with_name(f".{path.name}.partial")
     try:
         sha256 = write_safetensors(partial, tensors, dtype)
         os.replace(partial, path)
@@ -250,7 +254,7 @@ def _claim(out: Path, wanted: StartRecord) -> StartRecord:
     """The record of an earlier attempt, or a new one."""
     out.mkdir(parents=True, exist_ok=True)
     if not is_starting_model(out):
-        if any(out.iterdir()):
+        if any(not path.name.startswith(".") for path in out.iterdir()):  # hidden ones are of a killed attempt
             raise InputError(f"{str(out)!r} is not empty and no starting model; name a new folder")
         _save(out, wanted)
         return wanted

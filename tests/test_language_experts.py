@@ -11,7 +11,7 @@ from unittest.mock import ANY
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -45,7 +45,10 @@ def write_folder(
     for number in range(files):
         part = {name: weights[name].clone() for name in names[number * size : (number + 1) * size]}
         file = f"{stem}-{number + 1:05d}-of-{files:05d}.{suffix}"
-        save_file(part, folder / file) if kind == "safetensors" else torch.save(part, folder / file)
+        if kind == "safetensors":
+            save_file(part, folder / file)
+        else:  # before torch 1.6 it was no zip file
+            torch.save(part, folder / file, _use_new_zipfile_serialization=kind != "old bin")
         weight_map |= dict.fromkeys(part, file)
     (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder
@@ -288,6 +291,31 @@ def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_r
         main(options)
 
 
+def test_a_starting_model_is_made_again_of_the_same_expert_in_fewer_files(tmp_path):
+    """And what a killed attempt left behind before its first record is no hindrance."""
+    config, out = qwen7b.SMALL, tmp_path / "start"
+    weights = qwen7b.random_weights(config)
+    out.mkdir()
+    (out / ".begun").write_text("{")
+    three = start(write_folder(tmp_path / "three", config, weights, files=3), out)
+    two = start(write_folder(tmp_path / "two", config, weights, files=2), out)
+    assert two.base_sha256 == three.base_sha256 and len(two.files) == 2
+    assert {path.name for path in out.glob("*.safetensors")} == set(two.files)
+
+
+def test_a_head_of_another_shape_under_a_config_that_ties_it_is_refused(tmp_path):
+    write_qwen2(tmp_path / "expert")
+    path = next(path for path in sorted((tmp_path / "expert").glob("*.safetensors")))
+    tensors = load_file(path) | {"lm_head.weight": torch.zeros(7, 5)}
+    save_file(tensors, path)
+    index = next((tmp_path / "expert").glob("*.index.json"))
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["lm_head.weight"] = path.name
+    index.write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"'lm_head.weight' has shape \(7, 5\), which is not the embedding's"):
+        open_language_expert(tmp_path / "expert")
+
+
 MEASURE = """
 import sys
 from pathlib import Path
@@ -309,7 +337,7 @@ def test_memory_stays_under_one_and_a_half_times_the_largest_shard(tmp_path):
     weights = qwen7b.random_weights(config | dict(num_hidden_layers=1), torch.bfloat16)
     folders = [
         write_folder(tmp_path / kind, config | dict(num_hidden_layers=1), weights, kind, files=2)
-        for kind in ("safetensors", "bin")
+        for kind in ("safetensors", "bin", "old bin")
     ]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *map(str, folders)],

@@ -124,6 +124,14 @@ def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_fro
     np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.numpy())
 
 
+def test_a_normalised_codebook_is_looked_up_by_angle_whatever_the_encoders_dtype(tmp_path):
+    """Rows that are rounded to bfloat16 are of different lengths, and the longer ones would win."""
+    place = write_llamagen(tmp_path / "vq", reference.random_weights("llamagen", 512, 8))
+    whole, half = ImageTokenizer(place), ImageTokenizer(place, dtype=torch.bfloat16)
+    assert torch.equal(whole._codebook, half._codebook)
+    torch.testing.assert_close(half._codebook.norm(dim=1), torch.ones(len(half._codebook)))
+
+
 def test_an_open_muse_file_that_is_named_itself_is_read_as_in_its_folder(tmp_path):
     """As a taming-transformers file its pixels would run from -1, and every code would be another one."""
     weights = reference.random_weights("open-muse", 64, 16)

@@ -47,6 +47,8 @@ class ImageTokenizer:
         loaded = load_vqgan(folder)
         self.pixel_range = loaded.pixel_range
         """Values of black and white in the encoder's input and the decoder's output."""
+        # In float32: rounded rows of a normalised codebook would no longer be of one length.
+        self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
         # VQModel's own `to` would warn, on the console, of modules that it has not.
         self._vqgan = nn.Module.to(loaded.model, self.device, dtype)
         self._codes = torch.compile(self._nearest_codes, dynamic=False) if compile_encoder else self._nearest_codes
@@ -74,9 +76,8 @@ class ImageTokenizer:
         low, high = self.pixel_range
         latents = self._vqgan.quant_conv(self._vqgan.encoder(pixels.to(self.dtype) / (255 / (high - low)) + low))
         flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).float()
-        codebook = self._vqgan.quantize.embedding.weight.float()
         # argmin of the squared distance; the latent's own square does not change it.
-        return (codebook.square().sum(1) - 2 * flat @ codebook.T).argmin(1)
+        return (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: np.ndarray) -> np.ndarray:

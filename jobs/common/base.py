@@ -43,9 +43,7 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
                 f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
                 f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"
             )
-    if any(
-        recipe.corpora[name].made == "lists" or recipe.corpora[name].layout == "documents" for name in stage.sources
-    ):
+    if any(recipe.corpora[name].has_documents for name in stage.sources):
         longest = max(longest, stage.seq_len)
     if longest > config.max_position_embeddings:
         raise UsageError(

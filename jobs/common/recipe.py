@@ -53,6 +53,11 @@ class CorpusConfig:
     lists_per_group: int = 3
     drawings_per_list: int = 3
 
+    @property
+    def has_documents(self) -> bool:
+        """Whether its samples are interleaved documents."""
+        return self.made == "lists" or self.layout == "documents"
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:

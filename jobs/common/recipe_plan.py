@@ -206,8 +206,7 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, leng
             "choose a divisor"
         )
     for name in stage.sources:
-        corpus = recipe.corpora[name]
-        if (corpus.made == "lists" or corpus.layout == "documents") and name not in recipe.plan.documents:
+        if recipe.corpora[name].has_documents and name not in recipe.plan.documents:
             found.append(
                 f"corpus {name!r} consists of documents; say how many pictures and text ids one has on average, as in "
                 f"--set plan.documents.{name}='(3, 32)'"
@@ -219,6 +218,8 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, leng
             f"({lengths.num_codes} codes, {lengths.num_high_codes if wants_high else 0} of the high resolution, "
             f"{lengths.max_caption_ids} caption ids, and what stands around them); raise seq_len"
         )
+    if any(recipe.corpora[name].has_documents for name in stage.sources):
+        longest = max(longest, stage.seq_len)
     if longest > config.max_position_embeddings:
         found.append(
             f"a sample can have {longest} tokens, the language expert knows {config.max_position_embeddings} "
