@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -163,6 +164,22 @@ def test_the_cards_numbers_are_the_runs(trained, tmp_path):
     assert "never begun" not in card and "32 codes, factor 16, pixels from -1 to 1" in card
     kept = recipe_of(json.loads((out / "recipe.json").read_text()))
     assert kept == trained.paths.recipe
+
+
+def test_a_run_whose_recipe_has_changed_is_exported_from_its_newest_stage_each_as_it_was_trained(trained, tmp_path):
+    """A stage that was added later, and a setting of the first one that was changed after it was trained."""
+    run, recipe = tmp_path / "demo", trained.paths.recipe
+    shutil.copytree(trained.paths.run, run)
+    shutil.copytree(run / "stage1", run / "stage2")
+    first = replace(recipe, stages=recipe.stages[:1])
+    added = StageConfig(purpose="added later", steps=7)
+    second = replace(recipe, stages=(replace(recipe.stages[0], purpose="changed since"), added))
+    for number, kept in enumerate((first, second), start=1):
+        (run / f"stage{number}" / "recipe.json").write_text(json.dumps(asdict(kept)))
+    main(Options(checkpoint=str(run), out=str(tmp_path / "out")))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "a test's | 7 of 7" in card and "added later | 7 of 7" in card and "changed since" not in card
+    assert recipe_of(json.loads((tmp_path / "out" / "recipe.json").read_text())) == second
 
 
 def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_another_place_of_it(trained, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.common.recipe import recipe_of
 from jobs.common.run_paths import RunPaths, language_expert_name
 from pipeline.checkpoints import Checkpoint, newest_complete
 from pipeline.configuration import MarsConfig
@@ -87,6 +88,13 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _trained_as(paths: RunPaths, number: int) -> StageConfig:
+    """The stage as it was trained: the recipe may have changed between two stages."""
+    own = paths.stage(number) / "recipe.json"
+    recipe = recipe_of(json.loads(own.read_text())) if own.exists() else paths.recipe
+    return recipe.stages[number - 1]
+
+
 def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
     names = (
         "stage",
@@ -100,7 +108,8 @@ def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
         "losses at its end",
     )
     rows = []
-    for number, stage in enumerate(paths.recipe.stages[:stage_number], start=1):
+    for number in range(1, stage_number + 1):
+        stage = _trained_as(paths, number)
         done = checkpoint if number == stage_number else newest_complete(paths.checkpoints(number))
         steps = f"{done.manifest.step:,} of {stage.steps:,}" if done else "none"
         samples = f"{done.manifest.samples:,}" if done else "0"
