@@ -27,6 +27,7 @@ from jobs.common.recipe import Recipe, sha256_of  # noqa: E402
 from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
 from jobs.common.stage_metrics import StageMetrics  # noqa: E402
+from jobs.common.step_figures import METRICS_FILE  # noqa: E402
 from jobs.common.tokens import stage_fingerprint  # noqa: E402
 from pipeline.attempt_watch import AttemptWatch  # noqa: E402
 from pipeline.attempts import following, run_attempts  # noqa: E402
@@ -96,7 +97,7 @@ class Board(Messages, AttemptWatch):
         Messages.__init__(self)
         AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.tell)
         self._stage_number, self._steps, self._every = stage_number, stage.steps, stage.log_every_steps
-        self._metrics, self._ledger = folder / "metrics.jsonl", ledger
+        self._metrics, self._ledger = folder / METRICS_FILE, ledger
         self._counting: list[ray.ObjectRef] = []
         self._shown = StageMetrics(run_name, str(stage_number))
         self._recent: list[dict[str, Any]] = []

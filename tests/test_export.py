@@ -117,7 +117,8 @@ def trained(tmp_path_factory) -> TrainedRun:
     )
     write_manifest(open_storage(stage / "checkpoints"), folder, manifest)
     (stage / "recipe.json").write_text(json.dumps(asdict(recipe)))
-    (stage / "metrics.jsonl").write_text('{"step": 7, "loss/text_to_image": 3.25}\n{"step": 8, "loss/captioning": 1}\n')
+    lines = ['{"step": 7, "loss/text_to_image": 3.25}', '{"step": 8, "lo', '{"step": 8, "loss/captioning": 1}']
+    (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")  # the second was torn by a crash of the machine
     attempt = {"run": "demo", "job": "train_stage", "stage": "1", "gpu_model": "A100", "gpu_count": 4}
     ended = attempt | {"attempt": "x", "event": "end: done", "seconds": 43_200.0, "flop": 2.5e15, "time": 1.8e9}
     Path(paths.ledger).mkdir()

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from jobs.common.local_nodes import LocalNodes
-from jobs.common.punisher import reported, same_ends
+from jobs.common.punisher import same_ends
+from jobs.common.step_figures import read_step_figures
 from pipeline.checkpoints import newest_complete
 from pipeline.ledger_rows import read_ledger
 from tests.test_ray import small_checkout
@@ -62,7 +63,7 @@ class Trainings:
 
     def wait_for(self, run: Path, step: int, job: psutil.Popen | None = None, timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
-        while not (lines := reported(run / "stage1")) or lines[-1]["step"] < step:
+        while not (lines := read_step_figures(run / "stage1")) or lines[-1]["step"] < step:
             assert time.monotonic() < deadline and (job is None or job.poll() is None), (run / "log").read_text()
             time.sleep(0.1)
 
@@ -84,7 +85,7 @@ def whole(trainings) -> Path:
 def losses(run: Path) -> dict[int, list[float]]:
     return {
         line["step"]: [value for name, value in sorted(line.items()) if name.startswith("loss/")]
-        for line in reported(run / "stage1")
+        for line in read_step_figures(run / "stage1")
     }
 
 
@@ -101,7 +102,7 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-    assert saved == reported(run / "stage1")[-1]["step"] < STEPS, "nothing that was learned is lost"
+    assert saved == read_step_figures(run / "stage1")[-1]["step"] < STEPS, "nothing that was learned is lost"
     assert "a checkpoint was written, the same command goes on from it" in (run / "log").read_text().replace("\n", " ")
     assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
     assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
@@ -164,7 +165,7 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
     leaving = node_of(trainings, trainings.nodes.train_workers()[0])
     drain(trainings, leaving)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
-    assert newest_complete(str(run / "stage1" / "checkpoints")).manifest.step == reported(run / "stage1")[-1]["step"]
+    assert newest_complete(str(run / "stage1" / "checkpoints")).manifest.step == read_step_figures(run / "stage1")[-1]["step"]
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
     trainings.nodes.add_node()
     assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
@@ -187,11 +188,11 @@ def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(t
     drain(trainings, leaving)
     wait_for_line(run, "1 of 2 workers begin", job)
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
-    smaller_from = reported(run / "stage1")[-1]["step"]
+    smaller_from = read_step_figures(run / "stage1")[-1]["step"]
     trainings.wait_for(run, smaller_from + 20, job)
     trainings.nodes.add_node()
     wait_for_line(run, "there is room for 2 workers", job)
-    trainings.wait_for(run, reported(run / "stage1")[-1]["step"] + 20, job)
+    trainings.wait_for(run, read_step_figures(run / "stage1")[-1]["step"] + 20, job)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
     workers = attempts(run)
@@ -245,7 +246,7 @@ def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
     time.sleep(8)  # Ray has to notice
     job = trainings.start(run)
     time.sleep(75)
-    assert job.poll() is None and not reported(run / "stage1")
+    assert job.poll() is None and not read_step_figures(run / "stage1")
     trainings.nodes.add_node()
     assert job.wait(timeout=300) == 0, (run / "log").read_text()
     assert attempts(run) == [2] and losses(run) == losses(whole)
@@ -283,7 +284,7 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, whole):
     trainings.wait_for(run, 8)
     ray_job("stop", "first")
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-    assert saved == reported(run / "stage1")[-1]["step"], "nothing that was learned is lost"
+    assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
     assert "a checkpoint was written" in ray_job("logs", "first").stdout
     done = ray_job("submit", "--", sys.executable, "-P", *trainings.words(run))
     assert done.returncode == 0, done.stdout

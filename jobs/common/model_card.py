@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.common.recipe import recipe_of
 from jobs.common.run_paths import RunPaths, language_expert_name
+from jobs.common.step_figures import read_step_figures
 from pipeline.checkpoints import Checkpoint, newest_complete
 from pipeline.configuration import MarsConfig
 from pipeline.ledger_rows import read_ledger
@@ -115,7 +116,7 @@ def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
         samples = f"{done.manifest.samples:,}" if done else "0"
         tasks = ", ".join(f"{name} {share:g}" for name, share in stage.task_shares.items() if share)
         selected = "; ".join(f"{name}: {source.where or 'all'}" for name, source in stage.sources.items())
-        losses = _losses(paths.stage(number) / "metrics.jsonl", done.manifest.step if done else 0)
+        losses = _losses(paths.stage(number), done.manifest.step if done else 0)
         rows.append(
             (
                 str(number),
@@ -132,11 +133,10 @@ def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
     return _table(names, rows)
 
 
-def _losses(metrics: Path, step: int) -> str:
+def _losses(stage: Path, step: int) -> str:
     """The losses, held-out ones too, of the last line up to `step`."""
     last: dict[str, Any] = {}
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
-        figures = json.loads(line)
+    for figures in read_step_figures(stage):
         if figures["step"] <= step:
             last = figures
     shown = {name: value for name, value in last.items() if name.startswith(("loss/", "validation/"))}

@@ -1,6 +1,5 @@
 """Kills workers, nodes and the driver of a training at random, and counts what that costs."""
 
-import json
 import random
 import subprocess
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 
 from jobs.common.local_nodes import LocalNodes, kill_tree
+from jobs.common.step_figures import read_step_figures
 from pipeline.checkpoints import MANIFEST_FILE, Checkpoint, finished_checkpoint
 from pipeline.errors import InputError
 from pipeline.optimizer_slices import KEYS
@@ -22,7 +22,6 @@ KINDS = ("worker", "node", "driver")
 POLL_S = 0.05
 WHILE_SAVING_SHARE = 0.3
 """Of the kills that wait for a checkpoint to be begun, and then come at once."""
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Punisher:
         return "saving" if is_saving else "training"
 
     def _step(self) -> int:
-        lines = reported(self.stage)
+        lines = read_step_figures(self.stage)
         return lines[-1]["step"] if lines else 0
 
 
@@ -147,17 +146,9 @@ def _is_fresh(folder: Path) -> bool:
         return False
 
 
-def reported(stage: Path) -> list[dict[str, Any]]:
-    """The figures of every step that was run, those of lost ones too, as far as they were written whole."""
-    path = stage / METRICS_FILE
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
 def goodput(stage: Path, seconds: float) -> tuple[int, float]:
     """Steps that were run again, and the seconds of the steps that counted over all of the run's."""
-    lines = reported(stage)
+    lines = read_step_figures(stage)
     last = {line["step"]: line["step_s"] for line in lines}
     return len(lines) - len(last), sum(last.values()) / seconds
 

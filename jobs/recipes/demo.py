@@ -38,7 +38,7 @@ def recipe() -> Recipe:
     """The demo's recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
-        sources={"drawings": Source(weight=0.92, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.08)},
+        sources={"drawings": Source(weight=0.96, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.04)},
         task_shares={"text_to_image": 0.55, "captioning": 0.45},
         task_weights={"opener": 0.002, "plain_text": 0.01},
         steps=180,
