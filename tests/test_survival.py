@@ -165,7 +165,10 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
     leaving = node_of(trainings, trainings.nodes.train_workers()[0])
     drain(trainings, leaving)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
-    assert newest_complete(str(run / "stage1" / "checkpoints")).manifest.step == read_step_figures(run / "stage1")[-1]["step"]
+    assert (
+        newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
+        == read_step_figures(run / "stage1")[-1]["step"]
+    )
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
     trainings.nodes.add_node()
     assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
