@@ -5,7 +5,7 @@ About an hour on two CPU cores, most of it training. Then pictures are generated
     jobs/demo.py --recipe demo_compose
 """
 
-from jobs.common.recipe import EvaluationConfig, Recipe
+from jobs.common.recipe import EvaluationConfig, PlanConfig, Recipe
 from pipeline.deepspeed_engine import ZeroConfig
 from pipeline.language_expert import LanguageExpertConfig
 from pipeline.ray_training import ScalingConfig
@@ -60,5 +60,6 @@ def recipe() -> Recipe:
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=194, where=SCORED, composition=True),
         zero=ZeroConfig(zero_stage=2, dtype=DTYPE),
+        plan=PlanConfig(mean_caption_ids=6, pictures=3953),  # measured
         heartbeat_s=10.0,
     )
