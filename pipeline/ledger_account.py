@@ -8,7 +8,7 @@ from typing import Any
 SECONDS_PER_DAY = 86_400
 COUNTERS = (
     *("productive_seconds", "data_wait_seconds", "checkpoint_seconds", "starting_seconds"),
-    *("steps", "samples", "tokens", "flop"),
+    *("steps", "samples", "tokens", "flop", "update_seconds"),
 )
 MARKS_KEPT = 64
 """Checkpoints of an attempt of which a row says how much work lay before them."""
@@ -94,6 +94,7 @@ class Account:
         self._counters: dict[str, float] = {name: float(last.get(name, 0.0)) for name in COUNTERS}
         self._first_step: int | None = last.get("first_step")
         self._step: int | None = last.get("step")
+        self._kinds: dict[str, list[float]] = {kind: list(sums) for kind, sums in last.get("kinds", {}).items()}
         self._marks: list[list[float]] = list(last.get("marks", ()))
         self._works_since: float | None = last.get("works_since")
 
@@ -150,7 +151,13 @@ class Account:
             samples=figures["samples"],
             tokens=figures["tokens"],
             flop=figures["flop"],
+            update_seconds=figures.get("update_s", 0.0),
         )
+        for name, took in figures.items():
+            if name.startswith("forward_s/"):
+                kind = name.removeprefix("forward_s/")
+                flop, seconds = self._kinds.get(kind, (0.0, 0.0))
+                self._kinds[kind] = [flop + figures.get(f"flop/{kind}", 0.0), seconds + took]
 
     def row(self, event: str) -> dict[str, Any]:
         """The attempt so far, as the ledger keeps it."""
@@ -167,6 +174,7 @@ class Account:
             "first_step": self._first_step,
             "step": self._step,
             "marks": self._marks,
+            "kinds": self._kinds,
             "works_since": self._works_since,
             "device_seconds": self._device_seconds,
             "held": self._held,

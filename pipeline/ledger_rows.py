@@ -31,6 +31,8 @@ OPTIONAL = {
     "first_step": None,
     "step": None,
     "marks": (),
+    "kinds": None,
+    "update_seconds": 0.0,
 }
 """Columns that ledgers of earlier versions lack, and what stands for them."""
 

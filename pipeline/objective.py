@@ -9,6 +9,7 @@ from pipeline.attention import attention_mask
 from pipeline.collate import Labels, MicroBatch
 from pipeline.model import MarsForCausalLM
 from pipeline.sequences import Task
+from pipeline.stopwatch import Stopwatch
 from pipeline.vocabulary import NORMALISATIONS, State
 
 
@@ -35,12 +36,15 @@ class Objective(nn.Module):
         assert normalisation in NORMALISATIONS
         self.mars = model
         self.normalisation = normalisation
+        self.watch: Stopwatch | None = None
 
     def forward(self, batches: list[MicroBatch]) -> MicroLoss:
         """The loss of one micro-step, which has a batch of each kind; a step's loss is the sum over its micro-steps
-        and ranks."""
+        and ranks. `watch`, where there is one, gets a lap of each kind, by its name in lower case."""
         loss = batches[0].text_labels.weights.new_zeros(())
         task_losses, task_labels = loss.new_zeros(len(Task)), loss.new_zeros(len(Task))
+        if self.watch:
+            self.watch.start()
         for batch in batches:
             hidden = torch.cat(self.hidden_states(batch), dim=1).flatten(0, 1)
             for state, labels in self._states(batch):
@@ -48,6 +52,8 @@ class Objective(nn.Module):
                 loss = loss + part
                 task_losses.index_add_(0, labels.tasks, losses)
                 task_labels.index_add_(0, labels.tasks, torch.ones_like(losses))
+            if self.watch:
+                self.watch.lap(batch.kind.name.lower())
         return MicroLoss(loss, task_losses, task_labels)
 
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:

@@ -10,29 +10,35 @@ import torch.distributed as dist
 from pipeline.deepspeed_engine import accumulate
 from pipeline.metrics import flop_of
 from pipeline.plan import Step
-from pipeline.sequences import Task
+from pipeline.sequences import Kind, Task
 from pipeline.stage_config import StageConfig
 from pipeline.step_guard import GRADIENT_PROBLEM, StepGuard
+from pipeline.stopwatch import Stopwatch
+
+UPDATE = "update"
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every rank but for `own_losses`.
+    """What came of a step, the same on every rank but for `own_losses` and `seconds`.
 
     Attributes:
         task_losses: summed loss of each task over all ranks, float32 [tasks].
         own_losses: the same of this rank alone.
         problem: why its update was not applied; empty where it was.
+        seconds: of this rank's forward passes by kind, in lower case, and of the update (`UPDATE`).
     """
 
     task_losses: torch.Tensor
     own_losses: torch.Tensor
     problem: str
+    seconds: dict[str, float]
 
 
 def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
     """Runs a step, and applies its update on all ranks or, where `guard` objects, on none."""
     sums, problem = torch.zeros(len(Task), device=device), ""
+    watch = engine.module.watch = Stopwatch(device)
     for number, batches in enumerate(step.micro_steps, start=1):
         part = engine([batch.to(device) for batch in batches])
         sums += part.task_losses
@@ -50,11 +56,13 @@ def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, de
         if not last:
             engine.step()
     skipped = engine.skipped_steps
+    watch.start()
     engine.step()
+    watch.lap(UPDATE)
     if engine.skipped_steps > skipped:
         problem = problem or GRADIENT_PROBLEM
     guard.note(total, problem)
-    return StepResult(sums, own, problem)
+    return StepResult(sums, own, problem, watch.seconds())
 
 
 def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
@@ -68,15 +76,19 @@ def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
 
 
 def step_figures(engine: Any, step: Step, stage: StageConfig, result: StepResult, number: int) -> dict[str, Any]:
-    """The step's figures: mean loss by task, and what it processed on all ranks. What is not finite is left out."""
+    """The step's figures: mean loss by task, and what it processed on all ranks; of this rank, how long each kind's
+    forward passes took (`forward_s/`) and the update (`update_s`). What is not finite is left out."""
     batches = [batch for micro_step in step.micro_steps for batch in micro_step]
     tokens = sum(batch.work.tokens for batch in batches)
     padded = sum(batch.work.padded_tokens for batch in batches)
     config = engine.module.mars.config
-    flop = sum(flop_of(batch, config, stage.normalisation).total for batch in batches)
-    totals = torch.tensor([tokens, padded, flop], dtype=torch.float64)
+    totals = torch.zeros(2 + len(Kind), dtype=torch.float64)
+    totals[0], totals[1] = tokens, padded
+    for batch in batches:
+        totals[2 + batch.kind.value] += flop_of(batch, config, stage.normalisation).total
     totals = totals.to(result.task_losses.device)
     dist.all_reduce(totals)
+    flop = dict(zip((kind.name.lower() for kind in Kind), totals[2:].tolist(), strict=True))
     norm = engine.get_global_grad_norm()
     measured = {
         f"loss/{task.name.lower()}": result.task_losses[task.value].item() / int(step.label_counts[task.value])
@@ -89,7 +101,10 @@ def step_figures(engine: Any, step: Step, stage: StageConfig, result: StepResult
         "samples": step.num_samples,
         "tokens": int(totals[0]),
         "padding_fraction": 1 - totals[0].item() / totals[1].item(),
-        "flop": totals[2].item(),
+        "flop": sum(flop.values()),
+        "update_s": result.seconds[UPDATE],
+        **{f"flop/{kind}": amount for kind, amount in flop.items() if amount},
+        **{f"forward_s/{kind}": took for kind, took in result.seconds.items() if kind != UPDATE},
     }
 
 

@@ -8,7 +8,7 @@ from jobs.budget import Plan, Report, plan, report
 from jobs.common.budget_limit import given_limits, limits_of
 from jobs.common.cost_plan import encoder_flop_of
 from jobs.common.exit_codes import ExitCode, UsageError, exit_code_of
-from jobs.common.forecast import forecast, planned_flop
+from jobs.common.forecast import forecast, planned_work
 from jobs.common.recipe import load_recipe
 from jobs.common.recipe_plan import plan_recipe
 from jobs.common.run_paths import run_paths
@@ -45,7 +45,7 @@ class Run:
         self.now += seconds
         account.look(self.held)
 
-    def train(self, account: Account, first: int, last: int, flop=1e15, save_every=5, step_s=STEP_S) -> None:
+    def train(self, account: Account, first: int, last: int, flop=1e15, save_every=5, step_s=STEP_S, **more) -> None:
         for number in range(first, last + 1):
             stall = {"checkpoint_stall_s": 2.0} if number > first and (number - 1) % save_every == 0 else {}
             self.passes(account, step_s + stall.get("checkpoint_stall_s", 0.0))
@@ -57,7 +57,7 @@ class Run:
                 "tokens": 80,
                 "flop": flop,
             }
-            account.train_step(figures | stall)
+            account.train_step(figures | stall | more)
 
     def write(self, account: Account, event: str) -> None:
         RowWriter(self.place, account.attempt.attempt).write(account.row(event))
@@ -130,27 +130,44 @@ def test_a_gpu_that_is_not_known_is_asked_for_and_never_guessed(tmp_path):
     assert figures["a100_gpu_days"] == pytest.approx(figures["gpu_days"])
 
 
+def step_of(work) -> tuple[float, dict[str, float]]:
+    """Seconds of a step whose captions' FLOP cost three times as much as others', and its figures by kind."""
+    flop = {kind.kind.name.lower(): kind.samples * kind.flop.total for kind in work.kinds}
+    forward = {kind: amount * (3e-15 if kind == "captioning" else 1e-15) for kind, amount in flop.items()}
+    figures = {f"flop/{kind}": amount for kind, amount in flop.items()}
+    figures |= {f"forward_s/{kind}": seconds for kind, seconds in forward.items()}
+    return 3 * sum(forward.values()) + 2.0, figures | {"update_s": 2.0}
+
+
 def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path):
-    """Failures on the way, and two stages that have not begun."""
+    """Failures on the way, and two stages that have not begun, whose FLOP are cheaper."""
     recipe = load_recipe("mars_1b", ("stages.0.steps=200", "stages.1.steps=40", "stages.2.steps=60"))
-    flops = [flop / stage.steps for flop, stage in zip(planned_flop(recipe), recipe.stages, strict=True)]
+    works = planned_work(recipe)
+    prices = [step_of(work)[0] / sum(kind.samples * kind.flop.total for kind in work.kinds) for work in works]
+    assert prices[0] > 1.2 * prices[2], "one price for all would not do"
     run, now = Run(tmp_path), None
-    for number, (stage, flop) in enumerate(zip(recipe.stages, flops, strict=True), start=1):
+    for number, (stage, work) in enumerate(zip(recipe.stages, works, strict=True), start=1):
+        step_s, figures = step_of(work)
         done = 0
         while done < stage.steps:
             account = run.attempt(stage=str(number))
             run.passes(account, START_S)
             last = min(done + 70, stage.steps)
             for until in range(done + 1, last + 1):
-                run.train(account, until, until, flop, step_s=STEP_S * flop / flops[0])
+                slow_s = 2 * step_s if until == done + 1 else step_s  # an attempt's first step
+                run.train(account, until, until, work.flop / stage.steps, step_s=slow_s, **figures)
                 if number == 1 and until == 120 and now is None:
                     run.write(account, "heartbeat")
                     now = forecast(recipe, read_ledger(tmp_path).table, 8)
+                if number == 2 and until == 1:
+                    run.write(account, "heartbeat")
+                    early = forecast(recipe, read_ledger(tmp_path).table, 8)
             done = last if last == stage.steps else last - last % 5
             run.write(account, "end: done" if done == stage.steps else "end: killed")
     end = read_ledger(tmp_path).table["gpu_days"].sum()
     assert now and now.left_gpu_days > 0.6 * end, "not much more than a fifth was done"
     assert now.gpu_days == pytest.approx(end, rel=0.1) and now.low < end < now.high
+    assert early and early.gpu_days == pytest.approx(end, rel=0.1), "one slow step says little of a stage"
 
 
 def test_limits_warn_at_80_and_95_percent_and_stop_at_100():
@@ -247,7 +264,9 @@ def test_the_plan_with_a_runs_measured_rates_meets_its_ledger_within_a_tenth(tmp
     run.passes(tokens, 500)
     tokens.add(samples=5000)
     run.write(tokens, "end: done")
-    for number, (stage, flop) in enumerate(zip(recipe.stages, planned_flop(recipe), strict=True), start=1):
+    for number, (stage, flop) in enumerate(
+        zip(recipe.stages, [work.flop for work in planned_work(recipe)], strict=True), start=1
+    ):
         account = run.attempt(stage=str(number))
         run.passes(account, START_S)
         run.train(account, 1, stage.steps, flop / stage.steps)

@@ -66,13 +66,15 @@ def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_pa
     account.look(Held(4, "A100"))
     clock.now = 10
     account.look(Held(4, "A100"))
-    account.train_step(step(7))
+    kinds = {"update_s": 0.25, "flop/captioning": 1e9, "forward_s/captioning": 0.5}
+    account.train_step(step(7, **kinds))
     RowWriter(str(tmp_path), "train_stage-1-a").write(account.row("heartbeat"))
     clock.now = 17
     again = account_at(clock, wall, RowWriter(str(tmp_path), "train_stage-1-a").last)
     again.look(Held(4, "A100"))
-    again.train_step(step(8))
+    again.train_step(step(8, **kinds))
     row = again.row("end: done")
+    assert row["kinds"] == {"captioning": [2e9, 1.0]} and row["update_seconds"] == 0.5
     assert row["device_seconds"] == 4 * 17 and row["steps"] == 2 and row["first_step"] == 6
     assert row["elapsed_seconds"] == 17 and row["productive_seconds"] == 1.5
 

@@ -289,6 +289,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
     later = on_ranks(2, other)
     assert [each["step"] for each in later] == [4, 5, 6]
     assert all(0 <= each["data_wait_s"] <= each["step_s"] for each in whole)
+    for each in whole:
+        kinds = [name.removeprefix("forward_s/") for name in each if name.startswith("forward_s/")]
+        timed_s = each["update_s"] + sum(each[f"forward_s/{kind}"] for kind in kinds)
+        assert kinds and 0 < timed_s < each["step_s"], "backward passes come on top"
+        assert sum(each[f"flop/{kind}"] for kind in kinds) == each["flop"]
     assert [each["step"] for each in whole if "checkpoint_stall_share" in each] == [4], "told with the next step"
     assert losses(before[:3]) + losses(later) == losses(whole)
     ends = [finished_checkpoint(each.checkpoints) for each in (run, other)]
