@@ -5,6 +5,8 @@ import json
 import shutil
 import sys
 import types
+import typing
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +46,17 @@ def write_open_muse(folder: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def write_taming(folder: Path, weights: dict[str, Tensor]) -> Path:
-    """As Lightning saves while it trains: discriminator, optimizer, and a class of its own as a key."""
+    """As Lightning saves while it trains: discriminator, optimizer, a class of its own as a key, a numpy number as the
+    best score, and settings as omegaconf keeps them."""
     folder.mkdir(parents=True)
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
     names = ["pytorch_lightning", "pytorch_lightning.callbacks", module.__name__]
     sys.modules |= dict.fromkeys(names[:2], types.ModuleType("parent")) | {module.__name__: module}
     loss = {"loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4), "loss.logvar": torch.zeros(())}
-    checkpoint = {"epoch": 3, "state_dict": weights | loss, "callbacks": {module.ModelCheckpoint: {"best": 1.0}}}
+    best, settings = np.float32(0.25), defaultdict(dict, {"type": typing.Any, "ddconfig": {"ch": 128}})
+    checkpoint = {"epoch": 3, "state_dict": weights | loss, "callbacks": {module.ModelCheckpoint: {"best": best}}}
+    checkpoint["hyper_parameters"] = settings
     checkpoint |= {"optimizer_states": [{"state": {}, "param_groups": []}], "pytorch-lightning_version": "1.0.8"}
     try:
         torch.save(checkpoint, folder / "last.ckpt")

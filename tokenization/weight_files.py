@@ -10,9 +10,13 @@ from torch import Tensor
 from tokenization.errors import InputError
 from tokenization.torch_files import unpickled
 
-INERT = ("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace", "collections.")
-"""What training checkpoints name beside their tensors. An empty stand-in is put in place of each; the real one is
-never imported."""
+INERT = (
+    *("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace", "collections.", "typing."),
+    *("builtins.dict", "builtins.list", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode"),
+)
+"""What training checkpoints name beside their tensors: trainers, settings, numbers. An empty stand-in is put in place
+of each; the real one is never imported."""
 STATE_KEYS = ("state_dict", "ema", "model")
 """Where a training checkpoint has the model's tensors: Lightning's, and LlamaGen's."""
 
@@ -23,6 +27,22 @@ class _StandIn:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _DictStandIn:
+    """Of a dictionary with a class of its own, which `weights_only` would not fill: a plain one."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return {}
+
+
+def _stand_in(name: str) -> Any | None:
+    if not name.startswith(INERT):
+        return None
+    return type("StandIn", (_DictStandIn if name.startswith("collections.") else _StandIn,), {})
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -43,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: it is none, or something in it would have to run to be read.
     """
-    found = unpickled(path, lambda name: type("StandIn", (_StandIn,), {}) if name.startswith(INERT) else None)
+    found = unpickled(path, _stand_in)
     inner = next(
         (found[key] for key in STATE_KEYS if isinstance(found, dict) and isinstance(found.get(key), dict)), found
     )
