@@ -41,6 +41,7 @@ from pipeline.row_index import RowSelection, SourceRows  # noqa: E402
 from pipeline.sequences import INSTRUCTIONS  # noqa: E402
 from pipeline.stage_config import StageConfig  # noqa: E402
 from pipeline.stage_run import StageRun  # noqa: E402
+from pipeline.starting_model import is_starting_model  # noqa: E402
 from pipeline.stop_request import StopRequest  # noqa: E402
 from pipeline.stored_rows import stored_row_index  # noqa: E402
 from pipeline.termination import Termination, termination  # noqa: E402
@@ -85,6 +86,8 @@ class Options(JobOptions):
     where it can never get them."""
 
 
+WORTH_A_STARTING_MODEL = 2e9
+"""Bytes of a language expert."""
 MOST_UNWRITTEN = 100_000
 """Lines of figures kept while the disk takes none, about 50 MB."""
 
@@ -353,11 +356,24 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
     )
     if initial:
         say(f"stage {number}: starts from the weights of {initial}")
+    if recipe.zero.zero_stage == 3 and not is_starting_model(run.base):
+        _say_what_is_loaded_whole(number, run.base)
     connect_to_ray()
     with termination() as known:
         attempt = partial(_attempt, run, paths, known, budget)
         run_attempts(attempt, scaling, partial(_saved_step, run), known, partial(_say_of, number))
     say(f"stage {number}: finished, in {output}")
+
+
+def _say_what_is_loaded_whole(number: int, base: Path) -> None:
+    files = [path for pattern in ("*.safetensors", "*.bin") for path in base.glob(pattern)]
+    whole_bytes = sum(path.stat().st_size for path in files)
+    if whole_bytes > WORTH_A_STARTING_MODEL:
+        say(
+            f"stage {number}: each worker loads the whole language expert, {whole_bytes / 1e9:.1f} GB, and makes the "
+            "visual one of it, before it is partitioned; jobs/init_model.py makes a starting model of which each reads "
+            "its own part"
+        )
 
 
 def _saved_step(run: StageRun) -> int:

@@ -67,6 +67,7 @@ def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
         ),
         ("mars_7b", ["tokenization.size_hr_px=0"], "stage 3: task high_resolution has a share, but .*size_hr_px is 0"),
         ("mars_7b", ["tokenization.size_hr_px=1000"], "size_hr_px is 1000, no multiple of the VQ-GAN's factor 16"),
+        ("demo", ["stages.0.seq_len=5000"], "a sample can have 5000 tokens, the language expert knows 4096 positions"),
         ("mars_7b", ["tokenization.size_hr_px=1536", "stages.2.seq_len=10000"], "knows 8192 positions"),
         ("mars_7b", ["stages.0.task_shares.captioning=0.6"], "stage 1 .* task_shares sum to 1.1"),
         ("mars_7b", ["stages.0.language_shares.en=0.6"], "stage 1 .* language_shares sum to 1.1"),

@@ -49,7 +49,12 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
 
 
-def test_no_rank_ever_holds_the_whole_model(run, tmp_path):
+def test_no_rank_ever_holds_the_whole_model(run, tmp_path, monkeypatch):
+    """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter.
+
+    glibc by itself keeps what is freed of blocks as large as these, and that would be counted.
+    """
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=8000,
@@ -69,7 +74,7 @@ def test_no_rank_ever_holds_the_whole_model(run, tmp_path):
         _, growth, held = torch.load(tmp_path / f"loaded-{rank}")
         assert held == pytest.approx(whole / 2, rel=0.01)
         print(f"rank {rank}: {growth / whole:.2f} of the model at most, {held / whole:.2f} at the end")
-        assert growth < 0.95 * whole, f"{growth / whole:.2f} of the model"
+        assert growth < 0.7 * whole, f"{growth / whole:.2f} of the model"
 
 
 def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run):
