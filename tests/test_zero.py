@@ -413,15 +413,21 @@ def test_training_goes_on_where_a_checkpoint_cannot_be_written(run):
     assert not [*Path(run.checkpoints).rglob(".*")], "half a file stayed behind"
 
 
+def _full_disk_at_the_end(rank: int, step: int) -> None:
+    if rank == 1 and step == 4:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
 def test_a_stop_whose_checkpoint_cannot_be_written_says_so_and_the_one_before_is_gone_on_from(run):
     run = replace(run, stage=replace(STAGE, save_every_steps=1, keep_checkpoints=9), samples=None)
-    on_ranks(2, run, before_step=_full_disk_of_rank_1, stop=(3, StopRequest("preempted", "somebody asked")))
+    on_ranks(2, run, before_step=_full_disk_at_the_end, stop=(5, StopRequest("preempted", "somebody asked")))
     told = Path(f"{run.output}.told").read_text()
     assert "StoppedError: somebody asked; no checkpoint could be written" in told
     assert "PreemptedError" not in told, "its exit code would promise a checkpoint"
     kept = newest_complete(run.checkpoints).manifest.step
     later = on_ranks(2, run)
-    assert 1 <= kept < 3 and [each["step"] for each in later] == list(range(kept + 1, STAGE.steps + 1))
+    assert 1 <= kept < 5 and [each["step"] for each in later] == list(range(kept + 1, STAGE.steps + 1))
 
 
 def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, s3):

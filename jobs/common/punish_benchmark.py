@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.ledger_rows import read_ledger
 
 STEPS_PER_MINUTE = 24
-"""Of the stage, by the minutes that the punished run is to take. Two fifths of it are training in the demo, the rest new starts."""
+"""Of the stage, by the minutes that the punished run is to take: in the demo two fifths of it, the rest are starts."""
 TIMEOUT_FACTOR = 4.0
 """A run that takes so many times the minutes has hung."""
 INPUTS = ("make_corpus", "tokenize", "train_lm")
