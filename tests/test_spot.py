@@ -1,4 +1,4 @@
-"""A stage on spot nodes, with its tokens and checkpoints in S3: nodes that are taken away cost steps, not the run."""
+"""A stage on spot nodes, its tokens, checkpoints and ledger in S3: nodes that are taken away cost steps, not the run."""
 
 import json
 import re
@@ -12,6 +12,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from pipeline.language_expert import LanguageExpertConfig, qwen2_config
+from pipeline.ledger_rows import read_ledger
 from tests.conftest import CHECKOUT
 from tests.fake_cluster import FakeCluster
 from tests.s3 import BUCKET
@@ -47,7 +48,7 @@ def world_sizes(client) -> dict[int, int]:
 
 def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, s3, tmp_path):
     root, client = ["--root", str(tmp_path / "runs")], s3.client()
-    root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens"]
+    root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens", "--set", f"ledger_folder=s3://{BUCKET}/ledgers"]
     done = cluster.type(sys.executable, "-P", "jobs/tokenize.py", *root)
     assert done.returncode == 0, done.stderr
     words = [sys.executable, "-P", "jobs/train_stage.py", "--stage", "1", *root]
@@ -96,3 +97,9 @@ def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(c
     assert set(steps) == set(range(1, STEPS + 1))
     assert max(world_sizes(client)) == STEPS
     assert re.search("1 of 2 workers", log.read_text()), log.read_text()
+    ledger = read_ledger(f"s3://{BUCKET}/ledgers/demo").table
+    attempts = ledger[ledger["job"] == "train_stage"]
+    workers = attempts["gpu_count"].tolist()
+    assert workers[0] == 2 and 1 in workers and workers[-1] == 2, workers
+    assert attempts["event"].iloc[-1] == "end: done" and attempts["step"].max() == STEPS
+    assert (ledger["job"] == "tokenize").any() and (ledger["device_seconds"] > 0).all()
