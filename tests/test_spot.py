@@ -1,4 +1,4 @@
-"""A stage on spot nodes, its tokens, checkpoints and ledger in S3: nodes that are taken away cost steps, not the run."""
+"""A stage on spot nodes, its tokens, checkpoints and ledger in S3: nodes that are taken away cost steps, not more."""
 
 import json
 import re
