@@ -21,6 +21,9 @@ from tests.test_ray import small_checkout
 pytestmark = pytest.mark.timeout(1800)
 STEPS = 60
 STAGE = [f"stages.0.steps={STEPS}", "stages.0.save_every_steps=5", "stages.0.log_every_steps=1"]
+LONG_STEPS = 600
+LONG = [f"stages.0.steps={LONG_STEPS}"]
+"""For what takes Ray some seconds to hear of, on a machine whose steps take a tenth of one."""
 
 
 class Trainings:
@@ -79,6 +82,13 @@ def trainings(tmp_path_factory):
 def whole(trainings) -> Path:
     run = trainings.run_of("whole")
     assert trainings.start(run).wait(timeout=600) == 0, (run / "log").read_text()
+    return run
+
+
+@pytest.fixture(scope="module")
+def long_whole(trainings) -> Path:
+    run = trainings.run_of("long_whole")
+    assert trainings.start(run, *LONG).wait(timeout=600) == 0, (run / "log").read_text()
     return run
 
 
@@ -158,9 +168,9 @@ def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings, whole):
 
 
 @pytest.mark.long
-def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_exit_code(trainings, whole):
+def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_exit_code(trainings, long_whole):
     run = trainings.run_of("announced")
-    job = trainings.start(run)
+    job = trainings.start(run, *LONG)
     trainings.wait_for(run, 8, job)
     leaving = node_of(trainings, trainings.nodes.train_workers()[0])
     drain(trainings, leaving)
@@ -171,8 +181,8 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
     )
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
     trainings.nodes.add_node()
-    assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
-    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+    assert trainings.start(run, *LONG).wait(timeout=600) == 0, (run / "log").read_text()
+    assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
 
 
 @pytest.mark.long
@@ -256,22 +266,22 @@ def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
 
 
 @pytest.mark.long
-def test_after_the_heads_end_the_same_submit_goes_on(trainings, whole):
+def test_after_the_heads_end_the_same_submit_goes_on(trainings, long_whole):
     """Ray's head has all that Ray knows: without another store the job ends with it. The run does not."""
     run = trainings.run_of("headless")
-    job = trainings.start(run)
+    job = trainings.start(run, *LONG)
     trainings.wait_for(run, 12, job)
     trainings.nodes.restart_head()
     job.kill()
     job.wait()
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-    assert 5 <= saved < STEPS
-    assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
-    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+    assert 5 <= saved < LONG_STEPS
+    assert trainings.start(run, *LONG).wait(timeout=600) == 0, (run / "log").read_text()
+    assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
 
 
 @pytest.mark.long
-def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, whole):
+def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
     run = trainings.run_of("stopped")
     environment = {name: value for name, value in trainings.nodes.environment.items() if name != "RAY_ADDRESS"}
     environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{trainings.nodes.dashboard}"
@@ -281,7 +291,16 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, whole):
             ["ray", "job", *words], cwd=trainings.checkout, env=environment, capture_output=True, text=True, check=False
         )
 
-    submitted = ["submit", "--submission-id", "first", "--no-wait", "--", sys.executable, "-P", *trainings.words(run)]
+    submitted = [
+        "submit",
+        "--submission-id",
+        "first",
+        "--no-wait",
+        "--",
+        sys.executable,
+        "-P",
+        *trainings.words(run, *LONG),
+    ]
     done = ray_job(*submitted)
     assert done.returncode == 0, done.stderr
     trainings.wait_for(run, 8)
@@ -289,6 +308,6 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, whole):
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
     assert "a checkpoint was written" in ray_job("logs", "first").stdout
-    done = ray_job("submit", "--", sys.executable, "-P", *trainings.words(run))
+    done = ray_job("submit", "--", sys.executable, "-P", *trainings.words(run, *LONG))
     assert done.returncode == 0, done.stdout
-    assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
+    assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")

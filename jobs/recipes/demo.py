@@ -72,7 +72,7 @@ def recipe() -> Recipe:
         high_resolution_group=4,
         seq_len=416,
         high_resolution_noise=0.8,
-        steps=360,
+        steps=420,
         global_batch_size=32,
         learning_rate=1.5e-3,
         final_learning_rate=1e-5,
