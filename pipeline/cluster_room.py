@@ -1,11 +1,8 @@
-"""What room the cluster has now: which nodes are to stay, and how many workers fit."""
+"""How many workers the cluster can hold now."""
 
 import ray
 
-
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to be taken away."""
-    return set(ray._private.state.state.get_draining_nodes() or {})
+from pipeline.ray_training import draining_nodes
 
 
 def workers_that_fit(worker_resources: dict[str, float], most: int) -> int:

@@ -136,6 +136,11 @@ def run_stage(run: StageRun, scaling: ScalingConfig, board: Any) -> None:
     run_workers(partial(_train_stage, run, board), scaling, name, run.output / "ray_train", board)
 
 
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away."""
+    return set(ray._private.state.state.get_draining_nodes() or {})
+
+
 def _train_stage(
     run: StageRun,
     board: Any,

@@ -21,7 +21,7 @@ from tests.test_ray import small_checkout
 pytestmark = pytest.mark.timeout(1800)
 STEPS = 60
 STAGE = [f"stages.0.steps={STEPS}", "stages.0.save_every_steps=5", "stages.0.log_every_steps=1"]
-LONG_STEPS = 600
+LONG_STEPS = 250
 LONG = [f"stages.0.steps={LONG_STEPS}"]
 """For what takes Ray some seconds to hear of, on a machine whose steps take a tenth of one."""
 
@@ -248,7 +248,7 @@ def raylet_words(node: psutil.Process) -> list[str]:
 
 
 def raylet_has(node: psutil.Process, record: dict) -> bool:
-    return any(record["RayletSocketName"] in word for word in raylet_words(node))
+    return any(word.endswith(f"={record['RayletSocketName']}") for word in raylet_words(node))
 
 
 @pytest.mark.long
