@@ -291,16 +291,9 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
             ["ray", "job", *words], cwd=trainings.checkout, env=environment, capture_output=True, text=True, check=False
         )
 
-    submitted = [
-        "submit",
-        "--submission-id",
-        "first",
-        "--no-wait",
-        "--",
-        sys.executable,
-        "-P",
-        *trainings.words(run, *LONG),
-    ]
+    words = trainings.words(run, *LONG)
+    entrypoint = [sys.executable, "-P", str(trainings.checkout / words[0]), *words[1:]]  # the head is another folder's
+    submitted = ["submit", "--submission-id", "first", "--no-wait", "--", *entrypoint]
     done = ray_job(*submitted)
     assert done.returncode == 0, done.stderr
     trainings.wait_for(run, 8)
@@ -308,6 +301,6 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
     assert "a checkpoint was written" in ray_job("logs", "first").stdout
-    done = ray_job("submit", "--", sys.executable, "-P", *trainings.words(run, *LONG))
+    done = ray_job("submit", "--", *entrypoint)
     assert done.returncode == 0, done.stdout
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
