@@ -24,7 +24,7 @@ from jobs.common.pictures import spread  # noqa: E402
 from jobs.common.prompt_results import GRID_FILE as DOCUMENTS_GRID  # noqa: E402
 from jobs.common.prompt_results import PAGE_FILE  # noqa: E402
 from jobs.common.run_paths import RunPaths  # noqa: E402
-from jobs.common.step_figures import read_step_figures  # noqa: E402
+from jobs.common.step_figures import METRICS_FILE, read_step_figures  # noqa: E402
 from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
 from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
 from pipeline.errors import InputError  # noqa: E402
@@ -85,7 +85,11 @@ def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
     """A PNG with the loss of each task over the steps of all stages."""
     figure, axes = plt.subplots(1, len(stages), figsize=(5.2 * len(stages), 3.4), squeeze=False)
     for axis, (number, purpose) in zip(axes[0], stages.items(), strict=True):
-        table = pd.DataFrame(read_step_figures(paths.stage(number))).drop_duplicates("step", keep="last")
+        if not (figures := read_step_figures(paths.stage(number))):
+            raise InputError(
+                f"{str(paths.stage(number) / METRICS_FILE)!r} has no figures; run jobs/train_stage.py again"
+            )
+        table = pd.DataFrame(figures).drop_duplicates("step", keep="last")
         for name in [column for column in table if str(column).startswith("loss/")]:
             axis.plot(table["step"], table[name], label=str(name)[5:].replace("_", " "), linewidth=1)
         axis.set(

@@ -366,7 +366,7 @@ def _train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | N
 
 
 def _say_what_is_loaded_whole(number: int, base: Path) -> None:
-    files = [path for pattern in ("*.safetensors", "*.bin") for path in base.glob(pattern)]
+    files = [*base.glob("*.safetensors")] or [*base.glob("*.bin")]
     whole_bytes = sum(path.stat().st_size for path in files)
     if whole_bytes > WORTH_A_STARTING_MODEL:
         say(

@@ -154,7 +154,8 @@ class Account:
             update_seconds=figures.get("update_s", 0.0),
         )
         for name, took in figures.items():
-            if name.startswith("forward_s/"):
+            # An attempt's first step compiles and traces, in whichever kind comes first.
+            if name.startswith("forward_s/") and self._counters["steps"] > 1:
                 kind = name.removeprefix("forward_s/")
                 flop, seconds = self._kinds.get(kind, (0.0, 0.0))
                 self._kinds[kind] = [flop + figures.get(f"flop/{kind}", 0.0), seconds + took]

@@ -33,7 +33,7 @@ from pipeline.weights import base_sha256, load_base
 from tests.conftest import CHECKOUT, TEXT_VOCAB
 from tokenization.image_tokenizer import ImageTokenizer
 from tokenization.shard_rows import TokenizationConfig
-from tokenization.storage import open_storage
+from tokenization.storage import append_whole, open_storage
 from tokenization.token_table import write_token_shard
 from tokenization.tokenize_corpus import Tools, make_fingerprint
 from tokenization.vqgan_config import VqganConfig
@@ -117,8 +117,10 @@ def trained(tmp_path_factory) -> TrainedRun:
     )
     write_manifest(open_storage(stage / "checkpoints"), folder, manifest)
     (stage / "recipe.json").write_text(json.dumps(asdict(recipe)))
-    lines = ['{"step": 7, "loss/text_to_image": 3.25}', '{"step": 8, "lo', '{"step": 8, "loss/captioning": 1}']
-    (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")  # the second was torn by a crash of the machine
+    (stage / "metrics.jsonl").write_text(
+        '{"step": 7, "loss/text_to_image": 3.25}\n{"step": 8, "lo'
+    )  # the machine crashed
+    append_whole(stage / "metrics.jsonl", '{"step": 8, "loss/captioning": 1}\n')
     attempt = {"run": "demo", "job": "train_stage", "stage": "1", "gpu_model": "A100", "gpu_count": 4}
     ended = attempt | {"attempt": "x", "event": "end: done", "seconds": 43_200.0, "flop": 2.5e15, "time": 1.8e9}
     Path(paths.ledger).mkdir()

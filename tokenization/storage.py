@@ -379,14 +379,19 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Appends to a file, all of it or nothing.
+    """Appends lines to a file, all of them or nothing. Behind a line that a crash of the machine left torn, they begin
+    with a new one.
 
     Raises:
         OSError: it cannot be written, as on a full disk; the file is as it was.
     """
     content = text.encode()
-    with path.open("ab", buffering=0) as file:
-        start = file.tell()
+    with path.open("a+b", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        if start:
+            file.seek(start - 1)
+            if file.read(1) != b"\n":
+                content = b"\n" + content
         try:
             while content:
                 content = content[file.write(content) :]

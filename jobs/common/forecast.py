@@ -80,16 +80,19 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
         devices_now: that are held.
     """
     training = table[table["job"] == "train_stage"]
+    works = planned_work(recipe)
+    of_recipe = training["stage"].isin([str(number) for number in range(1, len(works) + 1)])
+    training = training[of_recipe]  # a stage that the recipe has no more tells nothing of the others
     trained = training[training["step"].notna()]
     if not len(trained):
         return None
-    works, prices = planned_work(recipe), _prices(trained)
+    prices = _prices(trained)
     flops, weights = [work.flop for work in works], [_weight(work, prices) for work in works]
     begun = {
         number: _begun(training[training["stage"] == str(number)], works[number - 1].steps)
         for number in sorted({int(text) for text in trained["stage"]})
     }
-    starts = fmean((training["starting_seconds"] * training["gpu_count"]).tolist())
+    starts = fmean((trained["starting_seconds"] * trained["gpu_count"]).tolist())
 
     def expected(number: int, others: Mapping[int, Begun]) -> float:
         """Device-seconds of a stage, from what others have cost."""
@@ -141,13 +144,13 @@ def _begun(attempts: pd.DataFrame, steps: int) -> Begun:
 
 
 def _prices(trained: pd.DataFrame) -> dict[str, float]:
-    """Seconds of a FLOP's forward pass, by the kind of samples; only their ratios count. Empty where the ledger is of
-    before kinds were timed."""
+    """Device-seconds of a FLOP's forward pass, by the kind of samples; only their ratios count. Empty where the ledger
+    is of before kinds were timed."""
     sums: dict[str, list[float]] = {}
     for row in records_of(trained):
         for kind, (flop, seconds) in (row["kinds"] or {}).items():
             before = sums.setdefault(kind, [0.0, 0.0])
-            sums[kind] = [before[0] + flop, before[1] + seconds]
+            sums[kind] = [before[0] + flop, before[1] + seconds * row["gpu_count"]]
     return {kind: seconds / flop for kind, (flop, seconds) in sums.items() if flop}
 
 
