@@ -387,12 +387,12 @@ def test_training_goes_on_where_the_first_ranks_disk_is_full(run):
     run = replace(run, stage=stage, held_out=())
     whole = on_ranks(2, named(run, "whole"), before_step=partial(_poison, range(4, 6), "loss"))
     (run.output / SKIPPED_FILE).parent.mkdir(parents=True)
-    (run.output / SKIPPED_FILE).write_text("x" * 4000)
+    (run.output / SKIPPED_FILE).write_text("x" * 3999 + "\n")
     figures = on_ranks(2, run, before_step=_full_disk_of_rank_0)
     assert losses(figures) == losses(whole)
     told = Path(f"{run.output}.told").read_text()
     assert "TensorBoard does not take figures any more" in told and f"{SKIPPED_FILE} could not be written" in told
-    lines = (run.output / SKIPPED_FILE).read_text().removeprefix("x" * 4000).splitlines()
+    lines = (run.output / SKIPPED_FILE).read_text().removeprefix("x" * 3999 + "\n").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4, 5], "they are written once there is room again"
     assert finished_checkpoint(run.checkpoints).manifest.step == 26
     events = EventAccumulator(str(run.output / "tensorboard"))
