@@ -74,8 +74,7 @@ def stage_of(recipe: str, *overrides: str) -> list:
 def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(aws_on_fake_nodes):
     """One of 16 workers, which may run on any GPUs, and one that is to have spot nodes.
 
-    An autoscaler that looks while a placement group is being committed sees nodes that are full and a group that still
-    waits, and starts one node more (docs/cluster.md); hence up to three tries.
+    Now and then Ray's autoscaler starts one node more (docs/cluster.md); hence up to three tries.
     """
     asked = [
         stage_of("mars_7b", "scaling.num_workers=16"),
