@@ -280,27 +280,62 @@ def test_after_the_heads_end_the_same_submit_goes_on(trainings, long_whole):
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
 
 
+class RayJobs:
+    """`ray job` on the cluster, for a run's stage."""
+
+    def __init__(self, trainings: Trainings, run: Path) -> None:
+        self._checkout = trainings.checkout
+        self._environment = {
+            name: value for name, value in trainings.nodes.environment.items() if name != "RAY_ADDRESS"
+        }
+        self._environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{trainings.nodes.dashboard}"
+        script, *words = trainings.words(run, *LONG)
+        # In full: the head was started in another folder.
+        self._entrypoint = ["--", sys.executable, "-P", str(trainings.checkout / script), *words]
+
+    def type(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["ray", "job", *words],
+            cwd=self._checkout,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def submit(self, *words: str) -> None:
+        done = self.type("submit", *words, *self._entrypoint)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.long
 def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
     run = trainings.run_of("stopped")
-    environment = {name: value for name, value in trainings.nodes.environment.items() if name != "RAY_ADDRESS"}
-    environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{trainings.nodes.dashboard}"
-
-    def ray_job(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            ["ray", "job", *words], cwd=trainings.checkout, env=environment, capture_output=True, text=True, check=False
-        )
-
-    words = trainings.words(run, *LONG)
-    entrypoint = [sys.executable, "-P", str(trainings.checkout / words[0]), *words[1:]]  # the head is another folder's
-    submitted = ["submit", "--submission-id", "first", "--no-wait", "--", *entrypoint]
-    done = ray_job(*submitted)
-    assert done.returncode == 0, done.stderr
+    jobs = RayJobs(trainings, run)
+    jobs.submit("--submission-id", "first", "--no-wait")
     trainings.wait_for(run, 8)
-    ray_job("stop", "first")
+    jobs.type("stop", "first")
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
-    assert "a checkpoint was written" in ray_job("logs", "first").stdout
-    done = ray_job("submit", "--", *entrypoint)
-    assert done.returncode == 0, done.stdout
+    assert "a checkpoint was written" in jobs.type("logs", "first").stdout
+    jobs.submit()
+    assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
+
+
+@pytest.mark.long
+def test_a_submitted_job_whose_driver_is_killed_goes_on_with_the_same_submit(trainings, long_whole):
+    run = trainings.run_of("driverless")
+    jobs = RayJobs(trainings, run)
+    jobs.submit("--submission-id", "second", "--no-wait")
+    trainings.wait_for(run, 12)
+    # The shell that Ray starts it in names the script, too; the driver is the Python in it.
+    drivers = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if str(run.parent) in (process.info["cmdline"] or ()) and process.info["name"].startswith("python")
+    ]
+    assert len(drivers) == 1, drivers
+    drivers[0].kill()
+    jobs.submit()
+    assert 5 < min(line["step"] for line in read_step_figures(run / "stage1")[12:]), "it goes on, and does not begin"
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
