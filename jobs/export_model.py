@@ -65,9 +65,7 @@ def main(options: Options) -> None:
     recipe = paths.recipe
     fingerprint = checked_fingerprint(recipe, paths)
     vqgan = load_vqgan(paths.vqgan)
-    choices = dict(
-        shared_output_projection=recipe.shared_output_projection, embedding_noise_std=recipe.embedding_noise_std
-    )
+    choices = recipe.model_options()
     config = MarsConfig.from_language_expert(base_config(paths), fingerprint.codebook_size, **choices)
     beside = (options.language_expert or language_expert_name(paths)) if options.visual_only else ""
 

@@ -263,8 +263,7 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
         fingerprint.codebook_size,
         tokenizer,
         paths.export,
-        shared_output_projection=recipe.shared_output_projection,
-        embedding_noise_std=recipe.embedding_noise_std,
+        **recipe.model_options(),
     )
     say(f"generate: exported {checkpoint.name} to {paths.export}")
 

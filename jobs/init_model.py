@@ -62,9 +62,7 @@ def main(options: Options) -> dict[str, Any]:
         f"in all {vocabulary.size:,}; up to {expert.config.max_position_embeddings:,} positions"
     )
     memory = MemoryGrowth()
-    start_options = StartOptions(
-        codebook_size, recipe.shared_output_projection, recipe.embedding_noise_std, recipe.zero.dtype
-    )
+    start_options = StartOptions(codebook_size, **recipe.model_options(), dtype=recipe.zero.dtype)
     record = make_starting_model(expert, named, start_options, paths.start, lambda line: say(f"init_model: {line}"))
     growth = memory.peak_bytes()
     largest = max((folder / made.source).stat().st_size for made in record.files.values())

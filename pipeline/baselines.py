@@ -105,8 +105,7 @@ class Dense(Objective):
 
 def embedded(model: MarsForCausalLM, batch: MicroBatch) -> Tensor:
     """Both streams' embeddings, [B, Tt + Tv, D]."""
-    visual_ids = batch.visual.ids - model.config.text_vocab_size
-    return torch.cat([model.model.embed_tokens(batch.text.ids), model.model.embed_visual(visual_ids)], dim=1)
+    return torch.cat([model.model.embed_tokens(batch.text.ids), model.model.embed_visual(batch.visual.ids)], dim=1)
 
 
 def mask_of(batch: MicroBatch, model: MarsForCausalLM) -> Any:

@@ -22,6 +22,9 @@ class MarsConfig(Qwen2Config):
             The paper's figure does not show it.
         embedding_noise_std: deviation of the normal noise, always the same, that a new model's visual embedding has
             around the mean row. Equal rows tell no code from another until training has parted them.
+        picture_position_std: root mean square of what tells the visual embedding where in its picture an id stands (see
+            `pipeline.picture_positions`); 0 for nothing, as in the paper's figure. Of the size of the rows' own spread,
+            it is neither lost beside them nor do they drown in it.
         language_expert_source: of a folder that holds the visual expert alone: the folder or hub name of the language
             expert that it belongs to; empty where the folder holds both.
         language_expert_sha256: of that language expert (`pipeline.weights.base_sha256`).
@@ -33,6 +36,7 @@ class MarsConfig(Qwen2Config):
     codebook_size: int = 8192
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
+    picture_position_std: float = 0.0
     language_expert_source: str = ""
     language_expert_sha256: str = ""
 

@@ -87,10 +87,11 @@ class Decoder:
         hidden = self.model.model.embed_tokens(ids)
         return self._run(False, hidden, positions, positions + 1, num_seen)
 
-    def visual(self, ids: Tensor, positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
+    def visual(self, ids: Tensor, positions: Tensor, picture_positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
         """Visual joint ids through the visual expert: as `text`, but each query sees the first `seen` slots, int64
-        [B, T]: its own group of next-K-token prediction whole."""
-        hidden = self.model.model.embed_visual(ids - self.model.config.text_vocab_size)
+        [B, T]: its own group of next-K-token prediction whole. `picture_positions`, int64 [B, T], count from the
+        picture's opener (see the module of that name)."""
+        hidden = self.model.model.embed_visual(ids, picture_positions)
         return self._run(True, hidden, positions, seen, num_seen)
 
     def logits(self, hidden: Tensor, state: State) -> Tensor:

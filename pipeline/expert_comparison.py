@@ -99,8 +99,8 @@ def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
         run.base,
         run.codebook_size,
         getattr(torch, zero.dtype),
-        embedding_noise_std=run.embedding_noise_std,
-        shared_output_projection=False,  # the shared expert's would be frozen
+        # A shared output projection would be frozen in the one of the shared expert.
+        **run.model_options | {"shared_output_projection": False},
     )
     model.set_attn_implementation(run.stage.attention)
     return (Objective if experts == "two" else Dense)(model, normalisation=run.stage.normalisation)

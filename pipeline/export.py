@@ -173,6 +173,7 @@ def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
         model.dtype,
         shared_output_projection=config.shared_output_projection,
         embedding_noise_std=config.embedding_noise_std,
+        picture_position_std=config.picture_position_std,
     )
     initial = dict(start.named_parameters())
     return all(

@@ -20,7 +20,9 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from pipeline.configuration import MarsConfig
+from pipeline.picture_positions import picture_positions, position_encoding
 from pipeline.routing import Routing
+from pipeline.vocabulary import Role
 
 Rotary = tuple[Tensor, Tensor]
 """Cosine and sine, each [B, T, d]."""
@@ -50,6 +52,26 @@ class RotaryEmbedding(Qwen2RotaryEmbedding):
             self.inv_freq = exact.to(self.inv_freq.device)
             self.original_inv_freq = self.inv_freq.clone()
         return self
+
+
+class VisualEmbedding(nn.Embedding):
+    """The embedding of joint visual ids, with their positions in their picture."""
+
+    def __init__(self, config: MarsConfig) -> None:
+        super().__init__(config.vocabulary.num_visual, config.hidden_size)
+        self.text_vocab_size, self.picture_position_std = config.text_vocab_size, config.picture_position_std
+        self.opener = config.vocabulary.opener(Role.BASE)
+
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Joint ids [B, T] of pictures, each from its opener on, to [B, T, D].
+
+        `positions` are those in the picture, int64 and shaped as the ids, where the ids do not show them.
+        """
+        hidden = super().forward(ids - self.text_vocab_size)
+        if not self.picture_position_std:
+            return hidden
+        positions = picture_positions(ids, self.opener) if positions is None else positions
+        return hidden + position_encoding(positions, self.embedding_dim, self.picture_position_std).to(hidden.dtype)
 
 
 class GatedMlp(Qwen2MLP):

@@ -20,11 +20,13 @@ from transformers.utils import can_return_tuple
 from pipeline.configuration import MarsConfig
 from pipeline.head import JointHead
 from pipeline.language_expert_files import open_language_expert, qwen2_shapes, text_name, visual_twin
-from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding
+from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding, VisualEmbedding
+from pipeline.picture_positions import picture_positions
 from pipeline.routing import IndexRouting, StreamRouting
 from pipeline.tensor_files import PIECE_ELEMENTS
 from pipeline.visual_only import with_language_expert
 from pipeline.visual_start import embedding_start, head_start, mean_row, num_words
+from pipeline.vocabulary import Role
 
 
 class MarsPreTrainedModel(PreTrainedModel):
@@ -45,7 +47,7 @@ class MarsModel(MarsPreTrainedModel):
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.text_vocab_size, config.hidden_size)
-        self.embed_visual = nn.Embedding(config.vocabulary.num_visual, config.hidden_size)
+        self.embed_visual = VisualEmbedding(config)
         self.layers = nn.ModuleList(MarsDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config=config)
@@ -60,6 +62,7 @@ class MarsModel(MarsPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        visual_positions: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Text and pictures in any order.
 
@@ -67,9 +70,14 @@ class MarsModel(MarsPreTrainedModel):
             input_ids: int64 [B, T], joint vocabulary.
             attention_mask: [B, T] with 0 at padding; a position sees itself and what came before.
             position_ids: int64 [B, T]; counts on from the cache where None.
+            visual_positions: int64 [B, T], of visual ids the position in their picture (see
+                `pipeline.picture_positions`); counted from the openers among `input_ids` where None.
 
         Returns:
             `last_hidden_state` [B, T, D] after the final norm, and the cache.
+
+        Raises:
+            ValueError: an id goes on with a picture whose opener is in the cache, and its position in it is not given.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -77,9 +85,11 @@ class MarsModel(MarsPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
+        if visual_positions is None:
+            visual_positions = self._visual_positions(input_ids, past_key_values)
         routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
         text_ids, visual_ids = routing.split(input_ids)
-        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids - self.config.text_vocab_size)
+        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids, routing.split(visual_positions)[1])
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
@@ -87,6 +97,14 @@ class MarsModel(MarsPreTrainedModel):
             text, visual = self._run(layer, layer, text, visual, routing, rotary, mask, past_key_values)
         hidden = routing.join(self.norm(text), self.norm(visual))
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    def _visual_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
+        opener = self.config.vocabulary.opener(Role.BASE)
+        if self.config.picture_position_std and cache is not None and cache.get_seq_length():
+            is_open = (ids == opener).cumsum(dim=1) > 0
+            if bool(((ids >= self.config.text_vocab_size) & ~is_open).any()):
+                raise ValueError("input_ids go on with a picture; give visual_positions, counted from its opener")
+        return picture_positions(ids, opener)
 
     def forward_streams(
         self,
@@ -101,7 +119,7 @@ class MarsModel(MarsPreTrainedModel):
         Ids and positions are int64 [B, Tt] and [B, Tv]; the mask runs over Tt + Tv queries and keys (see
         `pipeline.attention`). Returns the final hidden states [B, Tt, D] and [B, Tv, D].
         """
-        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids - self.config.text_vocab_size)
+        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids)
         rotary = self.rotary_emb(text, torch.cat([text_positions, visual_positions], dim=1))
         routing = StreamRouting(text_ids.shape[1])
         for layer in self._decoder_layers():
@@ -125,7 +143,7 @@ class MarsModel(MarsPreTrainedModel):
         self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Any
     ) -> Tensor:
         """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask runs over Tt + Tv keys."""
-        visual = self.embed_visual(visual_ids - self.config.text_vocab_size)
+        visual = self.embed_visual(visual_ids)
         rotary = self.rotary_emb(visual, position_ids)
         for layer, key_value in zip(self._decoder_layers(), prefix, strict=True):
             visual = self._run(layer, layer.forward_visual, visual, key_value, rotary, attention_mask)
@@ -199,18 +217,25 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         labels: Tensor | None = None,
+        visual_positions: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given.
 
         With `labels` (int64 [B, T], `input_ids` with -100 where nothing is to be predicted) also the mean cross-entropy
         of each next id over all ids. The pipeline trains with `pipeline.objective` instead.
         """
-        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache)
+        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, visual_positions)
         logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See transformers. It is given all ids so far, and a step's own forward the last of them."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        positions = picture_positions(input_ids, self.config.vocabulary.opener(Role.BASE))
+        return inputs | {"visual_positions": positions[:, -inputs["input_ids"].shape[1] :]}
 
     @classmethod
     def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":

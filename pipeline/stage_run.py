@@ -32,8 +32,7 @@ class StageRun:
         zero: partitioning.
         base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made of it.
         codebook_size: of the VQ-GAN.
-        shared_output_projection: see `MarsConfig`.
-        embedding_noise_std: see `MarsConfig`.
+        model_options: further fields of `MarsConfig`, as the recipe has them.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
         checkpoints: folder or URL of this stage's checkpoints.
         sources: the rows the stage uses.
@@ -53,8 +52,7 @@ class StageRun:
     zero: ZeroConfig
     base: Path
     codebook_size: int
-    shared_output_projection: bool
-    embedding_noise_std: float
+    model_options: dict[str, Any]
     initial_checkpoint: Checkpoint | None
     sources: tuple[SourceRows, ...]
     held_out: tuple[SourceRows, ...]
@@ -75,15 +73,11 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
     Raises:
         InputError: the language expert or the stage's settings cannot be used.
     """
-    options: dict[str, Any] = {
-        "embedding_noise_std": run.embedding_noise_std,
-        "shared_output_projection": run.shared_output_projection,
-    }
     if run.zero.zero_stage == 3 and is_starting_model(run.base):
-        wanted = StartOptions(run.codebook_size, **options)
+        wanted = StartOptions(run.codebook_size, **run.model_options)
         model, base_hash = load_partitioned(run.base, wanted, run.stage, run.zero, device)
     else:
-        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **options)
+        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **run.model_options)
         base_hash = base_sha256(model)
     model.set_attn_implementation(run.stage.attention)
     if model.config._attn_implementation != run.stage.attention:  # transformers would only warn

@@ -42,6 +42,7 @@ class StartOptions:
     codebook_size: int
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
+    picture_position_std: float = 0.0
     dtype: str = "bfloat16"
 
 
@@ -148,6 +149,7 @@ def make_starting_model(
         options.codebook_size,
         shared_output_projection=options.shared_output_projection,
         embedding_noise_std=options.embedding_noise_std,
+        picture_position_std=options.picture_position_std,
     )
     sources = [file for file in expert.tensors.files if any(expert.file_of(name) == file for name in expert.parts)]
     weight_map: dict[str, str] = {}

@@ -48,7 +48,8 @@ def base(request) -> Qwen2ForCausalLM:
 @pytest.fixture(params=[False, True], ids=["o_proj each", "o_proj shared"])
 def mars(base, request) -> MarsForCausalLM:
     """A model whose visual side differs from the text side, as after training."""
-    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, shared_output_projection=request.param)
+    options = dict(shared_output_projection=request.param, picture_position_std=0.05)
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, **options)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "visual" in name:
@@ -59,7 +60,7 @@ def mars(base, request) -> MarsForCausalLM:
 def small_config(**changes) -> MarsConfig:
     """One model's config, where all kinds of them would show nothing more."""
     values = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
-    values |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    values |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, picture_position_std=0.05)
     return MarsConfig(**values | changes)
 
 

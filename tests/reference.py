@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from pipeline.baselines import run_both_experts
 from pipeline.model import MarsForCausalLM
+from pipeline.picture_positions import picture_positions
 from pipeline.sequences import Sequence
 from pipeline.vocabulary import Role
 
@@ -16,7 +17,9 @@ def hidden_by_selection(mars: MarsForCausalLM, ids: torch.Tensor, groups: torch.
     model, text_vocab_size = mars.model, mars.config.text_vocab_size
     is_visual = (ids >= text_vocab_size)[..., None]
     text = model.embed_tokens(ids.clamp(max=text_vocab_size - 1))
-    hidden = torch.where(is_visual, model.embed_visual((ids - text_vocab_size).clamp(min=0)), text)
+    opener = mars.config.vocabulary.opener(Role.BASE)
+    visual = model.embed_visual(ids.clamp(min=text_vocab_size), picture_positions(ids, opener))
+    hidden = torch.where(is_visual, visual, text)
     places = torch.arange(ids.shape[1])
     groups = places if groups is None else groups
     mask = (groups[None, :] <= groups[:, None])[None, None].expand(len(ids), 1, -1, -1)

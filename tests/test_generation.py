@@ -50,7 +50,9 @@ def drawing(mars, sampling, high=None, batch_size=3, prompt_len=4):
 def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model):
     """Rows of differing length, text and picture, one id at a time."""
     generator = np.random.default_rng(0)
-    rows = [[*prompt, *(generator.integers(0, CODEBOOK, 7) + TEXT_VOCAB)] for prompt in PROMPTS]
+    opener = model.config.vocabulary.opener(Role.BASE)
+    rows = [[*prompt, opener, *(generator.integers(0, CODEBOOK, 6) + TEXT_VOCAB)] for prompt in PROMPTS]
+    lengths = torch.tensor([[len(prompt)] for prompt in PROMPTS])
     decoder = Decoder(model, 3, 12)
     text = torch.tensor([[*prompt, *[0] * (4 - len(prompt))] for prompt in PROMPTS])
     decoder.text(text, torch.arange(4).expand(3, -1), 4)
@@ -58,7 +60,7 @@ def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model):
         ids = torch.tensor([[row[len(prompt) + place]] for row, prompt in zip(rows, PROMPTS, strict=True)])
         at = torch.tensor([[len(prompt) + place] for prompt in PROMPTS])
         for state in State:
-            cached = decoder.logits(decoder.visual(ids, at, at + 1, 5 + place)[:, 0], state)
+            cached = decoder.logits(decoder.visual(ids, at, at - lengths, at + 1, 5 + place)[:, 0], state)
             for row, prompt, logits in zip(rows, PROMPTS, cached, strict=True):
                 whole = model.model(torch.tensor([row[: len(prompt) + place + 1]])).last_hidden_state[0, -1]
                 torch.testing.assert_close(logits, model.head(whole, state), atol=1e-4, rtol=1e-4)

@@ -14,6 +14,7 @@ from pipeline.generation import generate_codes
 from pipeline.layers import MarsDecoderLayer
 from pipeline.model import MarsForCausalLM, is_trained
 from pipeline.objective import Objective
+from pipeline.picture_positions import picture_positions, position_encoding
 from pipeline.sampling import Sampling
 from pipeline.sequences import Kind, SequenceBuilder
 from pipeline.vocabulary import NORMALISATIONS, Role
@@ -98,8 +99,30 @@ def test_cached_generation_equals_uncached(mars):
     ids = random_ids(TEXT_VOCAB + CODEBOOK)
     whole = mars(ids).logits
     first = mars(ids[:, :9], use_cache=True)
-    second = mars(ids[:, 9:], past_key_values=first.past_key_values)
+    positions = picture_positions(ids, mars.config.vocabulary.opener(Role.BASE))[:, 9:]
+    with pytest.raises(ValueError, match="go on with a picture; give visual_positions"):
+        mars(ids[:, 9:], past_key_values=first.past_key_values)
+    second = mars(ids[:, 9:], past_key_values=first.past_key_values, visual_positions=positions)
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole)
+
+
+def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars):
+    """From the base picture's opener on, through its high-resolution one; a packed row's next picture begins anew."""
+    vocabulary = mars.config.vocabulary
+    base, high = vocabulary.opener(Role.BASE), vocabulary.opener(Role.HIGH_1)
+    code, closer = vocabulary.code_offset, vocabulary.closer(Role.BASE)
+    ids = torch.tensor([[11, base, code, code, closer, high, code, 12, base, code]])
+    assert picture_positions(ids, base).tolist() == [[0, 0, 1, 2, 3, 4, 5, 6, 0, 1]]
+    visual = ids[ids >= TEXT_VOCAB][None]
+    row = mars.model.embed_visual.weight[0]
+    told = (mars.model.embed_visual(visual) - row)[0, visual[0] == code].detach()
+    torch.testing.assert_close(told[0], told[3])  # the first code of each picture
+    apart = torch.cdist(told[:3], told[:3])[~torch.eye(3, dtype=bool)]
+    assert (apart > 0.1 * 0.05 * 32**0.5).all()
+    everywhere = position_encoding(torch.arange(400), 256, 0.05)
+    assert everywhere.square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-3)
+    nearest = torch.cdist(everywhere, everywhere).fill_diagonal_(torch.inf)
+    assert nearest.min() > 0.1 * 0.05 * 256**0.5, "no two positions look alike"
 
 
 def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_without_cache(mars, builder):

@@ -92,8 +92,7 @@ def run(tmp_path) -> StageRun:
         zero=ZeroConfig(zero_stage=3, persistence_threshold=0, dtype="float32"),
         base=tmp_path / "base",
         codebook_size=CODEBOOK,
-        shared_output_projection=False,
-        embedding_noise_std=0.02,
+        model_options={"embedding_noise_std": 0.02, "picture_position_std": 0.02},
         initial_checkpoint=None,
         sources=(
             SourceRows("main", pictures, build_row_index(RowSelection(pictures, "", held_out="score >= 0.8")), 3.0),
@@ -217,7 +216,7 @@ def named(run: StageRun, name: str) -> StageRun:
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
-    return load_base(run.base, CODEBOOK, torch.float32, embedding_noise_std=run.embedding_noise_std)
+    return load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
 
 
 def losses(figures: list[dict]) -> list[float]:
@@ -786,7 +785,7 @@ class Scaled(Objective):
     """Its gradient for every visual embedding row is the number it is called with."""
 
     def forward(self, size: float) -> torch.Tensor:
-        ids = torch.arange(self.mars.config.vocabulary.num_visual)
+        ids = torch.arange(self.mars.config.vocabulary.num_visual) + self.mars.config.text_vocab_size
         return self.mars.model.embed_visual(ids).sum() * size
 
 

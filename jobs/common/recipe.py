@@ -112,6 +112,9 @@ class PlanConfig:
     gpu_days_beside: dict[str, float] = field(default_factory=dict)
 
 
+MODEL_OPTIONS = ("shared_output_projection", "embedding_noise_std", "picture_position_std")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything a run is made of.
@@ -125,7 +128,7 @@ class Recipe:
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
             name only for that job. Empty to train the small one of `language_expert`.
-        shared_output_projection, embedding_noise_std: see `MarsConfig`.
+        shared_output_projection, embedding_noise_std, picture_position_std: see `MarsConfig`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         checkpoint_folder: folder or `s3://bucket/prefix` that the stages' checkpoints go to; empty for the run's own.
@@ -146,6 +149,7 @@ class Recipe:
     language_expert_folder: str = ""
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
+    picture_position_std: float = 0.0
     stages: tuple[StageConfig, ...] = ()
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tokenizers: Workers = Workers()
@@ -167,6 +171,10 @@ class Recipe:
     def corpus(self) -> CorpusConfig:
         """The first corpus."""
         return self.corpora[self.first_corpus]
+
+    def model_options(self) -> dict[str, Any]:
+        """The fields of `MarsConfig` that the recipe chooses."""
+        return {name: getattr(self, name) for name in MODEL_OPTIONS}
 
     def problems(self) -> list[str]:
         """What makes it impossible; empty where nothing does."""

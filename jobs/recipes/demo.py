@@ -72,7 +72,7 @@ def recipe() -> Recipe:
         high_resolution_group=4,
         seq_len=416,
         high_resolution_noise=0.8,
-        steps=420,
+        steps=320,
         global_batch_size=32,
         learning_rate=1.5e-3,
         final_learning_rate=1e-5,
@@ -83,6 +83,7 @@ def recipe() -> Recipe:
         tokenization=TokenizationConfig(encoder_dtype=DTYPE, size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
         language_expert=LanguageExpertConfig(where=TRAINED),
         embedding_noise_std=0.05,
+        picture_position_std=0.05,  # two layers do not find out by themselves where in a picture they are
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),

@@ -54,6 +54,7 @@ def recipe() -> Recipe:
         # With the demo's expert light and dark had nearly one vector, and the model drew one for the other.
         language_expert=LanguageExpertConfig(where=SEEN, steps=900, plain_share=0.2, embedding_std=0.06),
         embedding_noise_std=0.05,
+        picture_position_std=0.05,  # see the demo
         stages=(stage,),
         # One process: a model this small is not worth partitioning.
         scaling=ScalingConfig(num_workers=1, use_gpu=False, cpus_per_worker=2),
