@@ -49,6 +49,7 @@ from pipeline.token_data import TokenReader  # noqa: E402
 from pipeline.trackers import check_trackers  # noqa: E402
 from pipeline.training_samples import SamplePrompts  # noqa: E402
 from pipeline.vocabulary import Role  # noqa: E402
+from pipeline.weights import check_picture_positions_of  # noqa: E402
 from pipeline.work_plan import LONGEST_FRAME  # noqa: E402
 from tokenization.errors import OutageError  # noqa: E402
 from tokenization.storage import append_whole  # noqa: E402
@@ -216,6 +217,8 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     stage = recipe.stages[number - 1]
     check_trackers(recipe.trackers)
     base_config(paths)
+    if initial:
+        check_picture_positions_of(initial, recipe.picture_position_std)
     fingerprint = stage_fingerprint(recipe, paths, stage)
     longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
     if stage.seq_len < longest:
@@ -260,7 +263,9 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         recipe_sha256=sha256_of(
             stage.what_is_learned(),
             recipe.seed,
-            recipe.model_options(),
+            recipe.shared_output_projection,
+            recipe.embedding_noise_std,
+            *([recipe.picture_position_std] if recipe.picture_position_std else []),  # runs from before it go on
             recipe.zero.zero_stage,
             recipe.zero.dtype,
             fingerprint,

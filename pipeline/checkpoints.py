@@ -62,6 +62,7 @@ class CheckpointManifest:
         shapes: of the trained parameters, by name.
         files: by name.
         guard: see `StepGuard.state`.
+        picture_position_std: see `MarsConfig`: no parameter shows it, and with another the weights are another model's.
     """
 
     step: int
@@ -76,10 +77,14 @@ class CheckpointManifest:
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, CheckpointFile]
     guard: dict[str, Any]
+    picture_position_std: float = 0.0
 
     def sha256(self) -> str:
         """Identifies the checkpoint: its manifest has the hashes of all that is in it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        values = asdict(self)
+        if not self.picture_position_std:
+            del values["picture_position_std"]  # manifests from before there was one keep their hash
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

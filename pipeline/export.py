@@ -22,7 +22,14 @@ from pipeline.model import MarsForCausalLM, is_trained, load_language_expert
 from pipeline.slice_files import SliceReader
 from pipeline.starting_model import INDEX_FILE, save_configs
 from pipeline.tensor_files import PIECE_ELEMENTS, NewTensor, write_safetensors
-from pipeline.weights import OBJECTIVE_PREFIX, check_base_of, check_same_shapes, load_base, trained_shapes_of
+from pipeline.weights import (
+    OBJECTIVE_PREFIX,
+    check_base_of,
+    check_picture_positions_of,
+    check_same_shapes,
+    load_base,
+    trained_shapes_of,
+)
 
 SOURCE_FILE = "mars_source.txt"
 """Names the checkpoint that an export was made from."""
@@ -61,6 +68,7 @@ def export_model(
     base_hash = expert.base_sha256()
     check_base_of(checkpoint, base_hash, base)
     config = MarsConfig.from_language_expert(expert.config, codebook_size, **options)
+    check_picture_positions_of(checkpoint, config.picture_position_std)
     if beside:
         config.language_expert_source, config.language_expert_sha256 = beside, base_hash
     with torch.device("meta"):

@@ -82,7 +82,7 @@ class PictureGenerator:
         if compile_steps:
             self._compiled_step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True, dynamic=False)
         self._positions, self._num_seen = torch.zeros(num_rows, dtype=torch.int64, device=self._device), 0
-        self._first = self._positions
+        self._openers_at = self._positions
 
     @torch.no_grad()
     def draw(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
@@ -129,7 +129,7 @@ class PictureGenerator:
             self._decoder.text(ids.to(self._device), positions, self._prompt_len)
         counts = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         self._positions = torch.cat([counts, torch.zeros_like(counts)]) if self._sampling.guided else counts
-        self._first = self._positions.clone()  # the openers'; an alias would be a graph of its own
+        self._openers_at = self._positions.clone()  # the openers'; an alias would be a graph of its own
         self._num_seen = self._prompt_len  # and not the batch's longest: shapes must not depend on what shares it
         return uniform_numbers(seeds, self._num_codes + (self._high.num_codes if self._high else 0), self._device)
 
@@ -151,31 +151,31 @@ class PictureGenerator:
         for numbers in uniform.split(group_size, dim=1):
             if self._compiled_step and ids.shape[1] == group_size:
                 # All slots are attended to: a number that changes would mean another graph.
-                chosen = self._compiled_step(ids, self._positions, self._first, numbers.contiguous(), 0)
+                chosen = self._compiled_step(ids, self._positions, self._openers_at, numbers.contiguous(), 0)
             else:
-                chosen = self._step(ids, self._positions, self._first, numbers, self._num_seen + ids.shape[1])
+                chosen = self._step(ids, self._positions, self._openers_at, numbers, self._num_seen + ids.shape[1])
             codes.append(chosen.clone())  # a CUDA graph writes its next result to the same place
             self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
             ids = self._both_halves(codes[-1] + self._vocabulary.code_offset)
         return torch.cat(codes, dim=1)
 
-    def _step(self, ids: Tensor, positions: Tensor, first: Tensor, uniform: Tensor, num_seen: int) -> Tensor:
-        """Joint ids [R, T] at `positions` [R] and after, of pictures that began at `first` [R]; the codes [B, K]
-        chosen after the last K of them."""
+    def _step(self, ids: Tensor, positions: Tensor, openers_at: Tensor, uniform: Tensor, num_seen: int) -> Tensor:
+        """Joint ids [R, T] at `positions` [R] and after, of pictures whose openers are at `openers_at` [R]; the codes
+        [B, K] chosen after the last K of them."""
         group_size = uniform.shape[1]
-        hidden = self._hidden(ids, positions, first, group_size, num_seen)
+        hidden = self._hidden(ids, positions, openers_at, group_size, num_seen)
         logits = guide(self._decoder.logits(hidden[:, -group_size:], State.CODES), self._sampling)
         return choose(logits, self._sampling, uniform)
 
-    def _hidden(self, ids: Tensor, positions: Tensor, first: Tensor, group_size: int, num_seen: int) -> Tensor:
+    def _hidden(self, ids: Tensor, positions: Tensor, openers_at: Tensor, group_size: int, num_seen: int) -> Tensor:
         place = torch.arange(ids.shape[1], device=ids.device)
         seen = torch.where(place < ids.shape[1] - group_size, place + 1, ids.shape[1])
-        at, in_picture = positions[:, None] + place, (positions - first)[:, None] + place
+        at, in_picture = positions[:, None] + place, (positions - openers_at)[:, None] + place
         return self._decoder.visual(ids, at, in_picture, positions[:, None] + seen, num_seen)
 
     def _run(self, ids: Tensor, group_size: int) -> None:
         """Runs ids [R, T] and chooses nothing."""
-        self._hidden(ids, self._positions, self._first, group_size, self._num_seen + ids.shape[1])
+        self._hidden(ids, self._positions, self._openers_at, group_size, self._num_seen + ids.shape[1])
         self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
 
     def _both_halves(self, ids: Tensor) -> Tensor:

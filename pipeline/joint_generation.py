@@ -74,7 +74,7 @@ class _Document:
         return self.picture_position >= 0
 
     @property
-    def visual_position(self) -> int:
+    def position_in_picture(self) -> int:
         """Of the pending id, where it is visual: a closer, if it is in no picture."""
         return self.picture_position if self.in_picture else self.limits.num_codes + 1
 
@@ -208,14 +208,14 @@ def _run_pending(
     ids = np.asarray([document.pending_id for document in documents])
     going = np.asarray([not document.done for document in documents])
     positions = np.asarray([document.position for document in documents])
-    visual_positions = np.asarray([document.visual_position for document in documents])
+    in_picture_R = np.asarray([document.position_in_picture for document in documents])
     is_visual = ids >= vocabulary.text_vocab_size
     if sampling.guided:
         # The unconditional half has its own count: it begins at the opener and takes no part outside of a picture.
         picture_positions = np.asarray([document.picture_position for document in documents])
         ids, is_visual = np.concatenate([ids, ids]), np.concatenate([is_visual, is_visual])
         positions = np.concatenate([positions, picture_positions])
-        visual_positions = np.concatenate([visual_positions, visual_positions])
+        in_picture_R = np.concatenate([in_picture_R, in_picture_R])
         going = np.concatenate([going, going & (picture_positions >= 0)])
     device = hidden_RD.device
     for visual in (False, True):
@@ -228,7 +228,7 @@ def _run_pending(
         at = torch.from_numpy(np.where(takes_part, positions, idle)[:rows, None]).to(device)
         seen = torch.from_numpy(np.where(takes_part, positions + 1, 1)[:rows, None]).to(device)
         if visual:
-            in_picture = torch.from_numpy(visual_positions[:rows, None]).to(device)
+            in_picture = torch.from_numpy(in_picture_R[:rows, None]).to(device)
             hidden = decoder.visual(ids_B1, at, in_picture, seen, num_seen)
         else:
             hidden = decoder.text(ids_B1, at, num_seen)

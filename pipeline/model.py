@@ -21,12 +21,15 @@ from pipeline.configuration import MarsConfig
 from pipeline.head import JointHead
 from pipeline.language_expert_files import open_language_expert, qwen2_shapes, text_name, visual_twin
 from pipeline.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding, VisualEmbedding
-from pipeline.picture_positions import picture_positions
+from pipeline.picture_positions import last_openers, picture_positions, picture_positions_after
 from pipeline.routing import IndexRouting, StreamRouting
 from pipeline.tensor_files import PIECE_ELEMENTS
 from pipeline.visual_only import with_language_expert
 from pipeline.visual_start import embedding_start, head_start, mean_row, num_words
 from pipeline.vocabulary import Role
+
+LAST_OPENER = "mars_last_opener"
+"""Attribute of a cache: the number of each row's last picture opener, int64 [B]."""
 
 
 class MarsPreTrainedModel(PreTrainedModel):
@@ -62,7 +65,7 @@ class MarsModel(MarsPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        visual_positions: Tensor | None = None,
+        picture_position_ids: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Text and pictures in any order.
 
@@ -70,14 +73,14 @@ class MarsModel(MarsPreTrainedModel):
             input_ids: int64 [B, T], joint vocabulary.
             attention_mask: [B, T] with 0 at padding; a position sees itself and what came before.
             position_ids: int64 [B, T]; counts on from the cache where None.
-            visual_positions: int64 [B, T], of visual ids the position in their picture (see
-                `pipeline.picture_positions`); counted from the openers among `input_ids` where None.
+            picture_position_ids: int64 [B, T], of visual ids the position in their picture (see
+                `pipeline.picture_positions`); where None counted from the openers, also those that the cache has met.
 
         Returns:
             `last_hidden_state` [B, T, D] after the final norm, and the cache.
 
         Raises:
-            ValueError: an id goes on with a picture whose opener is in the cache, and its position in it is not given.
+            ValueError: an id goes on with a picture whose beginning is not known, and its position in it is not given.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -85,11 +88,18 @@ class MarsModel(MarsPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
-        if visual_positions is None:
-            visual_positions = self._visual_positions(input_ids, past_key_values)
+        if picture_position_ids is None:
+            picture_position_ids = self._picture_positions(input_ids, past_key_values)
+        if past_key_values is not None:
+            last, number = picture_position_ids[:, -1], past_key_values.get_seq_length() + length - 1
+            has_opener = (last > 0) | (input_ids[:, -1] == self.config.vocabulary.opener(Role.BASE))
+            setattr(past_key_values, LAST_OPENER, torch.where(has_opener, number - last, -1))
         routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
         text_ids, visual_ids = routing.split(input_ids)
-        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids, routing.split(visual_positions)[1])
+        text, visual = (
+            self.embed_tokens(text_ids),
+            self.embed_visual(visual_ids, routing.split(picture_position_ids)[1]),
+        )
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
@@ -98,12 +108,18 @@ class MarsModel(MarsPreTrainedModel):
         hidden = routing.join(self.norm(text), self.norm(visual))
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
-    def _visual_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
+    def _picture_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
+        """Of ids [B, T]; those of a picture that the cache has the beginning of count on."""
         opener = self.config.vocabulary.opener(Role.BASE)
-        if self.config.picture_position_std and cache is not None and cache.get_seq_length():
-            is_open = (ids == opener).cumsum(dim=1) > 0
-            if bool(((ids >= self.config.text_vocab_size) & ~is_open).any()):
-                raise ValueError("input_ids go on with a picture; give visual_positions, counted from its opener")
+        num_before = 0 if cache is None else cache.get_seq_length()
+        if not num_before:
+            return picture_positions(ids, opener)
+        last_opener = getattr(cache, LAST_OPENER, None)
+        if last_opener is not None and len(last_opener) == len(ids) and bool((last_opener < num_before).all()):
+            return picture_positions_after(ids, opener, num_before, last_opener)
+        goes_on = (ids >= self.config.text_vocab_size) & (last_openers(ids, opener) < 0)
+        if self.config.picture_position_std and bool(goes_on.any()):
+            raise ValueError("input_ids go on with a picture; give picture_position_ids, counted from its opener")
         return picture_positions(ids, opener)
 
     def forward_streams(
@@ -217,14 +233,14 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         labels: Tensor | None = None,
-        visual_positions: Tensor | None = None,
+        picture_position_ids: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given.
 
         With `labels` (int64 [B, T], `input_ids` with -100 where nothing is to be predicted) also the mean cross-entropy
         of each next id over all ids. The pipeline trains with `pipeline.objective` instead.
         """
-        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, visual_positions)
+        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, picture_position_ids)
         logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
@@ -232,10 +248,20 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See transformers. It is given all ids so far, and a step's own forward the last of them."""
+        """See transformers. Where it is given all ids so far, the last of which are run, they say where in a picture
+        those are; where only some, what the cache met before does.
+
+        Raises:
+            ValueError: `picture_position_ids` are given, which cannot be known of ids that are yet to be chosen.
+        """
+        if kwargs.pop("picture_position_ids", None) is not None:
+            raise ValueError("generate counts picture_position_ids by itself; leave them out")
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        cache, num_run = inputs.get("past_key_values"), inputs["input_ids"].shape[1]
+        if (cache.get_seq_length() if cache is not None else 0) + num_run != input_ids.shape[1]:
+            return inputs
         positions = picture_positions(input_ids, self.config.vocabulary.opener(Role.BASE))
-        return inputs | {"visual_positions": positions[:, -inputs["input_ids"].shape[1] :]}
+        return inputs | {"picture_position_ids": positions[:, -num_run:]}
 
     @classmethod
     def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":

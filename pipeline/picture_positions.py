@@ -19,9 +19,26 @@ SLOWEST = 1000.0
 
 def picture_positions(ids: Tensor, opener: int) -> Tensor:
     """How many positions each of the joint ids [B, T] is behind the last `opener` of its row, int64; 0 before the
-    first. A high-resolution picture, which follows its base picture, counts on from that one's opener."""
+    first. A high-resolution picture, which follows its base picture at once, counts on from that one's opener."""
+    return _since(last_openers(ids, opener), 0)
+
+
+def picture_positions_after(ids: Tensor, opener: int, num_before: int, last_opener: Tensor) -> Tensor:
+    """The same of ids [B, T] that come after `num_before` others, where `last_opener` [B] (see `last_openers`) was
+    among those."""
+    own = last_openers(ids, opener)
+    own = torch.where(own < 0, own, own + num_before)
+    return _since(torch.maximum(own, last_opener[:, None]), num_before)
+
+
+def last_openers(ids: Tensor, opener: int) -> Tensor:
+    """The number, in its row, of the last `opener` up to each of the ids [B, T]: int64, -1 where there is none."""
     number = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    last_opener = torch.where(ids == opener, number, -1).cummax(dim=1).values
+    return torch.where(ids == opener, number, -1).cummax(dim=1).values
+
+
+def _since(last_opener: Tensor, num_before: int) -> Tensor:
+    number = torch.arange(num_before, num_before + last_opener.shape[1], device=last_opener.device)
     return torch.where(last_opener < 0, 0, number - last_opener)
 
 

@@ -122,5 +122,6 @@ class StageCheckpoints:
             shapes=trained_shapes(self._engine),
             files={},
             guard=self._guard.state(),
+            picture_position_std=self._run.model_options.get("picture_position_std", 0.0),
             **asdict(self._identity),
         )

@@ -55,7 +55,10 @@ def synthetic_run(
         zero=zero,
         base=base,
         codebook_size=config.codebook_size,
-        model_options={"shared_output_projection": config.shared_output_projection},
+        model_options={
+            "shared_output_projection": config.shared_output_projection,
+            "picture_position_std": config.picture_position_std,
+        },
         initial_checkpoint=None,
         held_out=(),
         sources=(SourceRows(MAIN, tokens, build_row_index(RowSelection(tokens))),),

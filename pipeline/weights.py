@@ -89,6 +89,15 @@ def trained_shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name.removeprefix(OBJECTIVE_PREFIX): shape for name, shape in checkpoint.manifest.shapes.items()}
 
 
+def check_picture_positions_of(checkpoint: Checkpoint, std: float) -> None:
+    """Raises InputError where a checkpoint was trained with another `picture_position_std`."""
+    if (trained := checkpoint.manifest.picture_position_std) != std:
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} was trained with picture_position_std {trained}, not {std}; undo the "
+            "change, or train it again"
+        )
+
+
 def check_base_of(checkpoint: Checkpoint, base_hash: str, base: Path) -> None:
     """Raises InputError where a checkpoint was trained on another language expert than `base`, of this hash."""
     if checkpoint.manifest.base_sha256 != base_hash:

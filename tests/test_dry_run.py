@@ -58,6 +58,7 @@ def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
             ["plan.documents={}"],
             r"'lists' consists of documents; say .* plan.documents.lists='\(3, 32\)'",
         ),
+        ("demo", ["picture_position_std=-0.1"], r"picture_position_std is -0.1, it must be 0 or above"),
         ("demo", ["plan.documents.lists=(3, 0)"], r"plan.documents.lists is \(3, 0\), it must be two whole numbers"),
         ("mars_7b", ["stages.0.seq_len=700"], "stage 1: seq_len 700 is too short .* 784"),
         (

@@ -221,6 +221,18 @@ def test_a_checkpoint_on_a_starting_model_exports_the_same(trained, tmp_path):
     assert all(torch.equal(parameter, other[name]) for name, parameter in model.named_parameters())
 
 
+def test_weights_that_were_told_other_picture_positions_are_refused(trained, tmp_path):
+    """No parameter shows it: the pictures would be noise."""
+    record = trained.paths.stage(1) / "recipe.json"
+    kept = record.read_text()
+    record.write_text(json.dumps(json.loads(kept) | {"picture_position_std": 0.05}))
+    try:
+        with pytest.raises(InputError, match=r"was trained with picture_position_std 0.0, not 0.05; undo the change"):
+            main(Options(checkpoint=str(trained.paths.run), out=str(tmp_path / "out")))
+    finally:
+        record.write_text(kept)
+
+
 def test_what_cannot_be_exported_is_refused(trained, tmp_path):
     run = str(trained.paths.run)
     with pytest.raises(UsageError, match="--out FOLDER"):

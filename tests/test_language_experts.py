@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from jobs.common.base import check_base
 from jobs.common.exit_codes import UsageError
+from jobs.common.recipe import MODEL_OPTIONS
 from jobs.init_model import Options, main
 from pipeline.errors import InputError
 from pipeline.hub import model_folder
@@ -218,10 +219,12 @@ def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(tmp_path
     write_qwen(source, "bin") if kind == "qwen" else write_qwen2(source)
     for dtype in ("float32", "bfloat16"):
         out = tmp_path / dtype
-        record = start(source, out, shared_output_projection=shared, dtype=dtype)
-        options = dict(shared_output_projection=shared, embedding_noise_std=0.02)
+        options = dict(shared_output_projection=shared, embedding_noise_std=0.02, picture_position_std=0.03)
+        record = start(source, out, **options, dtype=dtype)
         expected = load_base(source, CODEBOOK, getattr(torch, dtype), **options)
         made = MarsForCausalLM.from_pretrained(out, dtype=getattr(torch, dtype))
+        for name in MODEL_OPTIONS:
+            assert getattr(made.config, name) == getattr(expected.config, name) == options[name]
         own, other = dict(made.named_parameters()), dict(expected.named_parameters())
         assert own.keys() == other.keys()
         for name in own:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
 from pipeline.collate import collate
 from pipeline.generation import generate_codes
 from pipeline.layers import MarsDecoderLayer
-from pipeline.model import MarsForCausalLM, is_trained
+from pipeline.model import LAST_OPENER, MarsForCausalLM, is_trained
 from pipeline.objective import Objective
 from pipeline.picture_positions import picture_positions, position_encoding
 from pipeline.sampling import Sampling
@@ -95,15 +95,40 @@ def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base):
     assert (first.head.visual_weight == first.head.visual_weight[0]).all()
 
 
-def test_cached_generation_equals_uncached(mars):
-    ids = random_ids(TEXT_VOCAB + CODEBOOK)
+def ids_with_pictures(mars, shape=(3, 17)) -> torch.Tensor:
+    """Text, then a picture that begins elsewhere in each row, and is still open at the end of the first two rows."""
+    vocabulary, ids = mars.config.vocabulary, random_ids(TEXT_VOCAB, shape)
+    codes = random_ids(CODEBOOK, shape) + TEXT_VOCAB
+    for row, start in enumerate((2, 6, 1)):
+        ids[row, start] = vocabulary.opener(Role.BASE)
+        ids[row, start + 1 :] = codes[row, start + 1 :]
+    ids[2, -3], ids[2, -2:] = vocabulary.closer(Role.BASE), random_ids(TEXT_VOCAB, (2,))
+    return ids
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_cached_generation_equals_uncached(mars, given):
+    """What the cache has met of a picture is counted on from, whether the caller says where it is or not."""
+    ids = ids_with_pictures(mars)
     whole = mars(ids).logits
-    first = mars(ids[:, :9], use_cache=True)
-    positions = picture_positions(ids, mars.config.vocabulary.opener(Role.BASE))[:, 9:]
-    with pytest.raises(ValueError, match="go on with a picture; give visual_positions"):
-        mars(ids[:, 9:], past_key_values=first.past_key_values)
-    second = mars(ids[:, 9:], past_key_values=first.past_key_values, visual_positions=positions)
-    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole)
+    positions = picture_positions(ids, mars.config.vocabulary.opener(Role.BASE))
+    logits, cache = [], None
+    for part in (slice(0, 4), slice(4, 9), slice(9, 10), slice(10, 17)):
+        more = dict(picture_position_ids=positions[:, part]) if given else {}
+        output = mars(ids[:, part], past_key_values=cache, use_cache=True, **more)
+        logits.append(output.logits)
+        cache = output.past_key_values
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+
+
+def test_a_picture_whose_beginning_is_not_known_is_refused(mars):
+    ids = ids_with_pictures(mars)
+    cache = mars(ids[:, :9], use_cache=True).past_key_values
+    delattr(cache, LAST_OPENER)
+    with pytest.raises(ValueError, match="go on with a picture; give picture_position_ids"):
+        mars(ids[:, 9:], past_key_values=cache)
+    with pytest.raises(ValueError, match="generate counts picture_position_ids by itself"):
+        mars.generate(ids, picture_position_ids=torch.zeros_like(ids), max_new_tokens=2, pad_token_id=0)
 
 
 def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars):
@@ -136,18 +161,43 @@ def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_w
             ids.append(TEXT_VOCAB + int(code))
 
 
-def test_transformers_generate_is_the_same_with_and_without_cache(mars):
-    ids = random_ids(mars.config.vocab_size, (3, 9))
+def test_transformers_generate_draws_what_whole_passes_choose(mars):
+    """With its cache and without, in chunks, guided, with beams, padded on the left, and from where a cache ends."""
+    ids = ids_with_pictures(mars)[:2]
     mask = torch.ones_like(ids)
-    mask[0, :4], mask[1, :1] = 0, 0
-    settings = dict(attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
-    cached, plain = mars.generate(ids, **settings), mars.generate(ids, use_cache=False, **settings)
-    assert torch.equal(cached, plain)
-    assert cached.shape == (3, 21)
-    alone = mars.generate(ids[:1, 4:], **settings | {"attention_mask": mask[:1, 4:]})
-    assert torch.equal(cached[0, 9:], alone[0, 5:])
-    beams = mars.generate(ids, num_beams=3, **settings)
-    assert beams.shape == (3, 21)
+    mask[0, :2] = 0  # before its picture
+    settings = dict(max_new_tokens=12, do_sample=False, pad_token_id=0, logits_processor=[OnlyCodes()])
+    padded = settings | dict(attention_mask=mask)
+    expected = [drawn_by_whole_passes(mars, row[kept == 1], 12) for row, kept in zip(ids, mask, strict=True)]
+    cached = mars.generate(ids, **padded)
+    assert cached[:, 17:].tolist() == expected
+    assert torch.equal(mars.generate(ids, use_cache=False, **padded), cached)
+    assert torch.equal(mars.generate(ids, prefill_chunk_size=5, **padded), cached)
+    beams = mars.generate(ids, num_beams=3, **padded)
+    assert torch.equal(mars.generate(ids, num_beams=3, use_cache=False, **padded), beams)
+    guided = mars.generate(ids, guidance_scale=2.0, **settings)
+    assert torch.equal(mars.generate(ids, guidance_scale=2.0, use_cache=False, **settings), guided)
+    cache = mars(ids[:, :-1], use_cache=True).past_key_values
+    unpadded = mars.generate(ids, **settings)
+    assert torch.equal(mars.generate(ids, past_key_values=cache, **settings), unpadded)
+
+
+class OnlyCodes(LogitsProcessor):
+    """Keeps `generate` in the picture."""
+
+    def __call__(self, input_ids, scores):
+        allowed = torch.full_like(scores, -torch.inf)
+        allowed[:, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK] = scores[:, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK]
+        return allowed
+
+
+def drawn_by_whole_passes(mars, ids: torch.Tensor, count: int) -> list[int]:
+    """The likeliest codes after the ids, each from a pass over all before it."""
+    for _ in range(count):
+        hidden = hidden_by_selection(mars, ids[None])[0, -1]
+        code = mars.head(hidden)[TEXT_VOCAB : TEXT_VOCAB + CODEBOOK].argmax()
+        ids = torch.cat([ids, code[None] + TEXT_VOCAB])
+    return ids[-count:].tolist()
 
 
 def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars, tmp_path):
@@ -155,7 +205,7 @@ def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars, tm
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    ids = random_ids(TEXT_VOCAB)
+    ids = ids_with_pictures(mars)
     assert torch.equal(loaded.eval()(ids).logits, mars(ids).logits)
     settings = dict(max_new_tokens=5, do_sample=False, pad_token_id=0)
     assert torch.equal(loaded.generate(ids, **settings), mars.generate(ids, **settings))

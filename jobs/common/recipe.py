@@ -184,6 +184,9 @@ class Recipe:
         for name, lengths in self.plan.documents.items():
             if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
                 found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
+        for name in ("embedding_noise_std", "picture_position_std"):
+            if (std := getattr(self, name)) < 0:
+                found.append(f"{name} is {std}, it must be 0 or above")
         for name in self.trackers:
             if name not in TRACKERS:
                 found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")

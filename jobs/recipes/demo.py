@@ -38,9 +38,9 @@ def recipe() -> Recipe:
     """The demo's recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
-        sources={"drawings": Source(weight=0.96, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.04)},
+        sources={"drawings": Source(weight=0.98, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.02)},
         task_shares={"text_to_image": 0.55, "captioning": 0.45},
-        task_weights={"opener": 0.002, "plain_text": 0.01},
+        task_weights={"opener": 0.002, "plain_text": 0.03},
         steps=180,
         warmup_steps=20,
         global_batch_size=64,
@@ -65,14 +65,14 @@ def recipe() -> Recipe:
     third = replace(
         second,
         purpose="detail: high-resolution codes from text and low-resolution codes",
-        sources={"drawings": Source(weight=0.97, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.03)},
+        sources={"drawings": Source(weight=0.985, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.015)},
         task_shares={"high_resolution": 0.8, "captioning": 0.2},
         # A step has few captions and documents: at weight 1 their noise drowned what the high codes had to teach.
         task_weights=first.task_weights | {"captioning": 0.15, "document_text": 0.1},
         high_resolution_group=4,
         seq_len=416,
         high_resolution_noise=0.8,
-        steps=320,
+        steps=340,
         global_batch_size=32,
         learning_rate=1.5e-3,
         final_learning_rate=1e-5,
