@@ -1,6 +1,7 @@
 """Does it compose? OpenMoji's 323 subjects in six variants of skin tone, a tenth of the pairs never seen in training.
 
-Three quarters of an hour on two CPU cores, most of it training. Then pictures are generated for unseen pairs and as many seen ones:
+Three quarters of an hour on two CPU cores, most of it training. Then pictures are generated for unseen pairs and as
+many seen ones:
 
     jobs/demo.py --recipe demo_compose
 """
