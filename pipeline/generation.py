@@ -129,7 +129,7 @@ class PictureGenerator:
             self._decoder.text(ids.to(self._device), positions, self._prompt_len)
         counts = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         self._positions = torch.cat([counts, torch.zeros_like(counts)]) if self._sampling.guided else counts
-        self._openers_at = self._positions.clone()  # the openers'; an alias would be a graph of its own
+        self._openers_at = self._positions.clone()  # an alias would be compiled to a graph of its own
         self._num_seen = self._prompt_len  # and not the batch's longest: shapes must not depend on what shares it
         return uniform_numbers(seeds, self._num_codes + (self._high.num_codes if self._high else 0), self._device)
 

@@ -96,10 +96,8 @@ class MarsModel(MarsPreTrainedModel):
             setattr(past_key_values, LAST_OPENER, torch.where(has_opener, number - last, -1))
         routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
         text_ids, visual_ids = routing.split(input_ids)
-        text, visual = (
-            self.embed_tokens(text_ids),
-            self.embed_visual(visual_ids, routing.split(picture_position_ids)[1]),
-        )
+        _, in_picture = routing.split(picture_position_ids)
+        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids, in_picture)
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)

@@ -1,5 +1,6 @@
 """A checkpoint counts only when it is whole, and only what was written is ever read of it."""
 
+import hashlib
 import json
 import math
 import threading
@@ -138,6 +139,21 @@ def test_one_changed_bit_is_found_where_it_is_read(tmp_path):
         SliceReader(checkpoint).whole("mars.c", "exp_avg_sq")
     with pytest.raises(InputError, match=r"checkpoint .* is damaged: .*rank-00001.* has changed"):
         trained_state(checkpoint)
+
+
+def test_a_manifest_from_before_picture_positions_is_read_and_keeps_its_hash(tmp_path):
+    """Or runs that began before could not go on."""
+    url = str(tmp_path)
+    path = tmp_path / make(url, 15) / "manifest.json"
+    now = newest_complete(url).manifest
+    values = json.loads(path.read_text())
+    del values["picture_position_std"]
+    path.write_text(json.dumps(values))
+    before = newest_complete(url).manifest
+    assert before == now and before.picture_position_std == 0
+    as_written = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    assert before.sha256() == hashlib.sha256(as_written.encode()).hexdigest()
+    assert replace(now, picture_position_std=0.05).sha256() != now.sha256()
 
 
 def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path):

@@ -19,7 +19,8 @@ from jobs.common.exit_codes import UsageError
 from jobs.common.recipe import CorpusConfig, Recipe, load_recipe, recipe_of
 from jobs.common.run_paths import RunPaths
 from jobs.export_model import Options, main
-from pipeline.checkpoints import CheckpointManifest, new_folder_name, rank_file, write_manifest
+from jobs.train_stage import stage_run
+from pipeline.checkpoints import CheckpointManifest, finished_checkpoint, new_folder_name, rank_file, write_manifest
 from pipeline.errors import InputError
 from pipeline.generation import generate_codes
 from pipeline.language_expert_files import open_language_expert
@@ -229,6 +230,10 @@ def test_weights_that_were_told_other_picture_positions_are_refused(trained, tmp
     try:
         with pytest.raises(InputError, match=r"was trained with picture_position_std 0.0, not 0.05; undo the change"):
             main(Options(checkpoint=str(trained.paths.run), out=str(tmp_path / "out")))
+        other = replace(trained.paths.recipe, picture_position_std=0.05)
+        first = finished_checkpoint(trained.paths.checkpoints(1))
+        with pytest.raises(InputError, match=r"was trained with picture_position_std 0.0, not 0.05"):
+            stage_run(2, other, trained.paths, first)
     finally:
         record.write_text(kept)
 

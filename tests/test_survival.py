@@ -308,26 +308,29 @@ class RayJobs:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def submitted(trainings: Trainings, name: str, step: int) -> tuple[Path, RayJobs]:
+    """A run that was submitted under its own name and is past a step."""
+    run = trainings.run_of(name)
+    jobs = RayJobs(trainings, run)
+    jobs.submit("--submission-id", name, "--no-wait")
+    trainings.wait_for(run, step)
+    return run, jobs
+
+
 @pytest.mark.long
 def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
-    run = trainings.run_of("stopped")
-    jobs = RayJobs(trainings, run)
-    jobs.submit("--submission-id", "first", "--no-wait")
-    trainings.wait_for(run, 8)
-    jobs.type("stop", "first")
+    run, jobs = submitted(trainings, "stopped", 8)
+    jobs.type("stop", "stopped")
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
-    assert "a checkpoint was written" in jobs.type("logs", "first").stdout
+    assert "a checkpoint was written" in jobs.type("logs", "stopped").stdout
     jobs.submit()
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
 
 
 @pytest.mark.long
 def test_a_submitted_job_whose_driver_is_killed_goes_on_with_the_same_submit(trainings, long_whole):
-    run = trainings.run_of("driverless")
-    jobs = RayJobs(trainings, run)
-    jobs.submit("--submission-id", "second", "--no-wait")
-    trainings.wait_for(run, 12)
+    run, jobs = submitted(trainings, "driverless", 12)
     # The shell that Ray starts it in names the script, too; the driver is the Python in it.
     drivers = [
         process

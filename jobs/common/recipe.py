@@ -113,6 +113,7 @@ class PlanConfig:
 
 
 MODEL_OPTIONS = ("shared_output_projection", "embedding_noise_std", "picture_position_std")
+"""Fields of a recipe that are fields of `MarsConfig`."""
 
 
 @dataclass(frozen=True)
