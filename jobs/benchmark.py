@@ -2,46 +2,45 @@
 """Measures MARS on the device at hand: `train`, `generate`, `tokenize`, `feed` take times,
 `punish` kills, `size` counts parameters."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+import os
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import ray
+import torch
+import tyro
+from rich.table import Table
 
-import os  # noqa: E402
-import tempfile  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from typing import Annotated, Any, Literal  # noqa: E402
-
-import ray  # noqa: E402
-import torch  # noqa: E402
-import tyro  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from jobs.common.cli import connect_to_ray, console, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.loop_benchmark import ray_over_plain, release_gpu_memory  # noqa: E402
-from jobs.common.punish_benchmark import Punish, punish  # noqa: E402
-from jobs.common.recipe import load_recipe  # noqa: E402
-from jobs.common.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe  # noqa: E402
-from pipeline.configuration import MarsConfig  # noqa: E402
-from pipeline.feed_benchmark import FeedBenchmark, measure_feed, write_tokens  # noqa: E402
-from pipeline.generation_benchmark import GenerationBenchmark, measure_generation  # noqa: E402
-from pipeline.geometry import GEOMETRIES, with_layers  # noqa: E402
-from pipeline.metrics import count_parameters, expert_parameters, peak_flop_per_s  # noqa: E402
-from pipeline.step_benchmark import StepBenchmark, device_name, measure_step  # noqa: E402
-from tokenization.corpus import Corpus, CorpusSource  # noqa: E402
-from tokenization.image_tokenizer import SHIPPED  # noqa: E402
-from tokenization.noise_corpus import write_noise_shard  # noqa: E402
-from tokenization.shard_rows import TokenizationConfig  # noqa: E402
-from tokenization.storage import open_storage  # noqa: E402
-from tokenization.text_tokenizer import PACKAGED  # noqa: E402
-from tokenization.token_table import MANIFEST_FILE  # noqa: E402
-from tokenization.tokenize_benchmark import encoder_flop, measure_tokenization  # noqa: E402
-from tokenization.tokenize_corpus import Tools  # noqa: E402
-from tokenization.vqgan_config import OPEN_MUSE  # noqa: E402
-from tokenization.vqgan_model import build_vqgan  # noqa: E402
-from tokenization.workers import Workers  # noqa: E402
+from jobs.common.cli import run_job
+from jobs.common.punish import Punish, punish
+from jobs.common.recipes import load_recipe
+from pipeline.benchmarks.feed import FeedBenchmark, measure_feed, write_tokens
+from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
+from pipeline.benchmarks.ray_over_plain import ray_over_plain, release_gpu_memory
+from pipeline.benchmarks.step import StepBenchmark, device_name, measure_step
+from pipeline.config.geometries import GEOMETRIES, with_layers
+from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.mars import MarsConfig
+from pipeline.errors import UsageError
+from pipeline.planning.flops import count_parameters, expert_parameters
+from pipeline.planning.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import console, say
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.vqgan import OPEN_MUSE
+from tokenization.config.workers import Workers
+from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.demo.noise import write_noise_shard
+from tokenization.files.storage import open_storage
+from tokenization.job.benchmark import encoder_flop, measure_tokenization
+from tokenization.job.rows import Tools
+from tokenization.table.token_table import MANIFEST_FILE
+from tokenization.text_tokenizer import PACKAGED
+from tokenization.vqgan.image_tokenizer import SHIPPED
+from tokenization.vqgan.model import build_vqgan
 
 TRAINED_BYTES, FROZEN_BYTES, ACTIVATION_BYTES = 8, 2, 160_000
 """On a GPU, bf16: a trained parameter with its gradient and two moments; a frozen one; and what the backward pass of

@@ -1,29 +1,25 @@
 #!/usr/bin/env -S python -P
 """The GPU-day budget: `report` says what a run has spent and when it will end, `plan` what a recipe will cost."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import tyro
 
-from dataclasses import dataclass  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
-
-import tyro  # noqa: E402
-
-from jobs.common.budget_page import write_page  # noqa: E402
-from jobs.common.budget_report import report_object, report_tables  # noqa: E402
-from jobs.common.cli import JobOptions, complain, run_job, say  # noqa: E402
-from jobs.common.cost_plan import ASSUMED_ENCODER_MFU, as_object, plan_costs  # noqa: E402
-from jobs.common.cost_tables import plan_tables  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.measured_rates import Rates, read_rates  # noqa: E402
-from jobs.common.recipe import load_recipe  # noqa: E402
-from jobs.common.recipe_plan import ASSUMED_MFU  # noqa: E402
-from jobs.common.terminal import tables_to  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.ledger_rows import read_ledger  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from jobs.common.recipes import load_recipe
+from pipeline.budget.cost_plan import ASSUMED_ENCODER_MFU, as_object, plan_costs
+from pipeline.budget.measured_rates import Rates, read_rates
+from pipeline.budget.report import report_object
+from pipeline.errors import InputError, UsageError
+from pipeline.ledger.rows import read_ledger
+from pipeline.planning.recipe_plan import ASSUMED_MFU
+from pipeline.reports.budget_page import write_page
+from pipeline.reports.budget_tables import report_tables
+from pipeline.reports.cost_tables import plan_tables
+from pipeline.runtime.terminal import complain, say, tables_to
 
 PAGE_FILE = "budget.html"
 

@@ -1,20 +1,17 @@
 #!/usr/bin/env -S python -P
 """Checks cluster files before anything is paid for: placeholders, Ray's rules, and the cloud's model of a node."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+from dataclasses import dataclass
 from pathlib import Path
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import tyro
 
-from dataclasses import dataclass  # noqa: E402
-
-import tyro  # noqa: E402
-
-from jobs.common.cli import complain, run_job, say  # noqa: E402
-from jobs.common.cluster_checks import describe, problems_of  # noqa: E402
-from jobs.common.cluster_file import placeholders, read_cluster_file  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
+from cluster.checks import describe, problems_of
+from cluster.cluster_file import placeholders, read_cluster_file
+from jobs.common.cli import run_job
+from pipeline.errors import UsageError
+from pipeline.runtime.terminal import complain, say
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,31 @@ Losses by task over the steps, and how far the text logits drift from the base's
 Needs the run's tokens and language expert; its stages are left alone. Writes experts/ in the run's folder.
 """
 
-import sys
-from pathlib import Path
+import jobs  # noqa: F401  # isort: skip
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-import json  # noqa: E402
-from dataclasses import asdict, dataclass, replace  # noqa: E402
-from typing import Any  # noqa: E402
+import matplotlib
+import pandas as pd
+import ray
+import torch
 
-import matplotlib  # noqa: E402
-import pandas as pd  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-
-from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.experts_table import (  # noqa: E402
-    NAMES,
-    PLOT_FILE,
-    RECORDS_FILE,
-    SUMMARY_FILE,
-    experts_folder,
-    experts_table,
-)
-from jobs.common.held_out import held_out_captions  # noqa: E402
-from jobs.common.messages import Messages, saying  # noqa: E402
-from jobs.train_stage import stage_run  # noqa: E402
-from pipeline.driver_node import actor_here  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.expert_comparison import EXPERTS, Comparison, train_experts  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.errors import InputError, UsageError
+from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, train_experts
+from pipeline.evaluation.held_out import held_out_captions
+from pipeline.launch.stage_inputs import stage_run
+from pipeline.reports.experts_table import NAMES, PLOT_FILE, RECORDS_FILE, SUMMARY_FILE, experts_folder, experts_table
+from pipeline.runs.attempt import counted
+from pipeline.runtime.messages import Messages, saying
+from pipeline.runtime.placement import actor_here, reserved
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import say
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 DRIFT = ("mean_kl", "max_abs_diff", "perplexity")
 LAST_STEPS = 20

@@ -1,24 +1,24 @@
 #!/usr/bin/env -S python -P
 """Runs a recipe from its corpus to its report, one job after the other, on one Ray cluster."""
 
+import jobs  # noqa: F401  # isort: skip
+import json
+import os
+import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
+from jobs import report, tokenize, train_lm, train_stage
+from jobs.common.cli import JobOptions, run_job
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import say
+from tokenization.demo.openmoji import ATTRIBUTION
+
 STARTED = time.monotonic()
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-import json  # noqa: E402
-import os  # noqa: E402
-import subprocess  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-
-import ray  # noqa: E402
-
-from jobs import report, tokenize, train_lm, train_stage  # noqa: E402
-from jobs.common.cli import JobOptions, connect_to_ray, run_job, say  # noqa: E402
-from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,50 @@
 #!/usr/bin/env -S python -P
 """Scores a run from what `jobs/generate.py` made, and checks the exported model. Writes metrics.json."""
 
-import sys
-from pathlib import Path
+import jobs  # noqa: F401  # isort: skip
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import json
+import operator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
-import json  # noqa: E402
-import operator  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from functools import reduce  # noqa: E402
-from typing import Any  # noqa: E402
+import numpy as np
+import pandas as pd
+import ray
+import torch
+from transformers import PreTrainedTokenizerFast
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
-
-from jobs.common.cli import JobOptions, counted, reserved, run_job, say  # noqa: E402
-from jobs.common.composition import score_composition  # noqa: E402
-from jobs.common.documents import score_documents  # noqa: E402
-from jobs.common.held_out import held_out_captions  # noqa: E402
-from jobs.common.outside_scores import check_weights, clip_score, fid  # noqa: E402
-from jobs.common.pictures import picture_sheet, spread, true_pictures  # noqa: E402
-from jobs.common.run_paths import RunPaths  # noqa: E402
-from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from jobs.generate import CAPTIONS_FILE, LANGUAGES, PICTURES_FILE, scored_drawings, trained_drawings  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.export import load_export, text_logits_max_abs_diff, visual_weights_moved  # noqa: E402
-from pipeline.joint_generation import opener_share  # noqa: E402
-from pipeline.language_expert import TRAINING_FILE  # noqa: E402
-from pipeline.model import load_language_expert  # noqa: E402
-from pipeline.preservation import text_drift  # noqa: E402
-from tokenization.books import token_name  # noqa: E402
-from tokenization.corpus import Corpus  # noqa: E402
-from tokenization.fast_dtype import fast_dtype  # noqa: E402
-from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
-from tokenization.pictures import Transform, load_picture  # noqa: E402
-from tokenization.storage import open_storage  # noqa: E402
-from tokenization.text_tokenizer import end_of_text_id  # noqa: E402
-from tokenization.token_table import (  # noqa: E402
-    MANIFEST_FILE,
-    Fingerprint,
-    TokenShard,
-    common_fingerprint,
-    list_token_shards,
-)
-from tokenization.vqgan_quality import Quality, quality_of  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from jobs.generate import CAPTIONS_FILE, PICTURES_FILE
+from pipeline.config.stage import LANGUAGES
+from pipeline.demo.composition import score_composition
+from pipeline.demo.drawings import scored_drawings, trained_drawings
+from pipeline.errors import InputError
+from pipeline.evaluation.documents import score_documents
+from pipeline.evaluation.held_out import held_out_captions
+from pipeline.evaluation.outside_scores import check_weights, clip_score, fid
+from pipeline.evaluation.text_drift import text_drift
+from pipeline.export.export import load_export, text_logits_max_abs_diff, visual_weights_moved
+from pipeline.generation.documents import opener_share
+from pipeline.model.loading import load_language_expert
+from pipeline.pages.sheets import picture_sheet, spread, true_pictures
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import RunPaths
+from pipeline.runs.token_check import checked_fingerprint
+from pipeline.runtime.placement import reserved
+from pipeline.runtime.terminal import say
+from pipeline.training.language_expert import TRAINING_FILE
+from tokenization.config.pictures import Transform
+from tokenization.corpora.corpus import Corpus
+from tokenization.corpora.pictures import load_picture
+from tokenization.dtypes import fast_dtype
+from tokenization.files.storage import open_storage
+from tokenization.table.manifest import token_name
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, TokenShard, common_fingerprint, list_token_shards
+from tokenization.text_tokenizer import end_of_text_id
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
+from tokenization.vqgan.quality import Quality, quality_of
 
 VQ_SHEET_FILE = "vq_sheet.png"
 DECODE_BATCH = 8
@@ -187,7 +183,7 @@ def retrieval(
 
 
 def composition_of_generated(paths: RunPaths) -> dict[str, float]:
-    """Whether the generated pictures have the skin tones asked for; see `jobs.common.composition`."""
+    """Whether the generated pictures have the skin tones asked for; see `pipeline.demo.composition`."""
     vqgan = stored_vqgan(paths, common_fingerprint(list_token_shards(paths.tokens)))
     return score_composition(paths, vqgan, pd.read_parquet(paths.samples / PICTURES_FILE))
 

@@ -4,25 +4,22 @@
 The scorers and their prompt files are not part of this project: take them from their repositories.
 """
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from dataclasses import dataclass, replace  # noqa: E402
-from typing import Literal  # noqa: E402
-
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.generation_request import Request, checked_prompts, high_resolution  # noqa: E402
-from jobs.common.run_paths import in_package_cache  # noqa: E402
-from jobs.common.scorer_layouts import USUAL_SAMPLES, picture_file, read_prompts, write_metadata  # noqa: E402
-from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from jobs.generate import generator_config, make_export, run_generators  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.joint_generation import DocumentLimits  # noqa: E402
-from pipeline.sampling import Sampling  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.errors import InputError, UsageError
+from pipeline.evaluation.scorer_layouts import USUAL_SAMPLES, picture_file, read_prompts, write_metadata
+from pipeline.generation.documents import DocumentLimits
+from pipeline.generation.sampling import Sampling
+from pipeline.requests.generators import generator_config, make_export, run_generators
+from pipeline.requests.request import Request, checked_prompts, high_resolution
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import in_package_cache
+from pipeline.runs.token_check import checked_fingerprint
+from pipeline.runtime.terminal import say
 
 
 @dataclass(frozen=True)

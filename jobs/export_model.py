@@ -5,29 +5,25 @@ With this project installed and `import pipeline.model`, `AutoModelForCausalLM.f
 language expert nor the checkpoint is ever in memory: weights pass through in pieces.
 """
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+import json
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-import json  # noqa: E402
-import re  # noqa: E402
-from dataclasses import asdict, dataclass  # noqa: E402
-
-from jobs.common.base import base_config  # noqa: E402
-from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.model_card import model_card  # noqa: E402
-from jobs.common.recipe import recipe_of  # noqa: E402
-from jobs.common.run_paths import RunPaths, in_package_cache, language_expert_name  # noqa: E402
-from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from pipeline.checkpoints import Checkpoint, finished_checkpoint, newest_complete  # noqa: E402
-from pipeline.configuration import MarsConfig  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.export import export_model  # noqa: E402
-from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
-from tokenization.vqgan_formats import load_vqgan, save_vqgan  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newest_complete
+from pipeline.config.mars import MarsConfig
+from pipeline.config.recipe import recipe_of
+from pipeline.errors import InputError, UsageError
+from pipeline.export.export import export_model
+from pipeline.reports.model_card import model_card
+from pipeline.runs.language_expert_check import base_config
+from pipeline.runs.paths import RunPaths, in_package_cache, language_expert_name
+from pipeline.runs.token_check import checked_fingerprint
+from pipeline.runtime.terminal import say
+from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.vqgan.formats import load_vqgan, save_vqgan
 
 VQGAN_FOLDER = "vqgan"
 STAGE_FOLDER = re.compile(r"stage(\d+)")

@@ -5,26 +5,26 @@ With no prompt, for every trained drawing: pictures from its English and Chinese
 from its codes, and a grid beside the true drawings.
 """
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import pandas as pd
+import tyro
 
-from collections.abc import Iterator  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
-from typing import Annotated, Any, Literal  # noqa: E402
-
-import pandas as pd  # noqa: E402
-import ray  # noqa: E402
-import tyro  # noqa: E402
-from ray.data import ActorPoolStrategy  # noqa: E402
-
-from jobs.common.cli import JobOptions, counted, run_job, say  # noqa: E402
-from jobs.common.documents import true_documents  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.generation_request import (  # noqa: E402
-    LANGUAGES,
+from jobs.common.cli import JobOptions, run_job
+from pipeline.config.recipe import Recipe
+from pipeline.demo.drawings import scored_drawings
+from pipeline.errors import UsageError
+from pipeline.evaluation.documents import true_documents
+from pipeline.generation.documents import DocumentLimits
+from pipeline.generation.sampling import Sampling
+from pipeline.pages.prompt_results import new_folder
+from pipeline.pages.sheets import drawing_grid
+from pipeline.requests.generators import generator_config, make_export, run_generators
+from pipeline.requests.prompts import check_not_empty
+from pipeline.requests.request import (
     Request,
     caption_rows,
     checked_prompts,
@@ -34,23 +34,11 @@ from jobs.common.generation_request import (  # noqa: E402
     save_documents,
     save_pictures,
 )
-from jobs.common.pictures import drawing_grid  # noqa: E402
-from jobs.common.prompt_results import new_folder  # noqa: E402
-from jobs.common.prompts import check_not_empty  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
-from jobs.common.tokens import checked_fingerprint  # noqa: E402
-from pipeline.checkpoints import finished_checkpoint  # noqa: E402
-from pipeline.export import export_model, exported_from  # noqa: E402
-from pipeline.generator_actor import Generator, GeneratorConfig  # noqa: E402
-from pipeline.joint_generation import DocumentLimits  # noqa: E402
-from pipeline.row_index import RowSelection, build_row_index  # noqa: E402
-from pipeline.sampling import GREEDY, Sampling  # noqa: E402
-from pipeline.stage_config import Source  # noqa: E402
-from pipeline.token_data import TokenReader, caption_texts  # noqa: E402
-from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
-from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
-from tokenization.token_table import Fingerprint  # noqa: E402
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import in_package_cache
+from pipeline.runs.token_check import checked_fingerprint
+from pipeline.runtime.terminal import say
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 PICTURES_FILE, CAPTIONS_FILE, GRID_FILE = "pictures.parquet", "captions.parquet", "grid.png"
 PROMPT_BATCH = 16
@@ -234,89 +222,6 @@ def generate_documents(request: Request) -> None:
         save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe, ledger))
         ledger.add.remote(samples=len(prompts))
     say(f"generate: illustrated documents are in {folder}")
-
-
-def generator_config(request: Request, batch_size: int) -> GeneratorConfig:
-    """What all generators of a run have in common. Captions take the likeliest ids."""
-    return GeneratorConfig(
-        export=request.paths.export,
-        batch_size=batch_size,
-        prompt_len=request.fingerprint.max_caption_ids,
-        num_codes=request.fingerprint.num_codes,
-        sampling=request.sampling,
-        caption_sampling=GREEDY,
-        max_caption_ids=request.recipe.evaluation.max_caption_ids,
-        high=request.high,
-        use_gpu=request.recipe.scaling.use_gpu,
-    )
-
-
-def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
-    """Exports the last stage's model, where that has not been done yet."""
-    checkpoint = finished_checkpoint(paths.checkpoints(len(recipe.stages)))
-    if exported_from(paths.export) == checkpoint.name:
-        return
-    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    export_model(
-        paths.base,
-        checkpoint,
-        fingerprint.codebook_size,
-        tokenizer,
-        paths.export,
-        **recipe.model_options(),
-    )
-    say(f"generate: exported {checkpoint.name} to {paths.export}")
-
-
-def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """Rows of the last stage, one a language: sample_id, language, caption, codes, high_codes (None where there are
-    none)."""
-    source = recipe.stages[-1].sources[recipe.first_corpus]
-    return _drawings(paths, source)
-
-
-def scored_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """What is generated and scored, as `trained_drawings`: those, where the recipe names no others."""
-    if not recipe.evaluation.where:
-        return trained_drawings(recipe, paths)
-    return _drawings(paths, Source(where=recipe.evaluation.where))
-
-
-def _drawings(paths: RunPaths, source: Source) -> pd.DataFrame:
-    index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
-    texts = caption_texts(paths.tokens, index)
-    reader = TokenReader(paths.tokens, index, held_shards=1)
-    rows = []
-    for shard, count in enumerate(index.counts):
-        for place in range(count):
-            row = reader.row(shard, place)
-            own = dict(sample_id=row.sample_id, codes=row.codes, high_codes=row.high_codes)
-            for language in LANGUAGES:
-                text = texts[row.sample_id].get(language)
-                if text:
-                    rows.append(own | dict(language=language, caption=text))
-    return pd.DataFrame(rows)
-
-
-def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: Any) -> Iterator[dict[str, Any]]:
-    """The rows, through a pool of `Generator`s on Ray Data, as they come; `row_number` says which is which."""
-    numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
-    scaling = recipe.scaling
-    workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))
-    generated = ray.data.from_items(numbered, override_num_blocks=workers).map_batches(
-        Generator,
-        fn_constructor_args=(config,),
-        batch_size=config.batch_size,
-        num_cpus=scaling.cpus_per_worker,
-        num_gpus=1 if scaling.use_gpu else 0,
-        compute=ActorPoolStrategy(size=workers),
-    )
-    for done, row in enumerate(generated.iter_rows(), start=1):
-        if done == 1:
-            ledger.working.remote()
-        if done % max(1, len(rows) // 4) == 0:
-            say(f"generate: {done} of {len(rows)}")
-        yield row
 
 
 if __name__ == "__main__":

@@ -6,26 +6,22 @@ Qwen2.5, or the name of such a model on the Hugging Face hub. The starting model
 and training loads it from there, each rank only its own part. An interrupted run goes on where it was.
 """
 
-import sys
-from pathlib import Path
+import jobs  # noqa: F401  # isort: skip
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+from dataclasses import dataclass
+from typing import Any
 
-from dataclasses import dataclass  # noqa: E402
-from typing import Any  # noqa: E402
-
-from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.run_paths import language_expert_name  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.hub import model_folder  # noqa: E402
-from pipeline.language_expert_files import open_language_expert  # noqa: E402
-from pipeline.process_memory import MemoryGrowth  # noqa: E402
-from pipeline.starting_model import StartOptions, is_starting_model, make_starting_model  # noqa: E402
-from pipeline.vocabulary import JointVocabulary  # noqa: E402
-from tokenization.image_tokenizer import ImageTokenizer  # noqa: E402
-from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.errors import InputError, UsageError
+from pipeline.runs.paths import language_expert_name
+from pipeline.runtime.process_memory import MemoryGrowth
+from pipeline.runtime.terminal import say
+from pipeline.weights.hub import model_folder
+from pipeline.weights.language_expert_formats import open_language_expert
+from pipeline.weights.starting_model import StartOptions, is_starting_model, make_starting_model
+from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 @dataclass(frozen=True)

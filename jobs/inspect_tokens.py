@@ -1,33 +1,30 @@
 #!/usr/bin/env -S python -P
 """Shows what a token dataset holds: statistics, and a sheet of random rows decoded back to pictures and captions."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+from rich.table import Table
 
-import json  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import ray  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from jobs.common.cli import JobOptions, connect_to_ray, console, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.pictures import picture_sheet  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.run_paths import RunPaths  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from tokenization.image_tokenizer import ImageTokenizer, image_tokenizer_sha256  # noqa: E402
-from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
-from tokenization.storage import Storage, open_storage  # noqa: E402
-from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256  # noqa: E402
-from tokenization.token_statistics import add_up, statistics_of_shard  # noqa: E402
-from tokenization.token_table import MANIFEST_FILE, Fingerprint  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.config.recipe import Recipe
+from pipeline.errors import InputError, UsageError
+from pipeline.pages.sheets import picture_sheet
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import console, say
+from tokenization.demo.openmoji import ATTRIBUTION
+from tokenization.files.storage import Storage, open_storage
+from tokenization.table.statistics import add_up, statistics_of_shard
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
+from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
+from tokenization.vqgan.image_tokenizer import ImageTokenizer, image_tokenizer_sha256
 
 SHEET_FILE = "tokens.png"
 COLUMNS = 6

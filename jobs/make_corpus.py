@@ -1,25 +1,18 @@
 #!/usr/bin/env -S python -P
 """Makes a corpus: the demo's drawings with English and Chinese names and illustrated lists of them, or noise."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from typing import Literal  # noqa: E402
-
-import ray  # noqa: E402
-
-from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.run_paths import RunPaths  # noqa: E402
-from tokenization.lists_corpus import LISTS_FILE, illustrated_lists, write_lists  # noqa: E402
-from tokenization.noise_corpus import write_noise_shard  # noqa: E402
-from tokenization.openmoji_corpus import ATTRIBUTION, list_drawings, write_shard  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.config.recipe import Recipe
+from pipeline.demo.corpora import make_corpus, write_missing
+from pipeline.errors import UsageError
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.terminal import say
+from tokenization.demo.noise import write_noise_shard
 
 
 @dataclass(frozen=True)
@@ -52,29 +45,6 @@ def main(options: Options) -> None:
         make_corpus(name, recipe, paths)
 
 
-Tasks = dict[Path, tuple[Callable, tuple, int]]
-"""A shard's path to what writes it, that function's arguments after the path, and the shard's rows."""
-
-
-def make_corpus(name: str, recipe: Recipe, paths: RunPaths) -> None:
-    """Makes the shards of one of the recipe's corpora that are missing."""
-    corpus, folder, drawings = recipe.corpora[name], paths.corpus_of(name), list_drawings()
-    if corpus.made == "lists":
-        lists = illustrated_lists(drawings, corpus.groups, corpus.lists_per_group, corpus.drawings_per_list)
-        tasks: Tasks = {folder / LISTS_FILE: (write_lists, (lists, corpus.size_px), len(lists))}
-        what = f"{len(lists)} illustrated lists"
-    else:
-        size = corpus.shard_rows
-        pieces = [drawings[start : start + size] for start in range(0, len(drawings), size)]
-        tasks = {
-            folder / f"{number:05d}.tar": (write_shard, (piece, number, corpus.size_px), len(piece))
-            for number, piece in enumerate(pieces)
-        }
-        what = f"{len(drawings)} drawings"
-    _write_missing(tasks, paths)
-    say(f"corpus: {what} at {corpus.size_px} px in {folder}. {ATTRIBUTION}")
-
-
 def make_noise(options: Options, recipe: Recipe, paths: RunPaths) -> None:
     """Writes the shards of noise that are missing."""
     for name in ("rows", "size_px", "shard_rows"):
@@ -86,31 +56,8 @@ def make_noise(options: Options, recipe: Recipe, paths: RunPaths) -> None:
         count = min(options.shard_rows, options.rows - start)
         path = folder / f"{start // options.shard_rows:05d}.tar"
         tasks[path] = (write_noise_shard, (start, count, options.size_px, recipe.seed), count)
-    _write_missing(tasks, paths)
+    write_missing(tasks, paths)
     say(f"corpus: {options.rows} pictures of noise, shorter side {options.size_px} px, in {folder}")
-
-
-def _write_missing(tasks: Tasks, paths: RunPaths) -> None:
-    """Runs what writes the shards that are not there."""
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    if not missing:
-        say(f"corpus: all {len(tasks)} shards are there")
-        return
-    connect_to_ray()
-    cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
-    with counted(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
-        ledger.working.remote()
-        waiting = {
-            ray.remote(function).options(scheduling_strategy=strategy).remote(path, *arguments): count
-            for path, (function, arguments, count) in missing.items()
-        }
-        done = len(tasks) - len(missing)
-        while waiting:
-            (finished, *_), _ = ray.wait(list(waiting))
-            ray.get(finished)
-            done += 1
-            ledger.add.remote(samples=waiting.pop(finished), steps=1)
-            say(f"corpus: {done} of {len(tasks)} shards")
 
 
 if __name__ == "__main__":

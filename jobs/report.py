@@ -1,35 +1,32 @@
 #!/usr/bin/env -S python -P
 """Writes report.html of a run: one file with loss curves, pictures, scores, the ledger, and the versions."""
 
-import sys
-from pathlib import Path
+import jobs  # noqa: F401  # isort: skip
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import html
+import json
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
 
-import html  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from importlib.metadata import version  # noqa: E402
+import pandas as pd
 
-import pandas as pd  # noqa: E402
-
-from jobs.common.cli import JobOptions, run_job, say  # noqa: E402
-from jobs.common.documents import newest_documents  # noqa: E402
-from jobs.common.html_page import image_of, page_of, plt, png_of, table_of  # noqa: E402
-from jobs.common.learned import Section, learned_sections  # noqa: E402
-from jobs.common.pictures import spread  # noqa: E402
-from jobs.common.prompt_results import GRID_FILE as DOCUMENTS_GRID  # noqa: E402
-from jobs.common.prompt_results import PAGE_FILE  # noqa: E402
-from jobs.common.run_paths import RunPaths  # noqa: E402
-from jobs.common.step_figures import METRICS_FILE, read_step_figures  # noqa: E402
-from jobs.evaluate import VQ_SHEET_FILE  # noqa: E402
-from jobs.generate import CAPTIONS_FILE, GRID_FILE  # noqa: E402
-from pipeline.errors import InputError  # noqa: E402
-from pipeline.ledger_rows import read_ledger  # noqa: E402
-from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from jobs.evaluate import VQ_SHEET_FILE
+from jobs.generate import CAPTIONS_FILE, GRID_FILE
+from pipeline.errors import InputError
+from pipeline.evaluation.documents import newest_documents
+from pipeline.ledger.rows import read_ledger
+from pipeline.pages.html import image_of, page_of, plt, png_of, table_of
+from pipeline.pages.prompt_results import GRID_FILE as DOCUMENTS_GRID
+from pipeline.pages.prompt_results import PAGE_FILE
+from pipeline.pages.sheets import spread
+from pipeline.reports.learned import Section, learned_sections
+from pipeline.runs.paths import RunPaths
+from pipeline.runs.step_figures import METRICS_FILE, read_step_figures
+from pipeline.runtime.terminal import say
+from tokenization.demo.openmoji import ATTRIBUTION
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")

@@ -7,23 +7,21 @@ A job that was preempted (exit code 7), or that broke off without a reason of it
 cluster), is submitted again and goes on from its last checkpoint. Ctrl-C leaves the job running.
 """
 
+import jobs  # noqa: F401  # isort: skip
+import os
+import shlex
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import tyro
 
-import os  # noqa: E402
-import shlex  # noqa: E402
-import time  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
-
-import tyro  # noqa: E402
-
-from jobs.common.exit_codes import ExitCode, UsageError  # noqa: E402
-from jobs.common.job_client import Ended, JobFollower, UnreachableError  # noqa: E402
-from jobs.common.terminal import complain, say  # noqa: E402
+from cluster.job_client import Ended, JobFollower, UnreachableError
+from jobs.common.exit_codes import ExitCode
+from pipeline.errors import UsageError
+from pipeline.runtime.terminal import complain, say
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -1,34 +1,35 @@
 #!/usr/bin/env -S python -P
 """Tokenizes an image-text corpus into token shards: VQ codes and Qwen ids, once, offline."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+import json
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-# This very file would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import tyro
+from ray.util.metrics import Gauge
 
-import json  # noqa: E402
-import time  # noqa: E402
-from dataclasses import asdict, dataclass, replace  # noqa: E402
-from typing import Annotated, Any, Literal  # noqa: E402
-
-import tyro  # noqa: E402
-from ray.util.metrics import Gauge  # noqa: E402
-
-from jobs.common.asked_nodes import say_nodes  # noqa: E402
-from jobs.common.cli import JobOptions, complain, counted, run_job, say  # noqa: E402
-from jobs.common.cluster_file import ClusterFile, read_cluster_file  # noqa: E402
-from jobs.common.cluster_plan import Demand  # noqa: E402
-from jobs.common.dry_run import plan_console  # noqa: E402
-from jobs.common.exit_codes import FailedShards, UsageError  # noqa: E402
-from jobs.common.recipe import Recipe, load_recipe  # noqa: E402
-from jobs.common.run_paths import RunPaths, in_package_cache  # noqa: E402
-from jobs.make_corpus import make_corpus  # noqa: E402
-from tokenization.books import Manifest  # noqa: E402
-from tokenization.corpus import Corpus  # noqa: E402
-from tokenization.shard_rows import TokenizationConfig, check_query  # noqa: E402
-from tokenization.tokenize_corpus import Progress, Tools, tokenize_corpus  # noqa: E402
-from tokenization.workers import Workers  # noqa: E402
+from cluster.cluster_file import ClusterFile, read_cluster_file
+from cluster.nodes import Demand
+from jobs.common.cli import JobOptions, run_job
+from jobs.common.exit_codes import FailedShards
+from jobs.common.recipes import load_recipe
+from pipeline.config.recipe import Recipe
+from pipeline.demo.corpora import make_corpus
+from pipeline.errors import UsageError
+from pipeline.reports.asked_nodes import say_nodes
+from pipeline.reports.dry_run import plan_console
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import RunPaths, in_package_cache
+from pipeline.runtime.terminal import complain, say
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.workers import Workers
+from tokenization.corpora.corpus import Corpus
+from tokenization.job.rows import Tools, check_query
+from tokenization.job.run import Progress, tokenize_corpus
+from tokenization.table.manifest import Manifest
 
 SAY_EVERY_S = 10.0
 USUAL = TokenizationConfig()

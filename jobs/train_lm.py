@@ -1,30 +1,29 @@
 #!/usr/bin/env -S python -P
 """Trains the demo's small language expert on the captions and saves it as a Qwen2 checkpoint."""
 
-import sys
-from pathlib import Path
+import jobs  # noqa: F401  # isort: skip
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import json  # noqa: E402
-from dataclasses import asdict, dataclass  # noqa: E402
-from typing import Any  # noqa: E402
+import ray
+import torch
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-
-from jobs.common.cli import JobOptions, connect_to_ray, counted, reserved, run_job, say  # noqa: E402
-from jobs.common.exit_codes import UsageError  # noqa: E402
-from jobs.common.messages import Messages, saying  # noqa: E402
-from jobs.common.recipe import Recipe  # noqa: E402
-from jobs.common.run_paths import RunPaths  # noqa: E402
-from pipeline.driver_node import actor_here  # noqa: E402
-from pipeline.language_expert import TRAINING_FILE, train_language_expert  # noqa: E402
-from pipeline.row_index import RowSelection, build_row_index  # noqa: E402
-from pipeline.token_data import caption_texts, document_texts  # noqa: E402
-from tokenization.text_tokenizer import load_text_tokenizer  # noqa: E402
-from tokenization.token_table import list_token_shards  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.config.recipe import Recipe
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.token_reader import caption_texts, document_texts
+from pipeline.errors import UsageError
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.messages import Messages, saying
+from pipeline.runtime.placement import actor_here, reserved
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import say
+from pipeline.training.language_expert import TRAINING_FILE, train_language_expert
+from tokenization.table.token_table import list_token_shards
+from tokenization.text_tokenizer import load_text_tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,32 @@
 #!/usr/bin/env -S python -P
 """Trains a VQ-GAN on a corpus, measures it over all pictures, and writes it with a model card."""
 
-import sys
+import jobs  # noqa: F401  # isort: skip
+import operator
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
-# `jobs/tokenize.py` would hide the standard library's `tokenize` from every script in this folder.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import ray
+import torch
+import torch.distributed as dist
 
-import operator  # noqa: E402
-import shlex  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from functools import partial, reduce  # noqa: E402
-from typing import Any  # noqa: E402
-
-import ray  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-
-from jobs.common.cli import JobOptions, counted, reserved, run_job, say, say_what_is_short  # noqa: E402
-from jobs.common.messages import Messages, saying  # noqa: E402
-from jobs.make_corpus import make_corpus  # noqa: E402
-from pipeline.driver_node import actor_here  # noqa: E402
-from pipeline.ray_training import run_workers  # noqa: E402
-from tokenization.corpus import Corpus  # noqa: E402
-from tokenization.openmoji_corpus import ATTRIBUTION  # noqa: E402
-from tokenization.vqgan_config import VqganConfig  # noqa: E402
-from tokenization.vqgan_data import picture_batches  # noqa: E402
-from tokenization.vqgan_quality import Quality, quality_of_shard  # noqa: E402
-from tokenization.vqgan_training import train_vqgan  # noqa: E402
+from jobs.common.cli import JobOptions, run_job
+from pipeline.demo.corpora import make_corpus
+from pipeline.launch.ray_train import run_workers
+from pipeline.runs.attempt import counted
+from pipeline.runtime.messages import Messages, saying
+from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
+from pipeline.runtime.terminal import say
+from tokenization.config.vqgan import VqganConfig
+from tokenization.corpora.corpus import Corpus
+from tokenization.demo.openmoji import ATTRIBUTION
+from tokenization.vqgan.data import picture_batches
+from tokenization.vqgan.quality import Quality, quality_of_shard
+from tokenization.vqgan.training import train_vqgan
 
 CARD = """# VQ-GAN {name}
 

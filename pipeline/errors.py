@@ -35,3 +35,7 @@ class WorkersLostError(RuntimeError):
 
 class CorruptionError(RuntimeError):
     """What must be equal is not: memory, a device or a link is at fault."""
+
+
+class UsageError(ValueError):
+    """A flag or a recipe is wrong. The message names the thing, the rule, and what to do."""

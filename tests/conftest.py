@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.configuration import MarsConfig
-from pipeline.model import MarsForCausalLM
-from pipeline.sequences import SequenceBuilder
+from pipeline.config.mars import MarsConfig
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.model.mars import MarsForCausalLM
 from tests.s3 import BUCKET, FaultyS3
 
 TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from jobs.common.cluster_file import read_cluster_file
+from cluster.cluster_file import read_cluster_file
 from tests.conftest import CHECKOUT
 from tests.ports import free_port
 

@@ -7,8 +7,8 @@ import time
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipeline.ledger import keep_ledger, new_attempt
-from pipeline.ledger_account import Limits
+from pipeline.ledger.account import Limits
+from pipeline.ledger.actor import keep_ledger, new_attempt
 
 STEP_S = 0.5
 

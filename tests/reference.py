@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 
-from pipeline.baselines import run_both_experts
-from pipeline.model import MarsForCausalLM
-from pipeline.picture_positions import picture_positions
-from pipeline.sequences import Sequence
-from pipeline.vocabulary import Role
+from pipeline.benchmarks.baselines import run_both_experts
+from pipeline.config.vocabulary import Role
+from pipeline.data.sequences import Sequence
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.model.picture_positions import picture_positions
 
 ROLES = list(Role)
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import attempts
-from pipeline.attempts import run_attempts
+from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
-from pipeline.ray_training import ScalingConfig
-from pipeline.termination import Termination, termination
+from pipeline.launch import attempts
+from pipeline.launch.attempts import run_attempts
+from pipeline.runtime.termination import Termination, termination
 
 FIXED = ScalingConfig(num_workers=4, max_retries=2)
 ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)

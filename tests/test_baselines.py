@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
-from pipeline.baselines import BothExperts, Dense, PrefixWithGradient
-from pipeline.geometry import GEOMETRIES, with_layers
-from pipeline.metrics import count_parameters
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.step_benchmark import StepBenchmark, measure_step
+from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
+from pipeline.benchmarks.step import StepBenchmark, measure_step
+from pipeline.config.geometries import GEOMETRIES, with_layers
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.planning.flops import count_parameters
+from pipeline.training.objective import Objective
 from tests.conftest import CODEBOOK, small_config
 from tests.test_model import some_batches
 

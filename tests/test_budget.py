@@ -5,20 +5,20 @@ import json
 import pytest
 
 from jobs.budget import Plan, Report, plan, report
-from jobs.common.budget_limit import given_limits, limits_of
-from jobs.common.cost_plan import encoder_flop_of
-from jobs.common.exit_codes import ExitCode, UsageError, exit_code_of
-from jobs.common.forecast import forecast, planned_work
-from jobs.common.recipe import load_recipe
-from jobs.common.recipe_plan import plan_recipe
-from jobs.common.run_paths import run_paths
-from jobs.common.spending import spending
-from pipeline.errors import BudgetError
-from pipeline.ledger_account import SECONDS_PER_DAY, Account, Attempt, Held
-from pipeline.ledger_rows import RowWriter, read_ledger
-from pipeline.limit_watch import LimitWatch, Spent
+from jobs.common.exit_codes import ExitCode, exit_code_of
+from jobs.common.recipes import load_recipe
+from pipeline.budget.cost_plan import encoder_flop_of
+from pipeline.budget.forecast import forecast, planned_work
+from pipeline.budget.limits import given_limits, limits_of
+from pipeline.budget.spending import spending
+from pipeline.errors import BudgetError, UsageError
+from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
+from pipeline.ledger.limits import LimitWatch, Spent
+from pipeline.ledger.rows import RowWriter, read_ledger
+from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.runs.paths import run_paths
 from tests.browser import check_page
-from tokenization.vqgan_config import OPEN_MUSE
+from tokenization.config.vqgan import OPEN_MUSE
 
 STEP_S, WAIT_S, START_S = 10.0, 1.0, 60.0
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import slice_files
-from pipeline.checkpoints import (
+from pipeline.checkpoints import slice_files
+from pipeline.checkpoints.manifest import (
     MANIFEST_FILE,
     CheckpointManifest,
     Kept,
@@ -26,13 +26,14 @@ from pipeline.checkpoints import (
     remove_old,
     write_manifest,
 )
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice
+from pipeline.checkpoints.owner import RunOwner
+from pipeline.checkpoints.slice_files import SliceReader, write_slices
 from pipeline.errors import InputError
-from pipeline.optimizer_slices import KEYS, Slice
-from pipeline.run_owner import RunOwner
-from pipeline.slice_files import SliceReader, write_slices
-from pipeline.weights import base_sha256, load_base, trained_state
+from pipeline.export.trained_weights import trained_state
+from pipeline.model.loading import base_sha256, load_base
 from tests.s3 import BUCKET
-from tokenization.storage import open_storage
+from tokenization.files.storage import open_storage
 
 SHAPES = {"mars.a": (7, 9), "mars.b": (5,), "mars.c": (100, 30)}
 
@@ -76,7 +77,7 @@ def url(request, tmp_path):
 @pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])
 @pytest.mark.parametrize("block_bytes", [64, 1000, 8 * 2**20])
 def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, monkeypatch, wrote, reads, block_bytes):
-    monkeypatch.setattr("pipeline.checkpoints.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("pipeline.checkpoints.manifest.BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(slice_files, "BLOCK_BYTES", block_bytes)
     url = str(tmp_path)
     reader = SliceReader(open_checkpoint(url, make(url, 3, world_size=wrote)))
@@ -97,7 +98,7 @@ def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(
 
 
 def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.checkpoints.BLOCK_BYTES", 256)
+    monkeypatch.setattr("pipeline.checkpoints.manifest.BLOCK_BYTES", 256)
     monkeypatch.setattr(slice_files, "BLOCK_BYTES", 256)
     url, taken = str(tmp_path), []
     checkpoint = open_checkpoint(url, make(url, 3, world_size=4))

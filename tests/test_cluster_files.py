@@ -11,11 +11,11 @@ import pytest
 import tyro
 import yaml
 
+from cluster.checks import aws_problems, gcp_problems, problems_of
+from cluster.cluster_file import PLACEHOLDER, read_cluster_file
 from jobs import check_cluster, init_model, tokenize, train_stage
-from jobs.common.cluster_checks import aws_problems, gcp_problems, problems_of
-from jobs.common.cluster_file import PLACEHOLDER, read_cluster_file
-from jobs.common.exit_codes import UsageError
-from jobs.common.recipe import load_recipe
+from jobs.common.recipes import load_recipe
+from pipeline.errors import UsageError
 from tests.conftest import CHECKOUT
 from tests.kuberay_schema import check_pod_template, manifest
 

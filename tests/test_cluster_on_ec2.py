@@ -7,7 +7,7 @@ import pytest
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler.tags import TAG_RAY_LAUNCH_CONFIG, TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME, TAG_RAY_USER_NODE_TYPE
 
-from jobs.common.cluster_file import read_cluster_file
+from cluster.cluster_file import read_cluster_file
 from tests.s3 import FaultyS3
 from tests.test_cluster_files import AWS, VALUES, filled
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.common.recipe import load_recipe
+from jobs.common.recipes import load_recipe
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.fake_cluster import HEAD_TYPE, FakeCluster
 from tests.test_ray import small_vqgan

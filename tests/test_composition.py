@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jobs.common.composition import nearest_credit
-from jobs.common.recipe import load_recipe
-from tokenization.compositions import SEEN, TONES, UNSEEN, VARIANTS, compositions
-from tokenization.openmoji_corpus import list_drawings
+from jobs.common.recipes import load_recipe
+from pipeline.demo.composition import nearest_credit
+from tokenization.demo.compositions import SEEN, TONES, UNSEEN, VARIANTS, compositions
+from tokenization.demo.openmoji import list_drawings
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,10 @@ from PIL import Image
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.test_ray import small_vqgan
 from tests.test_tokenization import corpus_in, tokenizer  # noqa: F401
-from tokenization.pictures import Limits, Transform, load_picture
-from tokenization.shard_rows import TokenizationConfig, read_chunks
+from tokenization.config.pictures import Limits, Transform
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.corpora.pictures import load_picture
+from tokenization.job.rows import read_chunks
 from tokenization.text_tokenizer import NUM_RANKS, text_ids
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=16, caption_columns={"caption": "en"}, max_caption_ids=50)

@@ -10,12 +10,13 @@ import pytest
 import ray
 
 from jobs import train_stage
-from jobs.common.dry_run import flatten
-from jobs.common.exit_codes import ExitCode, UsageError, exit_code_of
-from jobs.common.recipe import load_recipe
-from jobs.common.recipe_plan import planned_config
-from pipeline.geometry import GEOMETRIES
-from pipeline.metrics import count_parameters
+from jobs.common.exit_codes import ExitCode, exit_code_of
+from jobs.common.recipes import load_recipe
+from pipeline.config.geometries import GEOMETRIES
+from pipeline.errors import UsageError
+from pipeline.planning.flops import count_parameters
+from pipeline.planning.recipe_plan import planned_config
+from pipeline.reports.dry_run import flatten
 from tests.conftest import CHECKOUT
 
 RECIPES = sorted(path.stem for path in (CHECKOUT / "jobs/recipes").glob("*.py") if path.name != "__init__.py")

@@ -15,30 +15,37 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from jobs.common.exit_codes import UsageError
-from jobs.common.recipe import CorpusConfig, Recipe, load_recipe, recipe_of
-from jobs.common.run_paths import RunPaths
+from jobs.common.recipes import load_recipe
 from jobs.export_model import Options, main
-from jobs.train_stage import stage_run
-from pipeline.checkpoints import CheckpointManifest, finished_checkpoint, new_folder_name, rank_file, write_manifest
-from pipeline.errors import InputError
-from pipeline.generation import generate_codes
-from pipeline.language_expert_files import open_language_expert
-from pipeline.model import MarsForCausalLM, is_trained
-from pipeline.optimizer_slices import KEYS, Slice
-from pipeline.sampling import Sampling
-from pipeline.slice_files import write_slices
-from pipeline.stage_config import StageConfig
-from pipeline.starting_model import StartOptions, make_starting_model
-from pipeline.weights import base_sha256, load_base
+from pipeline.checkpoints.manifest import (
+    CheckpointManifest,
+    finished_checkpoint,
+    new_folder_name,
+    rank_file,
+    write_manifest,
+)
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice
+from pipeline.checkpoints.slice_files import write_slices
+from pipeline.config.recipe import CorpusConfig, Recipe, recipe_of
+from pipeline.config.stage import StageConfig
+from pipeline.errors import InputError, UsageError
+from pipeline.generation.pictures import generate_codes
+from pipeline.generation.sampling import Sampling
+from pipeline.launch.stage_inputs import stage_run
+from pipeline.model.loading import base_sha256, load_base
+from pipeline.model.mars import MarsForCausalLM, is_trained
+from pipeline.runs.paths import RunPaths
+from pipeline.weights.language_expert_formats import open_language_expert
+from pipeline.weights.starting_model import StartOptions, make_starting_model
 from tests.conftest import CHECKOUT, TEXT_VOCAB
-from tokenization.image_tokenizer import ImageTokenizer
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.storage import append_whole, open_storage
-from tokenization.token_table import write_token_shard
-from tokenization.tokenize_corpus import Tools, make_fingerprint
-from tokenization.vqgan_config import VqganConfig
-from tokenization.vqgan_model import build_vqgan
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.vqgan import VqganConfig
+from tokenization.files.storage import append_whole, open_storage
+from tokenization.job.rows import Tools
+from tokenization.job.run import make_fingerprint
+from tokenization.table.token_table import write_token_shard
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
+from tokenization.vqgan.model import build_vqgan
 
 SMALL_VQGAN = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=32)
 PROMPT = [11, 12]
@@ -46,9 +53,9 @@ DRAW = """
 import sys, numpy as np, torch
 from transformers import AutoModelForCausalLM
 import pipeline.model
-from pipeline.generation import generate_codes
-from pipeline.sampling import Sampling
-from tokenization.image_tokenizer import ImageTokenizer
+from pipeline.generation.pictures import generate_codes
+from pipeline.generation.sampling import Sampling
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
 for folder in sys.argv[2:]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     codes = generate_codes(model, [[11, 12]], 4, Sampling(seed=3))

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipeline import extension_lock
-from pipeline.extension_lock import OP, STALE_AFTER_S, await_extension_lock
+from pipeline.runtime import extension_lock
+from pipeline.runtime.extension_lock import OP, STALE_AFTER_S, await_extension_lock
 
 
 @pytest.fixture

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.feed_benchmark import FeedBenchmark, measure_feed
-from pipeline.order import MixedOrder, SampleOrder
-from pipeline.plan import StagePlan
-from pipeline.row_index import RowSelection, build_row_index
-from pipeline.sequences import SequenceBuilder
-from pipeline.shard_fetcher import ShardFetcher
-from pipeline.stored_rows import stored_row_index
-from pipeline.token_data import TokenReader
-from pipeline.vocabulary import JointVocabulary
-from pipeline.work_plan import SampleLengths
+from pipeline.benchmarks.feed import FeedBenchmark, measure_feed
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_index_cache import stored_row_index
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.data.shard_fetcher import ShardFetcher
+from pipeline.data.token_reader import TokenReader
+from pipeline.planning.work import SampleLengths
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.s3 import BUCKET
 from tests.test_plan import STAGE, write_documents, write_tokens
-from tokenization.storage import open_storage
+from tokenization.files.storage import open_storage
 
 WHERE = "score >= 0.2"
 URL = f"s3://{BUCKET}/run/tokens"

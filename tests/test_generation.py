@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from pipeline.collate import collate
-from pipeline.decoder import Decoder
-from pipeline.generation import HighResolution, PictureGenerator, generate_captions, generate_codes
-from pipeline.generation_benchmark import GenerationBenchmark, measure_generation
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.packed_linear import PackedLinear, can_pack, packed
-from pipeline.sampling import GREEDY, Sampling, choose, uniform_numbers
-from pipeline.sequences import Kind
-from pipeline.vocabulary import Role, State
+from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
+from pipeline.config.vocabulary import Role, State
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind
+from pipeline.generation.decoder import Decoder
+from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
+from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, generate_codes
+from pipeline.generation.sampling import GREEDY, Sampling, choose, uniform_numbers
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.objective import Objective
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection
 

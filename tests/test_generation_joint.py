@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.collate import collate
-from pipeline.decoder import Decoder
-from pipeline.joint_generation import DocumentLimits, generate_documents, opener_share
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.sampling import Sampling
-from pipeline.sequences import Kind, Task
-from pipeline.vocabulary import Role, State
+from pipeline.config.vocabulary import Role, State
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind, Task
+from pipeline.generation.decoder import Decoder
+from pipeline.generation.documents import DocumentLimits, generate_documents, opener_share
+from pipeline.generation.sampling import Sampling
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.objective import Objective
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection
 from tests.test_generation import random_model

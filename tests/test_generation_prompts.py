@@ -12,8 +12,16 @@ import pytest
 from PIL import Image
 
 from jobs import evaluate, generate
-from jobs.common.exit_codes import UsageError
-from jobs.common.generation_request import (
+from jobs.common.recipes import load_recipe
+from pipeline.config.recipe import Recipe
+from pipeline.config.vocabulary import Role
+from pipeline.errors import InputError, UsageError
+from pipeline.generation.documents import DocumentLimits
+from pipeline.generation.pictures import HighResolution
+from pipeline.generation.sampling import Sampling
+from pipeline.pages.prompt_results import file_name, new_folder, save_page
+from pipeline.requests.prompts import read_prompts
+from pipeline.requests.request import (
     Request,
     caption_rows,
     checked_prompts,
@@ -22,19 +30,11 @@ from jobs.common.generation_request import (
     save_documents,
     save_pictures,
 )
-from jobs.common.prompt_results import file_name, new_folder, save_page
-from jobs.common.prompts import read_prompts
-from jobs.common.recipe import Recipe, load_recipe
-from jobs.common.run_paths import run_paths
-from pipeline.errors import InputError
-from pipeline.generation import HighResolution
-from pipeline.joint_generation import DocumentLimits
-from pipeline.sampling import Sampling
-from pipeline.vocabulary import Role
+from pipeline.runs.paths import run_paths
 from tests.conftest import png
-from tokenization.pictures import Transform
+from tokenization.config.pictures import Transform
+from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import PACKAGED, load_text_tokenizer, text_ids
-from tokenization.token_table import Fingerprint
 
 
 def read(path, *texts, max_ids=4):

@@ -19,8 +19,8 @@ from ray.cluster_utils import Cluster
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.s3 import BUCKET, FaultyS3
 from tests.test_ray import small_vqgan
-from tokenization.noise_corpus import write_noise_shard
-from tokenization.tokenize_benchmark import peak_memory
+from tokenization.demo.noise import write_noise_shard
+from tokenization.job.benchmark import peak_memory
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 

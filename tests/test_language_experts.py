@@ -17,18 +17,17 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from jobs.common.base import check_base
-from jobs.common.exit_codes import UsageError
-from jobs.common.recipe import MODEL_OPTIONS
 from jobs.init_model import Options, main
-from pipeline.errors import InputError
-from pipeline.hub import model_folder
-from pipeline.language_expert_files import language_expert_config, open_language_expert
-from pipeline.model import MarsForCausalLM, load_language_expert
-from pipeline.stage_config import Source, StageConfig
-from pipeline.starting_model import StartOptions, StartRecord, finished_record, make_starting_model
-from pipeline.vocabulary import JointVocabulary
-from pipeline.weights import base_sha256, load_base
+from pipeline.config.recipe import MODEL_OPTIONS
+from pipeline.config.stage import Source, StageConfig
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.errors import InputError, UsageError
+from pipeline.model.loading import base_sha256, load_base, load_language_expert
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.runs.language_expert_check import check_base
+from pipeline.weights.hub import model_folder
+from pipeline.weights.language_expert_formats import language_expert_config, open_language_expert
+from pipeline.weights.starting_model import StartOptions, StartRecord, finished_record, make_starting_model
 from tests import qwen7b
 from tests.conftest import CHECKOUT, CODEBOOK, TEXT_VOCAB
 from tests.test_plan import FINGERPRINT
@@ -323,9 +322,9 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from pipeline.language_expert_files import open_language_expert
-from pipeline.process_memory import MemoryGrowth
-from pipeline.starting_model import StartOptions, make_starting_model
+from pipeline.weights.language_expert_formats import open_language_expert
+from pipeline.runtime.process_memory import MemoryGrowth
+from pipeline.weights.starting_model import StartOptions, make_starting_model
 for source in map(Path, sys.argv[1:]):
     largest = max(path.stat().st_size for path in source.iterdir())
     memory = MemoryGrowth()

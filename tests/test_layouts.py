@@ -16,12 +16,14 @@ from PIL import Image
 from tests.conftest import noise_png, write_tar
 from tests.test_plan import FINGERPRINT
 from tests.test_tokenization import tokenizer  # noqa: F401
-from tokenization.corpus import Corpus, CorpusSource
+from tokenization.config.pictures import Limits, Transform
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.corpora.pictures import load_picture
+from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
-from tokenization.pictures import Limits, Transform, load_picture
-from tokenization.samples import Sample
-from tokenization.shard_rows import TokenizationConfig, check_query, passed_through, read_chunks
-from tokenization.token_table import write_token_shard
+from tokenization.job.rows import check_query, passed_through, read_chunks
+from tokenization.table.token_table import write_token_shard
 
 ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
 

@@ -15,8 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipeline.errors import InputError
-from pipeline.ledger_account import SECONDS_PER_DAY, Account, Attempt, Held
-from pipeline.ledger_rows import RowWriter, read_ledger
+from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
+from pipeline.ledger.rows import RowWriter, read_ledger
 from tests.conftest import CHECKOUT
 from tests.s3 import BUCKET
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.budget import Plan, plan
-from jobs.common.forecast import forecast
-from jobs.common.recipe import load_recipe
-from pipeline.ledger_rows import read_ledger
+from jobs.common.recipes import load_recipe
+from pipeline.budget.forecast import forecast
+from pipeline.ledger.rows import read_ledger
 from tests.conftest import CHECKOUT
 from tests.past_ledger import ledger_after
 

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.collate import MicroBatch, collate
-from pipeline.configuration import MarsConfig
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.geometry import GEOMETRIES
-from pipeline.loss import CHUNK_BYTES
-from pipeline.memory_plan import (
+from pipeline.config.geometries import GEOMETRIES
+from pipeline.config.gpus import memory_bytes
+from pipeline.config.mars import MarsConfig
+from pipeline.config.stage import StageConfig
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.sequences import Kind
+from pipeline.model.loss import CHUNK_BYTES
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.planning.flops import count_parameters
+from pipeline.planning.memory import (
     REDUCE_BUCKET_ELEMENTS,
     SUB_GROUP_ELEMENTS,
     RowShape,
@@ -21,11 +26,7 @@ from pipeline.memory_plan import (
     layer_bytes,
     memory_plan,
 )
-from pipeline.metrics import count_parameters, memory_bytes
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.sequences import Kind
-from pipeline.stage_config import StageConfig
+from pipeline.training.objective import Objective
 from tests.conftest import CHECKOUT, builder_of, small_config
 from tests.test_objective import WEIGHTS
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.collate import collate
-from pipeline.geometry import GEOMETRIES
-from pipeline.metrics import count_parameters, expert_parameters, flop_of, peak_flop_per_s
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.sequences import Kind, SequenceBuilder
-from pipeline.vocabulary import NORMALISATIONS, Role
+from pipeline.config.geometries import GEOMETRIES
+from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.vocabulary import NORMALISATIONS, Role
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind, SequenceBuilder
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.planning.flops import count_parameters, expert_parameters, flop_of
+from pipeline.training.objective import Objective
 from tests.conftest import builder_of, small_config
 from tests.test_objective import WEIGHTS
 

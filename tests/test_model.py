@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
-from pipeline.collate import collate
-from pipeline.generation import generate_codes
-from pipeline.layers import MarsDecoderLayer
-from pipeline.model import LAST_OPENER, MarsForCausalLM, is_trained
-from pipeline.objective import Objective
-from pipeline.picture_positions import picture_positions, position_encoding
-from pipeline.sampling import Sampling
-from pipeline.sequences import Kind, SequenceBuilder
-from pipeline.vocabulary import NORMALISATIONS, Role
+from pipeline.config.vocabulary import NORMALISATIONS, Role
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind, SequenceBuilder
+from pipeline.generation.pictures import generate_codes
+from pipeline.generation.sampling import Sampling
+from pipeline.model.layers import MarsDecoderLayer
+from pipeline.model.mars import LAST_OPENER, MarsForCausalLM, is_trained
+from pipeline.model.picture_positions import picture_positions, position_encoding
+from pipeline.training.objective import Objective
 from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import loss
-from pipeline.collate import collate
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.sequences import Kind, Task
-from pipeline.vocabulary import NORMALISATIONS, Role, State
+from pipeline.config.vocabulary import NORMALISATIONS, Role, State
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind, Task
+from pipeline.model import loss
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.objective import Objective
 from tests.conftest import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 from tests.reference import hidden_by_selection, loss_by_definition
 

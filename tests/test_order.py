@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.common.recipe import load_recipe
-from pipeline.order import PARTS, MixedOrder, SampleOrder, no_room
-from pipeline.packing import pack_rows
-from pipeline.row_index import RowIndex
-from pipeline.token_data import TokenReader
-from tokenization.token_table import Fingerprint, write_token_shard
+from jobs.common.recipes import load_recipe
+from pipeline.config.stage import PARTS, no_room
+from pipeline.data.packing import pack_rows
+from pipeline.data.row_index import RowIndex
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.token_reader import TokenReader
+from tokenization.table.token_table import Fingerprint, write_token_shard
 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
 

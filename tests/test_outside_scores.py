@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
-from jobs.common.outside_scores import check_weights, clip_score, fid
 from pipeline.errors import InputError
+from pipeline.evaluation.outside_scores import check_weights, clip_score, fid
 
 
 class MeanColours(torch.nn.Module):

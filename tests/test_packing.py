@@ -6,13 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from jobs.common.recipe import load_recipe
-from pipeline.order import MixedOrder
-from pipeline.packing import deal_rows, pack_rows
-from pipeline.plan import StagePlan
-from pipeline.sequences import Kind, Sequence, SequenceBuilder
-from pipeline.token_data import Caption, Row
-from pipeline.vocabulary import JointVocabulary
+from jobs.common.recipes import load_recipe
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.packing import deal_rows, pack_rows
+from pipeline.data.sample_order import MixedOrder
+from pipeline.data.sequences import Kind, Sequence, SequenceBuilder
+from pipeline.data.token_reader import Caption, Row
 
 
 class WebLikeRows:

@@ -10,14 +10,15 @@ import torch
 import torch.distributed as dist
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.checkpoints import finished_checkpoint
-from pipeline.deepspeed_engine import put_tools_on_path
+from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
-from pipeline.language_expert_files import open_language_expert
-from pipeline.process_memory import MemoryGrowth
-from pipeline.stage_run import StageRun, starting_model
-from pipeline.starting_model import StartOptions, make_starting_model
-from pipeline.weights import load_base, trained_state
+from pipeline.export.trained_weights import trained_state
+from pipeline.model.loading import load_base
+from pipeline.runtime.process_memory import MemoryGrowth
+from pipeline.training.engine import put_tools_on_path
+from pipeline.training.stage_run import StageRun, starting_model
+from pipeline.weights.language_expert_formats import open_language_expert
+from pipeline.weights.starting_model import StartOptions, make_starting_model
 from tests.conftest import CODEBOOK
 from tests.test_zero import STAGE, free_port, join, losses, named, on_ranks, run, spawn
 

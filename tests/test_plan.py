@@ -7,15 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.stage import StageConfig
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import Kind, Task
+from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
-from pipeline.order import MixedOrder, SampleOrder
-from pipeline.plan import StagePlan
-from pipeline.row_index import RowIndex, RowSelection, build_row_index
-from pipeline.sequences import Kind, Task
-from pipeline.stage_config import StageConfig
-from pipeline.token_data import TokenReader
 from tests.conftest import CODEBOOK
-from tokenization.token_table import Fingerprint, write_token_shard
+from tokenization.table.token_table import Fingerprint, write_token_shard
 
 FINGERPRINT = Fingerprint(
     "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"caption_en": "en"}

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.expert_comparison import EXPERTS, Comparison, make_objective, text_logits, train_experts
-from pipeline.model import MarsForCausalLM
-from pipeline.preservation import held_out_texts, text_drift
-from pipeline.stage_config import StageConfig
-from pipeline.synthetic import synthetic_run
+from pipeline.benchmarks.synthetic import synthetic_run
+from pipeline.config.stage import StageConfig
+from pipeline.config.zero import ZeroConfig
+from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, make_objective, text_logits, train_experts
+from pipeline.evaluation.text_drift import held_out_texts, text_drift
+from pipeline.model.mars import MarsForCausalLM
 from tests.conftest import CODEBOOK, END_ID, small_config
 from tests.test_plan import write_tokens
 

@@ -22,21 +22,21 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from jobs.common.exit_codes import exit_code_of
-from pipeline.checkpoints import complete_checkpoints, write_manifest
+from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from tests.browser import check_page
 from tests.conftest import CHECKOUT, noise_png, write_tar
 from tests.prometheus import Prometheus, free_port
-from tokenization.storage import open_storage
-from tokenization.vqgan_config import VqganConfig
-from tokenization.vqgan_model import build_vqgan
+from tokenization.config.vqgan import VqganConfig
+from tokenization.files.storage import open_storage
+from tokenization.vqgan.model import build_vqgan
 
 RECIPE = """
 from dataclasses import replace
-from jobs.common.recipe import CorpusConfig, EvaluationConfig, Recipe
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.language_expert import LanguageExpertConfig
-from pipeline.stage_config import Source, StageConfig
-from tokenization.shard_rows import TokenizationConfig
+from jobs.common.recipes import CorpusConfig, EvaluationConfig, Recipe
+from pipeline.training.engine import ZeroConfig
+from pipeline.training.language_expert import LanguageExpertConfig
+from pipeline.config.stage import Source, StageConfig
+from tokenization.job.rows import TokenizationConfig
 
 def recipe():
     first = StageConfig(
@@ -359,7 +359,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED)
 def test_bad_input_is_refused_before_ray_starts(trained, tmp_path, monkeypatch, words, code, message):
-    monkeypatch.setattr("jobs.common.cli.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
+    monkeypatch.setattr("pipeline.runtime.ray_connection.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
     spec = spec_from_file_location("demo", trained.checkout / "jobs" / "recipes" / "demo.py")
     recipe = module_from_spec(spec)
     spec.loader.exec_module(recipe)

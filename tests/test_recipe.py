@@ -9,13 +9,12 @@ import pytest
 
 from jobs import generate, train_lm, train_stage
 from jobs.common import cli
-from jobs.common.exit_codes import UsageError
-from jobs.common.recipe import load_recipe
-from jobs.common.run_paths import run_paths
-from pipeline.errors import InputError
-from pipeline.language_expert import TRAINING_FILE
-from pipeline.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.stage_config import OPERATIONAL, StageConfig
+from jobs.common.recipes import load_recipe
+from pipeline.config.stage import OPERATIONAL, StageConfig
+from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.errors import InputError, UsageError
+from pipeline.runs.paths import run_paths
+from pipeline.training.language_expert import TRAINING_FILE
 from tests.test_plan import write_tokens
 
 
@@ -96,7 +95,7 @@ def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path)
 def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
     import socket
 
-    from jobs.common.cli import _answers
+    from pipeline.runtime.ray_connection import _answers
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints import open_checkpoint, write_manifest
+from pipeline.checkpoints.manifest import open_checkpoint, write_manifest
 from pipeline.errors import InputError
 from tests.conftest import CHECKOUT
 from tests.s3 import SECRET, FaultyS3
 from tests.test_checkpoints import make
-from tokenization.storage import open_storage
+from tokenization.files.storage import open_storage
 
 SOURCES = [path for folder in ("jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")]
 BETWEEN_OWN_ACTORS = {"tokenize_stages.py"}

@@ -6,9 +6,8 @@ import re
 import pytest
 
 from jobs import export_for_scorers
-from jobs.common.exit_codes import UsageError
-from jobs.common.scorer_layouts import picture_file, read_prompts, write_metadata
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
+from pipeline.evaluation.scorer_layouts import picture_file, read_prompts, write_metadata
 
 METADATA = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from pipeline.language_expert import LanguageExpertConfig, qwen2_config
-from pipeline.ledger_rows import read_ledger
+from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.ledger.rows import read_ledger
+from pipeline.model.loading import qwen2_config
 from tests.conftest import CHECKOUT
 from tests.fake_cluster import FakeCluster
 from tests.s3 import BUCKET

@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import noise_png, write_tar
 from tests.s3 import BUCKET
-from tokenization.corpus import Corpus, CorpusSource
+from tokenization.corpora.corpus import Corpus, CorpusSource
 from tokenization.errors import InputError
-from tokenization.storage import check_apart, open_storage
+from tokenization.files.storage import check_apart, open_storage
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.stored_rows
-from pipeline.row_index import RowSelection, build_row_index
-from pipeline.stored_rows import stored_row_index
+import pipeline.data.row_index_cache
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_index_cache import stored_row_index
 from tests.test_plan import write_documents, write_tokens
 
 
@@ -21,7 +21,7 @@ def made(monkeypatch):
         calls.append(selection)
         return build_row_index(selection)
 
-    monkeypatch.setattr(pipeline.stored_rows, "build_row_index", counting)
+    monkeypatch.setattr(pipeline.data.row_index_cache, "build_row_index", counting)
     return calls
 
 

@@ -12,13 +12,13 @@ from tests.conftest import CHECKOUT
 
 JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != "__init__.py")
 FROM_TOKENIZATION = {
-    "tokenization.token_table",
-    "tokenization.image_tokenizer",
+    "tokenization.table.token_table",
+    "tokenization.vqgan.image_tokenizer",
     "tokenization.text_tokenizer",
-    "tokenization.storage",
-    "tokenization.torch_files",
+    "tokenization.files.storage",
+    "tokenization.files.torch_files",
     "tokenization.errors",
-    "tokenization.fast_dtype",
+    "tokenization.dtypes",
 }
 RAY_FILES = {"attempts.py", "attempt_watch.py", "cluster_room.py", "ray_training.py", "driver_node.py"}
 RAY_FILES |= {"ledger.py", "held_devices.py"}

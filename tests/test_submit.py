@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.job_client import Ended
 from jobs.common.exit_codes import ExitCode
-from jobs.common.job_client import Ended
 from jobs.submit import exit_code, may_go_on
 from tests.conftest import CHECKOUT
 from tests.tcp_proxy import TcpProxy

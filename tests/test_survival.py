@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.common.local_nodes import LocalNodes
-from jobs.common.punisher import same_ends
-from jobs.common.step_figures import read_step_figures
-from pipeline.checkpoints import newest_complete
-from pipeline.ledger_rows import read_ledger
+from pipeline.benchmarks.kills import same_ends
+from pipeline.checkpoints.manifest import newest_complete
+from pipeline.ledger.rows import read_ledger
+from pipeline.runs.step_figures import read_step_figures
+from pipeline.runtime.local_cluster import LocalNodes
 from tests.test_ray import small_checkout
 
 pytestmark = pytest.mark.timeout(1800)

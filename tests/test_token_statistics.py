@@ -5,8 +5,8 @@ import pytest
 
 from tests.conftest import CODEBOOK
 from tests.test_plan import write_tokens
-from tokenization.storage import open_storage
-from tokenization.token_statistics import add_up, perplexity, statistics_of_shard
+from tokenization.files.storage import open_storage
+from tokenization.table.statistics import add_up, perplexity, statistics_of_shard
 
 
 def test_perplexity_counts_equally_frequent_codes():

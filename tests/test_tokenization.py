@@ -11,16 +11,18 @@ from PIL import Image
 
 from tests.conftest import noise_png, png, write_tar
 from tests.test_plan import FINGERPRINT
-from tokenization.books import claim
-from tokenization.corpus import Corpus, CorpusSource
+from tokenization.config.pictures import Transform
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.corpora.pictures import load_picture
+from tokenization.corpora.tar import read_tar
+from tokenization.demo.openmoji import list_drawings
 from tokenization.errors import InputError
-from tokenization.openmoji_corpus import list_drawings
-from tokenization.pictures import Transform, load_picture
-from tokenization.shard_rows import TokenizationConfig, read_chunks
-from tokenization.storage import LocalFolder
-from tokenization.tar_corpus import read_tar
+from tokenization.files.storage import LocalFolder
+from tokenization.job.rows import read_chunks
+from tokenization.table.manifest import claim
+from tokenization.table.token_table import _pass_through
 from tokenization.text_tokenizer import PACKAGED, load_text_tokenizer
-from tokenization.token_table import _pass_through
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
 
@@ -162,9 +164,9 @@ def test_metadata_must_be_an_object(tmp_path):
 
 
 def test_pixels_survive_the_round_trip_shape(tmp_path):
-    from tokenization.image_tokenizer import ImageTokenizer
-    from tokenization.vqgan_config import VqganConfig
-    from tokenization.vqgan_model import build_vqgan
+    from tokenization.config.vqgan import VqganConfig
+    from tokenization.vqgan.image_tokenizer import ImageTokenizer
+    from tokenization.vqgan.model import build_vqgan
 
     config = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=16)
     build_vqgan(config).save_pretrained(tmp_path)

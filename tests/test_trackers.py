@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs.common.exit_codes import UsageError
-from jobs.common.recipe import load_recipe
-from pipeline import trackers as trackers_module
-from pipeline.errors import InputError
-from pipeline.stage_config import StageConfig
-from pipeline.trackers import TRACKERS, Trackers, check_trackers
+from jobs.common.recipes import load_recipe
+from pipeline.config.recipe import TRACKERS
+from pipeline.config.stage import StageConfig
+from pipeline.errors import InputError, UsageError
+from pipeline.training import trackers as trackers_module
+from pipeline.training.trackers import Trackers, check_trackers
 
 NAMES = ("loss/text_to_image", "validation/captioning/en/bits_a_caption_byte")
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.collate import collate
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.sequences import Task
-from pipeline.token_data import TokenReader
-from pipeline.validation import examinations, examine
+from pipeline.data.collate import collate
+from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.sequences import Task
+from pipeline.data.token_reader import TokenReader
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.objective import Objective
+from pipeline.training.validation import examinations, examine
 from tests.conftest import CODEBOOK, builder_of, small_config
 from tests.test_plan import STAGE, write_documents, write_tokens
 

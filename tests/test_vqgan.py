@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokenization.vqgan_config import VqganConfig
-from tokenization.vqgan_latents import latent_noise, spread_latents, whiten
-from tokenization.vqgan_model import Autoencoder, start_vqgan
+from tokenization.config.vqgan import VqganConfig
+from tokenization.vqgan.latents import latent_noise, spread_latents, whiten
+from tokenization.vqgan.model import Autoencoder, start_vqgan
 
 CONFIG = VqganConfig(
     block_out_channels=(8, 16, 16, 32, 32), latent_channels=8, codebook_size=16, image_size_px=32, crop_share=0.0

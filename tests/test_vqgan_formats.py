@@ -20,11 +20,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tests import vqgan_reference as reference
+from tokenization.config.tokenization import TokenizationConfig
 from tokenization.errors import InputError
-from tokenization.image_tokenizer import SHIPPED, ImageTokenizer, check_pixel_range, image_tokenizer_sha256
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.tokenize_corpus import Tools, make_fingerprint
-from tokenization.vqgan_formats import SETTINGS_FILE, load_vqgan, save_vqgan
+from tokenization.job.rows import Tools
+from tokenization.job.run import make_fingerprint
+from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
+from tokenization.vqgan.image_tokenizer import SHIPPED, ImageTokenizer, check_pixel_range, image_tokenizer_sha256
 
 
 def pictures(side: int = 64) -> np.ndarray:

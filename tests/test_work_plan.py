@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.collate import collate
+from pipeline.config.geometries import GEOMETRIES
+from pipeline.config.stage import INSTRUCTIONS, Source, StageConfig
+from pipeline.data.collate import collate
+from pipeline.data.sequences import Kind
 from pipeline.errors import InputError
-from pipeline.geometry import GEOMETRIES
-from pipeline.metrics import flop_of, recomputed_flop_of
-from pipeline.model import MarsForCausalLM
-from pipeline.objective import Objective
-from pipeline.sequences import INSTRUCTIONS, Kind
-from pipeline.stage_config import Source, StageConfig
-from pipeline.work_plan import INSTRUCTION_IDS, SampleLengths, expected_samples, stage_work
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.planning.flops import flop_of, recomputed_flop_of
+from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths, expected_samples, stage_work
+from pipeline.training.objective import Objective
 from tests.conftest import builder_of, small_config
 from tests.test_objective import WEIGHTS
 from tests.test_packing import plan_of_mars_7b

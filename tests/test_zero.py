@@ -21,31 +21,33 @@ import torch.multiprocessing as mp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.checkpoints import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
-from pipeline.deepspeed_engine import ZeroConfig, accumulate, make_engine
+from pipeline.checkpoints.manifest import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
+from pipeline.checkpoints.optimizer_slices import KEYS
+from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.config.stage import StageConfig
+from pipeline.config.vocabulary import Role
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.sequences import Task
 from pipeline.errors import CorruptionError, InputError, NonFiniteError, StoppedError
-from pipeline.generation import HighResolution
-from pipeline.model import MarsForCausalLM, is_trained, is_visual_table
-from pipeline.objective import Objective
-from pipeline.optimizer_slices import KEYS
-from pipeline.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.sequences import Task
-from pipeline.skipped_steps import SKIPPED_FILE
-from pipeline.slice_files import SliceReader
-from pipeline.stage_config import StageConfig
-from pipeline.stage_run import StageRun, make_plan
-from pipeline.step_guard import StepGuard
-from pipeline.stop_request import StopRequest
-from pipeline.train_loop import train_stage
-from pipeline.train_step import train_step
-from pipeline.training_samples import SamplePrompts
-from pipeline.vocabulary import Role
-from pipeline.weights import load_base, load_trained, trained_state
+from pipeline.export.trained_weights import load_trained, trained_state
+from pipeline.generation.pictures import HighResolution
+from pipeline.model.loading import load_base
+from pipeline.model.mars import MarsForCausalLM, is_trained, is_visual_table
+from pipeline.training.engine import accumulate, make_engine
+from pipeline.training.loop import train_stage
+from pipeline.training.objective import Objective
+from pipeline.training.samples import SamplePrompts
+from pipeline.training.skipped_steps import SKIPPED_FILE
+from pipeline.training.stage_run import StageRun, make_plan
+from pipeline.training.step import train_step
+from pipeline.training.step_guard import StepGuard
+from pipeline.training.stop_request import StopRequest
 from tests.conftest import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.s3 import BUCKET, SECRET
 from tests.test_plan import write_documents, write_tokens
-from tokenization.vqgan_config import VqganConfig
-from tokenization.vqgan_model import build_vqgan
+from tokenization.config.vqgan import VqganConfig
+from tokenization.vqgan.model import build_vqgan
 
 VQGAN = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=CODEBOOK)
 STAGE = StageConfig(
@@ -192,7 +194,7 @@ class _Killed(BaseException):
 
 def _watch_steps(rank: int, stop_after: int | None, before_step: Callable[[int, int], None] | None) -> None:
     """Stops the loop when it starts a later step than `stop_after`, as a kill between two checkpoints would."""
-    import pipeline.train_loop as loop
+    import pipeline.training.loop as loop
 
     real, count = loop.train_step, itertools.count(1)
     if before_step:
@@ -445,7 +447,7 @@ def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, s3
 
 def _poison(steps: range, how: str, rank: int, step: int) -> None:
     """Makes the losses, or only the gradients, of some steps useless, on rank 1 alone."""
-    import pipeline.objective as objective
+    import pipeline.training.objective as objective
 
     if not hasattr(objective, "_real"):
         objective._real = objective.Objective.forward
@@ -564,7 +566,7 @@ def test_weights_that_were_saved_among_skipped_steps_are_not_what_a_later_attemp
 
 def _poison_until_tried(steps: range, rank: int, step: int) -> None:
     """What is wrong lies in those steps' samples: those that are tried after the stage's last step are good."""
-    import pipeline.train_loop as loop
+    import pipeline.training.loop as loop
 
     _poison(steps, "loss", rank, step)
     real = loop.try_step
@@ -596,7 +598,7 @@ def test_ranks_that_do_not_see_one_folder_are_told_so_before_they_train(run):
 
 
 def _a_folder_of_its_own(rank: int, step: int) -> None:
-    import pipeline.checkpoint_writer as writer
+    import pipeline.checkpoints.writer as writer
 
     if rank == 1:
         real = writer.open_storage
@@ -646,7 +648,7 @@ def test_a_spike_is_skipped_once_there_is_a_usual_loss(run):
 
 def _flip_a_bit(name: str, rank: int, step: int) -> None:
     """What a bad memory cell of rank 1 does before step 2."""
-    import pipeline.train_loop as loop
+    import pipeline.training.loop as loop
 
     real = loop.ReplicaCheck.__call__
 
@@ -695,8 +697,8 @@ def test_a_bit_that_flips_on_one_rank_ends_the_run(run, name, zero, said):
 
 def _adds_otherwise_the_second_time(rank: int, step: int) -> None:
     """A rank whose device adds up a little more when it runs a step again."""
-    import pipeline.objective as objective
-    import pipeline.step_verification as verification
+    import pipeline.training.objective as objective
+    import pipeline.training.step_verification as verification
 
     real, forward, count = verification.train_step, objective.Objective.forward, itertools.count(1)
 

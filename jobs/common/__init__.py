@@ -1,1 +1,1 @@
-"""What the jobs share: flags, recipes, folders, exit codes, sheets of pictures."""
+"""What all command lines share: flags, recipes and overrides, exit codes."""

@@ -4,6 +4,7 @@ from enum import IntEnum
 
 import pipeline.errors
 import tokenization.errors
+from pipeline.errors import UsageError
 
 
 class ExitCode(IntEnum):
@@ -22,10 +23,6 @@ class ExitCode(IntEnum):
     """Stopped on non-finite numbers."""
     PREEMPTED = 7
     """Preempted, with a checkpoint."""
-
-
-class UsageError(ValueError):
-    """A flag or a recipe is wrong. The message names the thing, the rule, and what to do."""
 
 
 class FailedShards(RuntimeError):

@@ -8,14 +8,14 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from jobs.common.recipe import CorpusConfig, EvaluationConfig, PlanConfig, Recipe
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.language_expert import LanguageExpertConfig
-from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import Source, StageConfig
-from tokenization.fast_dtype import dtype_name, fast_dtype
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.workers import Workers
+from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.config.recipe import CorpusConfig, EvaluationConfig, PlanConfig, Recipe
+from pipeline.config.scaling import ScalingConfig
+from pipeline.config.stage import Source, StageConfig
+from pipeline.config.zero import ZeroConfig
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.workers import Workers
+from tokenization.dtypes import dtype_name, fast_dtype
 
 DTYPE = dtype_name(fast_dtype("cpu"))
 """bfloat16 where this CPU has it."""

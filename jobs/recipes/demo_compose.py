@@ -6,19 +6,19 @@ many seen ones:
     jobs/demo.py --recipe demo_compose
 """
 
-from jobs.common.recipe import EvaluationConfig, PlanConfig, Recipe
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.language_expert import LanguageExpertConfig
-from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import MAIN, Source, StageConfig
-from tokenization.fast_dtype import dtype_name, fast_dtype
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.workers import Workers
+from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.config.recipe import EvaluationConfig, PlanConfig, Recipe
+from pipeline.config.scaling import ScalingConfig
+from pipeline.config.stage import MAIN, Source, StageConfig
+from pipeline.config.zero import ZeroConfig
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.workers import Workers
+from tokenization.dtypes import dtype_name, fast_dtype
 
 DTYPE = dtype_name(fast_dtype("cpu"))
 """bfloat16 where this CPU has it."""
 SEEN = "composition == 'seen'"
-"""1,744 of the 1,938 pairs (see `tokenization.compositions`); neither expert trains on the others."""
+"""1,744 of the 1,938 pairs (see `tokenization.demo.compositions`); neither expert trains on the others."""
 SCORED = "0 <= composition_rank < 194"
 """All 194 unseen pairs, and as many of the seen."""
 

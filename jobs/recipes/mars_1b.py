@@ -12,13 +12,13 @@ All values are this project's own choice; none is the paper's but what its model
 
 from dataclasses import replace
 
-from jobs.common.recipe import CorpusConfig, PlanConfig, Recipe
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import MAIN, Source, StageConfig
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.vqgan_config import OPEN_MUSE
-from tokenization.workers import Workers
+from pipeline.config.recipe import CorpusConfig, PlanConfig, Recipe
+from pipeline.config.scaling import ScalingConfig
+from pipeline.config.stage import MAIN, Source, StageConfig
+from pipeline.config.zero import ZeroConfig
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.vqgan import OPEN_MUSE
+from tokenization.config.workers import Workers
 
 GLOBAL_BATCH_SIZE = 1024
 SAMPLES = (60_000_000, 15_000_000, 3_000_000)

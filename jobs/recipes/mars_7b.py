@@ -10,13 +10,13 @@ everything else is this project's own choice.
 
 from dataclasses import replace
 
-from jobs.common.recipe import CorpusConfig, PlanConfig, Recipe
-from pipeline.deepspeed_engine import ZeroConfig
-from pipeline.ray_training import ScalingConfig
-from pipeline.stage_config import MAIN, Source, StageConfig
-from tokenization.shard_rows import TokenizationConfig
-from tokenization.vqgan_config import OPEN_MUSE
-from tokenization.workers import Workers
+from pipeline.config.recipe import CorpusConfig, PlanConfig, Recipe
+from pipeline.config.scaling import ScalingConfig
+from pipeline.config.stage import MAIN, Source, StageConfig
+from pipeline.config.zero import ZeroConfig
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.vqgan import OPEN_MUSE
+from tokenization.config.workers import Workers
 
 GLOBAL_BATCH_SIZE = 2048
 PAIRS = (200_000_000, 50_000_000, 10_000_000)

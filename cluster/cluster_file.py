@@ -1,0 +1,146 @@
+"""Cluster files: what `ray up` and KubeRay take, read as Ray reads them."""
+
+import copy
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.providers import _get_default_config
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from pipeline.errors import UsageError
+
+PLACEHOLDER = re.compile(r"FILL_IN_[A-Z0-9_]*[A-Z0-9]")
+COMMENT = re.compile(r"(^|\s)#.*")
+KUBERAY_API = "ray.io/"
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A type of nodes that the autoscaler may start.
+
+    Attributes:
+        name: its key in the file.
+        instance: what the provider calls such a machine; empty where it has no name.
+        resources: of one node, by Ray's names; empty where only the machine itself knows.
+        min_workers, max_workers: nodes.
+        priority: of types that suit alike, the highest is started first.
+    """
+
+    name: str
+    instance: str = ""
+    resources: dict[str, float] = field(default_factory=dict)
+    min_workers: int = 0
+    max_workers: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """A cluster file.
+
+    Attributes:
+        path: of the file.
+        config: as Ray's autoscaler gets it, with defaults; of a KubeRay manifest, what Ray derives from it.
+        node_types: those of workers.
+        max_workers: nodes beside the head.
+        placeholders: line, from 1, and name of each that is still to be filled in.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    node_types: tuple[NodeType, ...]
+    max_workers: int
+    placeholders: tuple[tuple[int, str], ...]
+
+    @property
+    def provider(self) -> str:
+        """As in `provider.type`."""
+        return str(self.config["provider"]["type"])
+
+
+def read_cluster_file(path: str) -> ClusterFile:
+    """Reads a file for `ray up`, or a manifest with one RayCluster.
+
+    Raises:
+        UsageError: there is none, it is no YAML, or Ray would refuse it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"there is no cluster file {path!r}; those of the project lie in cluster/")
+    text = file.read_text(encoding="utf-8")
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is no YAML: {error}") from error
+    clusters = [one for one in documents if isinstance(one, dict) and one.get("kind") == "RayCluster"]
+    is_manifest = any(
+        str(one.get("apiVersion", "")).startswith(KUBERAY_API) for one in documents if isinstance(one, dict)
+    )
+    if is_manifest and len(clusters) != 1:
+        raise UsageError(
+            f"{path} has {len(clusters)} RayClusters; name a file with one: a RayJob's nodes are its cluster's"
+        )
+    if not is_manifest and (len(documents) != 1 or not isinstance(documents[0], dict)):
+        raise UsageError(f"{path} is no cluster file: it must be one mapping, as `ray up` takes it")
+    try:
+        config = _of_manifest(clusters[0]) if is_manifest else _of_ray_up(documents[0])
+    except (ValueError, KeyError, RuntimeError, jsonschema.ValidationError) as error:
+        reason = error.message if isinstance(error, jsonschema.ValidationError) else str(error)
+        where = "".join(f"{part}: " for part in getattr(error, "absolute_path", ()))
+        raise UsageError(f"{path}: Ray refuses it: {where}{reason}") from error
+    return ClusterFile(file, config, _node_types(config), int(config["max_workers"]), tuple(placeholders(text)))
+
+
+def placeholders(text: str) -> list[tuple[int, str]]:
+    """Line and name of each placeholder outside of comments."""
+    lines = enumerate((COMMENT.sub("", line) for line in text.splitlines()), start=1)
+    return [(number, name) for number, line in lines for name in PLACEHOLDER.findall(line)]
+
+
+def _of_ray_up(content: dict[str, Any]) -> dict[str, Any]:
+    provider = content.get("provider")
+    if not isinstance(provider, dict) or "type" not in provider:
+        raise ValueError("it has no provider with a type")
+    if provider["type"] == "local" and not {"head_ip", "worker_ips"} <= provider.keys():
+        raise ValueError("provider local needs head_ip and worker_ips")
+    if provider["type"] != "local" and "available_node_types" not in content:
+        raise ValueError("it has no available_node_types")
+    _get_default_config(provider)  # raises where there is no such provider
+    config: dict[str, Any] = prepare_config(copy.deepcopy(content))
+    validate_config(config)
+    return config
+
+
+def _of_manifest(content: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"namespace": "default"} | content.get("metadata", {})
+    quiet = logging.getLogger("ray.autoscaler._private.kuberay.autoscaling_config")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        config: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(content | {"metadata": metadata})
+    finally:
+        quiet.setLevel(level)
+    validate_config(config)
+    return config
+
+
+def _node_types(config: dict[str, Any]) -> tuple[NodeType, ...]:
+    local = config["provider"]["type"] == "local"
+    return tuple(
+        NodeType(
+            name,
+            str(entry["node_config"].get("InstanceType") or entry["node_config"].get("machineType") or ""),
+            dict(entry["resources"]),
+            int(entry.get("min_workers", 0)),
+            int(entry.get("max_workers", 0)),
+            int(entry.get("priority", 0)),
+        )
+        for name, entry in config["available_node_types"].items()
+        if local or name != config["head_node_type"]
+    )

@@ -1,0 +1,180 @@
+"""One submission of a Ray job, followed to its end over a connection that may be lost."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from pipeline.errors import UsageError
+
+REQUEST_TIMEOUT_S = 60.0
+QUIET_S = 120.0
+"""A job's log that says nothing for so long is asked for anew: its connection may be dead without a word."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LOST = (ConnectionError, requests.RequestException, aiohttp.ClientError, TimeoutError)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Attributes:
+        status: `SUCCEEDED`, `FAILED`, `STOPPED`, or `LOST`: the cluster knows of no such job.
+        exit_code: its own; None where it has none.
+        message: Ray's, in one line.
+    """
+
+    status: str
+    exit_code: int | None
+    message: str = ""
+
+
+class JobLostError(RuntimeError):
+    """The cluster does not know the job: it is a new one, or its head was."""
+
+
+class UnreachableError(RuntimeError):
+    """The cluster did not answer for as long as was to be waited."""
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, which itself would wait for ever for an answer on a connection that is dead."""
+
+    def __init__(self, address: str) -> None:
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # to Ray it counts more than what it is told
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        super().__init__(address)
+
+    def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
+        return super()._do_request(method, endpoint, **({"timeout": REQUEST_TIMEOUT_S} | how))
+
+
+class JobFollower:
+    """Submits a job and follows it.
+
+    Args:
+        address: of the cluster's dashboard, as in `http://127.0.0.1:8265`.
+        give_up_s: seconds without any answer after which the cluster counts as gone.
+        say: takes a line about the connection.
+        show: takes the job's output as it comes.
+    """
+
+    def __init__(self, address: str, give_up_s: float, say: Callable[[str], None], show: Callable[[str], None]) -> None:
+        self._address, self._give_up_s, self._say, self._show = address, give_up_s, say, show
+        self._client: JobSubmissionClient | None = None
+        self._shown = 0
+
+    def submit(self, submission_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
+        """Submits once, however often the connection is lost on the way.
+
+        Raises:
+            UsageError: the cluster refuses it.
+            UnreachableError: see `give_up_s`.
+        """
+        asked = False
+
+        async def ask(client: JobSubmissionClient) -> None:
+            nonlocal asked
+            again, asked = asked, True
+            try:
+                client.submit_job(entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env)
+            except RuntimeError as error:
+                if _is_outage(error):
+                    raise ConnectionError(str(error)) from error
+                if not (again and "already" in str(error)):  # else the answer to the first request was lost
+                    raise UsageError(f"the cluster refuses the job: {error}") from error
+
+        asyncio.run(self._until_answered(ask))
+        self._shown = 0
+
+    def follow(self, submission_id: str) -> Ended:
+        """Shows the job's output from its beginning and returns how it ended.
+
+        Raises:
+            UnreachableError: see `give_up_s`.
+        """
+        try:
+            return asyncio.run(self._until_answered(lambda client: self._follow(client, submission_id)))
+        except JobLostError as error:
+            return Ended("LOST", None, str(error))
+
+    async def _follow(self, client: JobSubmissionClient, submission_id: str) -> Ended:
+        while True:
+            info = self._info(client, submission_id)
+            running = info.status in (JobStatus.PENDING, JobStatus.RUNNING)
+            if info.status != JobStatus.PENDING:
+                await self._show_log(client, submission_id)
+            if not running:
+                return Ended(str(info.status), info.driver_exit_code, " ".join((info.message or "").split())[:300])
+            await asyncio.sleep(FIRST_PAUSE_S)
+
+    async def _show_log(self, client: JobSubmissionClient, submission_id: str) -> None:
+        """Shows what was not shown yet, until the log ends or is quiet."""
+        position = 0
+        log = client.tail_job_logs(submission_id)
+        try:
+            while True:
+                try:
+                    chunk = await asyncio.wait_for(anext(log), QUIET_S)
+                except (StopAsyncIteration, TimeoutError):
+                    return
+                position += len(chunk)
+                if position > self._shown:
+                    self._show(chunk[len(chunk) - (position - self._shown) :])
+                    self._shown = position
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            await log.aclose()  # type: ignore[attr-defined]
+
+    def _info(self, client: JobSubmissionClient, submission_id: str) -> Any:
+        try:
+            return client.get_job_info(submission_id)
+        except RuntimeError as error:
+            if "status code 404" in str(error):
+                raise JobLostError(f"the cluster at {self._address} knows no job {submission_id!r}") from error
+            raise ConnectionError(str(error)) from error
+
+    async def _until_answered(self, ask: Callable[[JobSubmissionClient], Awaitable[Answer]]) -> Answer:
+        """Asks until there is an answer; connects anew after each loss."""
+        pause_s, lost_at = FIRST_PAUSE_S, None
+        while True:
+            try:
+                if self._client is None:
+                    self._client = _Client(self._address)
+                if lost_at is not None:
+                    self._say(f"connected to {self._address} again after {time.monotonic() - lost_at:.0f} s")
+                    pause_s, lost_at = FIRST_PAUSE_S, None
+                return await ask(self._client)
+            except AuthenticationError as error:
+                raise UsageError(
+                    f"{self._address} wants a token: set RAY_AUTH_MODE=token, with the cluster's token in "
+                    f"RAY_AUTH_TOKEN or ~/.ray/auth_token ({str(error).splitlines()[0]})"
+                ) from error
+            except LOST as error:
+                self._client = None
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    reason = " ".join(str(error).split())[:200]
+                    self._say(f"no connection to {self._address} ({reason}); the job runs on, trying again")
+                if time.monotonic() - lost_at > self._give_up_s:
+                    raise UnreachableError(
+                        f"{self._address} has not answered for {self._give_up_s / 60:.0f} min"
+                    ) from error
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _is_outage(error: RuntimeError) -> bool:
+    """Whether the request may do better later: the cluster, or what stands before it, is not well."""
+    text = str(error)
+    return any(f"status code {code}" in text for code in (502, 503, 504)) or "Failed to connect" in text

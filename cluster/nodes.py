@@ -1,0 +1,146 @@
+"""Which nodes a job makes the autoscaler start: asked of Ray's own scheduler, with no cluster at hand."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated import autoscaler_pb2
+
+from cluster.cluster_file import ClusterFile, NodeType
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Workers that a job asks for.
+
+    Attributes:
+        what: they are.
+        count: of them.
+        resources: of each, by Ray's names.
+        at_once: all or none, as a placement group.
+        gpu: model that the job is planned on, as in `A100-80GB`; empty for any.
+    """
+
+    what: str
+    count: int
+    resources: dict[str, float]
+    at_once: bool = False
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{name} {amount:g}" for name, amount in self.resources.items())
+        return f"{self.count} {self.what} of {each}"
+
+
+@dataclass(frozen=True)
+class AskedNodes:
+    """What a cluster gives for some demands that come together.
+
+    Attributes:
+        nodes: to start, by node type.
+        never: why the cluster can never give all that is asked for; empty where it can.
+        warnings: what will work and may not be meant.
+    """
+
+    nodes: dict[str, int]
+    never: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
+    """The nodes that the autoscaler of `ray up` and KubeRay starts for `demands`, where only the head runs.
+
+    The head's own resources are left out: those of the project's files have none.
+    """
+    unknown = [kind.name for kind in cluster.node_types if not kind.resources]
+    if unknown:
+        names = ", ".join(f"{kind.max_workers} of {kind.name}" for kind in cluster.node_types)
+        said = (
+            f"only the machines themselves know what they have ({names}): nothing is started, and nothing can be said"
+        )
+        return AskedNodes({}, warnings=(said,))
+    types = {
+        kind.name: NodeTypeConfig(
+            kind.name, kind.min_workers, kind.max_workers, priority=kind.priority, resources=kind.resources
+        )
+        for kind in cluster.node_types
+    }
+    gangs, single = [], []
+    for demand in demands:
+        requests = [ResourceRequestUtil.make(demand.resources) for _ in range(demand.count)]
+        if demand.at_once:
+            gangs.append(autoscaler_pb2.GangResourceRequest(requests=requests))
+        else:
+            single += requests
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=types,
+            max_num_nodes=cluster.max_workers,
+            resource_requests=ResourceRequestUtil.group_by_count(single),
+            gang_resource_requests=gangs,
+        )
+    )
+    nodes = {launch.instance_type: launch.count for launch in reply.to_launch}
+    left = reply.infeasible_gang_resource_requests or reply.infeasible_resource_requests
+    never = tuple(_why_never(cluster, demand) for demand in demands) if left else ()
+    return AskedNodes(
+        nodes, tuple(filter(None, never)) or (_too_much(cluster, demands),) * bool(left), _warnings(cluster, demands)
+    )
+
+
+def room(kind: NodeType, resources: dict[str, float]) -> int:
+    """How many workers of `resources` each one node holds."""
+    return min(int(kind.resources.get(name, 0) / amount + 1e-9) for name, amount in resources.items() if amount)
+
+
+def _why_never(cluster: ClusterFile, demand: Demand) -> str:
+    """Why a demand alone cannot be met; empty where it could."""
+    if not any(room(kind, demand.resources) for kind in cluster.node_types):
+        lacking = []
+        for name, amount in demand.resources.items():
+            most = max((kind.resources.get(name, 0) for kind in cluster.node_types), default=0)
+            if most < amount:
+                lacking.append(f"{name} {amount:g} of which no type has more than {most:g}")
+        return f"{demand}: no node type holds even one" + (
+            f": {'; '.join(lacking)}" if lacking else " of them as a whole"
+        )
+    held, nodes_left = 0, cluster.max_workers
+    for kind in sorted(cluster.node_types, key=lambda each: room(each, demand.resources), reverse=True):
+        if fit := room(kind, demand.resources):
+            nodes = min(kind.max_workers, nodes_left)
+            held, nodes_left = held + nodes * fit, nodes_left - nodes
+    if held >= demand.count:
+        return ""
+    limits = ", ".join(f"{k.max_workers} of {k.name}" for k in cluster.node_types if room(k, demand.resources))
+    return f"{demand}: the cluster holds {held} at most (max_workers {cluster.max_workers}; {limits})"
+
+
+def _too_much(cluster: ClusterFile, demands: list[Demand]) -> str:
+    return f"{' and '.join(map(str, demands))} do not fit together into max_workers {cluster.max_workers}"
+
+
+def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
+    """Types that the autoscaler may fall back to although their GPU is another than the planned one."""
+    found = []
+    for demand in demands:
+        fitting = [kind for kind in cluster.node_types if room(kind, demand.resources)]
+        others = [kind.name for kind in fitting if demand.gpu and not _has_model(kind, demand.gpu)]
+        if others:
+            found.append(
+                f"{demand.what} are planned on {demand.gpu}, and {', '.join(others)} would be started for them, too, "
+                f"where others are short; keep them on it with --set scaling.custom_resources=\"{{'{demand.gpu}': 1}}\""
+            )
+    return tuple(found)
+
+
+def _has_model(kind: NodeType, gpu: str) -> bool:
+    models = [name for name in kind.resources if name.startswith(("A100", "H100", "H200", "B200", "L4", "V100"))]
+    return not models or gpu in models
+
+
+def as_object(asked: AskedNodes) -> dict[str, Any]:
+    """As plain values."""
+    return {"nodes": asked.nodes, "never": list(asked.never), "warnings": list(asked.warnings)}

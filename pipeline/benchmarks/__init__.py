@@ -1,0 +1,1 @@
+"""Baselines, timed comparisons, and fault injection. Imports `training` and `launch`."""

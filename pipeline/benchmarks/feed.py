@@ -1,0 +1,124 @@
+"""How long training waits for its samples: the loader at the pace of a recipe's steps, without the model."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.stage import MAIN, Source, StageConfig
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.batch_plan import StagePlan, prefetch
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.data.token_reader import TokenReader
+from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
+from tokenization.files.storage import open_storage
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
+
+TIMED_STEPS = 5
+"""Taken from the loader one after the other, at the end, to time it alone."""
+
+
+@dataclass(frozen=True)
+class FeedBenchmark:
+    """What is measured.
+
+    Attributes:
+        stage, stage_number: of a recipe; its samples come from one corpus.
+        vocabulary: the joint id layout.
+        lengths: of the samples. Captions are lognormal around the mean, as on the web.
+        world_size: ranks that share a step; what the first of them does is measured.
+        step_s: seconds that a step of the model takes.
+        steps: that count, after the first.
+        shard_rows: rows of a shard.
+    """
+
+    stage: StageConfig
+    stage_number: int
+    vocabulary: JointVocabulary
+    lengths: SampleLengths
+    world_size: int
+    step_s: float
+    steps: int
+    shard_rows: int
+
+
+def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> None:
+    """Writes shards of random tokens, for more than two windows, to a folder or URL."""
+    storage, lengths, random = open_storage(place), benchmark.lengths, np.random.default_rng(0)
+    samples = (benchmark.steps + 2) * benchmark.stage.global_batch_size
+    shards = max(2 * benchmark.stage.window_shards + 1, -(-samples // benchmark.shard_rows))
+    high = lengths.num_high_codes if benchmark.stage.task_shares.get("high_resolution") else None
+    languages = {f"caption_{name}": name for name in benchmark.stage.language_shares}
+    codebook, most = benchmark.vocabulary.codebook_size, lengths.max_caption_ids
+    fingerprint = Fingerprint(
+        "", "", {}, "float32", [1, 1, 1, 3], codebook, lengths.num_codes, most, languages, None, high
+    )
+    spread = random.lognormal(np.log(lengths.mean_caption_ids) - 0.32, 0.8, benchmark.shard_rows)
+    counts = np.clip(spread.round(), 1, most).astype(int)
+    rows = [
+        {
+            "sample_id": f"{number:09d}",
+            "codes": random.integers(0, codebook, lengths.num_codes).astype(np.uint16),
+            "codes_hr": random.integers(0, codebook, high).astype(np.uint16) if high else None,
+            "captions": [
+                {
+                    "lang": language,
+                    "text": "word " * count,
+                    "ids": random.integers(0, benchmark.vocabulary.text_vocab_size, count).tolist(),
+                    "truncated": False,
+                }
+                for language in benchmark.stage.language_shares
+            ],
+        }
+        for number, count in enumerate(counts.tolist())
+    ]
+    report(f"writes {shards} shards of {benchmark.shard_rows} rows to {place}")
+    for shard in range(shards):
+        storage.write(f"{shard:05d}.parquet", lambda path: write_token_shard(path, rows, fingerprint))
+    storage.write(MANIFEST_FILE, lambda path: path.write_text("{}"))
+
+
+def measure_feed(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> dict[str, Any]:
+    """Takes the steps of one epoch's beginning from the loader, and does nothing for `step_s` between two.
+
+    Returns:
+        `data_wait_share` of the steps' time, the median and the longest wait, and how long the loader takes for a step.
+    """
+    stage = replace(benchmark.stage, sources={MAIN: Source()})
+    index = build_row_index(RowSelection(place, "", (), stage.seq_len))
+    order = MixedOrder(
+        [SampleOrder(index.counts, 0, benchmark.stage_number, stage.window_shards)], [1.0], stage.global_batch_size
+    )
+    high = bool(stage.task_shares.get("high_resolution"))
+    reader = TokenReader(place, index, stage.window_shards + 1, high)
+    instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
+    builder = SequenceBuilder(benchmark.vocabulary, instructions, 0)
+    plan = StagePlan(stage, benchmark.stage_number, 0, order, [reader], builder)
+    waits: list[float] = []
+    started = time.monotonic()
+    for number, _ in enumerate(prefetch(plan, 0, benchmark.steps + 1, 0, benchmark.world_size)):
+        waits.append(time.monotonic() - started)
+        if number == 0:
+            report(f"the first step came after {waits[0]:.2f} s")
+        time.sleep(benchmark.step_s)
+        started = time.monotonic()
+    counted = waits[1:]
+    alone = []
+    for number in range(TIMED_STEPS):
+        started = time.monotonic()
+        plan.step(benchmark.steps + 1 + number, 0, benchmark.world_size)
+        alone.append(time.monotonic() - started)
+    return {
+        "step_s": benchmark.step_s,
+        "data_wait_share": sum(counted) / (sum(counted) + benchmark.step_s * len(counted)),
+        "median_wait_s": statistics.median(counted),
+        "longest_wait_s": max(counted),
+        "loader_s_per_step": statistics.median(alone),
+        "first_step_s": waits[0],
+        "samples_per_s": stage.global_batch_size / benchmark.step_s,
+    }

@@ -1,0 +1,185 @@
+"""How fast pictures are drawn on one device, beside other ways to draw the same ones, all in one run."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+from pipeline.benchmarks.step import device_name
+from pipeline.config.geometries import with_layers
+from pipeline.config.mars import MarsConfig
+from pipeline.config.vocabulary import JointVocabulary, Role, State
+from pipeline.generation.pictures import HighResolution, PictureGenerator
+from pipeline.generation.sampling import GREEDY
+from pipeline.model.mars import MarsForCausalLM
+
+CHECKED_LAYERS, CHECKED_CODES = 2, 16
+"""Of the comparison in float32 before a run of another dtype, whose rounding parts sequences that are alike."""
+
+
+@dataclass(frozen=True)
+class GenerationBenchmark:
+    """What is measured.
+
+    Attributes:
+        config: the model, random weights.
+        batch_size: pictures drawn at once; no guidance.
+        text_ids, num_codes: of a prompt and of a picture; a high-resolution one has as many codes.
+        group_size: K of next-K-token prediction, compared with 1.
+        rounds: in which every variant draws a batch, after one that does not count.
+        dtype: of weights and cache.
+    """
+
+    config: MarsConfig
+    batch_size: int = 4
+    text_ids: int = 77
+    num_codes: int = 256
+    group_size: int = 4
+    rounds: int = 3
+    dtype: torch.dtype = torch.float32
+
+
+def measure_generation(
+    benchmark: GenerationBenchmark, device: torch.device, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Draws the same pictures with the static cache, without a cache, and with transformers' `generate` and its own
+    cache; and as many high-resolution codes K at once and one by one, after a base picture that has been read.
+
+    All take the likeliest codes. Those of the first three must be the same: in float32 it is checked in every round,
+    otherwise before, on a model of two layers in float32. Ratios are medians over the rounds of the two times in a
+    round.
+    """
+    if benchmark.dtype != torch.float32:
+        config = with_layers(benchmark.config, min(CHECKED_LAYERS, benchmark.config.num_hidden_layers))
+        check = replace(benchmark, config=config, dtype=torch.float32, num_codes=CHECKED_CODES)
+        _assert_alike({name: run()[1] for name, run in variants(check, device).items()})
+    runs = variants(benchmark, device)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(benchmark.rounds + 1):
+        codes = {}
+        for name, run in runs.items():
+            if number or name != "uncached":  # by far the longest, and it makes nothing that could be warm
+                seconds, codes[name] = run()
+                times[name].append(seconds)
+        if benchmark.dtype == torch.float32:
+            _assert_alike(codes)
+        label = f"round {number}/{benchmark.rounds}" if number else "warm-up"
+        say(f"{label}: " + "  ".join(f"{name} {times[name][-1]:.2f} s" for name in codes))
+    counted = {name: seconds[-benchmark.rounds :] for name, seconds in times.items()}
+
+    def ratio(above: str, below: str) -> float:
+        return statistics.median(a / b for a, b in zip(counted[above], counted[below], strict=True))
+
+    return {
+        "device": device_name(device),
+        "dtype": str(benchmark.dtype).removeprefix("torch."),
+        "batch_size": benchmark.batch_size,
+        "num_codes": benchmark.num_codes,
+        "rounds": benchmark.rounds,
+        "images_per_s": benchmark.batch_size / statistics.median(counted["cached"]),
+        "cached_over_uncached": ratio("uncached", "cached"),
+        "next_k": benchmark.group_size,
+        "next_k_speedup": ratio("one_by_one", "next_k"),
+        "over_hf_generate": ratio("hf_generate", "cached"),
+        "seconds": {name: statistics.median(seconds) for name, seconds in counted.items()},
+    }
+
+
+Run = Callable[[], tuple[float, np.ndarray]]
+"""Draws a batch: the seconds it took, and the codes [B, N]."""
+
+
+def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, Run]:
+    """The ways of drawing, by name, all with one model of random weights."""
+    torch.manual_seed(0)
+    with device:
+        model = MarsForCausalLM._from_config(benchmark.config, dtype=benchmark.dtype).eval()
+    generator = np.random.default_rng(0)
+    shape = (benchmark.batch_size, benchmark.text_ids)
+    prompts = generator.integers(0, benchmark.config.text_vocab_size, shape).tolist()
+    base = generator.integers(0, benchmark.config.codebook_size, (benchmark.batch_size, benchmark.num_codes))
+    seeds = [0] * benchmark.batch_size
+
+    def generator_of(group_size: int) -> PictureGenerator:
+        high = HighResolution(Role.HIGH_1, group_size, benchmark.num_codes) if group_size else None
+        compiled = device.type == "cuda"
+        return PictureGenerator(model, *shape, benchmark.num_codes, GREEDY, high, compile_steps=compiled)
+
+    cached, by_group = generator_of(0), {size: generator_of(size) for size in (1, benchmark.group_size)}
+
+    def high_codes(group_size: int) -> Run:
+        def run() -> tuple[float, np.ndarray]:
+            by_group[group_size].read(prompts, base, seeds)
+            return _timed(by_group[group_size].go_on, device)
+
+        return run
+
+    return {
+        "cached": lambda: _timed(lambda: cached.draw(prompts, seeds).codes, device),
+        "hf_generate": lambda: _timed(lambda: _hf_generate(model, prompts, benchmark.num_codes), device),
+        "one_by_one": high_codes(1),
+        "next_k": high_codes(benchmark.group_size),
+        "uncached": lambda: _timed(lambda: _uncached(model, prompts, benchmark.num_codes), device),
+    }
+
+
+@torch.no_grad()
+def _uncached(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) -> np.ndarray:
+    """The whole sequence anew for every code; the head over codes, at the last position."""
+    vocabulary = model.config.vocabulary
+    ids = _contexts(model, prompts)
+    for _ in range(num_codes):
+        hidden = model.model(ids).last_hidden_state[:, -1]
+        codes = model.head(hidden, State.CODES).argmax(-1, keepdim=True)
+        ids = torch.cat([ids, codes + vocabulary.code_offset], dim=1)
+    return (ids[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+
+
+class _OnlyCodes(LogitsProcessor):
+    """Keeps `generate` to what a picture allows."""
+
+    def __init__(self, vocabulary: JointVocabulary) -> None:
+        self._codes = slice(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codebook_size)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        kept = torch.full_like(scores, float("-inf"))
+        kept[:, self._codes] = scores[:, self._codes]
+        return kept
+
+
+def _hf_generate(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) -> np.ndarray:
+    """transformers' `generate` with the cache that it takes by itself."""
+    vocabulary, ids = model.config.vocabulary, _contexts(model, prompts)
+    settings = GenerationConfig(max_new_tokens=num_codes, do_sample=False, pad_token_id=0)
+    made = model.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=[_OnlyCodes(vocabulary)]
+    )
+    return (made[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+
+
+def _contexts(model: MarsForCausalLM, prompts: list[list[int]]) -> Tensor:
+    """Prompts of one length with the opener after them, joint ids [B, T]."""
+    opener = model.config.vocabulary.opener(Role.BASE)
+    return torch.tensor([[*prompt, opener] for prompt in prompts], device=model.device)
+
+
+def _timed(run: Callable[[], np.ndarray], device: torch.device) -> tuple[float, np.ndarray]:
+    """Codes come back to the host, which waits for them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    codes = run()
+    return time.perf_counter() - started, codes
+
+
+def _assert_alike(codes: dict[str, np.ndarray]) -> None:
+    """Pictures drawn K codes at once are others than those drawn one by one, by their definition: those of each K are
+    compared with training's own pass in the tests."""
+    for name in {"uncached", "hf_generate"} & codes.keys():
+        assert np.array_equal(codes[name], codes["cached"]), f"{name} draws other codes than the static cache"

@@ -1,0 +1,200 @@
+"""Kills workers, nodes and the driver of a training at random, and counts what that costs."""
+
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.checkpoints.manifest import MANIFEST_FILE, Checkpoint, finished_checkpoint
+from pipeline.checkpoints.optimizer_slices import KEYS
+from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.errors import InputError
+from pipeline.runs.step_figures import read_step_figures
+from pipeline.runtime.local_cluster import LocalNodes, kill_tree
+
+KINDS = ("worker", "node", "driver")
+POLL_S = 0.05
+WHILE_SAVING_SHARE = 0.3
+"""Of the kills that wait for a checkpoint to be begun, and then come at once."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL, or one to each process of a node.
+
+    Attributes:
+        kind: of `KINDS`.
+        pid: of the process, of a node its raylet's starter.
+        phase: what the run was doing: `starting`, `training` or `saving`.
+        step: last one that was reported.
+        at_s: since the run's start.
+    """
+
+    kind: str
+    pid: int
+    phase: str
+    step: int
+    at_s: float
+
+
+@dataclass
+class Punisher:
+    """Runs a training's command again and again until it ends well, and kills meanwhile.
+
+    Attributes:
+        command: the job, as one would type it.
+        nodes: the cluster, which `RAY_ADDRESS` names to the job.
+        stage: the stage's folder.
+        steps: of the stage; there is no kill after the last one.
+        mean_pause_s: between two kills.
+        seed: of what is killed, and when.
+        log: gets a line a kill.
+        most: kills, at most.
+    """
+
+    command: list[str]
+    nodes: LocalNodes
+    stage: Path
+    steps: int
+    mean_pause_s: float
+    seed: int
+    log: Callable[[str], None]
+    most: int = 10**6
+    kills: list[Kill] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def run(self, output: Path, timeout_s: float) -> None:
+        """To the stage's end.
+
+        Raises:
+            RuntimeError: the job ended otherwise than by a kill of its driver, or not in time.
+        """
+        chance, started = random.Random(self.seed), time.monotonic()
+        job = self._start(output)
+        due, while_saving = self._next(chance, started)
+        while True:
+            time.sleep(POLL_S)
+            now = time.monotonic()
+            if now - started > timeout_s:
+                kill_tree(job)
+                raise RuntimeError(f"the run did not end within {timeout_s:.0f} s; its output is in {output}")
+            if not job.is_running() or job.status() == psutil.STATUS_ZOMBIE:
+                if job.wait() != 0:
+                    raise RuntimeError(f"the job ended by itself with an error; its output is in {output}")
+                break
+            phase = self._phase()
+            wants_saving = while_saving and now < due + self.mean_pause_s
+            if now < due or (wants_saving and phase != "saving") or self._step() >= self.steps - 1:
+                continue
+            if len(self.kills) < self.most and (pid := self._kill(kind := chance.choice(KINDS), job, chance)):
+                self.kills.append(Kill(kind, pid, phase, self._step(), now - started))
+                self.log(f"killed a {kind}, process {pid}, at step {self._step()} while {phase}")
+                if kind == "driver":
+                    job = self._start(output)
+                due, while_saving = self._next(chance, time.monotonic())
+        self.seconds = time.monotonic() - started
+
+    def _next(self, chance: random.Random, now: float) -> tuple[float, bool]:
+        return now + chance.uniform(0.4, 1.6) * self.mean_pause_s, chance.random() < WHILE_SAVING_SHARE
+
+    def _start(self, output: Path) -> psutil.Popen:
+        with output.open("a") as file:
+            return psutil.Popen(self.command, env=self.nodes.environment, stdout=file, stderr=file)
+
+    def _kill(self, kind: str, job: psutil.Popen, chance: random.Random) -> int:
+        """The pid; 0 where there was nothing of that kind to kill."""
+        if kind == "driver":
+            kill_tree(job)
+            return int(job.pid)
+        if kind == "node":
+            pid = self.nodes.kill_node(chance.randrange(len(self.nodes.nodes)))
+            self.nodes.add_node()
+            return pid
+        workers = self.nodes.train_workers()
+        if not workers:
+            return 0
+        worker = chance.choice(workers)
+        try:
+            worker.kill()
+        except psutil.NoSuchProcess:
+            return 0
+        return int(worker.pid)
+
+    def _phase(self) -> str:
+        if not self.nodes.train_workers():
+            return "starting"
+        folders = sorted((self.stage / "checkpoints").glob("step-*"))  # by step: the last one may be open
+        is_saving = bool(folders) and not (folders[-1] / MANIFEST_FILE).exists() and _is_fresh(folders[-1])
+        return "saving" if is_saving else "training"
+
+    def _step(self) -> int:
+        lines = read_step_figures(self.stage)
+        return lines[-1]["step"] if lines else 0
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether something was written in it just now: a kill leaves others behind."""
+    try:
+        return time.time() - folder.stat().st_mtime < 2.0
+    except FileNotFoundError:
+        return False
+
+
+def goodput(stage: Path, seconds: float) -> tuple[int, float]:
+    """Steps that were run again, and the seconds of the steps that counted over all of the run's."""
+    lines = read_step_figures(stage)
+    last = {line["step"]: line["step_s"] for line in lines}
+    return len(lines) - len(last), sum(last.values()) / seconds
+
+
+def same_ends(first: Path, second: Path) -> bool:
+    """Whether two stages ended with the same weights and moments, bit for bit."""
+    ends = [finished_checkpoint(stage) for stage in (first, second)]
+    return ends[0].manifest.shapes == ends[1].manifest.shapes and _same(*ends)
+
+
+def _same(first: Checkpoint, second: Checkpoint) -> bool:
+    readers = [SliceReader(each) for each in (first, second)]
+    return all(
+        bool((readers[0].whole(name, key) == readers[1].whole(name, key)).all())
+        for name in first.manifest.shapes
+        for key in KEYS
+    )
+
+
+def figures_of(punisher: Punisher, attempts: int, reference: Path, reference_s: float) -> dict[str, Any]:
+    """What `jobs/benchmark.py punish` prints."""
+    redone, share = goodput(punisher.stage, punisher.seconds)
+    return {
+        "kills": len(punisher.kills),
+        "kills_by_kind": dict(Counter(kill.kind for kill in punisher.kills)),
+        "kills_by_phase": dict(Counter(kill.phase for kill in punisher.kills)),
+        "restarts": attempts - 1,
+        "steps": punisher.steps,
+        "steps_redone": redone,
+        "seconds": punisher.seconds,
+        "reference_seconds": reference_s,
+        "goodput": share,
+        "reference_goodput": goodput(reference, reference_s)[1],
+        "weights_equal": same_ends(reference, punisher.stage),
+    }
+
+
+def run_undisturbed(command: list[str], nodes: LocalNodes, output: Path) -> float:
+    """Runs the command once; its seconds.
+
+    Raises:
+        InputError: it failed.
+    """
+    started = time.monotonic()
+    with output.open("w") as file:
+        code = subprocess.run(command, env=nodes.environment, stdout=file, stderr=file, check=False).returncode
+    if code:
+        raise InputError(f"{' '.join(command)} ended with {code}; its output is in {output}")
+    return time.monotonic() - started

@@ -1,0 +1,63 @@
+"""What a stage and a run may take: given with `--budget-gpu-days`, remembered by the ledger, checked at each start."""
+
+import math
+
+from pipeline.errors import BudgetError, UsageError
+from pipeline.ledger.account import Limits
+from pipeline.ledger.rows import days_of, read_ledger
+from pipeline.runs.paths import RunPaths
+
+SCOPES = ("stage", "run")
+
+
+def given_limits(words: tuple[str, ...]) -> dict[str, float]:
+    """`300` or `stage=300` limits the stage, `run=587` the run; 0 takes a limit away.
+
+    Raises:
+        UsageError: something else.
+    """
+    found: dict[str, float] = {}
+    for word in words:
+        scope, separator, text = word.rpartition("=")
+        scope = scope if separator else "stage"
+        try:
+            days = float(text)
+        except ValueError:
+            days = math.nan
+        if scope not in SCOPES or not 0 <= days < math.inf:
+            raise UsageError(
+                f"--budget-gpu-days {word!r}: write the days that the stage may take, as in 300 or stage=300, or those "
+                "of the run, as in run=587; 0 for no limit"
+            )
+        if scope in found:
+            raise UsageError(f"--budget-gpu-days gives the {scope} two limits, {found[scope]:g} and {days:g}")
+        found[scope] = days
+    return found
+
+
+def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
+    """The limits for the next attempt at stage `number`: what is given; else what the attempt before was given.
+
+    Raises:
+        BudgetError: one of them is spent already.
+    """
+    table, device = read_ledger(paths.ledger).table, "GPU" if paths.recipe.scaling.use_gpu else "CPU"
+    stage, run = 0.0, 0.0
+    spent = (0.0, 0.0)
+    if len(table):
+        of_stage = table[(table["job"] == "train_stage") & (table["stage"] == str(number))]
+        trained = table[table["job"] == "train_stage"]
+        stage = float(of_stage["budget_gpu_days"].iloc[-1]) if len(of_stage) else 0.0
+        run = float(trained["run_budget_gpu_days"].iloc[-1]) if len(trained) else 0.0
+        spent = days_of(table, "train_stage", str(number), device)
+    limits = Limits(given.get("stage", stage), given.get("run", run))
+    for scope, name, used, limit in (
+        ("stage", f"stage {number}", spent[0], limits.stage_gpu_days),
+        ("run", f"run {paths.recipe.name!r}", spent[1], limits.run_gpu_days),
+    ):
+        if limit and used >= limit:
+            raise BudgetError(
+                f"{name} has used {used:.6g} of its {limit:.6g} {device}-days; to go on, raise the limit with "
+                f"--budget-gpu-days {scope}=DAYS, or take it away with {scope}=0"
+            )
+    return limits

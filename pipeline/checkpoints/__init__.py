@@ -1,0 +1,2 @@
+"""Sharded, verified checkpoints: manifest, slices, writer, owner, resume at any number of ranks. Imports `errors` and
+`tokenization.files`."""

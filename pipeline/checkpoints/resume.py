@@ -1,0 +1,166 @@
+"""Going on from the newest checkpoint that verifies, at any number of ranks."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice, adopt, local_slices, trained_shapes
+from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.errors import InputError
+
+WHAT = {
+    "recipe_sha256": "other stage settings",
+    "base_sha256": "another language expert",
+    "row_index_sha256": "another selection of rows, or rows of other content",
+    "initial_sha256": "another checkpoint to start from",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for a run to go on: see `CheckpointManifest`."""
+
+    recipe_sha256: str
+    base_sha256: str
+    row_index_sha256: str
+    initial_sha256: str
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What came of it.
+
+    Attributes:
+        manifest: of the checkpoint that was taken; None where there is none.
+        damaged: names of finished ones that could not be read, on the first rank.
+    """
+
+    manifest: CheckpointManifest | None
+    damaged: frozenset[str]
+
+
+def resume(
+    engine: Any, url: str, identity: Identity, tell: Callable[[str], None], at_most_step: int | None = None
+) -> Resumed:
+    """Loads the newest checkpoint of this stage that verifies, if any. Every rank calls it.
+
+    Each rank reads what it holds itself, whatever ranks wrote it; all of them take the checkpoint, or none does.
+
+    Args:
+        engine: DeepSpeed's.
+        url: folder or URL of the stage's checkpoints.
+        identity: of the run.
+        tell: on the first rank, gets lines on what was taken, and why others were passed over.
+        at_most_step: to go back: later ones are none of this attempt's, and those among skipped steps have the weights
+            that one goes back from. None takes the newest.
+
+    Raises:
+        InputError: the newest complete checkpoint is of another recipe, base, or selection of rows; or there are
+            checkpoints, but none that can be used.
+    """
+    first, world_size = dist.get_rank() == 0, dist.get_world_size()
+    passed_over: list[str] = []
+    candidates = complete_checkpoints(url, passed_over)
+    taken = None
+    while taken is None:
+        offered = [next(candidates, None) if first else None]
+        dist.broadcast_object_list(offered, src=0)
+        checkpoint = offered[0]
+        if checkpoint is None:
+            break
+        told = checkpoint.manifest
+        if at_most_step is not None and (told.step > at_most_step or told.guard.get("in_row")):
+            continue
+        _check(checkpoint, identity)
+        if damage := _load(engine, checkpoint, KEYS):
+            passed_over.append(f"{checkpoint.name}: {damage}")
+            continue
+        adopt(engine, checkpoint.manifest.optimizer_steps)
+        taken = checkpoint
+    unusable = [[reason for reason in passed_over if NEVER_FINISHED not in reason]]
+    dist.broadcast_object_list(unusable, src=0)
+    if taken is None and unusable[0]:
+        raise InputError(
+            f"no checkpoint in {url!r} can be used: {'; '.join(unusable[0])}. Mend the storage and run again, "
+            "or move them away to start anew"
+        )
+    if first:
+        _tell(tell, taken, world_size, passed_over)
+    damaged = frozenset(reason.split(": ", 1)[0] for reason in unusable[0])
+    return Resumed(taken.manifest if taken else None, damaged)
+
+
+def start_from(engine: Any, checkpoint: Checkpoint, base_sha256: str) -> None:
+    """Takes the weights of another stage's checkpoint, and nothing else of it. Every rank calls it, and reads what it
+    holds itself.
+
+    Raises:
+        InputError: it is of another model or language expert, or damaged.
+    """
+    if checkpoint.manifest.base_sha256 != base_sha256:
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} was trained on another language expert than the one that is loaded; train "
+            "the stage before again, or put its language expert back"
+        )
+    if damage := _load(engine, checkpoint, KEYS[:1]):
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} cannot be used: {damage}; move it away and run the stage before again, "
+            "which goes on from the checkpoint before, or name another with --initial-checkpoint"
+        )
+    adopt(engine, 0)
+
+
+def _tell(tell: Callable[[str], None], taken: Checkpoint | None, world_size: int, passed_over: list[str]) -> None:
+    for reason in passed_over:
+        tell(f"passed over checkpoint {reason}")
+    if taken:
+        saved_by = taken.manifest.world_size
+        others = f", which {saved_by} workers wrote; now there are {world_size}" if saved_by != world_size else ""
+        tell(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
+
+
+def _check(checkpoint: Checkpoint, identity: Identity) -> None:
+    for name, wanted in asdict(identity).items():
+        if name == "initial_sha256" and not wanted:
+            continue  # it may be gone by now: nothing more is read of it
+        if getattr(checkpoint.manifest, name) != wanted:
+            raise InputError(
+                f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
+            )
+
+
+def _load(engine: Any, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:
+    """Copies what the checkpoint has of `keys` into this rank's slices where every rank could read its own, and else
+    changes nothing and returns why."""
+    slices, tensors, problem = local_slices(engine), [], None
+    try:
+        tensors = _read(checkpoint, slices, trained_shapes(engine), keys)
+    except InputError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    damage = next(filter(None, problems), None)
+    if damage is None:
+        for each, values in zip(slices, tensors, strict=True):
+            for key, value in zip(keys, values, strict=True):
+                each.tensors[key].copy_(value)
+    return damage
+
+
+def _read(
+    checkpoint: Checkpoint, slices: list[Slice], shapes: dict[str, tuple[int, ...]], keys: tuple[str, ...]
+) -> list[list[Tensor]]:
+    """The slices' tensors in the order of `keys`; nothing is changed yet."""
+    held = checkpoint.manifest.shapes
+    if other := sorted(held.keys() ^ shapes.keys()):
+        raise InputError(f"it is of another model: {len(other)} parameters differ ({other[0]}, ...)")
+    if other := [name for name, shape in shapes.items() if held[name] != shape]:
+        raise InputError(
+            f"it is of another model: {other[0]} has shape {held[other[0]]}, the model's is {shapes[other[0]]}"
+        )
+    reader = SliceReader(checkpoint)
+    return [[reader.read(each.name, key, each.start, each.count) for key in keys] for each in slices]

@@ -1,0 +1,108 @@
+"""Slices of the trained parameters and of AdamW's moments, to one safetensors file a rank and back from all of them."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.checkpoints.manifest import BLOCK_BYTES, Checkpoint, CheckpointFile, PlacedSlice, block_hash, block_hashes
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice
+from pipeline.errors import InputError
+from tokenization.errors import InputError as StorageError
+from tokenization.errors import OutageError
+from tokenization.files.storage import Storage, open_storage
+
+ELEMENT_BYTES = 4
+"""All slices are float32."""
+HELD_BLOCKS = 2 * len(KEYS)
+"""Blocks of a file kept in memory: its tensors are read side by side, each from its front to its end."""
+
+
+def write_slices(path: Path, slices: list[Slice]) -> CheckpointFile:
+    """Writes the slices' tensors as `NAME:KEY`, and returns where they lie."""
+    tensors = {f"{each.name}:{key}": each.tensors[key] for each in slices for key in KEYS}
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+    first = 8 + header_bytes
+    placed = {}
+    for each in slices:
+        places = [first + header[f"{each.name}:{key}"]["data_offsets"][0] for key in KEYS]
+        placed[each.name] = PlacedSlice(each.start, each.tensors["master"].numel(), places)
+    return CheckpointFile(path.stat().st_size, block_hashes(path), placed)
+
+
+class SliceReader:
+    """Reads any part of a checkpoint's parameters, from whichever ranks' files hold it.
+
+    Every block of a file that it takes is verified.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        storage = open_storage(checkpoint.url)
+        self._files = {
+            name: _VerifiedFile(storage, f"{checkpoint.name}/{name}", record)
+            for name, record in checkpoint.manifest.files.items()
+        }
+        self._shapes = checkpoint.manifest.shapes
+
+    def read(self, name: str, key: str, start: int, count: int) -> Tensor:
+        """Elements `start` to `start + count` of a flattened parameter, or of its moments: float32 [count].
+
+        Raises:
+            InputError: a block is not what was written, or the files do not hold all of it.
+        """
+        part, filled = torch.empty(count), 0
+        for file in self._files.values():
+            placed = file.record.slices.get(name)
+            if placed is None:
+                continue
+            low, high = max(start, placed.start), min(start + count, placed.start + placed.count)
+            if low < high:
+                place = placed.places[KEYS.index(key)] + ELEMENT_BYTES * (low - placed.start)
+                content = bytearray(file.read(place, place + ELEMENT_BYTES * (high - low)))
+                part[low - start : high - start] = torch.frombuffer(content, dtype=torch.float32)
+                filled += high - low
+        if filled != count:
+            raise InputError(f"{name} has {filled} of the elements {start} to {start + count}")
+        return part
+
+    def whole(self, name: str, key: str = "master") -> Tensor:
+        """A whole parameter in its shape, float32."""
+        shape = self._shapes[name]
+        return self.read(name, key, 0, math.prod(shape)).view(shape)
+
+
+@dataclass
+class _VerifiedFile:
+    storage: Storage
+    name: str
+    record: CheckpointFile
+    blocks: dict[int, bytes] = field(default_factory=dict)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Some bytes of the file."""
+        numbers = range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
+        first = numbers[0] * BLOCK_BYTES
+        return b"".join(self._block(number) for number in numbers)[start - first : stop - first]
+
+    def _block(self, number: int) -> bytes:
+        if number not in self.blocks:
+            start = number * BLOCK_BYTES
+            try:
+                block = self.storage.read(self.name, start, min(start + BLOCK_BYTES, self.record.size))
+            except OutageError:
+                raise
+            except (OSError, StorageError) as error:
+                raise InputError(f"{self.name} is not readable: {error}") from error
+            if block_hash(block) != self.record.blocks[number]:
+                raise InputError(f"{self.name} has changed since it was written")
+            while len(self.blocks) >= HELD_BLOCKS:
+                self.blocks.pop(next(iter(self.blocks)))
+            self.blocks[number] = block
+        return self.blocks[number]

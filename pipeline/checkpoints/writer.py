@@ -1,0 +1,212 @@
+"""Writes a run's checkpoints while it trains on."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.checkpoints.manifest import (
+    CheckpointFile,
+    CheckpointManifest,
+    Kept,
+    checkpoint_file,
+    folders_of,
+    new_folder_name,
+    rank_file,
+    remove_old,
+    write_manifest,
+)
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice, local_slices
+from pipeline.checkpoints.owner import RunOwner, owner_text
+from pipeline.checkpoints.slice_files import write_slices
+from pipeline.errors import InputError
+from tokenization.errors import InputError as StorageError
+from tokenization.files.storage import open_storage
+
+POLL_S = 0.2
+"""Between two looks at whether the other ranks have written."""
+
+
+VISIBLE_WITHIN_S = 60.0
+"""What another rank has written must be seen within this time; network file systems hold back names for seconds."""
+
+
+class CheckpointWriter:
+    """One rank's part of the checkpoints of a stage.
+
+    `save` copies what is to be written and returns; a thread writes the copy. On the first rank another one waits until
+    all ranks have written and closes the checkpoint with its manifest. A checkpoint that cannot be written never
+    counts, and is told of; training goes on, to the next one.
+
+    Args:
+        url: folder or URL of the checkpoints.
+        kept: which of them stay.
+        tell: on the first rank, gets a line about every checkpoint that could not be written.
+
+    Raises:
+        InputError: on every rank: see `RunOwner`; or a rank sees another folder than the first one.
+    """
+
+    def __init__(self, url: str, kept: Kept, tell: Callable[[str], None]) -> None:
+        self._url, self._kept, self._tell, self._storage = url, kept, tell, open_storage(url)
+        self._rank, self._threads = dist.get_rank(), ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
+        self._part: Future[None] | None = None
+        self._closing: Future[None] | None = None
+        self._give_up, self._all_wrote = threading.Event(), threading.Event()
+        self._name, self._taken_over = "", ""
+        self._copies: dict[str, Slice] = {}
+        self._damaged: set[str] = set()
+        self._owner = take_over(url)
+        self._removable = folders_of(self._storage.names()) if self._rank == 0 else set()
+
+    def mistrust(self, damaged: Collection[str]) -> None:
+        """Names checkpoints that could not be read: they do not count among those that are kept."""
+        self._damaged |= set(damaged)
+
+    def save(self, engine: Any, manifest: CheckpointManifest, remove_old: bool = True) -> float:
+        """Begins a checkpoint whose manifest still lacks its files, after which older ones may go. Every rank calls it.
+
+        Returns:
+            Seconds that training stood still: for the checkpoint before, where it is not written yet, and for the copy.
+        """
+        started = time.monotonic()
+        self.wait()
+        name = [new_folder_name(manifest.step)]
+        dist.broadcast_object_list(name, src=0)
+        self._name = name[0]
+        slices = self._copied(local_slices(engine))
+        self._removable.add(self._name)
+        self._give_up.clear()
+        self._all_wrote.clear()
+        self._part = self._threads.submit(self._write_part, self._name, slices)
+        if self._rank == 0:
+            self._closing = self._threads.submit(self._close, self._name, manifest, remove_old)
+        return time.monotonic() - started
+
+    def wait(self) -> bool:
+        """Waits for the checkpoint that is being written, if any. Every rank calls it.
+
+        Returns:
+            Whether it counts; True where there is none.
+
+        Raises:
+            InputError: another attempt has taken the checkpoints over.
+        """
+        if self._part is None:
+            return True
+        problems: list[str | None] = [None] * dist.get_world_size()
+        own = _problem(self._part)
+        dist.all_gather_object(problems, own and f"{rank_file(self._rank)}: {own}")
+        (self._give_up if any(problems) else self._all_wrote).set()
+        if self._closing is not None:
+            problems.append(_problem(self._closing))
+        self._part = self._closing = None
+        found = [next(filter(None, problems), None), self._taken_over]
+        dist.broadcast_object_list(found, src=0)
+        if found[1]:
+            raise InputError(found[1])
+        if found[0] and self._rank == 0:
+            self._tell(f"checkpoint {self._url}/{self._name} could not be written and does not count: {found[0]}")
+            with suppress(OSError, StorageError):  # its parts take the room that the next one needs
+                self._storage.delete_folder(self._name)
+        return not found[0]
+
+    def _copied(self, slices: list[Slice]) -> list[Slice]:
+        """The slices in host memory of their own, the same each time."""
+        for each in slices:
+            if each.name not in self._copies:
+                pinned = each.tensors["master"].is_cuda
+                memory = {key: torch.empty(each.count, pin_memory=pinned) for key in KEYS}
+                self._copies[each.name] = replace(each, tensors=memory)
+            for key in KEYS:
+                self._copies[each.name].tensors[key].copy_(each.tensors[key], non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return [self._copies[each.name] for each in slices]
+
+    def _write_part(self, name: str, slices: list[Slice]) -> None:
+        file, record = f"{name}/{rank_file(self._rank)}", {}
+        self._storage.write(file, lambda path: record.update(asdict(write_slices(path, slices))))
+        self._storage.write(_record_of(name, self._rank), lambda path: path.write_text(json.dumps(record)))
+
+    def _close(self, name: str, manifest: CheckpointManifest, may_remove: bool) -> None:
+        assert self._owner is not None
+        files: dict[str, CheckpointFile] = {}
+        seen_by = 0.0
+        while len(files) < manifest.world_size:
+            rank = len(files)
+            if self._storage.exists(_record_of(name, rank)):
+                with self._storage.local(_record_of(name, rank)) as path:
+                    files[rank_file(rank)] = checkpoint_file(json.loads(path.read_text()))
+                continue
+            if self._all_wrote.is_set():
+                seen_by = seen_by or time.monotonic() + VISIBLE_WITHIN_S
+                if time.monotonic() > seen_by:
+                    raise InputError(f"rank {rank} has written its part, but rank 0 does not see it: not one folder?")
+            if self._give_up.wait(POLL_S):
+                return
+        if not self._still_owned():
+            return
+        write_manifest(self._storage, name, replace(manifest, files=files))
+        if not may_remove or not self._still_owned():
+            return
+        try:
+            remove_old(self._url, name, self._kept, self._removable, self._damaged)
+        except (OSError, StorageError) as error:  # the new one counts all the same
+            self._tell(f"older checkpoints in {self._url} could not be removed: {error}")
+
+    def _still_owned(self) -> bool:
+        assert self._owner is not None
+        try:
+            self._owner.check()
+        except InputError as error:
+            self._taken_over = str(error)
+        return not self._taken_over
+
+
+def take_over(url: str) -> RunOwner | None:
+    """Makes this attempt the owner of the checkpoints, on every rank alike; the first one gets what it holds.
+
+    Raises:
+        InputError: on every rank: another attempt has just taken them, or not all ranks see the same folder.
+    """
+    owner, problem = None, ""
+    if dist.get_rank() == 0:
+        try:
+            owner = RunOwner(url)
+        except (InputError, StorageError, OSError) as error:
+            problem = str(error)
+    said = [(owner.text if owner else "", problem)]
+    dist.broadcast_object_list(said, src=0)
+    text, problem = said[0]
+    if problem:
+        raise InputError(problem)
+    blind = "" if owner_text(url) == text else f"rank {dist.get_rank()} on {socket.gethostname()}"
+    all_blind = [""] * dist.get_world_size()
+    dist.all_gather_object(all_blind, blind)
+    if found := [each for each in all_blind if each]:
+        raise InputError(
+            f"checkpoints {url!r}: {', '.join(found)} does not see what rank 0 has just written there; name a folder "
+            "on a file system that all nodes share, or a bucket, with checkpoint_folder or --root (or another attempt "
+            "has taken them over in this moment)"
+        )
+    return owner
+
+
+def _record_of(name: str, rank: int) -> str:
+    """Where a rank says what it has written."""
+    return f"{name}/{rank_file(rank)}.json"
+
+
+def _problem(task: Future[None]) -> str | None:
+    """Waits for the end of a task; what was wrong, if anything."""
+    error = task.exception()
+    return f"{type(error).__name__}: {error}" if error else None

@@ -1,0 +1,195 @@
+"""What each step trains on: the same on every rank and at every number of ranks.
+
+A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout,
+where its caption begins and the caption position where no picture is to open from the seed. Samples of one kind are
+packed into rows, and rows dealt to the ranks.
+"""
+
+from collections import abc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.config.stage import StageConfig
+from pipeline.config.vocabulary import Role
+from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.packing import deal_rows, pack_rows
+from pipeline.data.sample_order import MixedOrder, generator
+from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.data.token_reader import Row
+from pipeline.errors import InputError
+
+DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
+"""Keep the draws' random keys apart from the order's, whose third part is a source."""
+
+PLAIN_SHARE = 0.25
+"""Of the captions before a picture that have a `Task.PLAIN_TEXT` label. Three rows of the head learn from it, and in a
+small model the text vocabulary's logits are what costs most."""
+
+
+class Reader(Protocol):
+    """What rows are read from."""
+
+    def row(self, shard: int, place: int) -> Row:
+        """The `place`-th selected sample of the `shard`-th shard."""
+        ...
+
+    def ahead(self, shards: list[int]) -> None:
+        """Rows of these shards will be asked for soon."""
+        ...
+
+
+Readers = abc.Sequence[Reader]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step as one rank sees it.
+
+    Attributes:
+        micro_steps: one forward and backward each. It holds a batch of every kind that the step has, in the same
+            order on all ranks, so that ZeRO-3 meets the same sequence of modules again and can keep and prefetch
+            what it gathers.
+        num_samples: of all ranks.
+        sample_ids: of all ranks, in the order's order.
+        label_counts: labels of each `Task` over all ranks, int64.
+    """
+
+    micro_steps: list[list[MicroBatch]]
+    num_samples: int
+    sample_ids: list[str]
+    label_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The steps of one stage. `readers` are the sources', in the order's numbering."""
+
+    stage: StageConfig
+    stage_number: int
+    seed: int
+    order: MixedOrder
+    readers: Readers
+    builder: SequenceBuilder
+
+    def step(self, step: int, rank: int, world_size: int) -> Step:
+        """The step's batches for `rank` of `world_size`; `step` counts from 0."""
+        size = self.stage.global_batch_size
+        random = generator(self.seed, self.stage_number, DRAW_STREAM, step)
+        draws = np.column_stack([random.random((size, 3)), random.random(size), random.random(size)])
+        for reader, shards in zip(self.readers, self.order.near(step), strict=True):
+            reader.ahead(shards)
+        rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
+        sequences = [
+            self._sequence(row, tuple(draw), (step, number))
+            for number, (row, draw) in enumerate(zip(rows, draws, strict=True))
+        ]
+        counts = np.zeros(len(Task), np.int64)
+        for sequence in sequences:
+            counts += np.bincount(sequence.label_tasks, minlength=len(Task))
+        weights = [
+            self.stage.task_weights.get(task.name.lower(), 1.0) / max(1, int(counts[task.value])) for task in Task
+        ]
+        by_kind = []
+        for kind in Kind:
+            of_kind = [sequence for sequence in sequences if sequence.kind is kind]
+            if of_kind:
+                by_kind.append(self._micro_batches(kind, of_kind, weights, rank, world_size))
+        micro_steps = [[batch for batch in batches if batch] for batches in zip_longest(*by_kind)]
+        return Step(micro_steps, size, [row.sample_id for row in rows], counts)
+
+    def _sequence(self, row: Row, draws: tuple[float, ...], noise_key: tuple[int, int]) -> Sequence:
+        task_draw, language_draw, dropout_draw, plain_draw, crop_draw = draws
+        if row.document is not None:
+            return self.builder.interleaved(row.document)
+        task = _pick(self.stage.task_shares, task_draw)
+        language = _pick(self.stage.language_shares, language_draw)
+        caption = next((caption for caption in row.captions if caption.language == language), row.captions[0])
+        if task == "captioning":
+            return self.builder.captioning(row.codes, caption.ids, caption.language)
+        caption_ids = [] if dropout_draw < self.stage.guidance_dropout else caption.ids
+        if len(caption_ids) > 1 and crop_draw < self.stage.caption_crop:
+            caption_ids = caption_ids[1 + int(crop_draw / self.stage.caption_crop * (len(caption_ids) - 1)) :]
+        plain_position = None
+        if len(caption_ids) > 1 and plain_draw < PLAIN_SHARE:
+            plain_position = int(plain_draw / PLAIN_SHARE * (len(caption_ids) - 1))
+        if task == "text_to_image":
+            seen = self._with_noise(row.codes, self.stage.text_to_image_noise, noise_key)
+            return self.builder.text_to_image(caption_ids, row.codes, plain_position, seen)
+        if row.high_codes is None:
+            raise InputError(
+                f"sample {row.sample_id!r} has no high-resolution codes, which task high_resolution needs; tokenize "
+                "them, or leave it out with the stage's `where`"
+            )
+        role = Role[self.stage.high_resolution_role.upper()]
+        group_size = self.stage.high_resolution_group
+        seen = self._with_noise(row.high_codes, self.stage.high_resolution_noise, noise_key)
+        return self.builder.high_resolution(
+            caption_ids, row.codes, row.high_codes, role, group_size, seen, plain_position
+        )
+
+    def _with_noise(self, codes: np.ndarray, most: float, key: tuple[int, int]) -> np.ndarray:
+        if not most:
+            return codes
+        random = generator(self.seed, self.stage_number, NOISE_STREAM, *key)
+        replaced = random.random(len(codes)) < random.random() * most
+        return np.where(replaced, random.integers(self.builder.vocabulary.codebook_size, size=len(codes)), codes)
+
+    def _micro_batches(
+        self, kind: Kind, sequences: list[Sequence], weights: list[float], rank: int, world_size: int
+    ) -> list[MicroBatch]:
+        packed = pack_rows([sequence.num_run for sequence in sequences], self.stage.seq_len, world_size)
+        # All ranks run both experts in every micro-step: a row that came out empty gets a sample without labels.
+        filler = _without_labels(min(sequences, key=lambda sequence: sequence.num_run))
+        packed = [row or [len(sequences)] for row in packed]
+        sequences = [*sequences, filler]
+        costs = [sum(self._cost(sequences[index]) for index in row) for row in packed]
+        return [
+            collate(
+                kind,
+                [[sequences[index] for index in row] for row in rows],
+                self.builder.vocabulary,
+                weights,
+                self.stage.row_multiple,
+            )
+            for rows in deal_rows(packed, costs, rank, world_size, self.stage.micro_batch_size)
+        ]
+
+    def _cost(self, sequence: Sequence) -> int:
+        """Of its positions, in units of 2N FLOP (see `pipeline.planning.flops`)."""
+        num_run = sequence.num_run
+        num_visual = int((sequence.ids[:num_run] >= self.builder.vocabulary.text_vocab_size).sum())
+        return 3 * num_visual + (1 if sequence.kind.has_text_prefix else 2) * (num_run - num_visual)
+
+
+def _pick(shares: dict[str, float], draw: float) -> str:
+    bounds = np.cumsum(list(shares.values()))
+    return list(shares)[min(int(np.searchsorted(bounds, draw, side="right")), len(shares) - 1)]
+
+
+def _without_labels(sequence: Sequence) -> Sequence:
+    empty, run = np.zeros(0, np.int64), slice(0, sequence.num_run)
+    return Sequence(sequence.kind, sequence.ids[run], sequence.groups[run], empty, empty, empty)
+
+
+def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
+    """The steps from `start` to `end`, each built (and put into pinned memory) while the one before trains."""
+
+    def build(number: int) -> Step:
+        step = plan.step(number, rank, world_size)
+        if not pin:
+            return step
+        return replace(step, micro_steps=[[batch.pinned() for batch in batches] for batches in step.micro_steps])
+
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+        following = pool.submit(build, start) if start < end else None
+        for number in range(start, end):
+            assert following is not None
+            current = following.result()
+            if number + 1 < end:
+                following = pool.submit(build, number + 1)
+            yield current

@@ -1,0 +1,188 @@
+"""From packed rows of sequences to the tensors of one micro-step.
+
+A row is laid out as all its text, then all its pictures, whatever their order in the samples: both experts then work
+on contiguous slices, and the places carry what may attend to what.
+
+Shape letters: B rows, Tt and Tv positions of a row's text and visual stream, L labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.sequences import Kind, Sequence
+from pipeline.model.attention import PADDING_SEGMENT, Places
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Some labels of a micro-batch.
+
+    Attributes:
+        index: int64 [L], positions of the flattened [B, Tt + Tv].
+        ids: int64 [L], the joint ids to predict.
+        weights: float32 [L], of each in the loss.
+        tasks: int64 [L], `Task` values.
+    """
+
+    index: Tensor
+    ids: Tensor
+    weights: Tensor
+    tasks: Tensor
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One modality of the packed rows: joint ids and rotary positions, int64 [B, T], and their places."""
+
+    ids: Tensor
+    positions: Tensor
+    places: Places
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a micro-batch has to be computed, padding and samples without labels (fillers) apart: positions of both
+    modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
+    positions of the tensors."""
+
+    text_tokens: int
+    visual_tokens: int
+    text_pairs: int
+    visual_pairs: int
+    padded_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Positions of both modalities."""
+        return self.text_tokens + self.visual_tokens
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One rank's part of one micro-step. `text_labels` are text ids and openers, `code_labels` codes."""
+
+    kind: Kind
+    text: Stream
+    visual: Stream
+    text_labels: Labels
+    code_labels: Labels
+    work: Work
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same batch on another device. From pinned memory the host does not wait for the copy."""
+        return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "MicroBatch":
+        """The same batch in memory that a GPU copies from by itself."""
+        return _map(self, Tensor.pin_memory)
+
+
+def collate(
+    kind: Kind,
+    rows: list[list[Sequence]],
+    vocabulary: JointVocabulary,
+    task_weights: list[float],
+    row_multiple: int = 64,
+) -> MicroBatch:
+    """Packs rows of sequences of one kind.
+
+    Args:
+        kind: the kind of all sequences.
+        rows: for each row the sequences in it, one after the other.
+        vocabulary: the joint id layout.
+        task_weights: what one label of each `Task` weighs in the loss, by the task's value.
+        row_multiple: each stream is padded to the longest of its rows, rounded up to a multiple of this.
+    """
+    assert all(sequence.kind is kind for row in rows for sequence in row)
+    text, visual = _Packer(len(rows), row_multiple), _Packer(len(rows), row_multiple)
+    labels = []
+    text_tokens = visual_tokens = text_pairs = visual_pairs = 0
+    for row, sequences in enumerate(rows):
+        for segment, sequence in enumerate(sequences):
+            run = slice(0, sequence.num_run)
+            is_visual = sequence.ids[run] >= vocabulary.text_vocab_size
+            place = np.empty(len(is_visual), np.int64)  # in the row's stream
+            for packer, chosen in ((text, ~is_visual), (visual, is_visual)):
+                place[chosen] = packer.add(row, sequence.ids[run][chosen], np.nonzero(chosen)[0], sequence, segment)
+            at = sequence.label_positions
+            labels.append((row, place[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
+            if len(at):
+                visible = sequence.num_visible[run]
+                text_tokens += int((~is_visual).sum())
+                visual_tokens += int(is_visual.sum())
+                text_pairs += int(visible[~is_visual].sum())
+                visual_pairs += int(visible[is_visual].sum())
+
+    row_length = text.length + visual.length
+    index = np.concatenate([row * row_length + text.length * above + at for row, at, above, _, _ in labels])
+    ids = np.concatenate([label_ids for *_, label_ids, _ in labels])
+    tasks = np.concatenate([label_tasks for *_, label_tasks in labels])
+    is_code = (ids >= vocabulary.code_offset) & (ids < vocabulary.code_offset + vocabulary.codebook_size)
+    return MicroBatch(
+        kind=kind,
+        text=text.padded(0),
+        visual=visual.padded(vocabulary.code_offset),
+        text_labels=_labels(index, ids, tasks, task_weights, ~is_code),
+        code_labels=_labels(index, ids, tasks, task_weights, is_code),
+        work=Work(
+            text_tokens=text_tokens,
+            visual_tokens=visual_tokens,
+            text_pairs=text_pairs,
+            visual_pairs=visual_pairs,
+            padded_tokens=len(rows) * row_length,
+        ),
+    )
+
+
+class _Packer:
+    """Rows of one stream that grow sample by sample."""
+
+    def __init__(self, num_rows: int, row_multiple: int) -> None:
+        self._row_multiple = row_multiple
+        self._rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(num_rows)]
+        self._filled = [0] * num_rows
+
+    def add(self, row: int, ids: np.ndarray, positions: np.ndarray, sequence: Sequence, segment: int) -> np.ndarray:
+        """Appends the ids that stand at `positions` of a sample and returns where in the row they are."""
+        start, count = self._filled[row], len(ids)
+        self._rows[row].append((ids, positions, np.full(count, segment), sequence.groups[positions]))
+        self._filled[row] += count
+        return np.arange(start, start + count)
+
+    @property
+    def length(self) -> int:
+        """The padded length of all rows."""
+        return -(-max(1, *self._filled) // self._row_multiple) * self._row_multiple
+
+    def padded(self, padding_id: int) -> Stream:
+        """The stream's tensors."""
+        shape = (len(self._rows), self.length)
+        columns = [np.full(shape, value, np.int64) for value in (padding_id, 0, PADDING_SEGMENT, 0)]
+        for row, parts in enumerate(self._rows):
+            for column, pieces in zip(columns, zip(*parts, strict=True), strict=False):
+                joined = np.concatenate(pieces)
+                column[row, : len(joined)] = joined
+        ids, positions, segments, groups = (torch.from_numpy(column) for column in columns)
+        return Stream(ids, positions, Places(segments, groups))
+
+
+def _labels(
+    index: np.ndarray, ids: np.ndarray, tasks: np.ndarray, task_weights: list[float], chosen: np.ndarray
+) -> Labels:
+    weights = np.asarray(task_weights, np.float32)[tasks[chosen]]
+    return Labels(*(torch.from_numpy(array) for array in (index[chosen], ids[chosen], weights, tasks[chosen])))
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Applies `function` to every tensor of nested dataclasses."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Labels | Stream | Places | MicroBatch):
+        return replace(value, **{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
+    return value

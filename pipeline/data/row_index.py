@@ -1,0 +1,160 @@
+"""Which rows of a token table a stage uses."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.data.side_tables import SideTable
+from pipeline.errors import InputError
+from tokenization.table.token_table import TokenShard, common_fingerprint, list_token_shards, read_content
+
+HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
+PICTURE_BORDERS = 2
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """The rows of each shard that a stage uses; of an interleaved document its first picture's. A bit a row: 200M rows
+    take 25 MB.
+
+    Attributes:
+        shards: paths relative to the token folder, sorted.
+        chosen: for each shard its rows as bits, the first row's the highest of the first byte, uint8.
+        counts: chosen rows of each shard, int64.
+        num_too_long: documents that were left out because they have too many ids.
+        contents: what identifies each shard's rows, see `content_sha256`.
+    """
+
+    shards: list[str]
+    chosen: list[np.ndarray]
+    counts: np.ndarray
+    num_too_long: int = 0
+    contents: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0, contents: tuple[str, ...] = ()
+    ) -> "RowIndex":
+        """From each shard's row numbers, rising."""
+        chosen, counts = [], []
+        for numbers in rows:
+            bits = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, bool)
+            bits[numbers] = True
+            chosen.append(np.packbits(bits))
+            counts.append(len(numbers))
+        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents)
+
+    def rows(self, shard: int) -> np.ndarray:
+        """The row numbers of the `shard`-th shard, rising, int64."""
+        return np.flatnonzero(np.unpackbits(self.chosen[shard]))
+
+    def sha256(self) -> str:
+        """Identifies the selection, and what the shards' rows hold."""
+        digest = hashlib.sha256("\n".join([*self.shards, *self.contents]).encode())
+        for bits in self.chosen:
+            digest.update(len(bits).to_bytes(8, "little") + bits.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """What decides which rows of a token table are used.
+
+    Attributes:
+        tokens: folder or URL of token shards.
+        where: a pandas query over the plain columns of the token table and of side tables; empty selects all. Of a
+            document the first picture's row decides.
+        side_tables: see `Source`.
+        max_document_ids: longer documents are left out, and counted; None leaves none out.
+        held_out: another query, whose rows are left out.
+    """
+
+    tokens: str | Path
+    where: str = ""
+    side_tables: tuple[str, ...] = ()
+    max_document_ids: int | None = None
+    held_out: str = ""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """One source of a stage: its corpus's name, its token folder or URL, its rows, and its weight among the sources."""
+
+    name: str
+    tokens: str | Path
+    index: RowIndex
+    weight: float = 1.0
+
+
+def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
+    """Identifies the selections of a stage and their order."""
+    return hashlib.sha256(
+        "\n".join(f"{source.name} {source.index.sha256()}" for source in sources).encode()
+    ).hexdigest()
+
+
+def build_row_index(selection: RowSelection) -> RowIndex:
+    """Reads the columns that the selection asks about, of all shards.
+
+    Raises:
+        InputError: the token folder or a side table cannot be used, or a query names an unknown column or selects
+            nothing.
+    """
+    shards = list_token_shards(selection.tokens)
+    common_fingerprint(shards)
+    sides = [SideTable(path) for path in selection.side_tables]
+    rows, num_too_long = [], 0
+    names_of = [[name for name in shard.schema().names if name not in HEAVY_COLUMNS] for shard in shards]
+    known = sorted(set().union(*names_of))
+    for shard, names in zip(shards, names_of, strict=True):
+        # A column that no picture of a shard had is missing from that shard, and empty for all its rows.
+        frame = shard.read(names).to_pandas().reindex(columns=known)
+        for side in sides:
+            frame = side.join(frame, shard.name)
+        samples, too_long = _samples(shard, len(frame), selection.max_document_ids)
+        num_too_long += too_long
+        frame = frame.iloc[samples]
+        chosen = _query(frame, selection.where)
+        if selection.held_out:
+            chosen = chosen.drop(index=_query(chosen, selection.held_out).index)
+        rows.append(chosen.index.to_numpy())
+    for side in sides:
+        side.check_matched()
+    contents = tuple(read_content(shard) for shard in shards)
+    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long, contents)
+    if not index.counts.sum():
+        longest = selection.max_document_ids
+        longer = f", and {num_too_long} documents are longer than {longest} ids" if num_too_long else ""
+        raise InputError(f"filter {selection.where!r} selects no row of {str(selection.tokens)!r}{longer}; relax it")
+    return index
+
+
+def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    try:
+        return frame.query(where, engine="python") if where and len(frame) else frame
+    except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
+        columns = ", ".join(map(str, frame.columns))
+        raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
+
+
+def _samples(shard: TokenShard, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
+    """Row numbers at which samples start, and how many documents are too long to be one."""
+    document = shard.read(["document"])["document"].combine_chunks()
+    if not isinstance(document, pa.StructArray) or document.null_count == num_rows:
+        return np.arange(num_rows), 0
+    in_document = document.is_valid().to_numpy(zero_copy_only=False)
+    place = document.field("place").fill_null(0).to_numpy(zero_copy_only=False)
+    starts = np.nonzero(place == 0)[0]
+    if max_document_ids is None:
+        return starts, 0
+    num_codes = shard.schema().field("codes").type.list_size
+    lengths = np.full(num_rows, num_codes + PICTURE_BORDERS)
+    for name in ("before", "after"):
+        lengths += pa.compute.list_value_length(document.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
+    fits = (np.add.reduceat(lengths, starts) < max_document_ids) | ~in_document[starts]  # less: an end follows
+    return starts[fits], int((~fits).sum())

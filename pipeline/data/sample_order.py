@@ -1,0 +1,124 @@
+"""The order of samples: a function of (seed, stage, epoch, position), seekable, in bounded memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from pipeline.config.stage import PARTS, _parts, no_room
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """Shards are shuffled and cut into windows; rows are shuffled inside a window.
+
+    Reading in this order touches `window_shards` shards at a time, each of them once an epoch.
+
+    Attributes:
+        rows_by_shard: selected rows of each shard, int64 [shards].
+        seed: the run's.
+        stage_number: two stages of a run have different orders.
+        source_number: and so have two sources of a stage.
+        window_shards: shards whose rows are mixed.
+    """
+
+    rows_by_shard: np.ndarray
+    seed: int
+    stage_number: int
+    window_shards: int
+    source_number: int = 0
+    _cache: dict[str, Callable] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return int(self.rows_by_shard.sum())
+
+    def __post_init__(self) -> None:
+        self._cache.update(epoch=lru_cache(2)(self._shuffle_epoch), window=lru_cache(4)(self._shuffle_window))
+
+    def at(self, position: int) -> tuple[int, int]:
+        """Shard and place among its selected rows of the sample at `position`, counted over all epochs."""
+        epoch, offset = divmod(position, self.num_samples)
+        _, ends = self._cache["epoch"](epoch)
+        window = int(np.searchsorted(ends, offset, side="right"))
+        start = int(ends[window - 1]) if window else 0
+        shards, rows = self._cache["window"](epoch, window)
+        return int(shards[offset - start]), int(rows[offset - start])
+
+    def near(self, position: int) -> list[int]:
+        """The shards of the window that `position` lies in, and those of the next one."""
+        epoch, offset = divmod(position, self.num_samples)
+        shards, ends = self._cache["epoch"](epoch)
+        window = int(np.searchsorted(ends, offset, side="right"))
+        here = shards[window * self.window_shards : (window + 2) * self.window_shards]
+        if window + 1 == len(ends):
+            here = np.append(here, self._cache["epoch"](epoch + 1)[0][: self.window_shards])
+        return list(dict.fromkeys(here.tolist()))
+
+    def _shuffle_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's shards in order, and the offset at which each window of them ends."""
+        shards = generator(self.seed, self.stage_number, self.source_number, epoch).permutation(len(self.rows_by_shard))
+        ends = np.cumsum(self.rows_by_shard[shards])[self.window_shards - 1 :: self.window_shards]
+        if len(shards) % self.window_shards:
+            ends = np.append(ends, self.num_samples)
+        return shards, ends
+
+    def _shuffle_window(self, epoch: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+        shards = self._cache["epoch"](epoch)[0][window * self.window_shards : (window + 1) * self.window_shards]
+        counts = self.rows_by_shard[shards]
+        all_shards = np.repeat(shards, counts)
+        all_rows = np.concatenate([np.arange(count) for count in counts])
+        key = (self.seed, self.stage_number, self.source_number, epoch, window + 1)
+        order = generator(*key).permutation(len(all_rows))
+        return all_shards[order], all_rows[order]
+
+
+@dataclass(frozen=True)
+class MixedOrder:
+    """The orders of several sources, each of which gives every step its share of the samples.
+
+    Before step s, source i has given floor(share_i * s * samples_per_step) samples, and the one with the largest share
+    all others: so any step is found without going through those before it, and each source runs through its own epochs.
+
+    Attributes:
+        orders: of the sources.
+        weights: of the sources, relative to each other.
+        samples_per_step: of all sources.
+    """
+
+    orders: list[SampleOrder]
+    weights: list[float]
+    samples_per_step: int
+
+    def __post_init__(self) -> None:
+        if problem := no_room(self.weights, self.samples_per_step):
+            raise ValueError(problem)
+
+    def step(self, step: int) -> list[tuple[int, int, int]]:
+        """Source, shard, and place among the shard's selected rows, of each sample of the step."""
+        before, after = self.taken(step), self.taken(step + 1)
+        return [
+            (source, *order.at(position))
+            for source, order in enumerate(self.orders)
+            for position in range(before[source], after[source])
+        ]
+
+    def near(self, step: int) -> list[list[int]]:
+        """For each source the shards that the step and those after it read from."""
+        before, after = self.taken(step), self.taken(step + 1)
+        return [order.near(max(before[source], after[source] - 1)) for source, order in enumerate(self.orders)]
+
+    def taken(self, step: int) -> list[int]:
+        """Samples that each source has given before `step`."""
+        parts = _parts(self.weights)
+        taken = [part * step * self.samples_per_step // PARTS for part in parts]
+        largest = parts.index(max(parts))
+        taken[largest] += step * self.samples_per_step - sum(taken)
+        return taken
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A random generator that depends on `key` alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

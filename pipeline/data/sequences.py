@@ -1,0 +1,208 @@
+"""From one image-caption pair to a sequence of joint ids with its labels.
+
+text to image:   `caption <img> c1..cN </img>`, loss on the codes; on `<img>`, and at a place of the caption
+                 where it does not come, as tasks of their own
+captioning:      `instruction <img> c1..cN </img> caption <|endoftext|>`, loss on the caption
+high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in text to image, and on the high codes
+interleaved:     text and pictures `<img> c1..cN </img>` in any order, `<|endoftext|>`; loss on all but the closers
+
+Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
+between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
+The K openers are the first group. K = 1 is ordinary next-token prediction, and what all other ids are: groups of one.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from pipeline.config.vocabulary import JointVocabulary, Role
+
+
+class Task(Enum):
+    """What a label teaches. Every task is normalised and weighted by itself. The value is its place in sums."""
+
+    TEXT_TO_IMAGE = 0
+    CAPTIONING = 1
+    OPENER = 2
+    """`<img>` after a caption's last position: teaches when a picture begins."""
+    HIGH_RESOLUTION = 3
+    DOCUMENT_TEXT = 4
+    """What stands between the codes of an interleaved document: its openers, and its text after the first picture."""
+    PLAIN_TEXT = 5
+    """Text that no picture comes before, where none opens: the openers learn not to come. Nothing else learns from it,
+    as such text depends on frozen weights only."""
+
+
+class Kind(Enum):
+    """What a row is made of. The micro-steps of a step run their kinds in this order on all ranks."""
+
+    TEXT_TO_IMAGE = 0
+    CAPTIONING = 1
+    HIGH_RESOLUTION = 2
+    INTERLEAVED = 3
+
+    @property
+    def has_text_prefix(self) -> bool:
+        """Whether all text comes before all pictures, so that it depends on frozen weights only."""
+        return self in (Kind.TEXT_TO_IMAGE, Kind.HIGH_RESOLUTION)
+
+    @property
+    def predicts_codes(self) -> bool:
+        """Whether its pictures are to be drawn, and not only read."""
+        return self is not Kind.CAPTIONING
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sample. Arrays are int64.
+
+    Attributes:
+        kind: decides the row it is packed into.
+        ids: joint ids [T].
+        groups: [T], never falling: a position sees the groups up to its own, its own whole.
+        label_positions: positions [L] that predict something.
+        label_ids: the joint id each of them predicts [L].
+        label_tasks: `Task` values [L].
+    """
+
+    kind: Kind
+    ids: np.ndarray
+    groups: np.ndarray
+    label_positions: np.ndarray
+    label_ids: np.ndarray
+    label_tasks: np.ndarray
+
+    @property
+    def num_run(self) -> int:
+        """Positions that training runs: nothing attends to those after the last label's group, and none of them
+        predicts anything."""
+        if not len(self.label_positions):
+            return len(self.ids)
+        return int(np.searchsorted(self.groups, self.groups[self.label_positions[-1]], side="right"))
+
+    @property
+    def num_visible(self) -> np.ndarray:
+        """How many positions each one sees, itself included, int64 [T]."""
+        return np.searchsorted(self.groups, self.groups, side="right")
+
+
+@dataclass(frozen=True)
+class SequenceBuilder:
+    """Builds sequences for one vocabulary.
+
+    Attributes:
+        vocabulary: the joint id layout.
+        instruction_ids: the text ids of `INSTRUCTIONS`, by language.
+        end_id: the text id that ends a caption, Qwen's `<|endoftext|>`.
+    """
+
+    vocabulary: JointVocabulary
+    instruction_ids: dict[str, list[int]]
+    end_id: int
+
+    def text_to_image(
+        self,
+        caption_ids: list[int],
+        codes: np.ndarray,
+        plain_position: int | None = None,
+        seen_codes: np.ndarray | None = None,
+    ) -> Sequence:
+        """`codes` are raw VQ indices [N]. An empty caption makes the unconditional sample for guidance.
+
+        `plain_position` is a caption position before the last: its label is `Task.PLAIN_TEXT`. With `seen_codes` [N]
+        later positions see those; what is to be predicted stays `codes`.
+        """
+        caption = np.asarray(caption_ids, np.int64)
+        ids = np.concatenate([caption, self._picture(codes)])
+        seen_ids = ids if seen_codes is None else np.concatenate([caption, self._picture(seen_codes)])
+        opener_at, num_codes = len(caption_ids), len(codes)
+        positions = np.arange(opener_at, opener_at + num_codes)
+        tasks = np.full(num_codes, Task.TEXT_TO_IMAGE.value)
+        if opener_at:
+            positions = np.concatenate([[opener_at - 1], positions])
+            tasks = np.concatenate([[Task.OPENER.value], tasks])
+        if plain_position is not None:
+            assert plain_position < opener_at - 1
+            positions = np.concatenate([[plain_position], positions])
+            tasks = np.concatenate([[Task.PLAIN_TEXT.value], tasks])
+        return Sequence(Kind.TEXT_TO_IMAGE, seen_ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
+
+    def high_resolution(
+        self,
+        caption_ids: list[int],
+        codes: np.ndarray,
+        high_codes: np.ndarray,
+        role: Role,
+        group_size: int,
+        seen_high_codes: np.ndarray | None = None,
+        plain_position: int | None = None,
+    ) -> Sequence:
+        """`codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes; K is `group_size`.
+
+        With `seen_high_codes` [M] later positions see those; what is to be predicted stays `high_codes`.
+        `plain_position`: see `text_to_image`.
+
+        Raises:
+            ValueError: K does not divide M.
+        """
+        if group_size < 1 or len(high_codes) % group_size:
+            raise ValueError(f"group_size {group_size} does not divide the {len(high_codes)} high-resolution codes")
+        low = self.text_to_image(caption_ids, codes, plain_position)
+        start, number = len(low.ids), np.arange(group_size + len(high_codes))
+        offset = self.vocabulary.code_offset
+        high_ids = high_codes.astype(np.int64) + offset
+        seen_ids = high_ids if seen_high_codes is None else seen_high_codes.astype(np.int64) + offset
+        positions = start + number[: len(high_codes)]
+        return Sequence(
+            Kind.HIGH_RESOLUTION,
+            np.concatenate([low.ids, np.full(group_size, self.vocabulary.opener(role)), seen_ids]),
+            np.concatenate([low.groups, start + number // group_size]),
+            np.concatenate([low.label_positions, positions]),
+            np.concatenate([low.label_ids, high_ids]),
+            np.concatenate([low.label_tasks, np.full(len(high_ids), Task.HIGH_RESOLUTION.value)]),
+        )
+
+    def interleaved(self, segments: list[list[int] | np.ndarray]) -> Sequence:
+        """A document's parts in order: text ids as lists, pictures as arrays of raw VQ indices.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        if not any(isinstance(segment, np.ndarray) for segment in segments):
+            raise ValueError("an interleaved document needs a picture")
+        parts = [
+            self._picture(part) if isinstance(part, np.ndarray) else np.asarray(part, np.int64) for part in segments
+        ]
+        ids = np.concatenate([*parts, [self.end_id]])
+        closer = self.vocabulary.closer(Role.BASE)
+        positions = np.nonzero(ids[1:] != closer)[0]  # a position predicts the next id; closers are forced
+        is_plain = (np.cumsum(ids == closer)[positions] == 0) & (ids[positions + 1] < self.vocabulary.text_vocab_size)
+        offset, codebook = self.vocabulary.code_offset, self.vocabulary.codebook_size
+        is_code = (ids[positions + 1] >= offset) & (ids[positions + 1] < offset + codebook)
+        tasks = np.where(is_plain, Task.PLAIN_TEXT.value, Task.DOCUMENT_TEXT.value)
+        tasks = np.where(is_code, Task.TEXT_TO_IMAGE.value, tasks)
+        return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
+
+    def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:
+        """`codes` are raw VQ indices [N].
+
+        Raises:
+            ValueError: there is no instruction for `language`.
+        """
+        prompt = self.caption_prompt(codes, language)
+        ids = np.concatenate([prompt, np.asarray(caption_ids, np.int64), [self.end_id]])
+        positions = np.arange(len(prompt) - 1, len(ids) - 1)
+        tasks = np.full(len(positions), Task.CAPTIONING.value)
+        return Sequence(Kind.CAPTIONING, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
+
+    def caption_prompt(self, codes: np.ndarray, language: str) -> np.ndarray:
+        """What a caption in `language` is generated from: joint ids, int64."""
+        if language not in self.instruction_ids:
+            known = ", ".join(sorted(self.instruction_ids))
+            raise ValueError(f"no captioning instruction for language {language!r}; known: {known}")
+        return np.concatenate([np.asarray(self.instruction_ids[language], np.int64), self._picture(codes)])
+
+    def _picture(self, codes: np.ndarray) -> np.ndarray:
+        opener, closer = self.vocabulary.opener(Role.BASE), self.vocabulary.closer(Role.BASE)
+        return np.concatenate([[opener], codes.astype(np.int64) + self.vocabulary.code_offset, [closer]])

@@ -1,0 +1,56 @@
+"""Brings shards of tokens that lie in S3 to this machine before a step needs them."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.feather
+
+from tokenization.files.storage import Storage
+from tokenization.table.token_table import TokenShard
+
+THREADS = 4
+
+
+class ShardFetcher:
+    """Fetches some columns of shards beside what else goes on.
+
+    What is fetched lies in files without a name in the machine's folder for temporary files, and is mapped into
+    memory: it is gone when nothing refers to it any more, however the process ends.
+
+    Args:
+        storage: the token folder.
+        columns: of the token table.
+    """
+
+    def __init__(self, storage: Storage, columns: list[str]) -> None:
+        self._storage, self._columns = storage, columns
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fetcher")
+        self._coming: dict[str, Future[pa.Table]] = {}
+
+    def ahead(self, names: Iterable[str]) -> None:
+        """Begins to fetch these, where that has not begun yet."""
+        for name in names:
+            if name not in self._coming:
+                self._coming[name] = self._threads.submit(self._fetch, name)
+
+    def take(self, name: str) -> pa.Table:
+        """The shard's columns; waits for them.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        self.ahead([name])
+        return self._coming.pop(name).result()
+
+    def _fetch(self, name: str) -> pa.Table:
+        table = TokenShard(self._storage, name).read(self._columns)
+        handle, path = tempfile.mkstemp(prefix="mars-shard-")
+        os.close(handle)
+        try:
+            pa.feather.write_feather(table, path, compression="uncompressed")
+            return pa.feather.read_table(path, memory_map=True)
+        finally:
+            os.unlink(path)

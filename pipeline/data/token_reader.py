@@ -1,0 +1,134 @@
+"""Reading the rows of token shards for training."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.data.row_index import RowIndex
+from pipeline.data.shard_fetcher import ShardFetcher
+from pipeline.errors import InputError
+from tokenization.files.storage import LocalFolder, open_storage
+from tokenization.table.token_table import TokenShard
+
+READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption: its language, its text ids, and the length of its text in UTF-8 bytes."""
+
+    language: str
+    ids: list[int]
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions.
+
+    Or a whole interleaved document: the first picture's values, and in `document` text ids as lists and pictures'
+    codes, in order.
+    """
+
+    sample_id: str
+    codes: np.ndarray
+    high_codes: np.ndarray | None
+    captions: list[Caption]
+    document: list[list[int] | np.ndarray] | None = None
+
+
+def caption_texts(tokens: str | Path, index: RowIndex) -> dict[str, dict[str, str]]:
+    """For each selected row its captions' texts by language, under its sample id, in the index's order."""
+    texts: dict[str, dict[str, str]] = {}
+    storage = open_storage(tokens)
+    for number, name in enumerate(index.shards):
+        table = TokenShard(storage, name).read(["sample_id", "captions"]).take(pa.array(index.rows(number)))
+        for sample_id, captions in zip(table["sample_id"].to_pylist(), table["captions"].to_pylist(), strict=True):
+            texts[sample_id] = {caption["lang"]: caption["text"] for caption in captions}
+    return texts
+
+
+def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]:
+    """The text ids of each selected interleaved document: before its first picture, between two, and after the last."""
+    texts: list[list[list[int]]] = []
+    reader = TokenReader(tokens, index, held_shards=1)
+    for shard, count in enumerate(index.counts):
+        for place in range(count):
+            parts = reader.row(shard, place).document
+            if parts is not None:
+                texts.append([[]])
+                for part in parts:
+                    if isinstance(part, list):
+                        texts[-1][-1] = part
+                    else:
+                        texts[-1].append([])
+    return texts
+
+
+class TokenReader:
+    """Reads samples by shard and place, holding the last few shards as they lie in parquet.
+
+    Args:
+        tokens: folder or URL of token shards.
+        index: the rows.
+        held_shards: how many shards are kept.
+        high_resolution: read its codes, too: they take most of the memory. Without them `high_codes` is None.
+    """
+
+    def __init__(self, tokens: str | Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
+        self._storage, self._index, self._held = open_storage(tokens), index, held_shards
+        self._columns = [name for name in READ_COLUMNS if high_resolution or name != "codes_hr"]
+        self._cache: OrderedDict[int, tuple[pa.Table, np.ndarray]] = OrderedDict()
+        is_local = isinstance(self._storage, LocalFolder)
+        self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
+
+    def ahead(self, shards: list[int]) -> None:
+        """Has shards come that will be read soon, where they do not lie on this machine's file systems."""
+        if self._fetcher:
+            wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
+            self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
+
+    def row(self, shard: int, place: int) -> Row:
+        """The `place`-th selected sample of the `shard`-th shard."""
+        if shard not in self._cache:
+            self._cache[shard] = self._read(shard)
+            while len(self._cache) > self._held:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(shard)
+        table, rows = self._cache[shard]
+        return self._sample(table, int(rows[place]), f"{self._storage}/{self._index.shards[shard]}")
+
+    def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
+        name = self._index.shards[shard]
+        whole = self._fetcher.take(name) if self._fetcher else TokenShard(self._storage, name).read(self._columns)
+        table = whole.select(self._columns)
+        rows = self._index.rows(shard)
+        if table["document"].null_count == len(table):  # no sample is made of several rows
+            table, rows = table.take(pa.array(rows)), np.arange(len(rows))
+        return table.replace_schema_metadata().combine_chunks(), rows
+
+    def _sample(self, table: pa.Table, row: int, shard: str) -> Row:
+        values = {name: table[name][row] for name in self._columns}
+        high_codes, document = values.get("codes_hr"), values["document"]
+        first = Row(
+            values["sample_id"].as_py(),
+            values["codes"].values.to_numpy(),
+            high_codes.values.to_numpy() if high_codes is not None and high_codes.is_valid else None,
+            [Caption(each["lang"], each["ids"], len(each["text"].encode())) for each in values["captions"].as_py()],
+        )
+        if not document.is_valid:
+            return first
+        pictures = table.slice(row, document["of"].as_py())
+        places = pictures["document"].to_pylist()
+        if [(each["id"], each["place"]) for each in places] != [
+            (document["id"].as_py(), place) for place in range(document["of"].as_py())
+        ]:
+            raise InputError(f"document {document['id'].as_py()!r} is not whole in {shard!r}; tokenize it again")
+        parts: list[list[int] | np.ndarray] = []
+        for place, picture in zip(places, pictures["codes"], strict=True):
+            before, after = place["before"] or [], place["after"] or []
+            parts += [part for part in (before, picture.values.to_numpy(), after) if len(part)]
+        return Row(first.sample_id, first.codes, first.high_codes, first.captions, parts)

@@ -1,0 +1,60 @@
+"""Makes the demo's corpora where they are missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from pipeline.config.recipe import Recipe
+from pipeline.runs.attempt import counted
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.placement import reserved
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import say
+from tokenization.demo.lists import LISTS_FILE, illustrated_lists, write_lists
+from tokenization.demo.openmoji import ATTRIBUTION, list_drawings, write_shard
+
+ShardTasks = dict[Path, tuple[Callable, tuple, int]]
+"""A shard's path to what writes it, that function's arguments after the path, and the shard's rows."""
+
+
+def make_corpus(name: str, recipe: Recipe, paths: RunPaths) -> None:
+    """Makes the shards of one of the recipe's corpora that are missing."""
+    corpus, folder, drawings = recipe.corpora[name], paths.corpus_of(name), list_drawings()
+    if corpus.made == "lists":
+        lists = illustrated_lists(drawings, corpus.groups, corpus.lists_per_group, corpus.drawings_per_list)
+        tasks: ShardTasks = {folder / LISTS_FILE: (write_lists, (lists, corpus.size_px), len(lists))}
+        what = f"{len(lists)} illustrated lists"
+    else:
+        size = corpus.shard_rows
+        pieces = [drawings[start : start + size] for start in range(0, len(drawings), size)]
+        tasks = {
+            folder / f"{number:05d}.tar": (write_shard, (piece, number, corpus.size_px), len(piece))
+            for number, piece in enumerate(pieces)
+        }
+        what = f"{len(drawings)} drawings"
+    write_missing(tasks, paths)
+    say(f"corpus: {what} at {corpus.size_px} px in {folder}. {ATTRIBUTION}")
+
+
+def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
+    """Runs what writes the shards that are not there."""
+    missing = {path: task for path, task in tasks.items() if not path.exists()}
+    if not missing:
+        say(f"corpus: all {len(tasks)} shards are there")
+        return
+    connect_to_ray()
+    cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
+    with counted(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
+        ledger.working.remote()
+        waiting = {
+            ray.remote(function).options(scheduling_strategy=strategy).remote(path, *arguments): count
+            for path, (function, arguments, count) in missing.items()
+        }
+        done = len(tasks) - len(missing)
+        while waiting:
+            (finished, *_), _ = ray.wait(list(waiting))
+            ray.get(finished)
+            done += 1
+            ledger.add.remote(samples=waiting.pop(finished), steps=1)
+            say(f"corpus: {done} of {len(tasks)} shards")

@@ -1,0 +1,91 @@
+"""The illustrated documents that a run trained on: prompted by their first lines, and compared with what comes out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config.recipe import Recipe
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.token_reader import TokenReader
+from pipeline.errors import InputError
+from pipeline.pages.prompt_results import INDEX_PARQUET
+from pipeline.runs.paths import RunPaths
+from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
+
+DECODE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class TrueDocument:
+    """A document of the corpus: its first line, all its text, that text's number of ids, and its pictures' codes."""
+
+    title: str
+    text: str
+    num_ids: int
+    pictures: list[np.ndarray]
+
+
+def true_documents(recipe: Recipe, paths: RunPaths, corpus: str) -> list[TrueDocument]:
+    """The documents of one of the recipe's corpora, in their order."""
+    tokens = paths.tokens_of(corpus)
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    index = build_row_index(RowSelection(tokens))
+    reader, found = TokenReader(tokens, index, held_shards=1), []
+    for shard, count in enumerate(index.counts):
+        for place in range(count):
+            parts = reader.row(shard, place).document or []
+            ids = [number for part in parts if isinstance(part, list) for number in part]
+            text = tokenizer.decode(ids)
+            pictures = [part for part in parts if isinstance(part, np.ndarray)]
+            found.append(TrueDocument(text.split("\n")[0], text, len(ids), pictures))
+    return found
+
+
+def newest_documents(paths: RunPaths) -> Path | None:
+    """The folder of those that were generated last."""
+    return max(paths.documents.glob("[0-9]*"), default=None)
+
+
+def score_documents(recipe: Recipe, paths: RunPaths, vqgan: ImageTokenizer) -> dict[str, float]:
+    """How much of its documents the model gives back from their first lines.
+
+    `documents_text_exact` is the share whose text is right to the letter, pictures left out of it;
+    `documents_retrieval`, the share of their pictures in whose place one was drawn that is nearer (squared distance of
+    pixels) to the right one, decoded from the stored codes, than to any other picture of the corpus.
+
+    Raises:
+        InputError: none were generated.
+    """
+    folder = newest_documents(paths)
+    if folder is None:
+        raise InputError(f"{str(paths.documents)!r} has no generated documents; run jobs/generate.py first")
+    made = pd.read_parquet(folder / INDEX_PARQUET)
+    true = true_documents(recipe, paths, recipe.evaluation.documents)
+    by_title = {prompt: json.loads(text) for prompt, text in zip(made["prompt"], made["segments"], strict=True)}
+    stored = np.unique(np.stack([codes for document in true for codes in document.pictures]), axis=0)
+    pixels = _decode(vqgan, stored)
+    exact, right, wanted = 0, 0, 0
+    for document in true:
+        segments = by_title[document.title]
+        exact += document.title + "".join(segment.get("text", "") for segment in segments) == document.text
+        drawn = [segment["codes"] for segment in segments if "codes" in segment][: len(document.pictures)]
+        wanted += len(document.pictures)
+        if drawn:
+            distance = (pixels**2).sum(1) - 2 * _decode(vqgan, np.asarray(drawn)) @ pixels.T
+            nearest = stored[distance.argmin(1)]
+            right += sum((a == b).all() for a, b in zip(nearest, document.pictures, strict=False))
+    return {
+        "documents": len(true),
+        "documents_text_exact": exact / len(true),
+        "documents_retrieval": float(right / wanted),
+    }
+
+
+def _decode(vqgan: ImageTokenizer, codes_BN: np.ndarray) -> np.ndarray:
+    """Float32 pixels [B, pixels]."""
+    parts = [vqgan.decode(codes_BN[start : start + DECODE_BATCH]) for start in range(0, len(codes_BN), DECODE_BATCH)]
+    return np.concatenate(parts).reshape(len(codes_BN), -1).astype(np.float32)

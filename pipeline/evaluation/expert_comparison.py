@@ -1,0 +1,137 @@
+"""Why two experts: the same data, steps and seed with SemVIE and with one shared expert, and what each does to text.
+
+*two* is SemVIE. *shared* is `pipeline.benchmarks.baselines.Dense`: one Qwen2 stack on the joint vocabulary that starts
+from the language expert and learns from text and pictures alike. Both train the same parameters, in number and at the
+start in value: a matrix of every layer, the visual embedding and the visual head. Norms, text embedding and text head
+stay frozen in both. That favours the shared expert: what its text loses, it loses in the layers alone.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.benchmarks.baselines import Dense
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.batch_plan import prefetch
+from pipeline.data.sequences import Task
+from pipeline.errors import NonFiniteError
+from pipeline.evaluation.text_drift import TextLogits, text_drift
+from pipeline.model.loading import load_base, load_language_expert
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.engine import make_engine
+from pipeline.training.objective import Objective
+from pipeline.training.stage_run import StageRun, make_plan
+from pipeline.training.step import learning_rate, set_learning_rate, train_step
+from pipeline.training.step_guard import StepGuard
+
+EXPERTS = ("two", "shared")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What both are trained on and measured with.
+
+    Attributes:
+        run: the stage: its rows, order, batches, learning rates; nothing is written.
+        texts: ids of held-out texts, to measure the drift on.
+        measurements: how often the drift is measured, the start and the end included.
+    """
+
+    run: StageRun
+    texts: list[list[int]]
+    measurements: int = 9
+
+
+def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[str, Any]], None]) -> list[dict]:
+    """Trains one of `EXPERTS` in this process, on the CPU or one GPU.
+
+    Args:
+        experts: which.
+        comparison: on what.
+        report: gets each record as it comes.
+
+    Returns:
+        One record a step: `step` (0 before the first), mean loss a label by task as `loss/...`, and in some of them
+        the drift, the fields of `Drift`.
+    """
+    run, steps = comparison.run, comparison.run.stage.steps
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _be_the_only_rank(device)
+    zero = replace(run.zero, zero_stage=2)  # one process has nothing to partition
+    objective = make_objective(experts, run, zero)
+    base = load_language_expert(run.base, getattr(torch, zero.dtype)).to(device).eval()
+    base.set_attn_implementation(run.stage.attention)
+    engine = make_engine(objective.to(device), run.stage, zero)
+    plan = make_plan(run, objective.mars.config.vocabulary)
+    marks = {round(part * steps / max(1, comparison.measurements - 1)) for part in range(comparison.measurements)}
+    marks |= {0, steps}
+
+    def drift() -> dict[str, float]:
+        return asdict(text_drift(text_logits(objective), _on(device, base), comparison.texts, run.end_id))
+
+    records: list[dict[str, Any]] = [{"experts": experts, "step": 0} | drift()]
+    report(records[0])
+    guard = StepGuard(spike_factor=0.0, roll_back_after=0, end_after=1)
+    for number, step in enumerate(prefetch(plan, 0, steps, rank=0, world_size=1)):
+        set_learning_rate(engine, learning_rate(run.stage, number))
+        result = train_step(engine, step, run.stage, guard, device)
+        if result.problem:
+            raise NonFiniteError(f"{experts}: step {number + 1} cannot be learned from, {result.problem}")
+        record: dict[str, Any] = {"experts": experts, "step": number + 1}
+        for task in Task:
+            if labels := int(step.label_counts[task.value]):
+                record[f"loss/{task.name.lower()}"] = result.task_losses[task.value].item() / labels
+        if number + 1 in marks:
+            record |= drift()
+        records.append(record)
+        report(record)
+    return records
+
+
+def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
+    """The model to train: both kinds start from the same weights and are the same function."""
+    assert experts in EXPERTS, experts
+    model = load_base(
+        run.base,
+        run.codebook_size,
+        getattr(torch, zero.dtype),
+        # A shared output projection would be frozen in the one of the shared expert.
+        **run.model_options | {"shared_output_projection": False},
+    )
+    model.set_attn_implementation(run.stage.attention)
+    return (Objective if experts == "two" else Dense)(model, normalisation=run.stage.normalisation)
+
+
+def text_logits(objective: Objective) -> TextLogits:
+    """What the model says on text alone."""
+    mars: MarsForCausalLM = objective.mars
+    device = next(mars.parameters()).device
+
+    def logits(ids: Tensor) -> Tensor:
+        ids = ids.to(device)
+        if isinstance(objective, Dense):
+            hidden = objective.qwen2(inputs_embeds=mars.model.embed_tokens(ids), use_cache=False).last_hidden_state
+        else:
+            hidden = mars.model(ids, use_cache=False).last_hidden_state
+        return torch.nn.functional.linear(hidden, mars.head.text_weight).cpu()
+
+    return logits
+
+
+def _be_the_only_rank(device: torch.device) -> None:
+    """DeepSpeed wants a process group, and to be told of it, for one process too."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _on(device: torch.device, model: Any) -> TextLogits:
+    return lambda ids: model(ids.to(device), use_cache=False).logits.cpu()

@@ -1,0 +1,98 @@
+"""What training does to the language expert: text logits and perplexity beside the base's, on text it never saw.
+
+Shape letters: T ids of a text, V text rows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.data.row_index import RowSelection, build_row_index
+from tokenization.files.storage import open_storage
+from tokenization.table.token_table import TokenShard
+
+TextLogits = Callable[[Tensor], Tensor]
+"""A model on text alone: int64 [1, T] to its logits over the text vocabulary, [1, T, V]."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model's text beside its base's, over all positions of some texts.
+
+    Attributes:
+        mean_kl: of the base's next-id distribution from the model's, KL(base || model), nats.
+        max_abs_diff: largest difference of a logit.
+        perplexity, base_perplexity: exp of the mean cross-entropy of the next id.
+    """
+
+    mean_kl: float
+    max_abs_diff: float
+    perplexity: float
+    base_perplexity: float
+
+
+@torch.no_grad()
+def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_id: int) -> Drift:
+    """Measures texts one by one, each between two `end_id`: both models then run the same shapes.
+
+    Probabilities run over the text vocabulary alone.
+    """
+    kl, loss, base_loss, worst, count = 0.0, 0.0, 0.0, 0.0, 0
+    for ids in texts:
+        line = torch.tensor([[end_id, *ids, end_id]])
+        own, reference = (logits(line)[0, :-1].float() for logits in (model, base))
+        own_log, reference_log = own.log_softmax(-1), reference.log_softmax(-1)
+        kl += F.kl_div(own_log, reference_log, reduction="sum", log_target=True).item()
+        loss += F.nll_loss(own_log, line[0, 1:], reduction="sum").item()
+        base_loss += F.nll_loss(reference_log, line[0, 1:], reduction="sum").item()
+        worst = max(worst, (own - reference).abs().max().item())
+        count += len(own)
+    return Drift(kl / count, worst, math.exp(loss / count), math.exp(base_loss / count))
+
+
+def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
+    """The ids of captions that no stage trained on, up to `count`, drawn from all over the token folder.
+
+    Args:
+        tokens: folder or URL of token shards.
+        trained: the `where` of everything that was trained.
+        count: of captions; fewer where there are not so many, none where everything was trained on.
+        read: `where` of all that the language expert ever read: other captions are taken only if it knows each of
+            their ids. None for an expert that read more than this corpus.
+    """
+    indices = [build_row_index(RowSelection(tokens, where)) for where in trained]
+    known = None if read is None else _ids_of(tokens, read)
+    shards, storage, generator = indices[0].shards, open_storage(tokens), np.random.default_rng(0)
+    found: list[list[int]] = []
+    for number, shard in enumerate(shards):
+        wanted = -(-(count - len(found)) // (len(shards) - number))
+        if wanted <= 0:
+            break
+        used = np.concatenate([index.rows(number) for index in indices])
+        free = np.setdiff1d(np.arange(TokenShard(storage, shard).num_rows), used)
+        lines = [
+            ids
+            for ids in _captions(TokenShard(storage, shard), free)
+            if ids and (known is None or known.issuperset(ids))
+        ]
+        found += [lines[place] for place in sorted(generator.permutation(len(lines))[:wanted])]
+    return found
+
+
+def _ids_of(tokens: str | Path, where: str) -> set[int]:
+    index = build_row_index(RowSelection(tokens, where))
+    storage = open_storage(tokens)
+    captions = (_captions(TokenShard(storage, shard), index.rows(number)) for number, shard in enumerate(index.shards))
+    return {one for lines in captions for ids in lines for one in ids}
+
+
+def _captions(shard: TokenShard, rows: np.ndarray) -> list[list[int]]:
+    table = shard.read(["captions"]).take(pa.array(rows, pa.int64()))
+    return [caption["ids"] for row in table["captions"].to_pylist() for caption in row]

@@ -1,0 +1,191 @@
+"""A trained model as a Hugging Face folder, and the checks that an export must pass."""
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.config.mars import MarsConfig
+from pipeline.errors import InputError
+from pipeline.export.trained_weights import (
+    OBJECTIVE_PREFIX,
+    check_base_of,
+    check_picture_positions_of,
+    check_same_shapes,
+    trained_shapes_of,
+)
+from pipeline.model.loading import load_base, load_language_expert
+from pipeline.model.mars import MarsForCausalLM, is_trained
+from pipeline.weights.language_expert_formats import LanguageExpertFiles, open_language_expert
+from pipeline.weights.starting_model import INDEX_FILE, save_configs
+from pipeline.weights.tensor_files import PIECE_ELEMENTS, NewTensor, write_safetensors
+
+SOURCE_FILE = "mars_source.txt"
+"""Names the checkpoint that an export was made from."""
+SHARD_BYTES = 5_000_000_000
+"""Of a file, at most."""
+
+
+def export_model(
+    base: Path,
+    checkpoint: Checkpoint,
+    codebook_size: int,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    beside: str = "",
+    finish: Callable[[Path], None] | None = None,
+    **options: Any,
+) -> None:
+    """Writes the base with the checkpoint's visual weights to `out`, in bfloat16, whole or not at all.
+
+    Tensors pass through in pieces: neither the base nor the checkpoint is ever in memory.
+
+    Args:
+        base: the language expert, or the starting model, that the checkpoint was trained on.
+        checkpoint: any.
+        codebook_size: of the VQ-GAN.
+        tokenizer: the text's.
+        out: what is there is replaced.
+        beside: leaves the language expert out, and names the folder or the hub's model that it is loaded from.
+        finish: adds files to the folder before it gets its place.
+        options: further fields of `MarsConfig`.
+
+    Raises:
+        InputError: the checkpoint belongs to another base or model, or is damaged.
+    """
+    expert = open_language_expert(base)
+    base_hash = expert.base_sha256()
+    check_base_of(checkpoint, base_hash, base)
+    config = MarsConfig.from_language_expert(expert.config, codebook_size, **options)
+    check_picture_positions_of(checkpoint, config.picture_position_std)
+    if beside:
+        config.language_expert_source, config.language_expert_sha256 = beside, base_hash
+    with torch.device("meta"):
+        model = MarsForCausalLM(config)
+    shapes = {name: tuple(each.shape) for name, each in model.named_parameters() if is_trained(name)}
+    check_same_shapes(shapes, trained_shapes_of(checkpoint), checkpoint)
+    reader = SliceReader(checkpoint)
+    tensors = [_text(expert, name) for name in expert.parts if not beside]
+    tensors += [_trained(reader, name, shape) for name, shape in shapes.items()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    partial.mkdir()
+    try:
+        try:
+            _write_shards(partial, tensors)
+        except InputError as error:
+            raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
+        save_configs(config, torch.bfloat16, partial)
+        tokenizer.save_pretrained(partial)
+        (partial / SOURCE_FILE).write_text(checkpoint.name)
+        if finish:
+            finish(partial)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _text(expert: LanguageExpertFiles, name: str) -> NewTensor:
+    def pieces() -> Iterable[Tensor]:
+        return expert.tensor(name, expert.tensors.open(expert.file_of(name))).pieces()
+
+    return NewTensor(name, expert.parts[name].shape, pieces)
+
+
+def _trained(reader: SliceReader, name: str, shape: tuple[int, ...]) -> NewTensor:
+    count = math.prod(shape)
+
+    def pieces() -> Iterable[Tensor]:
+        for start in range(0, count, PIECE_ELEMENTS):
+            yield reader.read(OBJECTIVE_PREFIX + name, "master", start, min(PIECE_ELEMENTS, count - start))
+
+    return NewTensor(name, shape, pieces)
+
+
+def _write_shards(folder: Path, tensors: list[NewTensor]) -> None:
+    """The tensors in files of up to `SHARD_BYTES`, with their index, as `save_pretrained` names them."""
+    dtype, shards, size = torch.bfloat16, list[list[NewTensor]](), SHARD_BYTES
+    for tensor in tensors:
+        own = tensor.count * dtype.itemsize
+        if size + own > SHARD_BYTES and (not shards or shards[-1]):
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += own
+    if len(shards) == 1:
+        write_safetensors(folder / "model.safetensors", shards[0], dtype)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / name, shard, dtype)
+        weight_map |= {tensor.name: name for tensor in shard}
+    total = sum(tensor.count for tensor in tensors) * dtype.itemsize
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2))
+
+
+def exported_from(out: Path) -> str | None:
+    """The name of the checkpoint that the export in `out` was made from; None where there is none."""
+    source = out / SOURCE_FILE
+    return source.read_text() if source.exists() else None
+
+
+def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCausalLM:
+    """The exported model, ready to generate.
+
+    Raises:
+        InputError: `folder` is no exported MARS model.
+    """
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"model folder {str(folder)!r} has no config.json; jobs/generate.py makes one from a trained run"
+        )
+    transformers_logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    if not isinstance(model, MarsForCausalLM):
+        raise InputError(f"model folder {str(folder)!r} holds a {type(model).__name__}, no MARS model")
+    return model.eval()
+
+
+@torch.no_grad()
+def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[list[int]]) -> float:
+    """Largest difference between the model's text logits and those of the base's own class, on text alone."""
+    reference = load_language_expert(base, model.dtype).eval()
+    worst = 0.0
+    for ids in texts:
+        batch = torch.tensor([ids])
+        own = model(batch).logits[..., : model.config.text_vocab_size]
+        worst = max(worst, (own.float() - reference(batch).logits.float()).abs().max().item())
+    return worst
+
+
+def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
+    """Whether every visual matrix differs from the one training started from."""
+    config = model.config
+    start = load_base(
+        base,
+        config.codebook_size,
+        model.dtype,
+        shared_output_projection=config.shared_output_projection,
+        embedding_noise_std=config.embedding_noise_std,
+        picture_position_std=config.picture_position_std,
+    )
+    initial = dict(start.named_parameters())
+    return all(
+        not torch.equal(parameter, initial[name])
+        for name, parameter in model.named_parameters()
+        if is_trained(name) and parameter.dim() == 2
+    )

@@ -1,0 +1,176 @@
+"""A Ray Data stage that generates with an exported model: prompts to pictures, pictures to captions, prompts to
+illustrated documents."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.config.stage import INSTRUCTIONS
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.export.export import load_export
+from pipeline.generation.documents import DocumentLimits, Segment, generate_documents
+from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions
+from pipeline.generation.sampling import GREEDY, Sampling
+from tokenization.dtypes import fast_dtype
+from tokenization.text_tokenizer import end_of_text_id, text_ids
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
+
+DECODE_BATCH = 8
+"""Pictures that the VQ-GAN decodes at once."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What a `Generator` needs to know.
+
+    Attributes:
+        export: an exported model's folder.
+        batch_size: rows generated at once; smaller batches are padded, so that pictures do not depend on what shares
+            the batch.
+        prompt_len: text ids of a prompt, at most.
+        num_codes: of a picture.
+        sampling: how codes, and the text of documents, are chosen.
+        caption_sampling: how captions are.
+        max_caption_ids: of a caption.
+        high: the high-resolution picture after each one; None for none.
+        documents: limits of illustrated documents; None where prompts are for pictures.
+        vqgan: a saved VQ-GAN, which encodes pictures and turns codes into PNGs; None leaves codes as they are.
+        vqgan_dtype: of its encoder, as the tokens' fingerprint has it.
+        use_gpu: run on CUDA, steps compiled.
+    """
+
+    export: Path
+    batch_size: int
+    prompt_len: int
+    num_codes: int
+    sampling: Sampling
+    caption_sampling: Sampling = GREEDY
+    max_caption_ids: int = 32
+    high: HighResolution | None = None
+    documents: DocumentLimits | None = None
+    vqgan: Path | None = None
+    vqgan_dtype: str = "float32"
+    use_gpu: bool = False
+
+
+class Generator:
+    """Works on batches (columns by name) of at most `batch_size` rows; which columns there are says what is made.
+
+    From `prompt` come `drawn_codes` and, where there is a high resolution, `drawn_high_codes`; with a VQ-GAN also `png`
+    and `high_png`. Where there are limits of documents, `segments` come instead, as JSON: dicts with `text`, or `codes`
+    and, in base64, `png`. From `pixels` or `codes`, and `language`, comes `caption`. Every row has a `seed`.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        self._config = config
+        device = torch.device("cuda" if config.use_gpu else "cpu")
+        self._model = load_export(config.export, fast_dtype(device)).to(device)
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(config.export)
+        self._end_id = end_of_text_id(self._tokenizer)
+        instructions = {language: self._tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()}
+        self._instruction_len = max(map(len, instructions.values()))
+        self._builder = SequenceBuilder(self._model.config.vocabulary, instructions, self._end_id)
+        self._drawing: PictureGenerator | None = None
+        self._vqgan = None
+        if config.vqgan:
+            self._vqgan = ImageTokenizer(config.vqgan, device, getattr(torch, config.vqgan_dtype))
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch with the columns made of it."""
+        made: dict[str, np.ndarray] = {}
+        if "prompt" in batch:
+            lines = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
+            prompts = [ids[: self._config.prompt_len] for ids in lines]  # as the tokens' captions are cut
+            seeds = [int(seed) for seed in batch["seed"]]
+            made |= self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds)
+        if "pixels" in batch:
+            assert self._vqgan is not None
+            made["codes"] = self._vqgan.encode(np.stack(list(batch["pixels"])))
+        if "pixels" in batch or "codes" in batch:
+            made["caption"] = self._captions(batch | made)
+        return {name: column for name, column in (batch | made).items() if name != "pixels"}
+
+    def _pictures(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
+        config = self._config
+        if self._drawing is None:
+            self._drawing = PictureGenerator(
+                self._model,
+                config.batch_size,
+                config.prompt_len,
+                config.num_codes,
+                config.sampling,
+                config.high,
+                compile_steps=config.use_gpu,
+            )
+        pictures = self._drawing.draw(prompts, seeds)
+        made = {"drawn_codes": pictures.codes}
+        if pictures.high_codes is not None:
+            made["drawn_high_codes"] = pictures.high_codes
+        if self._vqgan:
+            made["png"] = np.asarray(self._pngs(pictures.codes), dtype=object)
+            if pictures.high_codes is not None:
+                made["high_png"] = np.asarray(self._pngs(pictures.high_codes), dtype=object)
+        return made
+
+    def _captions(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        prompts = [
+            self._builder.caption_prompt(np.asarray(codes), str(language))
+            for codes, language in zip(batch["codes"], batch["language"], strict=True)
+        ]
+        seeds = [int(seed) for seed in batch["seed"]]
+        count, short = len(prompts), self._config.batch_size - len(prompts)
+        ids = generate_captions(
+            self._model,
+            [*prompts, *prompts[:1] * short],
+            self._end_id,
+            self._config.max_caption_ids,
+            self._config.caption_sampling,
+            [*seeds, *seeds[:1] * short],
+            self._instruction_len,
+        )
+        return np.asarray([self._tokenizer.decode(line) for line in ids[:count]], dtype=object)
+
+    def _documents(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
+        config, short = self._config, self._config.batch_size - len(prompts)
+        assert config.documents is not None
+        documents = generate_documents(
+            self._model,
+            [*prompts, *prompts[:1] * short],
+            config.documents,
+            self._end_id,
+            config.sampling,
+            [*seeds, *seeds[:1] * short],
+            config.prompt_len,
+        )[: len(prompts)]
+        segments = [json.dumps(self._plain(document)) for document in documents]
+        return {"segments": np.asarray(segments, dtype=object)}
+
+    def _plain(self, document: list[Segment]) -> list[dict]:
+        pictures = [segment for segment in document if isinstance(segment, np.ndarray)]
+        pngs = iter(self._pngs(np.stack(pictures)) if pictures and self._vqgan else [])
+        plain: list[dict] = []
+        for segment in document:
+            if isinstance(segment, list):
+                plain.append({"text": self._tokenizer.decode(segment)})
+                continue
+            plain.append({"codes": segment.tolist()})
+            if self._vqgan:
+                plain[-1]["png"] = base64.b64encode(next(pngs)).decode()
+        return plain
+
+    def _pngs(self, codes_BN: np.ndarray) -> list[bytes]:
+        assert self._vqgan is not None
+        pngs = []
+        for start in range(0, len(codes_BN), DECODE_BATCH):
+            for pixels in self._vqgan.decode(codes_BN[start : start + DECODE_BATCH]):
+                content = io.BytesIO()
+                Image.fromarray(pixels).save(content, "PNG")
+                pngs.append(content.getvalue())
+        return pngs

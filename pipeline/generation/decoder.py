@@ -1,0 +1,128 @@
+"""The model one step at a time, over a static cache of keys and values.
+
+Slot p of a row's cache belongs to the row's position p, so rows of differing length need no padding between prompt and
+answer: a query is told how many slots it sees, and what lies behind is not there for it. A later step overwrites it.
+
+Every pass runs one expert on all of its positions: prompts and captions are all text, pictures all visual.
+
+Shape letters: R rows of the cache, B <= R rows of a pass, T positions of a pass, S slots, D hidden size, G key heads,
+d head size.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config.vocabulary import State
+from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
+from pipeline.model.layers import MarsDecoderLayer
+from pipeline.model.mars import MarsForCausalLM
+
+SLOT_MULTIPLE = 64
+"""Slots are rounded up to a multiple of this: attention kernels like even sizes, and shapes repeat."""
+
+
+class Decoder:
+    """Rows of ids that grow from pass to pass.
+
+    All tensors are made here once and keep their addresses, as CUDA graphs ask.
+
+    Args:
+        model: the model; its device and dtype are the cache's.
+        num_rows: rows of the cache.
+        capacity: positions of a row, at most.
+        many_steps: many picture steps will come: on a CPU, lay out the visual weights for them first.
+        whole_cache: attend to all slots in every pass, what is not there masked, so that all passes of a shape are
+            alike; otherwise only to the slots that some row has filled.
+    """
+
+    def __init__(
+        self,
+        model: MarsForCausalLM,
+        num_rows: int,
+        capacity: int,
+        many_steps: bool = True,
+        whole_cache: bool = False,
+    ) -> None:
+        config, weight = model.config, model.head.visual_weight
+        self.model, self.num_rows, self.capacity, self._whole_cache = model, num_rows, capacity, whole_cache
+        self._layers = cast(list[MarsDecoderLayer], list(model.model.layers))
+        num_slots = -(-(capacity + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        head_dim = config.hidden_size // config.num_attention_heads
+        shape = (num_rows, config.num_key_value_heads, num_slots, head_dim)
+        # Zeros and not whatever memory held: a masked slot still enters a sum, with weight 0.
+        self._keys = [weight.new_zeros(shape) for _ in self._layers]
+        self._values = [weight.new_zeros(shape) for _ in self._layers]
+        self._visual_experts = [layer.visual_expert for layer in self._layers]
+        self._visual_o_projs: list[nn.Module] = [layer.visual_o_proj for layer in self._layers]
+        self._codes_head: PackedLinear | None = None
+        if many_steps and can_pack(weight):
+            self._visual_experts = [packed(expert) for expert in self._visual_experts]
+            self._visual_o_projs = [packed(o_proj) for o_proj in self._visual_o_projs]
+            self._codes_head = PackedLinear(weight[config.vocabulary.allowed(State.CODES).visual_rows])
+        self._slots = torch.arange(num_slots, device=weight.device)
+        self._rows = torch.arange(num_rows, device=weight.device)[:, None]
+        if weight.device.type == "cuda":
+            for tensor in (*self._keys, *self._values):
+                torch._dynamo.mark_static_address(tensor)
+
+    @property
+    def idle_position(self) -> int:
+        """The position of a row that takes no part in a pass: a slot that no query ever sees."""
+        return self.capacity
+
+    def text(self, ids: Tensor, positions: Tensor, num_seen: int) -> Tensor:
+        """Text ids through the text expert.
+
+        Args:
+            ids: int64 [B, T], of the cache's first B rows.
+            positions: int64 [B, T] of each id; it sees all before it, and itself.
+            num_seen: the most slots that any query sees.
+
+        Returns:
+            Hidden states after the final norm, [B, T, D].
+        """
+        hidden = self.model.model.embed_tokens(ids)
+        return self._run(False, hidden, positions, positions + 1, num_seen)
+
+    def visual(self, ids: Tensor, positions: Tensor, picture_positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
+        """Visual joint ids through the visual expert: as `text`, but each query sees the first `seen` slots, int64
+        [B, T]: its own group of next-K-token prediction whole. `picture_positions`, int64 [B, T], count from the
+        picture's opener (see the module of that name)."""
+        hidden = self.model.model.embed_visual(ids, picture_positions)
+        return self._run(True, hidden, positions, seen, num_seen)
+
+    def logits(self, hidden: Tensor, state: State) -> Tensor:
+        """Float32 logits over what `state` allows, [..., rows]."""
+        if state is State.CODES and self._codes_head:
+            return self._codes_head(hidden).float()
+        return self.model.head(hidden, state).float()
+
+    def _run(self, visual: bool, hidden: Tensor, positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
+        num_rows = len(hidden)
+        num_slots = len(self._slots) if self._whole_cache else num_seen
+        rows = self._rows[:num_rows]
+        # As numbers to add: the attention of a CPU would make them of a bool mask in every layer anew.
+        hidden_slots = self._slots[:num_slots] >= seen[:, :, None]
+        mask = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill_(hidden_slots, float("-inf"))[:, None]
+        rotary = self.model.model.rotary_emb(hidden, positions)
+        for number, layer in enumerate(self._layers):
+            keys, values = self._keys[number], self._values[number]
+            expert = self._visual_experts[number] if visual else layer.text_expert
+            o_proj = self._visual_o_projs[number] if visual else expert.o_proj
+            queries, new_keys, new_values = layer.rotate(*expert.qkv(layer.input_layernorm(hidden)), rotary)
+            keys[rows, :, positions] = new_keys.transpose(1, 2)
+            values[rows, :, positions] = new_values.transpose(1, 2)
+            attended = F.scaled_dot_product_attention(
+                queries,
+                keys[:num_rows, :, :num_slots],
+                values[:num_rows, :, :num_slots],
+                attn_mask=mask,
+                scale=layer.scaling,
+                enable_gqa=layer.num_key_value_groups > 1,
+            )
+            hidden = hidden + o_proj(attended.transpose(1, 2).flatten(2))
+            hidden = hidden + expert.mlp(layer.post_attention_layernorm(hidden))
+        return self.model.model.norm(hidden)

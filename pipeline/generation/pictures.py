@@ -1,0 +1,262 @@
+"""Free-running generation: pictures as codes from prompts, captions from pictures.
+
+Shape letters: B prompts, R rows of the cache (2B with guidance: the conditional ones first), N codes of a picture,
+M of a high-resolution one, K codes chosen at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.vocabulary import Role, State
+from pipeline.generation.decoder import Decoder
+from pipeline.generation.sampling import GREEDY, Sampling, choose, guide, uniform_numbers
+from pipeline.model.mars import MarsForCausalLM
+
+
+@dataclass(frozen=True)
+class HighResolution:
+    """High-resolution pictures as they were trained.
+
+    Attributes:
+        role: whose borders they get.
+        group_size: K of next-K-token prediction; it divides `num_codes`.
+        num_codes: M.
+    """
+
+    role: Role
+    group_size: int
+    num_codes: int
+
+    def __post_init__(self) -> None:
+        if self.group_size < 1 or self.num_codes % self.group_size:
+            raise ValueError(f"group_size {self.group_size} does not divide the {self.num_codes} high-resolution codes")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Raw VQ indices, int64: `codes` [B, N], and `high_codes` [B, M] where a high resolution was asked for."""
+
+    codes: np.ndarray
+    high_codes: np.ndarray | None
+
+
+class PictureGenerator:
+    """Draws batches of one shape, again and again, with one cache.
+
+    A row's picture depends on its prompt and its seed alone: batches are padded to `batch_size` rows and prompts to
+    `prompt_len` ids, so that all matrix products keep their shapes, whatever shares the batch.
+
+    Args:
+        model: the model.
+        batch_size: prompts of a batch.
+        prompt_len: text ids of a prompt, at most.
+        num_codes: N.
+        sampling: how codes are chosen.
+        high: draw a high-resolution picture after each base picture.
+        many_steps: see `Decoder`; not while ZeRO-3 holds the weights in partitions.
+        compile_steps: run every step after the first as a CUDA graph made by `torch.compile`; on CUDA only.
+    """
+
+    def __init__(
+        self,
+        model: MarsForCausalLM,
+        batch_size: int,
+        prompt_len: int,
+        num_codes: int,
+        sampling: Sampling,
+        high: HighResolution | None = None,
+        many_steps: bool = True,
+        compile_steps: bool = False,
+    ) -> None:
+        self._batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
+        self._vocabulary, self._sampling, self._high = model.config.vocabulary, sampling, high
+        self._device = model.head.visual_weight.device
+        assert not compile_steps or self._device.type == "cuda", "CUDA graphs need CUDA"
+        num_rows = batch_size * (2 if sampling.guided else 1)
+        capacity = prompt_len + positions_after_prompt(num_codes, high)
+        self._decoder = Decoder(model, num_rows, capacity, many_steps, whole_cache=compile_steps)
+        self._compiled_step = None
+        if compile_steps:
+            self._compiled_step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True, dynamic=False)
+        self._positions, self._num_seen = torch.zeros(num_rows, dtype=torch.int64, device=self._device), 0
+        self._openers_at = self._positions
+
+    @torch.no_grad()
+    def draw(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
+        """Pictures for at most `batch_size` prompts of text ids; an empty one is unconditional."""
+        uniform = self._start(prompts, seeds)
+        opener = torch.full_like(self._positions, self._vocabulary.opener(Role.BASE))[:, None]
+        codes = self._decode(opener, 1, uniform[:, : self._num_codes])
+        high_codes = self._decode_high(codes, uniform) if self._high else None
+        return Pictures(
+            _to_host(codes, len(prompts)), None if high_codes is None else _to_host(high_codes, len(prompts))
+        )
+
+    @torch.no_grad()
+    def refine(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> np.ndarray:
+        """High-resolution codes [B, M] for prompts and their base pictures, int64 [B, N]: what `draw` would add."""
+        self.read(prompts, codes, seeds)
+        return self.go_on()
+
+    @torch.no_grad()
+    def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
+        """The first half of `refine`: runs the prompts and the base pictures."""
+        self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
+        codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
+        ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
+        opener = torch.full_like(ids[:, :1], self._vocabulary.opener(Role.BASE))
+        self._run(torch.cat([opener, ids], dim=1), 1)
+        self._last_codes = codes_BN[:, -1:]
+
+    @torch.no_grad()
+    def go_on(self) -> np.ndarray:
+        """The second half: draws what follows the pictures that were read."""
+        return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
+
+    def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
+        """Runs the prompts' text and returns all random numbers, [B, N + M]."""
+        assert 0 < len(prompts) == len(seeds) <= self._batch_size
+        lengths = [len(prompt) for prompt in prompts]
+        assert max(lengths) <= self._prompt_len
+        prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
+        if self._prompt_len:
+            # Behind a shorter prompt padding takes slots that its picture overwrites.
+            ids = torch.tensor([[*prompt, *[0] * (self._prompt_len - len(prompt))] for prompt in prompts])
+            positions = torch.arange(self._prompt_len, device=self._device).expand(self._batch_size, -1)
+            self._decoder.text(ids.to(self._device), positions, self._prompt_len)
+        counts = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        self._positions = torch.cat([counts, torch.zeros_like(counts)]) if self._sampling.guided else counts
+        self._openers_at = self._positions.clone()  # an alias would be compiled to a graph of its own
+        self._num_seen = self._prompt_len  # and not the batch's longest: shapes must not depend on what shares it
+        return uniform_numbers(seeds, self._num_codes + (self._high.num_codes if self._high else 0), self._device)
+
+    def _decode_high(self, codes_BN: Tensor, uniform: Tensor) -> Tensor:
+        """High-resolution codes [B, M] after a base picture whose last code has not been run yet."""
+        assert self._high is not None
+        last = self._both_halves(codes_BN[:, -1:] + self._vocabulary.code_offset)
+        closer = torch.full_like(last, self._vocabulary.closer(Role.BASE))
+        openers = torch.full_like(last, self._vocabulary.opener(self._high.role)).expand(-1, self._high.group_size)
+        ids = torch.cat([last, closer, openers], dim=1)
+        return self._decode(ids, self._high.group_size, uniform[:, self._num_codes :])
+
+    def _decode(self, ids: Tensor, group_size: int, uniform: Tensor) -> Tensor:
+        """As many codes as there are random numbers, `group_size` at once: [B, codes].
+
+        `ids`, joint ones [R, T], come first; their last `group_size` are a group, the others of one each.
+        """
+        codes = []
+        for numbers in uniform.split(group_size, dim=1):
+            if self._compiled_step and ids.shape[1] == group_size:
+                # All slots are attended to: a number that changes would mean another graph.
+                chosen = self._compiled_step(ids, self._positions, self._openers_at, numbers.contiguous(), 0)
+            else:
+                chosen = self._step(ids, self._positions, self._openers_at, numbers, self._num_seen + ids.shape[1])
+            codes.append(chosen.clone())  # a CUDA graph writes its next result to the same place
+            self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
+            ids = self._both_halves(codes[-1] + self._vocabulary.code_offset)
+        return torch.cat(codes, dim=1)
+
+    def _step(self, ids: Tensor, positions: Tensor, openers_at: Tensor, uniform: Tensor, num_seen: int) -> Tensor:
+        """Joint ids [R, T] at `positions` [R] and after, of pictures whose openers are at `openers_at` [R]; the codes
+        [B, K] chosen after the last K of them."""
+        group_size = uniform.shape[1]
+        hidden = self._hidden(ids, positions, openers_at, group_size, num_seen)
+        logits = guide(self._decoder.logits(hidden[:, -group_size:], State.CODES), self._sampling)
+        return choose(logits, self._sampling, uniform)
+
+    def _hidden(self, ids: Tensor, positions: Tensor, openers_at: Tensor, group_size: int, num_seen: int) -> Tensor:
+        place = torch.arange(ids.shape[1], device=ids.device)
+        seen = torch.where(place < ids.shape[1] - group_size, place + 1, ids.shape[1])
+        at, in_picture = positions[:, None] + place, (positions - openers_at)[:, None] + place
+        return self._decoder.visual(ids, at, in_picture, positions[:, None] + seen, num_seen)
+
+    def _run(self, ids: Tensor, group_size: int) -> None:
+        """Runs ids [R, T] and chooses nothing."""
+        self._hidden(ids, self._positions, self._openers_at, group_size, self._num_seen + ids.shape[1])
+        self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
+
+    def _both_halves(self, ids: Tensor) -> Tensor:
+        return torch.cat([ids, ids]) if self._sampling.guided else ids
+
+
+def positions_after_prompt(num_codes: int, high: HighResolution | None) -> int:
+    """Positions that a picture takes at most: borders, codes, and those of the high resolution."""
+    return 2 + num_codes + (high.group_size + high.num_codes if high else 0)
+
+
+def generate_codes(
+    model: MarsForCausalLM, prompts: list[list[int]], num_codes: int, sampling: Sampling, seeds: list[int] | None = None
+) -> np.ndarray:
+    """Pictures for text prompts, one batch: raw VQ indices, int64 [B, N]. Prompts may differ in length.
+
+    `seeds` are the rows' own; the sampling's for all where None.
+    """
+    prompt_len = max(len(prompt) for prompt in prompts)
+    drawing = PictureGenerator(model, len(prompts), prompt_len, num_codes, sampling)
+    return drawing.draw(prompts, [sampling.seed] * len(prompts) if seeds is None else seeds).codes
+
+
+@torch.no_grad()
+def generate_captions(
+    model: MarsForCausalLM,
+    prompts: list[np.ndarray],
+    end_id: int,
+    max_new_ids: int,
+    sampling: Sampling = GREEDY,
+    seeds: list[int] | None = None,
+    text_len: int = 0,
+) -> list[list[int]]:
+    """The text after each prompt, up to `end_id`, an opener, or `max_new_ids`.
+
+    Args:
+        model: the model.
+        prompts: joint ids as `SequenceBuilder.caption_prompt` makes them: text, then a picture, all of one size.
+        end_id: ends a caption.
+        max_new_ids: of a caption.
+        sampling: how text ids are chosen, as it comes the likeliest; guidance does not apply.
+        seeds: of the rows; the sampling's for all where None.
+        text_len: text ids of a prompt, padded to this many; 0: the longest of the batch.
+    """
+    text_vocab_size, device = model.config.text_vocab_size, model.head.visual_weight.device
+    texts = [prompt[prompt < text_vocab_size] for prompt in prompts]
+    pictures = torch.from_numpy(np.stack([prompt[len(text) :] for prompt, text in zip(prompts, texts, strict=True)]))
+    assert (pictures >= text_vocab_size).all(), "a caption's prompt is text, then a picture"
+    text_len = text_len or max(len(text) for text in texts)
+    lengths = torch.tensor([len(text) for text in texts], device=device)
+    uniform = uniform_numbers([sampling.seed] * len(prompts) if seeds is None else seeds, max_new_ids, device)
+
+    decoder = Decoder(model, len(prompts), text_len + pictures.shape[1] + max_new_ids, many_steps=False)
+    ids = torch.from_numpy(np.stack([np.pad(text, (0, text_len - len(text))) for text in texts]))
+    decoder.text(ids.to(device), torch.arange(text_len, device=device).expand(len(prompts), -1), text_len)
+    in_picture = torch.arange(pictures.shape[1], device=device).expand(len(prompts), -1)
+    positions = lengths[:, None] + in_picture
+    num_seen = text_len + pictures.shape[1]
+    hidden = decoder.visual(pictures.to(device), positions, in_picture, positions + 1, num_seen)[:, -1]
+    next_position = positions[:, -1] + 1
+
+    captions: list[list[int]] = [[] for _ in prompts]
+    open_rows = np.ones(len(prompts), bool)
+    for number in range(max_new_ids):
+        chosen = choose(decoder.logits(hidden, State.TEXT), sampling, uniform[:, number])
+        ids_B = chosen.cpu().numpy()
+        open_rows &= (ids_B != end_id) & (ids_B < text_vocab_size)
+        if not open_rows.any():
+            break
+        for row in np.nonzero(open_rows)[0]:
+            captions[row].append(int(ids_B[row]))
+        fed = torch.where(torch.from_numpy(open_rows).to(device), chosen, end_id)
+        hidden = decoder.text(fed[:, None], next_position[:, None], num_seen + number + 1)[:, -1]
+        next_position = next_position + 1
+    return captions
+
+
+def _padded(rows: list, count: int) -> list:
+    """The rows, and the first of them again until there are `count`."""
+    return [*rows, *[rows[0]] * (count - len(rows))]
+
+
+def _to_host(codes: Tensor, num_rows: int) -> np.ndarray:
+    return codes[:num_rows].cpu().numpy()

@@ -1,0 +1,75 @@
+"""What watches over one attempt at a stage from outside of its workers: hangs, and requests to end."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.runtime.watchdog import stacks_file
+from pipeline.training.stop_request import StopRequest
+
+MOST_LINES = 80
+"""Of a rank's stacks that go to the log; all of them are in its file."""
+
+
+class AttemptWatch:
+    """For an actor: knows the workers, and ends those that hang.
+
+    Args:
+        folder: the stage's, which has the workers' stacks.
+        timeout_s: see `StageConfig.step_timeout_s`.
+        tell: gets lines for whoever runs the job.
+    """
+
+    def __init__(self, folder: Path, timeout_s: float, tell: Callable[[str], None]) -> None:
+        self._folder, self._timeout_s, self._tell = folder, timeout_s, tell
+        self._workers: dict[int, tuple[Any, str]] = {}
+        self._beaten_at: float | None = None
+        self._request: StopRequest | None = None
+        threading.Thread(target=self._watch, name="hangs", daemon=True).start()
+
+    def joined(self, rank: int, worker: Any, where: str) -> None:
+        """A worker has begun: its rank, its actor handle, its process and node."""
+        self._workers[rank] = (worker, where)
+        self.beat()
+
+    def has_workers(self) -> bool:
+        """Whether they have begun."""
+        return bool(self._workers)
+
+    def beat(self) -> None:
+        """Something was done."""
+        self._beaten_at = time.monotonic()
+
+    def ask_to_stop(self, request: StopRequest) -> None:
+        """The attempt is to end after its next step. The first request stands."""
+        self._request = self._request or request
+
+    def stop_asked(self) -> StopRequest | None:
+        """What it was asked for."""
+        return self._request
+
+    def _watch(self) -> None:
+        # The workers' own clocks go off first, so that their stacks are there.
+        grace_s = max(2.0, 0.05 * self._timeout_s)
+        while True:
+            time.sleep(min(1.0, grace_s / 2))
+            if self._beaten_at is not None and time.monotonic() - self._beaten_at > self._timeout_s + grace_s:
+                self._beaten_at = None
+                self._end_hanging()
+
+    def _end_hanging(self) -> None:
+        self._tell(f"nothing was done for {self._timeout_s:g} s (step_timeout_s); the workers hang, and are ended")
+        for rank, (worker, where) in sorted(self._workers.items()):
+            file = stacks_file(self._folder, rank)
+            try:
+                lines = file.read_text(errors="replace").splitlines()[1:]
+            except OSError as error:
+                lines = [str(error)]
+            self._tell(f"rank {rank}, {where}: " + (f"its stacks, from {file}:" if lines else "it wrote no stacks"))
+            for line in lines[:MOST_LINES]:
+                self._tell(f"    {line}")
+            ray.kill(worker)

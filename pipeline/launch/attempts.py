@@ -1,0 +1,155 @@
+"""Attempts at a stage: as many as it takes, each with as many workers as there are.
+
+An attempt goes on from the newest checkpoint. What ends one and may not happen again (a worker, a node, a hang) begins
+another, as long as there is a new checkpoint between them now and then.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from pipeline.config.scaling import ScalingConfig
+from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
+from pipeline.runtime.background import beside
+from pipeline.runtime.capacity import workers_that_fit
+from pipeline.runtime.termination import Termination
+from pipeline.training.stop_request import StopRequest
+
+POLL_S = 1.0
+ASK_AGAIN_S = 2.0
+"""Between two requests to the autoscaler, which others overwrite; far below any cluster's idle timeout."""
+RETRY_PAUSE_S = 5.0
+"""Before another attempt, times the number of those in a row that saved nothing."""
+
+Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+def run_attempts(
+    attempt: Callable[[ScalingConfig], None],
+    scaling: ScalingConfig,
+    saved_step: Callable[[], int],
+    termination: Termination,
+    tell: Tell,
+) -> None:
+    """Runs attempts until one comes to the stage's end.
+
+    Args:
+        attempt: runs one with the workers that it gets.
+        scaling: the workers that are wanted.
+        saved_step: of the newest checkpoint, 0 where there is none.
+        termination: whether the job was asked to end.
+        tell: gets lines for whoever runs the job.
+
+    Raises:
+        PreemptedError: the job was asked to end; or nodes are about to go and the number of workers is fixed.
+        WorkersLostError: too many attempts in a row saved nothing.
+        Exception: whatever else ends an attempt on purpose.
+    """
+    with _wanted(scaling):
+        in_row = 0
+        while True:
+            termination.nobody_trains.set()
+            before, workers = saved_step(), _workers_now(scaling, termination, tell)
+            try:
+                return attempt(replace(scaling, num_workers=workers))
+            except ResizeError as error:
+                tell(str(error))
+            except NodeLostError as error:
+                if not scaling.min_workers:
+                    raise
+                tell(str(error))
+            except WorkersLostError as error:
+                in_row = 0 if saved_step() > before else in_row + 1
+                if in_row > scaling.max_retries:
+                    raise
+                row = f"; {in_row} in a row saved nothing, of {scaling.max_retries} that may" if in_row else ""
+                tell(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
+                termination.asked.wait(RETRY_PAUSE_S * in_row)
+
+
+@contextmanager
+def following(board: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
+    """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
+    it has fewer than `most` workers and there is room for more."""
+
+    def follow(ended: threading.Event) -> None:
+        grows_at = time.monotonic() + scaling.grow_after_s
+        while not ended.wait(POLL_S):
+            with _surviving():
+                if termination.nobody_trains.is_set() and ray.get(board.has_workers.remote()):
+                    termination.nobody_trains.clear()
+            if termination.asked.is_set():
+                board.ask_to_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
+                return
+            missing = most - scaling.num_workers
+            if missing <= 0 or time.monotonic() < grows_at:
+                continue
+            with _surviving():
+                if more := workers_that_fit(scaling.worker_resources, missing):
+                    reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
+                    board.ask_to_stop.remote(StopRequest("resize", reason))
+                    grows_at = time.monotonic() + scaling.grow_after_s
+
+    with beside(follow, "follows an attempt"):
+        yield
+
+
+@contextmanager
+def _wanted(scaling: ScalingConfig) -> Iterator[None]:
+    """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train.
+
+    It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
+    is nothing. The nodes that are left would then go as idle, and none would be started for those that are missing.
+    """
+    if not scaling.min_workers:
+        yield
+        return
+
+    def ask(ended: threading.Event) -> None:
+        while not ended.is_set():
+            with _surviving():
+                request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+            ended.wait(ASK_AGAIN_S)
+
+    try:
+        with beside(ask, "asks for workers"):
+            yield
+    finally:
+        if ray.is_initialized():
+            request_resources(bundles=[])
+
+
+@contextmanager
+def _surviving() -> Iterator[None]:
+    """A thread that looks again and again outlives one look that fails, as while Ray's head is busy."""
+    try:
+        yield
+    except Exception as error:  # Ray raises errors of many kinds here
+        logger.warning("%s; looking again", error)
+
+
+def _workers_now(scaling: ScalingConfig, termination: Termination, tell: Tell) -> int:
+    """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
+    at best, within `wait_for_all_s`, and then as soon as they are enough."""
+    waited_from, told_at = time.monotonic(), float("-inf")
+    while True:
+        termination.check()
+        if not scaling.min_workers:
+            return scaling.num_workers
+        fit, now = workers_that_fit(scaling.worker_resources, scaling.num_workers), time.monotonic()
+        if fit == scaling.num_workers or (fit >= scaling.min_workers and now - waited_from >= scaling.wait_for_all_s):
+            if fit < scaling.num_workers:
+                tell(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
+            return fit
+        if now - told_at > 60:
+            tell(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
+            told_at = now
+        termination.asked.wait(POLL_S)

@@ -1,0 +1,130 @@
+"""Everything that a stage's workers need, checked before any of them starts."""
+
+import numpy as np
+
+from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.config.recipe import Recipe, sha256_of
+from pipeline.config.stage import INSTRUCTIONS, StageConfig
+from pipeline.config.vocabulary import Role
+from pipeline.data.row_index import RowSelection, SourceRows
+from pipeline.data.row_index_cache import stored_row_index
+from pipeline.data.token_reader import TokenReader
+from pipeline.errors import InputError, UsageError
+from pipeline.export.trained_weights import check_picture_positions_of
+from pipeline.generation.pictures import HighResolution
+from pipeline.planning.work import LONGEST_FRAME
+from pipeline.runs.language_expert_check import base_config, check_base
+from pipeline.runs.paths import RunPaths
+from pipeline.runs.token_check import stage_fingerprint
+from pipeline.training.samples import SamplePrompts
+from pipeline.training.stage_run import StageRun
+from pipeline.training.trackers import check_trackers
+from tokenization.table.token_table import Fingerprint
+from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, text_ids
+
+
+def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageRun:
+    """Everything the workers need for stage `number`, checked.
+
+    Raises:
+        InputError: tokens, language expert or the stage before are missing or do not fit.
+    """
+    stage = recipe.stages[number - 1]
+    check_trackers(recipe.trackers)
+    base_config(paths)
+    if initial:
+        check_picture_positions_of(initial, recipe.picture_position_std)
+    fingerprint = stage_fingerprint(recipe, paths, stage)
+    longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
+    if stage.seq_len < longest:
+        raise UsageError(
+            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
+            f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
+        )
+    sources, held_out = [], []
+    for name, source in stage.sources.items():
+        tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
+        trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
+        index = stored_row_index(kept / f"{name}.parquet", trained)
+        sources.append(SourceRows(name, tokens, index, source.weight))
+        if source.held_out:
+            validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
+            out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
+            held_out.append(SourceRows(name, tokens, out))
+    if "high_resolution" in stage.task_shares:
+        for rows in [*sources, *held_out]:
+            check_high_resolution(number, stage, rows, longest)
+        longest += fingerprint.num_codes_hr or 0
+    check_base(paths, number, stage, fingerprint, longest)
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    return StageRun(
+        stage=stage,
+        stage_number=number,
+        seed=recipe.seed,
+        zero=recipe.zero,
+        base=paths.base,
+        codebook_size=fingerprint.codebook_size,
+        model_options=recipe.model_options(),
+        initial_checkpoint=initial,
+        sources=tuple(sources),
+        held_out=tuple(held_out),
+        instruction_ids={language: tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()},
+        end_id=end_of_text_id(tokenizer),
+        samples=sample_prompts(stage, recipe, paths, fingerprint) if stage.sample_every_steps else None,
+        name=f"{recipe.name}/stage{number}",
+        trackers=recipe.trackers,
+        output=paths.stage(number),
+        checkpoints=paths.checkpoints(number),
+        recipe_sha256=sha256_of(
+            stage.what_is_learned(),
+            recipe.seed,
+            recipe.shared_output_projection,
+            recipe.embedding_noise_std,
+            *([recipe.picture_position_std] if recipe.picture_position_std else []),  # runs from before it go on
+            recipe.zero.zero_stage,
+            recipe.zero.dtype,
+            fingerprint,
+        ),
+    )
+
+
+def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> SamplePrompts:
+    """What the stage draws while it trains.
+
+    Raises:
+        UsageError: a prompt has more ids than a caption may have.
+    """
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    ids = text_ids(tokenizer, list(stage.sample_prompts))
+    for prompt, line in zip(stage.sample_prompts, ids, strict=True):
+        if len(line) > fingerprint.max_caption_ids:
+            raise UsageError(
+                f"sample_prompts has {prompt[:40]!r}... with {len(line)} ids, captions have at most "
+                f"{fingerprint.max_caption_ids}; shorten it"
+            )
+    high = None
+    if stage.task_shares.get("high_resolution"):
+        assert fingerprint.num_codes_hr
+        role = Role[stage.high_resolution_role.upper()]
+        high = HighResolution(role, stage.high_resolution_group, fingerprint.num_codes_hr)
+    return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan, fingerprint.encoder_dtype)
+
+
+def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, longest: int) -> None:
+    """Looks at a source's first selected row, before any worker starts."""
+    first = int(np.flatnonzero(source.index.counts)[0])
+    row = TokenReader(source.tokens, source.index, held_shards=1).row(first, 0)
+    if row.document is not None:
+        return
+    if row.high_codes is None:
+        raise InputError(
+            f"stage {number} has task high_resolution, but sample {row.sample_id!r} has no high-resolution codes; "
+            "tokenize them, or leave such rows out with the stage's `where`"
+        )
+    num_codes, group_size = len(row.high_codes), stage.high_resolution_group
+    if num_codes % group_size:
+        raise UsageError(f"stage {number}: high_resolution_group {group_size} does not divide {num_codes} codes")
+    if stage.seq_len < longest + num_codes:
+        raise UsageError(
+            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest + num_codes} tokens; raise it"
+        )

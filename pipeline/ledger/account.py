@@ -1,0 +1,195 @@
+"""What one attempt of a job has held and done so far: the arithmetic behind its ledger rows, without Ray."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SECONDS_PER_DAY = 86_400
+COUNTERS = (
+    *("productive_seconds", "data_wait_seconds", "checkpoint_seconds", "starting_seconds"),
+    *("steps", "samples", "tokens", "flop", "update_seconds"),
+)
+MARKS_KEPT = 64
+"""Checkpoints of an attempt of which a row says how much work lay before them."""
+FREED_WITHIN_S = 0.5
+"""Ray takes a tenth to three tenths of a second from the end of a job to what it held."""
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+"""Linux's own: a monotonic clock's readings compare only within one boot."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Days that the stage and the run may take, all attempts; 0 for no limit."""
+
+    stage_gpu_days: float = 0.0
+    run_gpu_days: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Who spends.
+
+    Attributes:
+        attempt: its name, unique.
+        number: counts a ledger's attempts, from 1.
+        run, job, stage: `stage` is empty for jobs that have none.
+        device: `GPU`, or `CPU` for a job that holds none.
+        budget_gpu_days, run_budget_gpu_days: what it was started with; see `Limits`.
+    """
+
+    attempt: str
+    number: int
+    run: str
+    job: str
+    stage: str
+    device: str
+    budget_gpu_days: float = 0.0
+    run_budget_gpu_days: float = 0.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """Devices that a job holds now.
+
+    Attributes:
+        devices: their number.
+        model: empty while it holds none.
+        job_ended_ago_s: since the job ended; None while it lives.
+    """
+
+    devices: float
+    model: str
+    job_ended_ago_s: float | None = None
+
+
+class Account:
+    """Adds up an attempt. Durations come from the monotonic clock, so that a wall clock that jumps changes none.
+
+    Args:
+        attempt: whose.
+        last_row: where a keeper before was killed, what it wrote last: the count goes on from there.
+        monotonic, wall: clocks, s.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        last_row: dict[str, Any] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.attempt, self._monotonic, self._wall = attempt, monotonic, wall
+        self._boot = _boot_id()
+        now, last = monotonic(), last_row or {}
+        # Same machine, same boot: the time in between has been measured, too.
+        same_clock = last.get("boot") == self._boot and last.get("monotonic", now) <= now
+        self._began = last["monotonic"] - last["elapsed_seconds"] if last and same_clock else now
+        self._elapsed_before = 0.0 if same_clock or not last else last["elapsed_seconds"]
+        self._looked = last["monotonic"] if last and same_clock else now
+        self._started = last.get("started", wall())
+        self._held, self._models = float(last.get("held", 0.0)), set(filter(None, last.get("gpu_model", "").split("+")))
+        self._device_seconds = float(last.get("device_seconds", 0.0))
+        self._most = float(last.get("gpu_count", 0.0))
+        self._counters: dict[str, float] = {name: float(last.get(name, 0.0)) for name in COUNTERS}
+        self._first_step: int | None = last.get("first_step")
+        self._step: int | None = last.get("step")
+        self._kinds: dict[str, list[float]] = {kind: list(sums) for kind, sums in last.get("kinds", {}).items()}
+        self._marks: list[list[float]] = list(last.get("marks", ()))
+        self._works_since: float | None = last.get("works_since")
+
+    @property
+    def device_seconds(self) -> float:
+        """Held so far."""
+        return self._device_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Device-seconds over the most devices that were held at once: where their number never changed, how long."""
+        return self._device_seconds / self._most if self._most else 0.0
+
+    def look(self, held: Held) -> None:
+        """Takes what is held now. Between two looks a change is taken to have come in the middle; the end of a job that
+        was killed, whose keeper may have been, too, came when Ray noticed it."""
+        now = self._monotonic()
+        between = (now - self._looked) / 2
+        if held.job_ended_ago_s is not None and not held.devices:
+            earliest = max(now - held.job_ended_ago_s, self._looked)
+            latest = min(max(now - held.job_ended_ago_s + FREED_WITHIN_S, earliest), now)
+            between = (earliest + latest) / 2 - self._looked
+        self._device_seconds += self._held * between + held.devices * (now - self._looked - between)
+        self._looked, self._held = now, held.devices
+        self._most = max(self._most, held.devices)
+        self._models |= set(filter(None, held.model.split("+")))
+
+    def add(self, **counts: float) -> None:
+        """Adds to the counters, by their names in `COUNTERS`."""
+        for name, value in counts.items():
+            self._counters[name] += value
+
+    def working(self) -> None:
+        """From here on, what is held is productive; before, it was starting. For jobs without steps."""
+        if self._works_since is None:
+            self._works_since = self.seconds
+            self._counters["starting_seconds"] = self.seconds
+
+    def train_step(self, figures: dict[str, Any]) -> None:
+        """Takes a training step's figures, as `pipeline.training.loop` reports them."""
+        step, stall_s = int(figures["step"]), figures.get("checkpoint_stall_s", 0.0)
+        beside_s = figures.get("beside_s", 0.0)
+        if self._first_step is None:
+            self._first_step = step - 1
+            self._counters["starting_seconds"] = max(0.0, self.seconds - figures["step_s"] - beside_s)
+        if stall_s:  # of the checkpoint after the step before
+            self._marks = [*self._marks, [step - 1, self._counters["productive_seconds"]]][-MARKS_KEPT:]
+        self._step = step
+        self.add(
+            productive_seconds=figures["step_s"] - figures["data_wait_s"] + beside_s,
+            data_wait_seconds=figures["data_wait_s"],
+            checkpoint_seconds=stall_s,
+            steps=1,
+            samples=figures["samples"],
+            tokens=figures["tokens"],
+            flop=figures["flop"],
+            update_seconds=figures.get("update_s", 0.0),
+        )
+        for name, took in figures.items():
+            # An attempt's first step compiles and traces, in whichever kind comes first.
+            if name.startswith("forward_s/") and self._counters["steps"] > 1:
+                kind = name.removeprefix("forward_s/")
+                flop, seconds = self._kinds.get(kind, (0.0, 0.0))
+                self._kinds[kind] = [flop + figures.get(f"flop/{kind}", 0.0), seconds + took]
+
+    def row(self, event: str) -> dict[str, Any]:
+        """The attempt so far, as the ledger keeps it."""
+        if self._works_since is not None:
+            self._counters["productive_seconds"] = self.seconds - self._works_since
+        now = self._monotonic()
+        return {
+            "event": event,
+            **asdict(self.attempt),
+            "gpu_model": "+".join(sorted(self._models)) or self.attempt.device.replace("GPU", ""),
+            "gpu_count": self._most,
+            "seconds": self.seconds,
+            **self._counters,
+            "first_step": self._first_step,
+            "step": self._step,
+            "marks": self._marks,
+            "kinds": self._kinds,
+            "works_since": self._works_since,
+            "device_seconds": self._device_seconds,
+            "held": self._held,
+            "started": self._started,
+            "time": self._wall(),
+            "elapsed_seconds": self._elapsed_before + now - self._began,
+            "monotonic": self._looked,
+            "boot": self._boot,
+        }
+
+
+def _boot_id() -> str:
+    try:
+        with open(BOOT_ID) as file:
+            return file.read().strip()
+    except OSError:  # not Linux: after a kill the count goes on without what came in between
+        return ""

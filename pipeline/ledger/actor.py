@@ -1,0 +1,188 @@
+"""The ledger: append-only rows of what each attempt of a job held and did, kept by an actor of its own.
+
+A row at the start of an attempt, one every heartbeat, one at its end. The actor outlives the job: where the job is
+killed, it sees from Ray when the devices came free and writes the end itself. Where it is killed, Ray starts it anew
+and it goes on from its last row. Where all die at once, at most one heartbeat is lost.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.metrics import Gauge
+
+from pipeline.errors import InputError
+from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Limits
+from pipeline.ledger.devices import HeldDevices
+from pipeline.ledger.limits import LimitWatch, Spent
+from pipeline.ledger.rows import RowWriter, days_of, read_ledger
+from pipeline.runtime.placement import actor_here
+from tokenization.errors import InputError as StorageError
+
+NAMESPACE = "mars-ledger"
+"""Ray's, of the actors: they outlive the job."""
+LOOKS_PER_HEARTBEAT = 10
+LOOK_S = (0.05, 1.0)
+"""Least and most seconds between two looks at what is held."""
+LAST_WRITES, LAST_PAUSE_S = 5, 1.0
+"""How often the last row is tried."""
+REREAD_EVERY = 10
+"""Heartbeats between two looks at what the run's other jobs have spent meanwhile."""
+
+
+class LedgerActor:
+    """Keeps the rows of one attempt.
+
+    Args:
+        place: folder or `s3://bucket/prefix` of the ledger.
+        attempt: whose.
+        heartbeat_s: seconds between two rows.
+        job_id: of the Ray job whose devices are counted, in hex.
+    """
+
+    def __init__(self, place: str, attempt: Attempt, heartbeat_s: float, job_id: str) -> None:
+        self._place, self._heartbeat_s = place, heartbeat_s
+        self._held, self._rows = HeldDevices(attempt.device, job_id), RowWriter(place, attempt.attempt)
+        self._account = Account(attempt, self._rows.last)
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._problem, self._over = "", False
+        self._limits = LimitWatch(attempt)
+        # Not `job`, which Prometheus gives every series itself.
+        tags = {"run": attempt.run, "work": attempt.job, "stage": attempt.stage, "device": attempt.device}
+        self._days = Gauge("mars_gpu_days", "GPU-days, or CPU-days, of all attempts", ("scope", *tags))
+        self._share = Gauge("mars_budget_share", "GPU-days over their limit", ("scope", *tags))
+        self._days.set_default_tags(tags)
+        self._share.set_default_tags(tags)
+        self._others = self._spent_by_others()
+        self._look()
+        self._write("heartbeat" if self._rows.last else "start")
+        threading.Thread(target=self._keep, name="ledger", daemon=True).start()
+
+    def add(self, **counts: float) -> None:
+        """Adds to the counters, by their names in `COUNTERS`."""
+        with self._lock:
+            self._account.add(**counts)
+
+    def train_step(self, figures: dict[str, Any]) -> tuple[list[str], str]:
+        """Counts a training step. Returns what is to be said of limits, see `LimitWatch.heed`."""
+        self._look()
+        with self._lock:
+            self._account.train_step(figures)
+        return self._limits.heed(self.spent())
+
+    def working(self) -> None:
+        """See `Account.working`."""
+        self._look()
+        with self._lock:
+            self._account.working()
+
+    def spent(self) -> Spent:
+        """So far."""
+        own = self._account.device_seconds / SECONDS_PER_DAY
+        return Spent(own, self._others[0] + own, self._others[1] + own)
+
+    def end(self, outcome: str) -> str:
+        """Writes the last row. Returns what was wrong with it, if anything."""
+        self._ended.set()
+        self._look()
+        for _ in range(LAST_WRITES):
+            self._write(f"end: {outcome}")
+            if not self._problem:
+                break
+            time.sleep(LAST_PAUSE_S)
+        return self._problem
+
+    def _keep(self) -> None:
+        """Looks and writes until the end; of a job that died, the end itself."""
+        least, most = LOOK_S
+        pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, least), most)
+        due, beats = time.monotonic() + self._heartbeat_s, 0
+        while not self._ended.wait(pause_s):
+            self._look()
+            if self._over:
+                self.end("killed")
+                ray.kill(ray.get_runtime_context().current_actor)
+            self._show()
+            if time.monotonic() < due:
+                continue
+            due, beats = due + self._heartbeat_s, beats + 1
+            if beats % REREAD_EVERY == 0:
+                try:
+                    self._others = self._spent_by_others()
+                except (OSError, StorageError, InputError) as error:
+                    self._problem = f"the ledger in {self._place!r} could not be read: {error}"
+            self._write("heartbeat")
+
+    def _show(self) -> None:
+        attempt, spent = self._account.attempt, self.spent()
+        for scope, days, limit in (
+            ("stage", spent.stage, attempt.budget_gpu_days),
+            ("run", spent.run, attempt.run_budget_gpu_days),
+        ):
+            self._days.set(days, {"scope": scope})
+            if limit:
+                self._share.set(days / limit, {"scope": scope})
+
+    def _look(self) -> None:
+        """Takes what is held now, if Ray says so."""
+        try:
+            held = self._held.now()
+        except Exception as error:  # Ray's head is away, and says so in many ways: until it is back, nothing changed
+            self._problem = f"Ray does not say what the job holds: {type(error).__name__}: {error}"
+            return
+        with self._lock:
+            self._account.look(held)
+            self._over = held.job_ended_ago_s is not None
+
+    def _write(self, event: str) -> None:
+        """Rows are cumulative: what one that could not be written said, the next one says, too."""
+        with self._lock:
+            if self._ended.is_set() and event == "heartbeat":
+                return
+            try:
+                self._rows.write(self._account.row(event))
+                self._problem = ""
+            except (OSError, StorageError) as error:
+                self._problem = f"the ledger in {self._place!r} could not be written: {error}; make room there"
+
+    def _spent_by_others(self) -> tuple[float, float]:
+        """Days of the stage's and of the run's other attempts, on the same kind of device."""
+        attempt, table = self._account.attempt, read_ledger(self._place).table
+        if not len(table):
+            return 0.0, 0.0
+        others = table[table["attempt"] != attempt.attempt]
+        return days_of(others, attempt.job, attempt.stage, attempt.device)
+
+
+def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
+    """The next attempt of a ledger."""
+    table = read_ledger(place).table
+    number = int(table["number"].max()) + 1 if len(table) else 1
+    name = f"{job}{stage and '-' + stage}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
+    return Attempt(name, number, run, job, stage, device, limits.stage_gpu_days, limits.run_gpu_days)
+
+
+@contextmanager
+def keep_ledger(place: str, attempt: Attempt, heartbeat_s: float, problems: list[str]) -> Iterator[Any]:
+    """Counts the enclosed work of this Ray job. Yields an actor handle: `handle.add.remote(samples=1, ...)`.
+
+    Args:
+        place, attempt, heartbeat_s: see `LedgerActor`.
+        problems: gets a line where the last row could not be written.
+    """
+    lasting = {"name": attempt.attempt, "namespace": NAMESPACE, "lifetime": "detached"}
+    actor_class = actor_here(LedgerActor).options(**lasting, max_restarts=-1, max_task_retries=-1)
+    actor = actor_class.remote(place, attempt, heartbeat_s, ray.get_runtime_context().get_job_id())
+    ray.get(actor.spent.remote())  # the first row is written
+    outcome = "failed"
+    try:
+        yield actor
+        outcome = "done"
+    finally:
+        if problem := ray.get(actor.end.remote(outcome)):
+            problems.append(problem)
+        ray.kill(actor)

@@ -1,0 +1,43 @@
+"""When a stage's or a run's limit is near, and when it is reached."""
+
+from dataclasses import dataclass
+
+from pipeline.ledger.account import Attempt
+
+WARN_AT = (0.8, 0.95)
+"""Shares of a limit."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Days of the attempt's kind of device so far: its own, its stage's and its run's with all attempts."""
+
+    attempt: float
+    stage: float
+    run: float
+
+
+class LimitWatch:
+    """Of one attempt. Warns once at each share, and asks for the end at the whole."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt, self._told = attempt, dict[str, float]()
+
+    def heed(self, spent: Spent) -> tuple[list[str], str]:
+        """New warnings; and why the stage is to end after its next step, empty where it is not."""
+        attempt, warnings, stop = self._attempt, list[str](), ""
+        for name, scope, used, limit in (
+            (f"stage {attempt.stage}", "stage", spent.stage, attempt.budget_gpu_days),
+            (f"run {attempt.run!r}", "run", spent.run, attempt.run_budget_gpu_days),
+        ):
+            if not limit:
+                continue
+            told = f"{name} has used {used:.6g} of its {limit:.6g} {attempt.device}-days ({used / limit:.0%})"
+            raise_it = f"raise the limit with --budget-gpu-days {scope}=DAYS"
+            reached = max((share for share in WARN_AT if used >= share * limit), default=0.0)
+            if used >= limit:
+                stop = stop or f"{told}; to go on, {raise_it}"
+            elif reached > self._told.get(scope, 0.0):
+                self._told[scope] = reached
+                warnings.append(f"BUDGET: {told}; at 100% it stops, with a checkpoint. To go on beyond, {raise_it}")
+        return warnings, stop

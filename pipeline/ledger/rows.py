@@ -1,0 +1,226 @@
+"""Where ledger rows lie: a JSON-lines file an attempt in a local folder; in S3, which cannot append, an object a row.
+
+Rows are cumulative, so an attempt's last one says all, and nothing is ever changed that was written.
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import InputError
+from pipeline.ledger.account import SECONDS_PER_DAY
+from tokenization.files.storage import open_storage
+
+SUFFIX = ".jsonl"
+READS_AT_ONCE = 16
+CLOCK_TOLERANCE_S = 5.0
+"""By so much a wall clock may drift from the monotonic one in an attempt before it counts as having jumped."""
+OPTIONAL = {
+    "number": 0,
+    "budget_gpu_days": 0.0,
+    "run_budget_gpu_days": 0.0,
+    "data_wait_seconds": 0.0,
+    "checkpoint_seconds": 0.0,
+    "starting_seconds": 0.0,
+    "first_step": None,
+    "step": None,
+    "marks": (),
+    "kinds": None,
+    "update_seconds": 0.0,
+}
+"""Columns that ledgers of earlier versions lack, and what stands for them."""
+
+
+class RowWriter:
+    """Appends the rows of one attempt.
+
+    Args:
+        place: folder or `s3://bucket/prefix` of the ledger.
+        attempt: the attempt's name.
+    """
+
+    def __init__(self, place: str, attempt: str) -> None:
+        self._attempt = attempt
+        self._storage = open_storage(place) if "://" in place else None
+        self._path = Path(place) / f"{attempt}{SUFFIX}"
+        self.last: dict[str, Any] | None = None
+        self._count, self._whole_bytes = 0, 0
+        if self._storage:
+            names = [name for name in self._storage.names() if name.startswith(f"{attempt}/")]
+            self._count = len(names)
+            if names:
+                self.last = json.loads(self._storage.text(names[-1]) or "")
+        else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                found = rows_of(self._path.read_bytes(), str(self._path))
+                self.last, self._whole_bytes = (found.rows[-1] if found.rows else None), found.whole_bytes
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one row; on a disk it has reached the device when this returns.
+
+        Raises:
+            OSError: a full disk, say. What was half-written is taken back: the next row finds its place.
+            tokenization.errors.InputError: S3 does not take it.
+        """
+        line = json.dumps(row) + "\n"
+        if self._storage:
+            self._storage.write(_segment(self._attempt, self._count), lambda path: path.write_text(line))
+            self._count += 1
+            return
+        with self._path.open("ab") as file:
+            # Behind a torn line, of a keeper that was killed while it wrote, the next would be lost, too.
+            file.truncate(self._whole_bytes)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._whole_bytes += len(line.encode())
+
+
+def _segment(attempt: str, number: int) -> str:
+    return f"{attempt}/{number:08d}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one file, how many bytes hold them, and what was wrong with its end."""
+
+    rows: list[dict[str, Any]]
+    whole_bytes: int
+    torn: str
+
+
+def rows_of(content: bytes, place: str) -> Rows:
+    """The rows of a file. The last line may be torn: its writer was killed.
+
+    Raises:
+        InputError: another line is no row.
+    """
+    rows, whole, torn = [], 0, ""
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not line.endswith(b"\n") or not isinstance(row, dict) or "attempt" not in row:
+                raise ValueError("no row")
+        except ValueError as error:
+            if number < len(lines) or line.endswith(b"\n"):
+                raise InputError(
+                    f"ledger file {place!r}: line {number} is no row of a ledger: {line[:60]!r}; rows are only ever "
+                    "added, so somebody has changed it: put it back as it was, or move it out of the ledger"
+                ) from error
+            torn = (
+                f"ledger file {place!r} ends in a torn line of {len(line)} bytes: its writer was killed, or still "
+                "writes. The row before it counts; there is nothing to do"
+            )
+            break
+        rows.append(row)
+        whole += len(line)
+    return Rows(rows, whole, torn)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A ledger as it stands.
+
+    Attributes:
+        table: the last row of each attempt, in their order, with `gpu_days` (devices times seconds over 86,400).
+        remarks: what is odd about it, what that means, and what to do.
+    """
+
+    table: pd.DataFrame
+    remarks: tuple[str, ...]
+
+
+def read_ledger(place: str | Path) -> Ledger:
+    """Reads a ledger, which may be growing meanwhile.
+
+    Raises:
+        InputError: a file in it is none of a ledger.
+        tokenization.errors.InputError: S3 cannot be read.
+    """
+    found, remarks = _last_rows(str(place))
+    for row in found:
+        for name, usual in OPTIONAL.items():
+            row.setdefault(name, usual)
+        row.setdefault("started", row["time"] - row["seconds"])
+        row.setdefault("device", "CPU" if row["gpu_model"] == "CPU" else "GPU")
+        row.setdefault("elapsed_seconds", row["seconds"])
+        # Rows of before held devices were measured.
+        row.setdefault("held", 0.0)
+        row.setdefault("device_seconds", row["gpu_count"] * row["seconds"])
+        row["gpu_days"] = row["gpu_count"] * row["seconds"] / SECONDS_PER_DAY
+    ordered = sorted(found, key=_place)
+    table = pd.DataFrame(ordered)
+    if found:
+        remarks += [*_jumped_clocks(table), *_overlaps(table)]
+    return Ledger(table, tuple(remarks))
+
+
+def _place(row: dict[str, Any]) -> tuple[float, float]:
+    return row["number"], row["started"]
+
+
+def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows by column."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def days_of(table: pd.DataFrame, job: str, stage: str, device: str) -> tuple[float, float]:
+    """Days of a ledger's rows on `GPU`s or on `CPU`s: of a job's stage, and of all."""
+    of_kind = table[table["device"] == device]
+    of_stage = of_kind[(of_kind["job"] == job) & (of_kind["stage"] == stage)]
+    return float(of_stage["gpu_days"].sum()), float(of_kind["gpu_days"].sum())
+
+
+def _last_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
+    if "://" not in place:
+        files = [rows_of(path.read_bytes(), str(path)) for path in sorted(Path(place).glob(f"*{SUFFIX}"))]
+        return [file.rows[-1] for file in files if file.rows], [file.torn for file in files if file.torn]
+    storage = open_storage(place)
+    newest: dict[str, str] = {}
+    for name in storage.names():  # sorted
+        attempt, slash, _ = name.rpartition("/")
+        if slash and name.endswith(SUFFIX):
+            newest[attempt] = name
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        texts = list(pool.map(storage.text, newest.values()))
+    rows = []
+    for name, text in zip(newest.values(), texts, strict=True):
+        rows += rows_of((text or "").encode(), f"{place}/{name}").rows
+    return rows, []
+
+
+def _jumped_clocks(table: pd.DataFrame) -> list[str]:
+    found = []
+    for row in records_of(table):
+        jump = row["time"] - row["started"] - row["elapsed_seconds"]
+        if abs(jump) > CLOCK_TOLERANCE_S:
+            found.append(
+                f"the clock of the machine that kept {row['attempt']} jumped by {jump:+.0f} s meanwhile. Durations are "
+                "measured with another clock and are right; times of day are not: set up NTP there"
+            )
+    return found
+
+
+def _overlaps(table: pd.DataFrame) -> list[str]:
+    """Attempts of one stage that ran at the same time: a run's name was used twice."""
+    found = []
+    trained = table[table["stage"] != ""]
+    for (job, stage), attempts in trained.groupby(["job", "stage"], sort=False):
+        rows = sorted(records_of(attempts), key=lambda row: row["started"])
+        for earlier, later in pairwise(rows):
+            shared = min(later["started"] + later["elapsed_seconds"], earlier["started"] + earlier["elapsed_seconds"])
+            if (shared_s := shared - later["started"]) > CLOCK_TOLERANCE_S and earlier["device_seconds"]:
+                found.append(
+                    f"{earlier['attempt']} and {later['attempt']} of {job} {stage} ran at the same time for "
+                    f"{shared_s:.0f} s: two runs of the name {later['run']!r}, or one that was started twice. Both "
+                    "count; give one of them another recipe name or --root"
+                )
+    return found

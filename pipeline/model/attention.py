@@ -1,0 +1,57 @@
+"""What each position of a packed batch may attend to, in the form that the attention function takes.
+
+Shape letters: B rows, Tq queries, Tk keys.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
+
+PADDING_SEGMENT = -1
+"""Padding is a sample of its own: it sees padding, so no query is without a key."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where positions stand, int64 [B, T] each: the sample of the row (`segments`), and in it the group of
+    next-K-token prediction (`groups`, see `pipeline.data.sequences`)."""
+
+    segments: Tensor
+    groups: Tensor
+
+    def followed_by(self, other: "Places") -> "Places":
+        """These places and then the other's."""
+        return Places(torch.cat([self.segments, other.segments], dim=1), torch.cat([self.groups, other.groups], dim=1))
+
+
+def attention_mask(queries: Places, keys: Places, attention: str, dtype: torch.dtype) -> Any:
+    """Lets a query see the keys of its sample whose group is not later than its own.
+
+    Build it once a batch: all layers share it.
+
+    Args:
+        queries: places of [B, Tq] queries.
+        keys: places of [B, Tk] keys.
+        attention: one of `ATTENTIONS`.
+        dtype: of the hidden states.
+
+    Returns:
+        bool [B, 1, Tq, Tk] for `sdpa`; the same as 0 and the dtype's lowest number for `eager`, which adds its mask
+        to the scores; a `BlockMask` for `flex_attention`, which skips blocks of 128 by 128 that hold no pair.
+    """
+    if attention == "flex_attention":
+
+        def sees(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = queries.segments[row, query] == keys.segments[row, key]
+            return same & (keys.groups[row, key] <= queries.groups[row, query])
+
+        (batch_size, num_queries), num_keys = queries.segments.shape, keys.segments.shape[1]
+        return create_block_mask(sees, batch_size, None, num_queries, num_keys, device=queries.segments.device)
+    same = queries.segments[:, :, None] == keys.segments[:, None, :]
+    visible = (same & (keys.groups[:, None, :] <= queries.groups[:, :, None]))[:, None]
+    if attention == "eager":
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    return visible

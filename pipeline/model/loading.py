@@ -1,0 +1,69 @@
+"""A language expert's folder, loaded as a frozen base with a visual expert beside it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.model.mars import MarsForCausalLM, is_trained
+from pipeline.weights.language_expert_formats import open_language_expert, qwen2_shapes, text_name
+from pipeline.weights.starting_model import StartOptions, finished_record, is_starting_model, verify_files
+
+
+def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:
+    """The language expert in `folder`, in `dtype`, as transformers' own class, whatever format it comes in.
+
+    Raises:
+        InputError: see `open_language_expert`.
+    """
+    files = open_language_expert(Path(folder))
+    own_names = {text_name(name): name for name in qwen2_shapes(files.config)}
+    state = {own_names[name]: tensor for name, tensor in files.read()}
+    return Qwen2ForCausalLM.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
+
+
+def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options: Any) -> MarsForCausalLM:
+    """A starting MARS model on the language expert in `folder`; or the one that `jobs/init_model.py` made, in `folder`.
+
+    Raises:
+        InputError: `folder` is neither, see `open_language_expert` and `finished_record`.
+    """
+    if is_starting_model(folder):
+        record = finished_record(folder, StartOptions(codebook_size, **options))
+        verify_files(folder, record)
+        transformers_logging.disable_progress_bar()
+        return MarsForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).freeze_language_expert()
+    transformers_logging.disable_progress_bar()
+    return MarsForCausalLM.from_language_expert(load_language_expert(folder, dtype), codebook_size, **options)
+
+
+def base_sha256(model: MarsForCausalLM) -> str:
+    """A hash over the frozen parameters, whole, rounded to bfloat16: whatever dtype they were loaded in, the same."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not is_trained(name):
+            digest.update(name.encode())
+            rounded = parameter.detach().to(torch.bfloat16).cpu().contiguous()
+            digest.update(rounded.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:
+    """The demo's language expert as a Qwen2 of `vocab_size` rows."""
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )

@@ -1,0 +1,1 @@
+"""HTML parts, sheets of pictures, and generated results on disk. Imports `runs`."""

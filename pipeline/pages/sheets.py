@@ -1,0 +1,114 @@
+"""Sheets of pictures with captions under them, for people to look at."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import importlib.metadata
+import io
+import unicodedata
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from PIL import Image
+
+from pipeline.runs.paths import RunPaths
+from tokenization.config.pictures import Transform
+from tokenization.corpora.corpus import Corpus
+from tokenization.corpora.pictures import load_picture
+from tokenization.demo.openmoji import ATTRIBUTION
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
+
+CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
+"""Installed with the extra `demo`: few machines have a font with Chinese characters."""
+
+
+def spread(items: list, count: int) -> list:
+    """`count` items at equal distances."""
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))]
+
+
+def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[str, np.ndarray]:
+    """The corpus's own pictures after the transform, uint8 [size_px, size_px, 3], by sample id."""
+    wanted = set(sample_ids)
+    found = {}
+    corpus = Corpus(paths.corpus_source)
+    for shard in corpus.shards:
+        if not any(sample_id.startswith(f"{shard}/") for sample_id in wanted):
+            continue
+        for sample in corpus.read(shard):
+            sample_id = f"{shard}/{sample.key}"
+            if sample_id in wanted and sample.picture:
+                found[sample_id] = load_picture(sample.picture, Transform(size_px)).pixels
+    return found
+
+
+def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int) -> Image.Image:
+    """True drawing, then for each language the picture from its name and, where there is one, the high-resolution
+    picture after it: one column a drawing.
+
+    Args:
+        table: rows with sample_id, language, prompt, codes and perhaps high_codes.
+        vqgan: decodes the codes.
+        paths: the run's.
+        size_px: side of the true drawings.
+        count: columns.
+    """
+    chosen = spread(sorted(table["sample_id"].unique()), count)
+    truth = true_pictures(paths, chosen, size_px)
+    languages = list(dict.fromkeys(table["language"]))
+    columns = []
+    for sample_id in chosen:
+        cells = [("drawing", truth[sample_id])]
+        for language in languages:
+            row = table[(table["sample_id"] == sample_id) & (table["language"] == language)].iloc[0]
+            cells.append((row["prompt"], vqgan.decode(np.asarray(row["codes"])[None])[0]))
+            if "high_codes" in table:
+                pixels = vqgan.decode(np.asarray(row["high_codes"])[None])[0]
+                cells.append((f"at {len(pixels)} px", pixels))
+        columns.append(cells)
+    return picture_sheet(columns)
+
+
+def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = ATTRIBUTION) -> Image.Image:
+    """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3])."""
+    rows = max(len(cells) for cells in columns)
+    with plt.rc_context({"font.family": _fonts(), "font.size": 7}):
+        figure, axes = plt.subplots(rows, len(columns), figsize=(1.25 * len(columns), 1.5 * rows), squeeze=False)
+        for column, cells in enumerate(columns):
+            for row in range(rows):
+                axis = axes[row][column]
+                axis.axis("off")
+                if row < len(cells):
+                    text, pixels = cells[row]
+                    axis.imshow(pixels)
+                    axis.set_title(_cut(text, 22), y=-0.16, parse_math=False)
+        figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
+        figure.tight_layout()
+        content = io.BytesIO()
+        figure.savefig(content, dpi=110, format="png")
+        plt.close(figure)
+    return Image.open(content).convert("RGB")
+
+
+def _cut(text: str, width: int) -> str:
+    """At most `width` columns of text; a Chinese character takes two."""
+    widths = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text])
+    return text if not text or widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
+
+
+def _fonts() -> list[str]:
+    """DejaVu Sans, and after it the font with Chinese characters where its package is installed."""
+    try:
+        files = importlib.metadata.files(CJK_FONT_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ["DejaVu Sans"]
+    names = []
+    for file in files:
+        if file.suffix == ".ttc":
+            path = str(file.locate())
+            font_manager.fontManager.addfont(path)
+            names.append(font_manager.FontProperties(fname=path).get_name())
+    return ["DejaVu Sans", *names]

@@ -1,0 +1,98 @@
+"""Counting work: the FLOP of a micro-batch from what it holds and the model's configuration, and MFU."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.config.mars import MarsConfig
+from pipeline.data.collate import MicroBatch
+from pipeline.model.mars import MarsForCausalLM, is_trained
+
+
+@dataclass(frozen=True)
+class Flop:
+    """Floating-point operations of a forward and backward pass, recomputation not counted."""
+
+    matrices: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.matrices + self.attention
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a model: all, those that training changes, and those that a visual position passes through
+    (one expert of each layer with the norms, and the visual head's rows for codes; embeddings are only looked up)."""
+
+    total: int
+    trainable: int
+    active: int
+
+
+def count_parameters(config: MarsConfig) -> ParameterCounts:
+    """Counts on the meta device: no memory is taken, whatever the size."""
+    with torch.device("meta"):
+        model = MarsForCausalLM(config)
+    model.tie_weights()
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    unused = (".text_expert.", "embed_", "head.")
+    active = sum(size for name, size in sizes.items() if not any(part in name for part in unused))
+    if config.shared_output_projection:
+        active += sum(size for name, size in sizes.items() if ".text_expert.o_proj." in name)
+    return ParameterCounts(
+        total=sum(sizes.values()),
+        trainable=sum(size for name, size in sizes.items() if is_trained(name)),
+        active=active + config.codebook_size * config.hidden_size,
+    )
+
+
+def expert_parameters(config: MarsConfig) -> int:
+    """Matrix elements that one token passes through in one expert, all layers: q, k, v, o and the FFN's three."""
+    head_dim = config.hidden_size // config.num_attention_heads
+    attention = config.hidden_size * head_dim * 2 * (config.num_attention_heads + config.num_key_value_heads)
+    return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+
+
+def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state") -> Flop:
+    """What a micro-batch takes, padding apart. N is `expert_parameters`.
+
+    A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
+    weights are frozen, and 2N in a prefix that nothing is differentiated through. A shared output projection is frozen
+    for visual tokens, too. Attention has two products of a query with each key it sees, 4 * hidden size * layers a
+    pair forward and twice that backward. The head is computed at labels alone: 6 FLOP a visual weight, 4 a text weight.
+    """
+    work, hidden, parameters = batch.work, config.hidden_size, expert_parameters(config)
+    prefix = batch.kind.has_text_prefix
+    matrices = 6.0 * parameters * work.visual_tokens + (2.0 if prefix else 4.0) * parameters * work.text_tokens
+    if config.shared_output_projection:
+        matrices -= 2.0 * hidden * hidden * config.num_hidden_layers * work.visual_tokens
+    num_text, num_codes = len(batch.text_labels.index), len(batch.code_labels.index)
+    vocabulary = config.vocabulary
+    if normalisation == "joint":
+        per_label = 6.0 * vocabulary.num_visual + 4.0 * config.text_vocab_size
+        matrices += hidden * per_label * (num_text + num_codes)
+    else:
+        matrices += 4.0 * hidden * config.text_vocab_size * num_text + 6.0 * hidden * config.codebook_size * num_codes
+    pair = 4.0 * hidden * config.num_hidden_layers
+    return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
+
+
+def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> float:
+    """What gradient checkpointing of every n-th layer (0: of none) runs once more of a micro-batch: those layers'
+    forward pass, 2N a token and one of attention's three parts. Not that of a prefix's text, which has no backward, and
+    not the visual FFN's last product, the layer's last: torch stops at what the backward needs.
+
+    Hardware does it and `flop_of` does not count it, so a device's use is above MFU by this share.
+    """
+    if not every:
+        return 0.0
+    work, share = batch.work, -(-config.num_hidden_layers // every) / config.num_hidden_layers
+    text_tokens, text_pairs = (0, 0) if batch.kind.has_text_prefix else (work.text_tokens, work.text_pairs)
+    last_products = config.num_hidden_layers * config.hidden_size * config.intermediate_size
+    matrices = 2.0 * expert_parameters(config) * (work.visual_tokens + text_tokens)
+    matrices -= 2.0 * last_products * work.visual_tokens
+    pairs = 4.0 * config.hidden_size * config.num_hidden_layers * (work.visual_pairs + text_pairs)
+    return share * (matrices + pairs)

@@ -1,0 +1,209 @@
+"""What a rank's memory will hold while it trains, by component, from configurations alone.
+
+Weights and optimizer follow from parameter counts and DeepSpeed's partitioning; activations from what autograd keeps,
+counted tensor by tensor in `layer_bytes` (a test compares with what it really keeps on a CPU). Fused kernels and
+`torch.compile` keep less; the allocator's gaps come on top.
+
+Letters: T trained and F frozen parameters, W ranks, e bytes of an element in the model's dtype, D hidden size, I the
+FFN's size, H query heads and G key-value heads of size d.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from pipeline.config.mars import MarsConfig
+from pipeline.config.stage import StageConfig
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.sequences import Kind
+from pipeline.model.loss import CHUNK_BYTES
+from pipeline.planning.flops import ParameterCounts
+
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's `reduce_bucket_size`, which the project leaves as it is."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's `sub_group_size`, likewise: ZeRO-3 updates that many at once."""
+RUNTIME_BYTES = 3_000_000_000
+"""Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, gaps."""
+GRADIENTS_OF_LAYER = {"sdpa": 0.5, "flex_attention": 0.5, "eager": 1.5}
+"""Gradients inside a layer's backward pass, at most, as a share of what the layer keeps. Measured on a CPU (a test)."""
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """One kind's part of a micro-step on one rank: `rows` with text [rows, text_length] and pictures [rows,
+    visual_length], and of them `labels` positions with a label."""
+
+    kind: Kind
+    rows: int
+    text_length: int
+    visual_length: int
+    labels: int
+
+    @property
+    def text_tokens(self) -> int:
+        """Of the tensor, padding included."""
+        return self.rows * self.text_length
+
+    @property
+    def visual_tokens(self) -> int:
+        """Of the tensor, padding included."""
+        return self.rows * self.visual_length
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of one rank. `start` is there until it is partitioned, `runtime` always; from then on the next four, with
+    another four while a micro-step's backward pass runs, or `update` while the optimizer steps."""
+
+    start: int
+    runtime: int
+    frozen_weights: int
+    trained_weights: int
+    gradients: int
+    master_and_moments: int
+    activations: int
+    gathered: int
+    reduce_buckets: int
+    head: int
+    update: int
+
+    @property
+    def states(self) -> int:
+        """Weights and what the optimizer needs of them."""
+        return self.frozen_weights + self.trained_weights + self.gradients + self.master_and_moments
+
+    @property
+    def peak(self) -> int:
+        """At the fullest moment."""
+        micro_step = self.activations + self.gathered + self.reduce_buckets + self.head
+        return self.runtime + max(self.start, self.states + max(micro_step, self.update))
+
+    def by_component(self) -> dict[str, int]:
+        """Bytes by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def memory_plan(
+    config: MarsConfig,
+    counts: ParameterCounts,
+    stage: StageConfig,
+    zero: ZeroConfig,
+    world_size: int,
+    shapes: list[RowShape],
+    use_gpu: bool,
+) -> MemoryPlan:
+    """One rank's memory.
+
+    - `start`: e (T + F). DeepSpeed moves the whole model to the device and partitions it there.
+    - `frozen_weights`: e F, over W under ZeRO-3 unless `frozen_whole`.
+    - `trained_weights`: e T, over W under ZeRO-3.
+    - `gradients`: 4 T / W, accumulated in float32.
+    - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments.
+    - `activations`: see `activation_bytes`.
+    - `gathered`: under ZeRO-3, e times what is partitioned, at most `max_live_parameters`, at least the largest module.
+    - `reduce_buckets`: 2 e times DeepSpeed's bucket, at most T: gradients on their way to the rank that keeps them.
+    - `head`: see `head_bytes`.
+    - `update`: 4 T / W, the gradients once more as DeepSpeed flattens them; under ZeRO-3 one sub-group of them.
+
+    Args:
+        config: the model.
+        counts: its `count_parameters`.
+        stage, zero: what is trained, and how it is partitioned.
+        world_size: W.
+        shapes: of the largest micro-step, one a kind.
+        use_gpu: counts `RUNTIME_BYTES`.
+    """
+    element = element_bytes(zero.dtype)
+    trained, frozen = counts.trainable, counts.total - counts.trainable
+    partitioned = zero.zero_stage == 3
+    gatherable = (trained + (0 if zero.frozen_whole else frozen)) if partitioned else 0
+    live = min(gatherable, max(zero.max_live_parameters, largest_module(config, zero.frozen_whole)))
+    own = -(-trained // world_size)
+    return MemoryPlan(
+        start=element * counts.total,
+        runtime=RUNTIME_BYTES if use_gpu else 0,
+        frozen_weights=element * (-(-frozen // world_size) if partitioned and not zero.frozen_whole else frozen),
+        trained_weights=element * (own if partitioned else trained),
+        gradients=4 * own,
+        master_and_moments=12 * own,
+        activations=activation_bytes(config, stage, zero.dtype, shapes),
+        gathered=element * live,
+        reduce_buckets=2 * element * min(REDUCE_BUCKET_ELEMENTS, trained),
+        head=head_bytes(config, stage, zero.dtype, shapes),
+        update=4 * min(own, SUB_GROUP_ELEMENTS) if partitioned else 4 * own,
+    )
+
+
+def element_bytes(dtype: str) -> int:
+    """e of a dtype by its name in torch."""
+    return int(getattr(torch, dtype).itemsize)
+
+
+def largest_module(config: MarsConfig, frozen_whole: bool) -> int:
+    """Elements of the head, which is gathered as one: its visual rows, and the text rows where they are partitioned."""
+    text = 0 if frozen_whole else config.text_vocab_size
+    return config.hidden_size * (config.vocabulary.num_visual + text)
+
+
+def layer_bytes(config: MarsConfig, shape: RowShape, attention: str, dtype: str) -> int:
+    """What autograd keeps of one layer that is not recomputed.
+
+    A visual position: float32 input and root mean square of two norms, 8D + 8; the normed inputs of the trained
+    projections and of the FFN, 2eD; the FFN's gate, its activation, its other half and their product, 4eI. A text
+    position that gradients pass through keeps no input of a frozen matrix: 8D + 8 and 3eI; a prefix nothing.
+    Attention: queries eHd, keys and values 2eHd (2eGd for FlexAttention, which does not repeat them) of what is
+    attended to, the output eHd and 4H of softmax statistics a query; the output once more for the trained projection,
+    where it is cut out of a joint row. `sdpa` also keeps the mask in the model's dtype, e a pair of positions; `eager`
+    has no statistics but the softmax, 4H a pair, and that in the model's dtype where it is another, eH.
+    """
+    element, hidden, heads = element_bytes(dtype), config.hidden_size, config.num_attention_heads
+    prefix, is_eager = shape.kind.has_text_prefix, attention == "eager"
+    text, visual = (0 if prefix else shape.text_tokens), shape.visual_tokens
+    norms = 8 * hidden + 8
+    kept = visual * (norms + 2 * element * hidden + 4 * element * config.intermediate_size)
+    kept += text * (norms + 3 * element * config.intermediate_size)
+
+    queries, keys = text + visual, shape.text_tokens + shape.visual_tokens
+    pairs = queries * (shape.text_length + shape.visual_length)
+    head_dim = hidden // heads
+    key_heads = config.num_key_value_heads if attention == "flex_attention" else heads
+    kept += queries * element * hidden + keys * 2 * element * key_heads * head_dim
+    if not is_eager:
+        kept += queries * (element * hidden + 4 * heads)
+    if (is_eager or not prefix) and not config.shared_output_projection:
+        kept += visual * element * hidden
+    if attention == "sdpa":
+        kept += element * pairs
+    if is_eager:
+        kept += heads * pairs * (4 + (0 if dtype == "float32" else element))
+    return kept
+
+
+def activation_bytes(config: MarsConfig, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+    """What a micro-step holds for its one backward pass: of every kind `layer_bytes` of each layer; only its input, eD
+    a position that gradients pass through, where `checkpoint_every_layers` recomputes it; a text prefix's keys and
+    values, 2eGd; and the final norm's 4D + 4. Besides, the largest layer's gradients, and itself where recomputed."""
+    element, hidden, layers = element_bytes(dtype), config.hidden_size, config.num_hidden_layers
+    every = stage.checkpoint_every_layers
+    recomputed = -(-layers // every) if every else 0
+    key_value = 2 * element * config.num_key_value_heads * (hidden // config.num_attention_heads)
+    kept, largest = 0, 0
+    for shape in shapes:
+        prefix = shape.kind.has_text_prefix
+        positions = shape.visual_tokens + (0 if prefix else shape.text_tokens)
+        layer = layer_bytes(config, shape, stage.attention, dtype)
+        kept += (layers - recomputed) * layer + recomputed * positions * element * hidden
+        kept += positions * (4 * hidden + 4) + (layers * shape.text_tokens * key_value if prefix else 0)
+        largest = max(largest, layer)
+    return kept + int((GRADIENTS_OF_LAYER[stage.attention] + bool(recomputed)) * largest)
+
+
+def head_bytes(config: MarsConfig, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+    """The loss's chunk of logits in float32 about four times (in the model's dtype and joined, as probabilities, and
+    their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes a weight),
+    and hidden states at the labels with their gradients, 2eD."""
+    element, hidden = element_bytes(dtype), config.hidden_size
+    labels = sum(shape.labels for shape in shapes)
+    rows = config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
+    return 4 * CHUNK_BYTES + (4 + element) * rows * hidden + 2 * element * hidden * labels

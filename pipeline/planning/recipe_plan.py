@@ -1,0 +1,269 @@
+"""A recipe's plan, from the recipe alone: batches, memory, work and GPU-days; and what makes it impossible."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.geometries import GEOMETRIES
+from pipeline.config.gpus import MEMORY_GB, memory_bytes, peak_flop_per_s
+from pipeline.config.mars import MarsConfig
+from pipeline.config.recipe import Recipe
+from pipeline.config.stage import StageConfig
+from pipeline.data.sequences import Kind
+from pipeline.errors import UsageError
+from pipeline.model.loading import qwen2_config
+from pipeline.planning.flops import ParameterCounts, count_parameters
+from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
+from pipeline.planning.work import SampleLengths, StageWork, stage_work
+from pipeline.weights.language_expert_formats import language_expert_config
+
+DAY_S = 86_400
+ASSUMED_MFU = 0.5
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SAME = (*SIZES, "num_key_value_heads", "tie_word_embeddings")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run is planned on. Peak and memory are None on CPUs, of which nothing is promised.
+
+    Attributes:
+        name: the GPU's model, or `CPU`.
+        peak_flop_per_s, memory_bytes: of one.
+        mfu: the share of the peak that is assumed.
+    """
+
+    name: str
+    peak_flop_per_s: float | None
+    memory_bytes: int | None
+    mfu: float
+
+    def days(self, flop: float) -> float | None:
+        """Days of one GPU."""
+        return flop / (self.peak_flop_per_s * self.mfu * DAY_S) if self.peak_flop_per_s else None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage's plan. `gpu_days` is None on CPUs; `budget_gpu_days` 0 where there is none."""
+
+    number: int
+    stage: StageConfig
+    work: StageWork
+    memory: MemoryPlan
+    gpu_days: float | None
+    budget_gpu_days: float
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """The plan of a recipe."""
+
+    recipe: Recipe
+    config: MarsConfig
+    counts: ParameterCounts
+    lengths: SampleLengths
+    device: Device
+    stages: tuple[PlannedStage, ...]
+
+    @property
+    def flop(self) -> float:
+        """Of all its stages."""
+        return sum(stage.work.flop for stage in self.stages)
+
+
+def plan_recipe(recipe: Recipe, numbers: list[int], gpu: str = "", mfu: float = ASSUMED_MFU) -> RecipePlan:
+    """Plans the stages of these numbers.
+
+    Args:
+        recipe: with its overrides.
+        numbers: from 1.
+        gpu: model to plan on instead of the recipe's.
+        mfu: share of the peak to assume.
+
+    Raises:
+        UsageError: the recipe cannot work as it is; the message has every reason that was found.
+    """
+    device = planned_device(recipe, gpu, mfu)
+    config, lengths = planned_config(recipe), sample_lengths(recipe)
+    counts = count_parameters(config)
+    budgets = recipe.plan.budget_gpu_days
+    stages: list[PlannedStage] = []
+    problems: list[str] = []
+    if len(budgets) > len(recipe.stages):
+        problems.append(f"plan.budget_gpu_days has {len(budgets)} values for {len(recipe.stages)} stages")
+    for number in numbers:
+        stage, world_size = recipe.stages[number - 1], recipe.scaling.num_workers
+        found = sample_problems(recipe, stage, config, lengths)
+        if not found:
+            work = stage_work(config, stage, lengths, world_size, recipe.plan.documents)
+            memory = memory_plan(
+                config, counts, stage, recipe.zero, world_size, row_shapes(stage, work), recipe.scaling.use_gpu
+            )
+            budget = budgets[number - 1] if number <= len(budgets) else 0.0
+            planned = PlannedStage(number, stage, work, memory, device.days(work.flop), budget)
+            found = plan_problems(planned, device, world_size)
+            stages.append(planned)
+        problems += [f"stage {number}: {problem}" for problem in found]
+    if problems:
+        raise UsageError(f"recipe {recipe.name!r} cannot work: " + "; ".join(problems))
+    return RecipePlan(recipe, config, counts, lengths, device, tuple(stages))
+
+
+def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
+    """What the run is planned on.
+
+    Raises:
+        UsageError: nobody said which GPU, it is none that is known, or the MFU is no share.
+    """
+    if not 0 < mfu <= 1:
+        raise UsageError(f"--mfu {mfu:g}: the share of the peak that is assumed lies above 0 and is at most 1")
+    if not recipe.scaling.use_gpu:
+        if gpu:
+            raise UsageError(f"--gpu {gpu}: recipe {recipe.name!r} trains on CPUs; --set scaling.use_gpu=true")
+        return Device("CPU", None, None, mfu)
+    name = gpu or recipe.plan.gpu
+    known = ", ".join(part.replace(" ", "-") for part in MEMORY_GB)
+    if not name:
+        raise UsageError(f"recipe {recipe.name!r} trains on GPUs and names no model; name it with --gpu, of {known}")
+    peak, memory = peak_flop_per_s(name), memory_bytes(name)
+    if peak is None or memory is None:
+        raise UsageError(f"GPU {name!r}: its peak and its memory are not known for sure; name one of {known}")
+    return Device(name, peak, memory, mfu)
+
+
+def planned_config(recipe: Recipe) -> MarsConfig:
+    """The model's configuration, without its weights.
+
+    Raises:
+        UsageError: the language expert's geometry is not known, or the folder's is another.
+    """
+    name, folder = recipe.plan.language_expert_geometry, recipe.language_expert_folder
+    if name and name not in GEOMETRIES:
+        known = ", ".join(GEOMETRIES)
+        raise UsageError(f"plan.language_expert_geometry is {name!r}, it must be one of {known}")
+    stated = GEOMETRIES[name].language_expert() if name else None
+    if folder and (Path(folder) / "config.json").exists():
+        base = language_expert_config(Path(folder))
+        for key in SAME:
+            if stated is not None and getattr(base, key) != getattr(stated, key):
+                raise UsageError(
+                    f"language expert {folder!r} has {key} {getattr(base, key)}, geometry {name!r} "
+                    f"{getattr(stated, key)}; set plan.language_expert_geometry"
+                )
+    elif stated is not None:
+        base = stated
+    elif folder:
+        raise UsageError(
+            f"language expert {folder!r} is not at hand, and the recipe does not say its geometry; set "
+            f"plan.language_expert_geometry to one of {', '.join(GEOMETRIES)}"
+        )
+    else:
+        base = qwen2_config(recipe.language_expert, recipe.language_expert.vocab_size)
+    shared = recipe.shared_output_projection
+    return MarsConfig.from_language_expert(base, recipe.vqgan.codebook_size, shared_output_projection=shared)
+
+
+def sample_lengths(recipe: Recipe) -> SampleLengths:
+    """The lengths that the recipe's tokenization will give.
+
+    Raises:
+        UsageError: a size is no multiple of the VQ-GAN's factor, or captions are longer on average than at most.
+    """
+    tokenization, factor = recipe.tokenization, 2 ** (len(recipe.vqgan.block_out_channels) - 1)
+    for name in ("size_px", "size_hr_px"):
+        if (size := getattr(tokenization, name)) % factor:
+            raise UsageError(f"tokenization.{name} is {size}, no multiple of the VQ-GAN's factor {factor}")
+    mean, most = recipe.plan.mean_caption_ids, tokenization.max_caption_ids
+    if not 0 < mean <= most:
+        raise UsageError(f"plan.mean_caption_ids is {mean}; it must lie between 1 and max_caption_ids {most}")
+    low, high = (tokenization.size_px // factor) ** 2, (tokenization.size_hr_px // factor) ** 2
+    return SampleLengths(low, high, mean, most)
+
+
+def row_shapes(stage: StageConfig, work: StageWork) -> list[RowShape]:
+    """A rank's largest micro-step: the fullest rows of every kind."""
+    shapes = []
+    for kind in work.kinds:
+        rows = min(stage.micro_batch_size, kind.rows_per_rank)
+        shapes.append(
+            RowShape(kind.kind, rows, kind.row_text_length, kind.row_visual_length, labels=rows * kind.row_labels)
+        )
+    return shapes
+
+
+def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, lengths: SampleLengths) -> list[str]:
+    """Why samples of the stage cannot be made or do not fit into a row."""
+    found = []
+    wants_high = stage.task_shares.get("high_resolution", 0.0) > 0
+    group_size, high_px = stage.high_resolution_group, recipe.tokenization.size_hr_px
+    if wants_high and not high_px:
+        found.append(
+            "task high_resolution has a share, but tokenization.size_hr_px is 0: tokens will have no high-resolution "
+            "codes; set it, or the share to 0"
+        )
+    if wants_high and lengths.num_high_codes % group_size:
+        found.append(
+            f"high_resolution_group {group_size} does not divide the {lengths.num_high_codes} codes of {high_px} px; "
+            "choose a divisor"
+        )
+    for name in stage.sources:
+        if recipe.corpora[name].has_documents and name not in recipe.plan.documents:
+            found.append(
+                f"corpus {name!r} consists of documents; say how many pictures and text ids one has on average, as in "
+                f"--set plan.documents.{name}='(3, 32)'"
+            )
+    longest = lengths.longest(wants_high)
+    if stage.seq_len < longest:
+        found.append(
+            f"seq_len {stage.seq_len} is too short for a sample, which can have {longest} tokens "
+            f"({lengths.num_codes} codes, {lengths.num_high_codes if wants_high else 0} of the high resolution, "
+            f"{lengths.max_caption_ids} caption ids, and what stands around them); raise seq_len"
+        )
+    if any(recipe.corpora[name].has_documents for name in stage.sources):
+        longest = max(longest, stage.seq_len)
+    if longest > config.max_position_embeddings:
+        found.append(
+            f"a sample can have {longest} tokens, the language expert knows {config.max_position_embeddings} "
+            "positions; lower tokenization.size_hr_px or max_caption_ids"
+        )
+    return found
+
+
+def plan_problems(planned: PlannedStage, device: Device, world_size: int) -> list[str]:
+    """Why the plan does not suit the ranks, the GPU, or the budget.
+
+    Samples are packed into a multiple of `world_size` rows, so `global_batch_size` need not be one. But a kind with
+    fewer samples than ranks leaves rows empty in every step, and their ranks compute a filler's worth of nothing.
+    """
+    found = []
+    size = planned.stage.global_batch_size
+    for kind in planned.work.kinds:
+        # Documents are no task: they may be rare, and come once in many steps.
+        if kind.samples < world_size and kind.kind is not Kind.INTERLEAVED:
+            enough = -(-size * world_size // kind.samples)
+            found.append(
+                f"global_batch_size {size} does not suit {world_size} ranks: {kind.kind.name.lower()} gets "
+                f"{kind.samples:g} samples a step, so some ranks would have none; raise it to {enough:.0f} or more, "
+                "or the task's share, or lower scaling.num_workers"
+            )
+    memory, has = planned.memory, device.memory_bytes
+    if has is not None and memory.start + memory.runtime > has:
+        found.append(
+            f"the whole model takes {memory.start / 1e9:.1f} GB of a GPU before DeepSpeed partitions it, and "
+            f"{memory.runtime / 1e9:.0f} GB are assumed for CUDA; {device.name} has {has / 1e9:.0f} GB; name a GPU "
+            "with more, or a smaller language expert"
+        )
+    elif has is not None and memory.peak > has:
+        components = memory.by_component()
+        largest = max(components.keys() - {"start"}, key=lambda name: components[name])
+        found.append(
+            f"needs {memory.peak / 1e9:.1f} GB a GPU, {device.name} has {has / 1e9:.0f} GB; the most is {largest}, "
+            f"{components[largest] / 1e9:.1f} GB; lower micro_batch_size, set checkpoint_every_layers to 1, "
+            "zero.zero_stage to 3, or raise scaling.num_workers"
+        )
+    if planned.gpu_days is not None and 0 < planned.budget_gpu_days < planned.gpu_days:
+        found.append(
+            f"is planned at {planned.gpu_days:.1f} GPU-days of {device.name} (MFU {device.mfu:g}, assumed), its budget "
+            f"is {planned.budget_gpu_days:g}; lower steps or raise plan.budget_gpu_days"
+        )
+    return found

@@ -1,0 +1,246 @@
+"""What a stage will take, before there is anything to look at: tokens, FLOP, rows and micro-steps.
+
+Samples are built, packed, collated and counted by the code that trains. Only their lengths are assumed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from pipeline.config.mars import MarsConfig
+from pipeline.config.stage import StageConfig
+from pipeline.config.vocabulary import Role
+from pipeline.data.batch_plan import PLAIN_SHARE
+from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.packing import deal_rows, pack_rows
+from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.planning.flops import Flop, flop_of, recomputed_flop_of
+
+LONGEST_FRAME = 16
+"""Ids around codes and caption, at most: an instruction, the picture's borders, the caption's end."""
+
+Documents = Mapping[str, tuple[int, int]]
+"""Pictures and text ids of a document on average, by the corpus that consists of such."""
+NO_DOCUMENTS: Documents = MappingProxyType({})
+
+INSTRUCTION_IDS = {"en": 7, "zh": 6}
+"""Ids of each captioning instruction in Qwen's vocabulary."""
+
+
+@dataclass(frozen=True)
+class SampleLengths:
+    """The lengths that stand for a corpus.
+
+    Attributes:
+        num_codes: of a picture.
+        num_high_codes: of its high resolution; 0 where there is none.
+        mean_caption_ids, max_caption_ids: of a caption, on average and at most.
+    """
+
+    num_codes: int
+    num_high_codes: int
+    mean_caption_ids: int
+    max_caption_ids: int
+
+    def longest(self, high_resolution: bool) -> int:
+        """Tokens that a sample can have."""
+        high = self.num_high_codes if high_resolution else 0
+        return self.num_codes + high + self.max_caption_ids + LONGEST_FRAME
+
+
+@dataclass(frozen=True)
+class KindWork:
+    """One kind's samples of a step, all ranks, as expected.
+
+    Attributes:
+        kind: of the samples.
+        samples: a step.
+        text_tokens, visual_tokens: a sample.
+        flop: a sample, as `flop_of` counts it.
+        recomputed_flop: a sample, on top of that.
+        rows: a step, a multiple of the ranks.
+        rows_per_rank: a step.
+        micro_steps: a step, of `micro_batch_size` rows a rank, the last with fewer.
+        row_text_length, row_visual_length: of the tensors that the fullest row goes into, padding included.
+        row_labels: of the row with most of them.
+        padding_fraction: what would be padding, were every row as long as the fullest: rows that do not come out
+            even, and rows without a sample.
+    """
+
+    kind: Kind
+    samples: float
+    text_tokens: float
+    visual_tokens: float
+    flop: Flop
+    recomputed_flop: float
+    rows: int
+    rows_per_rank: int
+    micro_steps: int
+    row_text_length: int
+    row_visual_length: int
+    row_labels: int
+    padding_fraction: float
+
+    @property
+    def tokens(self) -> float:
+        """A sample, of both modalities."""
+        return self.text_tokens + self.visual_tokens
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """A stage's expected work. A micro-step holds rows of every kind that is left, so they run side by side."""
+
+    kinds: tuple[KindWork, ...]
+    steps: int
+    global_batch_size: int
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-steps of a step."""
+        return max(kind.micro_steps for kind in self.kinds)
+
+    @property
+    def samples(self) -> int:
+        """Of the stage."""
+        return self.steps * self.global_batch_size
+
+    @property
+    def tokens(self) -> float:
+        """Of the stage."""
+        return self.steps * sum(kind.samples * kind.tokens for kind in self.kinds)
+
+    @property
+    def flop(self) -> float:
+        """Of the stage, recomputation not counted."""
+        return self.steps * sum(kind.samples * kind.flop.total for kind in self.kinds)
+
+    @property
+    def recomputed_flop(self) -> float:
+        """Of the stage, on top of `flop`."""
+        return self.steps * sum(kind.samples * kind.recomputed_flop for kind in self.kinds)
+
+
+def stage_work(
+    config: MarsConfig,
+    stage: StageConfig,
+    lengths: SampleLengths,
+    world_size: int,
+    documents: Documents = NO_DOCUMENTS,
+) -> StageWork:
+    """The work that is expected of a stage whose settings are possible (see `StageConfig.problems`).
+
+    Every caption has the mean length: attention, the one cost that is not linear in it, is a small part. So has every
+    document; `documents` says which of the stage's sources consist of such.
+
+    Raises:
+        InputError: a sample does not fit into `seq_len`.
+        ValueError: K does not divide the high-resolution codes.
+    """
+    found = expected_samples(config, stage, lengths, documents)
+    samples = [(share, sequence) for share, sequence in found if share > 0]
+    works = []
+    for kind in Kind:
+        of_kind = [(share, sequence) for share, sequence in samples if sequence.kind is kind]
+        if of_kind:
+            works.append(_kind_work(config, stage, lengths, world_size, of_kind))
+    return StageWork(tuple(works), stage.steps, stage.global_batch_size)
+
+
+def expected_samples(
+    config: MarsConfig, stage: StageConfig, lengths: SampleLengths, documents: Documents = NO_DOCUMENTS
+) -> list[tuple[float, Sequence]]:
+    """Samples of each task with a whole, a cropped and no caption, and in each language, and a document of each source
+    of such, with their share of the stage's. A cropped caption has half of the ids."""
+    instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
+    builder = SequenceBuilder(config.vocabulary, instructions, 0)
+    codes, high = np.zeros(lengths.num_codes, np.uint16), np.zeros(lengths.num_high_codes, np.uint16)
+    caption, role = [0] * lengths.mean_caption_ids, Role[stage.high_resolution_role.upper()]
+    samples, weights = [], {name: source.weight for name, source in stage.sources.items()}
+    for name, (pictures, text_ids) in documents.items():
+        if name in weights:
+            texts = [[0] * len(part) for part in np.array_split(np.zeros(text_ids), pictures)]
+            parts = [part for text in texts for part in (text, codes)]
+            samples.append((weights[name] / sum(weights.values()), builder.interleaved(parts)))
+    of_pictures = 1 - sum(share for share, _ in samples)
+    for task, task_share in stage.task_shares.items():
+        share = task_share * of_pictures
+        if task == "captioning":
+            for language, part in stage.language_shares.items():
+                samples.append((share * part, builder.captioning(codes, caption, language)))
+            continue
+        for ids, part, plain_position in _caption_draws(stage, caption):
+            if task == "text_to_image":
+                sequence = builder.text_to_image(ids, codes, plain_position)
+            else:
+                group_size = stage.high_resolution_group
+                sequence = builder.high_resolution(ids, codes, high, role, group_size, plain_position=plain_position)
+            samples.append((share * part, sequence))
+    return samples
+
+
+def _caption_draws(stage: StageConfig, caption: list[int]) -> Iterator[tuple[list[int], float, int | None]]:
+    """What `StagePlan` may make of a caption before a picture: ids, share of such samples, plain position."""
+    cropped = stage.caption_crop if len(caption) > 1 else 0.0
+    for ids, share in (
+        (caption, (1 - stage.guidance_dropout) * (1 - cropped)),
+        (caption[: (len(caption) + 1) // 2], (1 - stage.guidance_dropout) * cropped),
+        ([], stage.guidance_dropout),
+    ):
+        plain = PLAIN_SHARE if len(ids) > 1 else 0.0
+        for plain_position, part in ((0, share * plain), (None, share * (1 - plain))):
+            if part:
+                yield ids, part, plain_position
+
+
+def _kind_work(
+    config: MarsConfig,
+    stage: StageConfig,
+    lengths: SampleLengths,
+    world_size: int,
+    variants: list[tuple[float, Sequence]],
+) -> KindWork:
+    kind, share = variants[0][1].kind, sum(part for part, _ in variants)
+    batches = [_alone(config, sequence) for _, sequence in variants]
+    parts = [part / share for part, _ in variants]
+    flops = [flop_of(batch, config, stage.normalisation) for batch in batches]
+    again = [recomputed_flop_of(batch, config, stage.checkpoint_every_layers) for batch in batches]
+
+    samples = []
+    for batch, (part, _) in zip(batches, variants, strict=True):
+        samples += [batch] * round(part * stage.global_batch_size)
+    samples = samples or batches[:1]
+    rows = pack_rows([batch.work.tokens for batch in samples], stage.seq_len, world_size)
+    dealt = deal_rows(rows, [len(row) for row in rows], 0, world_size, stage.micro_batch_size)
+    # A row holds at least one sample, which may have the longest caption.
+    longest_text = lengths.max_caption_ids + (LONGEST_FRAME if kind is Kind.CAPTIONING else 0)
+    text = max(longest_text, *(sum(samples[index].work.text_tokens for index in row) for row in rows))
+    visual = max(sum(samples[index].work.visual_tokens for index in row) for row in rows)
+    padded = [-(-length // stage.row_multiple) * stage.row_multiple for length in (text, visual)]
+    fullest = max(sum(samples[index].work.tokens for index in row) for row in rows)
+    labels = [len(batch.text_labels.index) + len(batch.code_labels.index) for batch in samples]
+    return KindWork(
+        kind=kind,
+        samples=share * stage.global_batch_size,
+        text_tokens=_mean([batch.work.text_tokens for batch in batches], parts),
+        visual_tokens=_mean([batch.work.visual_tokens for batch in batches], parts),
+        flop=Flop(_mean([flop.matrices for flop in flops], parts), _mean([flop.attention for flop in flops], parts)),
+        recomputed_flop=_mean(again, parts),
+        rows=len(rows),
+        rows_per_rank=len(rows) // world_size,
+        micro_steps=len(dealt),
+        row_text_length=padded[0],
+        row_visual_length=padded[1],
+        row_labels=max(sum(labels[index] for index in row) for row in rows),
+        padding_fraction=1 - sum(batch.work.tokens for batch in samples) / (len(rows) * fullest),
+    )
+
+
+def _alone(config: MarsConfig, sequence: Sequence) -> MicroBatch:
+    return collate(sequence.kind, [[sequence]], config.vocabulary, [0.0] * len(Task), row_multiple=1)
+
+
+def _mean(values: list[float] | list[int], parts: list[float]) -> float:
+    return float(sum(value * part for value, part in zip(values, parts, strict=True)))

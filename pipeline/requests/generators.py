@@ -1,0 +1,73 @@
+"""Generators on Ray Data, fed with rows of prompts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from pipeline.checkpoints.manifest import finished_checkpoint
+from pipeline.config.recipe import Recipe
+from pipeline.export.export import export_model, exported_from
+from pipeline.generation.actor import Generator, GeneratorConfig
+from pipeline.generation.sampling import GREEDY
+from pipeline.requests.request import (
+    Request,
+)
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.terminal import say
+from tokenization.table.token_table import Fingerprint
+from tokenization.text_tokenizer import load_text_tokenizer
+
+
+def generator_config(request: Request, batch_size: int) -> GeneratorConfig:
+    """What all generators of a run have in common. Captions take the likeliest ids."""
+    return GeneratorConfig(
+        export=request.paths.export,
+        batch_size=batch_size,
+        prompt_len=request.fingerprint.max_caption_ids,
+        num_codes=request.fingerprint.num_codes,
+        sampling=request.sampling,
+        caption_sampling=GREEDY,
+        max_caption_ids=request.recipe.evaluation.max_caption_ids,
+        high=request.high,
+        use_gpu=request.recipe.scaling.use_gpu,
+    )
+
+
+def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
+    """Exports the last stage's model, where that has not been done yet."""
+    checkpoint = finished_checkpoint(paths.checkpoints(len(recipe.stages)))
+    if exported_from(paths.export) == checkpoint.name:
+        return
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    export_model(
+        paths.base,
+        checkpoint,
+        fingerprint.codebook_size,
+        tokenizer,
+        paths.export,
+        **recipe.model_options(),
+    )
+    say(f"generate: exported {checkpoint.name} to {paths.export}")
+
+
+def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: Any) -> Iterator[dict[str, Any]]:
+    """The rows, through a pool of `Generator`s on Ray Data, as they come; `row_number` says which is which."""
+    numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
+    scaling = recipe.scaling
+    workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))
+    generated = ray.data.from_items(numbered, override_num_blocks=workers).map_batches(
+        Generator,
+        fn_constructor_args=(config,),
+        batch_size=config.batch_size,
+        num_cpus=scaling.cpus_per_worker,
+        num_gpus=1 if scaling.use_gpu else 0,
+        compute=ActorPoolStrategy(size=workers),
+    )
+    for done, row in enumerate(generated.iter_rows(), start=1):
+        if done == 1:
+            ledger.working.remote()
+        if done % max(1, len(rows) // 4) == 0:
+            say(f"generate: {done} of {len(rows)}")
+        yield row

@@ -1,0 +1,144 @@
+"""Prompts from the command line and from files, all of them checked before anything starts."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, UsageError
+from pipeline.generation.sampling import seed_problems
+
+SHOWN_PROBLEMS = 20
+"""Bad lines that an error names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        text: the prompt itself.
+        place: where it stands, for messages.
+        id: its own name, or its number.
+        language: as the file has it; only passed on.
+        seed: its own, or None for the job's.
+    """
+
+    text: str
+    place: str
+    id: str
+    language: str | None = None
+    seed: int | None = None
+
+
+def read_prompts(
+    texts: tuple[str, ...], file: str, num_ids: Callable[[list[str]], list[int]], max_ids: int
+) -> list[Prompt]:
+    """The prompts of the command line, then those of `file`: `.txt` has one a line, `.jsonl` an object a line.
+
+    Args:
+        texts: of the command line.
+        file: a path, or empty.
+        num_ids: counts the text ids of each text.
+        max_ids: of a prompt.
+
+    Raises:
+        UsageError: a prompt of the command line is empty or too long, or the file's name ends otherwise.
+        InputError: the file cannot be read, or has bad lines; it names them all, up to `SHOWN_PROBLEMS`.
+    """
+    given = [Prompt(text, "--prompt", str(number)) for number, text in enumerate(texts)]
+    if problems := _problems(given, num_ids, max_ids):
+        raise UsageError(f"{'; '.join(problems)}; say what to draw, in fewer words where it is too long")
+    if not file:
+        return given
+    lines, problems = _read(Path(file), len(given))
+    problems += _problems(lines, num_ids, max_ids)
+    problems += _repeated([*given, *lines])
+    if problems:
+        more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
+        raise InputError(
+            f"prompts file {file!r}: {'; '.join(sorted(problems, key=_line)[:SHOWN_PROBLEMS])}{more}; mend it"
+        )
+    if not lines:
+        raise InputError(f"prompts file {file!r} has no line; write one prompt a line")
+    return [*given, *lines]
+
+
+def check_not_empty(texts: tuple[str, ...]) -> None:
+    """Raises UsageError where a prompt of the command line is empty: that needs no tokenizer."""
+    if not all(text.strip() for text in texts):
+        raise UsageError("--prompt is empty; say what to draw")
+
+
+def _problems(prompts: list[Prompt], num_ids: Callable[[list[str]], list[int]], max_ids: int) -> list[str]:
+    found = []
+    for prompt, count in zip(prompts, num_ids([prompt.text for prompt in prompts]), strict=True):
+        if not prompt.text.strip():
+            found.append(f"{prompt.place} is empty")
+        elif count > max_ids:
+            found.append(f"{prompt.place} has {count} text ids, this model takes at most {max_ids}")
+    return found
+
+
+def _read(path: Path, first_number: int) -> tuple[list[Prompt], list[str]]:
+    if path.suffix not in (".txt", ".jsonl"):
+        raise UsageError(
+            f"--prompts {str(path)!r}: the name must end in .txt (a prompt a line) or .jsonl (an object a line)"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from error
+    if lines[-1] == "":
+        lines.pop()  # what follows the last newline is no line
+    prompts, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        place, own_id = f"line {number}", str(first_number + number - 1)
+        if path.suffix == ".txt":
+            prompts.append(Prompt(line.removesuffix("\r"), place, own_id))
+            continue
+        try:
+            prompts.append(_parsed(line, place, own_id))
+        except ValueError as error:
+            problems.append(f"{place} {error}")
+    return prompts, problems
+
+
+def _parsed(line: str, place: str, own_id: str) -> Prompt:
+    """Keys besides `prompt`, `language`, `seed` and `id` are somebody else's.
+
+    Raises:
+        ValueError: what is wrong, to follow the place.
+    """
+    try:
+        value: Any = json.loads(line) if line.strip() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON ({error.msg})") from error
+    if value is None:
+        raise ValueError("is empty")
+    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
+        raise ValueError('is no object with a text under "prompt"')
+    language, seed = value.get("language"), value.get("seed")
+    if language is not None and not isinstance(language, str):
+        raise ValueError(f"has the language {language!r}, it must be a text")
+    if seed is not None:
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError(f"has the seed {seed!r}, it must be a whole number")
+        if problems := seed_problems(seed):
+            raise ValueError(f"is wrong: {problems[0]}")
+    return Prompt(value["prompt"], place, str(value.get("id", own_id)), language, seed)
+
+
+def _repeated(prompts: list[Prompt]) -> list[str]:
+    places: dict[str, str] = {}
+    found = []
+    for prompt in prompts:
+        if prompt.id in places:
+            found.append(f"{prompt.place} has the id {prompt.id!r} of {places[prompt.id]}")
+        places.setdefault(prompt.id, prompt.place)
+    return found
+
+
+def _line(problem: str) -> int:
+    return int(problem.split()[1])

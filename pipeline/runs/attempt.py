@@ -1,0 +1,31 @@
+"""The ledger's record of one attempt of a job."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.ledger.account import Limits
+from pipeline.ledger.actor import keep_ledger, new_attempt
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import complain as complain
+from pipeline.runtime.terminal import say as say
+
+NO_LIMITS = Limits()
+
+
+@contextmanager
+def counted(paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS) -> Iterator[Any]:
+    """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
+
+    What is counted is what the job holds of GPUs, or of CPUs where it uses none, as Ray says; see `reserved` for tasks.
+    """
+    connect_to_ray()
+    attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
+    problems: list[str] = []
+    try:
+        with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s, problems) as ledger:
+            yield ledger
+    finally:
+        for problem in problems:
+            complain(problem)

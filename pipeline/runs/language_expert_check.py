@@ -1,0 +1,52 @@
+"""The language expert that a run is built on, checked before anything starts."""
+
+from transformers import Qwen2Config
+
+from pipeline.config.stage import StageConfig
+from pipeline.errors import InputError, UsageError
+from pipeline.runs.paths import RunPaths, language_expert_name
+from pipeline.weights.hub import HUB_NAME
+from pipeline.weights.language_expert_formats import language_expert_config
+from pipeline.weights.starting_model import StartOptions, finished_record, is_starting_model
+from tokenization.table.token_table import Fingerprint
+
+
+def base_config(paths: RunPaths) -> Qwen2Config:
+    """The config of the language expert that the run is built on.
+
+    Raises:
+        InputError: it is not at hand, or cannot be one; see `language_expert_config`.
+    """
+    named = paths.recipe.language_expert_folder
+    if not paths.base.is_dir() and HUB_NAME.fullmatch(named):
+        raise InputError(
+            f"language expert {named!r} is no folder here, and the run has no starting model; run jobs/init_model.py, "
+            "which also fetches a model of that name from the hub"
+        )
+    return language_expert_config(paths.base)
+
+
+def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fingerprint, longest: int) -> None:
+    """Checks it against stage `number`, whose samples have up to `longest` tokens; as documents up to `seq_len`.
+
+    Raises:
+        InputError: see `base_config`; or the starting model is of another language expert or other options.
+        UsageError: samples can be longer than what the language expert was trained on.
+    """
+    config, recipe, named = base_config(paths), paths.recipe, language_expert_name(paths)
+    if is_starting_model(paths.base):
+        options = StartOptions(fingerprint.codebook_size, **recipe.model_options())
+        record = finished_record(paths.base, options)
+        if paths.base == paths.start and record.language_expert != named:
+            raise InputError(
+                f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
+                f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"
+            )
+    if any(recipe.corpora[name].has_documents for name in stage.sources):
+        longest = max(longest, stage.seq_len)
+    if longest > config.max_position_embeddings:
+        raise UsageError(
+            f"stage {number} can have samples of {longest} tokens, the language expert knows "
+            f"{config.max_position_embeddings} positions (Qwen-7B beyond its seq_length computes what MARS does not: "
+            "logn attention, dynamic NTK); lower seq_len, tokenization.size_hr_px or max_caption_ids"
+        )

@@ -1,0 +1,1 @@
+"""Processes, Ray connections, clocks and locks: nothing here knows of MARS. Imports `pipeline.errors` alone."""

@@ -1,0 +1,53 @@
+"""Actors that must live as long as the job that started them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from pipeline.runtime.terminal import complain as complain
+from pipeline.runtime.terminal import say as say
+
+
+def actor_here(actor_class: type) -> Any:
+    """`actor_class` as a remote class whose actors take no CPU and stay on this process's node: a node that is lost
+    elsewhere does not take them along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
+    return ray.remote(**options)(actor_class)
+
+
+RESERVE_S = 60.0
+"""Between two lines about devices that are waited for."""
+
+
+@contextmanager
+def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[PlacementGroupSchedulingStrategy]:
+    """Holds devices for tasks, so that the ledger sees them. Yields the tasks' `scheduling_strategy`.
+
+    Args:
+        cpus, gpus: in all; fewer where the cluster has fewer CPUs.
+        together: for one task that takes them all; else for tasks of one CPU each.
+    """
+    total = int(ray.cluster_resources().get("CPU", 1))
+    gpu = {"GPU": float(gpus)} if gpus else {}
+    bundles = [{"CPU": float(cpus)} | gpu] if together else [{"CPU": 1.0} | gpu] * max(1, min(cpus, total))
+    group = placement_group(bundles)
+    try:
+        while not group.wait(timeout_seconds=RESERVE_S):
+            say(f"waiting for {cpus} CPUs{f' and {gpus} GPUs' if gpus else ''}; `ray status` shows who has them")
+        yield PlacementGroupSchedulingStrategy(group)
+    finally:
+        remove_placement_group(group)
+
+
+def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
+    """Says so where workers will wait: the cluster has not that much free now."""
+    free = ray.available_resources()
+    for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if free.get(kind, 0) < wanted:
+            say(f"waiting for {wanted:g} {kind}s, {free.get(kind, 0):g} are free; `ray status` shows who has them")

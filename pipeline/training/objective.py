@@ -1,0 +1,83 @@
+"""The training objective: the micro-batches of one micro-step in, their part of the step's loss out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.vocabulary import NORMALISATIONS, State
+from pipeline.data.collate import Labels, MicroBatch
+from pipeline.data.sequences import Task
+from pipeline.model.attention import attention_mask
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class MicroLoss:
+    """`loss` is what is differentiated; `task_losses` the summed cross-entropy and `task_labels` the label count
+    of each task, float32 [tasks], without gradient."""
+
+    loss: Tensor
+    task_losses: Tensor
+    task_labels: Tensor
+
+
+class Objective(nn.Module):
+    """`MarsForCausalLM` with its training loss.
+
+    Args:
+        model: the model.
+        normalisation: one of `NORMALISATIONS`.
+    """
+
+    def __init__(self, model: MarsForCausalLM, normalisation: str = "state") -> None:
+        super().__init__()
+        assert normalisation in NORMALISATIONS
+        self.mars = model
+        self.normalisation = normalisation
+        self.watch: Stopwatch | None = None
+
+    def forward(self, batches: list[MicroBatch]) -> MicroLoss:
+        """The loss of one micro-step, which has a batch of each kind; a step's loss is the sum over its micro-steps
+        and ranks. `watch`, where there is one, gets a lap of each kind, by its name in lower case."""
+        loss = batches[0].text_labels.weights.new_zeros(())
+        task_losses, task_labels = loss.new_zeros(len(Task)), loss.new_zeros(len(Task))
+        if self.watch:
+            self.watch.start()
+        for batch in batches:
+            hidden = torch.cat(self.hidden_states(batch), dim=1).flatten(0, 1)
+            for state, labels in self._states(batch):
+                part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.ids, labels.weights)
+                loss = loss + part
+                task_losses.index_add_(0, labels.tasks, losses)
+                task_labels.index_add_(0, labels.tasks, torch.ones_like(losses))
+            if self.watch:
+                self.watch.lap(batch.kind.name.lower())
+        return MicroLoss(loss, task_losses, task_labels)
+
+    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
+        model, text, visual = self.mars.model, batch.text, batch.visual
+        attention = self.mars.config._attn_implementation
+        everything = text.places.followed_by(visual.places)
+        if not batch.kind.has_text_prefix:
+            mask = attention_mask(everything, everything, attention, self.mars.dtype)
+            return model.forward_streams(text.ids, visual.ids, text.positions, visual.positions, mask)
+        mask = attention_mask(text.places, text.places, attention, self.mars.dtype)
+        hidden, prefix = model.forward_prefix(text.ids, text.positions, mask)
+        mask = attention_mask(visual.places, everything, attention, self.mars.dtype)
+        return hidden, model.forward_after_prefix(visual.ids, prefix, visual.positions, mask)
+
+    def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
+        """What the head runs for. It follows from the kind alone: a rank that left one out would leave the others
+        waiting."""
+        if self.normalisation == "joint":
+            both = (batch.text_labels, batch.code_labels)
+            return [(None, Labels(*(torch.cat(parts) for parts in zip(*map(_tensors, both), strict=True))))]
+        states: list[tuple[State | None, Labels]] = [(State.TEXT, batch.text_labels)]
+        return states + ([(State.CODES, batch.code_labels)] if batch.kind.predicts_codes else [])
+
+
+def _tensors(labels: Labels) -> tuple[Tensor, ...]:
+    return labels.index, labels.ids, labels.weights, labels.tasks

@@ -1,0 +1,144 @@
+"""A starting model straight into ZeRO-3's partitions: each rank reads its own part of every tensor, and no more.
+
+No rank holds the whole model at any time, in its own memory or in its GPU's: what is allocated beyond a rank's part is
+one tensor, empty, for the moment in which DeepSpeed partitions it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.config.mars import MarsConfig
+from pipeline.config.stage import StageConfig
+from pipeline.config.zero import ZeroConfig
+from pipeline.errors import InputError
+from pipeline.model.layers import RotaryEmbedding
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.engine import engine_config, put_tools_on_path
+from pipeline.weights.starting_model import StartOptions, StartRecord, finished_record, verify_files
+from pipeline.weights.tensor_files import PIECE_ELEMENTS, TensorFile, TensorFolder, open_tensor_folder
+
+
+def load_partitioned(
+    folder: Path,
+    options: StartOptions,
+    stage: StageConfig,
+    zero: ZeroConfig,
+    device: torch.device,
+) -> tuple[MarsForCausalLM, str]:
+    """The starting model in `folder`, partitioned among the ranks, frozen but for the visual expert, and the hash of
+    its language expert. Every rank calls it, with `torch.distributed` up.
+
+    On each node one rank verifies the files; they may lie on a file system of its own.
+
+    Args:
+        folder: of `jobs/init_model.py`.
+        options: what it must have been made with.
+        stage, zero: what DeepSpeed is configured with; `zero.frozen_whole` leaves the language expert's tensors whole.
+        device: the rank's.
+
+    Raises:
+        InputError: on every rank: the starting model is damaged, not finished, or has other options.
+    """
+    record = _verified_record(folder, options)
+    dtype = getattr(torch, zero.dtype)
+    config = MarsConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = MarsForCausalLM._from_config(config, dtype=dtype).freeze_language_expert()
+    source = _Source(open_tensor_folder(folder))
+    partitions = _Partitions(engine_config(stage, zero), device)
+    made: dict[int, nn.Parameter] = {}  # a tied tensor is one
+    for prefix, module in model.named_modules():
+        for name, empty in list(module._parameters.items()):
+            if empty is None:
+                continue
+            if id(empty) not in made:
+                whole = f"{prefix}.{name}" if prefix else name
+                made[id(empty)] = _filled(whole, empty, source, partitions, zero.frozen_whole, device)
+            module._parameters[name] = made[id(empty)]
+    model.model.rotary_emb = RotaryEmbedding(config=config).to(device)
+    return model, record.base_sha256
+
+
+def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
+    """All ranks go on, or none does: one that waited for the others would wait for ever."""
+    record, problem = None, None
+    try:
+        record = finished_record(folder, options)
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            verify_files(folder, record)
+    except InputError as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    if found := next(filter(None, problems), None):
+        raise InputError(found)
+    assert record
+    return record
+
+
+def _filled(
+    name: str,
+    empty: nn.Parameter,
+    source: "_Source",
+    partitions: "_Partitions",
+    frozen_whole: bool,
+    device: torch.device,
+) -> nn.Parameter:
+    parameter = nn.Parameter(torch.empty_like(empty, device=device), requires_grad=empty.requires_grad)
+    if frozen_whole and not parameter.requires_grad:
+        source.read_into(parameter.data.view(-1), name, 0)
+        return parameter
+    own, start = partitions.own_part(parameter)
+    source.read_into(own, name, start)
+    return parameter
+
+
+class _Partitions:
+    """Has DeepSpeed partition parameters one by one, as it does with those of a whole model."""
+
+    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._first: Any = None
+
+    def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
+        """Partitions it. Returns this rank's part, without padding, and where in the flattened parameter it starts."""
+        put_tools_on_path()
+        import deepspeed
+
+        if self._first is None:
+            holder = nn.ParameterList([parameter])
+            deepspeed.zero.Init(module=holder, config_dict_or_path=self._config)
+            self._first = parameter
+        else:
+            self._first.convert_to_zero_parameters(param_list=[parameter])
+        partitioned: Any = parameter
+        part: Tensor = partitioned.ds_tensor
+        start = part.numel() * dist.get_rank()
+        return part[: max(0, min(part.numel(), partitioned.ds_numel - start))], start
+
+
+class _Source:
+    """Elements of the model's tensors."""
+
+    def __init__(self, start: TensorFolder) -> None:
+        self._start = start
+        self._opened: dict[str, TensorFile] = {}
+
+    def read_into(self, part: Tensor, name: str, start: int) -> None:
+        """Fills `part` with the elements of the flattened tensor from `start` on."""
+        for first in range(0, part.numel(), PIECE_ELEMENTS):
+            count = min(PIECE_ELEMENTS, part.numel() - first)
+            part[first : first + count].copy_(self._read(name, start + first, count))
+
+    def _read(self, name: str, start: int, count: int) -> Tensor:
+        if name not in self._start.file_of:
+            raise InputError(f"starting model {str(self._start.folder)!r} lacks tensor {name!r}; make it anew")
+        file = self._start.file_of[name]
+        if file not in self._opened:
+            self._opened[file] = self._start.open(file)
+        return self._opened[file].read(name, start, count)

@@ -1,0 +1,109 @@
+"""Finds memory and links that corrupt in silence: what must be equal is compared, and what must not change is.
+
+On every rank alike are the samples of a step, its losses, and the weights that ZeRO leaves whole on each rank. The
+language expert's weights never change, whole or not. A checksum is the sum of the 16-bit words of a tensor: one word
+that changed always shows.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.data.batch_plan import Step
+from pipeline.errors import CorruptionError
+
+
+class ReplicaCheck:
+    """One rank's part of the comparisons. Every rank makes one when the model stands, and calls it alike.
+
+    Args:
+        engine: DeepSpeed's.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._frozen = self._frozen_checksum()
+
+    def __call__(self, step: Step, task_losses: torch.Tensor) -> None:
+        """Compares after a step.
+
+        Raises:
+            CorruptionError: on every rank; says what differs, and on which rank.
+        """
+        found = {
+            "samples": hashlib.sha256("\n".join(step.sample_ids).encode() + step.label_counts.tobytes()).hexdigest(),
+            "losses": task_losses.cpu().numpy().tobytes().hex(),
+            "whole weights": self._whole_checksum(),
+        }
+        changed = self._frozen_checksum() != self._frozen
+        gathered: list[tuple[dict[str, str], bool]] = [({}, False)] * dist.get_world_size()
+        dist.all_gather_object(gathered, (found, changed))
+        problems = [
+            f"the language expert's weights changed on rank {rank}" for rank, (_, is_so) in enumerate(gathered) if is_so
+        ]
+        for name in found:
+            values = [each[name] for each, _ in gathered]
+            usual, count = Counter(values).most_common(1)[0]
+            if 2 * count <= len(values):
+                problems.append(f"{name} differ between the ranks, and which of them is right cannot be told")
+            elif count < len(values):
+                odd = [str(rank) for rank, value in enumerate(values) if value != usual]
+                problems.append(f"{name} differ between the ranks: {', '.join(odd)} from the others")
+        if problems:
+            raise CorruptionError(
+                f"{'; '.join(problems)}. Memory, a GPU or a link is at fault: test the node, or leave it out, and run "
+                "the same command again; it goes on from the newest checkpoint"
+            )
+
+    def _frozen_checksum(self) -> str:
+        """Of what this rank itself holds of the language expert."""
+        module = self._engine.module
+        frozen = [(name, _own_part(one)) for name, one in module.named_parameters() if not one.requires_grad]
+        # Held whole, the language expert's weights are buffers.
+        frozen += [(name, one) for name, one in module.named_buffers() if one.is_floating_point()]
+        return _sha256((name, _words(one)) for name, one in frozen)
+
+    def _whole_checksum(self) -> str:
+        """Of the trained weights that are whole on every rank."""
+        named = self._engine.module.named_parameters()
+        whole = [(name, one) for name, one in named if one.requires_grad and _is_whole(one)]
+        return _sha256((name, _words(one)) for name, one in whole)
+
+
+def check_same_language_expert(sha256: str) -> None:
+    """Every rank calls it with the hash of what it loaded.
+
+    Raises:
+        CorruptionError: on every rank: they differ.
+    """
+    gathered = [""] * dist.get_world_size()
+    dist.all_gather_object(gathered, sha256)
+    if len(set(gathered)) > 1:
+        usual, _ = Counter(gathered).most_common(1)[0]
+        odd = [str(rank) for rank, each in enumerate(gathered) if each != usual]
+        raise CorruptionError(
+            f"the ranks loaded different language experts: {', '.join(odd)} another one than the others; look at "
+            "their nodes' file systems, and run again"
+        )
+
+
+def _own_part(parameter: Any) -> torch.Tensor:
+    """What ZeRO-3 made this rank's own; all of it where it is not partitioned."""
+    part = getattr(parameter, "ds_tensor", None)
+    return parameter if part is None else part
+
+
+def _is_whole(parameter: Any) -> bool:
+    return getattr(parameter, "ds_tensor", None) is None or parameter.ds_persist
+
+
+def _sha256(sums: Iterable[tuple[str, int]]) -> str:
+    return hashlib.sha256(repr(list(sums)).encode()).hexdigest()
+
+
+def _words(tensor: torch.Tensor) -> int:
+    return int(tensor.detach().contiguous().view(torch.int16).sum(dtype=torch.int64))

@@ -1,0 +1,106 @@
+"""What a rank needs to train one stage, and the model and the plan that follow from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.config.stage import StageConfig
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_index import SourceRows
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.data.token_reader import TokenReader
+from pipeline.errors import InputError
+from pipeline.model.loading import base_sha256, load_base
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.partitioned_load import load_partitioned
+from pipeline.training.samples import SamplePrompts
+from pipeline.weights.starting_model import StartOptions, is_starting_model
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Everything a rank needs to train one stage.
+
+    Attributes:
+        stage, stage_number, seed: what to train, and the seed of its order and draws.
+        zero: partitioning.
+        base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made of it.
+        codebook_size: of the VQ-GAN.
+        model_options: further fields of `MarsConfig`, as the recipe has them.
+        initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
+        checkpoints: folder or URL of this stage's checkpoints.
+        sources: the rows the stage uses.
+        held_out: rows that validation measures on.
+        instruction_ids, end_id: see `SequenceBuilder`.
+        output: the stage's folder.
+        recipe_sha256: of what must not change between attempts.
+        samples: what is drawn while it trains; None for nothing.
+        name: of the run, `recipe/stage1`.
+        trackers: see `pipeline.training.trackers`.
+        verify_only: run the next step twice and compare, instead of training.
+    """
+
+    stage: StageConfig
+    stage_number: int
+    seed: int
+    zero: ZeroConfig
+    base: Path
+    codebook_size: int
+    model_options: dict[str, Any]
+    initial_checkpoint: Checkpoint | None
+    sources: tuple[SourceRows, ...]
+    held_out: tuple[SourceRows, ...]
+    instruction_ids: dict[str, list[int]]
+    end_id: int
+    output: Path
+    checkpoints: str
+    recipe_sha256: str
+    samples: SamplePrompts | None = None
+    name: str = ""
+    trackers: tuple[str, ...] = ()
+    verify_only: bool = False
+
+
+def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:
+    """The model on its language expert, set up to train, and the expert's hash. Its visual side is as before any stage.
+
+    Raises:
+        InputError: the language expert or the stage's settings cannot be used.
+    """
+    if run.zero.zero_stage == 3 and is_starting_model(run.base):
+        wanted = StartOptions(run.codebook_size, **run.model_options)
+        model, base_hash = load_partitioned(run.base, wanted, run.stage, run.zero, device)
+    else:
+        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **run.model_options)
+        base_hash = base_sha256(model)
+    model.set_attn_implementation(run.stage.attention)
+    if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
+        raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
+    if run.stage.checkpoint_every_layers:
+        model.model.checkpoint_every = run.stage.checkpoint_every_layers
+        model.gradient_checkpointing_enable()
+    if run.stage.compile_layers:
+        model.model.compile_layers(partitioned=run.zero.zero_stage == 3)
+    if run.zero.frozen_whole:
+        model.to(device).keep_frozen_whole()
+    return model, base_hash
+
+
+def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
+    """The stage's plan over its rows."""
+    window = run.stage.window_shards
+    orders = [
+        SampleOrder(source.index.counts, run.seed, run.stage_number, window, number)
+        for number, source in enumerate(run.sources)
+    ]
+    mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
+    high = run.stage.task_shares.get("high_resolution", 0.0) > 0
+    readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
+    builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
+    return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)

@@ -1,0 +1,123 @@
+"""One optimizer step: its forwards and backwards, whether its update may be applied, and its figures."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.config.stage import StageConfig
+from pipeline.data.batch_plan import Step
+from pipeline.data.sequences import Kind, Task
+from pipeline.planning.flops import flop_of
+from pipeline.runtime.stopwatch import Stopwatch
+from pipeline.training.engine import accumulate
+from pipeline.training.step_guard import GRADIENT_PROBLEM, StepGuard
+
+UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of a step, the same on every rank but for `own_losses` and `seconds`.
+
+    Attributes:
+        task_losses: summed loss of each task over all ranks, float32 [tasks].
+        own_losses: the same of this rank alone.
+        problem: why its update was not applied; empty where it was.
+        seconds: of this rank's forward passes by kind, in lower case, and of the update (`UPDATE`).
+    """
+
+    task_losses: torch.Tensor
+    own_losses: torch.Tensor
+    problem: str
+    seconds: dict[str, float]
+
+
+def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
+    """Runs a step, and applies its update on all ranks or, where `guard` objects, on none."""
+    sums, problem = torch.zeros(len(Task), device=device), ""
+    watch = engine.module.watch = Stopwatch(device)
+    for number, batches in enumerate(step.micro_steps, start=1):
+        part = engine([batch.to(device) for batch in batches])
+        sums += part.task_losses
+        loss, last = part.loss, number == len(step.micro_steps)
+        if last:
+            own = sums.clone()
+            dist.all_reduce(sums)
+            total = weighted_loss(sums, step, stage)
+            problem = guard.problem(total)
+            if problem:
+                # Every rank still has to run the backward pass that the others wait for. DeepSpeed then finds the
+                # norm of the gradient not to be finite, and applies nothing.
+                loss = loss * math.nan
+        accumulate(engine, loss, last=last)
+        if not last:
+            engine.step()
+    skipped = engine.skipped_steps
+    watch.start()
+    engine.step()
+    watch.lap(UPDATE)
+    if engine.skipped_steps > skipped:
+        problem = problem or GRADIENT_PROBLEM
+    guard.note(total, problem)
+    return StepResult(sums, own, problem, watch.seconds())
+
+
+def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
+    """What the step minimises: the mean loss of each task, weighted and added."""
+    values = sums.tolist()
+    return sum(
+        stage.task_weights.get(task.name.lower(), 1.0) * values[task.value] / int(step.label_counts[task.value])
+        for task in Task
+        if step.label_counts[task.value]
+    )
+
+
+def step_figures(engine: Any, step: Step, stage: StageConfig, result: StepResult, number: int) -> dict[str, Any]:
+    """The step's figures: mean loss by task, and what it processed on all ranks; of this rank, how long each kind's
+    forward passes took (`forward_s/`) and the update (`update_s`). What is not finite is left out."""
+    batches = [batch for micro_step in step.micro_steps for batch in micro_step]
+    tokens = sum(batch.work.tokens for batch in batches)
+    padded = sum(batch.work.padded_tokens for batch in batches)
+    config = engine.module.mars.config
+    totals = torch.zeros(2 + len(Kind), dtype=torch.float64)
+    totals[0], totals[1] = tokens, padded
+    for batch in batches:
+        totals[2 + batch.kind.value] += flop_of(batch, config, stage.normalisation).total
+    totals = totals.to(result.task_losses.device)
+    dist.all_reduce(totals)
+    flop = dict(zip((kind.name.lower() for kind in Kind), totals[2:].tolist(), strict=True))
+    norm = engine.get_global_grad_norm()
+    measured = {
+        f"loss/{task.name.lower()}": result.task_losses[task.value].item() / int(step.label_counts[task.value])
+        for task in Task
+        if step.label_counts[task.value]
+    } | {"gradient_norm": float(norm) if norm is not None and not result.problem else math.nan}
+    return {name: value for name, value in measured.items() if math.isfinite(value)} | {
+        "step": number + 1,
+        "learning_rate": learning_rate(stage, number),
+        "samples": step.num_samples,
+        "tokens": int(totals[0]),
+        "padding_fraction": 1 - totals[0].item() / totals[1].item(),
+        "flop": sum(flop.values()),
+        "update_s": result.seconds[UPDATE],
+        **{f"flop/{kind}": amount for kind, amount in flop.items() if amount},
+        **{f"forward_s/{kind}": took for kind, took in result.seconds.items() if kind != UPDATE},
+    }
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Linear warmup, then a cosine to the final rate at the last step."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
+    span = stage.learning_rate - stage.final_learning_rate
+    return stage.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_learning_rate(engine: Any, value: float) -> None:
+    """Sets it in every parameter group, times the group's factor."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = value * group["rate_factor"]

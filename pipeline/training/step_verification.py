@@ -1,0 +1,86 @@
+"""Steps that leave no trace: does this machine compute the same twice, could these weights learn from those samples?"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.checkpoints.optimizer_slices import KEYS, adopt, local_slices, optimizer_steps
+from pipeline.config.stage import StageConfig
+from pipeline.data.batch_plan import Step
+from pipeline.errors import CorruptionError
+from pipeline.training.step import StepResult, train_step
+from pipeline.training.step_guard import StepGuard
+
+LOSS_TOLERANCE, MOMENT_TOLERANCE = 1e-3, 1e-2
+"""Differences of losses and of AdamW's first moments, relative to the largest, that are put down to kernels that add in
+any order, as some on GPUs do. Ours. (Weights say less: where moments are small, only their sign moves them.)"""
+
+
+def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.device) -> str:
+    """Every rank calls it. The weights, the moments and the step count end as they were.
+
+    Returns:
+        A line on what was found.
+
+    Raises:
+        CorruptionError: on every rank: the two differ, on a GPU by more than the tolerances. It names the ranks whose
+            own losses differ; gradients are added over the ranks before anybody sees them.
+    """
+    results: list[tuple[Tensor, list[Tensor]]] = []
+    for _ in range(2):
+        after: list[Tensor] = []
+        guard = StepGuard(spike_factor=0.0, roll_back_after=0, end_after=1)
+        result = try_step(engine, step, stage, guard, device, after)
+        if result.problem:
+            raise CorruptionError(f"the step cannot be compared: {result.problem}")
+        results.append((result.own_losses, after))
+    (first_losses, first), (second_losses, second) = results
+    moments = slice(KEYS.index("exp_avg"), None, len(KEYS))
+    losses = _difference([first_losses], [second_losses])
+    moved = _difference(first[moments], second[moments])
+    same = losses == 0 and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    found: list[tuple[bool, float, float]] = [(True, 0.0, 0.0)] * dist.get_world_size()
+    dist.all_gather_object(found, (same, losses, moved))
+    if all(same for same, _, _ in found):
+        return "a step run twice is the same, bit for bit: losses, weights, moments"
+    most_losses, most_moved = max(by for _, by, _ in found), max(by for _, _, by in found)
+    differs = f"losses by {most_losses:.1e}, AdamW's first moments by {most_moved:.1e}, relative to the largest"
+    if device.type == "cuda" and most_losses <= LOSS_TOLERANCE and most_moved <= MOMENT_TOLERANCE:
+        return f"a step run twice differs no more than kernels do that add in any order ({differs})"
+    odd = [str(rank) for rank, (_, by, _) in enumerate(found) if by]
+    whose = f"the losses of rank {', '.join(odd)} differ" if odd else "in the gradients; whose cannot be told"
+    raise CorruptionError(f"a step run twice differs ({differs}): {whose}. Test the nodes")
+
+
+def try_step(
+    engine: Any,
+    step: Step,
+    stage: StageConfig,
+    guard: StepGuard,
+    device: torch.device,
+    after: list[Tensor] | None = None,
+) -> StepResult:
+    """Runs a step and undoes it. Every rank calls it.
+
+    Args:
+        engine, step, stage, guard, device: see `train_step`.
+        after: gets copies of this rank's weights and moments as the step left them.
+    """
+    slices, steps_before = local_slices(engine), optimizer_steps(engine)
+    held = [tensor for each in slices for tensor in each.tensors.values()]
+    before = [tensor.clone() for tensor in held]
+    result = train_step(engine, step, stage, guard, device)
+    if after is not None:
+        after += [tensor.clone() for tensor in held]
+    for tensor, old in zip(held, before, strict=True):
+        tensor.copy_(old)
+    adopt(engine, steps_before)
+    return result
+
+
+def _difference(first: list[Tensor], second: list[Tensor]) -> float:
+    """The largest, relative to the largest value."""
+    largest = max((float(one.abs().max()) for one in first), default=0.0)
+    return max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True)), default=0.0) / (largest or 1.0)

@@ -1,0 +1,54 @@
+"""Ending a stage early, on purpose: all ranks after the same step, with a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from pipeline.errors import BudgetError, NodeLostError, PreemptedError, ResizeError, StoppedError, WorkersLostError
+
+KINDS: dict[str, type[StoppedError]] = {
+    "preempted": PreemptedError,
+    "node": NodeLostError,
+    "budget": BudgetError,
+    "resize": ResizeError,
+}
+"""Why a stage may be stopped, and what then ends the loop."""
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """Somebody wants the stage to end after the step that runs, or at the latest after the next one.
+
+    Attributes:
+        kind: of `KINDS`.
+        reason: for whoever reads the log.
+    """
+
+    kind: str
+    reason: str
+
+    def error(self, saved: bool) -> Exception:
+        """What ends the loop. `saved`: whether the checkpoint that was then written counts."""
+        if not saved:
+            reason = f"{self.reason}; no checkpoint could be written, what comes next goes on from the newest there is"
+            return WorkersLostError(reason) if self.kind in ("node", "resize") else StoppedError(reason)
+        goes_on = "" if self.kind == "budget" else ", the same command goes on from it"
+        return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
+
+
+StopAsked = Callable[[], StopRequest | None]
+"""Asked on rank 0 after every step. Must not wait for anything."""
+
+
+def agreed_stop(stop_asked: StopAsked | None, device: torch.device) -> StopRequest | None:
+    """What rank 0 was asked for, on every rank. Every rank calls it."""
+    request = stop_asked() if stop_asked and dist.get_rank() == 0 else None
+    asked = torch.tensor([request is not None], dtype=torch.int32, device=device)
+    dist.broadcast(asked, src=0)
+    if not asked.item():
+        return None
+    found = [request]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]

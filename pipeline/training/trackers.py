@@ -1,0 +1,165 @@
+"""Where a stage's figures and pictures are shown: TensorBoard always, Weights & Biases or MLflow where asked for."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.config.recipe import TRACKERS
+from pipeline.errors import InputError
+from pipeline.training.stage_run import StageRun
+
+PROJECT = "mars"
+REOPEN_STEPS = 10
+"""Steps until a tracker that failed is tried again."""
+
+
+class Tracker(Protocol):
+    """Something that shows figures over the steps."""
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Shows the figures of a step."""
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+
+    def close(self) -> None:
+        """Shows what is left."""
+
+
+class TensorBoard:
+    """Event files in a folder. Those of steps after `start_step` are forgotten: an attempt before wrote them."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Shows the figures of a step."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+        self._writer.add_image(name, pixels_HW3, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Shows what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of the project `mars`; mode, key and host come from W&B's own environment variables."""
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        self._wandb = importlib.import_module("wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = name.replace("/", "-")
+        self._run = self._wandb.init(
+            project=PROJECT, name=name, id=run_id, dir=str(folder), config=settings, resume="allow"
+        )
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Shows the figures of a step."""
+        self._run.log(figures, step=step)
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+        self._run.log({name: self._wandb.Image(pixels_HW3)}, step=step)
+
+    def close(self) -> None:
+        """Shows what is left."""
+        self._run.finish()
+
+
+class MlFlow:
+    """A run of the experiment `mars`; the server comes from MLFLOW_TRACKING_URI."""
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        self._mlflow = importlib.import_module("mlflow")
+        self._mlflow.set_experiment(PROJECT)
+        self._mlflow.start_run(run_name=name)
+        self._mlflow.log_dict(settings, "stage.json")
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Shows the figures of a step."""
+        self._mlflow.log_metrics(figures, step=step)
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+        self._mlflow.log_image(pixels_HW3, key=name.replace("/", "-"), step=step)
+
+    def close(self) -> None:
+        """Shows what is left."""
+        self._mlflow.end_run()
+
+
+class Trackers:
+    """TensorBoard and the run's others. One that fails, as on a full disk, is told of and opened again later; training
+    goes on.
+
+    Args:
+        run: the stage.
+        start_step: steps done before.
+        tell: gets a line where one fails.
+    """
+
+    def __init__(self, run: StageRun, start_step: int, tell: Callable[[str], None]) -> None:
+        settings, self._tell = asdict(run.stage), tell
+        self._makers: dict[str, Callable[[int], Tracker]] = {
+            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step)
+        }
+        if "wandb" in run.trackers:
+            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, run.name, settings)
+        if "mlflow" in run.trackers:
+            self._makers["mlflow"] = lambda _: MlFlow(run.name, settings)
+        self._open: dict[str, Tracker] = {}
+        self._failed_at: dict[str, int] = {}
+        self._told: set[str] = set()
+        for name in self._makers:
+            self._safely(name, start_step, partial(self._reopen, name, start_step))
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Shows the figures of a step."""
+        for name in [each for each, failed in self._failed_at.items() if step >= failed + REOPEN_STEPS]:
+            self._safely(name, step, partial(self._reopen, name, step - 1))
+        for name, tracker in list(self._open.items()):
+            if self._safely(name, step, partial(tracker.scalars, figures, step)):
+                self._told.discard(name)
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+        for each, tracker in list(self._open.items()):
+            self._safely(each, step, partial(tracker.picture, name, pixels_HW3, step))
+
+    def close(self) -> None:
+        """Shows what is left."""
+        for name, tracker in list(self._open.items()):
+            self._safely(name, 0, tracker.close)
+
+    def _reopen(self, name: str, steps_shown: int) -> None:
+        self._open[name] = self._makers[name](steps_shown)
+
+    def _safely(self, name: str, step: int, call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except Exception as error:  # a service's library may raise anything, and days of training are worth more
+            if name not in self._told:
+                self._tell(f"{name} does not take figures any more, and is tried again later: {error!r}")
+                self._told.add(name)
+            self._open.pop(name, None)
+            self._failed_at[name] = step
+            return False
+        self._failed_at.pop(name, None)
+        return True
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """Raises InputError where a tracker's package is not installed."""
+    for name in names:
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            raise InputError(f"tracker {name!r} needs the package {TRACKERS[name]}: pip install {TRACKERS[name]}")

@@ -1,0 +1,126 @@
+"""What a stage's tasks cost on held-out rows, by task and language, while it trains."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.config.stage import TASKS, StageConfig
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_index import SourceRows
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import SequenceBuilder, Task
+from pipeline.data.token_reader import Row, TokenReader
+
+DOCUMENTS = "documents"
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """Some rows in memory, read as a `TokenReader` reads its first shard."""
+
+    rows: list[Row]
+
+    def row(self, shard: int, place: int) -> Row:
+        """The `place`-th row."""
+        assert shard == 0
+        return self.rows[place]
+
+    def ahead(self, shards: list[int]) -> None:
+        """They are there."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """One task in one language.
+
+    Attributes:
+        name: `task/language`, or `documents`.
+        plan: whose step 0 has every row once.
+        num_bytes: of the captions, UTF-8.
+    """
+
+    name: str
+    plan: StagePlan
+    num_bytes: int
+
+
+def examinations(
+    stage: StageConfig, stage_number: int, held_out: tuple[SourceRows, ...], builder: SequenceBuilder
+) -> list[Examination]:
+    """What is measured: each of the stage's tasks in each of its languages over the first `validation_rows` held-out
+    rows of each source that have a caption in it, and the documents among them."""
+    rows = [row for source in held_out for row in _first_rows(source, stage.validation_rows)]
+    documents = [row for row in rows if row.document is not None]
+    found = [Examination(DOCUMENTS, _plan(stage, stage_number, documents, builder), 0)] if documents else []
+    for task in (task for task in TASKS if stage.task_shares.get(task)):
+        for language in stage.language_shares:
+            able = [row for row in rows if row.document is None and language in (c.language for c in row.captions)]
+            if task == "high_resolution":
+                able = [row for row in able if row.high_codes is not None]
+            if not able:
+                continue
+            asked = replace(
+                stage,
+                task_shares={task: 1.0},
+                language_shares={language: 1.0},
+                guidance_dropout=0.0,
+                caption_crop=0.0,
+                text_to_image_noise=0.0,
+                high_resolution_noise=0.0,
+            )
+            num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
+            found.append(Examination(f"{task}/{language}", _plan(asked, stage_number, able, builder), num_bytes))
+    return found
+
+
+@torch.no_grad()
+def examine(engine: Any, asked: list[Examination], device: torch.device) -> dict[str, float]:
+    """Measures all of them; every rank calls it and gets the same figures.
+
+    Returns:
+        `validation/NAME/bits_a_code` where codes are predicted, `validation/NAME/bits_a_caption_byte` for captioning
+        (all bits of the caption and its end over the caption's bytes), `validation/documents/bits_a_text_id`.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    figures = {}
+    engine.eval()
+    for each in asked:
+        step = each.plan.step(0, rank, world_size)
+        nats = torch.zeros(len(Task), device=device)
+        for batches in step.micro_steps:
+            nats += engine([batch.to(device) for batch in batches]).task_losses
+        dist.all_reduce(nats)
+        bits = (nats / math.log(2)).tolist()
+        for name, task, amount in _measures(each, step.label_counts):
+            figures[f"validation/{each.name}/{name}"] = bits[task.value] / amount
+    engine.train()
+    return figures
+
+
+def _measures(each: Examination, label_counts: np.ndarray) -> list[tuple[str, Task, int]]:
+    """What is told of an examination: its name, the task whose bits it is, and what they are divided by."""
+    task, counts = each.name.split("/")[0], label_counts.tolist()
+    if task == "captioning":
+        return [("bits_a_caption_byte", Task.CAPTIONING, each.num_bytes)]
+    if task == "high_resolution":
+        return [("bits_a_code", Task.HIGH_RESOLUTION, counts[Task.HIGH_RESOLUTION.value])]
+    codes = ("bits_a_code", Task.TEXT_TO_IMAGE, counts[Task.TEXT_TO_IMAGE.value])
+    if task == DOCUMENTS:
+        return [codes, ("bits_a_text_id", Task.DOCUMENT_TEXT, counts[Task.DOCUMENT_TEXT.value])]
+    return [codes]
+
+
+def _first_rows(source: SourceRows, most: int) -> list[Row]:
+    reader = TokenReader(source.tokens, source.index, held_shards=1)
+    places = [(shard, place) for shard, count in enumerate(source.index.counts) for place in range(count)]
+    return [reader.row(shard, place) for shard, place in places[:most]]
+
+
+def _plan(stage: StageConfig, stage_number: int, rows: list[Row], builder: SequenceBuilder) -> StagePlan:
+    order = SampleOrder(np.asarray([len(rows)]), 0, stage_number, 1)
+    asked = replace(stage, global_batch_size=len(rows))
+    return StagePlan(asked, stage_number, 0, MixedOrder([order], [1.0], len(rows)), [HeldRows(rows)], builder)

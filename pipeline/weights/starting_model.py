@@ -1,0 +1,275 @@
+"""The model that training starts from, made shard by shard out of a language expert that is never loaded.
+
+Each file of the language expert becomes one of the starting model: its tensors, copies of the experts' for the visual
+side, and, from the two tables, those of the codes. Tensors pass through in pieces, files are written whole or not at
+all, and a record of what was made of what lets an interrupted attempt go on.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from pipeline.config.mars import MarsConfig
+from pipeline.errors import InputError
+from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
+from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_twin
+from pipeline.weights.tensor_files import (
+    PIECE_ELEMENTS,
+    NewTensor,
+    SafetensorsFile,
+    TensorFile,
+    file_sha256,
+    write_safetensors,
+)
+from tokenization.files.storage import write_atomically
+
+START_FILE = "init_model.json"
+"""The record, beside the weights."""
+INDEX_FILE = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What decides the starting model beside the language expert: see `MarsConfig`; `dtype` as in `ZeroConfig`."""
+
+    codebook_size: int
+    shared_output_projection: bool = False
+    embedding_noise_std: float = 0.0
+    picture_position_std: float = 0.0
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A file of the starting model, and the hash of the language expert's file that it was made of."""
+
+    size: int
+    sha256: str
+    source: str
+    source_sha256: str
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """What a starting model was made of.
+
+    Attributes:
+        language_expert: the folder or hub name that was given.
+        format: of the language expert.
+        options: see `StartOptions`.
+        files: what is made so far, by name.
+        base_sha256: `pipeline.model.loading.base_sha256` of it; empty as long as it is not finished.
+    """
+
+    language_expert: str
+    format: str
+    options: StartOptions
+    files: dict[str, MadeFile] = field(default_factory=dict)
+    base_sha256: str = ""
+
+
+def is_starting_model(folder: Path) -> bool:
+    """Whether the folder is one that `make_starting_model` has begun."""
+    return (folder / START_FILE).exists()
+
+
+def read_record(folder: Path) -> StartRecord:
+    """What a starting model was made of.
+
+    Raises:
+        InputError: the record is not readable.
+    """
+    try:
+        values = json.loads((folder / START_FILE).read_text())
+        files = {name: MadeFile(**made) for name, made in values["files"].items()}
+        return StartRecord(**values | {"files": files, "options": StartOptions(**values["options"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(folder)!r}: {START_FILE} is not readable: {error}; remove the folder") from error
+
+
+def finished_record(folder: Path, options: StartOptions) -> StartRecord:
+    """The record of a finished starting model that has these options (its dtype may differ), files there in full size.
+
+    Raises:
+        InputError: it is not finished, damaged, or was made with other options.
+    """
+    record = read_record(folder)
+    if not record.base_sha256:
+        raise InputError(f"starting model {str(folder)!r} is not finished; run jobs/init_model.py again")
+    for name, value in asdict(replace(options, dtype=record.options.dtype)).items():
+        if (made := getattr(record.options, name)) != value:
+            raise InputError(
+                f"starting model {str(folder)!r} was made with {name} {made}, the recipe has {value}; "
+                "undo the change, or remove the folder and run jobs/init_model.py"
+            )
+    for name, made_file in record.files.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != made_file.size:
+            raise InputError(f"starting model {str(folder)!r}: {name} is damaged; run jobs/init_model.py again")
+    return record
+
+
+def verify_files(folder: Path, record: StartRecord) -> None:
+    """Raises InputError where a file is not what was written."""
+    for name, made in record.files.items():
+        if file_sha256(folder / name) != made.sha256:
+            raise InputError(
+                f"starting model {str(folder)!r}: {name} has changed since it was made; run jobs/init_model.py again"
+            )
+
+
+def make_starting_model(
+    expert: LanguageExpertFiles, named: str, options: StartOptions, out: Path, tell: Callable[[str], None]
+) -> StartRecord:
+    """Writes the starting model to `out`: what `MarsForCausalLM.from_language_expert` makes, as a Hugging Face folder.
+
+    A file that is there, whole, and made of what its source is now is left alone.
+
+    Args:
+        expert: the language expert.
+        named: how the user named it, for the record.
+        options: of the model.
+        out: a new folder, or one of an earlier attempt.
+        tell: gets a line a file.
+
+    Raises:
+        InputError: `out` was begun with another language expert or other options, or the disk has not enough room.
+    """
+    record = _claim(out, StartRecord(named, expert.format, options))
+    dtype = getattr(torch, options.dtype)
+    config = MarsConfig.from_language_expert(
+        expert.config,
+        options.codebook_size,
+        shared_output_projection=options.shared_output_projection,
+        embedding_noise_std=options.embedding_noise_std,
+        picture_position_std=options.picture_position_std,
+    )
+    sources = [file for file in expert.tensors.files if any(expert.file_of(name) == file for name in expert.parts)]
+    weight_map: dict[str, str] = {}
+    for number, source in enumerate(sources, start=1):
+        name = f"model-{number:05d}-of-{len(sources):05d}.safetensors"
+        made = _make_file(expert, source, config, dtype, out / name, record.files.get(name), tell)
+        record.files[name] = made
+        _save(out, record)
+        weight_map |= dict.fromkeys(SafetensorsFile(out / name).shapes, name)
+    for name in record.files.keys() - set(weight_map.values()):  # of an attempt when the source had other files
+        (out / name).unlink(missing_ok=True)
+        del record.files[name]
+    total_bytes = sum(made.size for made in record.files.values())
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    write_atomically(out / INDEX_FILE, lambda path: path.write_text(json.dumps(index, indent=2)))
+    save_configs(config, dtype, out)
+    finished = replace(record, base_sha256=expert.base_sha256())
+    _save(out, finished)
+    return finished
+
+
+def save_configs(config: MarsConfig, dtype: torch.dtype, out: Path) -> None:
+    """config.json and generation_config.json, as `save_pretrained` writes them."""
+    config.architectures = ["MarsForCausalLM"]
+    config.dtype = dtype
+    config.save_pretrained(out)
+    GenerationConfig.from_model_config(config).save_pretrained(out)
+
+
+def _make_file(
+    expert: LanguageExpertFiles,
+    source: str,
+    config: MarsConfig,
+    dtype: torch.dtype,
+    path: Path,
+    before: MadeFile | None,
+    tell: Callable[[str], None],
+) -> MadeFile:
+    """Makes one file, where that is not done. Nothing of its source stays in memory behind it."""
+    source_sha256 = file_sha256(expert.tensors.folder / source)
+    if before and before.source_sha256 == source_sha256 and path.exists() and file_sha256(path) == before.sha256:
+        tell(f"{path.name} is already there, made of {source}")
+        return before
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a killed attempt's: its room is needed
+    tensors = list(_tensors_of(expert, source, expert.tensors.open(source), config, dtype))
+    size = sum(tensor.count for tensor in tensors) * dtype.itemsize
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise InputError(
+            f"{str(path.parent)!r} has {free / 1e9:.1f} GB free, {path.name} needs {size / 1e9:.1f} GB; make room"
+        )
+    try:
+        sha256 = write_safetensors(partial, tensors, dtype)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    tell(f"{path.name}: {len(tensors)} tensors, {size / 1e9:.2f} GB, made of {source}")
+    return MadeFile(path.stat().st_size, sha256, source, source_sha256)
+
+
+def _tensors_of(
+    expert: LanguageExpertFiles, source: str, opened: TensorFile, config: MarsConfig, dtype: torch.dtype
+) -> Iterator[NewTensor]:
+    """What one file of the language expert becomes."""
+    for name in expert.parts:
+        if expert.file_of(name) != source:
+            continue
+        text = expert.tensor(name, opened)
+        yield text
+        twin = visual_twin(name)
+        if twin != name and not (config.shared_output_projection and name.endswith(".o_proj.weight")):
+            yield text.renamed(twin)
+        if name == EMBEDDING:
+            yield _embedding(text, config, dtype)
+        if name == (EMBEDDING if config.tie_word_embeddings else HEAD):
+            yield _head(text, config, dtype)
+
+
+def _embedding(words: NewTensor, config: MarsConfig, dtype: torch.dtype) -> NewTensor:
+    rows, noise_std = config.vocabulary.num_visual, config.embedding_noise_std
+    return NewTensor(
+        "model.embed_visual.weight",
+        (rows, config.hidden_size),
+        lambda: embedding_start(_mean(words, dtype), rows, noise_std).flatten().split(PIECE_ELEMENTS),
+    )
+
+
+def _head(words: NewTensor, config: MarsConfig, dtype: torch.dtype) -> NewTensor:
+    rows = config.vocabulary.num_visual
+    return NewTensor(
+        "head.visual_weight",
+        (rows, config.hidden_size),
+        lambda: head_start(_mean(words, dtype), rows).flatten().split(PIECE_ELEMENTS),
+    )
+
+
+def _mean(words: NewTensor, dtype: torch.dtype) -> Tensor:
+    """Of the rows as the model will have them."""
+    return mean_row((piece.to(dtype) for piece in words.pieces()), num_words(words.shape[0]), words.shape[1])
+
+
+def _claim(out: Path, wanted: StartRecord) -> StartRecord:
+    """The record of an earlier attempt, or a new one."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not is_starting_model(out):
+        if any(not path.name.startswith(".") for path in out.iterdir()):  # hidden ones are of a killed attempt
+            raise InputError(f"{str(out)!r} is not empty and no starting model; name a new folder")
+        _save(out, wanted)
+        return wanted
+    record = read_record(out)
+    for name in ("language_expert", "format", "options"):
+        have, want = getattr(record, name), getattr(wanted, name)
+        if have != want:
+            raise InputError(
+                f"{str(out)!r} was begun with another {name}, {have!r}, not {want!r}; "
+                "undo the change, remove the folder, or name another"
+            )
+    return replace(record, base_sha256="")
+
+
+def _save(out: Path, record: StartRecord) -> None:
+    write_atomically(out / START_FILE, lambda path: path.write_text(json.dumps(asdict(record), indent=2)))

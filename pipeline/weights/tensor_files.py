@@ -1,0 +1,243 @@
+"""Tensors in files: read a piece at a time out of a model's folder, and written as they come.
+
+A model of many gigabytes passes through in pieces of `PIECE_ELEMENTS`, so that neither a whole file nor a whole tensor
+is held. Nothing is unpickled but tensors: `torch.load` runs with `weights_only`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from tokenization.errors import InputError as StorageError
+from tokenization.files.torch_files import is_mappable, unpickled
+
+PIECE_ELEMENTS = 2**20
+"""Elements that are read and written at once: 4 MB as float32."""
+HASH_BYTES = 2**22
+INDEXED = ("model.safetensors", "pytorch_model.bin")
+"""What a folder may hold, the first of them that is there: alone, or in parts that `NAME.index.json` lists."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class TensorFile(Protocol):
+    """A file of tensors."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """Elements `start` to `start + count` of a flattened tensor, as they are stored: [count]."""
+
+
+class SafetensorsFile:
+    """A safetensors file; only what is asked for is read.
+
+    Raises:
+        InputError: it is cut off, no safetensors, or of a dtype that no model's weights have.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                header_bytes = int.from_bytes(file.read(8), "little")
+                if not 2 <= header_bytes <= path.stat().st_size - 8:
+                    raise ValueError("its header is cut off")
+                header = json.loads(file.read(header_bytes))
+            header.pop("__metadata__", None)
+            self._places = {name: (8 + header_bytes + one["data_offsets"][0], one) for name, one in header.items()}
+            self.shapes = {name: tuple(one["shape"]) for name, one in header.items()}
+            end = 8 + header_bytes + max((one["data_offsets"][1] for one in header.values()), default=0)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{str(path)!r} is no readable safetensors file: {error}; fetch it again") from error
+        if path.stat().st_size != end:
+            raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, not {end}; fetch it again")
+        for name, one in header.items():
+            if one["dtype"] not in DTYPES:
+                known = ", ".join(DTYPES)
+                raise InputError(
+                    f"{str(path)!r}: tensor {name!r} is of type {one['dtype']}, weights are {known}; "
+                    "name the model that was not quantized"
+                )
+            low, high = one["data_offsets"]
+            if high - low != math.prod(one["shape"]) * DTYPES[one["dtype"]].itemsize:
+                raise InputError(
+                    f"{str(path)!r}: tensor {name!r} has {high - low} bytes, which is not its shape's; fetch it again"
+                )
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """See `TensorFile`."""
+        place, one = self._places[name]
+        dtype = DTYPES[one["dtype"]]
+        content = bytearray(count * dtype.itemsize)
+        with self.path.open("rb") as file:
+            file.seek(place + start * dtype.itemsize)
+            if file.readinto(content) != len(content):
+                raise InputError(f"{str(self.path)!r} ends before tensor {name!r} does; fetch it again")
+        return torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+
+
+class TorchFile:
+    """A file of `torch.save`, mapped into memory anew for each tensor: what is mapped stays in memory as long as
+    anything of it does.
+
+    Raises:
+        InputError: it holds something other than tensors, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        tensors, self._is_mapped = load_tensors(path)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._held = {} if self._is_mapped else tensors
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """See `TensorFile`."""
+        if name not in self._held:
+            self._held = {}
+            self._held = {name: load_tensors(self.path)[0][name]}
+        return self._held[name].reshape(-1)[start : start + count]
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a `torch.save` file, never anything else; and whether they are mapped, or in memory.
+
+    Raises:
+        InputError: see `TorchFile`.
+    """
+    try:
+        found = unpickled(path, mapped=True)
+    except StorageError as error:
+        raise InputError(str(error)) from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
+    return found, is_mappable(path)
+
+
+@dataclass(frozen=True)
+class TensorFolder:
+    """The tensors of a model's folder, in whichever files they lie.
+
+    Attributes:
+        folder: where.
+        files: their names, in order.
+        file_of: the file of each tensor.
+        shapes: of each tensor.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    file_of: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+    def open(self, file: str) -> TensorFile:
+        """One of the files. A torch file stays mapped as long as what is returned lives."""
+        path = self.folder / file
+        return TorchFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+
+
+def open_tensor_folder(folder: Path) -> TensorFolder:
+    """Looks into a model's folder.
+
+    Raises:
+        InputError: it has no weights, or a file or a tensor that its index lists is missing.
+    """
+    whole = next((name for name in INDEXED if (folder / name).exists()), None)
+    index = next((name for name in INDEXED if (folder / f"{name}.index.json").exists()), None)
+    if whole is None and index is None:
+        raise InputError(f"{str(folder)!r} has no weights: neither {' nor '.join(INDEXED)}, nor an index of its parts")
+    listed: dict[str, str] = {}
+    if index is not None and (whole is None or INDEXED.index(index) < INDEXED.index(whole)):
+        try:
+            listed = json.loads((folder / f"{index}.index.json").read_text())["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{str(folder)!r}: {index}.index.json is not readable: {error}; fetch it again") from error
+        files = tuple(sorted(set(listed.values())))
+    else:
+        assert whole is not None
+        files = (whole,)
+    opened = TensorFolder(folder, files, {}, {})
+    for file in files:
+        if Path(file).name != file or not (folder / file).exists():
+            names = sorted(name for name, place in listed.items() if place == file)
+            missing = f"; {names[0]!r} is in it" if names else ""
+            raise InputError(f"{str(folder)!r} lacks the file {file!r} of its index{missing}; fetch it")
+        for name, shape in opened.open(file).shapes.items():
+            opened.file_of[name], opened.shapes[name] = file, shape
+    for name, file in listed.items():
+        if opened.file_of.get(name) != file:
+            raise InputError(f"{str(folder)!r}: tensor {name!r} is missing in {file!r}, where its index has it")
+    return opened
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor that is to be written: `pieces` gives its elements in order, flattened, in any dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[Tensor]]
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    def renamed(self, name: str) -> "NewTensor":
+        """The same under another name."""
+        return replace(self, name=name)
+
+
+def pieces_of(file: TensorFile, name: str, start: int, count: int) -> Iterator[Tensor]:
+    """Elements `start` to `start + count` of a flattened tensor, in pieces."""
+    for first in range(start, start + count, PIECE_ELEMENTS):
+        yield file.read(name, first, min(PIECE_ELEMENTS, start + count - first))
+
+
+def write_safetensors(path: Path, tensors: list[NewTensor], dtype: torch.dtype) -> str:
+    """Writes the tensors one after the other, and returns the file's sha256. The format is safetensors' own: the
+    length of a JSON header, the header, the bytes (its library can only write what is in memory whole)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.count * dtype.itemsize
+        header[tensor.name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for content in (len(text).to_bytes(8, "little"), text):
+            file.write(content)
+            digest.update(content)
+        for tensor in tensors:
+            written = 0
+            for piece in tensor.pieces():
+                data = bytes_of(piece.to(dtype))
+                file.write(data)
+                digest.update(data)
+                written += piece.numel()
+            assert written == tensor.count, tensor.name
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A CPU tensor's memory."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

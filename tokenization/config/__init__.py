@@ -1,0 +1,1 @@
+"""Settings of tokenization and of the VQ-GAN, as frozen dataclasses. Imports the standard library alone."""

@@ -1,0 +1,63 @@
+"""How pictures are scaled and cropped, and which are refused."""
+
+from dataclasses import asdict, dataclass
+
+from PIL import Image
+
+RESAMPLING = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Source pictures beyond these are rejected, before they are decoded.
+
+    Attributes:
+        max_bytes: of the file.
+        max_pixels: width times height; Pillow's own bound for what may be a decompression bomb.
+        max_side_px: of the longer side.
+        min_side_px: of the shorter side.
+        max_aspect_ratio: longer side over shorter side; a centre square shows too little of a longer picture.
+    """
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 89_000_000
+    max_side_px: int = 65_535
+    min_side_px: int = 1
+    max_aspect_ratio: float = 20.0
+
+    def check_bytes(self, num_bytes: int) -> None:
+        """Raises ValueError where the file is too large."""
+        if num_bytes > self.max_bytes:
+            raise ValueError(f"picture has {num_bytes} bytes, more than max_bytes {self.max_bytes}")
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises ValueError where the size, in px, is beyond a limit."""
+        size, longer, shorter = f"picture has {width} x {height} px", max(width, height), min(width, height)
+        if width * height > self.max_pixels:
+            raise ValueError(f"{size}, more than max_pixels {self.max_pixels}")
+        if longer > self.max_side_px:
+            raise ValueError(f"{size}, longer than max_side_px {self.max_side_px}")
+        if shorter < self.min_side_px:
+            raise ValueError(f"{size}, shorter than min_side_px {self.min_side_px}")
+        if longer > self.max_aspect_ratio * shorter:
+            raise ValueError(f"{size}, beyond max_aspect_ratio {self.max_aspect_ratio:g}")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Centre crop to a square, scaled. Its values are part of the tokens' fingerprint.
+
+    Attributes:
+        size_px: side of the square handed to the VQ-GAN, px.
+        size_hr_px: side of the same crop at the high resolution, px; 0 for none.
+        limits: which pictures are taken.
+    """
+
+    size_px: int
+    size_hr_px: int = 0
+    limits: Limits = Limits()
+
+    def parameters(self) -> dict[str, int | float | str]:
+        """What the fingerprint records."""
+        own = {"size_px": self.size_px, "size_hr_px": self.size_hr_px} | asdict(self.limits)
+        return own | {"crop": "centre square", "resampling": RESAMPLING.name.lower(), "alpha": "over white"}

@@ -1,0 +1,40 @@
+"""Settings of a tokenization."""
+
+from dataclasses import dataclass, field
+
+from tokenization.config.pictures import Limits, Transform
+
+
+@dataclass(frozen=True)
+class TokenizationConfig:
+    """What decides the tokens.
+
+    Attributes:
+        size_px: side of the square that is encoded, px.
+        size_hr_px: side at which the same crop is encoded once more, px; 0 for not at all.
+        hr_where: pandas query over the corpus's own columns: which pictures get the high resolution; empty for all.
+        caption_columns: metadata column to the language of its captions; several may have one language.
+        max_caption_ids: longer captions are cut to this many ids and marked.
+        encode_batch_size: pictures the VQ-GAN encodes at once; the last batch of a shard is padded to it.
+        encoder_dtype: `float32`, `bfloat16` or `float16`.
+        limits: which pictures are taken.
+    """
+
+    size_px: int = 128
+    size_hr_px: int = 0
+    hr_where: str = ""
+    caption_columns: dict[str, str] = field(default_factory=lambda: {"caption_en": "en", "caption_zh": "zh"})
+    max_caption_ids: int = 77
+    encode_batch_size: int = 32
+    encoder_dtype: str = "float32"
+    limits: Limits = Limits()
+
+    @property
+    def transform(self) -> Transform:
+        """What becomes of a picture."""
+        return Transform(self.size_px, self.size_hr_px, self.limits)
+
+    @property
+    def encode_batch_size_hr(self) -> int:
+        """As many pixels at once as at the base resolution."""
+        return max(1, self.encode_batch_size * self.size_px**2 // self.size_hr_px**2) if self.size_hr_px else 0

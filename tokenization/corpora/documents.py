@@ -1,0 +1,79 @@
+"""Interleaved documents: JSONL shards whose rows list text and pictures in order.
+
+    {"id": "page 7", "segments": [{"text": "First we cut."}, {"image": "7/cut.jpg"}, {"text": "Done."}]}
+
+Pictures are files of the same folder. Every picture is a sample; it carries the text since the picture before it, and
+the last one of a document also the text after it. A document whose one picture cannot be used loses all of them.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from tokenization.corpora.folder import jsonl_rows, read_picture
+from tokenization.corpora.samples import Sample, Segment, readable
+from tokenization.files.storage import Storage
+
+
+def read_documents(storage: Storage, shard: str, max_bytes: int) -> Iterator[Sample]:
+    """The pictures of one shard's documents, in order. A row that is no document is a sample with a problem.
+
+    Raises:
+        InputError: the shard cannot be read.
+    """
+    folder = posixpath.dirname(shard)
+    with storage.local(shard) as path:
+        for number, row in jsonl_rows(path):
+            if isinstance(row, str):
+                yield Sample(f"{number}", problem=("bad metadata", row))
+                continue
+            try:
+                parts, metadata = _parts(row)
+            except ValueError as error:
+                yield Sample(f"{number}", problem=("bad metadata", str(error)))
+                continue
+            document = f"{number}:{readable(str(row.get('id', number)))}"
+            yield from _samples(storage, folder, document, parts, metadata, max_bytes)
+
+
+def _parts(row: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Its segments as (kind, value), and what else the row has."""
+    segments = row.get("segments")
+    if not isinstance(segments, list):
+        raise ValueError("the row has no list `segments`")
+    parts = []
+    for segment in segments:
+        if not isinstance(segment, dict) or len(segment) != 1:
+            raise ValueError('a segment is neither {"text": ...} nor {"image": ...}')
+        (kind, value), *_ = segment.items()
+        if kind not in ("text", "image") or not isinstance(value, str):
+            raise ValueError(
+                f"a segment's {kind!r} is a {type(value).__name__}; text or the name of an image is wanted"
+            )
+        parts.append((kind, value))
+    if not any(kind == "image" for kind, _ in parts):
+        raise ValueError("the document has no picture")
+    return parts, {name: value for name, value in row.items() if name not in ("segments", "id")}
+
+
+def _samples(
+    storage: Storage,
+    folder: str,
+    document: str,
+    parts: list[tuple[str, str]],
+    metadata: dict[str, Any],
+    max_bytes: int,
+) -> Iterator[Sample]:
+    texts: list[str] = [""]
+    names: list[str] = []
+    for kind, value in parts:
+        if kind == "text":
+            texts[-1] += value
+        else:
+            names.append(value)
+            texts.append("")
+    for place, name in enumerate(names):
+        segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
+        key, picture = f"{document}/{place}", posixpath.normpath(posixpath.join(folder, name))
+        content, problem = read_picture(storage, picture, max_bytes)
+        yield Sample(key, content, metadata, problem, segment)

@@ -1,0 +1,86 @@
+"""From picture bytes to the squares that the VQ-GAN encodes."""
+
+import io
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from tokenization.config.pictures import RESAMPLING, Transform
+
+REDUCING_GAP = 3.0
+"""Before it resamples, Pillow averages whole blocks down to this multiple of the wanted size; JPEG decodes to it."""
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF's orientations in which width and height change places."""
+
+Image.init()
+Image.MAX_IMAGE_PIXELS = None  # the limits below decide, also where they allow more
+FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
+"""All that Pillow opens by itself; for EPS it would run Ghostscript on what a stranger wrote."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`pixels` uint8 [size_px, size_px, 3], `pixels_hr` the same at the high resolution or None; source size and crop
+    box (left, top, side) in source px, after EXIF's rotation."""
+
+    pixels: np.ndarray
+    pixels_hr: np.ndarray | None
+    width: int
+    height: int
+    crop: tuple[int, int, int]
+
+
+def load_picture(content: bytes, transform: Transform) -> Picture:
+    """Decodes the first frame, rotates after EXIF, puts alpha over white, crops and scales.
+
+    Raises:
+        ValueError: the bytes are no picture that Pillow can read, or it is beyond the limits.
+    """
+    transform.limits.check_bytes(len(content))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limits decide about bombs; damaged metadata does no harm
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                full = image.size
+                transform.limits.check_size(*full)
+                needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+                image.draft(None, (needed, needed))  # JPEG alone: to 1/2, 1/4 or 1/8, while that is enough
+                reduced = image.size != full
+                rgb = _over_white(ImageOps.exif_transpose(image))
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
+        raise ValueError(f"not a readable picture: {error}") from error
+    if reduced:
+        width, height = full[::-1] if turned else full
+    else:
+        width, height = rgb.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+
+    def square(size_px: int) -> np.ndarray:
+        across, down = rgb.width / width, rgb.height / height
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        return np.asarray(rgb.resize((size_px, size_px), RESAMPLING, box=box, reducing_gap=REDUCING_GAP))
+
+    high = square(transform.size_hr_px) if transform.size_hr_px else None
+    return Picture(square(transform.size_px), high, width, height, (left, top, side))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        scaled = np.asarray(image).astype(np.int32).clip(0, 65_535) // 257
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if image.mode == "LAB":
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert converted is not None
+        return converted
+    return image.convert("RGB")

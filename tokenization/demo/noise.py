@@ -1,0 +1,52 @@
+"""A corpus of noise, of any size: for benchmarks and tests, where only the work counts."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tokenization.corpora.tar import add_member
+from tokenization.files.storage import write_atomically
+
+WORDS = {
+    "en": ["red", "green", "small", "large", "old", "quiet", "house", "river", "cat", "bird", "window", "morning"],
+    "zh": ["红", "绿", "小", "大", "旧", "静", "屋", "河", "猫", "鸟", "窗", "晨"],
+}
+
+
+def write_noise_shard(path: Path, first_row: int, num_rows: int, size_px: int, seed: int) -> None:
+    """Writes rows `first_row` and on as JPEG pictures with captions, about as img2dataset writes photographs.
+
+    A picture is coarse noise, scaled up, with a little fine noise on it: JPEG needs about a photograph's bytes for it.
+    Its longer side is up to half as long again as `size_px`, its shorter one is `size_px`.
+    """
+
+    def fill(partial: Path) -> None:
+        with tarfile.open(partial, "w") as tar:
+            for row in range(first_row, first_row + num_rows):
+                generator = np.random.default_rng((seed, row))
+                captions = {f"caption_{name}": _caption(words, generator) for name, words in WORDS.items()}
+                metadata = captions | {"score": round(float(generator.uniform(0, 10)), 3)}
+                add_member(tar, f"{row:09d}.jpg", _picture(size_px, generator))
+                add_member(tar, f"{row:09d}.json", json.dumps(metadata, ensure_ascii=False).encode())
+
+    write_atomically(path, fill)
+
+
+def _caption(words: list[str], generator: np.random.Generator) -> str:
+    """About 20 words on average, with a long tail."""
+    return " ".join(generator.choice(words, 1 + int(generator.gamma(2.0, 10.0))))
+
+
+def _picture(size_px: int, generator: np.random.Generator) -> bytes:
+    longer = int(size_px * generator.uniform(1, 1.5))
+    size = (longer, size_px) if generator.integers(2) else (size_px, longer)
+    coarse = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.int16)
+    fine = generator.integers(-8, 9, smooth.shape, dtype=np.int16)
+    stream = io.BytesIO()
+    Image.fromarray((smooth + fine).clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()

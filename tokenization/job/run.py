@@ -1,0 +1,220 @@
+"""The tokenization job on Ray Data: read and decode on CPU workers, encode on an actor pool, write whole shards."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
+
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.workers import READER_CPUS, Workers
+from tokenization.corpora.corpus import Corpus
+from tokenization.errors import InputError
+from tokenization.files.storage import check_apart, open_storage
+from tokenization.job.actors import Encoder, Reader, Writer, writer_of
+from tokenization.job.rows import Tools
+from tokenization.table.manifest import Manifest, Page, claim, close_books, page_name, read_page, token_name
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
+from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
+from tokenization.vqgan.image_tokenizer import (
+    ImageTokenizer,
+    check_image_tokenizer,
+    check_pixel_range,
+    image_tokenizer_sha256,
+)
+
+CHUNKS_AT_ONCE_ON_GPU = 4
+ENCODERS_PER_WRITER = 8
+PASSES_WITHOUT_PROGRESS = 3
+"""Times that everything left is begun anew with no shard done, before the cluster counts as broken."""
+PAGES_AT_ONCE = 32
+
+
+@dataclass
+class Progress:
+    """How far a run is. `shards_before` were done when it began; `rows` and `rejects` count this run alone."""
+
+    shards: int
+    shards_before: int
+    shards_done: int
+    shards_failed: int = 0
+    rows: int = 0
+    rejects: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+def tokenize_corpus(
+    corpus: Corpus,
+    output: str,
+    config: TokenizationConfig,
+    tools: Tools,
+    workers: Workers,
+    report: Callable[[Progress], None],
+) -> Manifest:
+    """Tokenizes the shards of a corpus that `output` does not have yet, and closes the books.
+
+    Args:
+        corpus: what to tokenize.
+        output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their books.
+        config: what decides the tokens.
+        tools: the two tokenizers.
+        workers: who does the work.
+        report: called again and again as the work goes on.
+
+    Raises:
+        InputError: VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
+    """
+    shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
+    check_image_tokenizer(tools.vq_folder)
+    fingerprint = make_fingerprint(config, tools)
+    check_apart(url, output)
+    claim(storage, corpus.description(), fingerprint)
+    storage.delete(MANIFEST_FILE)
+    there = set(storage.names())
+    done = {shard for shard in shards if {token_name(shard), page_name(shard)} <= there}
+    progress = Progress(len(shards), len(done), len(done))
+    with ThreadPoolExecutor(PAGES_AT_ONCE) as pool:
+        pages = dict(zip(sorted(done), pool.map(lambda shard: read_page(storage, shard), sorted(done)), strict=True))
+    failed: dict[str, str] = {}
+    idle_passes = 0
+    while pending := [shard for shard in shards if shard not in pages and shard not in failed]:
+        finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report)
+        before, broken = len(pages) + len(failed), None
+        try:
+            for shard, ended in finished:
+                if isinstance(ended, Page):
+                    pages[shard] = ended
+                else:
+                    failed[shard] = ended
+        except RayError as error:
+            broken = error
+        idle_passes = 0 if len(pages) + len(failed) > before else idle_passes + 1
+        if idle_passes == PASSES_WITHOUT_PROGRESS:
+            message = f"{len(pending)} shards were begun {idle_passes} times, none was finished"
+            raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
+    return close_books(url, (pages[shard] for shard in sorted(pages)), failed, fingerprint, storage)
+
+
+def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
+    """The fingerprint of tokens made with these tools and this config.
+
+    Raises:
+        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype none that is known; or see
+            `check_pixel_range`.
+    """
+    vqgan = ImageTokenizer(tools.vq_folder)
+    check_pixel_range(tools.vq_folder, vqgan)
+    tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
+    for name, size_px in (("size_px", config.size_px), ("size_hr_px", config.size_hr_px)):
+        if size_px % vqgan.factor or (name == "size_px" and size_px < vqgan.factor):
+            raise InputError(f"{name} {size_px} is no multiple of the VQ-GAN's factor {vqgan.factor}")
+    if not isinstance(getattr(torch, config.encoder_dtype, None), torch.dtype):
+        raise InputError(f"encoder_dtype {config.encoder_dtype!r} is none of float32, bfloat16, float16")
+    high, at_once = config.size_hr_px, config.encode_batch_size_hr
+    return Fingerprint(
+        vq_sha256=image_tokenizer_sha256(tools.vq_folder),
+        text_vocabulary_sha256=text_vocabulary_sha256(tokenizer),
+        transform=config.transform.parameters(),
+        encoder_dtype=config.encoder_dtype,
+        encoder_batch_shape=[config.encode_batch_size, config.size_px, config.size_px, 3],
+        codebook_size=vqgan.codebook_size,
+        num_codes=(config.size_px // vqgan.factor) ** 2,
+        max_caption_ids=config.max_caption_ids,
+        caption_columns=config.caption_columns,
+        encoder_batch_shape_hr=[at_once, high, high, 3] if high else None,
+        num_codes_hr=(high // vqgan.factor) ** 2 if high else None,
+        hr_where=config.hr_where if high else "",
+        factor=vqgan.factor,
+        pixel_range=list(vqgan.pixel_range),
+    )
+
+
+def _one_pass(
+    corpus: Corpus,
+    shards: list[str],
+    output: str,
+    fingerprint: Fingerprint,
+    config: TokenizationConfig,
+    tools: Tools,
+    workers: Workers,
+    progress: Progress,
+    report: Callable[[Progress], None],
+) -> Iterator[tuple[str, Page | str]]:
+    """Runs the pipeline over the shards; yields each one's page, or what is wrong with it. Some may be missing."""
+    num_writers = max(1, workers.num_encoders // ENCODERS_PER_WRITER)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Writer)
+    writers: list[Any] = [actor.remote(output, fingerprint) for _ in range(num_writers)]
+    writing: dict[ray.ObjectRef, str] = {}
+    seen: dict[str, set[int]] = {}
+    chunks_of: dict[str, int] = {}
+    ended: set[str] = set()
+    for told in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
+        shard, index = told["shard"], told["index"]
+        if shard in ended or index in seen.setdefault(shard, set()):
+            continue  # an actor died after it had told of this chunk
+        seen[shard].add(index)
+        progress.rows += told["rows"]
+        progress.rejects += told["rejects"]
+        writer = writers[writer_of(shard, num_writers)]
+        if told["last"]:
+            chunks_of[shard] = index + 1
+        if told["error"]:
+            writer.drop.remote(shard)
+            progress.shards_failed += 1
+            ended.add(shard)
+            del seen[shard]
+            yield shard, told["error"]
+        elif chunks_of.get(shard) == len(seen[shard]):
+            writing[writer.finish.remote(shard, chunks_of[shard])] = shard
+            ended.add(shard)
+            del seen[shard], chunks_of[shard]
+        if writing:
+            written, _ = ray.wait(list(writing), num_returns=len(writing), timeout=0)
+            yield from _pages(written, writing, progress)
+        report(progress)
+    for reference in list(writing):
+        yield from _pages([reference], writing, progress)
+        report(progress)
+
+
+def _pages(
+    written: list[ray.ObjectRef], writing: dict[ray.ObjectRef, str], progress: Progress
+) -> Iterator[tuple[str, Page]]:
+    for reference in written:
+        page, shard = ray.get(reference), writing.pop(reference)
+        if page is not None:  # else its writer died in between: the next pass reads the shard again
+            progress.shards_done += 1
+            yield shard, page
+
+
+def _pipeline(
+    corpus: Corpus,
+    shards: list[str],
+    config: TokenizationConfig,
+    tools: Tools,
+    workers: Workers,
+    writers: list[Any],
+) -> ray.data.Dataset:
+    max_readers = workers.max_readers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    read = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+        Reader,
+        fn_constructor_args=(corpus, config, tools.text_source, tools.text_cache),
+        batch_size=1,
+        num_cpus=READER_CPUS,
+        resources=workers.reader_resources or None,
+        compute=ActorPoolStrategy(min_size=1, max_size=max_readers),
+    )
+    return read.map_batches(
+        Encoder,
+        fn_constructor_args=(config, tools.vq_folder, workers, writers),
+        batch_size=CHUNKS_AT_ONCE_ON_GPU if workers.use_gpu else 1,
+        num_cpus=1 - READER_CPUS,
+        num_gpus=1 if workers.use_gpu else 0,
+        resources=workers.encoder_resources or None,
+        compute=ActorPoolStrategy(size=workers.num_encoders),
+    )

@@ -1,0 +1,163 @@
+"""What became of every input row: one page a shard, and the manifest over all of them."""
+
+import json
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from tokenization.errors import InputError
+from tokenization.files.storage import Storage
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
+
+CLAIM_FILE = "tokenization.json"
+"""Names the corpus and the fingerprint of all tokens beside it."""
+BOOKS_FOLDER, REJECTS_FOLDER = "books", "rejects"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The books of one shard.
+
+    Attributes:
+        rows_out, rows_hr: rows written, and those of them with codes of the high resolution.
+        rejects: by reason.
+        truncated_captions: captions that were cut.
+        codes_in_use: one bit a code, packed, base64.
+    """
+
+    rows_out: int
+    rows_hr: int
+    rejects: dict[str, int]
+    truncated_captions: int
+    codes_in_use: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The books of a corpus: `rows_in == rows_out + rows_rejected`, failed shards apart."""
+
+    corpus: str
+    fingerprint: dict[str, Any]
+    shards: int
+    failed_shards: dict[str, str]
+    rows_in: int
+    rows_out: int
+    rows_hr: int
+    rows_rejected: int
+    rejects_by_reason: dict[str, int]
+    truncated_captions: int
+    codes_in_use: int
+
+
+def token_name(shard: str) -> str:
+    """Where the token shard of an input shard lies: the same relative path."""
+    return str(PurePosixPath(shard).with_suffix(".parquet"))
+
+
+def rejects_name(shard: str) -> str:
+    """Where its rejects lie, if there are any: JSON lines with key, reason and message."""
+    return f"{REJECTS_FOLDER}/{PurePosixPath(shard).with_suffix('.jsonl')}"
+
+
+def page_name(shard: str) -> str:
+    """Where its page of the books lies."""
+    return f"{BOOKS_FOLDER}/{PurePosixPath(shard).with_suffix('.json')}"
+
+
+def make_page(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codebook_size: int) -> Page:
+    """The page of a shard's rows and rejects."""
+    used = np.zeros(codebook_size, bool)
+    for row in rows:
+        used[row["codes"]] = True
+    return Page(
+        rows_out=len(rows),
+        rows_hr=sum(row.get("codes_hr") is not None for row in rows),
+        rejects=dict(Counter(reject["reason"] for reject in rejects)),
+        truncated_captions=sum(caption["truncated"] for row in rows for caption in row["captions"]),
+        codes_in_use=b64encode(np.packbits(used).tobytes()).decode(),
+    )
+
+
+def close_books(
+    corpus: str, pages: Iterable[Page], failed: dict[str, str], fingerprint: Fingerprint, output: Storage
+) -> Manifest:
+    """Sums the pages and writes the manifest."""
+    reasons: Counter[str] = Counter()
+    used = np.zeros(fingerprint.codebook_size, bool)
+    shards = rows_out = rows_hr = truncated = 0
+    for page in pages:
+        shards, rows_out, rows_hr = shards + 1, rows_out + page.rows_out, rows_hr + page.rows_hr
+        truncated += page.truncated_captions
+        reasons.update(page.rejects)
+        bits = np.unpackbits(np.frombuffer(b64decode(page.codes_in_use), np.uint8), count=len(used))
+        used |= bits.astype(bool)
+    rejected = sum(reasons.values())
+    manifest = Manifest(
+        corpus=corpus,
+        fingerprint=asdict(fingerprint),
+        shards=shards,
+        failed_shards=failed,
+        rows_in=rows_out + rejected,
+        rows_out=rows_out,
+        rows_hr=rows_hr,
+        rows_rejected=rejected,
+        rejects_by_reason=dict(sorted(reasons.items())),
+        truncated_captions=truncated,
+        codes_in_use=int(used.sum()),
+    )
+    write_json(output, MANIFEST_FILE, asdict(manifest), indent=2)
+    return manifest
+
+
+def claim(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
+    """Keeps the folder to the corpus (`Corpus.description`) and the fingerprint it was begun with.
+
+    Raises:
+        InputError: it was begun with others.
+    """
+    wanted: dict[str, Any] = {"corpus": corpus, "fingerprint": asdict(fingerprint)}
+    if output.exists(CLAIM_FILE):
+        with output.local(CLAIM_FILE) as path:
+            begun = json.loads(path.read_text("utf-8"))
+        if other := _differences(begun["corpus"], corpus):
+            raise InputError(
+                f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
+                f"--root (where the corpus has only moved, write its new url into {CLAIM_FILE} there)"
+            )
+        other = _differences(begun["fingerprint"], wanted["fingerprint"])
+        if other:
+            raise InputError(
+                f"{str(output)!r} holds tokens made with another {'; '.join(other)}; choose another --output or "
+                "--root, or delete that folder"
+            )
+    else:
+        write_json(output, CLAIM_FILE, wanted, indent=2)
+
+
+def write_json(output: Storage, name: str, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON file, whole or not at all."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    output.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_page(output: Storage, shard: str) -> Page:
+    """The page of a shard that is done."""
+    with output.local(page_name(shard)) as path:
+        return Page(**json.loads(path.read_text("utf-8")))
+
+
+def _differences(begun: dict[str, Any], wanted: dict[str, Any], within: str = "") -> list[str]:
+    """Every value that differs, as `name (was, not wanted)`."""
+    found = []
+    for name in sorted(begun.keys() | wanted.keys()):
+        was, now = begun.get(name), wanted.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, f"{within}{name}.")
+        elif was != now:
+            found.append(f"{within}{name} ({was!r}, not {now!r})")
+    return found

@@ -1,0 +1,229 @@
+"""The token table: its schema, its fingerprint, and reading and writing its shards.
+
+One parquet file for each input shard, one row a picture. The contract between tokenization and training.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenization.corpora.samples import readable
+from tokenization.errors import InputError
+from tokenization.files.ranged_file import RangedFile
+from tokenization.files.storage import LocalFolder, Storage, open_storage
+
+SCHEMA_VERSION = 1
+VERSION_KEY, FINGERPRINT_KEY, CONTENT_KEY = b"mars.schema_version", b"mars.fingerprint", b"mars.content"
+MANIFEST_FILE = "manifest.json"
+CAPTION_TYPE = pa.struct(
+    [("lang", pa.string()), ("text", pa.string()), ("ids", pa.list_(pa.int32())), ("truncated", pa.bool_())]
+)
+DOCUMENT_TYPE = pa.struct(
+    [
+        ("id", pa.string()),
+        ("place", pa.int32()),
+        ("of", pa.int32()),
+        ("before", pa.list_(pa.int32())),
+        ("after", pa.list_(pa.int32())),
+    ]
+)
+"""A picture's place in an interleaved document, and the text ids before it and, of the last one, after it."""
+CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides a shard's codes and ids. Shards may be mixed only where it is equal.
+
+    `factor` are pixels to a code along one side, `pixel_range` the VQ-GAN's values of black and white.
+    """
+
+    vq_sha256: str
+    text_vocabulary_sha256: str
+    transform: dict[str, Any]
+    encoder_dtype: str
+    encoder_batch_shape: list[int]
+    codebook_size: int
+    num_codes: int
+    max_caption_ids: int
+    caption_columns: dict[str, str]
+    encoder_batch_shape_hr: list[int] | None = None
+    num_codes_hr: int | None = None
+    hr_where: str = ""
+    factor: int = 16
+    pixel_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
+
+    def to_json(self) -> str:
+        """A canonical text form."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
+    """The table's own columns; the corpus's pass-through columns follow them."""
+    high = pa.list_(pa.uint16(), num_codes_hr) if num_codes_hr else pa.list_(pa.uint16())
+    return [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("codes", pa.list_(pa.uint16(), num_codes), nullable=False),
+        pa.field("codes_hr", high),
+        pa.field("captions", pa.list_(CAPTION_TYPE), nullable=False),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("crop", CROP_TYPE),
+        pa.field("document", DOCUMENT_TYPE),
+    ]
+
+
+OWN_COLUMNS = frozenset(field.name for field in columns(1, 1))
+
+
+def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
+    """Writes rows (dicts with the table's columns and pass-through ones).
+
+    Values of a pass-through column that have no common type are written as JSON text.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema(columns(fingerprint.num_codes, fingerprint.num_codes_hr))
+    extra_names = sorted({name for row in rows for name in row} - OWN_COLUMNS)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in OWN_COLUMNS} for row in rows], schema=schema)
+    for name in extra_names:
+        table = table.append_column(name, _pass_through([row.get(name) for row in rows]))
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
+    metadata[CONTENT_KEY] = content_sha256(rows).encode()
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def content_sha256(rows: list[dict[str, Any]]) -> str:
+    """Identifies what training reads of the rows: ids, codes, captions, places in documents."""
+    digest = hashlib.sha256()
+    for row in rows:
+        text = [row["sample_id"], row["captions"], row.get("document")]
+        digest.update(json.dumps(text, sort_keys=True).encode())
+        for name in ("codes", "codes_hr"):
+            codes = row.get(name)
+            digest.update(b"-" if codes is None else np.asarray(codes, np.uint16).tobytes())
+    return digest.hexdigest()
+
+
+def _pass_through(values: list[Any]) -> pa.Array:
+    try:
+        array = pa.array(values)
+        if not pa.types.is_nested(array.type):
+            return array
+    except (pa.ArrowException, OverflowError, UnicodeError):  # of several types, beyond 64 bits, halves of surrogates
+        pass
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return pa.array([None if text is None else readable(text) for text in texts], pa.string())
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """One parquet file of a token folder; of what lies in S3 only the columns that are asked for are fetched.
+
+    Attributes:
+        storage: the token folder.
+        name: relative to it.
+    """
+
+    storage: Storage
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.storage}/{self.name}"
+
+    def schema(self) -> pa.Schema:
+        """From the file's footer.
+
+        Raises:
+            InputError: it is no readable parquet.
+        """
+        with self._opened() as file:
+            return file.schema_arrow
+
+    @property
+    def num_rows(self) -> int:
+        """From the file's footer."""
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Some columns, or all."""
+        with self._opened() as file:
+            return file.read(columns)
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        try:
+            if isinstance(self.storage, LocalFolder):
+                with self.storage.local(self.name) as path, pq.ParquetFile(path) as file:
+                    yield file
+            else:
+                with pq.ParquetFile(pa.PythonFile(RangedFile(self.storage, self.name)), pre_buffer=True) as file:
+                    yield file
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(
+                f"token shard {str(self)!r} is no readable parquet ({error}); tokenize it again"
+            ) from error
+
+
+def list_token_shards(place: str | Path) -> list[TokenShard]:
+    """Token shards under a folder or `s3://bucket/prefix`, sorted.
+
+    Raises:
+        InputError: there is none, or their manifest is missing (an unfinished run).
+    """
+    storage = open_storage(place)
+    names = storage.names()
+    shards = [TokenShard(storage, name) for name in names if name.endswith(".parquet")]
+    if not shards:
+        raise InputError(f"token folder {str(place)!r} has no token shard; run jobs/tokenize.py first")
+    if MANIFEST_FILE not in names:
+        raise InputError(
+            f"token folder {str(place)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
+        )
+    return shards
+
+
+def read_fingerprint(shard: TokenShard) -> str:
+    """The fingerprint in a shard's footer.
+
+    Raises:
+        InputError: the file is no token shard, or of another schema version.
+    """
+    metadata = shard.schema().metadata or {}
+    version = metadata.get(VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise InputError(
+            f"token shard {str(shard)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; "
+            "tokenize it again"
+        )
+    return metadata[FINGERPRINT_KEY].decode()
+
+
+def read_content(shard: TokenShard) -> str:
+    """`content_sha256` of the shard's rows, from its footer."""
+    return (shard.schema().metadata or {}).get(CONTENT_KEY, b"").decode()
+
+
+def common_fingerprint(shards: list[TokenShard]) -> Fingerprint:
+    """The fingerprint that all shards share.
+
+    Raises:
+        InputError: two shards differ.
+    """
+    first = read_fingerprint(shards[0])
+    for shard in shards[1:]:
+        if (other := read_fingerprint(shard)) != first:
+            keys = sorted(key for key, value in json.loads(other).items() if json.loads(first).get(key) != value)
+            raise InputError(
+                f"token shards {str(shards[0])!r} and {str(shard)!r} differ in {', '.join(keys)}; "
+                "tokenize all of them alike"
+            )
+    return Fingerprint(**json.loads(first))

@@ -1,0 +1,2 @@
+"""The image tokenizer: formats of published VQ-GANs, model, training, quality. Imports `config`, `corpora` and
+`files`."""

@@ -1,0 +1,154 @@
+"""A trained VQ-GAN as an image tokenizer: pixels to codes and back.
+
+Shape letters: B pictures, S side in px, N codes of a picture in raster order.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tokenization.errors import InputError
+from tokenization.vqgan.formats import SETTINGS_FILE, SYMMETRIC, UNIT, find_vqgan, load_vqgan
+
+SHIPPED = Path(__file__).parent / "openmoji_vqgan"
+"""The demo's VQ-GAN, trained on the demo's corpus by `jobs/train_vqgan.py`."""
+HASH_BYTES = 2**24
+TELLING_PSNR_DB, TELLING_GAIN_DB = 15.0, 3.0
+"""A round trip in the other pixel range that is as good as the first, and better by the second, gives the right one
+away. Weights that were never trained give pictures of 10 dB at most, whatever the range."""
+
+
+class ImageTokenizer:
+    """Encodes and decodes with a VQ-GAN in any of the formats of `tokenization.vqgan.formats`.
+
+    Args:
+        folder: where it lies, or its file.
+        device: where it runs.
+        dtype: arithmetic of encoder and decoder.
+        compile_encoder: compile the encoder for each shape of pictures that comes, a minute each. A code can differ
+            from the uncompiled one's where two are about as near.
+
+    Raises:
+        InputError: see `load_vqgan`.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compile_encoder: bool = False,
+    ) -> None:
+        self.device, self.dtype = torch.device(device), dtype
+        loaded = load_vqgan(folder)
+        self.pixel_range = loaded.pixel_range
+        """Values of black and white in the encoder's input and the decoder's output."""
+        # In float32: rounded rows of a normalised codebook would no longer be of one length.
+        self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
+        # VQModel's own `to` would warn, on the console, of modules that it has not.
+        self._vqgan = nn.Module.to(loaded.model, self.device, dtype)
+        self._codes = torch.compile(self._nearest_codes, dynamic=False) if compile_encoder else self._nearest_codes
+        if self.device.type == "cuda":  # whose convolutions run on tensor cores in this order
+            self._vqgan.to(memory_format=torch.channels_last)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of the codebook."""
+        return int(self._vqgan.config.num_vq_embeddings)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a code, along one side."""
+        return int(2 ** (len(self._vqgan.config.block_out_channels) - 1))
+
+    @torch.no_grad()
+    def encode(self, pixels_BSS3: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [B, S, S, 3] to codes int64 [B, N], N = (S / factor)^2."""
+        pixels = torch.from_numpy(pixels_BSS3).to(self.device)
+        return self._codes(pixels).view(len(pixels), -1).cpu().numpy()
+
+    def _nearest_codes(self, pixels_BSS3: torch.Tensor) -> torch.Tensor:
+        pixels = pixels_BSS3.permute(0, 3, 1, 2)  # in memory already channels last
+        low, high = self.pixel_range
+        latents = self._vqgan.quant_conv(self._vqgan.encoder(pixels.to(self.dtype) / (255 / (high - low)) + low))
+        flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).float()
+        # argmin of the squared distance; the latent's own square does not change it.
+        return (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
+
+    @torch.no_grad()
+    def decode(self, codes_BN: np.ndarray) -> np.ndarray:
+        """Codes [B, N] of square pictures to pixels uint8 [B, S, S, 3]."""
+        grid = round(codes_BN.shape[1] ** 0.5)
+        index = torch.from_numpy(codes_BN.astype(np.int64)).to(self.device)
+        latents = self._vqgan.quantize.embedding.weight[index].view(len(index), grid, grid, -1).permute(0, 3, 1, 2)
+        pixels = self._vqgan.decoder(self._vqgan.post_quant_conv(latents))
+        low, high = self.pixel_range
+        return (
+            ((pixels.float() - low) * (255 / (high - low)))
+            .round()
+            .clamp(0, 255)
+            .byte()
+            .permute(0, 2, 3, 1)
+            .cpu()
+            .numpy()
+        )
+
+
+def check_image_tokenizer(folder: Path | str) -> None:
+    """Raises InputError where `folder` is no VQ-GAN; its tensors are not looked at."""
+    find_vqgan(folder)
+
+
+def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
+    """Sends a picture through codes and back, in the pixel range that the format implies and in the other.
+
+    Raises:
+        InputError: the other is plainly the one that the weights were trained on.
+    """
+    picture = _test_picture(8 * vqgan.factor)[None]
+    stated = vqgan.pixel_range
+    by_range = {}
+    for pixel_range in (stated, UNIT if stated == SYMMETRIC else SYMMETRIC):
+        vqgan.pixel_range = pixel_range
+        by_range[pixel_range] = _psnr_db(vqgan.decode(vqgan.encode(picture)), picture)
+    vqgan.pixel_range = stated
+    (_, own), (other_range, other) = by_range.items()
+    if other >= TELLING_PSNR_DB and other >= own + TELLING_GAIN_DB:
+        own_range, right = (f"from {low:g} to {high:g}" for low, high in by_range)
+        raise InputError(
+            f"VQ-GAN {str(folder)!r} keeps a test picture at {own:.1f} dB with pixels {own_range}, which its format "
+            f"implies, and at {other:.1f} dB {right}; put {json.dumps({'pixel_range': list(other_range)})} into "
+            f"{SETTINGS_FILE} in its folder"
+        )
+
+
+def image_tokenizer_sha256(folder: Path | str) -> str:
+    """A hash of the weights, and of the files beside them that decide what comes out, for the fingerprint."""
+    found, digest = find_vqgan(folder), hashlib.sha256()
+    for path in (*found.beside, found.weights):
+        with path.open("rb") as file:
+            while block := file.read(HASH_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _test_picture(side: int) -> np.ndarray:
+    """A yellow disc with a black and a red spot on white, uint8 [side, side, 3]: what photographs and drawings
+    both have."""
+    across, down = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
+    picture = np.full((side, side, 3), 255, np.uint8)
+    for colour, x, y, radius in (
+        ((252, 202, 40), 0, 0, 0.8),
+        ((20, 20, 20), -0.3, -0.2, 0.2),
+        ((220, 40, 40), 0.2, 0.3, 0.3),
+    ):
+        picture[np.hypot(across - x, down - y) < radius] = colour
+    return picture
+
+
+def _psnr_db(pixels: np.ndarray, truth: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.square(pixels.astype(float) - truth).mean(), 1e-9)))
