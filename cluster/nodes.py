@@ -91,14 +91,14 @@ def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
     )
 
 
-def room(kind: NodeType, resources: dict[str, float]) -> int:
+def capacity(kind: NodeType, resources: dict[str, float]) -> int:
     """How many workers of `resources` each one node holds."""
     return min(int(kind.resources.get(name, 0) / amount + 1e-9) for name, amount in resources.items() if amount)
 
 
 def _why_never(cluster: ClusterFile, demand: Demand) -> str:
     """Why a demand alone cannot be met; empty where it could."""
-    if not any(room(kind, demand.resources) for kind in cluster.node_types):
+    if not any(capacity(kind, demand.resources) for kind in cluster.node_types):
         lacking = []
         for name, amount in demand.resources.items():
             most = max((kind.resources.get(name, 0) for kind in cluster.node_types), default=0)
@@ -108,13 +108,13 @@ def _why_never(cluster: ClusterFile, demand: Demand) -> str:
             f": {'; '.join(lacking)}" if lacking else " of them as a whole"
         )
     held, nodes_left = 0, cluster.max_workers
-    for kind in sorted(cluster.node_types, key=lambda each: room(each, demand.resources), reverse=True):
-        if fit := room(kind, demand.resources):
+    for kind in sorted(cluster.node_types, key=lambda each: capacity(each, demand.resources), reverse=True):
+        if fit := capacity(kind, demand.resources):
             nodes = min(kind.max_workers, nodes_left)
             held, nodes_left = held + nodes * fit, nodes_left - nodes
     if held >= demand.count:
         return ""
-    limits = ", ".join(f"{k.max_workers} of {k.name}" for k in cluster.node_types if room(k, demand.resources))
+    limits = ", ".join(f"{k.max_workers} of {k.name}" for k in cluster.node_types if capacity(k, demand.resources))
     return f"{demand}: the cluster holds {held} at most (max_workers {cluster.max_workers}; {limits})"
 
 
@@ -126,7 +126,7 @@ def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
     """Types that the autoscaler may fall back to although their GPU is another than the planned one."""
     found = []
     for demand in demands:
-        fitting = [kind for kind in cluster.node_types if room(kind, demand.resources)]
+        fitting = [kind for kind in cluster.node_types if capacity(kind, demand.resources)]
         others = [kind.name for kind in fitting if demand.gpu and not _has_model(kind, demand.gpu)]
         if others:
             found.append(

@@ -19,7 +19,7 @@ from pipeline.planning.recipe_plan import ASSUMED_MFU
 from pipeline.reports.budget_page import write_page
 from pipeline.reports.budget_tables import report_tables
 from pipeline.reports.cost_tables import plan_tables
-from pipeline.runtime.terminal import complain, say, tables_to
+from pipeline.runtime.terminal import say, say_error, tables_to
 
 PAGE_FILE = "budget.html"
 
@@ -85,7 +85,7 @@ def report(options: Report) -> dict[str, Any]:
     for table in report_tables(figures):
         tables_to(options.json).print(table)
     for remark in ledger.remarks:
-        complain(remark)
+        say_error(remark)
     page = Path(options.html).absolute() if options.html else paths.run / PAGE_FILE
     write_page(page, figures, ledger)
     say(f"budget: the page is {page}")

@@ -11,7 +11,7 @@ from cluster.checks import describe, problems_of
 from cluster.cluster_file import placeholders, read_cluster_file
 from jobs.common.cli import run_job
 from pipeline.errors import UsageError
-from pipeline.runtime.terminal import complain, say
+from pipeline.runtime.terminal import say, say_error
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(options: Options) -> None:
             cluster = read_cluster_file(path)
             found, lines = problems_of(cluster), [describe(kind) for kind in cluster.node_types]
         for problem in found:
-            complain(problem)
+            say_error(problem)
         wrong += len(found)
         for line in lines if not found else ():
             say(f"{path}: {line}")

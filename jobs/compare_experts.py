@@ -22,8 +22,8 @@ from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, train_exp
 from pipeline.evaluation.held_out import held_out_captions
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.reports.experts_table import NAMES, PLOT_FILE, RECORDS_FILE, SUMMARY_FILE, experts_folder, experts_table
-from pipeline.runs.attempt import counted
-from pipeline.runtime.messages import Messages, saying
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.placement import actor_here, reserved
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
@@ -73,12 +73,12 @@ def main(options: Options) -> dict[str, Any]:
     connect_to_ray()
     use_gpu = recipe.scaling.use_gpu
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    with counted(paths, "compare_experts", use_gpu) as ledger:
+    with ledger_attempt(paths, "compare_experts", use_gpu) as ledger:
         messages = actor_here(Messages).remote()
         # A process of its own for each: neither inherits what the other left behind.
         train: Any = ray.remote(num_cpus=cpus, num_gpus=1 if use_gpu else 0, max_calls=1)(_train)
         records: list[dict[str, Any]] = []
-        with saying(messages), reserved(cpus, int(use_gpu), together=True) as strategy:
+        with relaying_messages(messages), reserved(cpus, int(use_gpu), together=True) as strategy:
             ledger.working.remote()
             train = train.options(scheduling_strategy=strategy)
             for experts in EXPERTS:
@@ -142,7 +142,7 @@ def _train(experts: str, comparison: Comparison, num_threads: int, messages: Any
                 for name, value in record.items()
                 if name.startswith("loss/") or name in DRIFT
             )
-            ray.get(messages.tell.remote(f"{NAMES[experts]}  step {record['step']}  {figures}"))
+            ray.get(messages.log.remote(f"{NAMES[experts]}  step {record['step']}  {figures}"))
 
     return train_experts(experts, comparison, report)
 

@@ -29,7 +29,7 @@ from pipeline.export.export import load_export, text_logits_max_abs_diff, visual
 from pipeline.generation.documents import opener_share
 from pipeline.model.loading import load_language_expert
 from pipeline.pages.sheets import picture_sheet, spread, true_pictures
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import checked_fingerprint
 from pipeline.runtime.placement import reserved
@@ -76,7 +76,7 @@ def main(options: Options) -> dict[str, Any]:
     token_shards = list_token_shards(paths.tokens)
     checked_fingerprint(recipe, paths)
     cpus = recipe.scaling.num_cpus
-    with counted(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
+    with ledger_attempt(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
         ledger.working.remote()
         task: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)
         # The longest first: what is left over at the end is then short.

@@ -16,7 +16,7 @@ from pipeline.generation.documents import DocumentLimits
 from pipeline.generation.sampling import Sampling
 from pipeline.requests.generators import generator_config, make_export, run_generators
 from pipeline.requests.request import Request, checked_prompts, high_resolution
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import in_package_cache
 from pipeline.runs.token_check import checked_fingerprint
 from pipeline.runtime.terminal import say
@@ -92,7 +92,7 @@ def main(options: Options) -> None:
         generator_config(request, evaluation.batch_size), vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype
     )
     write_metadata(options.layout, output, prompts)
-    with counted(paths, "export_for_scorers", scaling.use_gpu) as ledger:
+    with ledger_attempt(paths, "export_for_scorers", scaling.use_gpu) as ledger:
         for row in run_generators(config, rows, recipe, ledger):
             path = output / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from pipeline.requests.request import (
     save_documents,
     save_pictures,
 )
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import in_package_cache
 from pipeline.runs.token_check import checked_fingerprint
 from pipeline.runtime.terminal import say
@@ -169,7 +169,7 @@ def main(options: Options) -> None:
         config = replace(config, prompt_len=prompt_len, documents=documents)
     make_export(recipe, paths, fingerprint)
     config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
+    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(Path(options.output).absolute() if options.output else paths.samples / "prompts")
         made = run_generators(config, rows, recipe, ledger)
         save = {"picture": save_pictures, "caption": save_captions, "joint": save_documents}[options.task]
@@ -185,7 +185,7 @@ def generate_drawings(request: Request) -> None:
     rows = drawings.rename(columns={"caption": "prompt"}).to_dict("records")
     paths.samples.mkdir(parents=True, exist_ok=True)
     say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
-    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
+    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
         share = -(-len(rows) // min(recipe.scaling.num_workers, len(rows)))  # of a worker, in batches of one size
         batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
         made = run_generators(generator_config(request, batch_size), rows, recipe, ledger)
@@ -217,7 +217,7 @@ def generate_documents(request: Request) -> None:
     config = generator_config(request, min(PROMPT_BATCH, len(prompts)))
     config = replace(config, prompt_len=prompt_len, documents=limits, high=None)
     config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with counted(paths, "generate", recipe.scaling.use_gpu) as ledger:
+    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(paths.documents)
         save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe, ledger))
         ledger.add.remote(samples=len(prompts))

@@ -21,7 +21,7 @@ import tyro
 from cluster.job_client import Ended, JobFollower, UnreachableError
 from jobs.common.exit_codes import ExitCode
 from pipeline.errors import UsageError
-from pipeline.runtime.terminal import complain, say
+from pipeline.runtime.terminal import say, say_error
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -76,13 +76,13 @@ def main(options: Options, command: list[str]) -> None:
             broken = broken + 1 if code != ExitCode.PREEMPTED else 0
             if not may_go_on(ended) or not command or broken > options.resubmissions:
                 if ended.exit_code is None and ended.message:
-                    complain(ended.message)
+                    say_error(ended.message)
                 sys.exit(code)
             attempt, submission = attempt + 1, ""
             say(f"submit: submitting again in {options.pause_s:g} s, to go on from the last checkpoint")
             time.sleep(options.pause_s)
     except UnreachableError as error:
-        complain(f"error: {error}; the job may run on. Wait for it again: {again(options, submission, command)}")
+        say_error(f"error: {error}; the job may run on. Wait for it again: {again(options, submission, command)}")
         sys.exit(ExitCode.OTHER)
     except KeyboardInterrupt:
         say(f"submit: left {submission or name}; a submitted job runs on. Stop it: ray job stop {submission}")
@@ -152,5 +152,5 @@ if __name__ == "__main__":
     try:
         main(options, job)
     except UsageError as error:
-        complain(f"error: {error}")
+        say_error(f"error: {error}")
         sys.exit(ExitCode.USAGE)

@@ -21,9 +21,9 @@ from pipeline.demo.corpora import make_corpus
 from pipeline.errors import UsageError
 from pipeline.reports.asked_nodes import say_nodes
 from pipeline.reports.dry_run import plan_console
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths, in_package_cache
-from pipeline.runtime.terminal import complain, say
+from pipeline.runtime.terminal import say, say_error
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
@@ -158,7 +158,7 @@ def main(options: Options) -> dict:
     }
     if failed:
         for message in failed.values():
-            complain(f"failed: {message}")
+            say_error(f"failed: {message}")
         if options.json:
             print(json.dumps(books, ensure_ascii=False))
         raise FailedShards(f"{len(failed)} shards could not be read; mend them and run the job again")
@@ -199,20 +199,20 @@ def tokenize_one(name: str, output: str, recipe: Recipe, paths: RunPaths) -> Man
         output = str(Path(output).absolute())  # workers have working directories of their own
     num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
     say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
-    with counted(paths, "tokenize", workers.use_gpu) as ledger:
+    with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
         tools = Tools(paths.vqgan, paths.text_source, paths.text)
-        manifest = tokenize_corpus(corpus, output, config, tools, workers, Teller(ledger))
+        manifest = tokenize_corpus(corpus, output, config, tools, workers, ProgressReporter(ledger))
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
         f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
         f"{manifest.rows_rejected} rejected {manifest.rejects_by_reason or ''}"
     )
     if config.size_hr_px and not manifest.rows_hr:
-        complain(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
+        say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
     return manifest
 
 
-class Teller:
+class ProgressReporter:
     """Tells how far the work is: a line every ten seconds, Ray's metrics, and the ledger, whose steps are shards."""
 
     def __init__(self, ledger: Any) -> None:

@@ -15,9 +15,9 @@ from pipeline.config.recipe import Recipe
 from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.token_reader import caption_texts, document_texts
 from pipeline.errors import UsageError
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.messages import Messages, saying
+from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.placement import actor_here, reserved
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
@@ -50,10 +50,10 @@ def main(options: Options) -> None:
         list_token_shards(paths.tokens_of(name))
     connect_to_ray()
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    with counted(paths, "train_lm", use_gpu=False) as ledger:
+    with ledger_attempt(paths, "train_lm", use_gpu=False) as ledger:
         steps = recipe.language_expert.steps
         messages = actor_here(Messages).remote()
-        with saying(messages), reserved(cpus, together=True) as strategy:
+        with relaying_messages(messages), reserved(cpus, together=True) as strategy:
             task: Any = ray.remote(num_cpus=cpus, scheduling_strategy=strategy)
             loss = ray.get(task(train).remote(recipe, paths, cpus, messages, ledger))
         ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)
@@ -70,7 +70,7 @@ def train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any, ledg
 
     def report(figures: dict[str, float]) -> None:
         losses.append(figures["loss"])
-        ray.get(messages.tell.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}"))
+        ray.get(messages.log.remote(f"language expert: step {figures['step']:.0f}  loss {figures['loss']:.3f}"))
 
     texts = [
         text

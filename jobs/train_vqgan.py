@@ -17,8 +17,8 @@ import torch.distributed as dist
 from jobs.common.cli import JobOptions, run_job
 from pipeline.demo.corpora import make_corpus
 from pipeline.launch.ray_train import run_workers
-from pipeline.runs.attempt import counted
-from pipeline.runtime.messages import Messages, saying
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
@@ -55,7 +55,7 @@ class Options(JobOptions):
     """Measure the VQ-GAN in the run's vq/ again and rewrite its card, without training."""
 
 
-class Board(Messages):
+class StageMonitor(Messages):
     """Actor that tells rank 0's figures and counts them in the ledger."""
 
     def __init__(self, steps: int, batch_size: int, ledger: Any) -> None:
@@ -65,7 +65,7 @@ class Board(Messages):
 
     def post(self, figures: dict[str, float]) -> None:
         """Takes one report."""
-        self.tell(
+        self.log(
             f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
             f"{figures['images_per_s']:.1f} pictures/s"
         )
@@ -85,13 +85,13 @@ def main(options: Options) -> None:
         make_corpus(recipe.first_corpus, recipe, paths)
     corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
-    with counted(paths, "train_vqgan", scaling.use_gpu) as ledger:
+    with ledger_attempt(paths, "train_vqgan", scaling.use_gpu) as ledger:
         if not options.measure_only:
-            board = actor_here(Board).remote(config.steps, config.global_batch_size, ledger)
+            monitor = actor_here(StageMonitor).remote(config.steps, config.global_batch_size, ledger)
             loop = partial(train, config, corpus, paths.vq)
             say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-            with saying(board):
-                run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", board)
+            with relaying_messages(monitor):
+                run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", monitor)
         measure = ray.remote(num_cpus=1)(quality_of_shard)
         by_size: dict[int, Quality] = {}
         dtype = getattr(torch, recipe.tokenization.encoder_dtype)

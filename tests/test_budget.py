@@ -172,7 +172,7 @@ def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path):
 
 def test_limits_warn_at_80_and_95_percent_and_stop_at_100():
     watch = LimitWatch(Attempt("a", 1, "run", "train_stage", "2", "GPU", 10.0, 100.0))
-    told = [watch.heed(Spent(days, days, days + 20)) for days in (7.9, 8.1, 8.5, 9.6, 9.9, 10.0)]
+    told = [watch.check(Spent(days, days, days + 20)) for days in (7.9, 8.1, 8.5, 9.6, 9.9, 10.0)]
     warnings = [warning for lines, _ in told for warning in lines]
     assert (
         len(warnings) == 2 and "stage 2 has used 8.1 of its 10 GPU-days (81%)" in warnings[0] and "96%" in warnings[1]
@@ -180,7 +180,7 @@ def test_limits_warn_at_80_and_95_percent_and_stop_at_100():
     assert [bool(stop) for _, stop in told] == [False] * 5 + [True]
     assert "--budget-gpu-days stage=DAYS" in told[-1][1]
     of_run = LimitWatch(Attempt("a", 1, "run", "train_stage", "2", "GPU", 0.0, 100.0))
-    assert of_run.heed(Spent(1, 1, 100))[1].startswith("run 'run' has used 100 of its 100")
+    assert of_run.check(Spent(1, 1, 100))[1].startswith("run 'run' has used 100 of its 100")
 
 
 def test_a_spent_limit_is_remembered_and_refused_until_it_is_raised(tmp_path):

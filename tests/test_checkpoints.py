@@ -16,7 +16,7 @@ from pipeline.checkpoints import slice_files
 from pipeline.checkpoints.manifest import (
     MANIFEST_FILE,
     CheckpointManifest,
-    Kept,
+    RetentionPolicy,
     complete_checkpoints,
     finished_checkpoint,
     new_folder_name,
@@ -172,9 +172,9 @@ def test_the_last_ones_and_every_so_manieth_stay(url):
     names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
     never_finished, later = make(url, 45, manifest=False), make(url, 60)
     known = {*names.values(), never_finished, later}
-    remove_old(url, names[50], Kept(9), known)
+    remove_old(url, names[50], RetentionPolicy(9), known)
     assert {name.split("/")[0] for name in open_storage(url).names()} == {*names.values(), later}, "there are only five"
-    remove_old(url, names[50], Kept(2, every_steps=20), known)
+    remove_old(url, names[50], RetentionPolicy(2, every_steps=20), known)
     left = {name.split("/")[0] for name in open_storage(url).names()}
     assert left == {names[20], names[40], names[50], later}, "a later one may have been out of reach for a while"
     assert never_finished not in left
@@ -184,7 +184,7 @@ def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_pat
     url = str(tmp_path)
     own = {make(url, step) for step in (10, 20, 30)}
     successor = make(url, 20, manifest=False)
-    remove_old(url, max(own), Kept(1), own)
+    remove_old(url, max(own), RetentionPolicy(1), own)
     assert {path.name for path in tmp_path.iterdir()} == {max(own), successor}
 
 
@@ -192,10 +192,10 @@ def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path):
     """With two to keep, a damaged one in between would leave only the newest."""
     url = str(tmp_path)
     names = {step: make(url, step) for step in (10, 20, 30, 40)}
-    remove_old(url, names[40], Kept(2), set(names.values()), damaged={names[20], names[30]})
+    remove_old(url, names[40], RetentionPolicy(2), set(names.values()), damaged={names[20], names[30]})
     assert {path.name for path in tmp_path.iterdir()} == set(names.values()), "the damage may be an outage"
     names[50] = make(url, 50)
-    remove_old(url, names[50], Kept(2), set(names.values()), damaged={names[20], names[30]})
+    remove_old(url, names[50], RetentionPolicy(2), set(names.values()), damaged={names[20], names[30]})
     assert {path.name for path in tmp_path.iterdir()} == {names[40], names[50]}
 
 

@@ -159,4 +159,4 @@ def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_lea
     for name in known:
         value = getattr(stage, name)
         changed = replace(stage, **{name: [value, "changed"]})
-        assert (changed.what_is_learned() == stage.what_is_learned()) is (name in OPERATIONAL), name
+        assert (changed.resume_settings() == stage.resume_settings()) is (name in OPERATIONAL), name

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.benchmarks.kills import same_ends
+from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.checkpoints.manifest import newest_complete
 from pipeline.ledger.rows import read_ledger
 from pipeline.runs.step_figures import read_step_figures

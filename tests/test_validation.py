@@ -13,7 +13,7 @@ from pipeline.data.sequences import Task
 from pipeline.data.token_reader import TokenReader
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
-from pipeline.training.validation import examinations, examine
+from pipeline.training.validation import validate, validation_sets
 from tests.conftest import CODEBOOK, builder_of, small_config
 from tests.test_plan import STAGE, write_documents, write_tokens
 
@@ -45,7 +45,7 @@ def bits(objective, sequences, task) -> float:
 def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(alone, objective, tmp_path):
     write_tokens(tmp_path / "tokens")
     source, builder = held_out(tmp_path / "tokens", "score >= 0.7"), builder_of(objective.mars)
-    figures = examine(objective, examinations(STAGE, 1, (source,), builder), torch.device("cpu"))
+    figures = validate(objective, validation_sets(STAGE, 1, (source,), builder), torch.device("cpu"))
     reader = TokenReader(source.tokens, source.index, 3)
     rows = [reader.row(shard, place) for shard in range(3) for place in range(3)]
     for number, language in enumerate(("en", "zh")):
@@ -63,7 +63,7 @@ def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(alone, 
 def test_documents_are_measured_whole(alone, objective, tmp_path):
     write_documents(tmp_path / "documents")
     source, builder = held_out(tmp_path / "documents", ""), builder_of(objective.mars)
-    figures = examine(objective, examinations(STAGE, 1, (source,), builder), torch.device("cpu"))
+    figures = validate(objective, validation_sets(STAGE, 1, (source,), builder), torch.device("cpu"))
     reader = TokenReader(source.tokens, source.index, 1)
     sequences = [builder.interleaved(reader.row(0, place).document) for place in range(6)]
     texts = sum(int((each.label_tasks == Task.DOCUMENT_TEXT.value).sum()) for each in sequences)
@@ -74,7 +74,7 @@ def test_documents_are_measured_whole(alone, objective, tmp_path):
 def test_only_the_asked_for_number_of_rows_is_used(objective, tmp_path):
     write_tokens(tmp_path / "tokens")
     source = held_out(tmp_path / "tokens", "")
-    few = examinations(replace(STAGE, validation_rows=4), 1, (source,), builder_of(objective.mars))
+    few = validation_sets(replace(STAGE, validation_rows=4), 1, (source,), builder_of(objective.mars))
     assert {each.plan.step(0, 0, 1).num_samples for each in few} == {4}
 
 

@@ -14,9 +14,9 @@ from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.runs.paths import RunPaths, run_paths
-from pipeline.runtime.terminal import complain as complain
 from pipeline.runtime.terminal import console
 from pipeline.runtime.terminal import say as say
+from pipeline.runtime.terminal import say_error as say_error
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], desc
         code = exit_code_of(error)
         if not isinstance(error, OURS):
             raise
-        complain(f"error: {error}")
+        say_error(f"error: {error}")
         sys.exit(code)
     if result is not None and getattr(options, "json", False):
         print(json.dumps(result, ensure_ascii=False))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.common.cli import JobOptions
-from pipeline.benchmarks.kills import Punisher, figures_of, run_undisturbed
+from pipeline.benchmarks.fault_injection import FaultInjector, figures_of, run_undisturbed
 from pipeline.errors import InputError, UsageError
 from pipeline.ledger.rows import read_ledger
 from pipeline.runs.paths import CHECKOUT
@@ -68,7 +68,7 @@ def punish(options: Punish) -> dict[str, Any]:
         words = [*commands["reference"], "--stage", "1"]
         reference_s = run_undisturbed(words, nodes, root / "reference.log")
         say(f"punish: {reference_s:.0f} s; now with kills")
-        punisher = Punisher(
+        injector = FaultInjector(
             [*commands["punished"], "--stage", "1"],
             nodes,
             folders["punished"] / "stage1",
@@ -79,13 +79,13 @@ def punish(options: Punish) -> dict[str, Any]:
             options.most_kills,
         )
         try:
-            punisher.run(root / "punished.log", 60 * options.minutes * TIMEOUT_FACTOR)
+            injector.run(root / "punished.log", 60 * options.minutes * TIMEOUT_FACTOR)
         finally:
-            (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in punisher.kills))
+            (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in injector.kills))
     finally:
         nodes.stop()
     attempts = (read_ledger(folders["punished"] / "ledger").table["job"] == "train_stage").sum()
-    figures = figures_of(punisher, int(attempts), folders["reference"] / "stage1", reference_s)
+    figures = figures_of(injector, int(attempts), folders["reference"] / "stage1", reference_s)
     for name, value in figures.items():
         say(f"punish: {name} {f'{value:.3f}' if isinstance(value, float) else value}")
     say(f"punish: when which process was killed stands in {root / 'kills.jsonl'}")

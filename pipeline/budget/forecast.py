@@ -46,7 +46,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Begun:
+class StageProgress:
     """What a stage has cost so far.
 
     Attributes:
@@ -94,7 +94,7 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
     }
     starts = fmean((trained["starting_seconds"] * trained["gpu_count"]).tolist())
 
-    def expected(number: int, others: Mapping[int, Begun]) -> float:
+    def expected(number: int, others: Mapping[int, StageProgress]) -> float:
         """Device-seconds of a stage, from what others have cost."""
         update_s = sum(other.update_s for other in others.values()) / sum(other.steps for other in others.values())
         done = sum(other.share * weights[each - 1] for each, other in others.items())
@@ -134,13 +134,13 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
     )
 
 
-def _begun(attempts: pd.DataFrame, steps: int) -> Begun:
+def _begun(attempts: pd.DataFrame, steps: int) -> StageProgress:
     counts = attempts["gpu_count"]
     starting = float((attempts["starting_seconds"] * counts).sum())
     update_s = float((attempts["update_seconds"] * counts).sum())
     done = float(attempts["step"].max())
     cost = float(attempts["device_seconds"].sum())
-    return Begun(done, min(1.0, done / steps), update_s, cost - starting - update_s)
+    return StageProgress(done, min(1.0, done / steps), update_s, cost - starting - update_s)
 
 
 def _prices(trained: pd.DataFrame) -> dict[str, float]:

@@ -88,7 +88,7 @@ class CheckpointManifest:
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetentionPolicy:
     """Which checkpoints stay: the last `last`, and those of every `every_steps`-th step, 0 for none of them."""
 
     last: int
@@ -214,7 +214,7 @@ def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Ch
 
 
 def remove_old(
-    url: str, newest: str, kept: Kept, removable: Collection[str], damaged: Collection[str] = frozenset()
+    url: str, newest: str, kept: RetentionPolicy, removable: Collection[str], damaged: Collection[str] = frozenset()
 ) -> None:
     """Deletes the checkpoints beside `newest` that do not stay.
 

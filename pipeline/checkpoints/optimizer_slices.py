@@ -69,7 +69,7 @@ def optimizer_steps(engine: Any) -> int:
 
 
 @torch.no_grad()
-def adopt(engine: Any, optimizer_steps: int) -> None:
+def apply_master_weights(engine: Any, optimizer_steps: int) -> None:
     """Makes the model follow the slices' `master`, which were written to, and sets the updates that AdamW has done.
 
     Every rank calls it.

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
-from pipeline.checkpoints.optimizer_slices import KEYS, Slice, adopt, local_slices, trained_shapes
+from pipeline.checkpoints.optimizer_slices import KEYS, Slice, apply_master_weights, local_slices, trained_shapes
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
 
@@ -44,7 +44,7 @@ class Resumed:
 
 
 def resume(
-    engine: Any, url: str, identity: Identity, tell: Callable[[str], None], at_most_step: int | None = None
+    engine: Any, url: str, identity: Identity, log: Callable[[str], None], at_most_step: int | None = None
 ) -> Resumed:
     """Loads the newest checkpoint of this stage that verifies, if any. Every rank calls it.
 
@@ -54,7 +54,7 @@ def resume(
         engine: DeepSpeed's.
         url: folder or URL of the stage's checkpoints.
         identity: of the run.
-        tell: on the first rank, gets lines on what was taken, and why others were passed over.
+        log: on the first rank, gets lines on what was taken, and why others were passed over.
         at_most_step: to go back: later ones are none of this attempt's, and those among skipped steps have the weights
             that one goes back from. None takes the newest.
 
@@ -79,7 +79,7 @@ def resume(
         if damage := _load(engine, checkpoint, KEYS):
             passed_over.append(f"{checkpoint.name}: {damage}")
             continue
-        adopt(engine, checkpoint.manifest.optimizer_steps)
+        apply_master_weights(engine, checkpoint.manifest.optimizer_steps)
         taken = checkpoint
     unusable = [[reason for reason in passed_over if NEVER_FINISHED not in reason]]
     dist.broadcast_object_list(unusable, src=0)
@@ -89,7 +89,7 @@ def resume(
             "or move them away to start anew"
         )
     if first:
-        _tell(tell, taken, world_size, passed_over)
+        _log(log, taken, world_size, passed_over)
     damaged = frozenset(reason.split(": ", 1)[0] for reason in unusable[0])
     return Resumed(taken.manifest if taken else None, damaged)
 
@@ -111,16 +111,16 @@ def start_from(engine: Any, checkpoint: Checkpoint, base_sha256: str) -> None:
             f"checkpoint {str(checkpoint)!r} cannot be used: {damage}; move it away and run the stage before again, "
             "which goes on from the checkpoint before, or name another with --initial-checkpoint"
         )
-    adopt(engine, 0)
+    apply_master_weights(engine, 0)
 
 
-def _tell(tell: Callable[[str], None], taken: Checkpoint | None, world_size: int, passed_over: list[str]) -> None:
+def _log(log: Callable[[str], None], taken: Checkpoint | None, world_size: int, passed_over: list[str]) -> None:
     for reason in passed_over:
-        tell(f"passed over checkpoint {reason}")
+        log(f"passed over checkpoint {reason}")
     if taken:
         saved_by = taken.manifest.world_size
         others = f", which {saved_by} workers wrote; now there are {world_size}" if saved_by != world_size else ""
-        tell(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
+        log(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
 
 
 def _check(checkpoint: Checkpoint, identity: Identity) -> None:

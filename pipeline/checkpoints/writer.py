@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pipeline.checkpoints.manifest import (
     CheckpointFile,
     CheckpointManifest,
-    Kept,
+    RetentionPolicy,
     checkpoint_file,
     folders_of,
     new_folder_name,
@@ -49,14 +49,14 @@ class CheckpointWriter:
     Args:
         url: folder or URL of the checkpoints.
         kept: which of them stay.
-        tell: on the first rank, gets a line about every checkpoint that could not be written.
+        log: on the first rank, gets a line about every checkpoint that could not be written.
 
     Raises:
         InputError: on every rank: see `RunOwner`; or a rank sees another folder than the first one.
     """
 
-    def __init__(self, url: str, kept: Kept, tell: Callable[[str], None]) -> None:
-        self._url, self._kept, self._tell, self._storage = url, kept, tell, open_storage(url)
+    def __init__(self, url: str, kept: RetentionPolicy, log: Callable[[str], None]) -> None:
+        self._url, self._kept, self._log, self._storage = url, kept, log, open_storage(url)
         self._rank, self._threads = dist.get_rank(), ThreadPoolExecutor(2, thread_name_prefix="checkpoint")
         self._part: Future[None] | None = None
         self._closing: Future[None] | None = None
@@ -67,7 +67,7 @@ class CheckpointWriter:
         self._owner = take_over(url)
         self._removable = folders_of(self._storage.names()) if self._rank == 0 else set()
 
-    def mistrust(self, damaged: Collection[str]) -> None:
+    def mark_damaged(self, damaged: Collection[str]) -> None:
         """Names checkpoints that could not be read: they do not count among those that are kept."""
         self._damaged |= set(damaged)
 
@@ -114,7 +114,7 @@ class CheckpointWriter:
         if found[1]:
             raise InputError(found[1])
         if found[0] and self._rank == 0:
-            self._tell(f"checkpoint {self._url}/{self._name} could not be written and does not count: {found[0]}")
+            self._log(f"checkpoint {self._url}/{self._name} could not be written and does not count: {found[0]}")
             with suppress(OSError, StorageError):  # its parts take the room that the next one needs
                 self._storage.delete_folder(self._name)
         return not found[0]
@@ -161,7 +161,7 @@ class CheckpointWriter:
         try:
             remove_old(self._url, name, self._kept, self._removable, self._damaged)
         except (OSError, StorageError) as error:  # the new one counts all the same
-            self._tell(f"older checkpoints in {self._url} could not be removed: {error}")
+            self._log(f"older checkpoints in {self._url} could not be removed: {error}")
 
     def _still_owned(self) -> bool:
         assert self._owner is not None

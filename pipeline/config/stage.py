@@ -187,7 +187,7 @@ class StageConfig:
     sample_every_steps: int = 0
     sample_prompts: tuple[str, ...] = ()
 
-    def what_is_learned(self) -> dict[str, Any]:
+    def resume_settings(self) -> dict[str, Any]:
         """The settings that must be the same for a run to go on: all but the `OPERATIONAL` ones."""
         return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.sequences import Kind, Sequence
-from pipeline.model.attention import PADDING_SEGMENT, Places
+from pipeline.model.attention import PADDING_SEGMENT, PackedPositions
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Stream:
 
     ids: Tensor
     positions: Tensor
-    places: Places
+    places: PackedPositions
 
 
 @dataclass(frozen=True)
-class Work:
+class BatchWork:
     """What a micro-batch has to be computed, padding and samples without labels (fillers) apart: positions of both
     modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
     positions of the tensors."""
@@ -72,7 +72,7 @@ class MicroBatch:
     visual: Stream
     text_labels: Labels
     code_labels: Labels
-    work: Work
+    work: BatchWork
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same batch on another device. From pinned memory the host does not wait for the copy."""
@@ -130,7 +130,7 @@ def collate(
         visual=visual.padded(vocabulary.code_offset),
         text_labels=_labels(index, ids, tasks, task_weights, ~is_code),
         code_labels=_labels(index, ids, tasks, task_weights, is_code),
-        work=Work(
+        work=BatchWork(
             text_tokens=text_tokens,
             visual_tokens=visual_tokens,
             text_pairs=text_pairs,
@@ -169,7 +169,7 @@ class _Packer:
                 joined = np.concatenate(pieces)
                 column[row, : len(joined)] = joined
         ids, positions, segments, groups = (torch.from_numpy(column) for column in columns)
-        return Stream(ids, positions, Places(segments, groups))
+        return Stream(ids, positions, PackedPositions(segments, groups))
 
 
 def _labels(
@@ -183,6 +183,6 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Applies `function` to every tensor of nested dataclasses."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Labels | Stream | Places | MicroBatch):
+    if isinstance(value, Labels | Stream | PackedPositions | MicroBatch):
         return replace(value, **{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
     return value

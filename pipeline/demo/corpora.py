@@ -6,7 +6,7 @@ from pathlib import Path
 import ray
 
 from pipeline.config.recipe import Recipe
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.placement import reserved
 from pipeline.runtime.ray_connection import connect_to_ray
@@ -45,7 +45,7 @@ def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
         return
     connect_to_ray()
     cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
-    with counted(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
+    with ledger_attempt(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
         ledger.working.remote()
         waiting = {
             ray.remote(function).options(scheduling_strategy=strategy).remote(path, *arguments): count

@@ -21,34 +21,34 @@ class AttemptWatch:
     Args:
         folder: the stage's, which has the workers' stacks.
         timeout_s: see `StageConfig.step_timeout_s`.
-        tell: gets lines for whoever runs the job.
+        log: gets lines for whoever runs the job.
     """
 
-    def __init__(self, folder: Path, timeout_s: float, tell: Callable[[str], None]) -> None:
-        self._folder, self._timeout_s, self._tell = folder, timeout_s, tell
+    def __init__(self, folder: Path, timeout_s: float, log: Callable[[str], None]) -> None:
+        self._folder, self._timeout_s, self._log = folder, timeout_s, log
         self._workers: dict[int, tuple[Any, str]] = {}
-        self._beaten_at: float | None = None
+        self._last_heartbeat: float | None = None
         self._request: StopRequest | None = None
         threading.Thread(target=self._watch, name="hangs", daemon=True).start()
 
     def joined(self, rank: int, worker: Any, where: str) -> None:
         """A worker has begun: its rank, its actor handle, its process and node."""
         self._workers[rank] = (worker, where)
-        self.beat()
+        self.heartbeat()
 
     def has_workers(self) -> bool:
         """Whether they have begun."""
         return bool(self._workers)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something was done."""
-        self._beaten_at = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def ask_to_stop(self, request: StopRequest) -> None:
+    def request_stop(self, request: StopRequest) -> None:
         """The attempt is to end after its next step. The first request stands."""
         self._request = self._request or request
 
-    def stop_asked(self) -> StopRequest | None:
+    def stop_requested(self) -> StopRequest | None:
         """What it was asked for."""
         return self._request
 
@@ -57,19 +57,19 @@ class AttemptWatch:
         grace_s = max(2.0, 0.05 * self._timeout_s)
         while True:
             time.sleep(min(1.0, grace_s / 2))
-            if self._beaten_at is not None and time.monotonic() - self._beaten_at > self._timeout_s + grace_s:
-                self._beaten_at = None
+            if self._last_heartbeat is not None and time.monotonic() - self._last_heartbeat > self._timeout_s + grace_s:
+                self._last_heartbeat = None
                 self._end_hanging()
 
     def _end_hanging(self) -> None:
-        self._tell(f"nothing was done for {self._timeout_s:g} s (step_timeout_s); the workers hang, and are ended")
+        self._log(f"nothing was done for {self._timeout_s:g} s (step_timeout_s); the workers hang, and are ended")
         for rank, (worker, where) in sorted(self._workers.items()):
             file = stacks_file(self._folder, rank)
             try:
                 lines = file.read_text(errors="replace").splitlines()[1:]
             except OSError as error:
                 lines = [str(error)]
-            self._tell(f"rank {rank}, {where}: " + (f"its stacks, from {file}:" if lines else "it wrote no stacks"))
+            self._log(f"rank {rank}, {where}: " + (f"its stacks, from {file}:" if lines else "it wrote no stacks"))
             for line in lines[:MOST_LINES]:
-                self._tell(f"    {line}")
+                self._log(f"    {line}")
             ray.kill(worker)

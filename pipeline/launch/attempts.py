@@ -17,7 +17,7 @@ from ray.autoscaler.sdk import request_resources
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
-from pipeline.runtime.background import beside
+from pipeline.runtime.background import in_background
 from pipeline.runtime.capacity import workers_that_fit
 from pipeline.runtime.termination import Termination
 from pipeline.training.stop_request import StopRequest
@@ -28,7 +28,7 @@ ASK_AGAIN_S = 2.0
 RETRY_PAUSE_S = 5.0
 """Before another attempt, times the number of those in a row that saved nothing."""
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ def run_attempts(
     scaling: ScalingConfig,
     saved_step: Callable[[], int],
     termination: Termination,
-    tell: Tell,
+    log: Log,
 ) -> None:
     """Runs attempts until one comes to the stage's end.
 
@@ -46,64 +46,64 @@ def run_attempts(
         scaling: the workers that are wanted.
         saved_step: of the newest checkpoint, 0 where there is none.
         termination: whether the job was asked to end.
-        tell: gets lines for whoever runs the job.
+        log: gets lines for whoever runs the job.
 
     Raises:
         PreemptedError: the job was asked to end; or nodes are about to go and the number of workers is fixed.
         WorkersLostError: too many attempts in a row saved nothing.
         Exception: whatever else ends an attempt on purpose.
     """
-    with _wanted(scaling):
+    with _requesting_all_workers(scaling):
         in_row = 0
         while True:
             termination.nobody_trains.set()
-            before, workers = saved_step(), _workers_now(scaling, termination, tell)
+            before, workers = saved_step(), _workers_now(scaling, termination, log)
             try:
                 return attempt(replace(scaling, num_workers=workers))
             except ResizeError as error:
-                tell(str(error))
+                log(str(error))
             except NodeLostError as error:
                 if not scaling.min_workers:
                     raise
-                tell(str(error))
+                log(str(error))
             except WorkersLostError as error:
                 in_row = 0 if saved_step() > before else in_row + 1
                 if in_row > scaling.max_retries:
                     raise
                 row = f"; {in_row} in a row saved nothing, of {scaling.max_retries} that may" if in_row else ""
-                tell(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
+                log(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
                 termination.asked.wait(RETRY_PAUSE_S * in_row)
 
 
 @contextmanager
-def following(board: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
+def watch_attempt(monitor: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
     """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
     it has fewer than `most` workers and there is room for more."""
 
     def follow(ended: threading.Event) -> None:
         grows_at = time.monotonic() + scaling.grow_after_s
         while not ended.wait(POLL_S):
-            with _surviving():
-                if termination.nobody_trains.is_set() and ray.get(board.has_workers.remote()):
+            with _logging_errors():
+                if termination.nobody_trains.is_set() and ray.get(monitor.has_workers.remote()):
                     termination.nobody_trains.clear()
             if termination.asked.is_set():
-                board.ask_to_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
+                monitor.request_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
                 return
             missing = most - scaling.num_workers
             if missing <= 0 or time.monotonic() < grows_at:
                 continue
-            with _surviving():
+            with _logging_errors():
                 if more := workers_that_fit(scaling.worker_resources, missing):
                     reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
-                    board.ask_to_stop.remote(StopRequest("resize", reason))
+                    monitor.request_stop.remote(StopRequest("resize", reason))
                     grows_at = time.monotonic() + scaling.grow_after_s
 
-    with beside(follow, "follows an attempt"):
+    with in_background(follow, "follows an attempt"):
         yield
 
 
 @contextmanager
-def _wanted(scaling: ScalingConfig) -> Iterator[None]:
+def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
     """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train.
 
     It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
@@ -115,12 +115,12 @@ def _wanted(scaling: ScalingConfig) -> Iterator[None]:
 
     def ask(ended: threading.Event) -> None:
         while not ended.is_set():
-            with _surviving():
+            with _logging_errors():
                 request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
             ended.wait(ASK_AGAIN_S)
 
     try:
-        with beside(ask, "asks for workers"):
+        with in_background(ask, "asks for workers"):
             yield
     finally:
         if ray.is_initialized():
@@ -128,7 +128,7 @@ def _wanted(scaling: ScalingConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _surviving() -> Iterator[None]:
+def _logging_errors() -> Iterator[None]:
     """A thread that looks again and again outlives one look that fails, as while Ray's head is busy."""
     try:
         yield
@@ -136,10 +136,10 @@ def _surviving() -> Iterator[None]:
         logger.warning("%s; looking again", error)
 
 
-def _workers_now(scaling: ScalingConfig, termination: Termination, tell: Tell) -> int:
+def _workers_now(scaling: ScalingConfig, termination: Termination, log: Log) -> int:
     """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
     at best, within `wait_for_all_s`, and then as soon as they are enough."""
-    waited_from, told_at = time.monotonic(), float("-inf")
+    waited_from, logged_at = time.monotonic(), float("-inf")
     while True:
         termination.check()
         if not scaling.min_workers:
@@ -147,9 +147,9 @@ def _workers_now(scaling: ScalingConfig, termination: Termination, tell: Tell) -
         fit, now = workers_that_fit(scaling.worker_resources, scaling.num_workers), time.monotonic()
         if fit == scaling.num_workers or (fit >= scaling.min_workers and now - waited_from >= scaling.wait_for_all_s):
             if fit < scaling.num_workers:
-                tell(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
+                log(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
             return fit
-        if now - told_at > 60:
-            tell(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
-            told_at = now
+        if now - logged_at > 60:
+            log(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
+            logged_at = now
         termination.asked.wait(POLL_S)

@@ -19,13 +19,13 @@ MOST_UNWRITTEN = 100_000
 """Lines of figures kept while the disk takes none, about 50 MB."""
 
 
-class Board(Messages, AttemptWatch):
+class StageMonitor(Messages, AttemptWatch):
     """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger. It also
     watches over the attempt."""
 
     def __init__(self, run_name: str, stage_number: int, stage: StageConfig, folder: Path, ledger: Any) -> None:
         Messages.__init__(self)
-        AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.tell)
+        AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.log)
         self._stage_number, self._steps, self._every = stage_number, stage.steps, stage.log_every_steps
         self._metrics, self._ledger = folder / METRICS_FILE, ledger
         self._counting: list[ray.ObjectRef] = []
@@ -38,26 +38,26 @@ class Board(Messages, AttemptWatch):
         self._recent.append(figures)
         self._shown.show(figures)
         self._counting.append(self._ledger.train_step.remote(figures))
-        self._heed_limits()
+        self._check_limits()
         if measured := {name: value for name, value in figures.items() if name.startswith("validation/")}:
             told = "  ".join(f"{name.removeprefix('validation/')} {value:.2f}" for name, value in measured.items())
-            self.tell(f"stage {self._stage_number}  step {figures['step']}  held out: {told}")
+            self.log(f"stage {self._stage_number}  step {figures['step']}  held out: {told}")
         if figures["step"] % self._every == 0 or figures["step"] == self._steps:
             self.flush()
 
-    def _heed_limits(self) -> None:
+    def _check_limits(self) -> None:
         """Hears what the ledger says to steps before, and waits for nothing."""
         answers, self._counting = ray.wait(self._counting, num_returns=len(self._counting), timeout=0)
         for answer in answers:
             try:
                 warnings, stop = ray.get(answer)
             except ray.exceptions.RayError as error:
-                self.tell(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
+                self.log(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
                 continue
             for warning in warnings:
-                self.tell(warning)
+                self.log(warning)
             if stop:
-                self.ask_to_stop(StopRequest("budget", stop))
+                self.request_stop(StopRequest("budget", stop))
 
     def flush(self) -> None:
         """Tells a line over the steps since the last one."""
@@ -69,7 +69,7 @@ class Board(Messages, AttemptWatch):
                 sums[name].append(value)
         mean = {name: sum(values) / len(values) for name, values in sums.items()}
         losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in mean.items() if name.startswith("loss/"))
-        self.tell(
+        self.log(
             f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
             f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
             + (f"  MFU {mean['mfu']:.2f}" if "mfu" in mean else "")
@@ -83,5 +83,5 @@ class Board(Messages, AttemptWatch):
             append_whole(self._metrics, "".join(self._unwritten))
             self._unwritten.clear()
         except OSError as error:
-            self.tell(f"stage {self._stage_number}  {self._metrics.name} cannot be written, tried again later: {error}")
+            self.log(f"stage {self._stage_number}  {self._metrics.name} cannot be written, tried again later: {error}")
             del self._unwritten[:-MOST_UNWRITTEN]

@@ -29,7 +29,7 @@ ELASTIC_START_S = 300
 PREEMPTION_POLL_S = 2
 """Between two looks of Ray Train's watcher at which nodes are about to be taken away. Its own 5 s are a good part of a
 notice of 30 s."""
-TOLD_CHARACTERS = 300
+ERROR_CHARACTERS = 300
 """Of what a lost worker died of, in a line for whoever runs the job."""
 
 NO_RETRIES: Any = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0)
@@ -38,7 +38,7 @@ Loop = Callable[[torch.device, Callable[[dict[str, Any]], None], Callable[[str],
 """What a rank runs: with its device, and where figures and lines for whoever runs the job go."""
 
 
-def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, board: Any) -> None:
+def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, monitor: Any) -> None:
     """Runs `loop` on a group of `scaling.num_workers` workers whose `torch.distributed` is up, and waits for its end.
 
     Args:
@@ -46,7 +46,7 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
         scaling: the workers.
         name: of the Ray Train run.
         storage: folder for Ray Train's own state.
-        board: actor whose `post` gets the figures that rank 0 reports, and whose `tell` its lines.
+        monitor: actor whose `post` gets the figures that rank 0 reports, and whose `log` its lines.
 
     Raises:
         Exception: what a worker raised, as it raised it, where it was one of its own errors.
@@ -57,7 +57,7 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
     trainer = ray.train.torch.TorchTrainer(
-        partial(_worker, loop, board),
+        partial(_worker, loop, monitor),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.worker_resources
         ),
@@ -75,29 +75,29 @@ def run_workers(loop: Loop, scaling: ScalingConfig, name: str, storage: Path, bo
         raise _own_error(error) from error
 
 
-def run_stage(run: StageRun, scaling: ScalingConfig, board: Any) -> None:
-    """Trains one stage on Ray Train, once. `board` also has what `pipeline.launch.attempt_watch.AttemptWatch` has."""
+def run_stage(run: StageRun, scaling: ScalingConfig, monitor: Any) -> None:
+    """Trains one stage on Ray Train, once. `monitor` also has what `pipeline.launch.attempt_watch.AttemptWatch` has."""
     name = f"stage{run.stage_number}-{os.urandom(4).hex()}"
-    run_workers(partial(_train_stage, run, board), scaling, name, run.output / "ray_train", board)
+    run_workers(partial(_train_stage, run, monitor), scaling, name, run.output / "ray_train", monitor)
 
 
 def _train_stage(
     run: StageRun,
-    board: Any,
+    monitor: Any,
     device: torch.device,
     report: Callable[[dict[str, Any]], None],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     rank = ray.train.get_context().get_world_rank()
     me = ray.get_runtime_context()
-    board.joined.remote(rank, me.current_actor, f"process {os.getpid()} on node {me.get_node_id()[:8]}")
-    beaten = board.beat.remote if rank == 0 else _ignore
+    monitor.joined.remote(rank, me.current_actor, f"process {os.getpid()} on node {me.get_node_id()[:8]}")
+    on_heartbeat = monitor.heartbeat.remote if rank == 0 else _ignore
     if run.verify_only:  # leaves no file behind, and beside a run that trains none of its files is touched
-        train_stage(run, device, report, tell, _StopPoll(board), beaten)
+        train_stage(run, device, report, log, _StopPoll(monitor), on_heartbeat)
         return
-    watchdog = StepWatchdog(run.output, rank, run.stage.step_timeout_s, beaten)
+    watchdog = StepWatchdog(run.output, rank, run.stage.step_timeout_s, on_heartbeat)
     try:
-        train_stage(run, device, report, tell, _StopPoll(board), watchdog.beat)
+        train_stage(run, device, report, log, _StopPoll(monitor), watchdog.heartbeat)
     finally:
         watchdog.close()
 
@@ -106,8 +106,8 @@ class _StopPoll:
     """Asks the board whether the stage is to end, and Ray Train whether nodes are about to go. Never waits: the board's
     answer is the one to the question of a step before."""
 
-    def __init__(self, board: Any) -> None:
-        self._board, self._asked = board, board.stop_asked.remote()
+    def __init__(self, monitor: Any) -> None:
+        self._monitor, self._asked = monitor, monitor.stop_requested.remote()
 
     def __call__(self) -> StopRequest | None:
         notice = get_train_context().preemption_context.preemption_info
@@ -118,11 +118,11 @@ class _StopPoll:
         if not ready:
             return None
         answer: StopRequest | None = ray.get(self._asked)
-        self._asked = self._board.stop_asked.remote()
+        self._asked = self._monitor.stop_requested.remote()
         return answer
 
 
-def _worker(loop: Loop, board: Any) -> None:
+def _worker(loop: Loop, monitor: Any) -> None:
     put_tools_on_path()
     device = ray.train.torch.get_device()
     context = ray.train.get_context()
@@ -131,10 +131,10 @@ def _worker(loop: Loop, board: Any) -> None:
         os.environ |= {"LOCAL_SIZE": str(context.get_local_world_size()), "DS_ACCELERATOR": "cpu"}
     first = context.get_world_rank() == 0
     try:
-        loop(device, board.post.remote if first else _ignore, board.tell.remote if first else _ignore)
+        loop(device, monitor.post.remote if first else _ignore, monitor.log.remote if first else _ignore)
     finally:
         if first:
-            ray.get(board.flush.remote())
+            ray.get(monitor.flush.remote())
 
 
 def _ignore(*said: object) -> None:
@@ -157,4 +157,4 @@ def _own_error(error: TrainingFailedError) -> BaseException:
 def _short(error: BaseException) -> str:
     """Its last line, as tracebacks end with what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:TOLD_CHARACTERS]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:ERROR_CHARACTERS]

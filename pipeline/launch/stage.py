@@ -11,13 +11,13 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.scaling import ScalingConfig
 from pipeline.data.sample_order import MixedOrder
 from pipeline.errors import InputError
-from pipeline.launch.attempts import following, run_attempts
-from pipeline.launch.monitor import Board
+from pipeline.launch.attempts import run_attempts, watch_attempt
+from pipeline.launch.monitor import StageMonitor
 from pipeline.launch.ray_train import run_stage
 from pipeline.launch.stage_inputs import stage_run
-from pipeline.runs.attempt import counted
+from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.messages import saying
+from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, say_what_is_short
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
@@ -129,8 +129,8 @@ def attempt(
 ) -> None:
     """One attempt, with rows of its own in the ledger."""
     limits = limits_of(paths, run.stage_number, budget)
-    with counted(paths, "train_stage", scaling.use_gpu, str(run.stage_number), limits) as ledger:
-        board = actor_here(Board).remote(paths.recipe.name, run.stage_number, run.stage, run.output, ledger)
+    with ledger_attempt(paths, "train_stage", scaling.use_gpu, str(run.stage_number), limits) as ledger:
+        monitor = actor_here(StageMonitor).remote(paths.recipe.name, run.stage_number, run.stage, run.output, ledger)
         say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-        with saying(board), following(board, known, scaling, paths.recipe.scaling.num_workers):
-            run_stage(run, scaling, board)
+        with relaying_messages(monitor), watch_attempt(monitor, known, scaling, paths.recipe.scaling.num_workers):
+            run_stage(run, scaling, monitor)

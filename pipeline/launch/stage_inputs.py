@@ -76,7 +76,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         output=paths.stage(number),
         checkpoints=paths.checkpoints(number),
         recipe_sha256=sha256_of(
-            stage.what_is_learned(),
+            stage.resume_settings(),
             recipe.seed,
             recipe.shared_output_projection,
             recipe.embedding_noise_std,

@@ -68,11 +68,11 @@ class LedgerActor:
             self._account.add(**counts)
 
     def train_step(self, figures: dict[str, Any]) -> tuple[list[str], str]:
-        """Counts a training step. Returns what is to be said of limits, see `LimitWatch.heed`."""
+        """Counts a training step. Returns what is to be said of limits, see `LimitWatch.check`."""
         self._look()
         with self._lock:
             self._account.train_step(figures)
-        return self._limits.heed(self.spent())
+        return self._limits.check(self.spent())
 
     def working(self) -> None:
         """See `Account.working`."""

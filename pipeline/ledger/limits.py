@@ -23,7 +23,7 @@ class LimitWatch:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt, self._told = attempt, dict[str, float]()
 
-    def heed(self, spent: Spent) -> tuple[list[str], str]:
+    def check(self, spent: Spent) -> tuple[list[str], str]:
         """New warnings; and why the stage is to end after its next step, empty where it is not."""
         attempt, warnings, stop = self._attempt, list[str](), ""
         for name, scope, used, limit in (

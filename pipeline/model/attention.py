@@ -15,19 +15,21 @@ PADDING_SEGMENT = -1
 
 
 @dataclass(frozen=True)
-class Places:
+class PackedPositions:
     """Where positions stand, int64 [B, T] each: the sample of the row (`segments`), and in it the group of
     next-K-token prediction (`groups`, see `pipeline.data.sequences`)."""
 
     segments: Tensor
     groups: Tensor
 
-    def followed_by(self, other: "Places") -> "Places":
+    def followed_by(self, other: "PackedPositions") -> "PackedPositions":
         """These places and then the other's."""
-        return Places(torch.cat([self.segments, other.segments], dim=1), torch.cat([self.groups, other.groups], dim=1))
+        return PackedPositions(
+            torch.cat([self.segments, other.segments], dim=1), torch.cat([self.groups, other.groups], dim=1)
+        )
 
 
-def attention_mask(queries: Places, keys: Places, attention: str, dtype: torch.dtype) -> Any:
+def attention_mask(queries: PackedPositions, keys: PackedPositions, attention: str, dtype: torch.dtype) -> Any:
     """Lets a query see the keys of its sample whose group is not later than its own.
 
     Build it once a batch: all layers share it.

@@ -8,14 +8,16 @@ from pipeline.ledger.account import Limits
 from pipeline.ledger.actor import keep_ledger, new_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import connect_to_ray
-from pipeline.runtime.terminal import complain as complain
 from pipeline.runtime.terminal import say as say
+from pipeline.runtime.terminal import say_error as say_error
 
 NO_LIMITS = Limits()
 
 
 @contextmanager
-def counted(paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS) -> Iterator[Any]:
+def ledger_attempt(
+    paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS
+) -> Iterator[Any]:
     """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
 
     What is counted is what the job holds of GPUs, or of CPUs where it uses none, as Ray says; see `reserved` for tasks.
@@ -28,4 +30,4 @@ def counted(paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: L
             yield ledger
     finally:
         for problem in problems:
-            complain(problem)
+            say_error(problem)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(follow: Callable[[threading.Event], object], name: str) -> Iterator[None]:
+def in_background(follow: Callable[[threading.Event], object], name: str) -> Iterator[None]:
     """While the enclosed work runs, a thread of this name runs `follow`. The event that it gets is set when the work
     has ended; then its end is waited for."""
     ended = threading.Event()

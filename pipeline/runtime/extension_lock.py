@@ -8,25 +8,25 @@ from pathlib import Path
 from torch.utils.cpp_extension import _get_build_directory
 
 OP = "deepspeed_shm_comm"
-TOLD_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
+LOG_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
 """To compile takes about a minute."""
 
 
-def await_extension_lock(tell: Callable[[str], None]) -> None:
+def await_extension_lock(log: Callable[[str], None]) -> None:
     """Returns once no process compiles or loads the op; takes a lock away that is older than `STALE_AFTER_S`.
 
     Args:
-        tell: gets a line where that takes a while.
+        log: gets a line where that takes a while.
     """
     lock = Path(_get_build_directory(OP, False)) / "lock"
     started, told = time.monotonic(), False
     while (age_s := _age_s(lock)) is not None:
         if age_s > STALE_AFTER_S:
             lock.unlink(missing_ok=True)
-            tell(f"{lock} was {age_s:.0f} s old: who made it was killed; it is removed")
+            log(f"{lock} was {age_s:.0f} s old: who made it was killed; it is removed")
             return
-        if not told and time.monotonic() - started > TOLD_AFTER_S:
-            tell(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
+        if not told and time.monotonic() - started > LOG_AFTER_S:
+            log(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
             told = True
         time.sleep(POLL_S)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from pipeline.runtime.background import beside
+from pipeline.runtime.background import in_background
 from pipeline.runtime.terminal import say
 
 POLL_S, TIMEOUT_S = 1.0, 30.0
@@ -22,7 +22,7 @@ class Messages:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Keeps one more."""
         self._lines.append(line)
 
@@ -33,7 +33,7 @@ class Messages:
 
 
 @contextmanager
-def saying(messages: Any) -> Iterator[None]:
+def relaying_messages(messages: Any) -> Iterator[None]:
     """Says the lines of a `Messages` actor as they come, and the last of them at the end."""
 
     def follow(ended: threading.Event) -> None:
@@ -43,7 +43,7 @@ def saying(messages: Any) -> Iterator[None]:
         if heard:
             _say_all(messages)
 
-    with beside(follow, "messages"):
+    with in_background(follow, "messages"):
         yield
 
 

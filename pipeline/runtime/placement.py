@@ -9,8 +9,8 @@ import ray.data
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from pipeline.runtime.terminal import complain as complain
 from pipeline.runtime.terminal import say as say
+from pipeline.runtime.terminal import say_error as say_error
 
 
 def actor_here(actor_class: type) -> Any:

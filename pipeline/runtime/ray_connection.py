@@ -9,8 +9,8 @@ import ray.data
 import torch
 from ray._private.utils import read_ray_address
 
-from pipeline.runtime.terminal import complain as complain
 from pipeline.runtime.terminal import say as say
+from pipeline.runtime.terminal import say_error as say_error
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

@@ -16,7 +16,7 @@ def say(text: str) -> None:
     console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False)
 
 
-def complain(text: str) -> None:
+def say_error(text: str) -> None:
     """What is wrong, in one line and red; libraries' messages inside it may have several."""
     console.print(" ".join(line.strip() for line in text.splitlines()), markup=False, style="red")
 

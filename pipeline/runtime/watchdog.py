@@ -19,22 +19,22 @@ class StepWatchdog:
     Args:
         folder: the stage's.
         rank: of this process.
-        timeout_s: seconds between two calls of `beat` after which the stacks are written, to `stacks_file`.
-        beaten: called at every beat, too.
+        timeout_s: seconds between two calls of `heartbeat` after which the stacks are written, to `stacks_file`.
+        on_heartbeat: called at every beat, too.
     """
 
-    def __init__(self, folder: Path, rank: int, timeout_s: float, beaten: Callable[[], object]) -> None:
+    def __init__(self, folder: Path, rank: int, timeout_s: float, on_heartbeat: Callable[[], object]) -> None:
         path = stacks_file(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w")
         self._file.write(f"rank {rank}, process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
-        self._timeout_s, self._beaten = timeout_s, beaten
+        self._timeout_s, self._on_heartbeat = timeout_s, on_heartbeat
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something was done: the clock starts anew."""
         faulthandler.dump_traceback_later(self._timeout_s, file=self._file)
-        self._beaten()
+        self._on_heartbeat()
 
     def close(self) -> None:
         """Stops the clock."""

@@ -22,13 +22,13 @@ from pipeline.training.stage_run import StageRun, make_plan, starting_model
 from pipeline.training.step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.step_verification import try_step, verify_step
-from pipeline.training.stop_request import StopAsked, agreed_stop
+from pipeline.training.stop_request import StopRequested, agreed_stop
 from pipeline.training.trackers import Trackers
-from pipeline.training.validation import examinations, examine
+from pipeline.training.validation import validate, validation_sets
 
 Report = Callable[[dict[str, Any]], None]
 """Called on rank 0 after every step with its figures."""
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 """Called on rank 0 with a line for whoever runs the job."""
 
 
@@ -36,18 +36,18 @@ def train_stage(
     run: StageRun,
     device: torch.device,
     report: Report,
-    tell: Tell,
-    stop_asked: StopAsked | None = None,
-    beat: Callable[[], object] = lambda: None,
+    log: Log,
+    stop_requested: StopRequested | None = None,
+    heartbeat: Callable[[], object] = lambda: None,
 ) -> None:
     """Trains the stage to its end, from its newest checkpoint that verifies, where it has one.
 
     Args:
         run: the stage.
         device: this rank's.
-        report, tell: see there.
-        stop_asked: see there; None where nobody asks.
-        beat: called whenever something has been done, at least once a step: see `StepWatchdog`.
+        report, log: see there.
+        stop_requested: see there; None where nobody asks.
+        heartbeat: called whenever something has been done, at least once a step: see `StepWatchdog`.
 
     Raises:
         InputError: the last checkpoint could not be written; or see `pipeline.checkpoints.resume`.
@@ -58,37 +58,37 @@ def train_stage(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     stage = run.stage
 
-    def tell_of_stage(line: str) -> None:
-        tell(f"stage {run.stage_number}: {line}")
+    def log_stage(line: str) -> None:
+        log(f"stage {run.stage_number}: {line}")
 
-    beat()
+    heartbeat()
     if device.type == "cpu":
-        await_extension_lock(tell_of_stage)
+        await_extension_lock(log_stage)
     model, base_hash = starting_model(run, device)
     check_same_language_expert(base_hash)
     plan = make_plan(run, model.config.vocabulary)
-    asked = examinations(stage, run.stage_number, run.held_out, plan.builder)
+    asked = validation_sets(stage, run.stage_number, run.held_out, plan.builder)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
     replicas = ReplicaCheck(engine)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
-    checkpoints = StageCheckpoints(engine, run, base_hash, guard, tell_of_stage)
+    checkpoints = StageCheckpoints(engine, run, base_hash, guard, log_stage)
     taken = checkpoints.start()
     start_step = taken.step if taken else 0
     if run.verify_only:
         next_step = min(start_step, stage.steps - 1)
         set_learning_rate(engine, learning_rate(stage, next_step))
-        tell_of_stage(verify_step(engine, plan.step(next_step, rank, world_size), stage, device))
+        log_stage(verify_step(engine, plan.step(next_step, rank, world_size), stage, device))
         return
     if taken and taken.finished:
         return
 
-    skipped = SkippedSteps(run.output, tell_of_stage)
-    trackers = Trackers(run, start_step, tell_of_stage) if rank == 0 else None
+    skipped = SkippedSteps(run.output, log_stage)
+    trackers = Trackers(run, start_step, log_stage) if rank == 0 else None
     steps = prefetch(plan, start_step, stage.steps, rank, world_size, pin=device.type == "cuda")
     peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     try:
         for number in range(start_step, stage.steps):
-            beat()
+            heartbeat()
             started, done = time.monotonic(), number + 1
             step = next(steps)
             data_wait_s = time.monotonic() - started
@@ -105,20 +105,20 @@ def train_stage(
                 figures["mfu"] = figures["flop"] / (figures["step_s"] * world_size * peak)
             skipped.note(done, step.sample_ids)
             if result.problem:
-                tell_of_stage(f"step {done} is skipped: {result.problem}; its samples are in {SKIPPED_FILE}")
+                log_stage(f"step {done} is skipped: {result.problem}; its samples are in {SKIPPED_FILE}")
                 back = checkpoints.go_back(done) if guard.must_roll_back else None
                 if guard.must_roll_back and back is None:
-                    tell_of_stage("there is no checkpoint to go back to")
+                    log_stage("there is no checkpoint to go back to")
                 if rank == 0:
                     skipped.write(done, result.problem, kept_step=back.step if back else done - 1)
             if is_due(stage.compare_every_steps, done):
                 replicas(step, result.task_losses)
             if is_due(stage.validate_every_steps, done) or done == stage.steps:
-                beat()
-                figures |= examine(engine, asked, device)
-                beat()
+                heartbeat()
+                figures |= validate(engine, asked, device)
+                heartbeat()
             if run.samples and is_due(stage.sample_every_steps, done):
-                beat()
+                heartbeat()
                 picture = draw_samples(engine, run.samples, rank)
                 if trackers and picture is not None:
                     trackers.picture("samples", picture, done)
@@ -127,7 +127,7 @@ def train_stage(
                 report(figures)
                 trackers.scalars(figures, done)
 
-            ends, stop = guard.must_end, agreed_stop(stop_asked, device)
+            ends, stop = guard.must_end, agreed_stop(stop_requested, device)
             # Among skipped steps the weights are those under suspicion: what a roll back is to find lies before them.
             due = is_due(stage.save_every_steps, done) and not result.problem
             if done < stage.steps and (due or ends or stop):
@@ -141,7 +141,7 @@ def train_stage(
                 if saved or stop.kind != "resize":  # what has no room now may have it after the next step
                     raise stop.error(saved)
         if start_step < stage.steps and result.problem:
-            check_weights(engine, plan, stage, device, guard, beat)
+            check_weights(engine, plan, stage, device, guard, heartbeat)
         checkpoints.save(stage.steps, finished=True)
         if not checkpoints.wait():
             checkpoints.save(stage.steps, finished=True)
@@ -169,7 +169,7 @@ def check_weights(
     stage: StageConfig,
     device: torch.device,
     judged: StepGuard,
-    beat: Callable[[], object],
+    heartbeat: Callable[[], object],
 ) -> None:
     """Of a stage whose last steps were skipped: were the samples at fault, or are the weights?
 
@@ -181,7 +181,7 @@ def check_weights(
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     for number in range(stage.steps, stage.steps + stage.end_after):
-        beat()
+        heartbeat()
         guard = StepGuard(stage.spike_factor, 0, stage.end_after)
         guard.history.extend(judged.history)
         problem = try_step(engine, plan.step(number, rank, world_size), stage, guard, device).problem

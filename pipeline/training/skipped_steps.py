@@ -16,11 +16,11 @@ class SkippedSteps:
 
     Args:
         folder: the stage's.
-        tell: gets a line where the file cannot be written.
+        log: gets a line where the file cannot be written.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
-        self._folder, self._tell = folder, tell
+    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
+        self._folder, self._log = folder, log
         self._ids: dict[int, bytes] = {}  # packed: a step of thousands of samples takes tens of kilobytes
         self._written: set[int] = set()
         self._pending = ""
@@ -56,7 +56,7 @@ class SkippedSteps:
             append_whole(self._folder / SKIPPED_FILE, self._pending)
             self._pending = ""
         except OSError as error:
-            self._tell(f"{SKIPPED_FILE} could not be written, and is tried again later: {error}")
+            self._log(f"{SKIPPED_FILE} could not be written, and is tried again later: {error}")
 
 
 def _undone_by(step: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.checkpoints.manifest import CheckpointManifest, Kept, newest_complete
+from pipeline.checkpoints.manifest import CheckpointManifest, RetentionPolicy, newest_complete
 from pipeline.checkpoints.optimizer_slices import optimizer_steps, trained_shapes
 from pipeline.checkpoints.resume import Identity, resume, start_from
 from pipeline.checkpoints.writer import CheckpointWriter
@@ -24,21 +24,21 @@ class StageCheckpoints:
         run: the stage.
         base_hash: of the language expert that is loaded.
         guard: what a checkpoint keeps of it, and gives back.
-        tell: on the first rank, gets lines for whoever runs the job.
+        log: on the first rank, gets lines for whoever runs the job.
 
     Raises:
         InputError: another attempt owns the checkpoints, or not all ranks see the same folder.
     """
 
     def __init__(
-        self, engine: Any, run: StageRun, base_hash: str, guard: StepGuard, tell: Callable[[str], None]
+        self, engine: Any, run: StageRun, base_hash: str, guard: StepGuard, log: Callable[[str], None]
     ) -> None:
-        self._engine, self._run, self._guard, self._tell = engine, run, guard, tell
+        self._engine, self._run, self._guard, self._log = engine, run, guard, log
         initial = run.initial_checkpoint.manifest.sha256() if run.initial_checkpoint else ""
         self._identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources), initial)
         # Only looking must not take the checkpoints from a run that trains.
-        kept = Kept(run.stage.keep_checkpoints, run.stage.keep_every_steps)
-        self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, tell)
+        kept = RetentionPolicy(run.stage.keep_checkpoints, run.stage.keep_every_steps)
+        self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)
         self._saved_at = time.monotonic()
         self._stalls: dict[str, float] = {}
         self._begun_step = 0
@@ -104,9 +104,9 @@ class StageCheckpoints:
         return stalls
 
     def _resumed(self, at_most_step: int | None = None) -> CheckpointManifest | None:
-        found = resume(self._engine, self._run.checkpoints, self._identity, self._tell, at_most_step)
+        found = resume(self._engine, self._run.checkpoints, self._identity, self._log, at_most_step)
         if self._writer:
-            self._writer.mistrust(found.damaged)
+            self._writer.mark_damaged(found.damaged)
         if found.manifest and not self._run.initial_checkpoint:
             self._identity = replace(self._identity, initial_sha256=found.manifest.initial_sha256)
         return found.manifest

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.checkpoints.optimizer_slices import KEYS, adopt, local_slices, optimizer_steps
+from pipeline.checkpoints.optimizer_slices import KEYS, apply_master_weights, local_slices, optimizer_steps
 from pipeline.config.stage import StageConfig
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
@@ -76,7 +76,7 @@ def try_step(
         after += [tensor.clone() for tensor in held]
     for tensor, old in zip(held, before, strict=True):
         tensor.copy_(old)
-    adopt(engine, steps_before)
+    apply_master_weights(engine, steps_before)
     return result
 
 

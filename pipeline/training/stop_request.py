@@ -38,13 +38,13 @@ class StopRequest:
         return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
 
 
-StopAsked = Callable[[], StopRequest | None]
+StopRequested = Callable[[], StopRequest | None]
 """Asked on rank 0 after every step. Must not wait for anything."""
 
 
-def agreed_stop(stop_asked: StopAsked | None, device: torch.device) -> StopRequest | None:
+def agreed_stop(stop_requested: StopRequested | None, device: torch.device) -> StopRequest | None:
     """What rank 0 was asked for, on every rank. Every rank calls it."""
-    request = stop_asked() if stop_asked and dist.get_rank() == 0 else None
+    request = stop_requested() if stop_requested and dist.get_rank() == 0 else None
     asked = torch.tensor([request is not None], dtype=torch.int32, device=device)
     dist.broadcast(asked, src=0)
     if not asked.item():

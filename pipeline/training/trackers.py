@@ -105,11 +105,11 @@ class Trackers:
     Args:
         run: the stage.
         start_step: steps done before.
-        tell: gets a line where one fails.
+        log: gets a line where one fails.
     """
 
-    def __init__(self, run: StageRun, start_step: int, tell: Callable[[str], None]) -> None:
-        settings, self._tell = asdict(run.stage), tell
+    def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None]) -> None:
+        settings, self._log = asdict(run.stage), log
         self._makers: dict[str, Callable[[int], Tracker]] = {
             "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step)
         }
@@ -149,7 +149,7 @@ class Trackers:
             call()
         except Exception as error:  # a service's library may raise anything, and days of training are worth more
             if name not in self._told:
-                self._tell(f"{name} does not take figures any more, and is tried again later: {error!r}")
+                self._log(f"{name} does not take figures any more, and is tried again later: {error!r}")
                 self._told.add(name)
             self._open.pop(name, None)
             self._failed_at[name] = step

@@ -34,7 +34,7 @@ class HeldRows:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ValidationSet:
     """One task in one language.
 
     Attributes:
@@ -48,14 +48,14 @@ class Examination:
     num_bytes: int
 
 
-def examinations(
+def validation_sets(
     stage: StageConfig, stage_number: int, held_out: tuple[SourceRows, ...], builder: SequenceBuilder
-) -> list[Examination]:
+) -> list[ValidationSet]:
     """What is measured: each of the stage's tasks in each of its languages over the first `validation_rows` held-out
     rows of each source that have a caption in it, and the documents among them."""
     rows = [row for source in held_out for row in _first_rows(source, stage.validation_rows)]
     documents = [row for row in rows if row.document is not None]
-    found = [Examination(DOCUMENTS, _plan(stage, stage_number, documents, builder), 0)] if documents else []
+    found = [ValidationSet(DOCUMENTS, _plan(stage, stage_number, documents, builder), 0)] if documents else []
     for task in (task for task in TASKS if stage.task_shares.get(task)):
         for language in stage.language_shares:
             able = [row for row in rows if row.document is None and language in (c.language for c in row.captions)]
@@ -73,12 +73,12 @@ def examinations(
                 high_resolution_noise=0.0,
             )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
-            found.append(Examination(f"{task}/{language}", _plan(asked, stage_number, able, builder), num_bytes))
+            found.append(ValidationSet(f"{task}/{language}", _plan(asked, stage_number, able, builder), num_bytes))
     return found
 
 
 @torch.no_grad()
-def examine(engine: Any, asked: list[Examination], device: torch.device) -> dict[str, float]:
+def validate(engine: Any, asked: list[ValidationSet], device: torch.device) -> dict[str, float]:
     """Measures all of them; every rank calls it and gets the same figures.
 
     Returns:
@@ -101,7 +101,7 @@ def examine(engine: Any, asked: list[Examination], device: torch.device) -> dict
     return figures
 
 
-def _measures(each: Examination, label_counts: np.ndarray) -> list[tuple[str, Task, int]]:
+def _measures(each: ValidationSet, label_counts: np.ndarray) -> list[tuple[str, Task, int]]:
     """What is told of an examination: its name, the task whose bits it is, and what they are divided by."""
     task, counts = each.name.split("/")[0], label_counts.tolist()
     if task == "captioning":

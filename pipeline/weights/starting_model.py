@@ -126,7 +126,7 @@ def verify_files(folder: Path, record: StartRecord) -> None:
 
 
 def make_starting_model(
-    expert: LanguageExpertFiles, named: str, options: StartOptions, out: Path, tell: Callable[[str], None]
+    expert: LanguageExpertFiles, named: str, options: StartOptions, out: Path, log: Callable[[str], None]
 ) -> StartRecord:
     """Writes the starting model to `out`: what `MarsForCausalLM.from_language_expert` makes, as a Hugging Face folder.
 
@@ -137,7 +137,7 @@ def make_starting_model(
         named: how the user named it, for the record.
         options: of the model.
         out: a new folder, or one of an earlier attempt.
-        tell: gets a line a file.
+        log: gets a line a file.
 
     Raises:
         InputError: `out` was begun with another language expert or other options, or the disk has not enough room.
@@ -155,7 +155,7 @@ def make_starting_model(
     weight_map: dict[str, str] = {}
     for number, source in enumerate(sources, start=1):
         name = f"model-{number:05d}-of-{len(sources):05d}.safetensors"
-        made = _make_file(expert, source, config, dtype, out / name, record.files.get(name), tell)
+        made = _make_file(expert, source, config, dtype, out / name, record.files.get(name), log)
         record.files[name] = made
         _save(out, record)
         weight_map |= dict.fromkeys(SafetensorsFile(out / name).shapes, name)
@@ -186,12 +186,12 @@ def _make_file(
     dtype: torch.dtype,
     path: Path,
     before: MadeFile | None,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> MadeFile:
     """Makes one file, where that is not done. Nothing of its source stays in memory behind it."""
     source_sha256 = file_sha256(expert.tensors.folder / source)
     if before and before.source_sha256 == source_sha256 and path.exists() and file_sha256(path) == before.sha256:
-        tell(f"{path.name} is already there, made of {source}")
+        log(f"{path.name} is already there, made of {source}")
         return before
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # a killed attempt's: its room is needed
@@ -207,7 +207,7 @@ def _make_file(
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    tell(f"{path.name}: {len(tensors)} tensors, {size / 1e9:.2f} GB, made of {source}")
+    log(f"{path.name}: {len(tensors)} tensors, {size / 1e9:.2f} GB, made of {source}")
     return MadeFile(path.stat().st_size, sha256, source, source_sha256)
 
 

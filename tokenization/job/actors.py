@@ -23,7 +23,14 @@ from tokenization.corpora.samples import readable
 from tokenization.errors import InputError
 from tokenization.files.storage import open_storage
 from tokenization.job.rows import Chunk, read_chunks
-from tokenization.table.manifest import Page, make_page, page_name, rejects_name, token_name, write_json
+from tokenization.table.manifest import (
+    ShardStatistics,
+    rejects_name,
+    shard_statistics,
+    statistics_name,
+    token_name,
+    write_json,
+)
 from tokenization.table.token_table import Fingerprint, write_token_shard
 from tokenization.text_tokenizer import load_text_tokenizer
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
@@ -108,22 +115,22 @@ class Writer:
         """Takes one chunk, perhaps once more."""
         self._chunks.setdefault(shard, {})[index] = (rows, rejects)
 
-    def finish(self, shard: str, num_chunks: int) -> Page | None:
+    def finish(self, shard: str, num_chunks: int) -> ShardStatistics | None:
         """Writes the shard, its tokens last: it counts as done once they are there. None: chunks of it were lost."""
         chunks = self._chunks.pop(shard, {})
         if sorted(chunks) != list(range(num_chunks)):
             return None
         rows = [row for index in sorted(chunks) for row in chunks[index][0]]
         rejects = [reject for index in sorted(chunks) for reject in chunks[index][1]]
-        page = make_page(rows, rejects, self._fingerprint.codebook_size)
+        statistics = shard_statistics(rows, rejects, self._fingerprint.codebook_size)
         if rejects:
             lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
             self._output.write(rejects_name(shard), lambda path: path.write_text(lines, encoding="utf-8"))
         else:
             self._output.delete(rejects_name(shard))
-        write_json(self._output, page_name(shard), asdict(page))
+        write_json(self._output, statistics_name(shard), asdict(statistics))
         self._output.write(token_name(shard), lambda path: write_token_shard(path, rows, self._fingerprint))
-        return page
+        return statistics
 
     def drop(self, shard: str) -> None:
         """Forgets the chunks of a shard that could not be read to its end."""

@@ -18,7 +18,15 @@ from tokenization.errors import InputError
 from tokenization.files.storage import check_apart, open_storage
 from tokenization.job.actors import Encoder, Reader, Writer, writer_of
 from tokenization.job.rows import Tools
-from tokenization.table.manifest import Manifest, Page, claim, close_books, page_name, read_page, token_name
+from tokenization.table.manifest import (
+    Manifest,
+    ShardStatistics,
+    check_or_record_settings,
+    read_shard_statistics,
+    statistics_name,
+    token_name,
+    write_manifest,
+)
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
 from tokenization.vqgan.image_tokenizer import (
@@ -32,7 +40,7 @@ CHUNKS_AT_ONCE_ON_GPU = 4
 ENCODERS_PER_WRITER = 8
 PASSES_WITHOUT_PROGRESS = 3
 """Times that everything left is begun anew with no shard done, before the cluster counts as broken."""
-PAGES_AT_ONCE = 32
+STATISTICS_AT_ONCE = 32
 
 
 @dataclass
@@ -73,31 +81,33 @@ def tokenize_corpus(
     check_image_tokenizer(tools.vq_folder)
     fingerprint = make_fingerprint(config, tools)
     check_apart(url, output)
-    claim(storage, corpus.description(), fingerprint)
+    check_or_record_settings(storage, corpus.description(), fingerprint)
     storage.delete(MANIFEST_FILE)
     there = set(storage.names())
-    done = {shard for shard in shards if {token_name(shard), page_name(shard)} <= there}
+    done = {shard for shard in shards if {token_name(shard), statistics_name(shard)} <= there}
     progress = Progress(len(shards), len(done), len(done))
-    with ThreadPoolExecutor(PAGES_AT_ONCE) as pool:
-        pages = dict(zip(sorted(done), pool.map(lambda shard: read_page(storage, shard), sorted(done)), strict=True))
+    with ThreadPoolExecutor(STATISTICS_AT_ONCE) as pool:
+        statistics = dict(
+            zip(sorted(done), pool.map(lambda shard: read_shard_statistics(storage, shard), sorted(done)), strict=True)
+        )
     failed: dict[str, str] = {}
     idle_passes = 0
-    while pending := [shard for shard in shards if shard not in pages and shard not in failed]:
+    while pending := [shard for shard in shards if shard not in statistics and shard not in failed]:
         finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report)
-        before, broken = len(pages) + len(failed), None
+        before, broken = len(statistics) + len(failed), None
         try:
             for shard, ended in finished:
-                if isinstance(ended, Page):
-                    pages[shard] = ended
+                if isinstance(ended, ShardStatistics):
+                    statistics[shard] = ended
                 else:
                     failed[shard] = ended
         except RayError as error:
             broken = error
-        idle_passes = 0 if len(pages) + len(failed) > before else idle_passes + 1
+        idle_passes = 0 if len(statistics) + len(failed) > before else idle_passes + 1
         if idle_passes == PASSES_WITHOUT_PROGRESS:
             message = f"{len(pending)} shards were begun {idle_passes} times, none was finished"
             raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
-    return close_books(url, (pages[shard] for shard in sorted(pages)), failed, fingerprint, storage)
+    return write_manifest(url, (statistics[shard] for shard in sorted(statistics)), failed, fingerprint, storage)
 
 
 def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
@@ -144,7 +154,7 @@ def _one_pass(
     workers: Workers,
     progress: Progress,
     report: Callable[[Progress], None],
-) -> Iterator[tuple[str, Page | str]]:
+) -> Iterator[tuple[str, ShardStatistics | str]]:
     """Runs the pipeline over the shards; yields each one's page, or what is wrong with it. Some may be missing."""
     num_writers = max(1, workers.num_encoders // ENCODERS_PER_WRITER)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Writer)
@@ -175,21 +185,21 @@ def _one_pass(
             del seen[shard], chunks_of[shard]
         if writing:
             written, _ = ray.wait(list(writing), num_returns=len(writing), timeout=0)
-            yield from _pages(written, writing, progress)
+            yield from _all_statistics(written, writing, progress)
         report(progress)
     for reference in list(writing):
-        yield from _pages([reference], writing, progress)
+        yield from _all_statistics([reference], writing, progress)
         report(progress)
 
 
-def _pages(
+def _all_statistics(
     written: list[ray.ObjectRef], writing: dict[ray.ObjectRef, str], progress: Progress
-) -> Iterator[tuple[str, Page]]:
+) -> Iterator[tuple[str, ShardStatistics]]:
     for reference in written:
-        page, shard = ray.get(reference), writing.pop(reference)
-        if page is not None:  # else its writer died in between: the next pass reads the shard again
+        statistics, shard = ray.get(reference), writing.pop(reference)
+        if statistics is not None:  # else its writer died in between: the next pass reads the shard again
             progress.shards_done += 1
-            yield shard, page
+            yield shard, statistics
 
 
 def _pipeline(

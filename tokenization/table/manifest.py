@@ -1,4 +1,4 @@
-"""What became of every input row: one page a shard, and the manifest over all of them."""
+"""What became of every input row: statistics of each shard, and the manifest over all of them."""
 
 import json
 from base64 import b64decode, b64encode
@@ -14,14 +14,14 @@ from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
-CLAIM_FILE = "tokenization.json"
-"""Names the corpus and the fingerprint of all tokens beside it."""
-BOOKS_FOLDER, REJECTS_FOLDER = "books", "rejects"
+SETTINGS_FILE = "tokenization.json"
+"""Holds the corpus and the fingerprint that all tokens of the folder belong to."""
+STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
 
 
 @dataclass(frozen=True)
-class Page:
-    """The books of one shard.
+class ShardStatistics:
+    """What became of the rows of one shard.
 
     Attributes:
         rows_out, rows_hr: rows written, and those of them with codes of the high resolution.
@@ -39,7 +39,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The books of a corpus: `rows_in == rows_out + rows_rejected`, failed shards apart."""
+    """What became of the rows of a corpus: `rows_in == rows_out + rows_rejected`; failed shards are listed apart."""
 
     corpus: str
     fingerprint: dict[str, Any]
@@ -64,17 +64,17 @@ def rejects_name(shard: str) -> str:
     return f"{REJECTS_FOLDER}/{PurePosixPath(shard).with_suffix('.jsonl')}"
 
 
-def page_name(shard: str) -> str:
-    """Where its page of the books lies."""
-    return f"{BOOKS_FOLDER}/{PurePosixPath(shard).with_suffix('.json')}"
+def statistics_name(shard: str) -> str:
+    """Path of the file with its statistics."""
+    return f"{STATISTICS_FOLDER}/{PurePosixPath(shard).with_suffix('.json')}"
 
 
-def make_page(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codebook_size: int) -> Page:
-    """The page of a shard's rows and rejects."""
+def shard_statistics(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codebook_size: int) -> ShardStatistics:
+    """Counts a shard's rows and rejects."""
     used = np.zeros(codebook_size, bool)
     for row in rows:
         used[row["codes"]] = True
-    return Page(
+    return ShardStatistics(
         rows_out=len(rows),
         rows_hr=sum(row.get("codes_hr") is not None for row in rows),
         rejects=dict(Counter(reject["reason"] for reject in rejects)),
@@ -83,18 +83,22 @@ def make_page(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codeboo
     )
 
 
-def close_books(
-    corpus: str, pages: Iterable[Page], failed: dict[str, str], fingerprint: Fingerprint, output: Storage
+def write_manifest(
+    corpus: str,
+    statistics: Iterable[ShardStatistics],
+    failed: dict[str, str],
+    fingerprint: Fingerprint,
+    output: Storage,
 ) -> Manifest:
-    """Sums the pages and writes the manifest."""
+    """Adds up the statistics of all shards and writes the manifest."""
     reasons: Counter[str] = Counter()
     used = np.zeros(fingerprint.codebook_size, bool)
     shards = rows_out = rows_hr = truncated = 0
-    for page in pages:
-        shards, rows_out, rows_hr = shards + 1, rows_out + page.rows_out, rows_hr + page.rows_hr
-        truncated += page.truncated_captions
-        reasons.update(page.rejects)
-        bits = np.unpackbits(np.frombuffer(b64decode(page.codes_in_use), np.uint8), count=len(used))
+    for one in statistics:
+        shards, rows_out, rows_hr = shards + 1, rows_out + one.rows_out, rows_hr + one.rows_hr
+        truncated += one.truncated_captions
+        reasons.update(one.rejects)
+        bits = np.unpackbits(np.frombuffer(b64decode(one.codes_in_use), np.uint8), count=len(used))
         used |= bits.astype(bool)
     rejected = sum(reasons.values())
     manifest = Manifest(
@@ -114,20 +118,21 @@ def close_books(
     return manifest
 
 
-def claim(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
-    """Keeps the folder to the corpus (`Corpus.description`) and the fingerprint it was begun with.
+def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
+    """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks that they are the ones
+    it was begun with.
 
     Raises:
         InputError: it was begun with others.
     """
     wanted: dict[str, Any] = {"corpus": corpus, "fingerprint": asdict(fingerprint)}
-    if output.exists(CLAIM_FILE):
-        with output.local(CLAIM_FILE) as path:
+    if output.exists(SETTINGS_FILE):
+        with output.local(SETTINGS_FILE) as path:
             begun = json.loads(path.read_text("utf-8"))
         if other := _differences(begun["corpus"], corpus):
             raise InputError(
                 f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
-                f"--root (where the corpus has only moved, write its new url into {CLAIM_FILE} there)"
+                f"--root (where the corpus has only moved, write its new url into {SETTINGS_FILE} there)"
             )
         other = _differences(begun["fingerprint"], wanted["fingerprint"])
         if other:
@@ -136,7 +141,7 @@ def claim(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> 
                 "--root, or delete that folder"
             )
     else:
-        write_json(output, CLAIM_FILE, wanted, indent=2)
+        write_json(output, SETTINGS_FILE, wanted, indent=2)
 
 
 def write_json(output: Storage, name: str, value: Any, indent: int | None = None) -> None:
@@ -145,10 +150,10 @@ def write_json(output: Storage, name: str, value: Any, indent: int | None = None
     output.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def read_page(output: Storage, shard: str) -> Page:
-    """The page of a shard that is done."""
-    with output.local(page_name(shard)) as path:
-        return Page(**json.loads(path.read_text("utf-8")))
+def read_shard_statistics(output: Storage, shard: str) -> ShardStatistics:
+    """The statistics of a shard that is done."""
+    with output.local(statistics_name(shard)) as path:
+        return ShardStatistics(**json.loads(path.read_text("utf-8")))
 
 
 def _differences(begun: dict[str, Any], wanted: dict[str, Any], within: str = "") -> list[str]:

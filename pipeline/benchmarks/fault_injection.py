@@ -44,7 +44,7 @@ class Kill:
 
 
 @dataclass
-class Punisher:
+class FaultInjector:
     """Runs a training's command again and again until it ends well, and kills meanwhile.
 
     Attributes:
@@ -168,21 +168,21 @@ def _same(first: Checkpoint, second: Checkpoint) -> bool:
     )
 
 
-def figures_of(punisher: Punisher, attempts: int, reference: Path, reference_s: float) -> dict[str, Any]:
+def figures_of(injector: FaultInjector, attempts: int, reference: Path, reference_s: float) -> dict[str, Any]:
     """What `jobs/benchmark.py punish` prints."""
-    redone, share = goodput(punisher.stage, punisher.seconds)
+    redone, share = goodput(injector.stage, injector.seconds)
     return {
-        "kills": len(punisher.kills),
-        "kills_by_kind": dict(Counter(kill.kind for kill in punisher.kills)),
-        "kills_by_phase": dict(Counter(kill.phase for kill in punisher.kills)),
+        "kills": len(injector.kills),
+        "kills_by_kind": dict(Counter(kill.kind for kill in injector.kills)),
+        "kills_by_phase": dict(Counter(kill.phase for kill in injector.kills)),
         "restarts": attempts - 1,
-        "steps": punisher.steps,
+        "steps": injector.steps,
         "steps_redone": redone,
-        "seconds": punisher.seconds,
+        "seconds": injector.seconds,
         "reference_seconds": reference_s,
         "goodput": share,
         "reference_goodput": goodput(reference, reference_s)[1],
-        "weights_equal": same_ends(reference, punisher.stage),
+        "weights_equal": same_ends(reference, injector.stage),
     }
 
 
