@@ -1,25 +1,17 @@
 """Small models and corpora that the tests share."""
 
-import json
 import os
-import tarfile
 from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.config.mars import MarsConfig
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
-from tests.s3 import BUCKET, FaultyS3
-
-TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.support.checkout import CHECKOUT
+from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,17 +49,6 @@ def mars(base, request) -> MarsForCausalLM:
     return model.eval()
 
 
-def small_config(**changes) -> MarsConfig:
-    """One model's config, where all kinds of them would show nothing more."""
-    values = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
-    values |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, picture_position_std=0.05)
-    return MarsConfig(**values | changes)
-
-
-def builder_of(mars: MarsForCausalLM) -> SequenceBuilder:
-    return SequenceBuilder(mars.config.vocabulary, {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
-
-
 @pytest.fixture
 def builder(mars) -> SequenceBuilder:
     return builder_of(mars)
@@ -87,33 +68,8 @@ def s3(monkeypatch) -> Iterator[FaultyS3]:
 @pytest.fixture(scope="session")
 def aws_on_fake_nodes(tmp_path_factory):
     """cluster/aws_a100.yaml with nodes that are raylets of this machine; they go after five idle seconds."""
-    from tests.fake_cluster import FakeCluster
+    from tests.support.fake_cluster import FakeCluster
 
     cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path_factory.mktemp("aws"))
     yield cluster
     cluster.stop()
-
-
-def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:
-    content = BytesIO()
-    Image.new(mode, size, color).save(content, "PNG")
-    return content.getvalue()
-
-
-def noise_png(seed: int, size_px: int = 32) -> bytes:
-    content = BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((size_px, size_px)).save(content, "PNG")
-    return content.getvalue()
-
-
-def write_tar(path: Path, samples: list[tuple[str, bytes | None, dict | bytes | None]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for key, picture, meta in samples:
-            members = {"png": picture, "json": json.dumps(meta).encode() if isinstance(meta, dict) else meta}
-            for suffix, content in members.items():
-                if content is not None:
-                    info = tarfile.TarInfo(f"{key}.{suffix}")
-                    info.size = len(content)
-                    tar.addfile(info, BytesIO(content))

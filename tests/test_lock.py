@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 LOCK = CHECKOUT / "cluster" / "requirements.lock"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]

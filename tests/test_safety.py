@@ -10,13 +10,15 @@ import pytest
 
 from pipeline.checkpoints.manifest import open_checkpoint, write_manifest
 from pipeline.errors import InputError
-from tests.conftest import CHECKOUT
-from tests.s3 import SECRET, FaultyS3
-from tests.test_checkpoints import make
+from tests.support.checkout import CHECKOUT
+from tests.support.checkpoints import make
+from tests.support.s3 import SECRET, FaultyS3
 from tokenization.files.storage import open_storage
 
-SOURCES = [path for folder in ("jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")]
-BETWEEN_OWN_ACTORS = {"tokenize_stages.py"}
+SOURCES = [
+    path for folder in ("cluster", "jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")
+]
+BETWEEN_OWN_ACTORS = {"actors.py"}
 """Where chunks go through Ray's store from one of our tasks to another, in one job."""
 
 

@@ -119,8 +119,9 @@ def write_manifest(
 
 
 def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
-    """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks that they are the ones
-    it was begun with.
+    """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks them.
+
+    A folder that was begun with others is refused.
 
     Raises:
         InputError: it was begun with others.

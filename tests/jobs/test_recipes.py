@@ -1,0 +1,163 @@
+"""A wrong recipe key, value or flag is refused in one line that says what is right."""
+
+import json
+import os
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+
+from jobs import generate, train_lm
+from jobs.common.recipes import load_recipe
+from pipeline.config.stage import OPERATIONAL, StageConfig
+from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.errors import InputError, UsageError
+from pipeline.launch.stage_inputs import check_high_resolution
+from pipeline.runs.paths import run_paths
+from pipeline.runtime import ray_connection
+from pipeline.training.language_expert import TRAINING_FILE
+from tests.support.tokens import write_tokens
+
+
+def test_an_override_reaches_the_value_it_names():
+    recipe = load_recipe("demo", ("stages.0.steps=7", "tokenization.size_px=64", "stages.0.task_weights.opener=0.5"))
+    assert recipe.stages[0].steps == 7 and recipe.tokenization.size_px == 64
+    assert recipe.stages[0].task_weights["opener"] == 0.5
+    assert recipe.stages[1].steps == load_recipe("demo").stages[1].steps
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.0.stepz=7", "no 'stepz'; the keys here are .*steps"),
+        ("nothing=1", "no 'nothing'; the keys here are .*scaling"),
+        ("stages.9.steps=7", "none of the positions 0 to 2"),
+        ("stages.0.steps=many", "a int is wanted"),
+        ("stages.0.steps=1.5", "a int is wanted, not a float"),
+        ("stages.0.steps", "has no '='"),
+        ("stages.0.steps=0", "steps is 0"),
+        ("stages.0.task_shares.captioning=0.9", "task_shares sum to"),
+        ("stages.0.attention=flash", "must be one of sdpa, eager"),
+        ("seed.x=1", "nothing below"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_the_right_ones(override, message):
+    with pytest.raises(UsageError, match=message):
+        load_recipe("demo", (override,))
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match=r"no recipe 'demi'.*demo"):
+        load_recipe("demi")
+
+
+def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch):
+    cache = tmp_path / "_ray_pkg_0123"
+    cache.mkdir()
+    monkeypatch.chdir(cache)
+    recipe = load_recipe("demo")
+    for root in ("", "runs"):
+        with pytest.raises(UsageError, match="absolute"):
+            run_paths(root, recipe)
+    assert run_paths(str(tmp_path), recipe).run == tmp_path / "demo"
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        run_paths(str(tmp_path / "file"), load_recipe("demo"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"set": ("evaluation.top_k=-3",)}, "top_k is -3"),
+        ({"prompt": ("sun", " ")}, "--prompt is empty"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_starts(flags, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        generate.main(generate.Options(root=str(tmp_path), **flags))
+
+
+def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    folder = run_paths(str(tmp_path), load_recipe("demo")).language_expert
+    folder.mkdir(parents=True)
+    made_with = asdict(load_recipe("demo").language_expert)
+    (folder / TRAINING_FILE).write_text(json.dumps({"config": made_with, "loss": 1.0}))
+    train_lm.main(train_lm.Options(root=str(tmp_path)))
+    with pytest.raises(UsageError, match="another num_hidden_layers, steps"):
+        changed = ("language_expert.steps=7", "language_expert.num_hidden_layers=9")
+        train_lm.main(train_lm.Options(root=str(tmp_path), set=changed))
+
+
+def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
+    import socket
+
+    from pipeline.runtime.ray_connection import _answers
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert not _answers(f"127.0.0.1:{port}")
+        listener.listen()
+        assert _answers(f"127.0.0.1:{port}")
+    assert not _answers(None)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gpu):
+    started, environment = {}, {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: started.update(options, address=address))
+    monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(ray_connection, "_answers", lambda address: False)
+    ray_connection.connect_to_ray()
+    assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
+    assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu
+
+    environment.clear()
+    environment["RAY_ADDRESS"] = "10.0.0.1:6379"
+    ray_connection.connect_to_ray()
+    assert started["address"] is None and started["include_dashboard"] is None
+    assert "MALLOC_MMAP_MAX_" not in environment
+
+
+def test_flex_attention_is_refused_where_no_gpu_trains():
+    with pytest.raises(UsageError, match="flex_attention' trains on GPUs only"):
+        load_recipe("demo", ("stages.0.attention=flex_attention",))
+    load_recipe("mars_7b")
+
+
+@pytest.mark.parametrize(
+    ("high", "changes", "message"),
+    [
+        (False, {}, "'00000.tar/0000' has no high-resolution codes"),
+        (True, {"high_resolution_group": 3}, "high_resolution_group 3 does not divide 16 codes"),
+        (True, {"seq_len": 45}, "seq_len 45; a sample can have 46"),
+        (True, {}, ""),
+    ],
+)
+def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, changes, message):
+    paths = run_paths(str(tmp_path), load_recipe("demo"))
+    write_tokens(Path(paths.tokens), high=high)
+    stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
+    source = SourceRows("drawings", paths.tokens, build_row_index(RowSelection(paths.tokens)))
+    if message:
+        with pytest.raises((InputError, UsageError), match=message):
+            check_high_resolution(3, stage, source, longest=30)
+    else:
+        check_high_resolution(3, stage, source, longest=30)
+
+
+def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_learn_otherwise():
+    stage = StageConfig(purpose="test")
+    known = {one.name for one in fields(StageConfig)}
+    assert set(OPERATIONAL) <= known
+    for name in known:
+        value = getattr(stage, name)
+        changed = replace(stage, **{name: [value, "changed"]})
+        assert (changed.resume_settings() == stage.resume_settings()) is (name in OPERATIONAL), name

@@ -1,0 +1,111 @@
+"""Training on tokens that lie in S3: the same samples, there before they are needed, whatever S3 does."""
+
+import shutil
+from concurrent.futures import wait
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.benchmarks.feed import FeedBenchmark, measure_feed
+from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_index_cache import stored_row_index
+from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sequences import SequenceBuilder
+from pipeline.data.shard_fetcher import ShardFetcher
+from pipeline.data.token_reader import TokenReader
+from pipeline.planning.work import SampleLengths
+from tests.support.s3 import BUCKET
+from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
+from tests.support.tokens import STAGE, write_documents, write_tokens
+from tokenization.files.storage import open_storage
+
+WHERE = "score >= 0.2"
+URL = f"s3://{BUCKET}/run/tokens"
+
+
+@pytest.fixture
+def tokens(tmp_path, s3) -> Path:
+    """A folder, and the same in S3."""
+    folder = tmp_path / "tokens"
+    write_tokens(folder, shards=9)
+    write_documents(folder / "documents")
+    copy(folder)
+    return folder
+
+
+def copy(folder: Path) -> None:
+    storage = open_storage(URL)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write(path.relative_to(folder).as_posix(), partial(shutil.copyfile, path))
+
+
+def plan_of(place: str | Path) -> StagePlan:
+    index = build_row_index(RowSelection(place, WHERE))
+    orders = MixedOrder([SampleOrder(index.counts, 0, 1, window_shards=3)], [1.0], STAGE.global_batch_size)
+    builder = SequenceBuilder(JointVocabulary(TEXT_VOCAB, CODEBOOK), {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
+    return StagePlan(STAGE, 1, 0, orders, [TokenReader(place, index, 4)], builder)
+
+
+def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(tokens, s3):
+    s3.fault_every = 5
+    assert build_row_index(RowSelection(URL, WHERE)).sha256() == build_row_index(RowSelection(tokens, WHERE)).sha256()
+    local, remote = plan_of(tokens), plan_of(URL)
+    for number in range(10):  # more than an epoch
+        here, there = local.step(number, 0, 1), remote.step(number, 0, 1)
+        assert here.sample_ids == there.sample_ids
+        for mine, other in zip(here.micro_steps, there.micro_steps, strict=True):
+            for first, second in zip(mine, other, strict=True):
+                assert first.text.ids.equal(second.text.ids) and first.visual.ids.equal(second.visual.ids)
+    assert s3.injected.total() > 10
+
+
+def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens, tmp_path, s3):
+    kept = tmp_path / "rows.parquet"
+    selection = RowSelection(URL, WHERE)
+    first = stored_row_index(kept, selection)
+    written = kept.stat().st_mtime_ns
+    assert stored_row_index(kept, selection).sha256() == first.sha256() and kept.stat().st_mtime_ns == written
+    write_tokens(tokens, shards=9, rows=8)
+    copy(tokens)
+    assert stored_row_index(kept, selection).counts.sum() < first.counts.sum()
+
+
+def test_the_next_window_is_fetched_while_the_present_one_trains(tokens, monkeypatch):
+    """Whatever a step reads had been asked for in the step before, or earlier."""
+    begun: list[str] = []
+    fetch = ShardFetcher._fetch
+    monkeypatch.setattr(ShardFetcher, "_fetch", lambda self, name: begun.append(name) or fetch(self, name))
+    plan, read = plan_of(URL), set()
+    (reader,) = plan.readers
+    for number in range(8):
+        wait(reader._fetcher._coming.values())
+        there = set(begun)
+        plan.step(number, 0, 1)
+        new = {reader._index.shards[shard] for shard in reader._cache} - read
+        assert number == 0 or new <= there, number
+        read |= new
+    assert len(read) > 2 * 3, "several windows of three shards"
+    assert len(begun) < 3 * len(read), "and not again and again"
+
+
+def test_nothing_fetched_stays_behind(tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    plan = plan_of(URL)
+    for number in range(6):
+        plan.step(number, 0, 1)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_benchmark_counts_what_training_would_wait(tokens):
+    lengths = SampleLengths(num_codes=9, num_high_codes=16, mean_caption_ids=3, max_caption_ids=9)
+    stage_of = lambda step_s: FeedBenchmark(  # noqa: E731
+        STAGE, 1, JointVocabulary(TEXT_VOCAB, CODEBOOK), lengths, 2, step_s=step_s, steps=6, shard_rows=10
+    )
+    slow, fast = (measure_feed(str(tokens), stage_of(step_s), lambda line: None) for step_s in (0.5, 1e-4))
+    assert slow["data_wait_share"] < 0.1
+    assert fast["data_wait_share"] > 0.9

@@ -1,0 +1,65 @@
+"""A stage's selection of rows is made once, and made again where anything it follows from has changed."""
+
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline.data.row_index_cache
+from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_index_cache import stored_row_index
+from tests.support.tokens import write_documents, write_tokens
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Counts how often a selection is really made."""
+    calls = []
+
+    def counting(selection):
+        calls.append(selection)
+        return build_row_index(selection)
+
+    monkeypatch.setattr(pipeline.data.row_index_cache, "build_row_index", counting)
+    return calls
+
+
+def test_the_second_time_it_is_read_and_is_the_same(tmp_path, made):
+    write_tokens(tmp_path / "tokens")
+    write_documents(tmp_path / "documents")
+    for tokens, where, held_out, longest in (("tokens", "score < 0.8", "score < 0.2", None), ("documents", "", "", 40)):
+        asked = RowSelection(tmp_path / tokens, where, (), longest, held_out)
+        first, second = (stored_row_index(tmp_path / "kept" / f"{tokens}.parquet", asked) for _ in range(2))
+        direct = build_row_index(asked)
+        assert first.sha256() == second.sha256() == direct.sha256()
+        assert second.counts.tolist() == direct.counts.tolist() and second.num_too_long == direct.num_too_long
+        assert [second.rows(shard).tolist() for shard in range(len(second.shards))] == [
+            direct.rows(shard).tolist() for shard in range(len(direct.shards))
+        ]
+    assert direct.num_too_long and len(made) == 2
+
+
+def test_whatever_it_follows_from_makes_it_anew(tmp_path, made):
+    tokens, side, kept = tmp_path / "tokens", tmp_path / "side.parquet", tmp_path / "kept.parquet"
+    write_tokens(tokens)
+    ids = [f"{shard:05d}.tar/{row:04d}" for shard in range(3) for row in range(10)]
+    pq.write_table(pa.table({"sample_id": ids, "clip": [0.1] * 15 + [0.3] * 15}), side)
+    counts = []
+
+    def select(where, *rest):
+        counts.append(int(stored_row_index(kept, RowSelection(tokens, where, *rest)).counts.sum()))
+        return len(made)
+
+    assert select("score < 0.5") == 1
+    assert select("score < 0.6") == 2, "another query"
+    assert select("score < 0.6", (), None, "score < 0.1") == 3, "other rows held out"
+    assert select("clip > 0.2", (str(side),)) == 4, "a side table"
+    pq.write_table(pa.table({"sample_id": ids, "clip": [0.1] * 20 + [0.3] * 10}), side)
+    os.utime(side, (1, 1))
+    assert select("clip > 0.2", (str(side),)) == 5, "the side table changed"
+    (tokens / "00002.parquet").unlink()
+    assert select("score < 0.5") == 6, "a shard is gone"
+    kept.write_bytes(kept.read_bytes()[:-20])
+    assert select("score < 0.5") == 7, "what was kept is damaged"
+    assert counts == [15, 18, 15, 15, 10, 10, 10]

@@ -1,0 +1,114 @@
+"""A starting model goes straight into ZeRO-3's partitions: no rank ever has it whole, and training is the same."""
+
+import ctypes
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from pipeline.checkpoints.manifest import finished_checkpoint
+from pipeline.errors import InputError
+from pipeline.export.trained_weights import trained_state
+from pipeline.model.loading import load_base
+from pipeline.runtime.process_memory import MemoryGrowth
+from pipeline.training.engine import put_tools_on_path
+from pipeline.training.stage_run import StageRun, starting_model
+from pipeline.weights.language_expert_formats import open_language_expert
+from pipeline.weights.starting_model import StartOptions, make_starting_model
+from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, run, spawn
+from tests.support.small_models import CODEBOOK
+
+__all__ = ["run"]
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
+SHORT = replace(STAGE, steps=2, validate_every_steps=0, sample_every_steps=0, save_every_steps=2)
+
+
+def started(run: StageRun) -> StageRun:
+    """The run on a starting model made of its language expert."""
+    start = run.base.with_name("start")
+    options = StartOptions(run.codebook_size, **run.model_options, dtype=run.zero.dtype)
+    make_starting_model(open_language_expert(run.base), str(run.base), options, start, lambda line: None)
+    return replace(run, base=start)
+
+
+def test_training_from_a_starting_model_is_training_from_its_language_expert(run, tmp_path):
+    run = replace(run, stage=SHORT, samples=None, held_out=())
+    whole = on_ranks(2, run)
+    run = started(run)
+    partitioned = on_ranks(2, named(run, "partitioned"))
+    assert losses(partitioned) == losses(whole)
+    checkpoint = finished_checkpoint(named(run, "partitioned").checkpoints)
+    state, other = trained_state(checkpoint), trained_state(finished_checkpoint(run.checkpoints))
+    assert all(torch.equal(state[name], other[name]) for name in other)
+    # With the language expert whole on every rank, its tensors are read whole.
+    spawn(_load_rank, 2, free_port(), replace(run, zero=replace(run.zero, frozen_whole=True)), tmp_path / "loaded")
+    loaded, _, _ = torch.load(tmp_path / "loaded-0")
+    base = dict(load_base(run.base, CODEBOOK, torch.float32, **run.model_options).named_parameters())
+    assert loaded.keys() - base.keys() == {"head.text_weight"}, "tied, it is the embedding"
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
+
+
+def test_no_rank_ever_holds_the_whole_model(run, tmp_path):
+    """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=8000,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
+    base = Qwen2ForCausalLM._from_config(config, dtype=torch.float32)
+    base.save_pretrained(tmp_path / "large")
+    run = started(replace(run, base=tmp_path / "large"))
+    spawn(_load_rank, 2, free_port(), run, tmp_path / "loaded")
+    whole = sum(path.stat().st_size for path in run.base.glob("*.safetensors"))
+    for rank in range(2):
+        _, growth, held = torch.load(tmp_path / f"loaded-{rank}")
+        assert held == pytest.approx(whole / 2, rel=0.01)
+        print(f"rank {rank}: {growth / whole:.2f} of the model at most, {held / whole:.2f} at the end")
+        assert growth < 0.7 * whole, f"{growth / whole:.2f} of the model"
+
+
+def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run):
+    run = started(run)
+    with pytest.raises(InputError, match="was made with codebook_size 32, the recipe has 40"):
+        load_base(run.base, 40, torch.float32, **run.model_options)
+    path = next(run.base.glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path.name} has changed since it was made"):
+        load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path.name} is damaged"):
+        load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
+
+
+def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
+    put_tools_on_path()
+    import deepspeed
+
+    join(rank, 2, port)
+    deepspeed.init_distributed("gloo")  # which maps some 70 MB a rank, for any model
+    dist.barrier()
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # glibc by itself keeps freed blocks as large as these
+    memory = MemoryGrowth()
+    model, _ = starting_model(run, torch.device("cpu"))
+    growth = memory.peak_bytes()
+    held = sum(parameter.ds_tensor.nbytes for parameter in model.parameters() if hasattr(parameter, "ds_tensor"))
+    tensors = {name: buffer for name, buffer in model.named_buffers() if "inv_freq" not in name}
+    if run.zero.frozen_whole:
+        for name, parameter in model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                tensors[name] = parameter.detach().clone()
+    torch.save((tensors, growth, held), f"{result}-{rank}")
+    dist.barrier()
+    os._exit(0)

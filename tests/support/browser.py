@@ -1,0 +1,63 @@
+"""Looks at a page as a person with a phone and one with a screen would, in a real browser."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from tests.support.checkout import CHECKOUT
+
+SCREENSHOTS = CHECKOUT / "runs" / "screenshots"
+"""Kept for whoever looks at what a test saw; `runs/` is not in git."""
+PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a page showed: complaints of its console, pictures with their width as drawn, widths in px."""
+
+    errors: list[str]
+    pictures: list[dict]
+    page_px: int
+    window_px: int
+    screenshot: Path
+
+
+def look_at(page_file: Path, name: str) -> dict[str, Seen]:
+    """Opens the page twice, `phone` and `screen`."""
+    chromium = shutil.which("chromium")
+    assert chromium, "the Debian package chromium is missing: apt-get install chromium"
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    seen = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for device, viewport in (("phone", PHONE), ("screen", SCREEN)):
+            page = browser.new_page(viewport=viewport)
+            errors: list[str] = []
+            page.on("console", lambda message, errors=errors: errors.append(message.text))
+            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+            page.on("requestfailed", lambda request, errors=errors: errors.append(f"failed: {request.url}"))
+            page.goto(page_file.absolute().as_uri())
+            page.wait_for_load_state("networkidle")
+            pictures = page.evaluate(
+                "[...document.images].map(i => ({alt: i.alt, natural: i.naturalWidth, width: i.clientWidth}))"
+            )
+            widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            screenshot = SCREENSHOTS / f"{name}-{device}.png"
+            page.screenshot(path=screenshot, full_page=True)
+            seen[device] = Seen(errors, pictures, *widths, screenshot)
+            page.close()
+        browser.close()
+    return seen
+
+
+def check_page(page_file: Path, name: str, num_pictures: int) -> None:
+    """Nothing is in the console, every picture is there and drawn, and nothing is wider than the window."""
+    for device, seen in look_at(page_file, name).items():
+        assert seen.errors == [], f"{name} on a {device}"
+        assert len(seen.pictures) == num_pictures, [picture["alt"] for picture in seen.pictures]
+        assert all(picture["natural"] > 100 and picture["width"] > 100 for picture in seen.pictures), seen.pictures
+        assert seen.page_px <= seen.window_px, f"{name} is {seen.page_px} px wide on a {device} of {seen.window_px} px"
+        assert os.path.getsize(seen.screenshot) > 5000

@@ -1,0 +1,15 @@
+"""Models with random weights."""
+
+import torch
+
+from pipeline.model.mars import MarsForCausalLM
+from tests.support.small_models import small_config
+
+
+def random_model(**changes) -> MarsForCausalLM:
+    """Weights large enough that codes depend on what came before."""
+    torch.manual_seed(3)
+    mars = MarsForCausalLM._from_config(small_config(**changes), dtype=torch.float32).eval()
+    for parameter in mars.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return mars

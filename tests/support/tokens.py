@@ -1,0 +1,68 @@
+"""Token tables of random codes, and the stage that reads them."""
+
+import numpy as np
+
+from pipeline.config.stage import StageConfig
+from tests.support.small_models import CODEBOOK
+from tokenization.table.token_table import Fingerprint, write_token_shard
+
+FINGERPRINT = Fingerprint(
+    "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"caption_en": "en"}
+)
+
+
+STAGE = StageConfig(
+    purpose="test",
+    task_shares={"text_to_image": 0.4, "captioning": 0.3, "high_resolution": 0.3},
+    task_weights={
+        "text_to_image": 1.0,
+        "captioning": 0.5,
+        "opener": 0.1,
+        "plain_text": 0.2,
+        "high_resolution": 0.7,
+    },  # 1 where none is given
+    high_resolution_group=4,
+    global_batch_size=16,
+    micro_batch_size=2,
+    seq_len=64,
+    row_multiple=8,
+)
+
+
+def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10, high=True):
+    generator = np.random.default_rng(0)
+    for shard in range(shards):
+        lines = [
+            {
+                "sample_id": f"{shard:05d}.tar/{row:04d}",
+                "codes": generator.integers(0, CODEBOOK, 9).astype(np.uint16),
+                "codes_hr": generator.integers(0, CODEBOOK, 16).astype(np.uint16) if high else None,
+                "captions": [
+                    {"lang": "en", "text": "a b", "ids": [10 + row, 40 + shard], "truncated": False},
+                    {"lang": "zh", "text": "c", "ids": [60 + row], "truncated": False},
+                ],
+                "width": 48,
+                "height": 48,
+                "crop": {"left": 0, "top": 0, "side": 48},
+                "score": row / 10,
+            }
+            for row in range(rows)
+        ]
+        write_token_shard(folder / f"{shard:05d}.parquet", lines, fingerprint)
+    (folder / "manifest.json").write_text("{}")
+
+
+def write_documents(folder, rows=6, longest=3):
+    """Documents of 1 to `longest` pictures, one after the other."""
+    generator, lines = np.random.default_rng(1), []
+    for number in range(rows):
+        pictures = 1 + number % longest
+        for place in range(pictures):
+            before = [20 + number, 30 + place]
+            after = [50] if place + 1 == pictures and number % 2 else []
+            document = {"id": f"d{number}", "place": place, "of": pictures, "before": before, "after": after}
+            codes = generator.integers(0, CODEBOOK, 9).astype(np.uint16)
+            lines.append({"sample_id": f"{number}/{place}", "codes": codes, "captions": [], "document": document})
+    write_token_shard(folder / "00000.parquet", lines, FINGERPRINT)
+    (folder / "manifest.json").write_text("{}")
+    return lines

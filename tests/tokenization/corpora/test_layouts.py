@@ -1,0 +1,324 @@
+"""Every layout of a corpus gives the same samples, and what is damaged in one is named."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.support.corpora import tokenizer  # noqa: F401
+from tests.support.pictures import noise_png, write_tar
+from tests.support.tokens import FINGERPRINT
+from tokenization.config.pictures import Limits, Transform
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.corpora.pictures import load_picture
+from tokenization.corpora.samples import Sample
+from tokenization.errors import InputError
+from tokenization.job.rows import check_query, passed_through, read_chunks
+from tokenization.table.token_table import write_token_shard
+
+ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
+
+
+def corpus_in(folder, **how) -> Corpus:
+    return Corpus(CorpusSource(str(folder), **how))
+
+
+def write_parquet(path, rows=ROWS, column="image", struct=True, **extra):
+    contents = [noise_png(row) for row in range(len(rows))]
+    pictures = [{"bytes": content, "path": "x.png"} for content in contents] if struct else contents
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.Table.from_pylist([row | {column: p} | extra for row, p in zip(rows, pictures, strict=True)]), path
+    )
+
+
+def write_folder(folder, suffix):
+    (folder / "deep").mkdir(parents=True)
+    lines = [{"file_name": f"deep/{row}.png"} | ROWS[row] for row in range(5)]
+    for row in range(5):
+        (folder / "deep" / f"{row}.png").write_bytes(noise_png(row))
+    if suffix == "jsonl":
+        (folder / "metadata.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    else:
+        with (folder / "metadata.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, lines[0].keys())
+            table.writeheader()
+            table.writerows(lines)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "parquet bytes", "imagefolder jsonl", "imagefolder csv"])
+def test_every_layout_is_detected_and_gives_the_same_pictures_and_captions(tmp_path, kind):
+    layout, _, detail = kind.partition(" ")
+    if layout == "webdataset":
+        write_tar(tmp_path / "a" / "0.tar", [(str(row), noise_png(row), ROWS[row]) for row in range(5)])
+    elif layout == "parquet":
+        write_parquet(tmp_path / "a" / "0.parquet", struct=not detail, column="jpg" if detail else "image")
+    else:
+        write_folder(tmp_path, detail)
+    corpus = corpus_in(tmp_path, folder_shard_rows=2)
+    assert corpus.layout == layout
+    samples = [sample for shard in corpus.shards for sample in corpus.read(shard)]
+    assert [sample.picture for sample in samples] == [noise_png(row) for row in range(5)]
+    assert [sample.metadata["caption"] for sample in samples] == [row["caption"] for row in ROWS]
+    assert [float(sample.metadata["score"]) for sample in samples] == [row["score"] for row in ROWS]
+    assert len({(shard, sample.key) for shard in corpus.shards for sample in corpus.read(shard)}) == 5
+    if layout == "imagefolder":
+        assert corpus.shards == ["000000", "000001", "000002"]
+
+
+def test_an_imagefolder_names_what_it_cannot_use(tmp_path):
+    outside = tmp_path / "secret.png"
+    outside.write_bytes(noise_png(9))
+    folder = tmp_path / "corpus"
+    write_folder(folder, "jsonl")
+    (folder / "unnamed.png").write_bytes(noise_png(7))
+    lines = ["{", "[1]", '{"caption": "no name"}', '{"file_name": "../secret.png"}', '{"file_name": "gone.png"}']
+    lines += [json.dumps({"file_name": "deep/1.png", "caption": "again"}), json.dumps({"file_name": str(outside)})]
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(lines))
+    corpus = corpus_in(folder)
+    problems = [sample.problem[0] for sample in corpus.read("000000") if sample.problem]
+    expected = ["bad metadata"] * 3 + ["no caption", "repeated key"] + ["no picture"] * 3
+    assert sorted(problems) == sorted(expected)
+    assert sum(sample.picture is not None for sample in corpus.read("000000")) == 5
+
+
+def test_csv_rows_that_do_not_fit_are_named(tmp_path):
+    write_folder(tmp_path, "csv")
+    with (tmp_path / "metadata.csv").open("ab") as file:
+        file.write(b"deep/1.png\r\ndeep/2.png,a,1,more\r\ndeep/3.png,\xff\xfe,2\r\n")
+    problems = [sample.problem for sample in corpus_in(tmp_path).read("000000") if sample.problem]
+    assert len(problems) == 3 and {reason for reason, _ in problems} == {"bad metadata"}
+    (tmp_path / "metadata.csv").write_text("name,caption\n1.png,x\n")
+    with pytest.raises(InputError, match="no column file_name"):
+        corpus_in(tmp_path).shards  # noqa: B018
+
+
+def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", column="pixels", second=b"x")
+    with pytest.raises(InputError, match=r"--image-column; there are .*pixels"):
+        list(corpus_in(tmp_path).read("a.parquet"))
+    assert len(list(corpus_in(tmp_path, image_column="pixels").read("a.parquet"))) == 5
+    with pytest.raises(InputError, match="column 'score' holds double"):
+        list(corpus_in(tmp_path, image_column="score").read("a.parquet"))
+    with pytest.raises(InputError, match="no column 'x'"):
+        list(corpus_in(tmp_path, image_column="x").read("a.parquet"))
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"shard 'a.parquet' of .*no readable parquet"):
+        list(corpus_in(tmp_path).read("a.parquet"))
+
+
+def test_parquet_rows_that_cannot_be_read_are_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", struct=False)
+    table = pq.read_table(tmp_path / "a.parquet")
+    broken = pa.array([b"fine", b"\xff\xfe", None, b"x", b"y"], pa.binary()).cast(pa.string(), safe=False)
+    empty = pa.array([None if row == 3 else noise_png(row) for row in range(5)], pa.binary())
+    table = table.set_column(table.schema.get_field_index("caption"), "caption", broken).set_column(
+        table.schema.get_field_index("image"), "image", empty
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    samples = list(corpus_in(tmp_path).read("a.parquet"))
+    assert [sample.problem[0] if sample.problem else "" for sample in samples] == [
+        "",
+        "bad metadata",
+        "",
+        "no picture",
+        "",
+    ]
+
+
+def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_path):
+    def add(tar, name, kind=tarfile.REGTYPE, content=b"", link=""):
+        info = tarfile.TarInfo(name)
+        info.type, info.size, info.linkname = kind, len(content), link
+        tar.addfile(info, io.BytesIO(content))
+
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        for name in ("../up", "/abs", "ok"):
+            add(tar, f"{name}.png", content=noise_png(1))
+            add(tar, f"{name}.json", content=b'{"caption": "x"}')
+        add(tar, "folder", tarfile.DIRTYPE)
+        add(tar, "link.png", tarfile.SYMTYPE, link="/etc/passwd")
+        add(tar, "hard.png", tarfile.LNKTYPE, link="ok.png")
+        add(tar, "device.png", tarfile.CHRTYPE)
+        add(tar, "pipe.png", tarfile.FIFOTYPE)
+        add(tar, "large.png", content=b"x" * 70_000)
+        add(tar, "alone.txt", content=b"text")
+        add(tar, "\udcff.png", content=noise_png(2))
+    before = sorted(tmp_path.rglob("*"))
+    samples = list(corpus_in(tmp_path / "in", max_bytes=60_000).read("a.tar"))
+    assert sorted(tmp_path.rglob("*")) == before
+    problems = {sample.key: sample.problem[0] for sample in samples if sample.problem}
+    bad = dict.fromkeys(("link", "hard", "device", "pipe", "large"), "bad member")
+    assert problems == bad | {"alone": "no picture", "\\xed\\xb3\\xbf": "bad metadata"}
+    assert {sample.key for sample in samples if not sample.problem} == {"../up", "/abs", "ok"}
+
+
+def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
+
+    strange = {"big": 2**80, "half": "\ud800", "deep": {"a": [1]}, "codes": [1], "sample_id": "x", "nan": float("nan")}
+    row = {"sample_id": "s/1", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1, "crop": None}
+
+    rows = [row | passed_through(Sample("1", None, strange), TokenizationConfig()), row]
+    write_token_shard(tmp_path / "a.parquet", rows, FINGERPRINT)
+    table = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert table[0]["big"] == str(2**80) and table[0]["deep"] == '{"a": [1]}'
+    assert table[0]["sample_id"] == "s/1" and table[0]["source_sample_id"] == "x" and table[0]["source_codes"] == "[1]"
+    assert table[1]["big"] is None and isinstance(table[0]["half"], str)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 200_000, b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", b"9" * 5000, b'{"a": 1', b"\xff\xfe", b"null"]
+)
+def test_json_that_is_none_is_named(tmp_path, text):
+    write_tar(tmp_path / "a.tar", [("a", noise_png(1), text), ("b", noise_png(2), {"caption": "x"})])
+    samples = list(corpus_in(tmp_path).read("a.tar"))
+    assert [sample.problem[0] if sample.problem else "" for sample in samples] == ["bad metadata", ""]
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
+
+    y, x = np.mgrid[0:1500, 0:2400]
+    waves = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), 127 + 120 * np.sin((x + y) / 110)], -1)
+    content = {}
+    for kind, how in (("JPEG", {"quality": 95, "progressive": True}), ("PNG", {})):
+        stream = io.BytesIO()
+        Image.fromarray(waves.astype(np.uint8)).save(stream, kind, **how)
+        content[kind] = load_picture(stream.getvalue(), Transform(64, 128))
+    jpeg, png = content["JPEG"], content["PNG"]
+    assert (jpeg.width, jpeg.height, jpeg.crop) == (png.width, png.height, png.crop) == (2400, 1500, (450, 0, 1500))
+    for own, other in ((jpeg.pixels, png.pixels), (jpeg.pixels_hr, png.pixels_hr)):
+        assert np.abs(own.astype(int) - other).mean() < 1.5
+
+
+def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokenizer):  # noqa: F811
+    for row in range(6):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{row}.png").write_bytes(noise_png(row) if row != 4 else b"no picture")
+    documents = [
+        {
+            "id": "a",
+            "lang": "en",
+            "segments": [{"text": "one "}, {"text": "two"}, {"image": "p/0.png"}, {"image": "p/1.png"}],
+        },
+        {
+            "id": "b",
+            "segments": [{"image": "p/2.png"}, {"text": "mid <|endoftext|>"}, {"image": "p/3.png"}, {"text": "end"}],
+        },
+        {"id": "c", "segments": [{"image": "p/4.png"}, {"image": "p/5.png"}]},
+        {"id": "d", "segments": [{"image": "../p/5.png"}, {"image": "/etc/passwd"}]},
+        {"id": "e", "segments": [{"text": "no picture"}]},
+        {"id": "f", "segments": [{"image": 3}]},
+        {"id": "g", "segments": "text"},
+    ]
+    (tmp_path / "docs.jsonl").write_text("\n".join(json.dumps(line) for line in documents) + "\n{")
+    corpus = corpus_in(tmp_path)
+    assert (corpus.layout, corpus.shards) == ("documents", ["docs.jsonl"])
+    config = TokenizationConfig(size_px=32, encode_batch_size=3, limits=Limits())
+    chunks = list(read_chunks(corpus, "docs.jsonl", config, tokenizer))
+    rows = [row for chunk in chunks for row in chunk.rows]
+    assert [len(chunk.rows) for chunk in chunks] == [3, 1]
+
+    def texts(row) -> tuple:
+        document = row["document"]
+        return document["place"], *(tokenizer.decode(document[name]) for name in ("before", "after"))
+
+    assert [texts(row) for row in rows] == [
+        (0, "one two", ""),
+        (1, "", ""),
+        (0, "", ""),
+        (1, "mid <|endoftext|>", "end"),
+    ]
+    assert len({row["document"]["id"] for row in rows}) == 2 and rows[0]["lang"] == "en" and rows[0]["captions"] == []
+    rejects = [(reject["key"], reject["reason"]) for chunk in chunks for reject in chunk.rejects]
+    assert rejects == [
+        ("3:c/0", "bad picture"),
+        ("3:c/1", "bad document"),
+        ("4:d/0", "no picture"),
+        ("4:d/1", "no picture"),
+        *((str(number), "bad metadata") for number in range(5, 9)),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["again", "two archives", "zeros", "gzip"])
+def test_no_row_of_a_tar_is_lost_in_silence(tmp_path, kind):
+    samples = [(str(row), noise_png(row), ROWS[row]) for row in range(3)]
+    path = tmp_path / "a.tar"
+    write_tar(path, [*samples, samples[-1]] if kind == "again" else samples)
+    content = path.read_bytes()
+    if kind == "again":
+        assert [sample.key for sample in corpus_in(tmp_path).read("a.tar")] == ["0", "1", "2", "2"]
+        return
+    if kind == "zeros":
+        with tarfile.open(path) as tar:
+            second = [member.offset for member in tar][2]
+        content = content[:second] + bytes(200_000)
+    path.write_bytes(gzip.compress(content) if kind == "gzip" else content + content * (kind == "two archives"))
+    expected = {
+        "two archives": "several archives in one file",
+        "zeros": "empty for more than",
+        "gzip": "no readable tar",
+    }
+    with pytest.raises(InputError, match=expected[kind]):
+        list(corpus_in(tmp_path).read("a.tar"))
+
+
+def test_links_lead_into_no_folder_twice_and_devices_are_no_pictures(tmp_path):
+    write_folder(tmp_path / "in", "jsonl")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+    with (tmp_path / "in" / "metadata.jsonl").open("a") as file:
+        file.write("".join(f'\n{{"file_name": "{name}.png", "caption": "x"}}' for name in ("gone", "zero")))
+    samples = list(corpus_in(tmp_path / "in").read("000000"))
+    assert len(samples) == 7
+    assert {sample.key: sample.problem[0] for sample in samples if sample.problem} == dict.fromkeys(
+        ("gone.png", "zero.png"), "no picture"
+    )
+
+
+def test_names_that_are_no_utf8_are_readable_in_the_books(tmp_path):
+    folder = os.fsencode(tmp_path / "in") + b"/caf\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/0.png", "wb") as file:
+        file.write(noise_png(0))
+    with open(folder + b"/metadata.jsonl", "w") as file:
+        file.write('{"file_name": "0.png", "caption": "x"}\n{')
+    samples = list(corpus_in(tmp_path / "in").read("000000"))
+    assert [(sample.picture is not None, bool(sample.problem)) for sample in samples] == [(True, False), (False, True)]
+    assert all(sample.key.encode() for sample in samples)
+
+
+def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path):
+    write_folder(tmp_path, "jsonl")
+    before = corpus_in(tmp_path).description()
+    assert corpus_in(tmp_path).description() == before
+    (tmp_path / "deep" / "9.png").write_bytes(noise_png(9))
+    assert corpus_in(tmp_path).description() != before
+    assert corpus_in(tmp_path, folder_shard_rows=2).description() != before
+
+
+def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path, tokenizer):  # noqa: F811
+    write_folder(tmp_path, "csv")
+    how = {"caption_columns": {"caption": "en"}, "encode_batch_size": 2, "size_px": 16, "size_hr_px": 48}
+    for where, chosen in (("score >= 1", [2, 3, 4]), ("", [0, 1, 2, 3, 4]), ("beauty > 1", [])):
+        config = TokenizationConfig(hr_where=where, **how)
+        chunks = list(read_chunks(corpus_in(tmp_path), "000000", config, tokenizer))
+        places = [2 * chunk.index + place for chunk in chunks for place in chunk.places_hr]
+        assert places == chosen
+        assert sum(len(chunk.pixels_hr) for chunk in chunks if chunk.pixels_hr is not None) == len(chosen)
+    for wrong in ("score >> = 6", "(", "sample_id >= 6"):
+        with pytest.raises(InputError, match="cannot be applied"):
+            check_query(wrong)
+            list(read_chunks(corpus_in(tmp_path), "000000", TokenizationConfig(hr_where=wrong, **how), tokenizer))
