@@ -17,13 +17,13 @@ from rich.table import Table
 from jobs.common.cli import run_job
 from jobs.common.punish import Punish, punish
 from jobs.common.recipes import load_recipe
+from pipeline.architecture.geometries import GEOMETRIES, with_layers
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.feed import FeedBenchmark, measure_feed, write_tokens
 from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
 from pipeline.benchmarks.ray_over_plain import ray_over_plain, release_gpu_memory
 from pipeline.benchmarks.step import StepBenchmark, device_name, measure_step
-from pipeline.config.geometries import GEOMETRIES, with_layers
 from pipeline.config.gpus import peak_flop_per_s
-from pipeline.config.mars import MarsConfig
 from pipeline.errors import UsageError
 from pipeline.planning.flops import count_parameters, expert_parameters
 from pipeline.planning.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe

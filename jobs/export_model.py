@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.common.cli import JobOptions, run_job
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newest_complete
-from pipeline.config.mars import MarsConfig
 from pipeline.config.recipe import recipe_of
 from pipeline.errors import InputError, UsageError
 from pipeline.export.export import export_model

@@ -12,9 +12,11 @@ from tests.support.checkout import CHECKOUT
 
 JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != "__init__.py")
 LEVELS = (
-    "pipeline.errors tokenization.config tokenization.dtypes tokenization.errors",
+    "tokenization.config tokenization.errors",
+    "pipeline.errors tokenization.dtypes",
     "cluster pipeline.config pipeline.runtime tokenization.files tokenization.text_tokenizer",
-    "jobs.recipes pipeline.checkpoints pipeline.ledger pipeline.weights tokenization.corpora",
+    "jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger tokenization.corpora",
+    "pipeline.weights",
     "pipeline.model tokenization.demo tokenization.table tokenization.vqgan",
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",
     "pipeline.generation pipeline.pages pipeline.planning",

@@ -8,16 +8,22 @@ Run it all with `make demo`, or job by job:
 
 from dataclasses import replace
 
-from pipeline.config.language_expert import LanguageExpertConfig
-from pipeline.config.recipe import CorpusConfig, EvaluationConfig, PlanConfig, Recipe
-from pipeline.config.scaling import ScalingConfig
-from pipeline.config.stage import Source, StageConfig
-from pipeline.config.zero import ZeroConfig
-from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.workers import Workers
-from tokenization.dtypes import dtype_name, fast_dtype
+from pipeline.config import (
+    CorpusConfig,
+    EvaluationConfig,
+    LanguageExpertConfig,
+    PlanConfig,
+    Recipe,
+    ScalingConfig,
+    Source,
+    StageConfig,
+    TokenizationConfig,
+    Workers,
+    ZeroConfig,
+    fast_cpu_dtype,
+)
 
-DTYPE = dtype_name(fast_dtype("cpu"))
+DTYPE = fast_cpu_dtype()
 """bfloat16 where this CPU has it."""
 GROUPS = (
     "Emoticons",

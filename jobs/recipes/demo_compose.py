@@ -6,16 +6,22 @@ many seen ones:
     jobs/demo.py --recipe demo_compose
 """
 
-from pipeline.config.language_expert import LanguageExpertConfig
-from pipeline.config.recipe import EvaluationConfig, PlanConfig, Recipe
-from pipeline.config.scaling import ScalingConfig
-from pipeline.config.stage import MAIN, Source, StageConfig
-from pipeline.config.zero import ZeroConfig
-from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.workers import Workers
-from tokenization.dtypes import dtype_name, fast_dtype
+from pipeline.config import (
+    MAIN,
+    EvaluationConfig,
+    LanguageExpertConfig,
+    PlanConfig,
+    Recipe,
+    ScalingConfig,
+    Source,
+    StageConfig,
+    TokenizationConfig,
+    Workers,
+    ZeroConfig,
+    fast_cpu_dtype,
+)
 
-DTYPE = dtype_name(fast_dtype("cpu"))
+DTYPE = fast_cpu_dtype()
 """bfloat16 where this CPU has it."""
 SEEN = "composition == 'seen'"
 """1,744 of the 1,938 pairs (see `tokenization.demo.compositions`); neither expert trains on the others."""

@@ -12,13 +12,19 @@ All values are this project's own choice; none is the paper's but what its model
 
 from dataclasses import replace
 
-from pipeline.config.recipe import CorpusConfig, PlanConfig, Recipe
-from pipeline.config.scaling import ScalingConfig
-from pipeline.config.stage import MAIN, Source, StageConfig
-from pipeline.config.zero import ZeroConfig
-from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.vqgan import OPEN_MUSE
-from tokenization.config.workers import Workers
+from pipeline.config import (
+    MAIN,
+    OPEN_MUSE,
+    CorpusConfig,
+    PlanConfig,
+    Recipe,
+    ScalingConfig,
+    Source,
+    StageConfig,
+    TokenizationConfig,
+    Workers,
+    ZeroConfig,
+)
 
 GLOBAL_BATCH_SIZE = 1024
 SAMPLES = (60_000_000, 15_000_000, 3_000_000)

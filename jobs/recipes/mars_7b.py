@@ -10,13 +10,19 @@ everything else is this project's own choice.
 
 from dataclasses import replace
 
-from pipeline.config.recipe import CorpusConfig, PlanConfig, Recipe
-from pipeline.config.scaling import ScalingConfig
-from pipeline.config.stage import MAIN, Source, StageConfig
-from pipeline.config.zero import ZeroConfig
-from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.vqgan import OPEN_MUSE
-from tokenization.config.workers import Workers
+from pipeline.config import (
+    MAIN,
+    OPEN_MUSE,
+    CorpusConfig,
+    PlanConfig,
+    Recipe,
+    ScalingConfig,
+    Source,
+    StageConfig,
+    TokenizationConfig,
+    Workers,
+    ZeroConfig,
+)
 
 GLOBAL_BATCH_SIZE = 2048
 PAIRS = (200_000_000, 50_000_000, 10_000_000)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
+from pipeline.architecture.geometries import with_layers
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.step import device_name
-from pipeline.config.geometries import with_layers
-from pipeline.config.mars import MarsConfig
 from pipeline.config.vocabulary import JointVocabulary, Role, State
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY

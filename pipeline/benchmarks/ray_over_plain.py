@@ -11,10 +11,10 @@ from typing import Any
 import ray
 import torch
 
+from pipeline.architecture.geometries import with_layers
 from pipeline.benchmarks.plain_training import run_stage_without_ray
 from pipeline.benchmarks.step import StepBenchmark
 from pipeline.benchmarks.synthetic import synthetic_run
-from pipeline.config.geometries import with_layers
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig

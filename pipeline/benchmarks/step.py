@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.config.gpus import peak_flop_per_s
-from pipeline.config.mars import MarsConfig
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import Kind, SequenceBuilder, Task
 from pipeline.model.mars import MarsForCausalLM

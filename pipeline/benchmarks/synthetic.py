@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index

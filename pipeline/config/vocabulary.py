@@ -6,12 +6,13 @@ reserved rows; V = 151,936 and C = 8,192 give the paper's total of 160,136.
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
-Ids = TypeVar("Ids", np.ndarray, Tensor)
+Ids = TypeVar("Ids", "np.ndarray", "Tensor")
 
 NUM_BORDERS = 6
 NUM_RESERVED = 2

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint
 from pipeline.checkpoints.slice_files import SliceReader
-from pipeline.config.mars import MarsConfig
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import (
     OBJECTIVE_PREFIX,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import State
 from pipeline.model.loss import linear_cross_entropy
 

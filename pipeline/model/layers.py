@@ -19,7 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
     eager_attention_forward,
 )
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
 from pipeline.model.picture_positions import picture_positions, position_encoding
 from pipeline.model.routing import Routing

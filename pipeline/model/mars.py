@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.utils import can_return_tuple
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
 from pipeline.model.head import JointHead
 from pipeline.model.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding, VisualEmbedding

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.data.collate import MicroBatch
 from pipeline.model.mars import MarsForCausalLM, is_trained
 

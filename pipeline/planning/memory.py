@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.sequences import Kind

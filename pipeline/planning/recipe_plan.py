@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.geometries import GEOMETRIES
+from pipeline.architecture.geometries import GEOMETRIES
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.gpus import MEMORY_GB, memory_bytes, peak_flop_per_s
-from pipeline.config.mars import MarsConfig
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.data.sequences import Kind

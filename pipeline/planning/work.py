@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role
 from pipeline.data.batch_plan import PLAIN_SHARE

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint, newest_complete
-from pipeline.config.mars import MarsConfig
 from pipeline.config.recipe import recipe_of
 from pipeline.config.stage import StageConfig
 from pipeline.ledger.rows import read_ledger

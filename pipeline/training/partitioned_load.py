@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.errors import InputError
 from pipeline.weights.tensor_files import NewTensor, TensorFile, TensorFolder, bytes_of, open_tensor_folder, pieces_of
 

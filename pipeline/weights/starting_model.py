@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.errors import InputError
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
 from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_twin

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.errors import InputError
 from pipeline.weights.hub import model_folder
 from pipeline.weights.language_expert_formats import open_language_expert

@@ -12,7 +12,7 @@ import ray
 from jobs import train_stage
 from jobs.common.exit_codes import ExitCode, exit_code_of
 from jobs.common.recipes import load_recipe
-from pipeline.config.geometries import GEOMETRIES
+from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.errors import UsageError
 from pipeline.planning.flops import count_parameters
 from pipeline.planning.recipe_plan import planned_config

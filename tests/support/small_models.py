@@ -1,6 +1,6 @@
 """Sizes and configurations of the small models that the tests share."""
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 

@@ -13,11 +13,16 @@ from tokenization.vqgan.model import build_vqgan
 
 RECIPE = """
 from dataclasses import replace
-from pipeline.config.recipe import CorpusConfig, EvaluationConfig, Recipe
-from pipeline.config.zero import ZeroConfig
-from pipeline.config.language_expert import LanguageExpertConfig
-from pipeline.config.stage import Source, StageConfig
-from tokenization.config.tokenization import TokenizationConfig
+from pipeline.config import (
+    CorpusConfig,
+    EvaluationConfig,
+    LanguageExpertConfig,
+    Recipe,
+    Source,
+    StageConfig,
+    TokenizationConfig,
+    ZeroConfig,
+)
 
 def recipe():
     first = StageConfig(

@@ -2,9 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from PIL import Image
-
-RESAMPLING = Image.Resampling.BICUBIC
+RESAMPLING = "bicubic"
+"""Pillow's name of the filter, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -60,4 +59,4 @@ class Transform:
     def parameters(self) -> dict[str, int | float | str]:
         """What the fingerprint records."""
         own = {"size_px": self.size_px, "size_hr_px": self.size_hr_px} | asdict(self.limits)
-        return own | {"crop": "centre square", "resampling": RESAMPLING.name.lower(), "alpha": "over white"}
+        return own | {"crop": "centre square", "resampling": RESAMPLING, "alpha": "over white"}

@@ -12,6 +12,7 @@ from tokenization.config.pictures import RESAMPLING, Transform
 
 REDUCING_GAP = 3.0
 """Before it resamples, Pillow averages whole blocks down to this multiple of the wanted size; JPEG decodes to it."""
+FILTER = Image.Resampling[RESAMPLING.upper()]
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF's orientations in which width and height change places."""
 
@@ -65,7 +66,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     def square(size_px: int) -> np.ndarray:
         across, down = rgb.width / width, rgb.height / height
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
-        return np.asarray(rgb.resize((size_px, size_px), RESAMPLING, box=box, reducing_gap=REDUCING_GAP))
+        return np.asarray(rgb.resize((size_px, size_px), FILTER, box=box, reducing_gap=REDUCING_GAP))
 
     high = square(transform.size_hr_px) if transform.size_hr_px else None
     return Picture(square(transform.size_px), high, width, height, (left, top, side))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
+from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.benchmarks.step import StepBenchmark, measure_step
-from pipeline.config.geometries import GEOMETRIES, with_layers
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters
 from pipeline.training.objective import Objective

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config.geometries import GEOMETRIES
+from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.vocabulary import NORMALISATIONS, Role
 from pipeline.data.collate import collate

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.geometries import GEOMETRIES
+from pipeline.architecture.geometries import GEOMETRIES
+from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.gpus import memory_bytes
-from pipeline.config.mars import MarsConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch, collate

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config.geometries import GEOMETRIES
+from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.stage import INSTRUCTIONS, Source, StageConfig
 from pipeline.data.collate import collate
 from pipeline.data.sequences import Kind

@@ -1,6 +1,6 @@
-"""Sizes of MARS that are counted and measured."""
+"""Known sizes of MARS by name, for plans and benchmarks."""
 
-from pipeline.config.mars import MarsConfig
+from pipeline.architecture.mars_config import MarsConfig
 
 GEOMETRIES = {
     # The public config of Qwen-7B: 32 layers of hidden size 4,096; its fused FFN of 22,016 is two of 11,008.
