@@ -1,4 +1,9 @@
-"""Command lines: flags, a call into `pipeline` or `tokenization`, an exit code. Nothing imports a job."""
+"""Command lines: flags, a call into `pipeline` or `tokenization`, an exit code. Nothing imports a job.
+
+A job's file imports this package first, then the standard library, tyro, `jobs.common`, `pipeline.config`,
+`pipeline.errors` and `tokenization.config`: all that its dataclass of flags needs, so that `--help` and a mistyped flag
+answer at once. `main` imports what it calls, because torch, Ray and transformers take seconds to load.
+"""
 
 import sys
 from pathlib import Path

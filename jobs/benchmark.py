@@ -29,17 +29,16 @@ from pipeline.planning.flops import count_parameters, expert_parameters
 from pipeline.planning.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import console, say
+from tokenization.config.sources import PACKAGED, SHIPPED, CorpusSource
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import OPEN_MUSE
 from tokenization.config.workers import Workers
-from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.corpora.corpus import Corpus
 from tokenization.demo.noise import write_noise_shard
 from tokenization.files.storage import open_storage
 from tokenization.job.benchmark import encoder_flop, measure_tokenization
 from tokenization.job.rows import Tools
 from tokenization.table.token_table import MANIFEST_FILE
-from tokenization.text_tokenizer import PACKAGED
-from tokenization.vqgan.image_tokenizer import SHIPPED
 from tokenization.vqgan.model import build_vqgan
 
 TRAINED_BYTES, FROZEN_BYTES, ACTIVATION_BYTES = 8, 2, 160_000

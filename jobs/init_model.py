@@ -19,7 +19,8 @@ from pipeline.runtime.process_memory import MemoryGrowth
 from pipeline.runtime.terminal import say
 from pipeline.weights.hub import model_folder
 from pipeline.weights.language_expert_formats import open_language_expert
-from pipeline.weights.starting_model import StartOptions, is_starting_model, make_starting_model
+from pipeline.weights.start_file import is_starting_model
+from pipeline.weights.starting_model import StartOptions, make_starting_model
 from tokenization.text_tokenizer import load_text_tokenizer
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 

@@ -12,6 +12,7 @@ from tokenizers.normalizers import NFC
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 
 # Qwen splits like GPT-4's tokenizer, but takes digits one by one (Qwen's tokenization_qwen.py).
@@ -24,8 +25,6 @@ SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number
 NUM_RANKS = 151_643
 RANK_FILE = "qwen.tiktoken"
 """In a folder of Qwen-7B."""
-PACKAGED = "dashscope"
-"""The source name of the rank file that the pip package `dashscope` ships."""
 
 
 def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""What all jobs share: their flags, their way to Ray, their ledger, and how they end."""
+"""What all jobs share: their flags, and how they end."""
 
 import json
 import sys
@@ -6,17 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import ray
-import ray.data
 import tyro
 
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.runs.paths import RunPaths, run_paths
-from pipeline.runtime.terminal import console
-from pipeline.runtime.terminal import say as say
-from pipeline.runtime.terminal import say_error as say_error
+from pipeline.runtime.terminal import console, say_error
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,8 @@ class JobOptions:
     recipe: str = "demo"
     """Name of a file in jobs/recipes."""
     root: str = ""
-    """Folder that holds the runs (default: `runs` in the checkout). Must be absolute with --working-dir."""
+    """Folder that holds the runs (default: `runs` in the checkout; where the project is installed without one, `runs`
+    in the current folder). Must be absolute with --working-dir."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="A.B=VALUE")] = ()
     """Override one value of the recipe, as in --set stages.0.steps=50. May be repeated."""
 
@@ -49,8 +46,7 @@ def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], desc
         console.print("interrupted; run the same command again to go on")
         sys.exit(ExitCode.OTHER)
     except Exception as error:
-        if isinstance(error, ray.exceptions.RayTaskError) and error.cause is not None:
-            error = error.cause  # what the task raised, without Ray's traceback around it
+        error = _cause(error)
         code = exit_code_of(error)
         if not isinstance(error, OURS):
             raise
@@ -59,3 +55,11 @@ def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], desc
     if result is not None and getattr(options, "json", False):
         print(json.dumps(result, ensure_ascii=False))
     sys.exit(ExitCode.DONE)
+
+
+def _cause(error: Exception) -> Exception:
+    """What a Ray task raised, without Ray's traceback around it; any other error as it is."""
+    exceptions = sys.modules.get("ray.exceptions")  # without Ray there is no such error, and loading it takes seconds
+    if exceptions and isinstance(error, exceptions.RayTaskError) and error.cause is not None:
+        error = error.cause
+    return error

@@ -13,7 +13,7 @@ from jobs.common.cli import JobOptions
 from pipeline.benchmarks.fault_injection import FaultInjector, figures_of, run_undisturbed
 from pipeline.errors import InputError, UsageError
 from pipeline.ledger.rows import read_ledger
-from pipeline.runs.paths import CHECKOUT
+from pipeline.runs.paths import PROJECT, checkout
 from pipeline.runtime.local_cluster import LocalNodes
 from pipeline.runtime.terminal import say
 
@@ -55,7 +55,7 @@ def punish(options: Punish) -> dict[str, Any]:
     if recipe.scaling.use_gpu:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs; punish runs on nodes without, as in --recipe demo")
     steps = options.steps or max(options.save_every_steps, int(STEPS_PER_MINUTE * options.minutes))
-    root = Path(options.root or CHECKOUT / "runs").absolute() / "punish"
+    root = Path(options.root or checkout() / "runs").absolute() / "punish"
     overrides = ["stages.0.log_every_steps=1", f"stages.0.steps={steps}"]
     overrides += [f"stages.0.save_every_steps={options.save_every_steps}", "heartbeat_s=1.0"]
     overrides += ["stages.0.validate_every_steps=0", "stages.0.sample_every_steps=0", *options.set]
@@ -93,7 +93,7 @@ def punish(options: Punish) -> dict[str, Any]:
 
 
 def _command(job: str, recipe: str, root: Path, overrides: list[str]) -> list[str]:
-    words = [sys.executable, "-P", str(CHECKOUT / "jobs" / f"{job}.py"), "--recipe", recipe, "--root", str(root)]
+    words = [sys.executable, "-P", str(PROJECT / "jobs" / f"{job}.py"), "--recipe", recipe, "--root", str(root)]
     return words + [word for each in overrides for word in ("--set", each)]
 
 

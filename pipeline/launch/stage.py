@@ -23,7 +23,7 @@ from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 from pipeline.runtime.termination import Termination, termination
 from pipeline.training.stage_run import StageRun
-from pipeline.weights.starting_model import is_starting_model
+from pipeline.weights.start_file import is_starting_model
 from tokenization.errors import OutageError
 
 WORTH_A_STARTING_MODEL = 2e9

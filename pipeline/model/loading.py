@@ -14,7 +14,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.weights.language_expert_formats import open_language_expert, qwen2_shapes, text_name
-from pipeline.weights.starting_model import StartOptions, finished_record, is_starting_model, verify_files
+from pipeline.weights.start_file import is_starting_model
+from pipeline.weights.starting_model import StartOptions, finished_record, verify_files
 
 
 def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:

@@ -7,7 +7,8 @@ from pipeline.errors import InputError, UsageError
 from pipeline.runs.paths import RunPaths, language_expert_name
 from pipeline.weights.hub import HUB_NAME
 from pipeline.weights.language_expert_formats import language_expert_config
-from pipeline.weights.starting_model import StartOptions, finished_record, is_starting_model
+from pipeline.weights.start_file import is_starting_model
+from pipeline.weights.starting_model import StartOptions, finished_record
 from tokenization.table.token_table import Fingerprint
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.weights.starting_model import is_starting_model
-from tokenization.corpora.corpus import CorpusSource
-from tokenization.text_tokenizer import PACKAGED
-from tokenization.vqgan.image_tokenizer import SHIPPED
+from pipeline.weights.start_file import is_starting_model
+from tokenization.config.sources import PACKAGED, SHIPPED, CorpusSource
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2]
+"""The folder of the project's packages: a checkout, or where the project is installed."""
 PACKAGE_CACHE_MARK = "_ray_pkg_"
 
 
@@ -131,9 +130,14 @@ def language_expert_name(paths: RunPaths) -> str:
     return paths.recipe.language_expert_folder or str(paths.language_expert)
 
 
+def checkout() -> Path:
+    """The checkout that the job runs from; the current folder where the project is installed without one."""
+    return PROJECT if (PROJECT / "pyproject.toml").exists() else Path.cwd()
+
+
 def in_package_cache() -> bool:
     """Whether the job runs in a copy of the checkout that Ray made and will delete."""
-    return PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(CHECKOUT)
+    return PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(PROJECT)
 
 
 def run_paths(root: str, recipe: Recipe) -> RunPaths:
@@ -148,7 +152,7 @@ def run_paths(root: str, recipe: Recipe) -> RunPaths:
         raise UsageError(
             f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"
         )
-    folder = Path(root).expanduser() if root else CHECKOUT / "runs"
+    folder = Path(root).expanduser() if root else checkout() / "runs"
     if in_package_cache() and (not root or not folder.is_absolute()):
         raise UsageError(
             f"--root {root or 'runs'!r}: the job runs inside Ray's package cache, where outputs vanish; "

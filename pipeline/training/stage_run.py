@@ -20,7 +20,8 @@ from pipeline.model.loading import base_sha256, load_base
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.partitioned_load import load_partitioned
 from pipeline.training.samples import SamplePrompts
-from pipeline.weights.starting_model import StartOptions, is_starting_model
+from pipeline.weights.start_file import is_starting_model
+from pipeline.weights.starting_model import StartOptions
 
 
 @dataclass(frozen=True)

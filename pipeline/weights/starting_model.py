@@ -20,6 +20,7 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.errors import InputError
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
 from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_twin
+from pipeline.weights.start_file import START_FILE, is_starting_model
 from pipeline.weights.tensor_files import (
     PIECE_ELEMENTS,
     NewTensor,
@@ -30,8 +31,6 @@ from pipeline.weights.tensor_files import (
 )
 from tokenization.files.storage import write_atomically
 
-START_FILE = "init_model.json"
-"""The record, beside the weights."""
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -73,11 +72,6 @@ class StartRecord:
     options: StartOptions
     files: dict[str, MadeFile] = field(default_factory=dict)
     base_sha256: str = ""
-
-
-def is_starting_model(folder: Path) -> bool:
-    """Whether the folder is one that `make_starting_model` has begun."""
-    return (folder / START_FILE).exists()
 
 
 def read_record(folder: Path) -> StartRecord:

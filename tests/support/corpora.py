@@ -2,8 +2,9 @@
 
 import pytest
 
-from tokenization.corpora.corpus import Corpus, CorpusSource
-from tokenization.text_tokenizer import PACKAGED, load_text_tokenizer
+from tokenization.config.sources import PACKAGED, CorpusSource
+from tokenization.corpora.corpus import Corpus
+from tokenization.text_tokenizer import load_text_tokenizer
 
 
 def corpus_in(folder, **how) -> Corpus:

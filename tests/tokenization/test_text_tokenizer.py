@@ -12,8 +12,9 @@ import tiktoken
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkout import CHECKOUT
+from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
-from tokenization.text_tokenizer import END_OF_TEXT, PACKAGED, end_of_text_id, load_text_tokenizer, text_ids
+from tokenization.text_tokenizer import END_OF_TEXT, end_of_text_id, load_text_tokenizer, text_ids
 
 RANKS = Path(str(files("dashscope") / "resources" / "qwen.tiktoken"))
 # As Qwen's public tokenizer has it; not taken from the package.

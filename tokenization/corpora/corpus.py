@@ -1,12 +1,12 @@
 """An image-text corpus in one of the layouts that are read: what its shards are, and their samples."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenization.config.pictures import Limits
+from tokenization.config.sources import CorpusSource
 from tokenization.corpora.documents import read_documents
 from tokenization.corpora.folder import METADATA_FILES, PictureFolder
 from tokenization.corpora.parquet import read_parquet
@@ -17,25 +17,6 @@ from tokenization.files.storage import Storage, open_storage
 
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "documents": ".jsonl"}
 LAYOUTS = (*SUFFIXES, "imagefolder")
-
-
-@dataclass(frozen=True)
-class CorpusSource:
-    """Where a corpus lies and how it is read. Plain values.
-
-    Attributes:
-        url: a local folder or `s3://bucket/prefix`.
-        layout: one of `LAYOUTS`; empty to go by the files.
-        image_column: of parquet: see `read_parquet`.
-        folder_shard_rows: of an imagefolder: pictures of a virtual shard.
-        max_bytes: larger members and pictures are not read.
-    """
-
-    url: str
-    layout: str = ""
-    image_column: str = ""
-    folder_shard_rows: int = 1000
-    max_bytes: int = Limits.max_bytes
 
 
 class Corpus:

@@ -14,8 +14,6 @@ from torch import nn
 from tokenization.errors import InputError
 from tokenization.vqgan.formats import SETTINGS_FILE, SYMMETRIC, UNIT, find_vqgan, load_vqgan
 
-SHIPPED = Path(__file__).parent / "openmoji_vqgan"
-"""The demo's VQ-GAN, trained on the demo's corpus by `jobs/train_vqgan.py`."""
 HASH_BYTES = 2**24
 TELLING_PSNR_DB, TELLING_GAIN_DB = 15.0, 3.0
 """A round trip in the other pixel range that is as good as the first, and better by the second, gives the right one

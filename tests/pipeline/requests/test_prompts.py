@@ -33,8 +33,9 @@ from pipeline.requests.request import (
 from pipeline.runs.paths import run_paths
 from tests.support.pictures import png
 from tokenization.config.pictures import Transform
+from tokenization.config.sources import PACKAGED
 from tokenization.table.token_table import Fingerprint
-from tokenization.text_tokenizer import PACKAGED, load_text_tokenizer, text_ids
+from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 
 
 def read(path, *texts, max_ids=4):

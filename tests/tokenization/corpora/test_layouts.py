@@ -17,8 +17,9 @@ from tests.support.corpora import tokenizer  # noqa: F401
 from tests.support.pictures import noise_png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.pictures import Limits, Transform
+from tokenization.config.sources import CorpusSource
 from tokenization.config.tokenization import TokenizationConfig
-from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.pictures import noise_png, write_tar
 from tests.support.s3 import BUCKET
-from tokenization.corpora.corpus import Corpus, CorpusSource
+from tokenization.config.sources import CorpusSource
+from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.files.storage import check_apart, open_storage
 

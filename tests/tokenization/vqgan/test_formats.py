@@ -20,12 +20,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tests.support import vqgan_reference as reference
+from tokenization.config.sources import SHIPPED
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.errors import InputError
 from tokenization.job.rows import Tools
 from tokenization.job.run import make_fingerprint
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
-from tokenization.vqgan.image_tokenizer import SHIPPED, ImageTokenizer, check_pixel_range, image_tokenizer_sha256
+from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_pixel_range, image_tokenizer_sha256
 
 
 def pictures(side: int = 64) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""Where tokenization reads from: corpora, and what comes with the project or its packages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenization.config.pictures import Limits
+
+SHIPPED = Path(__file__).parents[1] / "vqgan/openmoji_vqgan"
+"""The demo's VQ-GAN, trained on the demo's corpus by `jobs/train_vqgan.py`."""
+PACKAGED = "dashscope"
+"""The source name of the rank file that the pip package `dashscope` ships."""
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """Where a corpus lies and how it is read. Plain values.
+
+    Attributes:
+        url: a local folder or `s3://bucket/prefix`.
+        layout: one of `tokenization.corpora.corpus.LAYOUTS`; empty to go by the files.
+        image_column: of parquet: see `tokenization.corpora.parquet.read_parquet`.
+        folder_shard_rows: of an imagefolder: pictures of a virtual shard.
+        max_bytes: larger members and pictures are not read.
+    """
+
+    url: str
+    layout: str = ""
+    image_column: str = ""
+    folder_shard_rows: int = 1000
+    max_bytes: int = Limits.max_bytes
