@@ -1,2 +1,2 @@
-"""Sharded, verified checkpoints: manifest, slices, writer, owner, resume at any number of ranks. Imports `errors` and
-`tokenization.files`."""
+"""Sharded, verified checkpoints: manifest, slices, writer, owner, resume at any number of ranks. Imports `errors`,
+`pipeline.runtime` and `tokenization.files`."""

@@ -11,6 +11,7 @@ from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, Checkpoint
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice, apply_master_weights, local_slices, trained_shapes
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
+from pipeline.runtime.agreement import agree_on_problem, from_first_rank
 
 WHAT = {
     "recipe_sha256": "other stage settings",
@@ -32,7 +33,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What came of it.
+    """The outcome of `resume`.
 
     Attributes:
         manifest: of the checkpoint that was taken; None where there is none.
@@ -67,9 +68,7 @@ def resume(
     candidates = complete_checkpoints(url, passed_over)
     taken = None
     while taken is None:
-        offered = [next(candidates, None) if first else None]
-        dist.broadcast_object_list(offered, src=0)
-        checkpoint = offered[0]
+        checkpoint = from_first_rank(next(candidates, None) if first else None)
         if checkpoint is None:
             break
         told = checkpoint.manifest
@@ -81,16 +80,15 @@ def resume(
             continue
         apply_master_weights(engine, checkpoint.manifest.optimizer_steps)
         taken = checkpoint
-    unusable = [[reason for reason in passed_over if NEVER_FINISHED not in reason]]
-    dist.broadcast_object_list(unusable, src=0)
-    if taken is None and unusable[0]:
+    unusable = from_first_rank([reason for reason in passed_over if NEVER_FINISHED not in reason])
+    if taken is None and unusable:
         raise InputError(
-            f"no checkpoint in {url!r} can be used: {'; '.join(unusable[0])}. Mend the storage and run again, "
+            f"no checkpoint in {url!r} can be used: {'; '.join(unusable)}. Mend the storage and run again, "
             "or move them away to start anew"
         )
     if first:
         _log(log, taken, world_size, passed_over)
-    damaged = frozenset(reason.split(": ", 1)[0] for reason in unusable[0])
+    damaged = frozenset(reason.split(": ", 1)[0] for reason in unusable)
     return Resumed(taken.manifest if taken else None, damaged)
 
 
@@ -141,9 +139,7 @@ def _load(engine: Any, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | N
         tensors = _read(checkpoint, slices, trained_shapes(engine), keys)
     except InputError as error:
         problem = str(error)
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    damage = next(filter(None, problems), None)
+    damage = agree_on_problem(problem)
     if damage is None:
         for each, values in zip(slices, tensors, strict=True):
             for key, value in zip(keys, values, strict=True):

@@ -28,6 +28,7 @@ from pipeline.checkpoints.optimizer_slices import KEYS, Slice, local_slices
 from pipeline.checkpoints.owner import RunOwner, owner_text
 from pipeline.checkpoints.slice_files import write_slices
 from pipeline.errors import InputError
+from pipeline.runtime.agreement import agree_on_problem, from_every_rank, from_first_rank
 from tokenization.errors import InputError as StorageError
 from tokenization.files.storage import open_storage
 
@@ -79,9 +80,7 @@ class CheckpointWriter:
         """
         started = time.monotonic()
         self.wait()
-        name = [new_folder_name(manifest.step)]
-        dist.broadcast_object_list(name, src=0)
-        self._name = name[0]
+        self._name = from_first_rank(new_folder_name(manifest.step))
         slices = self._copied(local_slices(engine))
         self._removable.add(self._name)
         self._give_up.clear()
@@ -102,22 +101,20 @@ class CheckpointWriter:
         """
         if self._part is None:
             return True
-        problems: list[str | None] = [None] * dist.get_world_size()
         own = _problem(self._part)
-        dist.all_gather_object(problems, own and f"{rank_file(self._rank)}: {own}")
-        (self._give_up if any(problems) else self._all_wrote).set()
-        if self._closing is not None:
-            problems.append(_problem(self._closing))
+        problem = agree_on_problem(own and f"{rank_file(self._rank)}: {own}")
+        (self._give_up if problem else self._all_wrote).set()
+        closing_problem = None if self._closing is None else _problem(self._closing)
+        problem = problem or closing_problem
         self._part = self._closing = None
-        found = [next(filter(None, problems), None), self._taken_over]
-        dist.broadcast_object_list(found, src=0)
-        if found[1]:
-            raise InputError(found[1])
-        if found[0] and self._rank == 0:
-            self._log(f"checkpoint {self._url}/{self._name} could not be written and does not count: {found[0]}")
+        problem, taken_over = from_first_rank((problem, self._taken_over))
+        if taken_over:
+            raise InputError(taken_over)
+        if problem and self._rank == 0:
+            self._log(f"checkpoint {self._url}/{self._name} could not be written and does not count: {problem}")
             with suppress(OSError, StorageError):  # its parts take the room that the next one needs
                 self._storage.delete_folder(self._name)
-        return not found[0]
+        return not problem
 
     def _copied(self, slices: list[Slice]) -> list[Slice]:
         """The slices in host memory of their own, the same each time."""
@@ -184,15 +181,11 @@ def take_over(url: str) -> RunOwner | None:
             owner = RunOwner(url)
         except (InputError, StorageError, OSError) as error:
             problem = str(error)
-    said = [(owner.text if owner else "", problem)]
-    dist.broadcast_object_list(said, src=0)
-    text, problem = said[0]
+    text, problem = from_first_rank((owner.text if owner else "", problem))
     if problem:
         raise InputError(problem)
     blind = "" if owner_text(url) == text else f"rank {dist.get_rank()} on {socket.gethostname()}"
-    all_blind = [""] * dist.get_world_size()
-    dist.all_gather_object(all_blind, blind)
-    if found := [each for each in all_blind if each]:
+    if found := [each for each in from_every_rank(blind) if each]:
         raise InputError(
             f"checkpoints {url!r}: {', '.join(found)} does not see what rank 0 has just written there; name a folder "
             "on a file system that all nodes share, or a bucket, with checkpoint_folder or --root (or another attempt "

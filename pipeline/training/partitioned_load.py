@@ -18,6 +18,7 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
 from pipeline.model.layers import RotaryEmbedding
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.agreement import agree_on_problem
 from pipeline.training.engine import engine_config, put_tools_on_path
 from pipeline.weights.starting_model import StartOptions, StartRecord, finished_record, verify_files
 from pipeline.weights.tensor_files import PIECE_ELEMENTS, TensorFile, TensorFolder, open_tensor_folder
@@ -73,9 +74,7 @@ def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
             verify_files(folder, record)
     except InputError as error:
         problem = str(error)
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    if found := next(filter(None, problems), None):
+    if found := agree_on_problem(problem):
         raise InputError(found)
     assert record
     return record

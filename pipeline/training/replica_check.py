@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
+from pipeline.runtime.agreement import from_every_rank
 
 
 class ReplicaCheck:
@@ -40,8 +40,7 @@ class ReplicaCheck:
             "whole weights": self._whole_checksum(),
         }
         changed = self._frozen_checksum() != self._frozen
-        gathered: list[tuple[dict[str, str], bool]] = [({}, False)] * dist.get_world_size()
-        dist.all_gather_object(gathered, (found, changed))
+        gathered = from_every_rank((found, changed))
         problems = [
             f"the language expert's weights changed on rank {rank}" for rank, (_, is_so) in enumerate(gathered) if is_so
         ]
@@ -80,8 +79,7 @@ def check_same_language_expert(sha256: str) -> None:
     Raises:
         CorruptionError: on every rank: they differ.
     """
-    gathered = [""] * dist.get_world_size()
-    dist.all_gather_object(gathered, sha256)
+    gathered = from_every_rank(sha256)
     if len(set(gathered)) > 1:
         usual, _ = Counter(gathered).most_common(1)[0]
         odd = [str(rank) for rank, each in enumerate(gathered) if each != usual]

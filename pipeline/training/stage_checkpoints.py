@@ -12,6 +12,7 @@ from pipeline.checkpoints.optimizer_slices import optimizer_steps, trained_shape
 from pipeline.checkpoints.resume import Identity, resume, start_from
 from pipeline.checkpoints.writer import CheckpointWriter
 from pipeline.data.row_index import rows_sha256
+from pipeline.runtime.agreement import from_first_rank
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step_guard import StepGuard
 
@@ -54,9 +55,8 @@ class StageCheckpoints:
         Raises:
             InputError: see `pipeline.checkpoints.resume`.
         """
-        begun = [newest_complete(self._run.checkpoints) is not None if dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(begun, src=0)
-        if not begun[0] and self._run.initial_checkpoint:
+        begun = from_first_rank(dist.get_rank() == 0 and newest_complete(self._run.checkpoints) is not None)
+        if not begun and self._run.initial_checkpoint:
             start_from(self._engine, self._run.initial_checkpoint, self._identity.base_sha256)
         taken = self._resumed()
         if taken:

@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.checkpoints.optimizer_slices import KEYS, apply_master_weights, local_slices, optimizer_steps
 from pipeline.config.stage import StageConfig
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
+from pipeline.runtime.agreement import from_every_rank
 from pipeline.training.step import StepResult, train_step
 from pipeline.training.step_guard import StepGuard
 
@@ -41,8 +41,7 @@ def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.devic
     losses = _difference([first_losses], [second_losses])
     moved = _difference(first[moments], second[moments])
     same = losses == 0 and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
-    found: list[tuple[bool, float, float]] = [(True, 0.0, 0.0)] * dist.get_world_size()
-    dist.all_gather_object(found, (same, losses, moved))
+    found = from_every_rank((same, losses, moved))
     if all(same for same, _, _ in found):
         return "a step run twice is the same, bit for bit: losses, weights, moments"
     most_losses, most_moved = max(by for _, by, _ in found), max(by for _, _, by in found)

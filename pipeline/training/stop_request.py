@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.errors import BudgetError, NodeLostError, PreemptedError, ResizeError, StoppedError, WorkersLostError
+from pipeline.runtime.agreement import from_first_rank
 
 KINDS: dict[str, type[StoppedError]] = {
     "preempted": PreemptedError,
@@ -49,6 +50,4 @@ def agreed_stop(stop_requested: StopRequested | None, device: torch.device) -> S
     dist.broadcast(asked, src=0)
     if not asked.item():
         return None
-    found = [request]
-    dist.broadcast_object_list(found, src=0)
-    return found[0]
+    return from_first_rank(request)
