@@ -31,8 +31,10 @@ from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import trained_state
 from pipeline.model.loading import base_sha256, load_base
-from tests.support.checkpoints import SHAPES, make, values
+from tests.support.checkpoints import SHAPES, make, url, values
 from tokenization.files.storage import open_storage
+
+__all__ = ["url"]
 
 
 @pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])

@@ -30,9 +30,11 @@ from pipeline.training.stage_run import StageRun, make_plan
 from pipeline.training.step import train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.stop_request import StopRequest
-from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
+from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, run, spawn
 from tests.support.s3 import BUCKET, SECRET
 from tests.support.small_models import CODEBOOK
+
+__all__ = ["run"]
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
