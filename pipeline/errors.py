@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Input is missing or damaged. The message names the thing, the rule, and what to do."""
 
 
+class FailedShardsError(RuntimeError):
+    """The job finished, but some shards of its corpora could not be read."""
+
+
 class NonFiniteError(ArithmeticError):
     """Too many steps in a row had a loss or a gradient that must not be learned from; no such update was applied."""
 

@@ -25,15 +25,11 @@ class ExitCode(IntEnum):
     """Preempted, with a checkpoint."""
 
 
-class FailedShards(RuntimeError):
-    """The job finished, but some shards could not be read."""
-
-
 BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (UsageError, ExitCode.USAGE),
     (pipeline.errors.InputError, ExitCode.INPUT),
     (tokenization.errors.InputError, ExitCode.INPUT),
-    (FailedShards, ExitCode.FAILED_SHARDS),
+    (pipeline.errors.FailedShardsError, ExitCode.FAILED_SHARDS),
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
     (pipeline.errors.BudgetError, ExitCode.BUDGET),
     (pipeline.errors.PreemptedError, ExitCode.PREEMPTED),

@@ -1,14 +1,16 @@
-"""The part of a dry run that says which nodes a cluster will be asked for."""
+"""The part of a dry run that says which actors start, and which nodes a cluster will be asked for."""
 
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cluster.cluster_file import ClusterFile
+from cluster.cluster_file import ClusterFile, read_cluster_file
 from cluster.nodes import Demand, as_object, nodes_for
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
+from pipeline.runtime.terminal import tables_to
+from tokenization.config.workers import Workers
 
 
 def training_demand(recipe: Recipe, gpu: str) -> Demand:
@@ -16,6 +18,32 @@ def training_demand(recipe: Recipe, gpu: str) -> Demand:
     scaling = recipe.scaling
     planned_on = gpu if scaling.use_gpu else ""
     return Demand("training workers", scaling.num_workers, scaling.worker_resources, at_once=True, gpu=planned_on)
+
+
+def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, Any]:
+    """Says which actors tokenization starts, and the nodes they ask a cluster for.
+
+    Args:
+        workers: the recipe's.
+        cluster: its file; empty to ask none.
+        as_json: see `tables_to`.
+
+    Raises:
+        UsageError: the cluster can never start them.
+    """
+    file = read_cluster_file(cluster) if cluster else None
+    encoders = Demand("encoders", workers.num_encoders, workers.encoder_actor)
+    readers = Demand("readers", workers.max_readers or 1, workers.reader_actor)
+    console = tables_to(as_json)
+    console.print(f"tokenize: {encoders}; up to {readers}, as the encoders need them", markup=False)
+    if not workers.max_readers:
+        console.print(
+            "note: --readers is not given: there will be as many as the cluster has CPUs when the job starts; where it "
+            "starts at nothing, 1",
+            markup=False,
+        )
+    actors = {"encoders": workers.num_encoders, "readers": workers.max_readers}
+    return actors | ({"cluster": say_nodes(console, file, [encoders, readers])} if file else {})
 
 
 def say_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """The dry run of a recipe: its plan as tables for a person, and as one JSON object. Starts nothing."""
 
 import dataclasses
-import sys
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.cluster_file import read_cluster_file
@@ -15,9 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
 from pipeline.planning.work import KindWork
 from pipeline.reports.asked_nodes import say_nodes, training_demand
+from pipeline.runtime.terminal import tables_to
 
-WIDTH = 140
-"""Columns of what does not go to a terminal."""
 MEMORY_NOTES = {
     "start": "the whole model, before it is partitioned",
     "runtime": "assumed: CUDA, NCCL, gaps",
@@ -52,19 +49,13 @@ def dry_run(
     file = read_cluster_file(cluster) if cluster else None
     plan = plan_recipe(recipe, _numbers(recipe, stage), gpu, mfu)
     values, before = flatten(recipe), flatten(unchanged)
-    console = plan_console(as_json)
+    console = tables_to(as_json)
     for table in (recipe_table(values, before), model_table(plan), *map(batch_table, plan.stages)):
         console.print(table)
     for table in (memory_table(plan), work_table(plan)):
         console.print(table)
     asked = {"cluster": say_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
     return as_object(plan, values, before) | asked
-
-
-def plan_console(as_json: bool) -> Console:
-    """Where a plan is printed: standard error where standard output is for the JSON object."""
-    file = sys.stderr if as_json else sys.stdout
-    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:

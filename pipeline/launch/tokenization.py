@@ -1,0 +1,116 @@
+"""Tokenizing a run's corpora: each into its folder, with an attempt in the ledger."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from ray.util.metrics import Gauge
+
+from pipeline.config.recipe import Recipe
+from pipeline.demo.corpora import make_corpus
+from pipeline.errors import FailedShardsError
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.terminal import say, say_error
+from tokenization.corpora.corpus import Corpus
+from tokenization.job.rows import Tools, check_query
+from tokenization.job.run import Progress, tokenize_corpus
+from tokenization.table.manifest import Manifest
+
+SAY_EVERY_S = 10.0
+
+
+def tokenize_corpora(recipe: Recipe, paths: RunPaths, names: list[str]) -> dict[str, Manifest]:
+    """Tokenizes what is not tokenized yet of the recipe's corpora of these names, in this order.
+
+    Returns:
+        The manifest of each; `check_shards` says whether some of its shards failed.
+
+    Raises:
+        InputError: a corpus, the VQ-GAN or the vocabulary cannot be used.
+    """
+    check_query(recipe.tokenization.hr_where)
+    return {name: _tokenize(name, recipe, paths) for name in names}
+
+
+def check_shards(manifests: dict[str, Manifest]) -> None:
+    """Says which shards failed, a line each.
+
+    Raises:
+        FailedShardsError: there are some.
+    """
+    failed = [message for manifest in manifests.values() for message in manifest.failed_shards.values()]
+    for message in failed:
+        say_error(f"failed: {message}")
+    if failed:
+        raise FailedShardsError(f"{len(failed)} shards could not be read; mend them and run the job again")
+
+
+def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
+    if not recipe.corpora[name].path:
+        make_corpus(name, recipe, paths)
+    corpus, workers, config = Corpus(paths.source_of(name)), recipe.tokenizers, recipe.tokenization
+    if not recipe.corpora[name].high_resolution:
+        config = replace(config, size_hr_px=0)
+    output = paths.tokens_of(name)
+    num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
+    say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
+    with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
+        tools = Tools(paths.vqgan, paths.text_source, paths.text)
+        manifest = tokenize_corpus(corpus, output, config, tools, workers, ProgressReporter(ledger))
+    high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
+    say(
+        f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
+        f"{manifest.rows_rejected} rejected {manifest.rejects_by_reason or ''}"
+    )
+    if config.size_hr_px and not manifest.rows_hr:
+        say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
+    return manifest
+
+
+class ProgressReporter:
+    """Says how far the work is: a line every ten seconds, Ray's metrics, and the ledger, whose steps are shards."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._next, self._ledger = 0.0, ledger
+        self._counted = dict.fromkeys(("samples", "steps"), 0)
+        self._gauges = {
+            name: Gauge(f"mars_tokenize_{name}", description)
+            for name, description in (
+                ("pictures_per_s", "Pictures encoded a second, since the job started"),
+                ("share_done", "Shards done or failed, as a share of all"),
+                ("rejects", "Samples rejected since the job started"),
+                ("seconds_left", "Estimated time to the end, s"),
+            )
+        }
+
+    def __call__(self, progress: Progress) -> None:
+        """Counts the work in the ledger, and says a line if it is time."""
+        now = time.monotonic()
+        so_far = {"samples": progress.rows, "steps": progress.shards_done - progress.shards_before}
+        if so_far != self._counted:
+            self._ledger.working.remote()
+            self._ledger.add.remote(**{name: value - self._counted[name] for name, value in so_far.items()})
+            self._counted = so_far
+        ended = progress.shards_done + progress.shards_failed
+        if now < self._next and ended < progress.shards:
+            return
+        self._next = now + SAY_EVERY_S
+        seconds = max(now - progress.started, 1e-9)
+        rate, here = progress.rows / seconds, ended - progress.shards_before
+        left = seconds / here * (progress.shards - ended) if here else float("nan")
+        share = ended / progress.shards
+        values = {"pictures_per_s": rate, "share_done": share, "rejects": progress.rejects, "seconds_left": left}
+        for name, value in values.items():
+            self._gauges[name].set(value)
+        when = f"about {_duration(left)} left" if here else "time left not known yet"
+        say(
+            f"tokenize: {ended} of {progress.shards} shards ({share:.0%}), {rate:.0f} pictures/s, "
+            f"{progress.rejects} rejected, {when if ended < progress.shards else 'writing done'}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
