@@ -1,8 +1,7 @@
 """What stops a run on purpose. Each has an exit code in `jobs/common/exit_codes.py`."""
 
-
-class InputError(ValueError):
-    """Input is missing or damaged. The message names the thing, the rule, and what to do."""
+from tokenization.errors import InputError as InputError
+from tokenization.errors import OutageError as OutageError
 
 
 class FailedShardsError(RuntimeError):

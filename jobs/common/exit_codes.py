@@ -3,7 +3,6 @@
 from enum import IntEnum
 
 import pipeline.errors
-import tokenization.errors
 from pipeline.errors import UsageError
 
 
@@ -28,7 +27,7 @@ class ExitCode(IntEnum):
 BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (UsageError, ExitCode.USAGE),
     (pipeline.errors.InputError, ExitCode.INPUT),
-    (tokenization.errors.InputError, ExitCode.INPUT),
+    (pipeline.errors.OutageError, ExitCode.INPUT),
     (pipeline.errors.FailedShardsError, ExitCode.FAILED_SHARDS),
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
     (pipeline.errors.BudgetError, ExitCode.BUDGET),

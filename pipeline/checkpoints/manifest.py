@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-from tokenization.errors import InputError as StorageError
-from tokenization.errors import OutageError
+from pipeline.errors import InputError, OutageError
 from tokenization.files.storage import Storage, is_inside, open_storage
 
 MANIFEST_FILE = "manifest.json"
@@ -165,7 +163,7 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
         manifest = _manifest_of(values)
     except OutageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StorageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{MANIFEST_FILE} is not readable: {type(error).__name__}: {error}") from error
     if manifest.sha256() != written:
         raise InputError(f"{MANIFEST_FILE} has changed since it was written")
@@ -175,13 +173,13 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
         raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is no file of its folder")
     for file, record in manifest.files.items():
         try:
-            if not storage.exists(f"{name}/{file}"):
-                raise InputError(f"{file} is missing")
-            size = storage.size(f"{name}/{file}")
+            size = storage.size(f"{name}/{file}") if storage.exists(f"{name}/{file}") else None
         except OutageError:
             raise
-        except (OSError, StorageError) as error:
+        except (OSError, InputError) as error:
             raise InputError(f"{file} is not readable: {error}") from error
+        if size is None:
+            raise InputError(f"{file} is missing")
         if size != record.size:
             raise InputError(f"{file} has {size} bytes, not {record.size}")
     return Checkpoint(url, name, manifest)

@@ -35,10 +35,11 @@ class RunOwner:
                 f"another attempt has just taken the checkpoints in {url!r}: {owner_text(url)}; stop it, or leave it be"
             )
 
-    def check(self) -> None:
-        """Raises InputError where another attempt has taken over."""
-        if (now := owner_text(self._url)) != self.text:
-            raise InputError(f"another attempt has taken over the checkpoints in {self._url!r}: {now}; this one ends")
+    def loss(self) -> str:
+        """Who has taken over the checkpoints, as an error message; empty where this attempt still holds them."""
+        if (now := owner_text(self._url)) == self.text:
+            return ""
+        return f"another attempt has taken over the checkpoints in {self._url!r}: {now}; this one ends"
 
 
 def owner_text(url: str) -> str | None:

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from pipeline.checkpoints.manifest import BLOCK_BYTES, Checkpoint, CheckpointFile, PlacedSlice, block_hash, block_hashes
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice
-from pipeline.errors import InputError
-from tokenization.errors import InputError as StorageError
-from tokenization.errors import OutageError
+from pipeline.errors import InputError, OutageError
 from tokenization.files.storage import Storage, open_storage
 
 ELEMENT_BYTES = 4
@@ -98,7 +96,7 @@ class _VerifiedFile:
                 block = self.storage.read(self.name, start, min(start + BLOCK_BYTES, self.record.size))
             except OutageError:
                 raise
-            except (OSError, StorageError) as error:
+            except (OSError, InputError) as error:
                 raise InputError(f"{self.name} is not readable: {error}") from error
             if block_hash(block) != self.record.blocks[number]:
                 raise InputError(f"{self.name} has changed since it was written")

@@ -29,7 +29,6 @@ from pipeline.checkpoints.owner import RunOwner, owner_text
 from pipeline.checkpoints.slice_files import write_slices
 from pipeline.errors import InputError
 from pipeline.runtime.agreement import agree_on_problem, from_every_rank, from_first_rank
-from tokenization.errors import InputError as StorageError
 from tokenization.files.storage import open_storage
 
 POLL_S = 0.2
@@ -112,7 +111,7 @@ class CheckpointWriter:
             raise InputError(taken_over)
         if problem and self._rank == 0:
             self._log(f"checkpoint {self._url}/{self._name} could not be written and does not count: {problem}")
-            with suppress(OSError, StorageError):  # its parts take the room that the next one needs
+            with suppress(OSError, InputError):  # its parts take the room that the next one needs
                 self._storage.delete_folder(self._name)
         return not problem
 
@@ -157,15 +156,12 @@ class CheckpointWriter:
             return
         try:
             remove_old(self._url, name, self._kept, self._removable, self._damaged)
-        except (OSError, StorageError) as error:  # the new one counts all the same
+        except (OSError, InputError) as error:  # the new one counts all the same
             self._log(f"older checkpoints in {self._url} could not be removed: {error}")
 
     def _still_owned(self) -> bool:
         assert self._owner is not None
-        try:
-            self._owner.check()
-        except InputError as error:
-            self._taken_over = str(error)
+        self._taken_over = self._owner.loss()
         return not self._taken_over
 
 
@@ -179,7 +175,7 @@ def take_over(url: str) -> RunOwner | None:
     if dist.get_rank() == 0:
         try:
             owner = RunOwner(url)
-        except (InputError, StorageError, OSError) as error:
+        except (OSError, InputError) as error:
             problem = str(error)
     text, problem = from_first_rank((owner.text if owner else "", problem))
     if problem:

@@ -15,13 +15,12 @@ from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
-from pipeline.errors import CorruptionError, StoppedError, WorkersLostError
+from pipeline.errors import CorruptionError, OutageError, StoppedError, WorkersLostError
 from pipeline.runtime.watchdog import StepWatchdog
 from pipeline.training.engine import put_tools_on_path
 from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
-from tokenization.errors import OutageError
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
 """GPU nodes take minutes to start; Ray Train's own 60 s would tear the group down and ask for it again, for ever."""

@@ -10,7 +10,7 @@ from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newes
 from pipeline.config.recipe import Recipe
 from pipeline.config.scaling import ScalingConfig
 from pipeline.data.sample_order import MixedOrder
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutageError
 from pipeline.launch.attempts import run_attempts, watch_attempt
 from pipeline.launch.monitor import StageMonitor
 from pipeline.launch.ray_train import run_stage
@@ -24,7 +24,6 @@ from pipeline.runtime.terminal import say
 from pipeline.runtime.termination import Termination, termination
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
-from tokenization.errors import OutageError
 
 WORTH_A_STARTING_MODEL = 2e9
 """Bytes of a language expert."""

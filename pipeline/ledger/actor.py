@@ -21,7 +21,6 @@ from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, read_ledger
 from pipeline.runtime.placement import actor_here
-from tokenization.errors import InputError as StorageError
 
 NAMESPACE = "mars-ledger"
 """Ray's, of the actors: they outlive the job."""
@@ -113,7 +112,7 @@ class LedgerActor:
             if beats % REREAD_EVERY == 0:
                 try:
                     self._others = self._spent_by_others()
-                except (OSError, StorageError, InputError) as error:
+                except (OSError, InputError) as error:
                     self._problem = f"the ledger in {self._place!r} could not be read: {error}"
             self._write("heartbeat")
 
@@ -146,7 +145,7 @@ class LedgerActor:
             try:
                 self._rows.write(self._account.row(event))
                 self._problem = ""
-            except (OSError, StorageError) as error:
+            except (OSError, InputError) as error:
                 self._problem = f"the ledger in {self._place!r} could not be written: {error}; make room there"
 
     def _spent_by_others(self) -> tuple[float, float]:

@@ -67,7 +67,7 @@ class RowWriter:
 
         Raises:
             OSError: a full disk, say. What was half-written is taken back: the next row finds its place.
-            tokenization.errors.InputError: S3 does not take it.
+            InputError, OutageError: S3 refuses it, or does not answer.
         """
         line = json.dumps(row) + "\n"
         if self._storage:
@@ -142,8 +142,8 @@ def read_ledger(place: str | Path) -> Ledger:
     """Reads a ledger, which may be growing meanwhile.
 
     Raises:
-        InputError: a file in it is none of a ledger.
-        tokenization.errors.InputError: S3 cannot be read.
+        InputError: a file in it is none of a ledger, or S3 refuses to read it.
+        OutageError: S3 does not answer.
     """
     found, remarks = _last_rows(str(place))
     for row in found:

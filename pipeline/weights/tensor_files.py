@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from tokenization.errors import InputError as StorageError
 from tokenization.files.torch_files import is_mappable, unpickled
 
 PIECE_ELEMENTS = 2**20
@@ -114,10 +113,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
     Raises:
         InputError: see `TorchFile`.
     """
-    try:
-        found = unpickled(path, mapped=True)
-    except StorageError as error:
-        raise InputError(str(error)) from error
+    found = unpickled(path, mapped=True)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
     return found, is_mappable(path)

@@ -12,7 +12,7 @@ from tokenization.corpora.folder import METADATA_FILES, PictureFolder
 from tokenization.corpora.parquet import read_parquet
 from tokenization.corpora.samples import Sample, readable
 from tokenization.corpora.tar import read_tar
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 from tokenization.files.storage import Storage, open_storage
 
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "documents": ".jsonl"}
@@ -79,8 +79,8 @@ class Corpus:
                     yield from read_tar(path, self.source.max_bytes)
                 else:
                     yield from read_parquet(path, self.source.image_column)
-        except InputError as error:
-            raise InputError(f"shard {shard!r} of {self.source.url!r}: {error}") from error
+        except (InputError, OutageError) as error:
+            raise type(error)(f"shard {shard!r} of {self.source.url!r}: {error}") from error
 
     @cached_property
     def _names(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenization.corpora.samples import Sample, parse_object, readable
 from tokenization.corpora.tar import PICTURE_SUFFIXES
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 from tokenization.files.storage import Storage, is_inside
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -107,7 +107,7 @@ def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | N
                 return None, ("bad member", f"{readable(name)!r} has {size} bytes, more than max_bytes {max_bytes}")
             return path.read_bytes(), ()
     except (OSError, ValueError) as error:  # no permission, a name that no file can have
-        if isinstance(error, InputError) and isinstance(error.__cause__, Exception):
+        if isinstance(error, OutageError) or (isinstance(error, InputError) and error.__cause__):
             raise  # the storage itself fails
         return None, ("no picture", f"{readable(name)!r} cannot be read: {error}")
 

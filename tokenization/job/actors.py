@@ -20,7 +20,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.samples import readable
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 from tokenization.files.storage import open_storage
 from tokenization.job.rows import Chunk, read_chunks
 from tokenization.table.manifest import (
@@ -52,7 +52,9 @@ class Reader:
                     index = chunk.index + 1
                     yield {"chunk": [pickle.dumps(chunk)]}
             except Exception as error:  # one shard must not end the job, whatever is wrong with it
-                message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                message = (
+                    str(error) if isinstance(error, InputError | OutageError) else f"{type(error).__name__}: {error}"
+                )
                 ended = Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=readable(message))
                 yield {"chunk": [pickle.dumps(ended)]}
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenization.corpora.samples import readable
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 from tokenization.files.ranged_file import RangedFile
 from tokenization.files.storage import LocalFolder, Storage, open_storage
 
@@ -167,6 +167,8 @@ class TokenShard:
             else:
                 with pq.ParquetFile(pa.PythonFile(RangedFile(self.storage, self.name)), pre_buffer=True) as file:
                     yield file
+        except OutageError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(
                 f"token shard {str(self)!r} is no readable parquet ({error}); tokenize it again"

@@ -106,11 +106,9 @@ def test_a_filter_that_cannot_work_is_refused_with_its_text(tokens, where):
 
 
 def test_shards_of_another_vqgan_are_refused(tokens):
-    from tokenization.errors import InputError as TokenError
-
     lines = [{"sample_id": "x/0", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1}]
     write_token_shard(tokens / "00009.parquet", lines, replace(FINGERPRINT, vq_sha256="other"))
-    with pytest.raises(TokenError, match=r"00009.*vq_sha256"):
+    with pytest.raises(InputError, match=r"00009.*vq_sha256"):
         build_row_index(RowSelection(tokens))
 
 
