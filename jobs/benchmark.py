@@ -23,10 +23,10 @@ from pipeline.benchmarks.feed import FeedBenchmark, measure_feed, write_tokens
 from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
 from pipeline.benchmarks.ray_over_plain import ray_over_plain, release_gpu_memory
 from pipeline.benchmarks.step import StepBenchmark, device_name, measure_step
-from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.gpus import ASSUMED_MFU, peak_flop_per_s
 from pipeline.errors import UsageError
 from pipeline.planning.flops import count_parameters, expert_parameters
-from pipeline.planning.recipe_plan import ASSUMED_MFU, DAY_S, plan_recipe
+from pipeline.planning.recipe_plan import DAY_S, plan_recipe
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import console, say
 from tokenization.config.sources import PACKAGED, SHIPPED, CorpusSource

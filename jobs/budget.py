@@ -10,12 +10,12 @@ import tyro
 
 from jobs.common.cli import JobOptions, run_job
 from jobs.common.recipes import load_recipe
-from pipeline.budget.cost_plan import ASSUMED_ENCODER_MFU, as_object, plan_costs
+from pipeline.budget.cost_plan import as_object, plan_costs
 from pipeline.budget.measured_rates import Rates, read_rates
 from pipeline.budget.report import report_object
+from pipeline.config.gpus import ASSUMED_ENCODER_MFU, ASSUMED_MFU
 from pipeline.errors import InputError, UsageError
 from pipeline.ledger.rows import read_ledger
-from pipeline.planning.recipe_plan import ASSUMED_MFU
 from pipeline.reports.budget_page import write_page
 from pipeline.reports.budget_tables import report_tables
 from pipeline.reports.cost_tables import plan_tables

@@ -3,23 +3,15 @@
 
 import jobs  # noqa: F401  # isort: skip
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from jobs.common.cli import JobOptions, run_job
 from jobs.common.recipes import load_recipe
-from pipeline.budget.limits import given_limits, limits_of
-from pipeline.config.recipe import Recipe
+from pipeline.config.gpus import ASSUMED_MFU
 from pipeline.errors import UsageError
-from pipeline.launch.stage import attempt, initial_checkpoint, is_finished, train
-from pipeline.launch.stage_inputs import stage_run
-from pipeline.planning.recipe_plan import ASSUMED_MFU
-from pipeline.reports.dry_run import dry_run
-from pipeline.runs.paths import RunPaths
-from pipeline.runtime.terminal import say
-from pipeline.runtime.termination import Termination
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,8 @@ class Options(JobOptions):
 def main(options: Options) -> dict[str, Any] | None:
     """Trains the named stage, or the next unfinished one; or only plans."""
     if options.dry_run:
+        from pipeline.reports.dry_run import dry_run
+
         plan_on = (options.gpu, options.mfu)
         recipe, before = load_recipe(options.recipe, options.set), load_recipe(options.recipe)
         return dry_run(recipe, before, options.stage, *plan_on, options.json, options.cluster)
@@ -63,46 +57,15 @@ def main(options: Options) -> dict[str, Any] | None:
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
-    if options.initial_checkpoint and options.stage == "all":
-        raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
-    budget = given_limits(options.budget_gpu_days)
+
+    from pipeline.launch.curriculum import train_stages, verify_step
+
+    start = (options.stage, options.initial_checkpoint, options.allow_unfinished, options.budget_gpu_days)
     if options.verify_step:
-        number = _stage_to_verify(options.stage, recipe, paths)
-        initial = initial_checkpoint(number, options.initial_checkpoint, options.allow_unfinished, paths)
-        run = stage_run(number, recipe, paths, initial)
-        attempt(replace(run, verify_only=True), paths, Termination(), budget, recipe.scaling)
-        return None
-    wanted = _wanted_stages(options.stage, recipe, paths)
-    if not wanted:
-        say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
-    for number in wanted:
-        limits_of(paths, number, budget)
-        initial = initial_checkpoint(number, options.initial_checkpoint, options.allow_unfinished, paths)
-        train(number, recipe, paths, initial, budget)
+        verify_step(recipe, paths, *start)
+    else:
+        train_stages(recipe, paths, *start)
     return None
-
-
-def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
-    numbers = range(1, len(recipe.stages) + 1)
-    if text == "all":
-        return [number for number in numbers if not is_finished(paths, number)]
-    if not text:
-        return [number for number in numbers if not is_finished(paths, number)][:1]
-    if not text.isdigit() or int(text) not in numbers:
-        raise UsageError(f"--stage {text!r}: recipe {recipe.name!r} has the stages 1 to {len(numbers)}, or say all")
-    if is_finished(paths, int(text)):
-        say(f"train_stage: stage {text} is already finished in {paths.stage(int(text))}")
-        return []
-    return [int(text)]
-
-
-def _stage_to_verify(text: str, recipe: Recipe, paths: RunPaths) -> int:
-    numbers = range(1, len(recipe.stages) + 1)
-    if text.isdigit() and int(text) in numbers:
-        return int(text)
-    if text:
-        raise UsageError(f"--stage {text!r}: --verify-step is of one of the stages 1 to {len(numbers)}")
-    return next((number for number in numbers if not is_finished(paths, number)), numbers[-1])
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ class JobOptions:
     recipe: str = "demo"
     """Name of a file in jobs/recipes."""
     root: str = ""
-    """Folder that holds the runs. Default: `runs` in the checkout, or, where the project is installed without one, in
-    the current folder. Must be absolute with --working-dir."""
+    """Folder of the runs (default: `runs` in the checkout; without one, here). Must be absolute with --working-dir."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="A.B=VALUE")] = ()
     """Override one value of the recipe, as in --set stages.0.steps=50. May be repeated."""
 

@@ -20,7 +20,6 @@ from pipeline.planning.recipe_plan import DAY_S, RecipePlan, plan_recipe, planne
 from tokenization.config.vqgan import VqganConfig
 from tokenization.vqgan.model import build_vqgan
 
-ASSUMED_ENCODER_MFU = 0.4
 ASSUMED_START_S = 600.0
 """From a stage's devices to its first step: weights read, DeepSpeed and torch.compile set up."""
 ASSUMED_COPY_BYTES_PER_S = 10e9

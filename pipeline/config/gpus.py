@@ -35,6 +35,11 @@ MEMORY_GB = {
 """Memory by a part of the device's name, as the data sheets above state it: read as 10^9 bytes, of which no driver
 reports fewer. The A100 comes in two sizes, so its name must have one."""
 
+ASSUMED_MFU = 0.5
+"""Share of the peak that training is planned at where nothing is measured."""
+ASSUMED_ENCODER_MFU = 0.4
+"""The same of the VQ-GAN's encoder in tokenization."""
+
 
 def peak_flop_per_s(device_name: str) -> float | None:
     """The dense bf16 peak of a GPU by its name; None where it is not in the table."""

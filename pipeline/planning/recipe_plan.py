@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
-from pipeline.config.gpus import MEMORY_GB, memory_bytes, peak_flop_per_s
+from pipeline.config.gpus import ASSUMED_MFU, MEMORY_GB, memory_bytes, peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.data.sequences import Kind
@@ -17,7 +17,6 @@ from pipeline.planning.work import SampleLengths, StageWork, stage_work
 from pipeline.weights.language_expert_formats import language_expert_config
 
 DAY_S = 86_400
-ASSUMED_MFU = 0.5
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 SAME = (*SIZES, "num_key_value_heads", "tie_word_embeddings")
 

@@ -1,0 +1,82 @@
+"""The stages of a run, one after the other: which are wanted, and each trained to its end."""
+
+from dataclasses import replace
+
+from pipeline.budget.limits import given_limits, limits_of
+from pipeline.config.recipe import Recipe
+from pipeline.errors import UsageError
+from pipeline.launch.stage import attempt, initial_checkpoint, is_finished, train
+from pipeline.launch.stage_inputs import stage_run
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.terminal import say
+from pipeline.runtime.termination import Termination
+
+
+def train_stages(
+    recipe: Recipe,
+    paths: RunPaths,
+    wanted: str,
+    chosen: str = "",
+    allow_unfinished: bool = False,
+    budget: tuple[str, ...] = (),
+) -> None:
+    """Trains the wanted stages that are not finished.
+
+    Args:
+        recipe, paths: of the run.
+        wanted: a stage's number, from 1; `all`; or empty for the next one that is not finished.
+        chosen: checkpoint, or stage's folder, whose weights the stage starts from; empty for the stage before's last.
+        allow_unfinished: start from a stage that did not finish, too.
+        budget: see `given_limits`.
+
+    Raises:
+        UsageError: there is no such stage, or one cannot work.
+        InputError: what a stage needs is missing or does not fit.
+    """
+    if chosen and wanted == "all":
+        raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
+    limits = given_limits(budget)
+    numbers = _wanted_stages(wanted, recipe, paths)
+    if not numbers:
+        say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
+    for number in numbers:
+        limits_of(paths, number, limits)
+        initial = initial_checkpoint(number, chosen, allow_unfinished, paths)
+        train(number, recipe, paths, initial, limits)
+
+
+def verify_step(
+    recipe: Recipe, paths: RunPaths, wanted: str, chosen: str, allow_unfinished: bool, budget: tuple[str, ...]
+) -> None:
+    """Runs the next step of a stage twice on its workers and compares; trains nothing. Arguments: see `train_stages`.
+
+    Raises:
+        CorruptionError: the two differ.
+    """
+    limits = given_limits(budget)
+    number = _stage_to_verify(wanted, recipe, paths)
+    run = stage_run(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
+    attempt(replace(run, verify_only=True), paths, Termination(), limits, recipe.scaling)
+
+
+def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
+    numbers = range(1, len(recipe.stages) + 1)
+    if text == "all":
+        return [number for number in numbers if not is_finished(paths, number)]
+    if not text:
+        return [number for number in numbers if not is_finished(paths, number)][:1]
+    if not text.isdigit() or int(text) not in numbers:
+        raise UsageError(f"--stage {text!r}: recipe {recipe.name!r} has the stages 1 to {len(numbers)}, or say all")
+    if is_finished(paths, int(text)):
+        say(f"train_stage: stage {text} is already finished in {paths.stage(int(text))}")
+        return []
+    return [int(text)]
+
+
+def _stage_to_verify(text: str, recipe: Recipe, paths: RunPaths) -> int:
+    numbers = range(1, len(recipe.stages) + 1)
+    if text.isdigit() and int(text) in numbers:
+        return int(text)
+    if text:
+        raise UsageError(f"--stage {text!r}: --verify-step is of one of the stages 1 to {len(numbers)}")
+    return next((number for number in numbers if not is_finished(paths, number)), numbers[-1])

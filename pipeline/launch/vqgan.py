@@ -1,0 +1,148 @@
+"""Training a VQ-GAN on Ray Train, and measuring it over a corpus."""
+
+import operator
+import shlex
+from collections.abc import Callable
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from pipeline.config.recipe import Recipe
+from pipeline.demo.corpora import make_corpus
+from pipeline.launch.ray_train import run_workers
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.messages import Messages, relaying_messages
+from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
+from pipeline.runtime.terminal import say
+from tokenization.config.vqgan import VqganConfig
+from tokenization.corpora.corpus import Corpus
+from tokenization.demo.openmoji import ATTRIBUTION
+from tokenization.vqgan.data import picture_batches
+from tokenization.vqgan.quality import Quality, quality_of_shard
+from tokenization.vqgan.training import train_vqgan
+
+CARD = """# VQ-GAN {name}
+
+A diffusers `VQModel`, factor {factor}, {codebook_size:,} codes, {parameters:,} parameters, stored in float16.
+Pixels run from -1 to 1; a code is the nearest codebook row to the encoder's output.
+
+| | |
+|---|---|
+| command | `{command}` |
+| data | {data} |
+| steps | {steps:,} of {batch} pictures at {size} px |
+| pictures measured | {pictures:,} |
+| PSNR through the codes at {size} px | {psnr:.2f} dB |
+| PSNR through the codes at {double} px | {psnr_double:.2f} dB |
+| codes in use at {size} px | {used:,} |
+
+PSNR is that of the mean squared error over all pictures.
+"""
+
+
+class VqganMonitor(Messages):
+    """Actor that receives rank 0's figures, keeps a line of each and counts them in the ledger."""
+
+    def __init__(self, steps: int, batch_size: int, ledger: Any) -> None:
+        super().__init__()
+        self._steps, self._batch_size, self._ledger = steps, batch_size, ledger
+        self._last_step = 0.0
+
+    def post(self, figures: dict[str, float]) -> None:
+        """Takes one report."""
+        self.log(
+            f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
+            f"{figures['images_per_s']:.1f} pictures/s"
+        )
+        self._ledger.working.remote()
+        steps = figures["step"] - self._last_step
+        self._ledger.add.remote(steps=steps, samples=steps * self._batch_size)
+        self._last_step = figures["step"]
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only: bool) -> None:
+    """Trains the recipe's VQ-GAN from where the last attempt stopped, measures it, and writes its card.
+
+    Args:
+        recipe, paths: of the run; the VQ-GAN goes to `paths.vq`.
+        command: the words that started it, for the card.
+        measure_only: measure the VQ-GAN that is there, and rewrite its card.
+    """
+    if not recipe.corpus.path:
+        make_corpus(recipe.first_corpus, recipe, paths)
+    corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
+    paths.vq.mkdir(parents=True, exist_ok=True)
+    with ledger_attempt(paths, "train_vqgan", scaling.use_gpu) as ledger:
+        if not measure_only:
+            monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
+            loop = partial(_train, config, corpus, paths.vq)
+            say_what_is_short(scaling.num_cpus, scaling.num_gpus)
+            with relaying_messages(monitor):
+                run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", monitor)
+        by_size = _measured(recipe, paths, corpus)
+    (paths.vq / "README.md").write_text(_card(recipe, command, paths.vq, by_size))
+    say(f"vqgan: weights and card are in {paths.vq}")
+
+
+def _measured(recipe: Recipe, paths: RunPaths, corpus: Corpus) -> dict[int, Quality]:
+    """The quality over all pictures, by their side in px: the trained one and twice as many."""
+    by_size: dict[int, Quality] = {}
+    measure = ray.remote(num_cpus=1)(quality_of_shard)
+    dtype = getattr(torch, recipe.tokenization.encoder_dtype)
+    for size_px in (recipe.vqgan.image_size_px, 2 * recipe.vqgan.image_size_px):
+        with reserved(recipe.scaling.num_cpus) as strategy:
+            of_shard = measure.options(scheduling_strategy=strategy)
+            pending = [of_shard.remote(paths.vq, corpus, shard, size_px, dtype) for shard in corpus.shards]
+            by_size[size_px] = reduce(operator.add, ray.get(pending))
+        say(f"vqgan: {by_size[size_px].psnr_db:.2f} dB at {size_px} px, {by_size[size_px].used.sum()} codes in use")
+    return by_size
+
+
+def _train(
+    config: VqganConfig,
+    corpus: Corpus,
+    output: Path,
+    device: torch.device,
+    report: Callable[[dict[str, Any]], None],
+    _: Callable[[str], None],
+) -> None:
+    """One rank: trains, and on rank 0 saves the model in float16."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    batches = picture_batches(
+        corpus, 2 * config.image_size_px, config.global_batch_size // world_size, rank, world_size, config.seed
+    )
+    model = train_vqgan(config, batches, output, device, report)
+    if rank == 0:
+        model.half().save_pretrained(output)
+
+
+def _card(recipe: Recipe, command: list[str], folder: Path, by_size: dict[int, Quality]) -> str:
+    """The model card; every number comes from the run."""
+    from diffusers import VQModel
+
+    config, size = recipe.vqgan, recipe.vqgan.image_size_px
+    model = VQModel.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    return CARD.format(
+        name=recipe.name,
+        factor=2 ** (len(config.block_out_channels) - 1),
+        codebook_size=config.codebook_size,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        command=shlex.join(command),
+        data=recipe.corpus.path or f"OpenMoji drawings. {ATTRIBUTION}",
+        steps=config.steps,
+        batch=config.global_batch_size,
+        size=size,
+        double=2 * size,
+        pictures=by_size[size].pictures,
+        psnr=by_size[size].psnr_db,
+        psnr_double=by_size[2 * size].psnr_db,
+        used=int(by_size[size].used.sum()),
+    )
