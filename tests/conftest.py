@@ -10,18 +10,19 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.checkout import CHECKOUT
+from tests.support.fake_cluster import FakeCluster
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 
 
 @pytest.fixture(autouse=True, scope="session")
-def offline():
+def offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
 
 
 @pytest.fixture(params=[f"{heads} heads, {tied}" for heads in ("grouped", "plain") for tied in ("tied", "untied")])
-def base(request) -> Qwen2ForCausalLM:
+def base(request: pytest.FixtureRequest) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     grouped, tied = "grouped" in request.param, "untied" not in request.param
     config = Qwen2Config(
@@ -38,7 +39,7 @@ def base(request) -> Qwen2ForCausalLM:
 
 
 @pytest.fixture(params=[False, True], ids=["o_proj each", "o_proj shared"])
-def mars(base, request) -> MarsForCausalLM:
+def mars(base: Qwen2ForCausalLM, request: pytest.FixtureRequest) -> MarsForCausalLM:
     """A model whose visual side differs from the text side, as after training."""
     options = dict(shared_output_projection=request.param, picture_position_std=0.05)
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK, **options)
@@ -50,12 +51,12 @@ def mars(base, request) -> MarsForCausalLM:
 
 
 @pytest.fixture
-def builder(mars) -> SequenceBuilder:
+def builder(mars: MarsForCausalLM) -> SequenceBuilder:
     return builder_of(mars)
 
 
 @pytest.fixture
-def s3(monkeypatch) -> Iterator[FaultyS3]:
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     """A server with an empty bucket, which this process's S3 clients find by themselves."""
     server = FaultyS3()
     for name, value in server.environment().items():
@@ -66,10 +67,8 @@ def s3(monkeypatch) -> Iterator[FaultyS3]:
 
 
 @pytest.fixture(scope="session")
-def aws_on_fake_nodes(tmp_path_factory):
+def aws_on_fake_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCluster]:
     """cluster/aws_a100.yaml with nodes that are raylets of this machine; they go after five idle seconds."""
-    from tests.support.fake_cluster import FakeCluster
-
     cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path_factory.mktemp("aws"))
     yield cluster
     cluster.stop()

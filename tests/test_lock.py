@@ -44,13 +44,13 @@ def wanted(*extras: str) -> dict[str, Requirement]:
     return found
 
 
-def test_the_lock_has_every_package_of_every_extra():
+def test_the_lock_has_every_package_of_every_extra() -> None:
     pins = locked()
     missing = {name for name in wanted(*PROJECT["optional-dependencies"]) if name not in pins}
     assert not missing, f"{sorted(missing)}: run `make lock`"
 
 
-def test_the_lock_suits_pyproject():
+def test_the_lock_suits_pyproject() -> None:
     pins = locked()
     for extra in ("", *PROJECT["optional-dependencies"]):
         lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
@@ -59,7 +59,7 @@ def test_the_lock_suits_pyproject():
             assert requirement.specifier.contains(pin), f"{requirement}, the lock has {pin}: run `make lock`"
 
 
-def test_what_is_tested_here_is_what_the_lock_names():
+def test_what_is_tested_here_is_what_the_lock_names() -> None:
     pins = locked()
     for name in wanted(*TESTED):
         here = distribution(name).version.split("+")[0]  # a build for CPUs is the same version
@@ -68,7 +68,7 @@ def test_what_is_tested_here_is_what_the_lock_names():
         )
 
 
-def test_install_and_image_take_the_locks_versions():
+def test_install_and_image_take_the_locks_versions() -> None:
     makefile = (CHECKOUT / "Makefile").read_text()
     for line in makefile.splitlines():
         if "pip install" in line and "--upgrade pip" not in line:
@@ -79,7 +79,7 @@ def test_install_and_image_take_the_locks_versions():
     assert f".[{','.join(FOR_THE_IMAGE)}]" in installs[-1]
 
 
-def test_the_image_has_what_rays_launcher_needs_in_a_container():
+def test_the_image_has_what_rays_launcher_needs_in_a_container() -> None:
     dockerfile = (CHECKOUT / "cluster" / "Dockerfile").read_text()
     assert {"rsync", "openssh-client", "procps"} <= set(dockerfile.split())
     assert "NVIDIA_VISIBLE_DEVICES=all" in dockerfile

@@ -28,7 +28,7 @@ def calls_of(path: Path) -> list[tuple[str, dict[str, ast.expr]]]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path):
+def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path: Path) -> None:
     for name, keywords in calls_of(path):
         assert "trust_remote_code" not in keywords, path
         if name in ("torch.load", "load"):
@@ -40,7 +40,7 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path):
 
 
 @pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "a/../../outside.safetensors"])
-def test_a_manifest_cannot_name_files_of_other_folders(tmp_path, file):
+def test_a_manifest_cannot_name_files_of_other_folders(tmp_path: Path, file: str) -> None:
     """Not even one whose own hash fits."""
     folder = tmp_path / "checkpoints"
     name = make(folder, 10)
@@ -51,7 +51,7 @@ def test_a_manifest_cannot_name_files_of_other_folders(tmp_path, file):
         open_checkpoint(str(tmp_path / "checkpoints"), name)
 
 
-def test_secrets_of_the_environment_are_in_no_plan_and_no_message(tmp_path):
+def test_secrets_of_the_environment_are_in_no_plan_and_no_message(tmp_path: Path) -> None:
     server = FaultyS3()  # without the bucket that is asked for
     secrets = server.environment() | {"WANDB_API_KEY": f"{SECRET}2", "MLFLOW_TRACKING_PASSWORD": f"{SECRET}3"}
     words = ["jobs/train_stage.py", "--recipe", "demo", "--root", str(tmp_path / "runs")]

@@ -56,7 +56,7 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def test_packages_import_from_lower_levels_alone():
+def test_packages_import_from_lower_levels_alone() -> None:
     known = modules()
     for module, path in known.items():
         own = package_of(module)
@@ -69,40 +69,40 @@ def test_packages_import_from_lower_levels_alone():
                 assert LEVEL_OF[other] < LEVEL_OF[own], f"{module} imports {imported} of the same or a higher level"
 
 
-def test_tokenization_never_imports_pipeline_and_no_job_imports_a_job():
+def test_tokenization_never_imports_pipeline_and_no_job_imports_a_job() -> None:
     for module, path in modules().items():
         tops = {name.split(".")[0] for name in imports_of(path)}
         assert not module.startswith("tokenization") or not tops & {"jobs", "pipeline", "cluster"}, module
         assert module.startswith("jobs") or "jobs" not in tops, module
 
 
-def test_every_package_says_what_lives_in_it():
+def test_every_package_says_what_lives_in_it() -> None:
     for module, path in modules().items():
         if path.name == "__init__.py":
             described = ast.get_docstring(ast.parse(path.read_text()))
             assert described and described.endswith("."), module
 
 
-def test_the_train_loop_and_the_model_run_without_ray():
+def test_the_train_loop_and_the_model_run_without_ray() -> None:
     for module, path in modules().items():
         if module.startswith("pipeline") and package_of(module) not in ON_RAY and module != "pipeline.generation.actor":
             assert not any(name.split(".")[0] == "ray" for name in imports_of(path)), path
 
 
-def test_deepspeeds_key_names_live_in_one_file():
+def test_deepspeeds_key_names_live_in_one_file() -> None:
     for path in (CHECKOUT / "pipeline").rglob("*.py"):
         if path.name != "engine.py":
             assert "zero_optimization" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
-def test_a_job_file_can_be_executed_by_ray_job_submit(path):
+def test_a_job_file_can_be_executed_by_ray_job_submit(path: Path) -> None:
     assert os.access(path, os.X_OK)
     assert path.read_text().startswith("#!/usr/bin/env -S python -P\n")
 
 
 @pytest.mark.parametrize("form", [["jobs/tokenize.py"], ["-m", "jobs.train_stage"], ["-P", "jobs/generate.py"]])
-def test_help_names_every_flag_with_its_default(form):
+def test_help_names_every_flag_with_its_default(form: list[str]) -> None:
     shown = subprocess.run([sys.executable, *form, "--help"], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
     assert "--recipe" in shown.stdout and "default: demo" in shown.stdout and "--set" in shown.stdout

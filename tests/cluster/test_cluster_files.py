@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -34,7 +35,9 @@ def options_of(entrypoint: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [*RAY_UP, RAY_CLUSTER], ids=lambda path: path.stem)
-def test_a_file_is_refused_until_it_is_filled_in_and_the_lines_are_named(path, tmp_path, capsys):
+def test_a_file_is_refused_until_it_is_filled_in_and_the_lines_are_named(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = path.read_text().splitlines()
     found = problems_of(read_cluster_file(str(path)))
     assert found
@@ -48,7 +51,7 @@ def test_a_file_is_refused_until_it_is_filled_in_and_the_lines_are_named(path, t
 
 
 @pytest.mark.parametrize("path", [*RAY_UP, RAY_CLUSTER, *RAY_JOBS], ids=lambda path: path.stem)
-def test_the_head_of_a_file_says_what_it_is_what_for_and_what_it_costs(path):
+def test_the_head_of_a_file_says_what_it_is_what_for_and_what_it_costs(path: Path) -> None:
     head = path.read_text().split("\n\n")[0].split("\napiVersion")[0]
     for said in ("# Shape ", "# For ", "# Costs   a day: ", "# Fill in "):
         assert said in head, said
@@ -69,7 +72,9 @@ def test_the_head_of_a_file_says_what_it_is_what_for_and_what_it_costs(path):
         (("head_node_type: head", "head_node_type: [head"), "no YAML"),
     ],
 )
-def test_what_ray_up_would_trip_over_after_minutes_is_found_before(tmp_path, change, message):
+def test_what_ray_up_would_trip_over_after_minutes_is_found_before(
+    tmp_path: Path, change: tuple[str, ...], message: str
+) -> None:
     path = filled(AWS, tmp_path, change)
     with pytest.raises(UsageError) as refused:
         found = problems_of(read_cluster_file(str(path)))
@@ -77,7 +82,7 @@ def test_what_ray_up_would_trip_over_after_minutes_is_found_before(tmp_path, cha
     assert message in str(refused.value)
 
 
-def test_every_node_of_aws_is_one_that_run_instances_takes(tmp_path):
+def test_every_node_of_aws_is_one_that_run_instances_takes(tmp_path: Path) -> None:
     for name, entry in node_types(filled(AWS, tmp_path)).items():
         assert not aws_problems(entry["node_config"]), name
 
@@ -92,11 +97,11 @@ def test_every_node_of_aws_is_one_that_run_instances_takes(tmp_path):
         ({"metadata": {"items": [{"key": "a", "value": True}]}}, "value is a bool"),
     ],
 )
-def test_a_node_that_compute_engine_would_refuse_is_found(config, message):
+def test_a_node_that_compute_engine_would_refuse_is_found(config: dict[str, Any], message: str) -> None:
     assert message in "; ".join(gcp_problems(config))
 
 
-def test_gpu_nodes_of_aws_are_of_both_sizes_on_demand_and_spot_beside_each_other_with_efa():
+def test_gpu_nodes_of_aws_are_of_both_sizes_on_demand_and_spot_beside_each_other_with_efa() -> None:
     types = node_types(AWS)
     kinds = {
         (entry["node_config"]["InstanceType"], entry["node_config"].get("InstanceMarketOptions", {}).get("MarketType"))
@@ -114,7 +119,7 @@ def test_gpu_nodes_of_aws_are_of_both_sizes_on_demand_and_spot_beside_each_other
             assert entry["resources"][model] == entry["resources"]["GPU"] == 8
 
 
-def test_gpu_nodes_of_google_cloud_are_of_both_sizes_on_demand_and_spot():
+def test_gpu_nodes_of_google_cloud_are_of_both_sizes_on_demand_and_spot() -> None:
     kinds = {
         (entry["node_config"]["machineType"], entry["node_config"]["scheduling"].get("provisioningModel"))
         for entry in node_types(GCP).values()
@@ -124,7 +129,7 @@ def test_gpu_nodes_of_google_cloud_are_of_both_sizes_on_demand_and_spot():
 
 
 @pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.stem)
-def test_no_cluster_is_open_unpinned_or_without_a_token(path):
+def test_no_cluster_is_open_unpinned_or_without_a_token(path: Path) -> None:
     config = read_cluster_file(str(path)).config
     assert "@sha256:" in config["docker"]["image"]
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
@@ -139,7 +144,7 @@ def test_no_cluster_is_open_unpinned_or_without_a_token(path):
         assert config[command] == [], "Ray's defaults would install another Ray"
 
 
-def test_kuberays_manifests_are_what_its_crds_admit(tmp_path):
+def test_kuberays_manifests_are_what_its_crds_admit(tmp_path: Path) -> None:
     for path in (RAY_CLUSTER, *RAY_JOBS):
         content = yaml.safe_load(filled(path, tmp_path).read_text())
         jsonschema.validate(content, manifest(content["kind"]))
@@ -155,19 +160,19 @@ def test_kuberays_manifests_are_what_its_crds_admit(tmp_path):
 
 
 @pytest.mark.parametrize(("old", "new"), [("maxReplicas: 8", "maxReplica: 8"), ("version: v2", "version: v3")])
-def test_a_manifest_that_kubernetes_would_refuse_is_found(old, new):
+def test_a_manifest_that_kubernetes_would_refuse_is_found(old: str, new: str) -> None:
     content = yaml.safe_load(RAY_CLUSTER.read_text().replace(old, new, 1))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, manifest("RayCluster"))
 
 
-def test_a_pod_that_kubernetes_would_refuse_is_found():
+def test_a_pod_that_kubernetes_would_refuse_is_found() -> None:
     content = yaml.safe_load(RAY_CLUSTER.read_text().replace("workingDir:", "workDir:", 1))
     with pytest.raises(kubernetes_validate.ValidationError, match="workDir"):
         check_pod_template(content["spec"]["headGroupSpec"]["template"])
 
 
-def test_rayjobs_run_tokenization_and_each_stage_with_options_that_the_jobs_know():
+def test_rayjobs_run_tokenization_and_each_stage_with_options_that_the_jobs_know() -> None:
     asked = {}
     for path in RAY_JOBS:
         content = yaml.safe_load(path.read_text())
@@ -191,14 +196,14 @@ def plan_of(cluster: Path, *overrides: str) -> dict:
 @pytest.mark.parametrize(
     ("cluster", "node"), [(AWS, "p4de_on_demand"), (GCP, "a2_ultra_on_demand"), (RAY_CLUSTER, "a100-80gb-on-demand")]
 )
-def test_a_dry_run_names_the_nodes_that_a_stage_will_ask_for(cluster, node):
+def test_a_dry_run_names_the_nodes_that_a_stage_will_ask_for(cluster: Path, node: str) -> None:
     asked = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'on_demand': 1}")
     assert asked["nodes"] == {node: 8} and not asked["warnings"]
     spot = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}", "scaling.num_workers=16")
     assert [(name.replace("_", "-")[-5:], count) for name, count in spot["nodes"].items()] == [("-spot", 2)]
 
 
-def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small():
+def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small() -> None:
     (warning,) = plan_of(AWS)["warnings"]
     assert "p4d_on_demand, p4d_spot" in warning and "A100-80GB" in warning
 
@@ -212,13 +217,15 @@ def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small():
         (("scaling.custom_resources={'spot': 1, 'on_demand': 1}",), "no node type holds even one"),
     ],
 )
-def test_a_dry_run_says_when_a_cluster_can_never_give_what_a_stage_asks_for(overrides, message):
+def test_a_dry_run_says_when_a_cluster_can_never_give_what_a_stage_asks_for(
+    overrides: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(UsageError, match="can never give it") as refused:
         plan_of(AWS, *overrides)
     assert re.search(message, str(refused.value))
 
 
-def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(capsys):
+def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(capsys: pytest.CaptureFixture[str]) -> None:
     readers, encoders = "tokenizers.reader_resources={'decode': 0.25}", "tokenizers.encoder_resources={'A100-80GB': 1}"
     options = tokenize.Options(
         recipe="mars_7b", set=(readers, encoders), dry_run=True, readers=1024, cluster=str(AWS), json=True
@@ -231,14 +238,14 @@ def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(capsys):
     capsys.readouterr()
 
 
-def test_of_machines_at_hand_a_dry_run_promises_nothing(capsys):
+def test_of_machines_at_hand_a_dry_run_promises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     asked = plan_of(LOCAL)
     assert asked["nodes"] == {} and "only the machines themselves know" in asked["warnings"][0]
     assert json.dumps(asked)
 
 
 @pytest.mark.parametrize("flags", [dict(cluster="cluster/aws_a100.yaml"), dict(dry_run=True, cluster="no/such.yaml")])
-def test_a_cluster_file_for_nothing_or_that_is_not_there_is_refused(flags):
+def test_a_cluster_file_for_nothing_or_that_is_not_there_is_refused(flags: dict[str, Any]) -> None:
     for job in (train_stage, tokenize):
         with pytest.raises(UsageError, match="dry-run|no cluster file"):
             job.main(job.Options(**flags))
@@ -253,7 +260,7 @@ def commands_of(page: str) -> list[str]:
     return [line for line in lines if line.startswith("jobs/")]
 
 
-def test_the_jobs_that_the_page_on_clusters_calls_know_the_options_it_gives():
+def test_the_jobs_that_the_page_on_clusters_calls_know_the_options_it_gives() -> None:
     named = (check_cluster, init_model, tokenize, train_stage)
     jobs = {f"jobs/{job.__name__.rpartition('.')[2]}.py": job for job in named}
     found = commands_of((CHECKOUT / "docs" / "cluster.md").read_text())

@@ -1,6 +1,9 @@
 """Ray's own launcher for AWS takes the file, and EC2 (moto's, over HTTP) gives it the nodes."""
 
 import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -15,7 +18,7 @@ REGION = VALUES["FILL_IN_REGION"]
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory):
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[tuple[str, str]], Any]]:
     """An account with a private subnet, a security group, an image and two profiles."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = FaultyS3()  # moto's server has all of AWS
@@ -38,7 +41,9 @@ def account(tmp_path_factory):
     patch.undo()
 
 
-def test_rays_launcher_gets_every_type_of_node_from_ec2(account, tmp_path):
+def test_rays_launcher_gets_every_type_of_node_from_ec2(
+    account: tuple[list[tuple[str, str]], Any], tmp_path: Path
+) -> None:
     values, client = account
     text = filled(AWS, tmp_path).read_text()
     for old, new in values:
@@ -73,7 +78,7 @@ def test_rays_launcher_gets_every_type_of_node_from_ec2(account, tmp_path):
     }
 
 
-def test_nodes_have_what_ec2_says_their_type_has(account):
+def test_nodes_have_what_ec2_says_their_type_has(account: tuple[list[tuple[str, str]], Any]) -> None:
     """Else the autoscaler plans with CPUs and GPUs that no node will have."""
     _, client = account
     for kind in read_cluster_file(str(AWS)).node_types:

@@ -72,7 +72,9 @@ def stage_of(recipe: str, *overrides: str) -> list:
     return [scaling.num_workers, scaling.worker_resources]
 
 
-def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(aws_on_fake_nodes):
+def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(
+    aws_on_fake_nodes: FakeCluster,
+) -> None:
     """One of 16 workers, which may run on any GPUs, and one that is to have spot nodes.
 
     Now and then Ray's autoscaler starts one node more (docs/cluster.md); hence up to three tries.
@@ -91,7 +93,7 @@ def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     small_vqgan(1.0).save_pretrained(folder / "vq")
     for shard in range(SHARDS):
@@ -103,7 +105,9 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_tokenization_scales_cpu_and_gpu_groups_apart(aws_on_fake_nodes, corpus, tmp_path):
+def test_tokenization_scales_cpu_and_gpu_groups_apart(
+    aws_on_fake_nodes: FakeCluster, corpus: Path, tmp_path: Path
+) -> None:
     """A reader takes half of a CPU node and an encoder a whole GPU node, so that few processes need many nodes."""
     for encoders, readers, nodes in ((1, 4, {"cpu": 2, "p4de_on_demand": 1}), (2, 1, {"cpu": 1, "p4de_on_demand": 2})):
         words = [sys.executable, "-P", "jobs/tokenize.py", "--json", "--root", str(tmp_path / f"{encoders}")]
@@ -120,7 +124,7 @@ def test_tokenization_scales_cpu_and_gpu_groups_apart(aws_on_fake_nodes, corpus,
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("file", "node"), [("aws_a100", "p4de_on_demand"), ("gcp_a100", "a2_ultra_on_demand")])
-def test_the_papers_model_gets_its_eight_nodes(file, node, tmp_path):
+def test_the_papers_model_gets_its_eight_nodes(file: str, node: str, tmp_path: Path) -> None:
     cluster = FakeCluster(CLUSTERS / f"{file}.yaml", tmp_path)
     try:
         before, held, after = cluster.drive(ASK, json.dumps([stage_of("mars_7b")]), timeout=1200)
@@ -151,7 +155,7 @@ print(json.dumps([seen[-20], seen[-1]]))
 
 
 @pytest.mark.long
-def test_machines_at_hand_are_there_from_the_beginning_and_stay_when_idle(tmp_path):
+def test_machines_at_hand_are_there_from_the_beginning_and_stay_when_idle(tmp_path: Path) -> None:
     file = tmp_path / "local.yaml"
     file.write_text((CLUSTERS / "local.yaml").read_text().replace("[FILL_IN_WORKER_ADDRESS]", "[10.0.0.2, 10.0.0.3]"))
     cluster = FakeCluster(file, tmp_path, resources={"CPU": 32, "GPU": 8})

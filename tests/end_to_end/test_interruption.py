@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,7 @@ KILLS = 10
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     small_vqgan(1.0).save_pretrained(folder / "vq")
     for shard in range(SHARDS):
@@ -56,7 +57,7 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes() -> Iterator[Nodes]:
     nodes = Nodes()
     yield nodes
     nodes.cluster.shutdown()
@@ -82,14 +83,16 @@ def tables(tokens: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def whole(nodes, inputs, tmp_path_factory) -> dict:
+def whole(nodes: Nodes, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     root = tmp_path_factory.mktemp("whole")
     manifest = run(nodes, command(inputs, root))
     assert (manifest["rows_in"], manifest["rows_out"]) == (SHARDS * (ROWS + 1), SHARDS * ROWS)
     return tables(root / "demo" / "tokens")
 
 
-def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(nodes, inputs, whole, tmp_path):
+def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(
+    nodes: Nodes, inputs: Path, whole: dict, tmp_path: Path
+) -> None:
     """Driver, encoder, reader, writer and a whole node, with SIGKILL, at random moments."""
     chance, killed = random.Random(0), []
     tokens = tmp_path / "demo" / "tokens"
@@ -140,7 +143,7 @@ def actors_of(name: str) -> list[psutil.Process]:
     return found
 
 
-def test_into_s3_and_out_of_it_while_requests_fail(nodes, inputs, whole, tmp_path):
+def test_into_s3_and_out_of_it_while_requests_fail(nodes: Nodes, inputs: Path, whole: dict, tmp_path: Path) -> None:
     server = FaultyS3()
     client = server.client()
     client.create_bucket(Bucket=BUCKET)
@@ -167,7 +170,9 @@ def test_into_s3_and_out_of_it_while_requests_fail(nodes, inputs, whole, tmp_pat
     server.stop()
 
 
-def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_driver(nodes, inputs, tmp_path):
+def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_driver(
+    nodes: Nodes, inputs: Path, tmp_path: Path
+) -> None:
     ray.init(nodes.cluster.address, log_to_driver=False)
     try:
         used, placed, ended = [], {}, threading.Event()
@@ -198,7 +203,7 @@ def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_dri
         ray.shutdown()
 
 
-def test_memory_does_not_grow_with_the_corpus(inputs, tmp_path):
+def test_memory_does_not_grow_with_the_corpus(inputs: Path, tmp_path: Path) -> None:
     """Ten times the object store's limit of pictures, in shards that are larger than it, too."""
     limit, size_px, rows_of = 80_000_000, 1400, {"small": 60, "large": 1800}
     for name, rows in rows_of.items():

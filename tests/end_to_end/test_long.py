@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A newcomer's first run."""
     root = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "demo.py"), "--root", str(root)]
@@ -26,7 +26,7 @@ def demo(tmp_path_factory) -> Path:
     return root / "demo"
 
 
-def test_the_demo_reaches_its_goals(demo):
+def test_the_demo_reaches_its_goals(demo: Path) -> None:
     """Pictures by their names, names by their pictures, within twenty minutes."""
     metrics = json.loads((demo / "metrics.json").read_text())
     assert metrics["corpus_rows"] == 3953 and metrics["trained_drawings"] >= 300
@@ -40,7 +40,7 @@ def test_the_demo_reaches_its_goals(demo):
     assert metrics["seconds"] <= 1200
 
 
-def test_the_demos_plan_and_its_forecast_after_a_fifth_meet_what_it_took(demo, tmp_path):
+def test_the_demos_plan_and_its_forecast_after_a_fifth_meet_what_it_took(demo: Path, tmp_path: Path) -> None:
     """The plan with the run's measured rates. Whatever the run learned."""
     ledger = demo / "ledger"
     recipe, table = load_recipe("demo"), read_ledger(ledger).table
@@ -54,7 +54,7 @@ def test_the_demos_plan_and_its_forecast_after_a_fifth_meet_what_it_took(demo, t
 
 
 @pytest.mark.timeout(2 * 3600)
-def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp_path):
+def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp_path: Path) -> None:
     """An hour on two cores. Guessing gets a sixth."""
     command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "demo.py"), "--recipe", "demo_compose"]
     subprocess.run([*command, "--root", str(tmp_path)], cwd=CHECKOUT, check=True)
@@ -64,7 +64,7 @@ def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp
     assert metrics["text_perplexity"] == metrics["base_text_perplexity"]
 
 
-def test_the_benchmark_prints_every_figure_as_json():
+def test_the_benchmark_prints_every_figure_as_json() -> None:
     """On one layer: what comes out, not how fast it is."""
     sizes = ["--layers", "1", "--rows", "1", "--rounds", "1", "--loop-steps", "3", "--loop-runs", "1"]
     command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "benchmark.py"), "train", "--json", *sizes]

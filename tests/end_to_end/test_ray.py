@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -88,21 +89,21 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     yield cluster
     cluster.stop()
 
 
 @pytest.fixture(scope="module")
-def tokenized(cluster):
+def tokenized(cluster: Cluster) -> Cluster:
     done = cluster.submit("jobs/tokenize.py")
     assert done.returncode == 0, done.stdout + done.stderr
     return cluster
 
 
 @pytest.fixture(scope="module")
-def trained(tokenized):
+def trained(tokenized: Cluster) -> Cluster:
     done = tokenized.type("python", "-m", "jobs.train_lm")
     assert done.returncode == 0, done.stderr
     done = tokenized.submit("jobs/train_stage.py")
@@ -115,7 +116,7 @@ def trained(tokenized):
     return tokenized
 
 
-def test_the_literal_submit_tokenizes_the_recipes_corpus_and_closes_the_books(tokenized):
+def test_the_literal_submit_tokenizes_the_recipes_corpus_and_closes_the_books(tokenized: Cluster) -> None:
     manifest = json.loads((tokenized.runs / "tokens" / "manifest.json").read_text())
     assert (manifest["rows_in"], manifest["rows_out"], manifest["rows_rejected"]) == (ROWS + 1, ROWS, 1)
     table = pq.read_table(tokenized.runs / "tokens" / "sub" / "00001.parquet")
@@ -126,7 +127,7 @@ def test_the_literal_submit_tokenizes_the_recipes_corpus_and_closes_the_books(to
     assert (reject["key"], reject["reason"]) == ("broken", "bad picture")
 
 
-def test_a_rerun_skips_what_is_done_in_every_form(tokenized):
+def test_a_rerun_skips_what_is_done_in_every_form(tokenized: Cluster) -> None:
     path = tokenized.runs / "tokens" / "00000.parquet"
     before = path.stat().st_mtime_ns
     for form in (["python", "jobs/tokenize.py", "--json"], ["python", "-m", "jobs.tokenize", "--json"]):
@@ -136,7 +137,7 @@ def test_a_rerun_skips_what_is_done_in_every_form(tokenized):
     assert path.stat().st_mtime_ns == before
 
 
-def test_tokens_are_inspected(tokenized):
+def test_tokens_are_inspected(tokenized: Cluster) -> None:
     done = tokenized.type("python", "jobs/inspect_tokens.py", "--json", "--rows", "5")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -146,7 +147,7 @@ def test_tokens_are_inspected(tokenized):
     assert Image.open(tokenized.runs / "tokens.png").width > 100
 
 
-def test_codes_do_not_depend_on_what_ran_beside_them(tokenized):
+def test_codes_do_not_depend_on_what_ran_beside_them(tokenized: Cluster) -> None:
     """A shard tokenized alone has the very codes it got among others."""
     path = tokenized.runs / "tokens" / "00000.parquet"
     codes = pq.read_table(path)["codes"].to_pylist()
@@ -155,7 +156,7 @@ def test_codes_do_not_depend_on_what_ran_beside_them(tokenized):
     assert pq.read_table(path)["codes"].to_pylist() == codes
 
 
-def test_both_stages_finish_and_the_ledger_counts_every_job(trained):
+def test_both_stages_finish_and_the_ledger_counts_every_job(trained: Cluster) -> None:
     for number, steps in ((1, 3), (2, 2)):
         manifests = sorted((trained.runs / f"stage{number}" / "checkpoints").glob("*/manifest.json"))
         last = json.loads(manifests[-1].read_text())
@@ -171,7 +172,7 @@ def test_both_stages_finish_and_the_ledger_counts_every_job(trained):
     assert stage["productive_seconds"] < stage["seconds"]
 
 
-def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained):
+def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained: Cluster) -> None:
     dashboard = json.loads((trained.checkout / "cluster" / "grafana" / "mars.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(queries) >= 12 and {panel["title"] for panel in dashboard["panels"]} >= {"MFU", "Loss by task"}
@@ -188,7 +189,7 @@ def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained):
     assert share and 0 < share[-1] < 0.01
 
 
-def test_what_was_spent_is_reported_and_adds_up(trained):
+def test_what_was_spent_is_reported_and_adds_up(trained: Cluster) -> None:
     done = trained.type("python", "jobs/budget.py", "report", "--json")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
@@ -199,7 +200,9 @@ def test_what_was_spent_is_reported_and_adds_up(trained):
     check_page(trained.runs / "budget.html", "budget-demo", num_pictures=2)
 
 
-def test_at_its_budget_a_stage_stops_with_a_checkpoint_and_is_not_gone_on_with_until_it_is_raised(trained, tmp_path):
+def test_at_its_budget_a_stage_stops_with_a_checkpoint_and_is_not_gone_on_with_until_it_is_raised(
+    trained: Cluster, tmp_path: Path
+) -> None:
     shutil.copytree(trained.runs, tmp_path / "demo", ignore=shutil.ignore_patterns("stage*", "ledger"))
     words = ["python", "jobs/train_stage.py", "--root", str(tmp_path), "--set", "stages.0.steps=4000"]
     done = trained.type(*words, "--stage", "1", "--budget-gpu-days", str(90 / 86_400))
@@ -215,12 +218,12 @@ def test_at_its_budget_a_stage_stops_with_a_checkpoint_and_is_not_gone_on_with_u
     assert again.returncode == 5 and "raise the limit with --budget-gpu-days stage=DAYS" in again.stderr
 
 
-def test_when_all_stages_are_finished_a_rerun_says_so(trained):
+def test_when_all_stages_are_finished_a_rerun_says_so(trained: Cluster) -> None:
     done = trained.type("python", "jobs/train_stage.py")
     assert done.returncode == 0 and "all 2 stages of 'demo' are finished" in done.stderr
 
 
-def test_generation_evaluation_and_report_close_the_run(trained):
+def test_generation_evaluation_and_report_close_the_run(trained: Cluster) -> None:
     for job in ("generate", "evaluate", "report"):
         done = trained.type("python", f"jobs/{job}.py")
         assert done.returncode == 0, done.stderr
@@ -245,7 +248,7 @@ def test_generation_evaluation_and_report_close_the_run(trained):
     assert json.loads((made.with_name("0003") / "index.jsonl").read_text())["language"] == "zh"
 
 
-def test_a_finished_run_is_exported_with_its_card(trained, tmp_path):
+def test_a_finished_run_is_exported_with_its_card(trained: Cluster, tmp_path: Path) -> None:
     done = trained.type("python", "jobs/export_model.py", "--checkpoint", "runs/demo", "--out", str(tmp_path / "model"))
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "model" / "README.md").read_text()
@@ -255,7 +258,7 @@ def test_a_finished_run_is_exported_with_its_card(trained, tmp_path):
     }
 
 
-def test_a_vqgan_is_trained_resumed_measured_and_described(cluster, tmp_path):
+def test_a_vqgan_is_trained_resumed_measured_and_described(cluster: Cluster, tmp_path: Path) -> None:
     small = "(8,8,8,8,8)"
     words = ["--root", str(tmp_path), "--set", f"vqgan.block_out_channels={small}", "--set", "vqgan.latent_channels=4"]
     words += ["--set", "vqgan.image_size_px=32", "--set", "vqgan.codebook_size=64", "--set", "vqgan.save_every_steps=2"]
@@ -300,7 +303,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED)
-def test_bad_input_is_refused_before_ray_starts(trained, tmp_path, monkeypatch, words, code, message):
+def test_bad_input_is_refused_before_ray_starts(
+    trained: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, message: str
+) -> None:
     monkeypatch.setattr("pipeline.runtime.ray_connection.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
     spec = spec_from_file_location("demo", trained.checkout / "jobs" / "recipes" / "demo.py")
     recipe = module_from_spec(spec)
@@ -323,7 +328,9 @@ def test_bad_input_is_refused_before_ray_starts(trained, tmp_path, monkeypatch, 
         (["tokenize.py", "--corpus", "{bad}"], 4, "failed: shard 'bad.tar' of"),
     ],
 )
-def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(trained, tmp_path, words, code, message):
+def test_bad_input_is_one_line_with_the_name_the_rule_and_the_exit_code(
+    trained: Cluster, tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
     done = trained.type("python", f"jobs/{words[0]}", *completed(words[1:], trained, tmp_path))
     assert done.returncode == code, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "failed:"))]
@@ -355,12 +362,12 @@ def completed(words: list[str], trained: Cluster, folder: Path) -> list[str]:
     return words if "--root" in words else [*words, "--root", str(folder)]
 
 
-def test_tokens_of_another_kind_are_not_mixed_in(tokenized):
+def test_tokens_of_another_kind_are_not_mixed_in(tokenized: Cluster) -> None:
     done = tokenized.type("python", "jobs/tokenize.py", "--set", "tokenization.max_caption_ids=5")
     assert done.returncode == 3 and "another max_caption_ids (77, not 5)" in done.stderr
 
 
-def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
+def test_training_refuses_a_changed_recipe_in_the_same_place(trained: Cluster, tmp_path: Path) -> None:
     shutil.copytree(trained.runs, tmp_path / "demo")
     checkpoints = tmp_path / "demo" / "stage2" / "checkpoints"
     for checkpoint in complete_checkpoints(str(checkpoints), []):
@@ -371,7 +378,7 @@ def test_training_refuses_a_changed_recipe_in_the_same_place(trained, tmp_path):
     assert done.returncode == 3 and "made with other stage settings" in done.stderr, done.stderr
 
 
-def test_a_step_run_twice_on_the_workers_is_the_same_and_nothing_is_written(trained):
+def test_a_step_run_twice_on_the_workers_is_the_same_and_nothing_is_written(trained: Cluster) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
     done = trained.type("python", "jobs/train_stage.py", "--verify-step", "--stage", "2")
     assert done.returncode == 0 and "run twice is the same, bit for bit" in done.stderr, done.stdout + done.stderr

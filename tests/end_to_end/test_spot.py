@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from pipeline.ledger.rows import read_ledger
 from pipeline.model.loading import qwen2_config
 from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
-from tests.support.s3 import BUCKET
+from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_run import small_checkout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -25,7 +27,7 @@ STEPS = 600
 
 
 @pytest.fixture
-def cluster(s3, tmp_path):
+def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
     """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
     checkout = small_checkout(tmp_path)
     sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
@@ -37,7 +39,7 @@ def cluster(s3, tmp_path):
     cluster.stop()
 
 
-def world_sizes(client) -> dict[int, int]:
+def world_sizes(client: Any) -> dict[int, int]:
     """Of the checkpoints that are there, by step."""
     found = {}
     for item in client.list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/").get("Contents", ()):
@@ -47,7 +49,9 @@ def world_sizes(client) -> dict[int, int]:
     return found
 
 
-def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(cluster, s3, tmp_path):
+def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(
+    cluster: FakeCluster, s3: FaultyS3, tmp_path: Path
+) -> None:
     root, client = ["--root", str(tmp_path / "runs")], s3.client()
     root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens", "--set", f"ledger_folder=s3://{BUCKET}/ledgers"]
     done = cluster.type(sys.executable, "-P", "jobs/tokenize.py", *root)

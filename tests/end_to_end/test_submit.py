@@ -14,6 +14,7 @@ from cluster.job_client import Ended
 from jobs.common.exit_codes import ExitCode
 from jobs.submit import exit_code, may_go_on
 from tests.support.checkout import CHECKOUT
+from tests.support.fake_cluster import FakeCluster
 from tests.support.tcp_proxy import TcpProxy
 
 LINES = 24
@@ -22,7 +23,7 @@ LINES = 24
 class Submission:
     """`jobs/submit.py` in a process of its own."""
 
-    def __init__(self, cluster, folder: Path, *words: str, address: str = "") -> None:
+    def __init__(self, cluster: FakeCluster, folder: Path, *words: str, address: str = "") -> None:
         self.output = folder / f"{time.monotonic_ns()}.txt"
         command = [sys.executable, "-P", "jobs/submit.py", "--address", address or cluster.dashboard, "--pause-s", "0"]
         self.process = subprocess.Popen(
@@ -53,7 +54,9 @@ def counting(code: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ended(aws_on_fake_nodes, tmp_path_factory) -> dict[str, tuple[int, str, list[int]]]:
+def ended(
+    aws_on_fake_nodes: FakeCluster, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[int, str, list[int]]]:
     """How several submissions ended, all begun at once: exit code, output, numbers of the lines shown."""
     cluster, folder = aws_on_fake_nodes, tmp_path_factory.mktemp("submit")
     proxy = TcpProxy(int(cluster.dashboard.rpartition(":")[2]))
@@ -88,14 +91,18 @@ def ended(aws_on_fake_nodes, tmp_path_factory) -> dict[str, tuple[int, str, list
     return result
 
 
-def test_a_cut_connection_costs_neither_the_job_nor_a_line_of_its_output(ended):
+def test_a_cut_connection_costs_neither_the_job_nor_a_line_of_its_output(
+    ended: dict[str, tuple[int, str, list[int]]],
+) -> None:
     code, output, numbers = ended["cut"]
     assert code == 3, output
     assert numbers == list(range(1, LINES + 1)), output
     assert "the job runs on, trying again" in output and "again after" in output
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_wait_for_it_again(ended):
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_wait_for_it_again(
+    ended: dict[str, tuple[int, str, list[int]]],
+) -> None:
     code, output, numbers = ended["left"]
     assert code == ExitCode.OTHER and len(numbers) < LINES
     assert "--attach left-1" in output and "ray job stop left-1" in output
@@ -103,25 +110,29 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_wait_for_it_again(ended):
     assert code == 6 and numbers == list(range(1, LINES + 1)), output
 
 
-def test_a_preempted_job_is_submitted_again_until_it_ends_and_its_own_code_is_returned(ended):
+def test_a_preempted_job_is_submitted_again_until_it_ends_and_its_own_code_is_returned(
+    ended: dict[str, tuple[int, str, list[int]]],
+) -> None:
     code, output, _ = ended["preempted"]
     assert code == 4, output
     assert ended["tries file"][0] == 3 and output.count("hello from job.sh") == 3
 
 
-def test_a_job_that_breaks_off_again_and_again_is_given_up(ended):
+def test_a_job_that_breaks_off_again_and_again_is_given_up(ended: dict[str, tuple[int, str, list[int]]]) -> None:
     for name, expected in (("broken", 1), ("killed", 137)):
         code, output, _ = ended[name]
         assert code == expected, output
         assert ended[f"{name} file"][0] == 2, output
 
 
-def test_a_job_that_went_with_its_cluster_is_told_from_one_that_runs_on(ended):
+def test_a_job_that_went_with_its_cluster_is_told_from_one_that_runs_on(
+    ended: dict[str, tuple[int, str, list[int]]],
+) -> None:
     code, output, _ = ended["unknown"]
     assert code == ExitCode.OTHER and "LOST" in output and "knows no job 'of-another-head'" in output
 
 
-def test_without_the_token_the_error_says_what_to_set(aws_on_fake_nodes, tmp_path):
+def test_without_the_token_the_error_says_what_to_set(aws_on_fake_nodes: FakeCluster, tmp_path: Path) -> None:
     environment = {
         k: v for k, v in aws_on_fake_nodes.environment.items() if k not in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     }
@@ -149,5 +160,7 @@ def test_without_the_token_the_error_says_what_to_set(aws_on_fake_nodes, tmp_pat
     ],
     ids=str,
 )
-def test_only_what_a_resume_can_mend_is_submitted_again(ended, goes_on, code):
+def test_only_what_a_resume_can_mend_is_submitted_again(
+    ended: dict[str, tuple[int, str, list[int]]], goes_on: bool, code: int
+) -> None:
     assert (may_go_on(ended), exit_code(ended)) == (goes_on, code)

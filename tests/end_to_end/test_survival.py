@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -72,21 +73,21 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory):
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     trainings = Trainings(tmp_path_factory.mktemp("trainings"))
     yield trainings
     trainings.nodes.stop()
 
 
 @pytest.fixture(scope="module")
-def whole(trainings) -> Path:
+def whole(trainings: Trainings) -> Path:
     run = trainings.run_of("whole")
     assert trainings.start(run).wait(timeout=600) == 0, (run / "log").read_text()
     return run
 
 
 @pytest.fixture(scope="module")
-def long_whole(trainings) -> Path:
+def long_whole(trainings: Trainings) -> Path:
     run = trainings.run_of("long_whole")
     assert trainings.start(run, *LONG).wait(timeout=600) == 0, (run / "log").read_text()
     return run
@@ -105,7 +106,9 @@ def attempts(run: Path) -> list[int]:
     return table[table["job"] == "train_stage"]["gpu_count"].tolist()
 
 
-def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(trainings, whole):
+def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
+    trainings: Trainings, whole: Path
+) -> None:
     run = trainings.run_of("terminated")
     job = trainings.start(run)
     trainings.wait_for(run, 8, job)
@@ -118,7 +121,7 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
 
 
-def test_a_short_punishment_ends_with_the_same_weights(trainings):
+def test_a_short_punishment_ends_with_the_same_weights(trainings: Trainings) -> None:
     """`make test`'s form of the one in docs/reliability.md: a worker, a node or the driver, three times."""
     words = ["jobs/benchmark.py", "punish", "--json", "--minutes", "5", "--seed", "3", "--steps", str(STEPS)]
     words += [
@@ -154,7 +157,7 @@ def test_a_short_punishment_ends_with_the_same_weights(trainings):
 
 
 @pytest.mark.long
-def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings, whole):
+def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings: Trainings, whole: Path) -> None:
     run = trainings.run_of("hanging")
     job = trainings.start(run, "stages.0.step_timeout_s=20")
     trainings.wait_for(run, 8, job)
@@ -168,7 +171,9 @@ def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings, whole):
 
 
 @pytest.mark.long
-def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_exit_code(trainings, long_whole):
+def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_exit_code(
+    trainings: Trainings, long_whole: Path
+) -> None:
     run = trainings.run_of("announced")
     job = trainings.start(run, *LONG)
     trainings.wait_for(run, 8, job)
@@ -186,7 +191,7 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
 
 
 @pytest.mark.long
-def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(trainings):
+def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(trainings: Trainings) -> None:
     """In float32: what another number of workers adds in another order differs by 1e-5 at most in the next 20 steps."""
     long = ["stages.0.steps=4000", "zero.dtype=float32"]  # neither comes to its end
     reference, run = trainings.run_of("reference"), trainings.run_of("resized")
@@ -252,7 +257,7 @@ def raylet_has(node: psutil.Process, record: dict) -> bool:
 
 
 @pytest.mark.long
-def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
+def test_a_late_node_does_not_restart_the_attempt(trainings: Trainings, whole: Path) -> None:
     """Later than the 60 s after which Ray Train by itself would begin anew."""
     run = trainings.run_of("late")
     trainings.nodes.kill_node(0)
@@ -266,7 +271,7 @@ def test_a_late_node_does_not_restart_the_attempt(trainings, whole):
 
 
 @pytest.mark.long
-def test_after_the_heads_end_the_same_submit_goes_on(trainings, long_whole):
+def test_after_the_heads_end_the_same_submit_goes_on(trainings: Trainings, long_whole: Path) -> None:
     """Ray's head has all that Ray knows: without another store the job ends with it. The run does not."""
     run = trainings.run_of("headless")
     job = trainings.start(run, *LONG)
@@ -318,7 +323,7 @@ def submitted(trainings: Trainings, name: str, step: int) -> tuple[Path, RayJobs
 
 
 @pytest.mark.long
-def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
+def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings: Trainings, long_whole: Path) -> None:
     run, jobs = submitted(trainings, "stopped", 8)
     jobs.type("stop", "stopped")
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
@@ -329,7 +334,9 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings, long_whole):
 
 
 @pytest.mark.long
-def test_a_submitted_job_whose_driver_is_killed_goes_on_with_the_same_submit(trainings, long_whole):
+def test_a_submitted_job_whose_driver_is_killed_goes_on_with_the_same_submit(
+    trainings: Trainings, long_whole: Path
+) -> None:
     run, jobs = submitted(trainings, "driverless", 12)
     # The shell that Ray starts it in names the script, too; the driver is the Python in it.
     drivers = [

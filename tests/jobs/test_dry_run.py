@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -22,14 +24,16 @@ from tests.support.checkout import CHECKOUT
 RECIPES = sorted(path.stem for path in (CHECKOUT / "jobs/recipes").glob("*.py") if path.name != "__init__.py")
 
 
-def dry_run(recipe: str, *overrides: str, **flags) -> dict:
+def dry_run(recipe: str, *overrides: str, **flags: Any) -> dict:
     plan = train_stage.main(train_stage.Options(recipe=recipe, set=overrides, dry_run=True, **flags))
     assert plan is not None
     return plan
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
+def test_every_shipped_recipe_can_work(
+    recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With no tokens, corpus, weights, root or Ray at hand."""
     monkeypatch.chdir(tmp_path)
     plan = dry_run(recipe, root="/proc/no such place")
@@ -92,7 +96,7 @@ def test_every_shipped_recipe_can_work(recipe, capsys, tmp_path, monkeypatch):
         ("demo", ["scaling.use_gpu=True"], "names no model"),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_to_do(recipe, overrides, message):
+def test_what_cannot_work_is_refused_with_what_to_do(recipe: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message) as refused:
         dry_run(recipe, *overrides)
     assert exit_code_of(refused.value) is ExitCode.USAGE
@@ -108,28 +112,28 @@ def test_what_cannot_work_is_refused_with_what_to_do(recipe, overrides, message)
         ({"stage": "4"}, "--stage '4'.* has the stages 1 to 3"),
     ],
 )
-def test_a_wrong_flag_of_a_dry_run_is_refused(flags, message):
+def test_a_wrong_flag_of_a_dry_run_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         dry_run("mars_7b", **flags)
 
 
-def test_flags_of_a_plan_do_not_pass_unseen_where_a_stage_would_be_trained(tmp_path):
+def test_flags_of_a_plan_do_not_pass_unseen_where_a_stage_would_be_trained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="add --dry-run"):
         train_stage.main(train_stage.Options(root=str(tmp_path), gpu="A100-80GB"))
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(UsageError, match=r"stage 1: seq_len 700.*; stage 3: high_resolution_group 24"):
         dry_run("mars_7b", "stages.0.seq_len=700", "stages.2.high_resolution_group=24")
 
 
-def test_a_global_batch_that_is_no_multiple_of_the_ranks_is_no_problem():
+def test_a_global_batch_that_is_no_multiple_of_the_ranks_is_no_problem() -> None:
     """Samples are packed into a multiple of the ranks' rows, whatever their number."""
     plan = dry_run("mars_7b", "stages.0.global_batch_size=2047")
     assert all(kind["rows"] % 64 == 0 for stage in plan["stages"] for kind in stage["kinds"].values())
 
 
-def test_mars_7bs_figures_are_sane():
+def test_mars_7bs_figures_are_sane() -> None:
     plan = dry_run("mars_7b")
     first, second, third = plan["stages"]
     assert first["kinds"]["text_to_image"]["flop"] == pytest.approx(11e12, rel=0.05)
@@ -145,7 +149,7 @@ def test_mars_7bs_figures_are_sane():
     assert all(0.2 < stage["recomputed_flop"] / stage["flop"] < 1 / 3 for stage in plan["stages"])
 
 
-def test_gpu_and_mfu_change_the_days_and_nothing_else():
+def test_gpu_and_mfu_change_the_days_and_nothing_else() -> None:
     plan = dry_run("mars_7b", stage="1")
     other = dry_run("mars_7b", stage="1", gpu="H100", mfu=0.25)
     assert other["gpu_days"] == pytest.approx(plan["gpu_days"] * 2 * 312 / 989.5)
@@ -153,7 +157,7 @@ def test_gpu_and_mfu_change_the_days_and_nothing_else():
     assert other["flop"] == plan["flop"] and other["device"] == "H100" and len(other["stages"]) == 1
 
 
-def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks():
+def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks() -> None:
     plan = dry_run("mars_1b")
     assert plan["memory_bytes"] == 80e9
     assert all(stage["memory_bytes"]["peak"] < 0.75 * plan["memory_bytes"] for stage in plan["stages"])
@@ -166,7 +170,7 @@ def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks():
     assert both[1].total - both[0].total == 151_936 * 1536 and both[1].trainable == both[0].trainable
 
 
-def test_what_overrides_changed_is_marked(capsys):
+def test_what_overrides_changed_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     plan = dry_run("demo", "stages.0.steps=250", "stages.0.task_weights.opener=0.5")
     steps = load_recipe("demo").stages[0].steps
     assert plan["changed"] == {"stages.0.steps": steps, "stages.0.task_weights.opener": 0.002}
@@ -176,7 +180,7 @@ def test_what_overrides_changed_is_marked(capsys):
     assert all(text in marked[1] for text in ("stages.0.steps", "250", str(steps)))
 
 
-def test_every_value_is_shown_under_the_key_that_sets_it():
+def test_every_value_is_shown_under_the_key_that_sets_it() -> None:
     recipe = load_recipe("demo")
     for key, value in flatten(recipe).items():
         if isinstance(value, str | int | float) and not isinstance(value, bool) and key != "name":
@@ -184,7 +188,7 @@ def test_every_value_is_shown_under_the_key_that_sets_it():
             assert flatten(changed)[key] == value
 
 
-def test_a_language_expert_at_hand_must_have_the_geometry_that_is_planned(tmp_path):
+def test_a_language_expert_at_hand_must_have_the_geometry_that_is_planned(tmp_path: Path) -> None:
     recipe = replace(load_recipe("mars_7b"), language_expert_folder=str(tmp_path))
     GEOMETRIES["small"].language_expert().save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="has hidden_size 512, geometry 'qwen_7b' 4096"):
@@ -192,7 +196,7 @@ def test_a_language_expert_at_hand_must_have_the_geometry_that_is_planned(tmp_pa
     assert planned_config(replace(recipe, plan=replace(recipe.plan, language_expert_geometry=""))).hidden_size == 512
 
 
-def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with_2(tmp_path):
+def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with_2(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "jobs/train_stage.py", "--recipe", "mars_1b", "--dry-run", "--json"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
@@ -204,7 +208,7 @@ def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with
 
 
 @pytest.mark.parametrize("recipe", ["mars_1b", "mars_7b"])
-def test_the_figures_in_docs_are_the_plans(recipe):
+def test_the_figures_in_docs_are_the_plans(recipe: str) -> None:
     page = (CHECKOUT / "docs/recipes.md").read_text()
     section = next(part for part in page.split("\n## ") if part.startswith(recipe))
     cells = {row.split("|")[1].strip(): row for row in section.splitlines() if row.startswith("|")}

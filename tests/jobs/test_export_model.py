@@ -74,7 +74,7 @@ class TrainedRun:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> TrainedRun:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     root = tmp_path_factory.mktemp("runs")
     words = Tokenizer(WordLevel({"<|endoftext|>": 0} | {f"w{number}": number for number in range(1, 200)}, "w1"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(root / "text")
@@ -142,7 +142,9 @@ def picture(run: TrainedRun) -> np.ndarray:
     return ImageTokenizer(run.paths.vqgan).decode(codes)
 
 
-def test_an_export_gives_the_same_pictures_in_a_fresh_process_whole_or_beside_its_language_expert(trained, tmp_path):
+def test_an_export_gives_the_same_pictures_in_a_fresh_process_whole_or_beside_its_language_expert(
+    trained: TrainedRun, tmp_path: Path
+) -> None:
     main(Options(checkpoint=str(trained.paths.run), out=str(tmp_path / "whole")))
     main(Options(checkpoint=str(trained.paths.stage(1)), out=str(tmp_path / "visual"), visual_only=True))
     folders = [str(tmp_path / name) for name in ("whole", "visual")]
@@ -162,7 +164,7 @@ def test_an_export_gives_the_same_pictures_in_a_fresh_process_whole_or_beside_it
     assert sizes[1] < 0.6 * sizes[0]
 
 
-def test_the_cards_numbers_are_the_runs(trained, tmp_path):
+def test_the_cards_numbers_are_the_runs(trained: TrainedRun, tmp_path: Path) -> None:
     out = tmp_path / "out"
     checkpoint = trained.paths.stage(1) / "checkpoints" / trained.checkpoint
     main(Options(checkpoint=str(checkpoint), out=str(out)))
@@ -178,7 +180,9 @@ def test_the_cards_numbers_are_the_runs(trained, tmp_path):
     assert kept == trained.paths.recipe
 
 
-def test_a_run_whose_recipe_has_changed_is_exported_from_its_newest_stage_each_as_it_was_trained(trained, tmp_path):
+def test_a_run_whose_recipe_has_changed_is_exported_from_its_newest_stage_each_as_it_was_trained(
+    trained: TrainedRun, tmp_path: Path
+) -> None:
     """A stage that was added later, and a setting of the first one that was changed after it was trained."""
     run, recipe = tmp_path / "demo", trained.paths.recipe
     shutil.copytree(trained.paths.run, run)
@@ -194,7 +198,9 @@ def test_a_run_whose_recipe_has_changed_is_exported_from_its_newest_stage_each_a
     assert recipe_of(json.loads((tmp_path / "out" / "recipe.json").read_text())) == second
 
 
-def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_another_place_of_it(trained, tmp_path):
+def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_another_place_of_it(
+    trained: TrainedRun, tmp_path: Path
+) -> None:
     options = Options(checkpoint=str(trained.paths.run), out=str(tmp_path / "visual"), visual_only=True)
     main(replace(options, language_expert="nobody/nothing"))
     with pytest.raises(InputError, match="'nobody/nothing' is no folder here, and the hub cannot be reached"):
@@ -212,7 +218,7 @@ def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_anothe
         AutoModelForCausalLM.from_pretrained(tmp_path / "visual", language_expert_source=str(tmp_path / "stranger"))
 
 
-def test_a_checkpoint_on_a_starting_model_exports_the_same(trained, tmp_path):
+def test_a_checkpoint_on_a_starting_model_exports_the_same(trained: TrainedRun, tmp_path: Path) -> None:
     paths = trained.paths
     options = StartOptions(32, embedding_noise_std=0.02)
     make_starting_model(
@@ -230,7 +236,7 @@ def test_a_checkpoint_on_a_starting_model_exports_the_same(trained, tmp_path):
     assert all(torch.equal(parameter, other[name]) for name, parameter in model.named_parameters())
 
 
-def test_weights_that_were_told_other_picture_positions_are_refused(trained, tmp_path):
+def test_weights_that_were_told_other_picture_positions_are_refused(trained: TrainedRun, tmp_path: Path) -> None:
     """No parameter shows it: the pictures would be noise."""
     record = trained.paths.stage(1) / "recipe.json"
     kept = record.read_text()
@@ -246,7 +252,7 @@ def test_weights_that_were_told_other_picture_positions_are_refused(trained, tmp
         record.write_text(kept)
 
 
-def test_what_cannot_be_exported_is_refused(trained, tmp_path):
+def test_what_cannot_be_exported_is_refused(trained: TrainedRun, tmp_path: Path) -> None:
     run = str(trained.paths.run)
     with pytest.raises(UsageError, match="--out FOLDER"):
         main(Options(checkpoint=run))
@@ -260,6 +266,6 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_compose", "mars_1b", "mars_7b"])
-def test_a_recipe_comes_back_from_the_json_that_a_stage_keeps(name):
+def test_a_recipe_comes_back_from_the_json_that_a_stage_keeps(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe_of(json.loads(json.dumps(asdict(recipe)))) == recipe

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from pipeline.training.language_expert import TRAINING_FILE
 from tests.support.tokens import write_tokens
 
 
-def test_an_override_reaches_the_value_it_names():
+def test_an_override_reaches_the_value_it_names() -> None:
     recipe = load_recipe("demo", ("stages.0.steps=7", "tokenization.size_px=64", "stages.0.task_weights.opener=0.5"))
     assert recipe.stages[0].steps == 7 and recipe.tokenization.size_px == 64
     assert recipe.stages[0].task_weights["opener"] == 0.5
@@ -41,17 +42,17 @@ def test_an_override_reaches_the_value_it_names():
         ("seed.x=1", "nothing below"),
     ],
 )
-def test_a_wrong_override_is_refused_with_the_right_ones(override, message):
+def test_a_wrong_override_is_refused_with_the_right_ones(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_recipe("demo", (override,))
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_ones():
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'demi'.*demo"):
         load_recipe("demi")
 
 
-def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch):
+def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "_ray_pkg_0123"
     cache.mkdir()
     monkeypatch.chdir(cache)
@@ -62,7 +63,7 @@ def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path, monkeypatch)
     assert run_paths(str(tmp_path), recipe).run == tmp_path / "demo"
 
 
-def test_a_root_that_is_a_file_is_refused(tmp_path):
+def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; name a folder"):
         run_paths(str(tmp_path / "file"), load_recipe("demo"))
@@ -77,12 +78,14 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
         ({"prompt": ("sun", " ")}, "--prompt is empty"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_starts(flags, message, tmp_path):
+def test_what_cannot_be_drawn_is_refused_before_anything_starts(
+    flags: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=message):
         generate.main(generate.Options(root=str(tmp_path), **flags))
 
 
-def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path):
+def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     folder = run_paths(str(tmp_path), load_recipe("demo")).language_expert
     folder.mkdir(parents=True)
     made_with = asdict(load_recipe("demo").language_expert)
@@ -93,7 +96,7 @@ def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path)
         train_lm.main(train_lm.Options(root=str(tmp_path), set=changed))
 
 
-def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
+def test_the_address_a_killed_cluster_left_behind_is_not_waited_for() -> None:
     import socket
 
     from pipeline.runtime.ray_connection import _answers
@@ -108,7 +111,7 @@ def test_the_address_a_killed_cluster_left_behind_is_not_waited_for():
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
-def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gpu):
+def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch: pytest.MonkeyPatch, has_gpu: bool) -> None:
     started, environment = {}, {}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
@@ -126,7 +129,7 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch, has_gp
     assert "MALLOC_MMAP_MAX_" not in environment
 
 
-def test_flex_attention_is_refused_where_no_gpu_trains():
+def test_flex_attention_is_refused_where_no_gpu_trains() -> None:
     with pytest.raises(UsageError, match="flex_attention' trains on GPUs only"):
         load_recipe("demo", ("stages.0.attention=flex_attention",))
     load_recipe("mars_7b")
@@ -141,7 +144,9 @@ def test_flex_attention_is_refused_where_no_gpu_trains():
         (True, {}, ""),
     ],
 )
-def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, changes, message):
+def test_high_resolution_that_the_tokens_cannot_give_is_refused(
+    tmp_path: Path, high: bool, changes: dict[str, Any], message: str
+) -> None:
     paths = run_paths(str(tmp_path), load_recipe("demo"))
     write_tokens(Path(paths.tokens), high=high)
     stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
@@ -153,7 +158,7 @@ def test_high_resolution_that_the_tokens_cannot_give_is_refused(tmp_path, high, 
         check_high_resolution(3, stage, source, longest=30)
 
 
-def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_learn_otherwise():
+def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_learn_otherwise() -> None:
     stage = StageConfig(purpose="test")
     known = {one.name for one in fields(StageConfig)}
     assert set(OPERATIONAL) <= known

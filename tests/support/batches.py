@@ -3,12 +3,12 @@
 import numpy as np
 
 from pipeline.config.vocabulary import Role
-from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind
+from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.sequences import Kind, SequenceBuilder
 from tests.support.small_models import CODEBOOK
 
 
-def some_batches(builder):
+def some_batches(builder: SequenceBuilder) -> list[MicroBatch]:
     codes = np.arange(9) % CODEBOOK
     images = [[builder.text_to_image([11, 12, 13], codes), builder.text_to_image([], codes[::-1])]]
     high = np.arange(16) % CODEBOOK

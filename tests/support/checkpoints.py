@@ -1,8 +1,8 @@
 """Checkpoints without a model."""
 
 import math
+from pathlib import Path
 
-import pytest
 import torch
 
 from pipeline.checkpoints.manifest import (
@@ -13,7 +13,6 @@ from pipeline.checkpoints.manifest import (
 )
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice
 from pipeline.checkpoints.slice_files import write_slices
-from tests.support.s3 import BUCKET
 from tokenization.files.storage import open_storage
 
 SHAPES = {"mars.a": (7, 9), "mars.b": (5,), "mars.c": (100, 30)}
@@ -25,7 +24,7 @@ def values(name: str, key: str, step: int) -> torch.Tensor:
     return torch.arange(math.prod(SHAPES[name]), dtype=torch.float32) + start
 
 
-def make(url, step, world_size=2, finished=False, manifest=True) -> str:
+def make(url: str, step: int, world_size: int = 2, finished: bool = False, manifest: bool = True) -> str:
     """A checkpoint whose parameters are cut as ZeRO-3 cuts them."""
     storage, name, files = open_storage(url), new_folder_name(step), {}
     for rank in range(world_size):
@@ -37,7 +36,7 @@ def make(url, step, world_size=2, finished=False, manifest=True) -> str:
             if tensors["master"].numel():
                 slices.append(Slice(parameter, rank * size, tensors))
 
-        def fill(path, slices=slices, rank=rank):
+        def fill(path: Path, slices: list[Slice] = slices, rank: int = rank) -> None:
             files[rank_file(rank)] = write_slices(path, slices)
 
         storage.write(f"{name}/{rank_file(rank)}", fill)
@@ -45,11 +44,3 @@ def make(url, step, world_size=2, finished=False, manifest=True) -> str:
         record = CheckpointManifest(step, step, 8 * step, world_size, finished, "b", "r", "i", "s", SHAPES, files, {})
         write_manifest(storage, name, record)
     return name
-
-
-@pytest.fixture(params=["disk", "s3"])
-def url(request, tmp_path):
-    if request.param == "disk":
-        return str(tmp_path / "checkpoints")
-    request.getfixturevalue("s3").fault_every = 7
-    return f"s3://{BUCKET}/run/checkpoints"

@@ -1,16 +1,11 @@
-"""Small corpora and a small text tokenizer."""
+"""Small corpora."""
 
-import pytest
+from pathlib import Path
+from typing import Any
 
-from tokenization.config.sources import PACKAGED, CorpusSource
+from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
-from tokenization.text_tokenizer import load_text_tokenizer
 
 
-def corpus_in(folder, **how) -> Corpus:
+def corpus_in(folder: Path, **how: Any) -> Corpus:
     return Corpus(CorpusSource(str(folder), **how))
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-    return load_text_tokenizer(PACKAGED, tmp_path_factory.mktemp("text"))

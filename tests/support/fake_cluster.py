@@ -60,7 +60,7 @@ def on_this_machine(
     config["provider"] = {
         # Ray's own name for its fake provider needs a file that its wheel lacks.
         "type": "external",
-        "module": "tests.market_provider.MarketProvider",
+        "module": "tests.support.market_provider.MarketProvider",
         "offers": str(offers),
         "gcs_address": gcs_address,
         "launch_multiple": True,

@@ -1,12 +1,14 @@
 """Models with random weights."""
 
+from typing import Any
+
 import torch
 
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.small_models import small_config
 
 
-def random_model(**changes) -> MarsForCausalLM:
+def random_model(**changes: Any) -> MarsForCausalLM:
     """Weights large enough that codes depend on what came before."""
     torch.manual_seed(3)
     mars = MarsForCausalLM._from_config(small_config(**changes), dtype=torch.float32).eval()

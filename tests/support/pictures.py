@@ -4,12 +4,13 @@ import json
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 
-def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color=(200, 30, 30)) -> bytes:
+def png(size: tuple[int, int] = (40, 30), mode: str = "RGB", color: Any = (200, 30, 30)) -> bytes:
     content = BytesIO()
     Image.new(mode, size, color).save(content, "PNG")
     return content.getvalue()

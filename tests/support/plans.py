@@ -1,7 +1,9 @@
 """Plans of the shipped recipes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +38,7 @@ class WebLikeRows:
 class RememberingPlan(StagePlan):
     """Builds a step's sequences once, not once a rank."""
 
-    def _sequence(self, row, *draws):
+    def _sequence(self, row: Any, *draws: Any) -> Sequence:
         return built_once(
             self.stage_number, row.sample_id, draws, lambda: super(RememberingPlan, self)._sequence(row, *draws)
         )
@@ -45,14 +47,14 @@ class RememberingPlan(StagePlan):
 BUILT: dict[tuple, Sequence] = {}
 
 
-def built_once(stage_number: int, sample_id: str, draws: tuple, build) -> Sequence:
+def built_once(stage_number: int, sample_id: str, draws: tuple, build: Callable) -> Sequence:
     key = (stage_number, sample_id, draws)
     if key not in BUILT:
         BUILT[key] = build()
     return BUILT[key]
 
 
-def plan_of_mars_7b(stage_number: int, **changes) -> StagePlan:
+def plan_of_mars_7b(stage_number: int, **changes: Any) -> StagePlan:
     rows = WebLikeRows()
     builder = SequenceBuilder(JointVocabulary(), {"en": [1] * 8, "zh": [2] * 8}, 151_643)
     recipe = load_recipe("mars_7b")

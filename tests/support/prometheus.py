@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -50,6 +51,6 @@ class Prometheus:
         self._process.kill()
         self._process.wait(timeout=30)
 
-    def _ask(self, what: str, **parameters: object):
+    def _ask(self, what: str, **parameters: object) -> Any:
         with urlopen(f"{self._url}/api/v1/{what}?{urlencode(parameters)}", timeout=30) as answer:
             return json.load(answer)["data"]

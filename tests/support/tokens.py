@@ -1,5 +1,7 @@
 """Token tables of random codes, and the stage that reads them."""
 
+from pathlib import Path
+
 import numpy as np
 
 from pipeline.config.stage import StageConfig
@@ -29,7 +31,9 @@ STAGE = StageConfig(
 )
 
 
-def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10, high=True):
+def write_tokens(
+    folder: Path, fingerprint: Fingerprint = FINGERPRINT, shards: int = 3, rows: int = 10, high: bool = True
+) -> None:
     generator = np.random.default_rng(0)
     for shard in range(shards):
         lines = [
@@ -52,7 +56,7 @@ def write_tokens(folder, fingerprint=FINGERPRINT, shards=3, rows=10, high=True):
     (folder / "manifest.json").write_text("{}")
 
 
-def write_documents(folder, rows=6, longest=3):
+def write_documents(folder: Path, rows: int = 6, longest: int = 3) -> list:
     """Documents of 1 to `longest` pictures, one after the other."""
     generator, lines = np.random.default_rng(1), []
     for number in range(rows):

@@ -32,7 +32,7 @@ def qwen() -> tiktoken.Encoding:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> dict[str, PreTrainedTokenizerFast]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerFast]:
     """The vocabulary as packaged, as a rank file, in a folder as Qwen-7B's, and as a `tokenizer.json`."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "qwen").mkdir()
@@ -69,7 +69,9 @@ def corpus() -> list[str]:
     return texts
 
 
-def test_ids_are_qwens_own_whatever_file_they_come_from(qwen, sources):
+def test_ids_are_qwens_own_whatever_file_they_come_from(
+    qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
+) -> None:
     texts = corpus()
     # Qwen's tokenizer composes a text before tiktoken sees it, which replaces halves of surrogate pairs.
     expected = [qwen.encode_ordinary(unicodedata.normalize("NFC", text)) for text in texts]
@@ -79,7 +81,9 @@ def test_ids_are_qwens_own_whatever_file_they_come_from(qwen, sources):
         assert end_of_text_id(tokenizer) == 151_643 and len(tokenizer) == 151_851
 
 
-def test_ids_that_are_no_valid_text_decode_as_qwens_own_decode(qwen, sources):
+def test_ids_that_are_no_valid_text_decode_as_qwens_own_decode(
+    qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
+) -> None:
     cut = [ids[:-1] for text in corpus()[:1000] if (ids := qwen.encode_ordinary(text))]
     cut += [[rank] for rank in range(256)]
     broken = 0
@@ -90,7 +94,7 @@ def test_ids_that_are_no_valid_text_decode_as_qwens_own_decode(qwen, sources):
     assert broken > 100, "nothing was cut inside of a letter"
 
 
-def test_a_folder_without_a_vocabulary_or_of_another_family_is_refused(tmp_path):
+def test_a_folder_without_a_vocabulary_or_of_another_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"neither tokenizer.json nor qwen.tiktoken"):
         load_text_tokenizer(str(tmp_path), tmp_path / "cache")
     (tmp_path / "qwen.tiktoken").write_bytes(b"".join(RANKS.read_bytes().splitlines(keepends=True)[:1000]))

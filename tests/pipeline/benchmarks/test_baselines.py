@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import Qwen2ForCausalLM
 
 from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
 from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.benchmarks.step import StepBenchmark, measure_step
+from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters
 from pipeline.training.objective import Objective
@@ -15,7 +17,9 @@ from tests.support.small_models import CODEBOOK, small_config
 
 
 @pytest.mark.parametrize("baseline", [BothExperts, PrefixWithGradient])
-def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gradients(mars, builder, baseline):
+def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gradients(
+    mars: MarsForCausalLM, builder: SequenceBuilder, baseline: type
+) -> None:
     trained = [p for p in mars.freeze_language_expert().parameters() if p.requires_grad]
     batches = some_batches(builder)
     losses = [each(mars)(batches) for each in (Objective, baseline)]
@@ -24,7 +28,9 @@ def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gra
         torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
 
 
-def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(base, builder):
+def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(
+    base: Qwen2ForCausalLM, builder: SequenceBuilder
+) -> None:
     mars = MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.1)
     dense = Dense(mars)
     batches = some_batches(builder)
@@ -34,7 +40,7 @@ def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(base, bui
     assert learned == {name for name, parameter in mars.named_parameters() if parameter.requires_grad}
 
 
-def test_a_measurement_has_what_it_promises():
+def test_a_measurement_has_what_it_promises() -> None:
     lines: list[str] = []
     figures = measure_step(
         StepBenchmark(small_config(), 2, 2, 1, 7, 16, rounds=2, warmup=1), torch.device("cpu"), lines.append
@@ -48,7 +54,9 @@ def test_a_measurement_has_what_it_promises():
 
 
 @pytest.mark.parametrize("free_gb", [24, 48, 80, 141, 400])
-def test_on_a_gpu_as_many_layers_are_measured_as_its_memory_holds(monkeypatch, free_gb):
+def test_on_a_gpu_as_many_layers_are_measured_as_its_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, free_gb: int
+) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gb * 10**9, 0))
     config, tokens = GEOMETRIES["qwen_7b"], 12 * 333
 

@@ -1,6 +1,8 @@
 """What the budget's report, forecast, limits and plan say is what a ledger and a recipe hold."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, read_ledger
 from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.planning.work import StageWork
 from pipeline.runs.paths import run_paths
 from tests.support.browser import check_page
 from tokenization.config.vqgan import OPEN_MUSE
@@ -26,14 +29,16 @@ STEP_S, WAIT_S, START_S = 10.0, 1.0, 60.0
 class Run:
     """Writes a ledger as a job would, on clocks that jump ahead."""
 
-    def __init__(self, place, device="GPU", model="A100", devices=8, recipe="mars_1b"):
+    def __init__(
+        self, place: Path | str, device: str = "GPU", model: str = "A100", devices: int = 8, recipe: str = "mars_1b"
+    ) -> None:
         self.place, self.device, self.held = str(place), device, Held(devices, model)
         self.recipe, self.now, self.number = recipe, 1000.0, 0
 
     def clock(self) -> float:
         return self.now
 
-    def attempt(self, job="train_stage", stage="1", **limits) -> Account:
+    def attempt(self, job: str = "train_stage", stage: str = "1", **limits: Any) -> Account:
         self.number += 1
         name = f"{job}-{stage}-{self.number}"
         attempt = Attempt(name, self.number, self.recipe, job, stage, self.device, **limits)
@@ -45,7 +50,16 @@ class Run:
         self.now += seconds
         account.look(self.held)
 
-    def train(self, account: Account, first: int, last: int, flop=1e15, save_every=5, step_s=STEP_S, **more) -> None:
+    def train(
+        self,
+        account: Account,
+        first: int,
+        last: int,
+        flop: float = 1e15,
+        save_every: int = 5,
+        step_s: float = STEP_S,
+        **more: Any,
+    ) -> None:
         for number in range(first, last + 1):
             stall = {"checkpoint_stall_s": 2.0} if number > first and (number - 1) % save_every == 0 else {}
             self.passes(account, step_s + stall.get("checkpoint_stall_s", 0.0))
@@ -63,7 +77,7 @@ class Run:
         RowWriter(self.place, account.attempt.attempt).write(account.row(event))
 
 
-def test_steps_that_were_done_again_are_lost_and_the_rest_is_told_apart(tmp_path):
+def test_steps_that_were_done_again_are_lost_and_the_rest_is_told_apart(tmp_path: Path) -> None:
     run = Run(tmp_path)
     first = run.attempt()
     run.passes(first, START_S)
@@ -94,7 +108,9 @@ def test_steps_that_were_done_again_are_lost_and_the_rest_is_told_apart(tmp_path
     assert parts.sum(axis=1).tolist() == pytest.approx(spent["gpu_days"].tolist())
 
 
-def test_a_report_says_it_all_and_its_page_shows_it_on_a_phone(tmp_path, capsys):
+def test_a_report_says_it_all_and_its_page_shows_it_on_a_phone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe("mars_1b")
     run = Run(tmp_path / "mars_1b" / "ledger", model="H100")
     account = run.attempt(run_budget_gpu_days=1.0)
@@ -117,7 +133,7 @@ def test_a_report_says_it_all_and_its_page_shows_it_on_a_phone(tmp_path, capsys)
     assert recipe.name in (tmp_path / "mars_1b" / "budget.html").read_text()
 
 
-def test_a_gpu_that_is_not_known_is_asked_for_and_never_guessed(tmp_path):
+def test_a_gpu_that_is_not_known_is_asked_for_and_never_guessed(tmp_path: Path) -> None:
     run = Run(tmp_path / "mars_1b" / "ledger", model="unknown")
     account = run.attempt()
     run.passes(account, 100)
@@ -130,7 +146,7 @@ def test_a_gpu_that_is_not_known_is_asked_for_and_never_guessed(tmp_path):
     assert figures["a100_gpu_days"] == pytest.approx(figures["gpu_days"])
 
 
-def step_of(work) -> tuple[float, dict[str, float]]:
+def step_of(work: StageWork) -> tuple[float, dict[str, float]]:
     """Seconds of a step whose captions' FLOP cost three times as much as others', and its figures by kind."""
     flop = {kind.kind.name.lower(): kind.samples * kind.flop.total for kind in work.kinds}
     forward = {kind: amount * (3e-15 if kind == "captioning" else 1e-15) for kind, amount in flop.items()}
@@ -139,7 +155,7 @@ def step_of(work) -> tuple[float, dict[str, float]]:
     return 3 * sum(forward.values()) + 2.0, figures | {"update_s": 2.0}
 
 
-def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path):
+def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path: Path) -> None:
     """Failures on the way, and two stages that have not begun, whose FLOP are cheaper."""
     recipe = load_recipe("mars_1b", ("stages.0.steps=200", "stages.1.steps=40", "stages.2.steps=60"))
     works = planned_work(recipe)
@@ -170,7 +186,7 @@ def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path):
     assert early and early.gpu_days == pytest.approx(end, rel=0.1), "one slow step says little of a stage"
 
 
-def test_limits_warn_at_80_and_95_percent_and_stop_at_100():
+def test_limits_warn_at_80_and_95_percent_and_stop_at_100() -> None:
     watch = LimitWatch(Attempt("a", 1, "run", "train_stage", "2", "GPU", 10.0, 100.0))
     told = [watch.check(Spent(days, days, days + 20)) for days in (7.9, 8.1, 8.5, 9.6, 9.9, 10.0)]
     warnings = [warning for lines, _ in told for warning in lines]
@@ -183,7 +199,7 @@ def test_limits_warn_at_80_and_95_percent_and_stop_at_100():
     assert of_run.check(Spent(1, 1, 100))[1].startswith("run 'run' has used 100 of its 100")
 
 
-def test_a_spent_limit_is_remembered_and_refused_until_it_is_raised(tmp_path):
+def test_a_spent_limit_is_remembered_and_refused_until_it_is_raised(tmp_path: Path) -> None:
     paths = run_paths(str(tmp_path), load_recipe("mars_1b"))
     run = Run(paths.ledger)
     account = run.attempt(budget_gpu_days=0.01, run_budget_gpu_days=0.5)
@@ -201,18 +217,18 @@ def test_a_spent_limit_is_remembered_and_refused_until_it_is_raised(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["many", "week=3", "-1", "nan", "run="])
-def test_a_limit_that_is_none_is_refused_with_the_form(word):
+def test_a_limit_that_is_none_is_refused_with_the_form(word: str) -> None:
     with pytest.raises(UsageError, match="write the days that the stage may take"):
         given_limits((word,))
 
 
-def test_a_limit_is_of_the_stage_or_of_the_run():
+def test_a_limit_is_of_the_stage_or_of_the_run() -> None:
     assert given_limits(("300", "run=587")) == {"stage": 300, "run": 587}
     with pytest.raises(UsageError, match="two limits, 300 and 200"):
         given_limits(("300", "stage=200"))
 
 
-def test_the_plan_of_the_papers_model_has_every_factor_and_its_flop_are_the_dry_runs(tmp_path):
+def test_the_plan_of_the_papers_model_has_every_factor_and_its_flop_are_the_dry_runs(tmp_path: Path) -> None:
     figures = plan(Plan(recipe="mars_7b", gpu="A100-80GB", mfu=0.5, price_per_gpu_hour=2.0))
     dry = plan_recipe(load_recipe("mars_7b"), [1, 2, 3], "A100-80GB", 0.5)
     assert figures["training_gpu_days"] == pytest.approx(dry.device.days(dry.flop))
@@ -231,11 +247,11 @@ def test_the_plan_of_the_papers_model_has_every_factor_and_its_flop_are_the_dry_
     assert on_h100["gpu_days"] < figures["gpu_days"] / 3
 
 
-def test_the_encoders_flop_are_those_that_were_counted_of_open_muse():
+def test_the_encoders_flop_are_those_that_were_counted_of_open_muse() -> None:
     assert encoder_flop_of(OPEN_MUSE, 256) == pytest.approx(216e9, rel=0.01)
 
 
-def test_a_plan_takes_the_benchmarks_rate_and_refuses_one_of_another_device(tmp_path):
+def test_a_plan_takes_the_benchmarks_rate_and_refuses_one_of_another_device(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     measured = {"device": "NVIDIA H100 80GB HBM3", "flop_per_step": 4e14, "step_s": 1.0}
     file.write_text("said before\n" + json.dumps(measured))
@@ -255,7 +271,7 @@ def test_a_plan_takes_the_benchmarks_rate_and_refuses_one_of_another_device(tmp_
         plan(Plan(benchmark=(str(file),)))
 
 
-def test_the_plan_with_a_runs_measured_rates_meets_its_ledger_within_a_tenth(tmp_path):
+def test_the_plan_with_a_runs_measured_rates_meets_its_ledger_within_a_tenth(tmp_path: Path) -> None:
     recipe = load_recipe("mars_1b", ("stages.0.steps=30", "stages.1.steps=10", "stages.2.steps=10"))
     overrides = ("stages.0.steps=30", "stages.1.steps=10", "stages.2.steps=10", "plan.pictures=5000")
     run = Run(tmp_path)

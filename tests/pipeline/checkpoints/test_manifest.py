@@ -5,12 +5,14 @@ import json
 import math
 import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2ForCausalLM
 
 from pipeline.checkpoints import slice_files
 from pipeline.checkpoints.manifest import (
@@ -31,15 +33,15 @@ from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import trained_state
 from pipeline.model.loading import base_sha256, load_base
-from tests.support.checkpoints import SHAPES, make, url, values
+from tests.support.checkpoints import SHAPES, make, values
 from tokenization.files.storage import open_storage
-
-__all__ = ["url"]
 
 
 @pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])
 @pytest.mark.parametrize("block_bytes", [64, 1000, 8 * 2**20])
-def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, monkeypatch, wrote, reads, block_bytes):
+def test_any_number_of_ranks_reads_what_any_number_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrote: int, reads: int, block_bytes: int
+) -> None:
     monkeypatch.setattr("pipeline.checkpoints.manifest.BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(slice_files, "BLOCK_BYTES", block_bytes)
     url = str(tmp_path)
@@ -52,7 +54,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(tmp_path, monkeypatch, 
                 assert torch.equal(reader.read(name, key, start, len(expected)), expected)
 
 
-def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(url):
+def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(url: str) -> None:
     name = make(url, 5, finished=True)
     state = trained_state(finished_checkpoint(url))
     assert {each: tuple(tensor.shape) for each, tensor in state.items()} == {n[5:]: s for n, s in SHAPES.items()}
@@ -60,7 +62,7 @@ def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(
     assert newest_complete(url).name == name
 
 
-def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path, monkeypatch):
+def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checkpoints.manifest.BLOCK_BYTES", 256)
     monkeypatch.setattr(slice_files, "BLOCK_BYTES", 256)
     url, taken = str(tmp_path), []
@@ -75,7 +77,7 @@ def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path, monkeypatch):
     assert sum(count for _, count in taken) < 1.2 * 3 * 4 * size
 
 
-def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url):
+def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url: str) -> None:
     good, cut, missing, open_one, unreadable = (make(url, step) for step in (10, 20, 30, 40, 50))
     storage = open_storage(url)
     storage.write(f"{cut}/{rank_file(0)}", lambda path: path.write_bytes(b"x"))
@@ -92,7 +94,7 @@ def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url):
     ]
 
 
-def test_one_changed_bit_is_found_where_it_is_read(tmp_path):
+def test_one_changed_bit_is_found_where_it_is_read(tmp_path: Path) -> None:
     url = str(tmp_path)
     checkpoint = open_checkpoint(url, make(url, 3, finished=True))
     path = Path(url, checkpoint.name, rank_file(1))
@@ -105,7 +107,7 @@ def test_one_changed_bit_is_found_where_it_is_read(tmp_path):
         trained_state(checkpoint)
 
 
-def test_a_manifest_from_before_picture_positions_is_read_and_keeps_its_hash(tmp_path):
+def test_a_manifest_from_before_picture_positions_is_read_and_keeps_its_hash(tmp_path: Path) -> None:
     """Or runs that began before could not go on."""
     url = str(tmp_path)
     path = tmp_path / make(url, 15) / "manifest.json"
@@ -121,7 +123,7 @@ def test_a_manifest_from_before_picture_positions_is_read_and_keeps_its_hash(tmp
     assert replace(now, picture_position_std=0.05).sha256() != now.sha256()
 
 
-def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path):
+def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path: Path) -> None:
     url = str(tmp_path)
     name = make(url, 3)
     files = dict(open_checkpoint(url, name).manifest.files)
@@ -131,7 +133,7 @@ def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path):
         SliceReader(open_checkpoint(url, name)).whole("mars.a")
 
 
-def test_the_last_ones_and_every_so_manieth_stay(url):
+def test_the_last_ones_and_every_so_manieth_stay(url: str) -> None:
     names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
     never_finished, later = make(url, 45, manifest=False), make(url, 60)
     known = {*names.values(), never_finished, later}
@@ -143,7 +145,7 @@ def test_the_last_ones_and_every_so_manieth_stay(url):
     assert never_finished not in left
 
 
-def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_path):
+def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_path: Path) -> None:
     url = str(tmp_path)
     own = {make(url, step) for step in (10, 20, 30)}
     successor = make(url, 20, manifest=False)
@@ -151,7 +153,7 @@ def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {max(own), successor}
 
 
-def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path):
+def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path: Path) -> None:
     """With two to keep, a damaged one in between would leave only the newest."""
     url = str(tmp_path)
     names = {step: make(url, step) for step in (10, 20, 30, 40)}
@@ -173,7 +175,9 @@ def test_damaged_checkpoints_do_not_push_out_the_good_ones(tmp_path):
         (lambda record: record.update(shapes=3), "not readable: AttributeError"),
     ],
 )
-def test_a_manifest_that_was_altered_is_passed_over_whatever_was_altered(tmp_path, change, said):
+def test_a_manifest_that_was_altered_is_passed_over_whatever_was_altered(
+    tmp_path: Path, change: Callable, said: str
+) -> None:
     url = str(tmp_path)
     good, bad = make(url, 20), make(url, 30)
     manifest = Path(url, bad, MANIFEST_FILE)
@@ -185,7 +189,7 @@ def test_a_manifest_that_was_altered_is_passed_over_whatever_was_altered(tmp_pat
     assert said in passed_over[0]
 
 
-def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
+def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path: Path) -> None:
     name = make(str(tmp_path), 20)
     (tmp_path / name).rename(tmp_path / name.replace("20", "90", 1))
     (tmp_path / "step-x").mkdir()
@@ -195,11 +199,11 @@ def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
     assert "is of step 20" in passed_over[0]
 
 
-def test_two_attempts_never_share_a_folder():
+def test_two_attempts_never_share_a_folder() -> None:
     assert new_folder_name(7) != new_folder_name(7)
 
 
-def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path):
+def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no checkpoint"):
         finished_checkpoint(tmp_path)
     make(tmp_path / "checkpoints", 10)
@@ -214,7 +218,7 @@ def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path):
         finished_checkpoint(tmp_path / "checkpoints" / last)
 
 
-def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url):
+def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url: str) -> None:
     first = RunOwner(url)
     assert first.loss() == ""
     second = RunOwner(url)
@@ -222,10 +226,10 @@ def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url)
     assert re.search("another attempt has taken over .* process", first.loss())
 
 
-def test_of_those_who_start_at_once_one_gets_the_checkpoints(url):
+def test_of_those_who_start_at_once_one_gets_the_checkpoints(url: str) -> None:
     together = threading.Barrier(8)
 
-    def start(_) -> RunOwner | None:
+    def start(_: int) -> RunOwner | None:
         together.wait()
         try:
             return RunOwner(url)
@@ -240,7 +244,9 @@ def test_of_those_who_start_at_once_one_gets_the_checkpoints(url):
     assert len(still) == 1
 
 
-def test_the_language_experts_hash_is_its_own_whatever_dtype_it_is_loaded_in(tmp_path, base):
+def test_the_language_experts_hash_is_its_own_whatever_dtype_it_is_loaded_in(
+    tmp_path: Path, base: Qwen2ForCausalLM
+) -> None:
     """A stage that trains in float32 is exported in bfloat16."""
     base.to(torch.bfloat16).save_pretrained(tmp_path)
     hashes = {base_sha256(load_base(tmp_path, 24, dtype)) for dtype in (torch.bfloat16, torch.float32)}

@@ -31,13 +31,13 @@ def packages_loaded_by(*modules: str) -> tuple[set[str], float]:
     return set(packages) - sys.stdlib_module_names, cpu_s
 
 
-def test_importing_the_settings_loads_the_standard_library_alone_and_takes_no_time():
+def test_importing_the_settings_loads_the_standard_library_alone_and_takes_no_time() -> None:
     packages, cpu_s = packages_loaded_by("pipeline.config")
     assert packages == {"pipeline", "tokenization"}
     assert cpu_s < MAX_CPU_S
 
 
-def test_every_module_of_the_config_packages_loads_the_standard_library_alone():
+def test_every_module_of_the_config_packages_loads_the_standard_library_alone() -> None:
     folders = [CHECKOUT / "pipeline" / "config", CHECKOUT / "tokenization" / "config"]
     modules = [path.relative_to(CHECKOUT).with_suffix("") for folder in folders for path in folder.glob("*.py")]
     names = [".".join(path.parts).removesuffix(".__init__") for path in modules]
@@ -46,7 +46,7 @@ def test_every_module_of_the_config_packages_loads_the_standard_library_alone():
 
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "jobs" / "recipes").glob("[!_]*.py")), ids=lambda path: path.name)
-def test_a_recipe_needs_one_import_line_and_loads_nothing_heavy(path: Path):
+def test_a_recipe_needs_one_import_line_and_loads_nothing_heavy(path: Path) -> None:
     ours = {"cluster", "jobs", "pipeline", "tokenization"}
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     assert [node.module for node in nodes if node.module and node.module.split(".")[0] in ours] == ["pipeline.config"]
@@ -54,7 +54,7 @@ def test_a_recipe_needs_one_import_line_and_loads_nothing_heavy(path: Path):
     assert packages <= {"jobs", "pipeline", "tokenization"}
 
 
-def test_the_cpus_fast_dtype_is_what_torch_finds():
+def test_the_cpus_fast_dtype_is_what_torch_finds() -> None:
     known = torch.cpu.get_capabilities()
     has_bfloat16 = bool(known.get("avx512_bf16") or known.get("amx_tile"))
     assert (fast_cpu_dtype() == "bfloat16") is has_bfloat16

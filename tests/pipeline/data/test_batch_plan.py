@@ -1,16 +1,20 @@
 """What a step trains on depends on its number alone; its weights make the loss a mean over the whole step."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.stage import StageConfig
 from pipeline.data.batch_plan import StagePlan
+from pipeline.data.collate import MicroBatch
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
-from pipeline.data.sequences import Kind, Task
+from pipeline.data.sequences import Kind, SequenceBuilder, Task
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from tests.support.tokens import FINGERPRINT, STAGE, write_documents, write_tokens
@@ -18,16 +22,18 @@ from tokenization.table.token_table import write_token_shard
 
 
 @pytest.fixture
-def tokens(tmp_path):
+def tokens(tmp_path: Path) -> Path:
     write_tokens(tmp_path / "tokens")
     return tmp_path / "tokens"
 
 
-def plan_of(tokens, builder, stage=STAGE, where=""):
+def plan_of(tokens: Path, builder: SequenceBuilder, stage: StageConfig = STAGE, where: str = "") -> StagePlan:
     return plan_of_sources([(tokens, where, 1.0)], builder, stage)
 
 
-def plan_of_sources(sources, builder, stage=STAGE):
+def plan_of_sources(
+    sources: list[tuple[Path, str, float]], builder: SequenceBuilder, stage: StageConfig = STAGE
+) -> StagePlan:
     """Sources are (token folder, filter, weight)."""
     indexes = [build_row_index(RowSelection(tokens, where, (), stage.seq_len)) for tokens, where, _ in sources]
     orders = [SampleOrder(each.counts, 0, 1, stage.window_shards, number) for number, each in enumerate(indexes)]
@@ -36,7 +42,7 @@ def plan_of_sources(sources, builder, stage=STAGE):
     return StagePlan(stage, 1, 0, order, readers, builder)
 
 
-def test_the_number_of_ranks_changes_neither_samples_nor_label_counts(tokens, builder):
+def test_the_number_of_ranks_changes_neither_samples_nor_label_counts(tokens: Path, builder: SequenceBuilder) -> None:
     plan = plan_of(tokens, builder)
     alone = plan.step(3, 0, 1)
     for world_size in (2, 4):
@@ -47,14 +53,16 @@ def test_the_number_of_ranks_changes_neither_samples_nor_label_counts(tokens, bu
         assert labels == alone.label_counts.tolist() == [labels_of(alone, task) for task in Task]
 
 
-def test_every_rank_runs_the_same_kinds_in_the_same_order(tokens, builder):
+def test_every_rank_runs_the_same_kinds_in_the_same_order(tokens: Path, builder: SequenceBuilder) -> None:
     plan = plan_of(tokens, builder, replace(STAGE, global_batch_size=5))
     for step in range(8):
         kinds = [[[b.kind for b in batches] for batches in plan.step(step, r, 4).micro_steps] for r in range(4)]
         assert kinds[0] == kinds[1] == kinds[2] == kinds[3]
 
 
-def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, tmp_path, builder):
+def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(
+    tokens: Path, tmp_path: Path, builder: SequenceBuilder
+) -> None:
     write_documents(tmp_path / "documents")
     plan = plan_of_sources([(tokens, "", 3.0), (tmp_path / "documents", "", 1.0)], builder)
     ranks = [plan.step(0, rank, 2) for rank in range(2)]
@@ -69,7 +77,9 @@ def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(tokens, tmp_path, 
         assert total == pytest.approx(STAGE.task_weights.get(task.name.lower(), 1.0))
 
 
-def test_a_share_of_the_captions_begins_later_and_one_that_is_to_be_written_never_does(tokens, builder):
+def test_a_share_of_the_captions_begins_later_and_one_that_is_to_be_written_never_does(
+    tokens: Path, builder: SequenceBuilder
+) -> None:
     stage = replace(STAGE, caption_crop=0.4, guidance_dropout=0.0, language_shares={"en": 1.0}, global_batch_size=30)
     plan, prompts, ids = plan_of(tokens, builder, stage), 0, 0
     for step in (plan.step(number, 0, 1) for number in range(20)):
@@ -81,7 +91,9 @@ def test_a_share_of_the_captions_begins_later_and_one_that_is_to_be_written_neve
     assert 2 - ids / prompts == pytest.approx(0.4, abs=0.1), "of two ids one is left"
 
 
-def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(tmp_path, builder):
+def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(
+    tmp_path: Path, builder: SequenceBuilder
+) -> None:
     write_tokens(tmp_path / "low", high=False)
     plan = plan_of(tmp_path / "low", builder)
     with pytest.raises(InputError, match=r"'0000\d.tar/\d+' has no high-resolution codes"):
@@ -89,30 +101,30 @@ def test_high_resolution_without_its_codes_is_refused_by_the_samples_name(tmp_pa
             plan.step(step, 0, 1)
 
 
-def test_a_filter_selects_by_the_tables_columns(tokens):
+def test_a_filter_selects_by_the_tables_columns(tokens: Path) -> None:
     assert build_row_index(RowSelection(tokens, "score >= 0.5")).counts.tolist() == [5, 5, 5]
 
 
-def test_a_column_that_a_shard_lacks_is_empty_there(tokens):
+def test_a_column_that_a_shard_lacks_is_empty_there(tokens: Path) -> None:
     path = tokens / "00001.parquet"
     pq.write_table(pq.read_table(path).drop_columns("score"), path)
     assert build_row_index(RowSelection(tokens, "score >= 0.5")).counts.tolist() == [5, 0, 5]
 
 
 @pytest.mark.parametrize("where", ["beauty > 1", "score >", "score > 99"])
-def test_a_filter_that_cannot_work_is_refused_with_its_text(tokens, where):
+def test_a_filter_that_cannot_work_is_refused_with_its_text(tokens: Path, where: str) -> None:
     with pytest.raises(InputError, match=where):
         build_row_index(RowSelection(tokens, where))
 
 
-def test_shards_of_another_vqgan_are_refused(tokens):
+def test_shards_of_another_vqgan_are_refused(tokens: Path) -> None:
     lines = [{"sample_id": "x/0", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1}]
     write_token_shard(tokens / "00009.parquet", lines, replace(FINGERPRINT, vq_sha256="other"))
     with pytest.raises(InputError, match=r"00009.*vq_sha256"):
         build_row_index(RowSelection(tokens))
 
 
-def labels_of(step, task) -> int:
+def labels_of(step: list[list[MicroBatch]], task: Task) -> int:
     return sum(
         int((labels.tasks == task.value).sum())
         for batches in step.micro_steps
@@ -121,13 +133,13 @@ def labels_of(step, task) -> int:
     )
 
 
-def test_reading_goes_through_the_index(tokens):
+def test_reading_goes_through_the_index(tokens: Path) -> None:
     index = RowIndex.of(["00001.parquet"], [np.asarray([4, 7])])
     reader = TokenReader(tokens, index, 1)
     assert reader.row(0, 1).sample_id == "00001.tar/0007"
 
 
-def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
+def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path: Path, builder: SequenceBuilder) -> None:
     lines = write_documents(tmp_path / "documents")
     index = build_row_index(RowSelection(tmp_path / "documents"))
     assert index.rows(0).tolist() == [0, 1, 3, 6, 7, 9]
@@ -136,7 +148,7 @@ def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path, builder):
     assert (row.document[1] == lines[1]["codes"]).all() and (row.document[3] == lines[2]["codes"]).all()
 
 
-def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path):
+def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path: Path) -> None:
     write_documents(tmp_path / "documents")
     ids_of_two_pictures = 2 * (2 + 9 + 2) + 1 + 1  # with the text after them and the end
     index = build_row_index(RowSelection(tmp_path / "documents", "", (), ids_of_two_pictures))
@@ -145,7 +157,7 @@ def test_documents_that_fit_no_row_are_left_out_and_counted(tmp_path):
         build_row_index(RowSelection(tmp_path / "documents", "", (), 9))
 
 
-def test_half_a_document_is_refused_by_its_name(tmp_path):
+def test_half_a_document_is_refused_by_its_name(tmp_path: Path) -> None:
     write_documents(tmp_path / "documents")
     path = tmp_path / "documents" / "00000.parquet"
     pq.write_table(pq.read_table(path).slice(0, 2), path)
@@ -154,7 +166,9 @@ def test_half_a_document_is_refused_by_its_name(tmp_path):
         TokenReader(tmp_path / "documents", index, 1).row(0, 1)
 
 
-def test_documents_and_pictures_share_a_step_by_their_weights(tokens, tmp_path, builder):
+def test_documents_and_pictures_share_a_step_by_their_weights(
+    tokens: Path, tmp_path: Path, builder: SequenceBuilder
+) -> None:
     write_documents(tmp_path / "documents")
     plan = plan_of_sources([(tokens, "", 3.0), (tmp_path / "documents", "", 1.0)], builder)
     for step in range(4):
@@ -168,7 +182,7 @@ def test_documents_and_pictures_share_a_step_by_their_weights(tokens, tmp_path, 
         assert labels[Task.DOCUMENT_TEXT.value] >= 4 * 2  # an opener and the end of each at least
 
 
-def test_a_side_tables_columns_filter_with_the_tables_own(tokens, tmp_path):
+def test_a_side_tables_columns_filter_with_the_tables_own(tokens: Path, tmp_path: Path) -> None:
     names = [f"{shard:05d}.tar/{row:04d}" for shard in range(3) for row in range(10)]
     scores = pa.table({"sample_id": names[5:], "aesthetic": np.arange(25) / 10})
     pq.write_table(scores, tmp_path / "scores.parquet")
@@ -192,7 +206,9 @@ def test_a_side_tables_columns_filter_with_the_tables_own(tokens, tmp_path):
         (None, "does not exist"),
     ],
 )
-def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_path, columns, message):
+def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(
+    tokens: Path, tmp_path: Path, columns: dict[str, Any] | None, message: str
+) -> None:
     path = tmp_path / "side.parquet"
     if columns:
         pq.write_table(pa.table(columns), path)
@@ -207,7 +223,9 @@ def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(tokens, tmp_pat
         ("text_to_image", {"text_to_image_noise": 0.9}, 0.45 * 9 / (1 + 9)),
     ],
 )
-def test_noise_is_seen_but_never_predicted_and_is_the_same_after_a_restart(tokens, builder, task, noise, replaced):
+def test_noise_is_seen_but_never_predicted_and_is_the_same_after_a_restart(
+    tokens: Path, builder: SequenceBuilder, task: str, noise: dict[str, Any], replaced: float
+) -> None:
     asked = replace(STAGE, task_shares={task: 1.0}, global_batch_size=30)
     clean, noisy = (plan_of(tokens, builder, stage) for stage in (asked, replace(asked, **noise)))
     (truth,), (seen,) = (plan.step(3, 0, 1).micro_steps[0] for plan in (clean, noisy))

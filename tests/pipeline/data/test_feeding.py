@@ -17,7 +17,7 @@ from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.shard_fetcher import ShardFetcher
 from pipeline.data.token_reader import TokenReader
 from pipeline.planning.work import SampleLengths
-from tests.support.s3 import BUCKET
+from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.support.tokens import STAGE, write_documents, write_tokens
 from tokenization.files.storage import open_storage
@@ -27,7 +27,7 @@ URL = f"s3://{BUCKET}/run/tokens"
 
 
 @pytest.fixture
-def tokens(tmp_path, s3) -> Path:
+def tokens(tmp_path: Path, s3: FaultyS3) -> Path:
     """A folder, and the same in S3."""
     folder = tmp_path / "tokens"
     write_tokens(folder, shards=9)
@@ -50,7 +50,9 @@ def plan_of(place: str | Path) -> StagePlan:
     return StagePlan(STAGE, 1, 0, orders, [TokenReader(place, index, 4)], builder)
 
 
-def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(tokens, s3):
+def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(
+    tokens: Path, s3: FaultyS3
+) -> None:
     s3.fault_every = 5
     assert build_row_index(RowSelection(URL, WHERE)).sha256() == build_row_index(RowSelection(tokens, WHERE)).sha256()
     local, remote = plan_of(tokens), plan_of(URL)
@@ -63,7 +65,7 @@ def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_
     assert s3.injected.total() > 10
 
 
-def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens, tmp_path, s3):
+def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens: Path, tmp_path: Path, s3: FaultyS3) -> None:
     kept = tmp_path / "rows.parquet"
     selection = RowSelection(URL, WHERE)
     first = stored_row_index(kept, selection)
@@ -74,7 +76,7 @@ def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens, tmp_path, s3)
     assert stored_row_index(kept, selection).counts.sum() < first.counts.sum()
 
 
-def test_the_next_window_is_fetched_while_the_present_one_trains(tokens, monkeypatch):
+def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a step reads had been asked for in the step before, or earlier."""
     begun: list[str] = []
     fetch = ShardFetcher._fetch
@@ -92,7 +94,7 @@ def test_the_next_window_is_fetched_while_the_present_one_trains(tokens, monkeyp
     assert len(begun) < 3 * len(read), "and not again and again"
 
 
-def test_nothing_fetched_stays_behind(tokens, tmp_path, monkeypatch):
+def test_nothing_fetched_stays_behind(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     plan = plan_of(URL)
@@ -101,7 +103,7 @@ def test_nothing_fetched_stays_behind(tokens, tmp_path, monkeypatch):
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_the_benchmark_counts_what_training_would_wait(tokens):
+def test_the_benchmark_counts_what_training_would_wait(tokens: Path) -> None:
     lengths = SampleLengths(num_codes=9, num_high_codes=16, mean_caption_ids=3, max_caption_ids=9)
     stage_of = lambda step_s: FeedBenchmark(  # noqa: E731
         STAGE, 1, JointVocabulary(TEXT_VOCAB, CODEBOOK), lengths, 2, step_s=step_s, steps=6, shard_rows=10

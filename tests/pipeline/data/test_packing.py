@@ -8,7 +8,7 @@ from pipeline.data.sequences import Kind
 from tests.support.plans import WebLikeRows, plan_of_mars_7b
 
 
-def test_the_captions_are_as_long_as_said():
+def test_the_captions_are_as_long_as_said() -> None:
     lengths = [len(WebLikeRows().row(0, place).captions[0].ids) for place in range(20_000)]
     assert np.mean(lengths) == pytest.approx(77, abs=2)
     assert np.quantile(lengths, 0.9) > 150
@@ -16,7 +16,7 @@ def test_the_captions_are_as_long_as_said():
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("world_size", [8, 64])
-def test_at_most_three_percent_is_padding_at_mars_7b(stage, world_size):
+def test_at_most_three_percent_is_padding_at_mars_7b(stage: int, world_size: int) -> None:
     """And of the time that ranks in step with each other spend, at most a tenth is waiting."""
     plan = plan_of_mars_7b(stage)
     tokens = padded = samples = 0
@@ -36,7 +36,7 @@ def test_at_most_three_percent_is_padding_at_mars_7b(stage, world_size):
     assert tokens / (world_size * sum(slowest.values())) >= 0.9
 
 
-def test_a_filler_counts_as_padding():
+def test_a_filler_counts_as_padding() -> None:
     plan = plan_of_mars_7b(1, global_batch_size=8)
 
     def tokens_of_ranks(world_size: int) -> list[int]:
@@ -50,7 +50,7 @@ def test_a_filler_counts_as_padding():
 
 @pytest.mark.parametrize("world_size", [1, 3, 8])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_every_row_is_dealt_once_and_a_micro_steps_rows_cost_alike(world_size, size):
+def test_every_row_is_dealt_once_and_a_micro_steps_rows_cost_alike(world_size: int, size: int) -> None:
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 60, 200).tolist()
     rows = pack_rows(lengths, 64, world_size)

@@ -1,23 +1,25 @@
 """A stage's selection of rows is made once, and made again where anything it follows from has changed."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import pipeline.data.row_index_cache
-from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.row_index_cache import stored_row_index
 from tests.support.tokens import write_documents, write_tokens
 
 
 @pytest.fixture
-def made(monkeypatch):
+def made(monkeypatch: pytest.MonkeyPatch) -> list[RowSelection]:
     """Counts how often a selection is really made."""
     calls = []
 
-    def counting(selection):
+    def counting(selection: RowSelection) -> RowIndex:
         calls.append(selection)
         return build_row_index(selection)
 
@@ -25,7 +27,7 @@ def made(monkeypatch):
     return calls
 
 
-def test_the_second_time_it_is_read_and_is_the_same(tmp_path, made):
+def test_the_second_time_it_is_read_and_is_the_same(tmp_path: Path, made: list[RowSelection]) -> None:
     write_tokens(tmp_path / "tokens")
     write_documents(tmp_path / "documents")
     for tokens, where, held_out, longest in (("tokens", "score < 0.8", "score < 0.2", None), ("documents", "", "", 40)):
@@ -40,14 +42,14 @@ def test_the_second_time_it_is_read_and_is_the_same(tmp_path, made):
     assert direct.num_too_long and len(made) == 2
 
 
-def test_whatever_it_follows_from_makes_it_anew(tmp_path, made):
+def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSelection]) -> None:
     tokens, side, kept = tmp_path / "tokens", tmp_path / "side.parquet", tmp_path / "kept.parquet"
     write_tokens(tokens)
     ids = [f"{shard:05d}.tar/{row:04d}" for shard in range(3) for row in range(10)]
     pq.write_table(pa.table({"sample_id": ids, "clip": [0.1] * 15 + [0.3] * 15}), side)
     counts = []
 
-    def select(where, *rest):
+    def select(where: str, *rest: Any) -> int:
         counts.append(int(stored_row_index(kept, RowSelection(tokens, where, *rest)).counts.sum()))
         return len(made)
 

@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +23,14 @@ counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda row
 
 @given(counts, st.integers(0, 5), st.integers(1, 5), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_an_epoch_has_every_row_exactly_once(rows, seed, window, epoch):
+def test_an_epoch_has_every_row_exactly_once(rows: list[int], seed: int, window: int, epoch: int) -> None:
     order = SampleOrder(np.asarray(rows), seed, 1, window)
     start = epoch * order.num_samples
     seen = sorted(order.at(start + offset) for offset in range(order.num_samples))
     assert seen == [(shard, row) for shard, count in enumerate(rows) for row in range(count)]
 
 
-def test_seeking_gives_what_reading_through_gives():
+def test_seeking_gives_what_reading_through_gives() -> None:
     rows = np.asarray([7, 3, 9, 4, 8])
     order = SampleOrder(rows, 3, 1, 2)
     through = [order.at(position) for position in range(100)]
@@ -40,7 +41,7 @@ def test_seeking_gives_what_reading_through_gives():
     ]
 
 
-def test_stages_seeds_and_epochs_have_orders_of_their_own():
+def test_stages_seeds_and_epochs_have_orders_of_their_own() -> None:
     rows = np.asarray([30, 30])
     orders = [SampleOrder(rows, 0, 1, 2), SampleOrder(rows, 0, 2, 2), SampleOrder(rows, 1, 1, 2)]
     lists = [[order.at(position) for position in range(60)] for order in orders]
@@ -48,14 +49,14 @@ def test_stages_seeds_and_epochs_have_orders_of_their_own():
     assert len({tuple(each) for each in lists}) == 4
 
 
-def test_a_window_keeps_to_its_shards():
+def test_a_window_keeps_to_its_shards() -> None:
     """Bounded memory: between two windows' borders only `window_shards` shards are touched."""
     order = SampleOrder(np.full(6, 10), 0, 1, 2)
     for window in range(3):
         assert len({order.at(window * 20 + offset)[0] for offset in range(20)}) == 2
 
 
-def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory():
+def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory() -> None:
     """With the selection of rows itself, three of four of them, as every worker holds it."""
     tracemalloc.start()
     shards = [f"{number // 1000:03d}/{number:05d}.parquet" for number in range(20_000)]
@@ -71,7 +72,7 @@ def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory
 
 
 @pytest.mark.parametrize("recipe, stage", [("mars_7b", 1), ("mars_7b", 3), ("mars_1b", 3)])
-def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path, recipe, stage):
+def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path: Path, recipe: str, stage: int) -> None:
     """A stage's window and the next one's first shard, 10,000 rows each, in 300 MB: tried with a fifth of them."""
     recipe = load_recipe(recipe)
     tokenization, held = recipe.tokenization, recipe.stages[stage - 1].window_shards + 1
@@ -108,7 +109,7 @@ def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path, recipe, sta
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
-def test_packing_puts_every_sample_into_one_row_that_fits(lengths, world_size):
+def test_packing_puts_every_sample_into_one_row_that_fits(lengths: list[int], world_size: int) -> None:
     rows = pack_rows(lengths, 120, world_size)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in row) <= 120 for row in rows)
@@ -121,7 +122,9 @@ def test_packing_puts_every_sample_into_one_row_that_fits(lengths, world_size):
     st.integers(0, 10**9),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(sources, size, far):
+def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(
+    sources: list[tuple[int, float]], size: int, far: int
+) -> None:
     weights = [weight for _, weight in sources]
     orders = [SampleOrder(np.asarray([rows]), 0, 1, 2, number) for number, (rows, _) in enumerate(sources)]
     if no_room(weights, size):
@@ -141,6 +144,6 @@ def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(sources
         assert abs(taken - far * size * weight / sum(weights)) <= len(weights) * (1 + far * size / PARTS)
 
 
-def test_sources_that_a_step_has_no_room_for_are_refused():
+def test_sources_that_a_step_has_no_room_for_are_refused() -> None:
     assert "3 sources do not fit into steps of 2" in no_room([1, 1, 1], 2)
     assert no_room([1, 0.001], 2) == ""

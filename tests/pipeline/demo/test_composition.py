@@ -8,15 +8,15 @@ import pytest
 from jobs.common.recipes import load_recipe
 from pipeline.demo.composition import nearest_credit
 from tokenization.demo.compositions import SEEN, TONES, UNSEEN, VARIANTS, compositions
-from tokenization.demo.openmoji import list_drawings
+from tokenization.demo.openmoji import Drawing, list_drawings
 
 
 @pytest.fixture(scope="module")
-def drawings():
+def drawings() -> list[Drawing]:
     return list_drawings()
 
 
-def test_a_tenth_of_the_pairs_is_held_out_and_every_subject_and_tone_is_still_seen(drawings):
+def test_a_tenth_of_the_pairs_is_held_out_and_every_subject_and_tone_is_still_seen(drawings: list[Drawing]) -> None:
     pairs = [drawing for drawing in drawings if drawing.composition]
     assert len({drawing.subject for drawing in pairs}) == 323 and len(pairs) == 6 * 323
     seen, unseen = ([one for one in pairs if one.composition == name] for name in (SEEN, UNSEEN))
@@ -28,7 +28,7 @@ def test_a_tenth_of_the_pairs_is_held_out_and_every_subject_and_tone_is_still_se
         assert sorted(one.composition_rank for one in part) == list(range(len(part)))
 
 
-def test_a_held_out_pairs_name_is_not_a_seen_ones(drawings):
+def test_a_held_out_pairs_name_is_not_a_seen_ones(drawings: list[Drawing]) -> None:
     """Else the model was told what it should have to compose."""
     names = {
         name: {text for one in drawings if one.composition == name for text in (one.caption_en, one.caption_zh)}
@@ -48,7 +48,7 @@ def test_a_held_out_pairs_name_is_not_a_seen_ones(drawings):
             assert f" {one.tone} skin tone" in one.caption_en and f"{tones[one.tone]}肤色" in one.caption_zh
 
 
-def test_couples_and_subjects_without_all_variants_are_left_out():
+def test_couples_and_subjects_without_all_variants_are_left_out() -> None:
     whole = [("wave", ())] + [("wave", (tone,)) for tone in TONES]
     couple = [("kiss", ())] + [("kiss", (tone, tone)) for tone in TONES]
     part = [("ear", ()), ("ear", ("light",))]
@@ -58,14 +58,14 @@ def test_couples_and_subjects_without_all_variants_are_left_out():
     assert found == compositions([*couple, *whole, *part])
 
 
-def test_the_recipe_trains_on_seen_pairs_alone():
+def test_the_recipe_trains_on_seen_pairs_alone() -> None:
     recipe = load_recipe("demo_compose")
     sources = [source for stage in recipe.stages for source in stage.sources.values()]
     assert [source.where for source in sources] == ["composition == 'seen'"] * len(recipe.stages)
     assert recipe.language_expert.where == "composition == 'seen'"
 
 
-def test_a_picture_counts_where_its_own_drawing_is_nearest_and_ties_share():
+def test_a_picture_counts_where_its_own_drawing_is_nearest_and_ties_share() -> None:
     shades = np.asarray([0, 40, 80, 120, 160, 160], np.uint8)  # the last two variants look alike
     six = np.broadcast_to(shades[:, None, None, None], (6, 4, 4, 3))
     pictures = np.stack([np.full((4, 4, 3), shade, np.uint8) for shade in (45, 45, 158, 158, 255)])
@@ -75,7 +75,7 @@ def test_a_picture_counts_where_its_own_drawing_is_nearest_and_ties_share():
     assert nearest.tolist() == [1, 1, 4, 4, 4]
 
 
-def test_guessing_gets_a_sixth_whatever_looks_alike():
+def test_guessing_gets_a_sixth_whatever_looks_alike() -> None:
     generator = np.random.default_rng(0)
     six = generator.integers(0, 255, (600, 6, 2, 2, 3), dtype=np.uint8)
     six[:, 5] = six[:, 4]

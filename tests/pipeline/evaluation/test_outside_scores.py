@@ -1,6 +1,7 @@
 """FID and CLIP score come from weights that the user names, and a wrong path is refused before anything runs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ class MeanColours(torch.nn.Module):
 
 
 @pytest.fixture
-def inception(tmp_path) -> str:
+def inception(tmp_path: Path) -> str:
     path = tmp_path / "inception.pt"
     torch.jit.script(MeanColours()).save(str(path))
     return str(path)
@@ -33,7 +34,7 @@ def pictures(count: int, seed: int = 0, low: int = 0) -> np.ndarray:
     return np.broadcast_to(colours, (count, 16, 16, 3)).copy()
 
 
-def test_fid_is_the_distance_of_the_two_sets_features(inception):
+def test_fid_is_the_distance_of_the_two_sets_features(inception: str) -> None:
     real = pictures(40)
     assert fid(inception, real, real) == pytest.approx(0, abs=1e-3)
     moved = real + np.uint8(30)  # features of the same spread, each 30 further: three squares of 30
@@ -41,7 +42,7 @@ def test_fid_is_the_distance_of_the_two_sets_features(inception):
 
 
 @pytest.fixture
-def clip_folder(tmp_path) -> str:
+def clip_folder(tmp_path: Path) -> str:
     torch.manual_seed(0)
     words = {word: number for number, word in enumerate(["<pad>", "<end>", "red", "blue"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
@@ -63,7 +64,7 @@ def clip_folder(tmp_path) -> str:
     return str(tmp_path / "clip")
 
 
-def test_the_clip_score_is_the_mean_cosine_of_picture_and_prompt(clip_folder):
+def test_the_clip_score_is_the_mean_cosine_of_picture_and_prompt(clip_folder: str) -> None:
     shown, prompts = pictures(3), ["red", "blue", "red blue"]
     model = CLIPModel.from_pretrained(clip_folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(clip_folder)
@@ -75,11 +76,11 @@ def test_the_clip_score_is_the_mean_cosine_of_picture_and_prompt(clip_folder):
     assert clip_score(clip_folder, shown, prompts) == pytest.approx(max(0.0, 100 * cosines.mean().item()), abs=1e-3)
 
 
-def test_a_prompt_longer_than_clip_reads_is_cut_and_scored(clip_folder):
+def test_a_prompt_longer_than_clip_reads_is_cut_and_scored(clip_folder: str) -> None:
     assert clip_score(clip_folder, pictures(1), ["red " * 50]) >= 0
 
 
-def test_weights_that_are_not_there_or_not_weights_are_refused(tmp_path):
+def test_weights_that_are_not_there_or_not_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--fid-weights 'nowhere.pt' is no file; name a TorchScript"):
         check_weights("nowhere.pt", "")
     with pytest.raises(InputError, match="--clip-weights .* has no config.json"):

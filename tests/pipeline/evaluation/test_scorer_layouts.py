@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ METADATA = [
 ]
 
 
-def test_genevals_scorer_finds_each_prompts_pictures_beside_its_line(tmp_path):
+def test_genevals_scorer_finds_each_prompts_pictures_beside_its_line(tmp_path: Path) -> None:
     source = tmp_path / "evaluation_metadata.jsonl"
     source.write_text("".join(json.dumps(one) + "\n" for one in METADATA))
     prompts = read_prompts("geneval", source)
@@ -28,7 +30,7 @@ def test_genevals_scorer_finds_each_prompts_pictures_beside_its_line(tmp_path):
     assert all(re.match(r"\d+\.png", file.rsplit("/", 1)[1]) for file in files)
 
 
-def test_t2i_compbenchs_scorers_read_the_prompt_from_the_pictures_name(tmp_path):
+def test_t2i_compbenchs_scorers_read_the_prompt_from_the_pictures_name(tmp_path: Path) -> None:
     source = tmp_path / "color_val.txt"
     source.write_text("a red apple and a green bowl.\tsomething else\n\na blue bear\n")
     prompts = read_prompts("t2i-compbench", source)
@@ -53,18 +55,20 @@ def test_t2i_compbenchs_scorers_read_the_prompt_from_the_pictures_name(tmp_path)
         ("t2i-compbench", "\n \n", "has no prompt"),
     ],
 )
-def test_a_prompt_that_the_scorer_would_misread_is_refused_with_its_line(tmp_path, layout, content, message):
+def test_a_prompt_that_the_scorer_would_misread_is_refused_with_its_line(
+    tmp_path: Path, layout: str, content: str, message: str
+) -> None:
     source = tmp_path / "prompts"
     source.write_text(content)
     with pytest.raises(InputError, match=message):
         read_prompts(layout, source)
 
 
-def test_a_wrong_flag_is_refused_before_anything_is_drawn(tmp_path):
+def test_a_wrong_flag_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cow\n")
     flags = dict(root=str(tmp_path), layout="t2i-compbench", prompts=str(tmp_path / "prompts.txt"))
 
-    def refused(error, message, **changes):
+    def refused(error: type[Exception], message: str, **changes: Any) -> None:
         with pytest.raises(error, match=message):
             export_for_scorers.main(export_for_scorers.Options(**flags | dict(output=str(tmp_path / "o")) | changes))
 

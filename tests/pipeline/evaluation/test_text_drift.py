@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Qwen2ForCausalLM
 
 from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.stage import StageConfig
@@ -15,17 +17,18 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, make_objective, text_logits, train_experts
 from pipeline.evaluation.text_drift import held_out_texts, text_drift
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.training.stage_run import StageRun
 from tests.support.small_models import CODEBOOK, END_ID, small_config
 from tests.support.tokens import write_tokens
 
 TEXTS = [[3, 4, 5], [9], [20, 21, 22, 23, 24]]
 
 
-def logits_of(model):
+def logits_of(model: Qwen2ForCausalLM | MarsForCausalLM) -> Callable:
     return lambda ids: model(ids).logits[..., :300]
 
 
-def test_semvie_leaves_text_as_it_was_to_the_last_bit(base):
+def test_semvie_leaves_text_as_it_was_to_the_last_bit(base: Qwen2ForCausalLM) -> None:
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK)
     for name, parameter in model.named_parameters():
         if "visual" in name:
@@ -34,7 +37,7 @@ def test_semvie_leaves_text_as_it_was_to_the_last_bit(base):
     assert drift.mean_kl == 0 and drift.max_abs_diff == 0 and drift.perplexity == drift.base_perplexity
 
 
-def test_perplexity_and_drift_are_by_definition(base):
+def test_perplexity_and_drift_are_by_definition(base: Qwen2ForCausalLM) -> None:
     other = type(base)(base.config).eval()
     drift = text_drift(logits_of(other), logits_of(base), TEXTS, END_ID)
     losses, kl = [], []
@@ -49,7 +52,7 @@ def test_perplexity_and_drift_are_by_definition(base):
     assert drift.max_abs_diff > 0.01
 
 
-def test_held_out_texts_are_of_rows_that_nothing_trained_on(tmp_path):
+def test_held_out_texts_are_of_rows_that_nothing_trained_on(tmp_path: Path) -> None:
     write_tokens(tmp_path)  # ids 10 to 19 and 60 to 69 stand for the row, which has the score row / 10
     trained = ["score < 0.3", "score >= 0.7"]
     texts = held_out_texts(tmp_path, trained, 100)
@@ -60,13 +63,13 @@ def test_held_out_texts_are_of_rows_that_nothing_trained_on(tmp_path):
     assert held_out_texts(tmp_path, [*trained, ""], 5) == []
 
 
-def test_an_expert_that_read_nothing_else_is_asked_only_about_words_it_knows(tmp_path):
+def test_an_expert_that_read_nothing_else_is_asked_only_about_words_it_knows(tmp_path: Path) -> None:
     write_tokens(tmp_path, shards=2)
     table = held_out_texts(tmp_path, ["score < 0.3"], 100, read="score < 0.3 or score == 0.5")
     assert {ids[0] % 10 for ids in table} == {5} and len(table) == 2 * 2
 
 
-def some_run(folder: Path, steps: int):
+def some_run(folder: Path, steps: int) -> StageRun:
     stage = StageConfig(
         purpose="test",
         task_shares={"text_to_image": 0.5, "captioning": 0.5},
@@ -84,7 +87,7 @@ def some_run(folder: Path, steps: int):
     return replace(run, end_id=END_ID)
 
 
-def test_both_kinds_of_experts_start_as_the_same_model(tmp_path):
+def test_both_kinds_of_experts_start_as_the_same_model(tmp_path: Path) -> None:
     run = some_run(tmp_path, 1)
     two, shared = (make_objective(experts, run, run.zero) for experts in EXPERTS)
     ids = torch.tensor([[1, 2, 3, 4]])
@@ -103,7 +106,7 @@ def train_both(rank: int, folder: Path) -> None:
     (folder / "records.json").write_text(json.dumps(records))
 
 
-def test_a_shared_expert_drifts_from_the_base_and_two_do_not(tmp_path):
+def test_a_shared_expert_drifts_from_the_base_and_two_do_not(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_both, args=(tmp_path,), nprocs=1)
     records = json.loads((tmp_path / "records.json").read_text())
     measured = {name: [one for one in records if one["experts"] == name and "mean_kl" in one] for name in EXPERTS}

@@ -1,8 +1,12 @@
 """Documents that the model illustrates by itself keep to what each state allows."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2ForCausalLM
 
 from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
@@ -32,7 +36,7 @@ def eager_model() -> MarsForCausalLM:
     return model
 
 
-def of_one(segments) -> list[int]:
+def of_one(segments: list) -> list[int]:
     """A document's joint ids, borders and all, as its pictures and texts say."""
     vocabulary, ids = small_config().vocabulary, []
     for segment in segments:
@@ -45,13 +49,13 @@ def of_one(segments) -> list[int]:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(8))
-def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch, seed, scale):
+def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch: pytest.MonkeyPatch, seed: int, scale: float) -> None:
     """Told from what the decoder was fed, row by row, and not from the result."""
     model = eager_model()
     vocabulary, fed = model.config.vocabulary, {row: [] for row in range(len(PROMPTS))}
 
-    def recorded(run):
-        def recording(decoder, ids, positions, *rest):
+    def recorded(run: Callable) -> Callable:
+        def recording(decoder: Any, ids: torch.Tensor, positions: torch.Tensor, *rest: Any) -> Any:
             for row in range(len(PROMPTS)):
                 if positions[row, 0] != decoder.idle_position and ids.shape[1] == 1:
                     fed[row].append((int(positions[row, 0]), int(ids[row, 0])))
@@ -86,7 +90,7 @@ def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch, seed, scale):
     assert any(isinstance(segment, np.ndarray) for document in documents for segment in document)
 
 
-def test_rows_of_a_batch_are_in_different_states_and_each_is_what_it_is_alone():
+def test_rows_of_a_batch_are_in_different_states_and_each_is_what_it_is_alone() -> None:
     model = eager_model()
     seeds = [1, 2, 3, 4]
     sampling = Sampling(temperature=3.0, guidance_scale=2.0)
@@ -101,7 +105,7 @@ def test_rows_of_a_batch_are_in_different_states_and_each_is_what_it_is_alone():
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_greedy_documents_are_the_whole_passes_likeliest(scale):
+def test_greedy_documents_are_the_whole_passes_likeliest(scale: float) -> None:
     """The unconditional half of a picture is its opener and codes alone, wherever in the document it stands."""
     model = eager_model()
     vocabulary, allowed = model.config.vocabulary, model.config.vocabulary.allowed(State.TEXT)
@@ -126,7 +130,7 @@ def test_greedy_documents_are_the_whole_passes_likeliest(scale):
             ids.append(joint_id)
 
 
-def test_documents_end_at_the_end_id_and_at_their_limits():
+def test_documents_end_at_the_end_id_and_at_their_limits() -> None:
     model = eager_model()
     no_pictures = DocumentLimits(NUM_CODES, max_pictures=0, max_text_ids=7)
     for document in generate_documents(model, PROMPTS, no_pictures, -1, HOT):
@@ -142,7 +146,7 @@ def test_documents_end_at_the_end_id_and_at_their_limits():
         assert sum(len(segment) for segment in document if isinstance(segment, list)) == 4
 
 
-def test_an_untrained_model_opens_no_picture_in_plain_text(base):
+def test_an_untrained_model_opens_no_picture_in_plain_text(base: Qwen2ForCausalLM) -> None:
     """At the start an opener is the mean word: likelier than none, likeliest nowhere."""
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK).eval()
     share = opener_share(model, plain_texts(50))
@@ -150,7 +154,7 @@ def test_an_untrained_model_opens_no_picture_in_plain_text(base):
     assert share.probability < 2 * len(Role) / TEXT_VOCAB
 
 
-def test_a_trained_model_opens_pictures_after_captions_and_in_no_plain_text(base):
+def test_a_trained_model_opens_pictures_after_captions_and_in_no_plain_text(base: Qwen2ForCausalLM) -> None:
     """Captions end with one word; plain texts do without it. Openers that no label tells where not to come, come
     everywhere."""
     base.model.norm.weight.data *= 60  # a language model is sure of something
@@ -179,7 +183,7 @@ def plain_texts(count: int, seed: int = 1) -> list[list[int]]:
     return [generator.integers(30, TEXT_VOCAB - 10, generator.integers(1, 12)).tolist() for _ in range(count)]
 
 
-def test_the_share_of_openers_counts_positions_and_probability():
+def test_the_share_of_openers_counts_positions_and_probability() -> None:
     model = eager_model()
     texts = [[11, 12, 13], [14], []]
     rows = [model(torch.tensor([text])).logits[0] for text in texts[:2]]

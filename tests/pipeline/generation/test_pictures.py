@@ -1,6 +1,8 @@
 """Generation with the static cache is the model's own, whatever shares the batch."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ RANDOM = Sampling(temperature=1.3, top_k=20, top_p=0.9)
 
 
 @pytest.fixture(params=[2, 4], ids=["grouped heads", "plain heads"])
-def model(request) -> MarsForCausalLM:
+def model(request: pytest.FixtureRequest) -> MarsForCausalLM:
     return random_model(num_key_value_heads=request.param)
 
 
@@ -35,11 +37,17 @@ def high(group_size: int) -> HighResolution:
     return HighResolution(Role.HIGH_1, group_size, NUM_HIGH)
 
 
-def drawing(mars, sampling, high=None, batch_size=3, prompt_len=4):
+def drawing(
+    mars: MarsForCausalLM,
+    sampling: Sampling,
+    high: HighResolution | None = None,
+    batch_size: int = 3,
+    prompt_len: int = 4,
+) -> PictureGenerator:
     return PictureGenerator(mars, batch_size, prompt_len, NUM_CODES, sampling, high)
 
 
-def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model):
+def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model: MarsForCausalLM) -> None:
     """Rows of differing length, text and picture, one id at a time."""
     generator = np.random.default_rng(0)
     opener = model.config.vocabulary.opener(Role.BASE)
@@ -60,7 +68,9 @@ def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model):
 
 @pytest.mark.parametrize("group_size", [1, 2, 4, 16])
 @pytest.mark.parametrize("prompt", [[11, 12, 13], []])
-def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(model, group_size, prompt):
+def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(
+    model: MarsForCausalLM, group_size: int, prompt: list[int]
+) -> None:
     """The mask of a group, positions and openers are those of training, or pictures would come out as others."""
     builder = builder_of(model)
     made = drawing(model, GREEDY, high(group_size)).draw([prompt, [15]], [0, 0])
@@ -74,7 +84,7 @@ def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(model
     assert len({*made.codes[0], *made.high_codes[0]}) > 2, "pictures of one code would show nothing"
 
 
-def test_a_group_of_one_is_ordinary_next_token_prediction(model):
+def test_a_group_of_one_is_ordinary_next_token_prediction(model: MarsForCausalLM) -> None:
     made = drawing(model, GREEDY, high(1)).draw(PROMPTS, [0] * 3)
     vocabulary = model.config.vocabulary
     for prompt, low, codes in zip(PROMPTS, made.codes, made.high_codes, strict=True):
@@ -87,7 +97,9 @@ def test_a_group_of_one_is_ordinary_next_token_prediction(model):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(guidance_scale=2.0)])
-def test_a_high_resolution_picture_of_a_base_picture_is_the_one_drawn_with_it(model, sampling):
+def test_a_high_resolution_picture_of_a_base_picture_is_the_one_drawn_with_it(
+    model: MarsForCausalLM, sampling: Sampling
+) -> None:
     generator = drawing(model, sampling, high(4))
     made = generator.draw(PROMPTS, [1, 2, 3])
     assert np.array_equal(generator.refine(PROMPTS, made.codes, [1, 2, 3]), made.high_codes)
@@ -96,7 +108,9 @@ def test_a_high_resolution_picture_of_a_base_picture_is_the_one_drawn_with_it(mo
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_the_same_prompt_and_seed_give_the_same_picture_whatever_shares_the_batch(model, scale):
+def test_the_same_prompt_and_seed_give_the_same_picture_whatever_shares_the_batch(
+    model: MarsForCausalLM, scale: float
+) -> None:
     sampling = Sampling(temperature=1.3, top_k=20, top_p=0.9, guidance_scale=scale)
     generator = drawing(model, sampling, high(4), batch_size=4)
     alone = generator.draw([[11, 12]], [7])
@@ -111,7 +125,7 @@ def test_the_same_prompt_and_seed_give_the_same_picture_whatever_shares_the_batc
     assert len(made.codes) == 4
 
 
-def test_guidance_of_scale_one_is_none_and_of_scale_zero_forgets_the_prompt(model):
+def test_guidance_of_scale_one_is_none_and_of_scale_zero_forgets_the_prompt(model: MarsForCausalLM) -> None:
     plain = generate_codes(model, PROMPTS, NUM_CODES, GREEDY)
     unguided = generate_codes(model, [[], [], []], NUM_CODES, GREEDY)
     zero = generate_codes(model, PROMPTS, NUM_CODES, Sampling(temperature=0, guidance_scale=0.0))
@@ -120,7 +134,7 @@ def test_guidance_of_scale_one_is_none_and_of_scale_zero_forgets_the_prompt(mode
     assert not np.array_equal(strong, plain) and not np.array_equal(plain, unguided)
 
 
-def test_guidance_mixes_the_logits_of_both_contexts(model):
+def test_guidance_mixes_the_logits_of_both_contexts(model: MarsForCausalLM) -> None:
     scale, vocabulary = 2.5, model.config.vocabulary
     codes = generate_codes(model, PROMPTS, NUM_CODES, Sampling(temperature=0, guidance_scale=scale))
     for prompt, row in zip(PROMPTS, codes, strict=True):
@@ -135,11 +149,11 @@ def test_guidance_mixes_the_logits_of_both_contexts(model):
             ids.append(code + TEXT_VOCAB)
 
 
-def test_a_picture_step_runs_the_visual_expert_only(model):
+def test_a_picture_step_runs_the_visual_expert_only(model: MarsForCausalLM) -> None:
     """Twice the time otherwise."""
     calls: dict[str, int] = {}
 
-    def count(name):
+    def count(name: str) -> Callable:
         return lambda *_: calls.update({name: calls.get(name, 0) + 1})
 
     for name, module in model.named_modules():
@@ -154,15 +168,17 @@ def test_a_picture_step_runs_the_visual_expert_only(model):
     assert all(number == 1 for name, number in calls.items() if "text" in name), "the prompt's pass, once"
 
 
-def counting(function, count):
-    def counted(*arguments):
+def counting(function: Callable, count: Callable) -> Callable:
+    def counted(*arguments: Any) -> Any:
         count()
         return function(*arguments)
 
     return counted
 
 
-def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(model, monkeypatch):
+def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(
+    model: MarsForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     own = Decoder.logits
     monkeypatch.setattr(Decoder, "logits", lambda self, hidden, state: asked.append(state) or own(self, hidden, state))
@@ -171,7 +187,7 @@ def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(model, monkeypa
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_a_step_is_one_graph_without_a_break(model, group_size):
+def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size: int) -> None:
     """What a CUDA graph needs; made here without a GPU."""
     torch.compiler.reset()
     generator = drawing(model, Sampling(top_p=0.9, guidance_scale=2.0), high(group_size))
@@ -185,7 +201,7 @@ def test_a_step_is_one_graph_without_a_break(model, group_size):
     assert graphs == (1 if group_size == 1 else 2), "one graph a number of codes at once, however many steps"
 
 
-def test_all_that_the_benchmark_compares_draw_the_same_pictures():
+def test_all_that_the_benchmark_compares_draw_the_same_pictures() -> None:
     """Or its ratios would compare different work."""
     lines = []
     benchmark = GenerationBenchmark(small_config(), batch_size=2, text_ids=5, num_codes=8, rounds=2)
@@ -197,14 +213,14 @@ def test_all_that_the_benchmark_compares_draw_the_same_pictures():
     assert measure_generation(other, torch.device("cpu"), lines.append)["dtype"] == "bfloat16"
 
 
-def test_a_used_cache_draws_as_a_new_one(model):
+def test_a_used_cache_draws_as_a_new_one(model: MarsForCausalLM) -> None:
     used = drawing(model, RANDOM, high(4))
     used.draw([[31, 32, 33, 34], [35, 36, 37]], [5, 6])
     fresh = drawing(model, RANDOM, high(4)).draw(PROMPTS, [1, 2, 3])
     assert np.array_equal(used.draw(PROMPTS, [1, 2, 3]).high_codes, fresh.high_codes)
 
 
-def test_captions_of_unequal_prompts_are_the_whole_passes_likeliest(model):
+def test_captions_of_unequal_prompts_are_the_whole_passes_likeliest(model: MarsForCausalLM) -> None:
     builder = builder_of(model)
     codes = np.arange(9) % CODEBOOK
     prompts = [builder.caption_prompt(codes, "en"), builder.caption_prompt(codes + 3, "zh")]
@@ -222,7 +238,7 @@ def test_captions_of_unequal_prompts_are_the_whole_passes_likeliest(model):
         assert caption == expected
 
 
-def test_captions_end_at_the_end_id_and_at_an_opener(model):
+def test_captions_end_at_the_end_id_and_at_an_opener(model: MarsForCausalLM) -> None:
     prompts = [builder_of(model).caption_prompt(np.arange(9), "en")] * 2
     first = generate_captions(model, prompts, END_ID, 4)[0]
     assert len(first) > 1
@@ -240,7 +256,7 @@ def shares(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.8), (12, 0.6), (1, 1.0), (0, 1e-9), (99, 1.0)])
-def test_choices_come_as_often_as_transformers_says(temperature, top_k, top_p):
+def test_choices_come_as_often_as_transformers_says(temperature: float, top_k: int, top_p: float) -> None:
     logits = torch.randn(40, generator=torch.Generator().manual_seed(0))
     expected = logits[None] / temperature
     if top_k:
@@ -251,7 +267,7 @@ def test_choices_come_as_often_as_transformers_says(temperature, top_k, top_p):
     torch.testing.assert_close(made, torch.softmax(expected[0], -1), atol=2e-4, rtol=0)
 
 
-def test_no_number_chooses_what_has_no_probability():
+def test_no_number_chooses_what_has_no_probability() -> None:
     logits = torch.tensor([float("-inf"), 1.0, float("-inf"), 2.0, float("-inf")])
     edge = torch.tensor([0.0, 1 - 2**-24])
     for top_p in (1.0, 0.99):
@@ -259,7 +275,7 @@ def test_no_number_chooses_what_has_no_probability():
     assert choose(logits, GREEDY, edge[0]) == 3
 
 
-def test_more_numbers_of_a_seed_begin_with_the_same_ones():
+def test_more_numbers_of_a_seed_begin_with_the_same_ones() -> None:
     """So a base picture stays the same where a high-resolution one follows."""
     few, many = (uniform_numbers([5, 6], count, torch.device("cpu")) for count in (9, 5000))
     assert torch.equal(few, many[:, :9])
@@ -280,20 +296,20 @@ def test_more_numbers_of_a_seed_begin_with_the_same_ones():
         ({"seed": 2**63}, "seed is 9223372036854775808"),
     ],
 )
-def test_impossible_sampling_is_named(changes, message):
+def test_impossible_sampling_is_named(changes: dict[str, Any], message: str) -> None:
     assert not Sampling().problems()
     (problem,) = Sampling(**changes).problems()
     assert message in problem and "it must be" in problem
 
 
-def test_a_group_that_does_not_divide_the_picture_is_refused():
+def test_a_group_that_does_not_divide_the_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="group_size 5 does not divide the 16"):
         high(5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_weights_draw_what_the_models_own_do(shared, dtype):
+def test_packed_weights_draw_what_the_models_own_do(shared: bool, dtype: torch.dtype) -> None:
     model = random_model(shared_output_projection=shared).to(dtype)
     if not can_pack(model.head.visual_weight):
         assert dtype == torch.bfloat16, "every CPU's torch can lay out float32"

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
 class Cluster:
     """Attempts that end as they are told to, and a cluster with room for so many workers."""
 
-    def __init__(self, monkeypatch, ends, room=(4,)):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends: list, room: tuple[int, ...] = (4,)) -> None:
         self.ends, self.room, self.saved, self.workers, self.told = list(ends), list(room), 0, [], []
         monkeypatch.setattr(attempts, "RETRY_PAUSE_S", 0.0)
         monkeypatch.setattr(attempts, "POLL_S", 0.01)
@@ -31,21 +32,21 @@ class Cluster:
     def now(self) -> int:
         return self.room.pop(0) if len(self.room) > 1 else self.room[0]
 
-    def attempt(self, scaling) -> None:
+    def attempt(self, scaling: ScalingConfig) -> None:
         self.workers.append(scaling.num_workers)
         steps, end = self.ends.pop(0)
         self.saved += steps
         if end:
             raise end
 
-    def run(self, scaling, asked=None) -> None:
+    def run(self, scaling: ScalingConfig, asked: Any = None) -> None:
         run_attempts(self.attempt, scaling, lambda: self.saved, asked or Termination(), self.told.append)
 
 
 LOST = WorkersLostError("rank 1: died")
 
 
-def test_a_stage_goes_on_as_long_as_it_saves_something_now_and_then(monkeypatch):
+def test_a_stage_goes_on_as_long_as_it_saves_something_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(0, LOST), (0, LOST), (5, LOST), (0, LOST), (0, LOST), (5, None)])
     cluster.run(FIXED)
     assert cluster.workers == [4] * 6
@@ -53,20 +54,20 @@ def test_a_stage_goes_on_as_long_as_it_saves_something_now_and_then(monkeypatch)
     assert "in a row" not in cluster.told[2]
 
 
-def test_a_stage_that_dies_again_and_again_without_progress_is_given_up(monkeypatch):
+def test_a_stage_that_dies_again_and_again_without_progress_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(5, LOST), (0, LOST), (0, LOST), (0, LOST), (5, None)])
     with pytest.raises(WorkersLostError, match="rank 1: died"):
         cluster.run(FIXED)
     assert len(cluster.workers) == 4
 
 
-def test_what_was_wrong_with_the_input_is_not_tried_again(monkeypatch):
+def test_what_was_wrong_with_the_input_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(5, InputError("a shard is damaged")), (5, None)])
     with pytest.raises(InputError, match="a shard is damaged"):
         cluster.run(FIXED)
 
 
-def test_with_a_range_it_goes_on_with_the_nodes_that_stay_and_grows_back(monkeypatch):
+def test_with_a_range_it_goes_on_with_the_nodes_that_stay_and_grows_back(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = [(1, NodeLostError("a node goes")), (1, LOST), (1, ResizeError("there is room for 4")), (1, None)]
     cluster = Cluster(monkeypatch, ends, room=[4, 3, 1, 1, 2, 4])
     cluster.run(ELASTIC)
@@ -74,13 +75,13 @@ def test_with_a_range_it_goes_on_with_the_nodes_that_stay_and_grows_back(monkeyp
     assert "3 of 4 workers begin" in "\n".join(cluster.told)
 
 
-def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch):
+def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(1, NodeLostError("a node goes")), (1, None)])
     with pytest.raises(PreemptedError, match="a node goes"):
         cluster.run(FIXED)
 
 
-def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch):
+def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Termination()
     asked.asked.set()
     with pytest.raises(PreemptedError, match="while no worker trained"):
@@ -95,16 +96,16 @@ def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch)
         ({"grow_after_s": -1.0}, "grow_after_s is -1.0, it must be at least 0"),
     ],
 )
-def test_a_range_that_cannot_be_is_refused(change, said):
+def test_a_range_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
     assert said in replace(FIXED, **change).problems()
 
 
-def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypatch):
+def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train does so when an attempt ends: the autoscaler would take the nodes that are left."""
     cluster = Cluster(monkeypatch, [(5, None)])
     asked, often = [], threading.Event()
 
-    def request_resources(bundles):
+    def request_resources(bundles: list[dict]) -> None:
         asked.append(len(bundles))
         if len(asked) == 3:
             often.set()
@@ -120,7 +121,7 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(10), "asked for once only"
 
 
-def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains():
+def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains() -> None:
     """While the job waits for nodes, nobody would hear of it: it ends at once."""
     with termination() as known:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
 from pipeline.ledger.rows import RowWriter, read_ledger
 from tests.support.checkout import CHECKOUT
-from tests.support.s3 import BUCKET
+from tests.support.s3 import BUCKET, FaultyS3
 
 HEARTBEAT_S = 1.0
 
@@ -46,7 +46,7 @@ def account_at(clock: Clock, wall: Clock, last_row: dict | None = None) -> Accou
     return Account(attempt_of(), last_row, monotonic=clock, wall=wall)
 
 
-def test_a_clock_that_jumps_changes_no_duration_and_is_told_of(tmp_path):
+def test_a_clock_that_jumps_changes_no_duration_and_is_told_of(tmp_path: Path) -> None:
     clock, wall = Clock(1000.0), Clock(5e8)
     account = account_at(clock, wall)
     for _ in range(100):
@@ -59,7 +59,7 @@ def test_a_clock_that_jumps_changes_no_duration_and_is_told_of(tmp_path):
     assert "clock of the machine" in ledger.remarks[0] and "NTP" in ledger.remarks[0]
 
 
-def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_path):
+def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_path: Path) -> None:
     """The time in between was held, too, and has been measured: it is one machine's clock."""
     clock, wall = Clock(0.0), Clock(5e8)
     account = account_at(clock, wall)
@@ -80,7 +80,7 @@ def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_pa
     assert row["elapsed_seconds"] == 17 and row["productive_seconds"] == 1.5
 
 
-def test_time_is_told_apart_into_starting_waiting_checkpoints_and_work():
+def test_time_is_told_apart_into_starting_waiting_checkpoints_and_work() -> None:
     clock = Clock(0.0)
     account = account_at(clock, Clock(0.0))
     account.look(Held(2, "A100"))
@@ -96,7 +96,7 @@ def test_time_is_told_apart_into_starting_waiting_checkpoints_and_work():
     assert row["marks"] == [[101, 0.75]], "so much work lay before the checkpoint after step 101"
 
 
-def test_a_torn_last_line_costs_its_row_alone_and_is_told_of(tmp_path):
+def test_a_torn_last_line_costs_its_row_alone_and_is_told_of(tmp_path: Path) -> None:
     writer = RowWriter(str(tmp_path), "train_stage-1-a")
     account = account_at(Clock(0.0), Clock(0.0))
     writer.write(account.row("start"))
@@ -112,7 +112,7 @@ def test_a_torn_last_line_costs_its_row_alone_and_is_told_of(tmp_path):
     assert read_ledger(tmp_path).table["event"].item() == "end: done" and not read_ledger(tmp_path).remarks
 
 
-def test_a_line_in_the_middle_that_is_no_row_is_refused_with_its_place(tmp_path):
+def test_a_line_in_the_middle_that_is_no_row_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "train_stage-1-a.jsonl"
     row = json.dumps(account_at(Clock(0.0), Clock(0.0)).row("start"))
     path.write_text(f"{row}\nsomebody's note\n{row}\n")
@@ -120,7 +120,7 @@ def test_a_line_in_the_middle_that_is_no_row_is_refused_with_its_place(tmp_path)
         read_ledger(tmp_path)
 
 
-def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path):
+def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path: Path) -> None:
     for name, started in (("train_stage-1-a", 0.0), ("train_stage-1-b", 50.0)):
         clock, wall = Clock(started), Clock(5e8 + started)
         account = Account(attempt_of(name), monotonic=clock, wall=wall)
@@ -133,7 +133,7 @@ def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path):
     assert len(ledger.remarks) == 1 and "ran at the same time for 50 s" in ledger.remarks[0]
 
 
-def test_in_s3_a_row_is_an_object_and_the_last_one_says_all(s3):
+def test_in_s3_a_row_is_an_object_and_the_last_one_says_all(s3: FaultyS3) -> None:
     place = f"s3://{BUCKET}/runs/ledger"
     writer = RowWriter(place, "train_stage-1-a")
     account = account_at(Clock(0.0), Clock(0.0))
@@ -186,7 +186,9 @@ class Driver:
         return int(self.process.stdout.readline())
 
 
-def test_whatever_is_killed_the_ledger_adds_up_to_what_a_poller_saw_and_at_most_a_heartbeat_is_lost(tmp_path):
+def test_whatever_is_killed_the_ledger_adds_up_to_what_a_poller_saw_and_at_most_a_heartbeat_is_lost(
+    tmp_path: Path,
+) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 10})
     ray.init(cluster.address, log_to_driver=False)
     try:

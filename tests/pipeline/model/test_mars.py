@@ -2,11 +2,14 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, Qwen2ForCausalLM
 
 from pipeline.config.vocabulary import NORMALISATIONS, Role
 from pipeline.data.sequences import SequenceBuilder
@@ -21,11 +24,11 @@ from tests.support.reference import hidden_by_selection
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 
 
-def random_ids(vocab: int, shape=(3, 17)) -> torch.Tensor:
+def random_ids(vocab: int, shape: tuple[int, ...] = (3, 17)) -> torch.Tensor:
     return torch.randint(vocab, shape, generator=torch.Generator().manual_seed(2))
 
 
-def test_text_logits_equal_the_bases_bit_for_bit(base, mars):
+def test_text_logits_equal_the_bases_bit_for_bit(base: Qwen2ForCausalLM, mars: MarsForCausalLM) -> None:
     ids = random_ids(TEXT_VOCAB)
     padding = torch.ones_like(ids)
     padding[1, :5] = 0
@@ -34,7 +37,9 @@ def test_text_logits_equal_the_bases_bit_for_bit(base, mars):
         assert torch.equal(mars(ids, attention_mask=mask).logits[..., :TEXT_VOCAB], expected)
 
 
-def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(base, mars, builder):
+def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(
+    base: Qwen2ForCausalLM, mars: MarsForCausalLM, builder: SequenceBuilder
+) -> None:
     ids = random_ids(TEXT_VOCAB)
     mars.freeze_language_expert()
     frozen = {name: sha256(parameter) for name, parameter in mars.named_parameters() if not is_trained(name)}
@@ -56,7 +61,7 @@ def sha256(tensor: torch.Tensor) -> str:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base, shared):
+def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base: Qwen2ForCausalLM, shared: bool) -> None:
     """Visual ids with text embeddings through an untrained visual expert are just more text."""
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK, shared_output_projection=shared).eval()
     ids = random_ids(CODEBOOK)
@@ -65,7 +70,7 @@ def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base, shared):
     torch.testing.assert_close(model(mixed).logits[..., :TEXT_VOCAB], base(ids).logits)
 
 
-def test_routing_by_index_equals_both_experts_and_selection_in_values_and_gradients(mars):
+def test_routing_by_index_equals_both_experts_and_selection_in_values_and_gradients(mars: MarsForCausalLM) -> None:
     ids = random_ids(mars.config.vocab_size)
     assert (ids >= TEXT_VOCAB).any() and (ids < TEXT_VOCAB).any()
     model, weights = mars.model, torch.randn(3, 17, mars.config.hidden_size)
@@ -77,7 +82,7 @@ def test_routing_by_index_equals_both_experts_and_selection_in_values_and_gradie
         torch.testing.assert_close(own, other, atol=1e-4, rtol=1e-4)
 
 
-def test_visual_embedding_and_head_start_at_the_means(base):
+def test_visual_embedding_and_head_start_at_the_means(base: Qwen2ForCausalLM) -> None:
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK)
     for own, source in (
         (model.model.embed_visual.weight, base.model.embed_tokens.weight),
@@ -86,7 +91,7 @@ def test_visual_embedding_and_head_start_at_the_means(base):
         torch.testing.assert_close(own, source.mean(0).expand_as(own))
 
 
-def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base):
+def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base: Qwen2ForCausalLM) -> None:
     first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.05) for _ in range(2))
     table = first.model.embed_visual.weight
     assert torch.equal(table, second.model.embed_visual.weight)
@@ -94,7 +99,7 @@ def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base):
     assert (first.head.visual_weight == first.head.visual_weight[0]).all()
 
 
-def ids_with_pictures(mars, shape=(3, 17)) -> torch.Tensor:
+def ids_with_pictures(mars: MarsForCausalLM, shape: tuple[int, ...] = (3, 17)) -> torch.Tensor:
     """Text, then a picture that begins elsewhere in each row, and is still open at the end of the first two rows."""
     vocabulary, ids = mars.config.vocabulary, random_ids(TEXT_VOCAB, shape)
     codes = random_ids(CODEBOOK, shape) + TEXT_VOCAB
@@ -106,7 +111,7 @@ def ids_with_pictures(mars, shape=(3, 17)) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_cached_generation_equals_uncached(mars, given):
+def test_cached_generation_equals_uncached(mars: MarsForCausalLM, given: bool) -> None:
     """What the cache has met of a picture is counted on from, whether the caller says where it is or not."""
     ids = ids_with_pictures(mars)
     whole = mars(ids).logits
@@ -120,7 +125,7 @@ def test_cached_generation_equals_uncached(mars, given):
     torch.testing.assert_close(torch.cat(logits, 1), whole)
 
 
-def test_a_picture_whose_beginning_is_not_known_is_refused(mars):
+def test_a_picture_whose_beginning_is_not_known_is_refused(mars: MarsForCausalLM) -> None:
     ids = ids_with_pictures(mars)
     cache = mars(ids[:, :9], use_cache=True).past_key_values
     delattr(cache, LAST_OPENER)
@@ -130,7 +135,7 @@ def test_a_picture_whose_beginning_is_not_known_is_refused(mars):
         mars.generate(ids, picture_position_ids=torch.zeros_like(ids), max_new_tokens=2, pad_token_id=0)
 
 
-def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars):
+def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars: MarsForCausalLM) -> None:
     """From the base picture's opener on, through its high-resolution one; a packed row's next picture begins anew."""
     vocabulary = mars.config.vocabulary
     base, high = vocabulary.opener(Role.BASE), vocabulary.opener(Role.HIGH_1)
@@ -149,7 +154,9 @@ def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars):
     assert nearest.min() > 0.1 * 0.05 * 256**0.5, "no two positions look alike"
 
 
-def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_without_cache(mars, builder):
+def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_without_cache(
+    mars: MarsForCausalLM, builder: SequenceBuilder
+) -> None:
     prompts, sampling = [[11, 12, 13, 14], [15], [16, 17]], Sampling(temperature=0)
     together = generate_codes(mars, prompts, 9, sampling)
     for prompt, codes in zip(prompts, together, strict=True):
@@ -160,7 +167,7 @@ def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_w
             ids.append(TEXT_VOCAB + int(code))
 
 
-def test_transformers_generate_draws_what_whole_passes_choose(mars):
+def test_transformers_generate_draws_what_whole_passes_choose(mars: MarsForCausalLM) -> None:
     """With its cache and without, in chunks, guided, with beams, padded on the left, and from where a cache ends."""
     ids = ids_with_pictures(mars)[:2]
     mask = torch.ones_like(ids)
@@ -184,13 +191,13 @@ def test_transformers_generate_draws_what_whole_passes_choose(mars):
 class OnlyCodes(LogitsProcessor):
     """Keeps `generate` in the picture."""
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         allowed = torch.full_like(scores, -torch.inf)
         allowed[:, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK] = scores[:, TEXT_VOCAB : TEXT_VOCAB + CODEBOOK]
         return allowed
 
 
-def drawn_by_whole_passes(mars, ids: torch.Tensor, count: int) -> list[int]:
+def drawn_by_whole_passes(mars: MarsForCausalLM, ids: torch.Tensor, count: int) -> list[int]:
     """The likeliest codes after the ids, each from a pass over all before it."""
     for _ in range(count):
         hidden = hidden_by_selection(mars, ids[None])[0, -1]
@@ -199,7 +206,7 @@ def drawn_by_whole_passes(mars, ids: torch.Tensor, count: int) -> list[int]:
     return ids[-count:].tolist()
 
 
-def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars, tmp_path):
+def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars: MarsForCausalLM, tmp_path: Path) -> None:
     mars.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
@@ -213,7 +220,7 @@ def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars, tm
     assert AutoConfig.from_pretrained(tmp_path).vocab_size == TEXT_VOCAB + CODEBOOK + 8
 
 
-def test_a_trainer_gets_the_loss_from_labels_and_an_error_for_what_is_not_there(mars):
+def test_a_trainer_gets_the_loss_from_labels_and_an_error_for_what_is_not_there(mars: MarsForCausalLM) -> None:
     ids = random_ids(mars.config.vocab_size)
     labels = ids.clone()
     labels[:, :5] = -100
@@ -227,8 +234,8 @@ def test_a_trainer_gets_the_loss_from_labels_and_an_error_for_what_is_not_there(
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix_alone(
-    mars, builder, every, monkeypatch
-):
+    mars: MarsForCausalLM, builder: SequenceBuilder, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mars.freeze_language_expert().train()
     trained, batches, objective = (
         [p for p in mars.parameters() if p.requires_grad],
@@ -250,8 +257,8 @@ def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix
     assert runs == {"forward_text": 2 * layers, "forward_visual": 2 * (layers + again), "forward": layers + again}
 
 
-def counting(function, runs):
-    def counted(*args, **kwargs):
+def counting(function: Callable, runs: list) -> Callable:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         runs[function.__name__] += 1
         return function(*args, **kwargs)
 
@@ -259,7 +266,7 @@ def counting(function, runs):
 
 
 @pytest.mark.parametrize("partitioned", [pytest.param(False, marks=pytest.mark.long), True])
-def test_compiled_layers_give_the_same_loss_and_gradients(partitioned):
+def test_compiled_layers_give_the_same_loss_and_gradients(partitioned: bool) -> None:
     torch.compiler.reset()
     mars, builder = small_model()
     trained = [p for p in mars.parameters() if p.requires_grad]
@@ -272,7 +279,9 @@ def test_compiled_layers_give_the_same_loss_and_gradients(partitioned):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, "nothing was compiled"
 
 
-def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
+def test_language_expert_kept_whole_as_buffers_trains_the_same(
+    base: Qwen2ForCausalLM, builder: SequenceBuilder
+) -> None:
     first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK) for _ in range(2))
     second.keep_frozen_whole()
     assert all(is_trained(name) for name, _ in second.named_parameters())
@@ -290,7 +299,9 @@ def test_language_expert_kept_whole_as_buffers_trains_the_same(base, builder):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_forward_and_backward_of_training_never_wait_for_the_device(attention, normalisation, recompute):
+def test_forward_and_backward_of_training_never_wait_for_the_device(
+    attention: str, normalisation: str, recompute: bool
+) -> None:
     """On a GPU each of these operations makes the host wait for all that was queued."""
     mars, builder = small_model()
     mars.train()
@@ -306,7 +317,7 @@ def test_forward_and_backward_of_training_never_wait_for_the_device(attention, n
     assert not ran & {f"aten::{name}" for name in waiting}
 
 
-def test_casting_the_model_keeps_rotary_frequencies_exact(mars):
+def test_casting_the_model_keeps_rotary_frequencies_exact(mars: MarsForCausalLM) -> None:
     """DeepSpeed casts the whole module; a model trained with rounded angles would not match its export."""
     exact = mars.model.rotary_emb.inv_freq.clone()
     mars.bfloat16()

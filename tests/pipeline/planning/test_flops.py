@@ -1,5 +1,7 @@
 """The FLOP that MFU and the ledger rest on are those that torch counts."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.vocabulary import NORMALISATIONS, Role
-from pipeline.data.collate import collate
+from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import Kind, SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters, expert_parameters, flop_of
@@ -20,7 +22,7 @@ CODES = np.arange(16)
 
 
 @pytest.fixture(params=[(2, False), (4, False), (4, True)], ids=["grouped heads", "plain heads", "o_proj shared"])
-def large(request) -> MarsForCausalLM:
+def large(request: pytest.FixtureRequest) -> MarsForCausalLM:
     """Layers enough that the first one's inputs, which need no gradient, do not count."""
     num_key_value_heads, shared = request.param
     changes = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=12)
@@ -30,11 +32,11 @@ def large(request) -> MarsForCausalLM:
 
 
 @pytest.fixture
-def builder(large) -> SequenceBuilder:
+def builder(large: MarsForCausalLM) -> SequenceBuilder:
     return builder_of(large)
 
 
-def batches(builder):
+def batches(builder: SequenceBuilder) -> Iterator[MicroBatch]:
     """Rows that fill their streams exactly: torch counts padding, too."""
     image = builder.text_to_image([*range(8)], CODES)
     caption = builder.captioning(CODES[:14], [21, 22, 23, 24, 25], "en")
@@ -45,7 +47,9 @@ def batches(builder):
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_matrix_products_agree_with_torchs_counter(large, builder, normalisation):
+def test_matrix_products_agree_with_torchs_counter(
+    large: MarsForCausalLM, builder: SequenceBuilder, normalisation: str
+) -> None:
     large.set_attn_implementation("sdpa")  # of which torch's counter counts nothing on a CPU
     for batch in batches(builder):
         assert batch.work.tokens == batch.work.padded_tokens
@@ -56,7 +60,9 @@ def test_matrix_products_agree_with_torchs_counter(large, builder, normalisation
         )
 
 
-def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(large, builder):
+def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(
+    large: MarsForCausalLM, builder: SequenceBuilder
+) -> None:
     """Eager attention's two products over all pairs, less those that the mask hides."""
     for batch in batches(builder):
         totals = {}
@@ -80,7 +86,7 @@ def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(large, bui
         assert flop_of(batch, large.config).attention == pair * (factor * work.text_pairs + 3 * work.visual_pairs)
 
 
-def test_qwen_7bs_geometry_has_the_papers_sizes():
+def test_qwen_7bs_geometry_has_the_papers_sizes() -> None:
     config = GEOMETRIES["qwen_7b"]
     counts = count_parameters(config)
     assert config.vocab_size == 160_136
@@ -89,7 +95,7 @@ def test_qwen_7bs_geometry_has_the_papers_sizes():
     assert counts.active == pytest.approx(expert_parameters(config), rel=0.02)
 
 
-def test_a_gpus_peak_is_found_by_its_name():
+def test_a_gpus_peak_is_found_by_its_name() -> None:
     assert peak_flop_per_s("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flop_per_s("NVIDIA H100 80GB HBM3") == 989.5e12
     assert peak_flop_per_s("NVIDIA H100 PCIe") == 756.5e12

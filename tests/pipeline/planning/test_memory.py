@@ -78,7 +78,9 @@ def kept_bytes(config: MarsConfig, kind: Kind, attention: str, dtype: str, every
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("key_value_heads", [2, 4])
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_layer_keeps_what_autograd_keeps_of_it(dtype, attention, kind, key_value_heads, shared):
+def test_a_layer_keeps_what_autograd_keeps_of_it(
+    dtype: str, attention: str, kind: Kind, key_value_heads: int, shared: bool
+) -> None:
     changes = dict(hidden_size=64, num_key_value_heads=key_value_heads, shared_output_projection=shared)
     few, many = (small_config(num_hidden_layers=layers, **changes) for layers in (2, LAYERS))
     (of_few, _), (of_many, shape) = (kept_bytes(config, kind, attention, dtype, 0) for config in (few, many))
@@ -87,7 +89,7 @@ def test_a_layer_keeps_what_autograd_keeps_of_it(dtype, attention, kind, key_val
 
 @pytest.mark.parametrize("every", [0, 1, 2])
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)
-def test_recomputed_layers_keep_their_inputs_alone(every, kind):
+def test_recomputed_layers_keep_their_inputs_alone(every: int, kind: Kind) -> None:
     """By the difference that four layers make: what comes but once is not autograd's alone."""
     real, planned = [], []
     for layers in (2, 2 + LAYERS):
@@ -102,7 +104,7 @@ def test_recomputed_layers_keep_their_inputs_alone(every, kind):
 
 @pytest.mark.parametrize("every", [0, 1, 2])
 @pytest.mark.parametrize(("attention", "dtype"), [("sdpa", "bfloat16"), ("sdpa", "float32"), ("eager", "float32")])
-def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every, attention, dtype):
+def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, attention: str, dtype: str) -> None:
     """The peak of torch's allocations over a forward and backward pass of both kinds, gradients of weights apart."""
     changes = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4)
     config = small_config(**changes)
@@ -129,7 +131,7 @@ def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every, attent
     assert 0.97 <= planned / peak <= 1.4, f"{planned:,} planned, {peak:,} taken"
 
 
-def test_states_agree_with_the_table_on_paper():
+def test_states_agree_with_the_table_on_paper() -> None:
     """And with it docs/performance.md with the arithmetic that refuses recipes."""
     config = GEOMETRIES["qwen_7b"]
     counts = count_parameters(config)
@@ -143,7 +145,7 @@ def test_states_agree_with_the_table_on_paper():
             assert plan.states / 1e9 == pytest.approx(float(gigabytes), abs=0.051), name
 
 
-def test_the_fullest_moment_can_be_the_start():
+def test_the_fullest_moment_can_be_the_start() -> None:
     """DeepSpeed partitions what is whole on the device before."""
     counts = count_parameters(GEOMETRIES["qwen_7b"])
     plans = [
@@ -155,14 +157,14 @@ def test_the_fullest_moment_can_be_the_start():
     assert plans[0].peak > plans[0].states > plans[0].start
 
 
-def test_deepspeeds_defaults_are_those_the_plan_counts_on():
+def test_deepspeeds_defaults_are_those_the_plan_counts_on() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     assert DeepSpeedZeroConfig().reduce_bucket_size == REDUCE_BUCKET_ELEMENTS
     assert DeepSpeedZeroConfig().sub_group_size == SUB_GROUP_ELEMENTS
 
 
-def test_nothing_is_gathered_where_nothing_is_partitioned():
+def test_nothing_is_gathered_where_nothing_is_partitioned() -> None:
     config = GEOMETRIES["qwen_7b"]
     counts = count_parameters(config)
     plans = {
@@ -175,7 +177,7 @@ def test_nothing_is_gathered_where_nothing_is_partitioned():
     assert memory_plan(config, counts, STAGE, few, 64, [], use_gpu=True).gathered == 2 * 4096 * 160_136
 
 
-def test_a_gpus_memory_is_found_by_its_name_and_never_guessed():
+def test_a_gpus_memory_is_found_by_its_name_and_never_guessed() -> None:
     assert memory_bytes("NVIDIA A100-SXM4-80GB") == memory_bytes("A100-80GB") == 80e9
     assert memory_bytes("NVIDIA A100-SXM4-40GB") == 40e9
     assert memory_bytes("NVIDIA H100 80GB HBM3") == memory_bytes("H100") == 80e9

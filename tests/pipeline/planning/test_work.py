@@ -1,6 +1,7 @@
 """What a stage is expected to take is what its steps then take."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,14 +27,14 @@ STAGE = StageConfig(purpose="work", seq_len=4096, global_batch_size=64, guidance
 RANKS = 8
 
 
-def test_a_text_to_image_pair_takes_about_11_tflop_at_qwen_7bs_geometry():
+def test_a_text_to_image_pair_takes_about_11_tflop_at_qwen_7bs_geometry() -> None:
     (kind,) = stage_work(QWEN_7B, STAGE, LENGTHS, 1).kinds
     assert kind.kind is Kind.TEXT_TO_IMAGE and kind.tokens == 77 + 256
     assert kind.flop.total == pytest.approx(11e12, rel=0.05)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(number):
+def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(number: int) -> None:
     """Of mars_7b's stages, packed, dealt and collated by the loader, with captions of 77 ids on average."""
     plan = plan_of_mars_7b(number)
     expected = stage_work(QWEN_7B, plan.stage, LENGTHS, RANKS)
@@ -55,7 +56,7 @@ def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(n
         assert planned >= 0.9 * longest[work.kind], "the memory plan would count too little"
 
 
-def test_recomputation_is_what_torch_counts_on_top():
+def test_recomputation_is_what_torch_counts_on_top() -> None:
     config = small_config(hidden_size=64, intermediate_size=160, num_hidden_layers=12)
     model = MarsForCausalLM(config).freeze_language_expert().train()
     model.set_attn_implementation("sdpa")  # of which torch's counter counts nothing on a CPU
@@ -79,12 +80,12 @@ def test_recomputation_is_what_torch_counts_on_top():
         model.gradient_checkpointing_disable()
 
 
-def test_instructions_are_as_long_as_said(tmp_path):
+def test_instructions_are_as_long_as_said(tmp_path: Path) -> None:
     tokenizer = load_text_tokenizer("dashscope", tmp_path)
     assert {name: len(tokenizer(text)["input_ids"]) for name, text in INSTRUCTIONS.items()} == INSTRUCTION_IDS
 
 
-def test_every_draw_that_training_makes_has_its_share():
+def test_every_draw_that_training_makes_has_its_share() -> None:
     shares = {"text_to_image": 0.5, "captioning": 0.3, "high_resolution": 0.2}
     stage = replace(STAGE, task_shares=shares, guidance_dropout=0.1, language_shares={"en": 0.75, "zh": 0.25})
     samples = expected_samples(QWEN_7B, stage, LENGTHS)
@@ -95,7 +96,7 @@ def test_every_draw_that_training_makes_has_its_share():
     assert without == pytest.approx([0.02])
 
 
-def test_cropped_captions_are_shorter_and_count_as_such():
+def test_cropped_captions_are_shorter_and_count_as_such() -> None:
     whole, cropped = (
         sum(share * sequence.num_run for share, sequence in expected_samples(QWEN_7B, stage, LENGTHS))
         for stage in (STAGE, replace(STAGE, caption_crop=0.5))
@@ -103,7 +104,7 @@ def test_cropped_captions_are_shorter_and_count_as_such():
     assert whole - cropped == pytest.approx(0.5 * (LENGTHS.mean_caption_ids // 2), abs=0.5)
 
 
-def test_documents_take_their_sources_share_and_their_own_length():
+def test_documents_take_their_sources_share_and_their_own_length() -> None:
     sources = {"pairs": Source(weight=3.0), "lists": Source(weight=1.0)}
     stage = replace(STAGE, sources=sources, task_shares={"text_to_image": 0.5, "captioning": 0.5})
     work = {each.kind: each for each in stage_work(QWEN_7B, stage, LENGTHS, 1, {"lists": (3, 100)}).kinds}
@@ -113,7 +114,7 @@ def test_documents_take_their_sources_share_and_their_own_length():
     assert work[Kind.INTERLEAVED].visual_tokens == 3 * (256 + 2)
 
 
-def test_grad_accum_steps_follow_from_rows_ranks_and_micro_batch_size():
+def test_grad_accum_steps_follow_from_rows_ranks_and_micro_batch_size() -> None:
     stage = replace(STAGE, seq_len=700, micro_batch_size=3)  # two samples a row
     work = stage_work(QWEN_7B, stage, LENGTHS, 4)
     (kind,) = work.kinds
@@ -121,12 +122,12 @@ def test_grad_accum_steps_follow_from_rows_ranks_and_micro_batch_size():
     assert work.samples == 1000 * 64 and work.tokens == 333 * work.samples
 
 
-def test_rows_without_a_sample_count_as_padding():
+def test_rows_without_a_sample_count_as_padding() -> None:
     (kind,) = stage_work(QWEN_7B, replace(STAGE, global_batch_size=8), LENGTHS, 16).kinds
     assert kind.rows == 16 and kind.padding_fraction == pytest.approx(0.5)
 
 
-def test_a_sample_that_no_row_takes_is_refused():
+def test_a_sample_that_no_row_takes_is_refused() -> None:
     with pytest.raises(InputError, match="does not fit into seq_len 300"):
         stage_work(QWEN_7B, replace(STAGE, seq_len=300), LENGTHS, 1)
     assert LENGTHS.longest(high_resolution=True) == 256 + 4096 + 512 + 16

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,11 +40,11 @@ from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 
 
-def read(path, *texts, max_ids=4):
+def read(path: Path, *texts: str, max_ids: int = 4) -> list:
     return read_prompts(texts, str(path), lambda lines: [len(line.split()) for line in lines], max_ids)
 
 
-def test_prompts_come_from_the_command_line_then_from_a_text_file(tmp_path):
+def test_prompts_come_from_the_command_line_then_from_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a red cat\n红猫\r\nun chat rouge", encoding="utf-8")
     prompts = read(path, "sun")
@@ -50,7 +52,7 @@ def test_prompts_come_from_the_command_line_then_from_a_text_file(tmp_path):
     assert [prompt.id for prompt in prompts] == ["0", "1", "2", "3"]
 
 
-def test_jsonl_gives_prompts_their_language_seed_and_id(tmp_path):
+def test_jsonl_gives_prompts_their_language_seed_and_id(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": "红猫", "language": "zh", "seed": 7, "id": "cat"}, {"prompt": "sun", "tag": "not ours"}]
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
@@ -61,7 +63,7 @@ def test_jsonl_gives_prompts_their_language_seed_and_id(tmp_path):
     assert [(row["id"], row["seed"]) for row in rows] == [("cat", 7), ("cat", 8), ("1", 3), ("1", 4)]
 
 
-def test_every_bad_line_of_a_file_is_named_with_its_number_in_one_error(tmp_path):
+def test_every_bad_line_of_a_file_is_named_with_its_number_in_one_error(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("fine\n\none two three four five\n  \nfine too\n")
     with pytest.raises(InputError) as caught:
@@ -87,14 +89,14 @@ def test_every_bad_line_of_a_file_is_named_with_its_number_in_one_error(tmp_path
         ('{"prompt": "a b c d e"}', "line 2 has 5 text ids"),
     ],
 )
-def test_a_bad_jsonl_line_says_what_is_wrong_with_it(tmp_path, line, problem):
+def test_a_bad_jsonl_line_says_what_is_wrong_with_it(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "fine"}\n' + line + "\n")
     with pytest.raises(InputError, match=re.escape(problem)):
         read(path)
 
 
-def test_many_bad_lines_are_counted(tmp_path):
+def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\n" * 50)
     with pytest.raises(InputError, match="line 20 is empty; and 30 more; mend it"):
@@ -110,14 +112,16 @@ def test_many_bad_lines_are_counted(tmp_path):
         ("prompts.txt", None, InputError, "cannot be read"),
     ],
 )
-def test_a_file_that_holds_no_prompts_is_refused(tmp_path, name, content, error, message):
+def test_a_file_that_holds_no_prompts_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, error: type, message: str
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
         read(tmp_path / name)
 
 
-def test_a_prompt_of_the_command_line_that_is_too_long_is_refused():
+def test_a_prompt_of_the_command_line_that_is_too_long_is_refused() -> None:
     with pytest.raises(UsageError, match="--prompt has 5 text ids, this model takes at most 4"):
         read("", "sun", "one two three four five")
 
@@ -139,7 +143,9 @@ def test_a_prompt_of_the_command_line_that_is_too_long_is_refused():
         (dict(seed=-1), "seed is -1"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused_before_anything_starts(tmp_path, flags, message):
+def test_flags_that_cannot_be_meant_are_refused_before_anything_starts(
+    tmp_path: Path, flags: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         generate.main(generate.Options(root=str(tmp_path), **flags))
 
@@ -161,7 +167,7 @@ def fingerprint(num_codes_hr: int | None = 256) -> Fingerprint:
     return Fingerprint("", "", sizes, "float32", [1], 8192, 64, 77, {}, None, num_codes_hr)
 
 
-def test_high_resolution_is_as_the_last_stage_trained_it():
+def test_high_resolution_is_as_the_last_stage_trained_it() -> None:
     expected = HighResolution(Role.HIGH_2, 4, 256)
     assert high_resolution(high_recipe(), fingerprint()) == expected
     assert high_resolution(high_recipe(), fingerprint(), "yes") == expected
@@ -171,7 +177,7 @@ def test_high_resolution_is_as_the_last_stage_trained_it():
     assert high_resolution(base_recipe(), fingerprint()) is None
 
 
-def test_a_resolution_the_run_was_not_trained_for_is_refused():
+def test_a_resolution_the_run_was_not_trained_for_is_refused() -> None:
     with pytest.raises(UsageError, match="--resolution 512: this run was trained for 128 px, 256 px"):
         high_resolution(high_recipe(), fingerprint(), size_px=512)
     with pytest.raises(UsageError, match="--resolution 256: this run was trained for 128 px"):
@@ -185,10 +191,10 @@ def test_a_resolution_the_run_was_not_trained_for_is_refused():
 
 
 @pytest.fixture(scope="module")
-def request_of(tmp_path_factory):
+def request_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Request]:
     root = tmp_path_factory.mktemp("runs")  # shared: to convert the text vocabulary takes seconds
 
-    def made(task: str, positions: int = 4096, **limits) -> Request:
+    def made(task: str, positions: int = 4096, **limits: Any) -> Request:
         recipe = high_recipe()
         paths = run_paths(str(root), recipe)
         paths.language_expert.mkdir(parents=True, exist_ok=True)
@@ -202,7 +208,7 @@ def request_of(tmp_path_factory):
     return made
 
 
-def test_special_token_text_in_a_prompt_is_ordinary_text(request_of):
+def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..., Request]) -> None:
     """It may neither end the prompt nor open a picture."""
     request = request_of("picture")
     (prompt,), _ = checked_prompts(request, ("a <img> cat <|endoftext|>",), "")
@@ -211,7 +217,9 @@ def test_special_token_text_in_a_prompt_is_ordinary_text(request_of):
     assert tokenizer.decode(ids) == prompt.text and max(ids) < 151_643
 
 
-def test_a_prompt_may_be_as_long_as_a_trained_caption_and_the_positions_allow(request_of):
+def test_a_prompt_may_be_as_long_as_a_trained_caption_and_the_positions_allow(
+    request_of: Callable[..., Request],
+) -> None:
     words = "sun " * 78
     with pytest.raises(UsageError, match="text ids, this model takes at most 77"):
         checked_prompts(request_of("picture"), (words,), "")
@@ -225,7 +233,7 @@ def test_a_prompt_may_be_as_long_as_a_trained_caption_and_the_positions_allow(re
         checked_prompts(request_of("joint", positions=300), (words,), "")
 
 
-def test_pictures_to_caption_that_cannot_be_read_are_all_named(tmp_path):
+def test_pictures_to_caption_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png())
     (tmp_path / "bad.png").write_bytes(b"no picture")
     files = tuple(str(tmp_path / name) for name in ("good.png", "bad.png", "missing.png"))
@@ -235,7 +243,7 @@ def test_pictures_to_caption_that_cannot_be_read_are_all_named(tmp_path):
     assert row["pixels"].shape == (128, 128, 3) and row["language"] == "zh"
 
 
-def test_results_never_overwrite_earlier_ones(tmp_path):
+def test_results_never_overwrite_earlier_ones(tmp_path: Path) -> None:
     first, second = new_folder(tmp_path / "out"), new_folder(tmp_path / "out")
     assert (first.name, second.name) == ("0001", "0002")
     second.rmdir()
@@ -244,13 +252,13 @@ def test_results_never_overwrite_earlier_ones(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["../../etc/passwd", "猫" * 300, "a/b\\c\0", ""])
-def test_a_prompt_of_any_kind_makes_a_name_that_stays_in_its_folder(tmp_path, text):
+def test_a_prompt_of_any_kind_makes_a_name_that_stays_in_its_folder(tmp_path: Path, text: str) -> None:
     name = file_name(3, text)
     (tmp_path / f"{name}_high.png").write_bytes(b"")
     assert name.startswith("000003_") and [path.name for path in tmp_path.iterdir()] == [f"{name}_high.png"]
 
 
-def test_pictures_their_indices_and_the_grid_agree(request_of, tmp_path):
+def test_pictures_their_indices_and_the_grid_agree(request_of: Callable[..., Request], tmp_path: Path) -> None:
     request, folder = request_of("picture"), tmp_path / "made"
     folder.mkdir()
     rows = [
@@ -278,7 +286,7 @@ def test_pictures_their_indices_and_the_grid_agree(request_of, tmp_path):
     assert Image.open(folder / "grid.png").size[0] > 100
 
 
-def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path):
+def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     segments = [{"text": "<script>alert(1)</script> boil"}, {"picture": "a.png"}, {"text": "serve"}]
     save_page(tmp_path, [{"prompt": "soup & <b>bread</b>", "seed": 0, "segments": segments}])
@@ -287,7 +295,7 @@ def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path):
     assert page.index("boil") < page.index("data:image/png;base64,") < page.index("serve")
 
 
-def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path):
+def test_documents_are_written_with_their_pictures_in_order(request_of: Callable[..., Request], tmp_path: Path) -> None:
     content = base64.b64encode(png((16, 16))).decode()
     picture = {"codes": [1] * 64, "png": content}
     documents = [[{"text": "boil"}, picture, picture, {"text": "serve"}], [{"text": "nothing to see"}], [picture]]
@@ -318,15 +326,15 @@ def test_documents_are_written_with_their_pictures_in_order(request_of, tmp_path
 class FourColours:
     """Decodes a code as a grey value, and remembers which it was asked for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.decoded = []
 
-    def decode(self, codes_BN):
+    def decode(self, codes_BN: np.ndarray) -> np.ndarray:
         self.decoded += codes_BN[:, 0].tolist()
         return np.repeat(codes_BN[:, :, None], 3, axis=2).astype(np.uint8)
 
 
-def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing():
+def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing() -> None:
     drawings = pd.DataFrame(
         {"sample_id": ["a", "a", "b", "c"], "high_codes": [[10] * 4, [10] * 4, [90] * 4, [200] * 4]}
     )

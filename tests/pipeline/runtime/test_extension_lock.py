@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +12,14 @@ from pipeline.runtime.extension_lock import OP, STALE_AFTER_S, await_extension_l
 
 
 @pytest.fixture
-def lock(tmp_path, monkeypatch):
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     path = tmp_path / OP / "lock"
     path.parent.mkdir()
     return path
 
 
-def test_a_lock_left_behind_is_removed_and_named(lock):
+def test_a_lock_left_behind_is_removed_and_named(lock: Path) -> None:
     lock.touch()
     before = time.time() - STALE_AFTER_S - 10
     os.utime(lock, (before, before))
@@ -27,7 +28,7 @@ def test_a_lock_left_behind_is_removed_and_named(lock):
     assert not lock.exists() and len(told) == 1 and str(lock) in told[0] and "was killed" in told[0]
 
 
-def test_a_lock_that_is_held_is_waited_for_and_told_of(lock, monkeypatch):
+def test_a_lock_that_is_held_is_waited_for_and_told_of(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension_lock, "LOG_AFTER_S", 0.2)
     monkeypatch.setattr(extension_lock, "POLL_S", 0.05)
     lock.touch()
@@ -38,5 +39,5 @@ def test_a_lock_that_is_held_is_waited_for_and_told_of(lock, monkeypatch):
     assert len(told) == 1 and "waits while another process compiles" in told[0]
 
 
-def test_without_a_lock_nothing_is_said(lock):
+def test_without_a_lock_nothing_is_said(lock: Path) -> None:
     await_extension_lock(pytest.fail)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from pipeline.config.vocabulary import NORMALISATIONS, Role, State
 from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind, Task
+from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.model import loss
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
@@ -20,7 +20,7 @@ HIGH = np.asarray([2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9, 0, 4, 5])
 KINDS = [*Kind]
 
 
-def samples(builder):
+def samples(builder: SequenceBuilder) -> dict[Kind, list[Sequence]]:
     return {
         Kind.TEXT_TO_IMAGE: [
             builder.text_to_image([11, 12, 13], CODES, plain_position=1),
@@ -44,7 +44,9 @@ def samples(builder):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, builder, kind, attention, normalisation):
+def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(
+    mars: MarsForCausalLM, builder: SequenceBuilder, kind: Kind, attention: str, normalisation: str
+) -> None:
     mars.freeze_language_expert()
     sequences = samples(builder)[kind]
     trained = [p for p in mars.parameters() if p.requires_grad]
@@ -62,12 +64,14 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(mars, bu
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_rows_give_the_logits_of_their_samples_alone(mars, builder, kind, attention):
+def test_packed_rows_give_the_logits_of_their_samples_alone(
+    mars: MarsForCausalLM, builder: SequenceBuilder, kind: Kind, attention: str
+) -> None:
     assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], attention)
 
 
 @pytest.mark.parametrize("kind", [Kind.HIGH_RESOLUTION, Kind.INTERLEAVED])
-def test_flex_attention_sees_what_the_other_attentions_see(kind):
+def test_flex_attention_sees_what_the_other_attentions_see(kind: Kind) -> None:
     """Its forward pass: on a CPU it has no other. Not compiled: torch 2.13 makes NaN of it on CPUs with AVX2."""
     mars = MarsForCausalLM(small_config()).eval()
     builder = builder_of(mars)
@@ -75,7 +79,9 @@ def test_flex_attention_sees_what_the_other_attentions_see(kind):
         assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], "flex_attention")
 
 
-def assert_logits_are_those_of_the_samples_alone(mars, sequences, attention):
+def assert_logits_are_those_of_the_samples_alone(
+    mars: MarsForCausalLM, sequences: list[Sequence], attention: str
+) -> None:
     mars.set_attn_implementation(attention)
     assert mars.config._attn_implementation == attention
     batch = collate(sequences[0].kind, [sequences], mars.config.vocabulary, WEIGHTS, 8)
@@ -92,7 +98,9 @@ def assert_logits_are_those_of_the_samples_alone(mars, sequences, attention):
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4, 16])
-def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_group(mars, builder, group_size):
+def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_group(
+    mars: MarsForCausalLM, builder: SequenceBuilder, group_size: int
+) -> None:
     """With the gradient of each labelled hidden state for the embedding of each position."""
     sequence = builder.high_resolution([11, 12], CODES, HIGH, Role.HIGH_1, group_size)
     batch = collate(Kind.HIGH_RESOLUTION, [[sequence]], builder.vocabulary, WEIGHTS, 1)
@@ -112,7 +120,7 @@ def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_grou
 
 
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_labels_sit_where_the_sequence_says(builder, group_size):
+def test_labels_sit_where_the_sequence_says(builder: SequenceBuilder, group_size: int) -> None:
     vocabulary = builder.vocabulary
     image = builder.text_to_image([11, 12], CODES)
     assert image.ids[2] == vocabulary.opener(Role.BASE) and image.ids[-1] == vocabulary.closer(Role.BASE)
@@ -157,19 +165,19 @@ def test_labels_sit_where_the_sequence_says(builder, group_size):
     assert high.num_run == len(high.ids) - group_size
 
 
-def test_a_group_size_that_does_not_divide_the_codes_is_refused(builder):
+def test_a_group_size_that_does_not_divide_the_codes_is_refused(builder: SequenceBuilder) -> None:
     with pytest.raises(ValueError, match="5 does not divide the 16"):
         builder.high_resolution([1], CODES, HIGH, Role.HIGH_1, 5)
     with pytest.raises(ValueError, match="needs a picture"):
         builder.interleaved([[1, 2]])
 
 
-def test_an_unknown_caption_language_is_refused_by_name(builder):
+def test_an_unknown_caption_language_is_refused_by_name(builder: SequenceBuilder) -> None:
     with pytest.raises(ValueError, match="'fr'.*en, zh"):
         builder.captioning(CODES, [1], "fr")
 
 
-def test_the_loss_in_chunks_equals_the_plain_one(monkeypatch):
+def test_the_loss_in_chunks_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     hidden, text, visual = torch.randn(37, 16), torch.randn(50, 16), torch.randn(9, 16)
     labels, weights = torch.randint(59, (37,)), torch.rand(37)
@@ -184,7 +192,7 @@ def test_the_loss_in_chunks_equals_the_plain_one(monkeypatch):
         torch.testing.assert_close(own, other)
 
 
-def test_no_label_at_all_is_a_loss_of_zero():
+def test_no_label_at_all_is_a_loss_of_zero() -> None:
     """A rank whose rows carry no label still takes part in the step."""
     visual = torch.randn(9, 16, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
@@ -193,7 +201,7 @@ def test_no_label_at_all_is_a_loss_of_zero():
     assert total.item() == 0 and visual.grad.abs().sum() == 0
 
 
-def test_the_head_allows_what_the_state_allows(mars):
+def test_the_head_allows_what_the_state_allows(mars: MarsForCausalLM) -> None:
     hidden = torch.randn(2, mars.config.hidden_size)
     every = mars.head(hidden)
     assert every.shape[-1] == mars.config.vocab_size
@@ -203,7 +211,7 @@ def test_the_head_allows_what_the_state_allows(mars):
 
 
 @pytest.mark.parametrize("state", [State.TEXT, State.CODES, None])
-def test_the_loss_and_decoding_find_an_id_at_the_same_place(mars, state):
+def test_the_loss_and_decoding_find_an_id_at_the_same_place(mars: MarsForCausalLM, state: State | None) -> None:
     """What the loss takes for an id's logit is what decoding turns back into that id."""
     vocabulary = mars.config.vocabulary
     allowed = vocabulary.allowed(state)

@@ -19,10 +19,9 @@ from pipeline.training.engine import put_tools_on_path
 from pipeline.training.stage_run import StageRun, starting_model
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
-from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, run, spawn
+from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
 
-__all__ = ["run"]
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
 SHORT = replace(STAGE, steps=2, validate_every_steps=0, sample_every_steps=0, save_every_steps=2)
@@ -36,7 +35,7 @@ def started(run: StageRun) -> StageRun:
     return replace(run, base=start)
 
 
-def test_training_from_a_starting_model_is_training_from_its_language_expert(run, tmp_path):
+def test_training_from_a_starting_model_is_training_from_its_language_expert(run: StageRun, tmp_path: Path) -> None:
     run = replace(run, stage=SHORT, samples=None, held_out=())
     whole = on_ranks(2, run)
     run = started(run)
@@ -53,7 +52,7 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
 
 
-def test_no_rank_ever_holds_the_whole_model(run, tmp_path):
+def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> None:
     """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter."""
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -77,7 +76,7 @@ def test_no_rank_ever_holds_the_whole_model(run, tmp_path):
         assert growth < 0.7 * whole, f"{growth / whole:.2f} of the model"
 
 
-def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run):
+def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: StageRun) -> None:
     run = started(run)
     with pytest.raises(InputError, match="was made with codebook_size 32, the recipe has 40"):
         load_base(run.base, 40, torch.float32, **run.model_options)

@@ -1,6 +1,8 @@
 """Figures and pictures of training are where their users look for them, by each library's own reader."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ from pipeline.training.trackers import Trackers, check_trackers
 NAMES = ("loss/text_to_image", "validation/captioning/en/bits_a_caption_byte")
 
 
-def of_stage(names, output):
+def of_stage(names: tuple[str, ...], output: Path) -> Any:
     return SimpleNamespace(stage=StageConfig("test", steps=3), output=output, name="demo/stage1", trackers=names)
 
 
-def track(names, output, start_step=0):
+def track(names: tuple[str, ...], output: Path, start_step: int = 0) -> None:
     trackers = Trackers(of_stage(names, output), start_step, print)
     for step in range(start_step + 1, 4):
         trackers.scalars(dict.fromkeys(NAMES, 1.0 / step), step)
@@ -28,7 +30,7 @@ def track(names, output, start_step=0):
     trackers.close()
 
 
-def test_tensorboard_has_every_step_once_and_the_picture_after_a_resume(tmp_path):
+def test_tensorboard_has_every_step_once_and_the_picture_after_a_resume(tmp_path: Path) -> None:
     track((), tmp_path)
     track((), tmp_path, start_step=1)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -38,7 +40,7 @@ def test_tensorboard_has_every_step_once_and_the_picture_after_a_resume(tmp_path
     assert events.Images("samples")[-1].step == 3
 
 
-def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path, monkeypatch):
+def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -57,7 +59,7 @@ def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path, monkeypatch
     assert list(kept.glob("*.wandb")) and list((kept / "files" / "media").rglob("*.png"))
 
 
-def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="trackers has 'excel'; there are wandb, mlflow"):
         load_recipe("demo", ("trackers=('excel',)",))
     monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
@@ -65,17 +67,19 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
         check_trackers(("wandb",))
 
 
-def test_a_tracker_that_fails_is_told_of_once_and_opened_again_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_tracker_that_fails_is_told_of_once_and_opened_again_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk, a service that is down: neither is worth a training."""
     told, broken, seen = [], [True], []
 
     class Service:
-        def scalars(self, figures, step):
+        def scalars(self, figures: dict, step: int) -> None:
             if broken[0]:
                 raise OSError(28, "No space left on device")
             seen.append(step)
 
-        def close(self):
+        def close(self) -> None:
             pass
 
     monkeypatch.setattr(trackers_module, "WeightsAndBiases", lambda *_: Service())

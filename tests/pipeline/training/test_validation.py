@@ -1,7 +1,9 @@
 """What validation tells is what its names say, over all held-out rows and nothing else."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.distributed as dist
 
 from pipeline.data.collate import collate
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.data.sequences import Task
+from pipeline.data.sequences import Sequence, Task
 from pipeline.data.token_reader import TokenReader
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
@@ -19,30 +21,32 @@ from tests.support.tokens import STAGE, write_documents, write_tokens
 
 
 @pytest.fixture
-def alone():
+def alone() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
 @pytest.fixture
-def objective():
+def objective() -> Objective:
     torch.manual_seed(0)
     return Objective(MarsForCausalLM(small_config(codebook_size=CODEBOOK)).eval())
 
 
-def held_out(folder, query) -> SourceRows:
+def held_out(folder: Path, query: str) -> SourceRows:
     return SourceRows("main", folder, build_row_index(RowSelection(folder, query)))
 
 
-def bits(objective, sequences, task) -> float:
+def bits(objective: Objective, sequences: list[Sequence], task: Task) -> float:
     vocabulary = objective.mars.config.vocabulary
     batches = [collate(each.kind, [[each]], vocabulary, [1.0] * len(Task), 1) for each in sequences]
     with torch.no_grad():
         return sum(objective([batch]).task_losses[task.value].item() for batch in batches) / math.log(2)
 
 
-def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(alone, objective, tmp_path):
+def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(
+    alone: None, objective: Objective, tmp_path: Path
+) -> None:
     write_tokens(tmp_path / "tokens")
     source, builder = held_out(tmp_path / "tokens", "score >= 0.7"), builder_of(objective.mars)
     figures = validate(objective, validation_sets(STAGE, 1, (source,), builder), torch.device("cpu"))
@@ -60,7 +64,7 @@ def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(alone, 
     assert len(figures) == 6
 
 
-def test_documents_are_measured_whole(alone, objective, tmp_path):
+def test_documents_are_measured_whole(alone: None, objective: Objective, tmp_path: Path) -> None:
     write_documents(tmp_path / "documents")
     source, builder = held_out(tmp_path / "documents", ""), builder_of(objective.mars)
     figures = validate(objective, validation_sets(STAGE, 1, (source,), builder), torch.device("cpu"))
@@ -71,14 +75,14 @@ def test_documents_are_measured_whole(alone, objective, tmp_path):
     assert figures["validation/documents/bits_a_text_id"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_only_the_asked_for_number_of_rows_is_used(objective, tmp_path):
+def test_only_the_asked_for_number_of_rows_is_used(objective: Objective, tmp_path: Path) -> None:
     write_tokens(tmp_path / "tokens")
     source = held_out(tmp_path / "tokens", "")
     few = validation_sets(replace(STAGE, validation_rows=4), 1, (source,), builder_of(objective.mars))
     assert {each.plan.step(0, 0, 1).num_samples for each in few} == {4}
 
 
-def test_rows_held_out_are_never_trained_on(tmp_path):
+def test_rows_held_out_are_never_trained_on(tmp_path: Path) -> None:
     write_tokens(tmp_path / "tokens")
     trained = build_row_index(RowSelection(tmp_path / "tokens", "score >= 0.5", held_out="score >= 0.8"))
     assert [trained.rows(shard).tolist() for shard in range(3)] == [[5, 6, 7]] * 3

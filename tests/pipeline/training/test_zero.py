@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,23 +19,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.checkpoints.manifest import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
 from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.data.collate import MicroBatch
 from pipeline.data.sequences import Task
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import load_trained, trained_state
 from pipeline.model.loading import load_base
 from pipeline.model.mars import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.training.engine import accumulate, make_engine
-from pipeline.training.objective import Objective
+from pipeline.training.objective import MicroLoss, Objective
 from pipeline.training.skipped_steps import SKIPPED_FILE
 from pipeline.training.stage_run import StageRun, make_plan
 from pipeline.training.step import train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.stop_request import StopRequest
-from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, run, spawn
-from tests.support.s3 import BUCKET, SECRET
+from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
+from tests.support.s3 import BUCKET, SECRET, FaultyS3
 from tests.support.small_models import CODEBOOK
-
-__all__ = ["run"]
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
@@ -58,7 +58,9 @@ def start_of(run: StageRun) -> MarsForCausalLM:
         "zero 3, compiled, recomputing",
     ],
 )
-def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero, stage):
+def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(
+    run: StageRun, zero: dict[str, Any], stage: dict[str, Any]
+) -> None:
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, **stage))
     shared_before = {path.name for path in Path("/dev/shm").glob("deepspeed*")}
     two = on_ranks(2, run)
@@ -96,7 +98,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(run, zero
     ],
     ids=["zero 3", "zero 2, bfloat16", "zero 3, bfloat16", "frozen whole", "zero 2"],
 )
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run: StageRun, how: dict[str, Any]) -> None:
     run = replace(run, zero=replace(run.zero, **how))
     whole = on_ranks(2, run)
     other = named(run, "interrupted")
@@ -129,7 +131,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, how):
         pytest.param((4, 2), {"persistence_threshold": 10_000}, marks=pytest.mark.long),
     ],
 )
-def test_a_run_goes_on_at_another_number_of_workers_as_if_nothing_had_been(run, worlds, how):
+def test_a_run_goes_on_at_another_number_of_workers_as_if_nothing_had_been(
+    run: StageRun, worlds: tuple[int, ...], how: dict[str, Any]
+) -> None:
     """The same samples in the same steps; only the order of additions differs."""
     run = replace(run, zero=replace(run.zero, **how), stage=replace(STAGE, steps=24, save_every_steps=2))
     whole = on_ranks(2, named(run, "whole"))
@@ -143,7 +147,7 @@ def test_a_run_goes_on_at_another_number_of_workers_as_if_nothing_had_been(run, 
     assert saved_by == [worlds[-1]] * 2, "each is read by whichever number of workers comes next"
 
 
-def test_a_checkpoint_that_changed_is_passed_over_by_all_ranks(run):
+def test_a_checkpoint_that_changed_is_passed_over_by_all_ranks(run: StageRun) -> None:
     """One byte of one rank's file: the other rank could have read its own."""
     run = replace(run, stage=replace(STAGE, save_every_steps=2))
     whole = on_ranks(2, named(run, "whole"))
@@ -162,7 +166,7 @@ def test_a_checkpoint_that_changed_is_passed_over_by_all_ranks(run):
     assert "goes on from step 2" in said
 
 
-def test_a_run_none_of_whose_checkpoints_can_be_read_does_not_start_anew(run):
+def test_a_run_none_of_whose_checkpoints_can_be_read_does_not_start_anew(run: StageRun) -> None:
     run = replace(run, stage=replace(STAGE, save_every_steps=2), samples=None)
     on_ranks(2, run, stop_after=5)
     saved = [checkpoint.name for checkpoint in complete_checkpoints(run.checkpoints, [])]
@@ -197,7 +201,7 @@ def _full_disk_of_rank_0(rank: int, step: int) -> None:
     _poison(range(4, 6), "loss", rank, step)
 
 
-def test_training_goes_on_where_the_first_ranks_disk_is_full(run):
+def test_training_goes_on_where_the_first_ranks_disk_is_full(run: StageRun) -> None:
     stage = replace(STAGE, steps=26, save_every_steps=2, sample_every_steps=2, validate_every_steps=0)
     run = replace(run, stage=stage, held_out=())
     whole = on_ranks(2, named(run, "whole"), before_step=partial(_poison, range(4, 6), "loss"))
@@ -215,7 +219,7 @@ def test_training_goes_on_where_the_first_ranks_disk_is_full(run):
     assert events.Scalars("learning_rate")[-1].step == 26, "it goes on once there is room again"
 
 
-def test_training_goes_on_where_a_checkpoint_cannot_be_written(run):
+def test_training_goes_on_where_a_checkpoint_cannot_be_written(run: StageRun) -> None:
     run = replace(run, stage=replace(STAGE, save_every_steps=2, keep_checkpoints=9), samples=None)
     whole = on_ranks(2, named(run, "whole"))
     figures = on_ranks(2, run, before_step=_full_disk_of_rank_1)
@@ -234,7 +238,7 @@ def _full_disk_at_the_end(rank: int, step: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
 
-def test_a_stop_whose_checkpoint_cannot_be_written_says_so_and_the_one_before_is_gone_on_from(run):
+def test_a_stop_whose_checkpoint_cannot_be_written_says_so_and_the_one_before_is_gone_on_from(run: StageRun) -> None:
     run = replace(run, stage=replace(STAGE, save_every_steps=1, keep_checkpoints=9), samples=None)
     on_ranks(2, run, before_step=_full_disk_at_the_end, stop=(5, StopRequest("preempted", "somebody asked")))
     told = Path(f"{run.output}.told").read_text()
@@ -245,7 +249,7 @@ def test_a_stop_whose_checkpoint_cannot_be_written_says_so_and_the_one_before_is
     assert 1 <= kept < 5 and [each["step"] for each in later] == list(range(kept + 1, STAGE.steps + 1))
 
 
-def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run, s3):
+def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(run: StageRun, s3: FaultyS3) -> None:
     run = replace(run, stage=replace(STAGE, save_every_steps=2))
     whole = on_ranks(2, named(run, "whole"))
     run = replace(run, checkpoints=f"s3://{BUCKET}/run/stage1")
@@ -267,7 +271,7 @@ def _poison(steps: range, how: str, rank: int, step: int) -> None:
         objective._real = objective.Objective.forward
     factor = {"loss": math.nan, "gradient": 1.0, "spike": 1e4}[how] if rank == 1 and step in steps else 1.0
 
-    def forward(self, batches):
+    def forward(self, batches: list[MicroBatch]) -> MicroLoss:
         part = objective._real(self, batches)
         loss = part.loss * factor
         if how == "gradient" and rank == 1 and step in steps and loss.requires_grad:
@@ -287,7 +291,9 @@ def _poison(steps: range, how: str, rank: int, step: int) -> None:
         pytest.param("loss", {"zero_stage": 2, "dtype": "bfloat16"}, marks=pytest.mark.long),
     ],
 )
-def test_a_poisoned_batch_on_one_rank_updates_no_rank_and_is_named(run, how, zero):
+def test_a_poisoned_batch_on_one_rank_updates_no_rank_and_is_named(
+    run: StageRun, how: str, zero: dict[str, Any]
+) -> None:
     run = replace(run, zero=replace(run.zero, **zero), stage=replace(STAGE, save_every_steps=1, keep_checkpoints=9))
     figures = on_ranks(2, run, before_step=partial(_poison, range(4, 6), how))
     assert [each["skipped_steps"] for each in figures] == [0, 0, 0, 1, 2, 2]
@@ -301,7 +307,7 @@ def test_a_poisoned_batch_on_one_rank_updates_no_rank_and_is_named(run, how, zer
     assert "step 4 is skipped: its" in Path(f"{run.output}.told").read_text()
 
 
-def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_a_checkpoint(run):
+def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_a_checkpoint(run: StageRun) -> None:
     stage = replace(STAGE, steps=12, save_every_steps=3, roll_back_after=2, end_after=4, keep_checkpoints=9)
     run = replace(run, stage=stage, samples=None)
     figures = on_ranks(2, run, before_step=partial(_poison, range(5, 20), "loss"))
@@ -323,7 +329,7 @@ def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_
     assert later[-1]["skipped_steps"] == 4
 
 
-def test_what_may_be_spoiled_does_not_push_out_the_checkpoints_before_it(run):
+def test_what_may_be_spoiled_does_not_push_out_the_checkpoints_before_it(run: StageRun) -> None:
     """With one to keep, the end on bad numbers left only what it had just saved."""
     stage = replace(STAGE, steps=12, save_every_steps=2, roll_back_after=0, end_after=3, keep_checkpoints=1)
     run = replace(run, stage=stage, samples=None)
@@ -331,7 +337,7 @@ def test_what_may_be_spoiled_does_not_push_out_the_checkpoints_before_it(run):
     assert [each.manifest.step for each in complete_checkpoints(run.checkpoints, [])] == [7, 4]
 
 
-def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_can_still_learn(run):
+def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_can_still_learn(run: StageRun) -> None:
     """Two bad batches at the very end are the batches' fault; where nothing after them works either, the weights'."""
     stage = replace(STAGE, end_after=4, roll_back_after=3, save_every_steps=2)
     run = replace(run, stage=stage, samples=None)
@@ -355,7 +361,7 @@ def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_c
 
 
 @pytest.mark.long
-def test_a_stage_that_diverged_at_its_end_is_not_finished(run):
+def test_a_stage_that_diverged_at_its_end_is_not_finished(run: StageRun) -> None:
     """Finite losses, ten thousand times the usual: a try is judged by what was usual before."""
     stage = replace(STAGE, steps=20, end_after=4, roll_back_after=0, save_every_steps=4, validate_every_steps=0)
     run = replace(run, stage=stage, samples=None, held_out=())
@@ -365,7 +371,7 @@ def test_a_stage_that_diverged_at_its_end_is_not_finished(run):
 
 
 @pytest.mark.long
-def test_weights_that_were_saved_among_skipped_steps_are_not_what_a_later_attempt_goes_back_to(run):
+def test_weights_that_were_saved_among_skipped_steps_are_not_what_a_later_attempt_goes_back_to(run: StageRun) -> None:
     """A stop saves what there is; if the skipping goes on afterwards, that is what is suspicious."""
     stage = replace(STAGE, steps=12, save_every_steps=2, roll_back_after=3, end_after=9, keep_checkpoints=9)
     run = replace(run, stage=stage, samples=None)
@@ -385,7 +391,7 @@ def _poison_until_tried(steps: range, rank: int, step: int) -> None:
     _poison(steps, "loss", rank, step)
     real = loop.try_step
 
-    def tried(*args):
+    def tried(*args: Any) -> Any:
         _poison(range(0), "loss", rank, 0)
         return real(*args)
 
@@ -393,7 +399,7 @@ def _poison_until_tried(steps: range, rank: int, step: int) -> None:
         loop.try_step = tried
 
 
-def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(run):
+def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(run: StageRun) -> None:
     whole = on_ranks(2, named(run, "whole"))
     before = on_ranks(2, run, stop=(4, StopRequest("preempted", "somebody asked")))
     assert [each["step"] for each in before] == [1, 2, 3, 4]
@@ -404,7 +410,7 @@ def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_ha
     assert losses(before) + losses(later) == losses(whole)
 
 
-def test_ranks_that_do_not_see_one_folder_are_told_so_before_they_train(run):
+def test_ranks_that_do_not_see_one_folder_are_told_so_before_they_train(run: StageRun) -> None:
     """Each node's own disk under the same path: the first rank would wait for the others' parts for ever."""
     assert not on_ranks(2, run, before_step=_a_folder_of_its_own)
     told = Path(f"{run.output}.told").read_text()
@@ -420,7 +426,7 @@ def _a_folder_of_its_own(rank: int, step: int) -> None:
         writer.owner_text = lambda url: None
 
 
-def test_a_stage_goes_on_when_the_one_before_it_is_gone(run):
+def test_a_stage_goes_on_when_the_one_before_it_is_gone(run: StageRun) -> None:
     """And does not read its weights again: its own checkpoint has all of them."""
     on_ranks(2, run)
     second = replace(named(run, "stage2"), stage_number=2, initial_checkpoint=finished_checkpoint(run.checkpoints))
@@ -435,7 +441,7 @@ def test_a_stage_goes_on_when_the_one_before_it_is_gone(run):
     assert "was made with another checkpoint to start from" in Path(f"{second.output}.told").read_text()
 
 
-def test_a_damaged_stage_before_is_named_with_what_to_do(run):
+def test_a_damaged_stage_before_is_named_with_what_to_do(run: StageRun) -> None:
     on_ranks(2, run)
     initial = finished_checkpoint(run.checkpoints)
     path = Path(run.checkpoints, initial.name, rank_file(1))
@@ -449,7 +455,7 @@ def test_a_damaged_stage_before_is_named_with_what_to_do(run):
     assert "was trained on another language expert" in Path(f"{second.output}.told").read_text()
 
 
-def test_a_spike_is_skipped_once_there_is_a_usual_loss(run):
+def test_a_spike_is_skipped_once_there_is_a_usual_loss(run: StageRun) -> None:
     stage = replace(STAGE, steps=20, save_every_steps=18, validate_every_steps=0)
     run = replace(run, stage=stage, samples=None, held_out=())
     figures = on_ranks(2, run, before_step=partial(_poison, range(19, 20), "spike"), stop_after=None)
@@ -466,7 +472,7 @@ def _flip_a_bit(name: str, rank: int, step: int) -> None:
 
     real = loop.ReplicaCheck.__call__
 
-    def flipped(self, *args):
+    def flipped(self, *args: Any) -> Any:
         if rank == 1:
             module = self._engine.module
             parameter = dict([*module.named_parameters(), *module.named_buffers()])[name]
@@ -501,7 +507,7 @@ def _flip_a_bit(name: str, rank: int, step: int) -> None:
         ),
     ],
 )
-def test_a_bit_that_flips_on_one_rank_ends_the_run(run, name, zero, said):
+def test_a_bit_that_flips_on_one_rank_ends_the_run(run: StageRun, name: str, zero: dict[str, Any], said: str) -> None:
     stage = replace(STAGE, compare_every_steps=1, sample_every_steps=0)
     run = replace(run, zero=replace(run.zero, **zero), stage=stage, samples=None)
     figures = on_ranks(2, run, before_step=partial(_flip_a_bit, name))
@@ -516,11 +522,11 @@ def _adds_otherwise_the_second_time(rank: int, step: int) -> None:
 
     real, forward, count = verification.train_step, objective.Objective.forward, itertools.count(1)
 
-    def more(self, batches):
+    def more(self, batches: list[MicroBatch]) -> Any:
         part = forward(self, batches)
         return replace(part, loss=part.loss * 1.0001, task_losses=part.task_losses * 1.0001)
 
-    def counted(*args):
+    def counted(*args: Any) -> Any:
         if next(count) == 2 and rank == 1:
             objective.Objective.forward = more
         return real(*args)
@@ -528,14 +534,14 @@ def _adds_otherwise_the_second_time(rank: int, step: int) -> None:
     verification.train_step = counted
 
 
-def test_a_rank_that_computes_otherwise_the_second_time_is_found(run):
+def test_a_rank_that_computes_otherwise_the_second_time_is_found(run: StageRun) -> None:
     on_ranks(2, replace(run, verify_only=True), before_step=_adds_otherwise_the_second_time)
     told = Path(f"{run.output}.told").read_text()
     assert "CorruptionError: a step run twice differs" in told and "the losses of rank 1 differ" in told
 
 
 @pytest.mark.parametrize("how", [{}, {"zero_stage": 2, "dtype": "bfloat16"}], ids=["zero 3", "zero 2, bfloat16"])
-def test_a_step_run_twice_is_the_same_and_leaves_nothing_behind(run, how):
+def test_a_step_run_twice_is_the_same_and_leaves_nothing_behind(run: StageRun, how: dict[str, Any]) -> None:
     run = replace(run, zero=replace(run.zero, **how), samples=None)
     on_ranks(2, run, stop_after=4)
     files = sorted(path.name for path in Path(run.checkpoints).iterdir())
@@ -564,7 +570,7 @@ def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     os._exit(0)
 
 
-def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run, tmp_path):
+def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run: StageRun, tmp_path: Path) -> None:
     run = replace(run, stage=replace(STAGE, global_batch_size=24))
     spawn(_gradient_rank, 2, free_port(), run, tmp_path / "gradients")
     num_micro_steps, gradients = torch.load(tmp_path / "gradients")
@@ -605,14 +611,14 @@ class Scaled(Objective):
         return self.mars.model.embed_visual(ids).sum() * size
 
 
-def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run, tmp_path):
+def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run: StageRun, tmp_path: Path) -> None:
     spawn(_accumulation_rank, 2, free_port(), run, tmp_path / "sum")
     gradient = torch.load(tmp_path / "sum")
     assert gradient.dtype == torch.float32
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1 + 255 * 2.0**-9))
 
 
-def test_the_visual_tables_learn_at_their_own_rate(run):
+def test_the_visual_tables_learn_at_their_own_rate(run: StageRun) -> None:
     on_ranks(1, replace(run, stage=replace(STAGE, steps=2, table_rate_factor=0.0)))
     state = trained_state(finished_checkpoint(run.checkpoints))
     start = dict(start_of(run).named_parameters())
@@ -621,7 +627,7 @@ def test_the_visual_tables_learn_at_their_own_rate(run):
     assert sum(name not in still for name in state) > 10, "only the tables were to stand still"
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_name(run):
+def test_a_checkpoint_of_another_model_is_refused_by_name(run: StageRun) -> None:
     on_ranks(1, replace(run, stage=replace(STAGE, steps=1)))
     state = trained_state(finished_checkpoint(run.checkpoints))
     with pytest.raises(InputError, match=r"another model.*shape"):
@@ -650,7 +656,7 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     os._exit(0)
 
 
-def test_between_steps_a_rank_holds_half_of_the_parameters_and_of_the_optimizer(run, tmp_path):
+def test_between_steps_a_rank_holds_half_of_the_parameters_and_of_the_optimizer(run: StageRun, tmp_path: Path) -> None:
     spawn(_bytes_rank, 2, free_port(), run, tmp_path / "bytes")
     for rank in range(2):
         parameters, left_whole, moments = torch.load(f"{tmp_path / 'bytes'}-{rank}")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -55,12 +56,12 @@ def write_folder(
     return folder
 
 
-def write_qwen(folder: Path, kind: str = "safetensors", **changes) -> Path:
+def write_qwen(folder: Path, kind: str = "safetensors", **changes: Any) -> Path:
     config = qwen7b.SMALL | changes
     return write_folder(folder, config, qwen7b.random_weights(config), kind)
 
 
-def write_qwen2(folder: Path, kind: str = "safetensors", **changes) -> Qwen2ForCausalLM:
+def write_qwen2(folder: Path, kind: str = "safetensors", **changes: Any) -> Qwen2ForCausalLM:
     values = dict(vocab_size=TEXT_VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
     values |= dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     torch.manual_seed(3)
@@ -72,7 +73,7 @@ def write_qwen2(folder: Path, kind: str = "safetensors", **changes) -> Qwen2ForC
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_qwen_7b_in_its_own_format_gives_the_same_logits_up_to_its_training_length(tmp_path, kind):
+def test_qwen_7b_in_its_own_format_gives_the_same_logits_up_to_its_training_length(tmp_path: Path, kind: str) -> None:
     folder, config = write_qwen(tmp_path, kind), qwen7b.SMALL
     weights, length = qwen7b.random_weights(config), config["seq_length"]
     ids = torch.randint(TEXT_VOCAB, (2 * length,), generator=torch.Generator().manual_seed(1))
@@ -87,7 +88,7 @@ def test_qwen_7b_in_its_own_format_gives_the_same_logits_up_to_its_training_leng
 
 
 @torch.no_grad()
-def test_without_logn_and_ntk_a_qwen_7b_is_a_qwen2_at_any_length(tmp_path):
+def test_without_logn_and_ntk_a_qwen_7b_is_a_qwen2_at_any_length(tmp_path: Path) -> None:
     folder = write_qwen(tmp_path, use_logn_attn=False, use_dynamic_ntk=False)
     config = json.loads((folder / "config.json").read_text())
     ids = torch.randint(TEXT_VOCAB, (2 * config["seq_length"],), generator=torch.Generator().manual_seed(1))
@@ -107,7 +108,9 @@ QWEN2 = {
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize("changes", QWEN2.values(), ids=QWEN2)
-def test_qwen2_checkpoints_load_bit_for_bit_and_the_layout_follows_their_table(tmp_path, changes, kind):
+def test_qwen2_checkpoints_load_bit_for_bit_and_the_layout_follows_their_table(
+    tmp_path: Path, changes: dict[str, Any], kind: str
+) -> None:
     model = write_qwen2(tmp_path, kind, **changes)
     ids = torch.randint(TEXT_VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     assert torch.equal(load_language_expert(tmp_path, torch.float32).eval()(ids).logits, model(ids).logits)
@@ -116,7 +119,7 @@ def test_qwen2_checkpoints_load_bit_for_bit_and_the_layout_follows_their_table(t
     assert mars.config.rope_parameters == model.config.rope_parameters
 
 
-def test_qwen_7bs_table_and_8192_codes_make_the_papers_vocabulary():
+def test_qwen_7bs_table_and_8192_codes_make_the_papers_vocabulary() -> None:
     vocabulary = JointVocabulary(151_936, 8192)
     assert vocabulary.size == 160_136 and vocabulary.num_visual == 8200
 
@@ -147,14 +150,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change, message", REFUSED.values(), ids=REFUSED)
-def test_a_wrong_or_partial_checkpoint_is_refused_by_the_name_of_the_tensor(tmp_path, change, message):
+def test_a_wrong_or_partial_checkpoint_is_refused_by_the_name_of_the_tensor(
+    tmp_path: Path, change: Callable, message: str
+) -> None:
     weights = qwen7b.random_weights(qwen7b.SMALL)
     change(weights)
     with pytest.raises(InputError, match=message):
         open_language_expert(write_folder(tmp_path, qwen7b.SMALL, weights))
 
 
-def test_a_file_that_is_missing_cut_or_lacks_what_the_index_says_is_named(tmp_path):
+def test_a_file_that_is_missing_cut_or_lacks_what_the_index_says_is_named(tmp_path: Path) -> None:
     last = write_qwen(tmp_path) / "model-00003-of-00003.safetensors"
     content = last.read_bytes()
     last.write_bytes(content[:-100])
@@ -169,11 +174,13 @@ def test_a_file_that_is_missing_cut_or_lacks_what_the_index_says_is_named(tmp_pa
 
 
 class Sly:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return os.system, ("touch ran-code",)
 
 
-def test_a_bin_with_anything_but_tensors_is_refused_and_its_code_never_runs(tmp_path, monkeypatch):
+def test_a_bin_with_anything_but_tensors_is_refused_and_its_code_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_qwen(tmp_path / "model", "bin")
     torch.save({"transformer.wte.weight": Sly()}, tmp_path / "model" / "pytorch_model-00001-of-00003.bin")
@@ -182,7 +189,7 @@ def test_a_bin_with_anything_but_tensors_is_refused_and_its_code_never_runs(tmp_
     assert not (tmp_path / "ran-code").exists()
 
 
-def test_what_mars_does_not_compute_is_refused(tmp_path):
+def test_what_mars_does_not_compute_is_refused(tmp_path: Path) -> None:
     for changes, message in (
         (dict(model_type="llama"), "is a 'llama' model"),
         (dict(no_bias=False), "has no_bias False"),
@@ -196,7 +203,7 @@ def test_what_mars_does_not_compute_is_refused(tmp_path):
         language_expert_config(tmp_path)
 
 
-def test_a_hub_name_without_network_says_so_in_one_line(tmp_path, monkeypatch):
+def test_a_hub_name_without_network_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="'Qwen/Qwen-7B' is no folder here, and the hub cannot be reached") as refused:
         model_folder("Qwen/Qwen-7B")
@@ -205,7 +212,7 @@ def test_a_hub_name_without_network_says_so_in_one_line(tmp_path, monkeypatch):
         model_folder("/no/such/folder")
 
 
-def start(source: Path, out: Path, lines: list[str] | None = None, **options) -> StartRecord:
+def start(source: Path, out: Path, lines: list[str] | None = None, **options: Any) -> StartRecord:
     wanted = StartOptions(CODEBOOK, **{"dtype": "float32", "embedding_noise_std": 0.02} | options)
     return make_starting_model(
         open_language_expert(source), "named", wanted, out, lines.append if lines is not None else print
@@ -214,7 +221,9 @@ def start(source: Path, out: Path, lines: list[str] | None = None, **options) ->
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", ["qwen", "qwen2 tied"])
-def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(tmp_path, kind, shared):
+def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(
+    tmp_path: Path, kind: str, shared: bool
+) -> None:
     source = tmp_path / "source"
     write_qwen(source, "bin") if kind == "qwen" else write_qwen2(source)
     for dtype in ("float32", "bfloat16"):
@@ -236,7 +245,9 @@ def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(tmp_path
         assert torch.equal(text, load_language_expert(source, getattr(torch, dtype)).eval()(ids).logits)
 
 
-def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_again(tmp_path, monkeypatch):
+def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = write_qwen(tmp_path / "source"), tmp_path / "start"
 
     class Killed(BaseException):
@@ -265,7 +276,7 @@ def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_agai
         start(source, tmp_path / "full")
 
 
-def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_refused(tmp_path):
+def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_refused(tmp_path: Path) -> None:
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(200)}, "w1"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "text")
     source = write_qwen(tmp_path / "expert")
@@ -294,7 +305,7 @@ def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_r
         main(options)
 
 
-def test_a_starting_model_is_made_again_of_the_same_expert_in_fewer_files(tmp_path):
+def test_a_starting_model_is_made_again_of_the_same_expert_in_fewer_files(tmp_path: Path) -> None:
     """And what a killed attempt left behind before its first record is no hindrance."""
     config, out = qwen7b.SMALL, tmp_path / "start"
     weights = qwen7b.random_weights(config)
@@ -306,7 +317,7 @@ def test_a_starting_model_is_made_again_of_the_same_expert_in_fewer_files(tmp_pa
     assert {path.name for path in out.glob("*.safetensors")} == set(two.files)
 
 
-def test_a_head_of_another_shape_under_a_config_that_ties_it_is_refused(tmp_path):
+def test_a_head_of_another_shape_under_a_config_that_ties_it_is_refused(tmp_path: Path) -> None:
     write_qwen2(tmp_path / "expert")
     path = next(path for path in sorted((tmp_path / "expert").glob("*.safetensors")))
     tensors = load_file(path) | {"lm_head.weight": torch.zeros(7, 5)}
@@ -335,7 +346,7 @@ for source in map(Path, sys.argv[1:]):
 """
 
 
-def test_memory_stays_under_one_and_a_half_times_the_largest_shard(tmp_path):
+def test_memory_stays_under_one_and_a_half_times_the_largest_shard(tmp_path: Path) -> None:
     config = qwen7b.SMALL | dict(vocab_size=40_000, hidden_size=1024, kv_channels=256, intermediate_size=8192)
     weights = qwen7b.random_weights(config | dict(num_hidden_layers=1), torch.bfloat16)
     folders = [

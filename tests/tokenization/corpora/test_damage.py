@@ -8,15 +8,18 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkout import CHECKOUT
-from tests.support.corpora import corpus_in, tokenizer  # noqa: F401
+from tests.support.corpora import corpus_in
 from tests.support.pictures import noise_png, write_tar
 from tests.support.small_run import small_vqgan
 from tokenization.config.pictures import Limits, Transform
@@ -37,7 +40,7 @@ FORMATS = {
 GOOD = {"caption": "a red cat"}
 
 
-def encoded(kind: str, seed: int, size=(40, 30), mode="RGB", **how) -> bytes:
+def encoded(kind: str, seed: int, size: tuple[int, int] = (40, 30), mode: str = "RGB", **how: Any) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(stream, kind, **how)
@@ -54,7 +57,7 @@ def png_of_size(width: int, height: int, data: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def damaged_pictures():
+def damaged_pictures() -> Iterator[Any]:
     chance = random.Random(0)
     for number in range(150):
         for kind, how in FORMATS.items():
@@ -79,7 +82,7 @@ def damaged_pictures():
     yield b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/tmp/mars-was-here) (w) file closefile\nshowpage\n"
 
 
-def damaged_metadata():
+def damaged_metadata() -> Iterator[Any]:
     yield from (b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b'{"caption": "\xff"}', b'{"caption": "\\ud800"}')
     yield from (json.dumps({"caption": value}).encode() for value in (None, "", "  ", 3, ["a"], {"a": 1}, True))
     yield from (b"{}", b'{"other": "x"}', b"[" * 100_000, b'{"caption": ' + b"9" * 5000 + b"}")
@@ -95,7 +98,7 @@ def damaged_samples() -> list[tuple[str, bytes | None, dict | bytes]]:
     return samples
 
 
-def test_a_thousand_damaged_samples_close_the_books(tmp_path, tokenizer):  # noqa: F811
+def test_a_thousand_damaged_samples_close_the_books(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     samples = damaged_samples()
     write_tar(tmp_path / "a.tar", samples)
     chunks = list(read_chunks(corpus_in(tmp_path), "a.tar", CONFIG, tokenizer))
@@ -114,7 +117,7 @@ def test_a_thousand_damaged_samples_close_the_books(tmp_path, tokenizer):  # noq
         assert len(chunk.rows) <= CONFIG.encode_batch_size == len(chunk.pixels)
 
 
-def test_text_that_looks_like_a_special_token_stays_text(tmp_path, tokenizer):  # noqa: F811
+def test_text_that_looks_like_a_special_token_stays_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     texts = ["<|endoftext|>", "a <|im_start|>b<|im_end|> <|extra_0|>", "<img></img>", "nul \x00 end", "𝕬 é 👩‍🚀"]
     for text, ids in zip(texts, text_ids(tokenizer, texts), strict=True):
         assert max(ids) < NUM_RANKS and tokenizer.decode(ids) == text
@@ -124,7 +127,7 @@ def test_text_that_looks_like_a_special_token_stays_text(tmp_path, tokenizer):  
 
 
 @pytest.mark.parametrize("text", ["a" * 100_000, "猫" * 100_000, "ab " * 33_000, "\x00" * 100_000])
-def test_an_endless_caption_is_cut_and_marked(tmp_path, tokenizer, text):  # noqa: F811
+def test_an_endless_caption_is_cut_and_marked(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     write_tar(tmp_path / "a.tar", [("a", noise_png(1), {"caption": text})])
     (chunk,) = read_chunks(corpus_in(tmp_path), "a.tar", CONFIG, tokenizer)
     (caption,) = chunk.rows[0]["captions"]
@@ -143,7 +146,7 @@ def test_an_endless_caption_is_cut_and_marked(tmp_path, tokenizer, text):  # noq
         ({}, ""),
     ],
 )
-def test_limits_are_options(limits, message):
+def test_limits_are_options(limits: dict[str, Any], message: str) -> None:
     transform = Transform(16, limits=Limits(**limits))
     if message:
         with pytest.raises(ValueError, match=message):
@@ -154,7 +157,7 @@ def test_limits_are_options(limits, message):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_exif_orientation_is_applied(orientation, kind):
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     truth = Image.new("RGB", (900, 600), "white")
     truth.paste("red", (0, 0, 450, 300))
     turn = {
@@ -180,7 +183,7 @@ def test_exif_orientation_is_applied(orientation, kind):
     assert red[:15, :15].all() and not red[17:].any() and not red[:, 17:].any()
 
 
-def test_of_an_animation_the_first_frame_is_taken():
+def test_of_an_animation_the_first_frame_is_taken() -> None:
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         stream = io.BytesIO()
@@ -191,7 +194,7 @@ def test_of_an_animation_the_first_frame_is_taken():
 @pytest.mark.parametrize(
     ("mode", "kind"), [("LAB", "TIFF"), ("LA", "PNG"), ("P", "GIF"), ("YCbCr", "JPEG"), ("CMYK", "JPEG")]
 )
-def test_rarer_modes_keep_their_colours(mode, kind):
+def test_rarer_modes_keep_their_colours(mode: str, kind: str) -> None:
     truth = Image.new("RGB", (32, 32), (200, 200, 200))
     if mode == "LAB":
         from PIL import ImageCms
@@ -206,7 +209,7 @@ def test_rarer_modes_keep_their_colours(mode, kind):
 
 
 @pytest.mark.long
-def test_the_whole_job_ends_with_closed_books_and_writes_nothing_elsewhere(tmp_path):
+def test_the_whole_job_ends_with_closed_books_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
     """All damaged samples, tars whose members want to be elsewhere, and a shard that is no tar, through Ray Data."""
     inputs, root = tmp_path / "inputs", tmp_path / "root"
     small_vqgan(1.0).save_pretrained(inputs / "vq")

@@ -6,14 +6,16 @@ import io
 import json
 import os
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
-from tests.support.corpora import tokenizer  # noqa: F401
 from tests.support.pictures import noise_png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.pictures import Limits, Transform
@@ -29,11 +31,11 @@ from tokenization.table.token_table import write_token_shard
 ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
 
 
-def corpus_in(folder, **how) -> Corpus:
+def corpus_in(folder: Path, **how: Any) -> Corpus:
     return Corpus(CorpusSource(str(folder), **how))
 
 
-def write_parquet(path, rows=ROWS, column="image", struct=True, **extra):
+def write_parquet(path: Path, rows: Any = ROWS, column: str = "image", struct: bool = True, **extra: Any) -> None:
     contents = [noise_png(row) for row in range(len(rows))]
     pictures = [{"bytes": content, "path": "x.png"} for content in contents] if struct else contents
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ def write_parquet(path, rows=ROWS, column="image", struct=True, **extra):
     )
 
 
-def write_folder(folder, suffix):
+def write_folder(folder: Path, suffix: str) -> None:
     (folder / "deep").mkdir(parents=True)
     lines = [{"file_name": f"deep/{row}.png"} | ROWS[row] for row in range(5)]
     for row in range(5):
@@ -57,7 +59,7 @@ def write_folder(folder, suffix):
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "parquet bytes", "imagefolder jsonl", "imagefolder csv"])
-def test_every_layout_is_detected_and_gives_the_same_pictures_and_captions(tmp_path, kind):
+def test_every_layout_is_detected_and_gives_the_same_pictures_and_captions(tmp_path: Path, kind: str) -> None:
     layout, _, detail = kind.partition(" ")
     if layout == "webdataset":
         write_tar(tmp_path / "a" / "0.tar", [(str(row), noise_png(row), ROWS[row]) for row in range(5)])
@@ -76,7 +78,7 @@ def test_every_layout_is_detected_and_gives_the_same_pictures_and_captions(tmp_p
         assert corpus.shards == ["000000", "000001", "000002"]
 
 
-def test_an_imagefolder_names_what_it_cannot_use(tmp_path):
+def test_an_imagefolder_names_what_it_cannot_use(tmp_path: Path) -> None:
     outside = tmp_path / "secret.png"
     outside.write_bytes(noise_png(9))
     folder = tmp_path / "corpus"
@@ -93,7 +95,7 @@ def test_an_imagefolder_names_what_it_cannot_use(tmp_path):
     assert sum(sample.picture is not None for sample in corpus.read("000000")) == 5
 
 
-def test_csv_rows_that_do_not_fit_are_named(tmp_path):
+def test_csv_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_folder(tmp_path, "csv")
     with (tmp_path / "metadata.csv").open("ab") as file:
         file.write(b"deep/1.png\r\ndeep/2.png,a,1,more\r\ndeep/3.png,\xff\xfe,2\r\n")
@@ -104,7 +106,7 @@ def test_csv_rows_that_do_not_fit_are_named(tmp_path):
         corpus_in(tmp_path).shards  # noqa: B018
 
 
-def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path):
+def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", column="pixels", second=b"x")
     with pytest.raises(InputError, match=r"--image-column; there are .*pixels"):
         list(corpus_in(tmp_path).read("a.parquet"))
@@ -119,7 +121,7 @@ def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path):
         list(corpus_in(tmp_path).read("a.parquet"))
 
 
-def test_parquet_rows_that_cannot_be_read_are_named(tmp_path):
+def test_parquet_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", struct=False)
     table = pq.read_table(tmp_path / "a.parquet")
     broken = pa.array([b"fine", b"\xff\xfe", None, b"x", b"y"], pa.binary()).cast(pa.string(), safe=False)
@@ -138,8 +140,10 @@ def test_parquet_rows_that_cannot_be_read_are_named(tmp_path):
     ]
 
 
-def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_path):
-    def add(tar, name, kind=tarfile.REGTYPE, content=b"", link=""):
+def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    def add(
+        tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", link: str = ""
+    ) -> None:
         info = tarfile.TarInfo(name)
         info.type, info.size, info.linkname = kind, len(content), link
         tar.addfile(info, io.BytesIO(content))
@@ -166,7 +170,7 @@ def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_p
     assert {sample.key for sample in samples if not sample.problem} == {"../up", "/abs", "ok"}
 
 
-def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
+def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path: Path) -> None:
 
     strange = {"big": 2**80, "half": "\ud800", "deep": {"a": [1]}, "codes": [1], "sample_id": "x", "nan": float("nan")}
     row = {"sample_id": "s/1", "codes": np.zeros(9, np.uint16), "captions": [], "width": 1, "height": 1, "crop": None}
@@ -182,13 +186,13 @@ def test_metadata_of_any_kind_reaches_the_table_or_is_named(tmp_path):
 @pytest.mark.parametrize(
     "text", [b"[" * 200_000, b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", b"9" * 5000, b'{"a": 1', b"\xff\xfe", b"null"]
 )
-def test_json_that_is_none_is_named(tmp_path, text):
+def test_json_that_is_none_is_named(tmp_path: Path, text: bytes) -> None:
     write_tar(tmp_path / "a.tar", [("a", noise_png(1), text), ("b", noise_png(2), {"caption": "x"})])
     samples = list(corpus_in(tmp_path).read("a.tar"))
     assert [sample.problem[0] if sample.problem else "" for sample in samples] == ["bad metadata", ""]
 
 
-def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path) -> None:
 
     y, x = np.mgrid[0:1500, 0:2400]
     waves = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.cos(y / 70), 127 + 120 * np.sin((x + y) / 110)], -1)
@@ -203,7 +207,9 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
         assert np.abs(own.astype(int) - other).mean() < 1.5
 
 
-def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokenizer):  # noqa: F811
+def test_documents_keep_their_order_and_are_whole_or_not_there(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     for row in range(6):
         (tmp_path / "p").mkdir(exist_ok=True)
         (tmp_path / "p" / f"{row}.png").write_bytes(noise_png(row) if row != 4 else b"no picture")
@@ -231,7 +237,7 @@ def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokeniz
     rows = [row for chunk in chunks for row in chunk.rows]
     assert [len(chunk.rows) for chunk in chunks] == [3, 1]
 
-    def texts(row) -> tuple:
+    def texts(row: dict) -> tuple:
         document = row["document"]
         return document["place"], *(tokenizer.decode(document[name]) for name in ("before", "after"))
 
@@ -253,7 +259,7 @@ def test_documents_keep_their_order_and_are_whole_or_not_there(tmp_path, tokeniz
 
 
 @pytest.mark.parametrize("kind", ["again", "two archives", "zeros", "gzip"])
-def test_no_row_of_a_tar_is_lost_in_silence(tmp_path, kind):
+def test_no_row_of_a_tar_is_lost_in_silence(tmp_path: Path, kind: str) -> None:
     samples = [(str(row), noise_png(row), ROWS[row]) for row in range(3)]
     path = tmp_path / "a.tar"
     write_tar(path, [*samples, samples[-1]] if kind == "again" else samples)
@@ -275,7 +281,7 @@ def test_no_row_of_a_tar_is_lost_in_silence(tmp_path, kind):
         list(corpus_in(tmp_path).read("a.tar"))
 
 
-def test_links_lead_into_no_folder_twice_and_devices_are_no_pictures(tmp_path):
+def test_links_lead_into_no_folder_twice_and_devices_are_no_pictures(tmp_path: Path) -> None:
     write_folder(tmp_path / "in", "jsonl")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nothing.png")
@@ -289,7 +295,7 @@ def test_links_lead_into_no_folder_twice_and_devices_are_no_pictures(tmp_path):
     )
 
 
-def test_names_that_are_no_utf8_are_readable_in_the_books(tmp_path):
+def test_names_that_are_no_utf8_are_readable_in_the_books(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path / "in") + b"/caf\xe9"
     os.makedirs(folder)
     with open(folder + b"/0.png", "wb") as file:
@@ -301,7 +307,7 @@ def test_names_that_are_no_utf8_are_readable_in_the_books(tmp_path):
     assert all(sample.key.encode() for sample in samples)
 
 
-def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path):
+def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path: Path) -> None:
     write_folder(tmp_path, "jsonl")
     before = corpus_in(tmp_path).description()
     assert corpus_in(tmp_path).description() == before
@@ -310,7 +316,7 @@ def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path):
     assert corpus_in(tmp_path, folder_shard_rows=2).description() != before
 
 
-def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path, tokenizer):  # noqa: F811
+def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_folder(tmp_path, "csv")
     how = {"caption_columns": {"caption": "en"}, "encode_batch_size": 2, "size_px": 16, "size_hr_px": 48}
     for where, chosen in (("score >= 1", [2, 3, 4]), ("", [0, 1, 2, 3, 4]), ("beauty > 1", [])):

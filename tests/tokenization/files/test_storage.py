@@ -2,23 +2,24 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
 from tests.support.pictures import noise_png, write_tar
-from tests.support.s3 import BUCKET
+from tests.support.s3 import BUCKET, FaultyS3
 from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
-from tokenization.files.storage import check_apart, open_storage
+from tokenization.files.storage import Storage, check_apart, open_storage
 
 
 @pytest.fixture(params=["local", "s3"])
-def storage(request, tmp_path, s3):
+def storage(request: pytest.FixtureRequest, tmp_path: Path, s3: FaultyS3) -> Storage:
     return open_storage(tmp_path / "new" if request.param == "local" else f"s3://{BUCKET}/new")
 
 
-def test_what_is_written_is_listed_read_and_deleted(storage):
+def test_what_is_written_is_listed_read_and_deleted(storage: Storage) -> None:
     assert storage.names() == []
     for name in ("b.json", "a/c.json", "a/.hidden"):
         storage.write(name, lambda path, name=name: path.write_text(name))
@@ -39,7 +40,7 @@ def test_what_is_written_is_listed_read_and_deleted(storage):
         pass
 
 
-def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage):
+def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage: Storage) -> None:
     for name in ("one/a", "one/b/c", "one/.hidden", "onetwo/a", "two/one/a"):
         storage.write(name, lambda path: path.write_text("x"))
     storage.delete_folder("one")
@@ -47,8 +48,8 @@ def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage):
     assert storage.names() == ["onetwo/a", "two/one/a"] and not storage.exists("one/.hidden")
 
 
-def test_what_fails_while_it_is_written_is_not_there(storage):
-    def fill(path):
+def test_what_fails_while_it_is_written_is_not_there(storage: Storage) -> None:
+    def fill(path: Path) -> None:
         path.write_text("half")
         raise RuntimeError
 
@@ -57,7 +58,7 @@ def test_what_fails_while_it_is_written_is_not_there(storage):
     assert storage.names() == []
 
 
-def test_large_files_survive_failures_of_every_kind(s3, tmp_path):
+def test_large_files_survive_failures_of_every_kind(s3: FaultyS3, tmp_path: Path) -> None:
     content = bytes(range(256)) * 100_000  # four parts
     storage = open_storage(f"s3://{BUCKET}/deep/prefix")
     s3.fault_every = 4
@@ -68,7 +69,7 @@ def test_large_files_survive_failures_of_every_kind(s3, tmp_path):
     assert set(s3.injected) == set(s3.KINDS)
 
 
-def test_a_corpus_in_s3_is_read_through_failures(s3, tmp_path):
+def test_a_corpus_in_s3_is_read_through_failures(s3: FaultyS3, tmp_path: Path) -> None:
     for number in range(3):
         samples = [(str(row), noise_png(row), {"caption": "x"}) for row in range(4)]
         write_tar(tmp_path / f"{number}.tar", samples)
@@ -81,7 +82,7 @@ def test_a_corpus_in_s3_is_read_through_failures(s3, tmp_path):
     assert sum(s3.injected.values()) >= 2
 
 
-def test_a_picture_folder_in_s3(s3):
+def test_a_picture_folder_in_s3(s3: FaultyS3) -> None:
     client = s3.client()
     for row in range(3):
         client.put_object(Bucket=BUCKET, Key=f"f/{row}.png", Body=noise_png(row))
@@ -91,7 +92,7 @@ def test_a_picture_folder_in_s3(s3):
     assert [sample.picture for sample in corpus.read("000000")] == [noise_png(row) for row in range(3)]
 
 
-def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3):
+def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3: FaultyS3) -> None:
     with pytest.raises(InputError, match=r"s3://nobody/.*NoSuchBucket"):
         open_storage("s3://nobody/here").names()
     with pytest.raises(InputError, match=r"names no bucket"):
@@ -100,7 +101,7 @@ def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3):
         open_storage("gs://x/y")
 
 
-def test_nothing_is_written_outside_of_a_folder(storage, s3):
+def test_nothing_is_written_outside_of_a_folder(storage: Storage, s3: FaultyS3) -> None:
     for name in ("../up", "/etc/x", "a//b", "a/../../b", "."):
         if not str(storage).startswith("s3://"):
             with pytest.raises(InputError, match="is no name inside of"):
@@ -114,7 +115,7 @@ def test_nothing_is_written_outside_of_a_folder(storage, s3):
     ("corpus", "output"),
     [("a", "a"), ("a", "a/tokens"), ("a/in", "a"), ("s3://b/in", "s3://b/in/out"), ("s3://b/in", "s3://b/in/")],
 )
-def test_tokens_do_not_go_into_the_corpus(corpus, output):
+def test_tokens_do_not_go_into_the_corpus(corpus: str, output: str) -> None:
     with pytest.raises(InputError, match="lie in each other"):
         check_apart(corpus, output)
     check_apart(corpus, f"{corpus.rstrip('/')}-tokens")

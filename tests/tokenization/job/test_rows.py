@@ -4,10 +4,12 @@ import io
 import json
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from tests.support.corpora import corpus_in
 from tests.support.pictures import noise_png, png, write_tar
@@ -27,7 +29,7 @@ from tokenization.text_tokenizer import load_text_tokenizer
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
 
 
-def test_every_drawing_has_both_names_a_group_and_a_subject():
+def test_every_drawing_has_both_names_a_group_and_a_subject() -> None:
     drawings = list_drawings()
     assert len(drawings) == 3953
     assert len({d.caption_en for d in drawings}) == len({d.caption_zh for d in drawings}) == 3953
@@ -36,7 +38,7 @@ def test_every_drawing_has_both_names_a_group_and_a_subject():
     assert dark.group == "Miscellaneous Symbols and Pictographs"
 
 
-def test_alpha_lies_over_white_and_the_crop_is_the_middle_square():
+def test_alpha_lies_over_white_and_the_crop_is_the_middle_square() -> None:
     picture = Image.new("RGBA", (60, 20), (0, 0, 0, 0))
     picture.paste((255, 0, 0, 255), (20, 0, 40, 20))
     content = io.BytesIO()
@@ -51,7 +53,7 @@ def test_alpha_lies_over_white_and_the_crop_is_the_middle_square():
     ("mode", "color", "grey"),
     [("L", 77, 77), ("P", 0, 0), ("CMYK", (0, 0, 0, 155), 100), ("1", 1, 255), ("I;16", 77 * 257, 77)],
 )
-def test_every_mode_becomes_rgb(mode, color, grey):
+def test_every_mode_becomes_rgb(mode: str, color: int | tuple[int, ...], grey: int) -> None:
     content = io.BytesIO()
     Image.new(mode, (32, 32), color).save(content, "TIFF" if mode == "CMYK" else "PNG")
     pixels = load_picture(content.getvalue(), Transform(16)).pixels
@@ -59,7 +61,7 @@ def test_every_mode_becomes_rgb(mode, color, grey):
     assert np.abs(pixels.astype(int) - grey).max() <= 1
 
 
-def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path):
+def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path: Path) -> None:
     write_tar(tmp_path / "whole.tar", [(f"{number}", noise_png(number), {"caption_en": "a"}) for number in range(3)])
     content = (tmp_path / "whole.tar").read_bytes()
     with tarfile.open(tmp_path / "whole.tar") as tar:
@@ -71,12 +73,12 @@ def test_a_shard_cut_anywhere_is_refused_not_shortened(tmp_path):
     assert len(list(read_tar(tmp_path / "whole.tar", 10**9))) == 3
 
 
-def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path):
+def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [(f"./v1.0/{number}", noise_png(1), {}) for number in range(2)])
     assert [sample.key for sample in read_tar(tmp_path / "a.tar", 10**9)] == ["v1.0/0", "v1.0/1"]
 
 
-def test_a_token_folder_keeps_to_its_corpus(tmp_path):
+def test_a_token_folder_keeps_to_its_corpus(tmp_path: Path) -> None:
     output = LocalFolder(tmp_path / "tokens")
     mine = {"url": "mine", "layout": "parquet", "image_column": ""}
     check_or_record_settings(output, mine, FINGERPRINT)
@@ -87,13 +89,13 @@ def test_a_token_folder_keeps_to_its_corpus(tmp_path):
         check_or_record_settings(output, mine, replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
 
 
-def test_metadata_of_no_common_type_is_kept_as_text(tmp_path):
+def test_metadata_of_no_common_type_is_kept_as_text(tmp_path: Path) -> None:
     rows = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
     assert _pass_through([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
     assert _pass_through([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
 
 
-def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):
+def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     good = {"caption_en": "a very long caption indeed", "caption_zh": "猫", "score": 0.5}
     samples = [
         ("a", noise_png(1), good),
@@ -120,14 +122,16 @@ def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path, tokenizer):
     assert rows[0]["captions"][0]["truncated"] and len(rows[0]["captions"][0]["ids"]) == 3
 
 
-def test_the_last_batch_is_padded_so_codes_do_not_depend_on_company(tmp_path, tokenizer):
+def test_the_last_batch_is_padded_so_codes_do_not_depend_on_company(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
     write_tar(tmp_path / "s.tar", [(str(n), noise_png(n), {"caption_en": "x"}) for n in range(6)])
     chunks = list(read_chunks(corpus_in(tmp_path), "s.tar", CONFIG, tokenizer))
     assert [len(chunk.rows) for chunk in chunks] == [4, 2] and all(len(chunk.pixels) == 4 for chunk in chunks)
     assert [chunk.last for chunk in chunks] == [False, True]
 
 
-def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path):
+def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere' does not exist"):
         corpus_in(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
@@ -141,7 +145,7 @@ def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path):
         corpus_in(tmp_path)
 
 
-def test_a_folder_tokenizer_is_loaded_in_place(tmp_path, tokenizer):
+def test_a_folder_tokenizer_is_loaded_in_place(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.save_pretrained(tmp_path / "folder")
     loaded = load_text_tokenizer(str(tmp_path / "folder"), tmp_path / "cache")
     assert loaded("猫 cat")["input_ids"] == tokenizer("猫 cat")["input_ids"]
@@ -149,12 +153,12 @@ def test_a_folder_tokenizer_is_loaded_in_place(tmp_path, tokenizer):
         load_text_tokenizer(str(tmp_path / "none"), tmp_path)
 
 
-def test_metadata_must_be_an_object(tmp_path):
+def test_metadata_must_be_an_object(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", [("a", noise_png(0), json.dumps([1]).encode())])
     assert next(read_tar(tmp_path / "s.tar", 10**9)).problem == ("bad metadata", ".json: it is a list, not an object")
 
 
-def test_pixels_survive_the_round_trip_shape(tmp_path):
+def test_pixels_survive_the_round_trip_shape(tmp_path: Path) -> None:
     from tokenization.config.vqgan import VqganConfig
     from tokenization.vqgan.image_tokenizer import ImageTokenizer
     from tokenization.vqgan.model import build_vqgan

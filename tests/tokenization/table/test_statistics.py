@@ -1,5 +1,7 @@
 """Statistics of a token dataset are those of its rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,13 @@ from tokenization.files.storage import open_storage
 from tokenization.table.statistics import add_up, perplexity, statistics_of_shard
 
 
-def test_perplexity_counts_equally_frequent_codes():
+def test_perplexity_counts_equally_frequent_codes() -> None:
     assert perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
     assert perplexity(np.array([7, 0])) == pytest.approx(1)
     assert perplexity(np.zeros(3, int)) == 1
 
 
-def test_shards_add_up(tmp_path):
+def test_shards_add_up(tmp_path: Path) -> None:
     write_tokens(tmp_path)
     storage = open_storage(tmp_path)
     names = [name for name in storage.names() if name.endswith(".parquet")]

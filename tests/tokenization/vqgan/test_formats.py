@@ -7,7 +7,9 @@ import sys
 import types
 import typing
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +88,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("kind, write, geometry", CASES.values(), ids=CASES)
-def test_codes_and_pictures_are_the_projects_own(tmp_path, kind, write, geometry):
+def test_codes_and_pictures_are_the_projects_own(
+    tmp_path: Path, kind: str, write: Callable, geometry: dict[str, Any]
+) -> None:
     weights = reference.random_weights(kind, **geometry)
     place = write(tmp_path / "vq", weights)
     vqgan = ImageTokenizer(place)
@@ -108,7 +112,9 @@ def test_codes_and_pictures_are_the_projects_own(tmp_path, kind, write, geometry
 
 
 @pytest.mark.parametrize("amused", [False, True])
-def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_from_0(tmp_path, amused):
+def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_from_0(
+    tmp_path: Path, amused: bool
+) -> None:
     torch.manual_seed(0)
     model = VQModel(
         down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
@@ -131,7 +137,7 @@ def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_fro
     np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.numpy())
 
 
-def test_a_normalised_codebook_is_looked_up_by_angle_whatever_the_encoders_dtype(tmp_path):
+def test_a_normalised_codebook_is_looked_up_by_angle_whatever_the_encoders_dtype(tmp_path: Path) -> None:
     """Rows that are rounded to bfloat16 are of different lengths, and the longer ones would win."""
     place = write_llamagen(tmp_path / "vq", reference.random_weights("llamagen", 512, 8))
     whole, half = ImageTokenizer(place), ImageTokenizer(place, dtype=torch.bfloat16)
@@ -139,7 +145,7 @@ def test_a_normalised_codebook_is_looked_up_by_angle_whatever_the_encoders_dtype
     torch.testing.assert_close(half._codebook.norm(dim=1), torch.ones(len(half._codebook)))
 
 
-def test_an_open_muse_file_that_is_named_itself_is_read_as_in_its_folder(tmp_path):
+def test_an_open_muse_file_that_is_named_itself_is_read_as_in_its_folder(tmp_path: Path) -> None:
     """As a taming-transformers file its pixels would run from -1, and every code would be another one."""
     weights = reference.random_weights("open-muse", 64, 16)
     folder = write_open_muse(tmp_path / "muse", weights)
@@ -148,7 +154,7 @@ def test_an_open_muse_file_that_is_named_itself_is_read_as_in_its_folder(tmp_pat
     np.testing.assert_array_equal(by_file.encode(pictures()), by_folder.encode(pictures()))
 
 
-def test_codebook_size_factor_and_pixel_range_go_into_the_fingerprint(tmp_path):
+def test_codebook_size_factor_and_pixel_range_go_into_the_fingerprint(tmp_path: Path) -> None:
     muse = write_open_muse(tmp_path / "muse", reference.random_weights("open-muse", 64, 16))
     words = Tokenizer(WordLevel({"<|endoftext|>": 0, "a": 1}, "a"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "text")
@@ -163,7 +169,7 @@ def test_codebook_size_factor_and_pixel_range_go_into_the_fingerprint(tmp_path):
     assert ImageTokenizer(muse).pixel_range == (-1, 1) and image_tokenizer_sha256(muse) != before
 
 
-def test_weights_that_were_plainly_trained_on_the_other_pixel_range_are_refused(tmp_path):
+def test_weights_that_were_plainly_trained_on_the_other_pixel_range_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED, tmp_path / "vq")
     check_pixel_range(SHIPPED, ImageTokenizer(SHIPPED))
     (tmp_path / "vq" / SETTINGS_FILE).write_text('{"pixel_range": [0, 1]}')
@@ -193,13 +199,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change, message", REFUSED.values(), ids=REFUSED)
-def test_a_wrong_or_partial_vqgan_is_refused_by_the_name_of_the_tensor(tmp_path, change, message):
+def test_a_wrong_or_partial_vqgan_is_refused_by_the_name_of_the_tensor(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     weights = reference.random_weights("taming", 16, 8)
     with pytest.raises(InputError, match=message):
         load_vqgan(write_taming(tmp_path / "vq", changed(weights, **change)))
 
 
-def test_a_diffusers_folder_with_a_missing_tensor_or_no_weights_is_refused(tmp_path):
+def test_a_diffusers_folder_with_a_missing_tensor_or_no_weights_is_refused(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED, tmp_path / "vq")
     path = tmp_path / "vq" / "diffusion_pytorch_model.safetensors"
     save_file(changed(load_file(path), drop="encoder.mid_block.resnets.0.conv1.bias"), path)
@@ -211,7 +219,7 @@ def test_a_diffusers_folder_with_a_missing_tensor_or_no_weights_is_refused(tmp_p
             load_vqgan(place)
 
 
-def test_what_would_have_to_run_to_be_read_is_refused(tmp_path):
+def test_what_would_have_to_run_to_be_read_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"encoder.conv_in.weight": torch.zeros(1)}, "hook": print}, tmp_path / "sly.ckpt")
     with pytest.raises(InputError, match="holds more than tensors.*builtins.print"):
         load_vqgan(tmp_path / "sly.ckpt")

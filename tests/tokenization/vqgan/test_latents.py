@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import VQModel
 
 from tokenization.config.vqgan import VqganConfig
 from tokenization.vqgan.latents import latent_noise, spread_latents, whiten
@@ -22,7 +23,7 @@ def plain_pictures(count: int) -> torch.Tensor:
 
 
 @pytest.fixture
-def started():
+def started() -> tuple[VQModel, torch.Tensor]:
     torch.manual_seed(0)
     model = Autoencoder(start_vqgan(CONFIG), CONFIG)
     pictures = plain_pictures(512)
@@ -31,7 +32,7 @@ def started():
     return model, pictures
 
 
-def test_colours_can_be_read_from_the_first_latents(started):
+def test_colours_can_be_read_from_the_first_latents(started: tuple[VQModel, torch.Tensor]) -> None:
     """A picture's red, green and blue, each apart from its lightness, by a linear map from its latents."""
     model, pictures = started
     with torch.no_grad():
@@ -44,7 +45,7 @@ def test_colours_can_be_read_from_the_first_latents(started):
     assert (unexplained < 0.3).all(), unexplained
 
 
-def test_noise_is_equally_strong_in_every_direction_of_the_latents():
+def test_noise_is_equally_strong_in_every_direction_of_the_latents() -> None:
     torch.manual_seed(0)
     latents = torch.randn(20_000, 4) @ torch.diag(torch.tensor([10.0, 3.0, 1.0, 0.3])) @ torch.randn(4, 4)
     noise = latent_noise(latents, 0.5)
@@ -53,7 +54,7 @@ def test_noise_is_equally_strong_in_every_direction_of_the_latents():
     np.testing.assert_allclose(ratio, 0.25 * np.eye(4), atol=0.02)
 
 
-def test_whitening_changes_coordinates_and_no_picture(started):
+def test_whitening_changes_coordinates_and_no_picture(started: tuple[VQModel, torch.Tensor]) -> None:
     model, pictures = started
     images = pictures[:64, :, ::2, ::2].float() / 127.5 - 1
     torch.nn.init.normal_(model.vqgan.quant_conv.weight)
