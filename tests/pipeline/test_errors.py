@@ -1,5 +1,6 @@
 """Every error of the project ends a job with the exit code that its kind has."""
 
+from pathlib import Path
 import pickle
 
 import pytest
@@ -12,22 +13,22 @@ from pipeline.errors import InputError, OutageError
 from tokenization.files.storage import LocalFolder
 
 
-def test_there_is_one_input_error():
+def test_there_is_one_input_error() -> None:
     assert pipeline.errors.InputError is tokenization.errors.InputError
 
 
 @pytest.mark.parametrize("kind", [InputError, OutageError])
-def test_bad_input_and_a_storage_that_does_not_answer_end_a_job_with_the_code_for_input(kind):
+def test_bad_input_and_a_storage_that_does_not_answer_end_a_job_with_the_code_for_input(kind: str) -> None:
     error = pickle.loads(pickle.dumps(kind("what was wrong")))
     assert str(error) == "what was wrong" and isinstance(error, OURS)
     assert exit_code_of(error) is ExitCode.INPUT
 
 
-def test_an_outage_does_not_make_a_checkpoint_count_as_damaged(tmp_path, monkeypatch):
+def test_an_outage_does_not_make_a_checkpoint_count_as_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "step-00000001-00000000").mkdir()
     (tmp_path / "step-00000001-00000000" / "manifest.json").write_text("{}")
 
-    def unanswered(self, name):
+    def unanswered(self, name) -> None:
         raise OutageError("503 Slow Down")
 
     assert newest_complete(tmp_path) is None
