@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jobs.common.cli import JobOptions, run_job
+from jobs.common.cli import JobOptions, at_least, run_job
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
@@ -19,7 +19,9 @@ from tokenization.config.tokenization import TokenizationConfig
 USUAL = TokenizationConfig()
 CAPTIONS = " ".join(f"{language}={column}" for column, language in USUAL.caption_columns.items())
 Layout = Literal["", "webdataset", "parquet", "documents", "imagefolder"]
-AT_LEAST_ONE = ("max_caption_ids", "resolution", "encode_batch_size", "encoders")
+LEAST = dict.fromkeys(("max_caption_ids", "resolution", "encode_batch_size", "encoders"), 1) | dict.fromkeys(
+    ("hr_resolution", "readers", "max_bytes", "max_pixels", "max_side", "min_side", "max_aspect_ratio"), 0
+)
 
 
 def _recipes(usual: object, metavar: str) -> Any:
@@ -80,10 +82,8 @@ class Options(JobOptions):
         Raises:
             UsageError: a number is too low, or captions are not LANGUAGE=COLUMN.
         """
-        for name, value in asdict(self).items():
-            least = 1 if name in AT_LEAST_ONE else 0
-            if isinstance(value, (int, float)) and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}, it must be at least {least}")
+        given = {name for name, value in asdict(self).items() if value is not None}
+        at_least(self, **{name: least for name, least in LEAST.items() if name in given})
         corpus = _given(
             path=_place(self.corpus), tokens=self.output, layout=self.layout, image_column=self.image_column
         )

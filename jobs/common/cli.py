@@ -11,6 +11,7 @@ import tyro
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
+from pipeline.errors import UsageError
 from pipeline.runs.paths import RunPaths, run_paths
 from pipeline.runtime.terminal import console, say_error
 
@@ -30,6 +31,17 @@ class JobOptions:
         """The recipe with its overrides, and the run's folders."""
         recipe = load_recipe(self.recipe, self.set)
         return recipe, run_paths(self.root, recipe)
+
+
+def at_least(options: Any, **least: float) -> None:
+    """Checks flags against the least that each may be.
+
+    Raises:
+        UsageError: one is lower.
+    """
+    for name, lowest in least.items():
+        if (value := getattr(options, name)) < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:g}, it must be at least {lowest:g}")
 
 
 def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], description: str) -> None:

@@ -1,6 +1,7 @@
 """How long training waits for its samples: the loader at the pace of a recipe's steps, without the model."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config.benchmarks import FeedSettings
+from pipeline.config.recipe import Recipe
 from pipeline.config.stage import MAIN, Source, StageConfig
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan, prefetch
@@ -15,7 +18,10 @@ from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader
+from pipeline.errors import UsageError
+from pipeline.planning.recipe_plan import DAY_S, plan_recipe
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
+from pipeline.runtime.terminal import say
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
 
@@ -45,6 +51,40 @@ class FeedBenchmark:
     step_s: float
     steps: int
     shard_rows: int
+
+
+def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
+    """Measures a rank's loader at the pace of the steps of one of the recipe's stages.
+
+    Raises:
+        UsageError: there is no such stage, or its pace is not known.
+    """
+    if not 1 <= settings.stage <= len(recipe.stages):
+        raise UsageError(f"--stage {settings.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
+    plan = plan_recipe(recipe, [settings.stage], settings.gpu, settings.mfu)
+    (planned,) = plan.stages
+    if planned.gpu_days is None:
+        raise UsageError(f"recipe {recipe.name!r} trains on CPUs, whose pace nobody knows; name a recipe for GPUs")
+    benchmark = FeedBenchmark(
+        stage=planned.stage,
+        stage_number=settings.stage,
+        vocabulary=plan.config.vocabulary,
+        lengths=plan.lengths,
+        world_size=recipe.scaling.num_workers,
+        step_s=planned.gpu_days * DAY_S / recipe.scaling.num_workers / planned.stage.steps,
+        steps=settings.steps,
+        shard_rows=settings.shard_rows,
+    )
+    say(
+        f"benchmark: stage {settings.stage} of {recipe.name}, {planned.stage.global_batch_size} samples every "
+        f"{benchmark.step_s:.2f} s, the pace of {recipe.scaling.num_workers} {plan.device.name} at MFU {settings.mfu:g}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = settings.place or folder
+        if MANIFEST_FILE not in open_storage(place).names():
+            write_tokens(place, benchmark, say)
+        figures = measure_feed(place, benchmark, say)
+    return {"recipe": recipe.name, "stage": settings.stage, "place": settings.place or "a local folder"} | figures
 
 
 def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> None:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
-from pipeline.architecture.geometries import with_layers
+from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.step import device_name
+from pipeline.config.benchmarks import GenerateSettings
 from pipeline.config.vocabulary import JointVocabulary, Role, State
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.terminal import say
 
 CHECKED_LAYERS, CHECKED_CODES = 2, 16
 """Of the comparison in float32 before a run of another dtype, whose rounding parts sequences that are alike."""
@@ -43,6 +45,28 @@ class GenerationBenchmark:
     group_size: int = 4
     rounds: int = 3
     dtype: torch.dtype = torch.float32
+
+
+def benchmark_generation(settings: GenerateSettings) -> dict[str, Any]:
+    """Times drawing on the device at hand, with what the settings leave open chosen for it."""
+    on_gpu = torch.cuda.is_available()
+    geometry = settings.geometry if settings.geometry != "auto" else "qwen_7b" if on_gpu else "small"
+    config = GEOMETRIES[geometry]
+    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if on_gpu else "float32"
+    benchmark = GenerationBenchmark(
+        config=with_layers(config, settings.layers) if settings.layers else config,
+        batch_size=settings.batch_size or (16 if on_gpu else 1),
+        num_codes=settings.num_codes,
+        group_size=settings.group_size,
+        rounds=settings.rounds,
+        dtype=getattr(torch, dtype),
+    )
+    device = torch.device("cuda" if on_gpu else "cpu")
+    say(
+        f"benchmark: {geometry}, {benchmark.config.num_hidden_layers} layers, {benchmark.batch_size} pictures, {device}"
+    )
+    figures = measure_generation(benchmark, device, say)
+    return {"geometry": f"{geometry}, {benchmark.config.num_hidden_layers} layers"} | figures
 
 
 def measure_generation(

@@ -1,7 +1,7 @@
 """Every error of the project ends a job with the exit code that its kind has."""
 
-from pathlib import Path
 import pickle
+from pathlib import Path
 
 import pytest
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from jobs.benchmark import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
 from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.benchmarks.step import StepBenchmark, measure_step
+from pipeline.benchmarks.training import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters

@@ -1,19 +1,20 @@
-"""`jobs/benchmark.py punish`: what a training that is killed again and again costs, and whether it ends the same."""
+"""What a training that is killed again and again costs, and whether it ends the same."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.common.cli import JobOptions
 from pipeline.benchmarks.fault_injection import FaultInjector, figures_of, run_undisturbed
+from pipeline.config.benchmarks import KillSettings
+from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError, UsageError
 from pipeline.ledger.rows import read_ledger
-from pipeline.runs.paths import PROJECT, checkout
+from pipeline.runs.commands import job_command
 from pipeline.runtime.local_cluster import LocalNodes
 from pipeline.runtime.terminal import say
 
@@ -24,44 +25,30 @@ TIMEOUT_FACTOR = 4.0
 INPUTS = ("make_corpus", "tokenize", "train_lm")
 
 
-@dataclass(frozen=True)
-class Punish(JobOptions):
-    """Trains the recipe's first stage twice on a cluster of local nodes: undisturbed, and while workers, nodes and the
-    driver are killed with SIGKILL at random, some of them while a checkpoint is written. Says what that cost, and if
-    both end with the same weights and moments, bit for bit. Stops no other cluster of the machine."""
+def benchmark_kills(
+    settings: KillSettings, recipe: Recipe, recipe_name: str, root: Path, changes: Sequence[str]
+) -> dict[str, Any]:
+    """Trains the recipe's first stage undisturbed, then with kills, and compares.
 
-    json: bool = False
-    """Print the figures as one JSON object on the last line."""
-    minutes: float = 15.0
-    """What the punished run is to take, about. The undisturbed one comes on top, and before it the recipe's inputs."""
-    seed: int = 0
-    """Of what is killed, and when."""
-    steps: int = 0
-    """Steps of the stage; 0: 24 for each of the minutes."""
-    save_every_steps: int = 10
-    """Steps between two checkpoints."""
-    pause_s: float = 60.0
-    """Seconds from one kill to the next, on average; a kill in the midst of a checkpoint may come later."""
-    most_kills: int = 10_000
-    """No more than so many."""
+    Args:
+        settings: how often what is killed.
+        recipe, recipe_name: the recipe, and what `--recipe` takes for it.
+        root: folder of both runs, of their inputs and of the nodes' files.
+        changes: what `--set` changed in the recipe.
 
-
-def punish(options: Punish) -> dict[str, Any]:
-    """Runs both, and compares."""
-    for name in ("minutes", "save_every_steps", "most_kills", "pause_s"):
-        if getattr(options, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}, it must be above 0")
-    recipe, _ = options.resolve()
+    Raises:
+        UsageError: the recipe trains on GPUs.
+        InputError: what the stage trains on could not be made.
+    """
     if recipe.scaling.use_gpu:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs; punish runs on nodes without, as in --recipe demo")
-    steps = options.steps or max(options.save_every_steps, int(STEPS_PER_MINUTE * options.minutes))
-    root = Path(options.root or checkout() / "runs").absolute() / "punish"
+    steps = settings.steps or max(settings.save_every_steps, int(STEPS_PER_MINUTE * settings.minutes))
     overrides = ["stages.0.log_every_steps=1", f"stages.0.steps={steps}"]
-    overrides += [f"stages.0.save_every_steps={options.save_every_steps}", "heartbeat_s=1.0"]
-    overrides += ["stages.0.validate_every_steps=0", "stages.0.sample_every_steps=0", *options.set]
-    _make_inputs(options, root)
+    overrides += [f"stages.0.save_every_steps={settings.save_every_steps}", "heartbeat_s=1.0"]
+    overrides += ["stages.0.validate_every_steps=0", "stages.0.sample_every_steps=0", *changes]
+    _make_inputs(recipe, recipe_name, root / "inputs", changes)
     folders = {name: _copied(root, name, recipe.name) for name in ("reference", "punished")}
-    commands = {name: _command("train_stage", options.recipe, root / name, overrides) for name in folders}
+    commands = {name: job_command("train_stage", recipe_name, root / name, overrides) for name in folders}
     nodes = LocalNodes(root / "nodes", recipe.scaling.num_cpus)
     try:
         say(f"punish: {steps} steps undisturbed")
@@ -73,13 +60,13 @@ def punish(options: Punish) -> dict[str, Any]:
             nodes,
             folders["punished"] / "stage1",
             steps,
-            options.pause_s,
-            options.seed,
+            settings.pause_s,
+            settings.seed,
             lambda line: say(f"punish: {line}"),
-            options.most_kills,
+            settings.most_kills,
         )
         try:
-            injector.run(root / "punished.log", 60 * options.minutes * TIMEOUT_FACTOR)
+            injector.run(root / "punished.log", 60 * settings.minutes * TIMEOUT_FACTOR)
         finally:
             (root / "kills.jsonl").write_text("".join(json.dumps(asdict(kill)) + "\n" for kill in injector.kills))
     finally:
@@ -92,20 +79,14 @@ def punish(options: Punish) -> dict[str, Any]:
     return figures
 
 
-def _command(job: str, recipe: str, root: Path, overrides: list[str]) -> list[str]:
-    words = [sys.executable, "-P", str(PROJECT / "jobs" / f"{job}.py"), "--recipe", recipe, "--root", str(root)]
-    return words + [word for each in overrides for word in ("--set", each)]
-
-
-def _make_inputs(options: Punish, root: Path) -> None:
+def _make_inputs(recipe: Recipe, recipe_name: str, root: Path, changes: Sequence[str]) -> None:
     """What the stage trains on, once."""
-    recipe, _ = options.resolve()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for job in INPUTS:
         if job == "make_corpus" and recipe.corpus.path:
             continue
         say(f"punish: {job}, where it is not done yet")
-        words = _command(job, options.recipe, root / "inputs", list(options.set))
+        words = job_command(job, recipe_name, root, changes)
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise InputError(f"{job} ended with {done.returncode}: {done.stderr.strip()}")

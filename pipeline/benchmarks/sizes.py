@@ -1,0 +1,19 @@
+"""How many parameters a geometry has."""
+
+from typing import Any
+
+from pipeline.architecture.geometries import GEOMETRIES
+from pipeline.planning.flops import count_parameters
+
+
+def parameters_of(geometry: str) -> dict[str, Any]:
+    """The parameters of one of `GEOMETRIES`, without making the model."""
+    config = GEOMETRIES[geometry]
+    counts = count_parameters(config)
+    return {
+        "geometry": geometry,
+        "vocab_size": config.vocab_size,
+        "total_parameters": counts.total,
+        "trainable_parameters": counts.trainable,
+        "active_parameters": counts.active,
+    }

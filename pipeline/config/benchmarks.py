@@ -1,0 +1,109 @@
+"""Settings of the benchmarks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config.gpus import ASSUMED_MFU
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Of a training step and of the whole loop."""
+
+    geometry: Literal["auto", "qwen_7b", "small"] = "auto"
+    """Model size. auto: qwen_7b on a GPU, with as many layers as fit; small on a CPU."""
+    layers: int = 0
+    """Layers instead of the geometry's, or of as many as fit. 0: not given."""
+    rows: int = 0
+    """Packed rows of the micro-batch. 0: 1 on a GPU, 4 on a CPU."""
+    samples_per_row: int = 0
+    """Samples of 77 text ids and 256 codes in a row. 0: 12 on a GPU, 1 on a CPU."""
+    rounds: int = 9
+    """Rounds in which every variant runs one step."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+    attention: Literal["auto", "sdpa", "eager", "flex_attention"] = "auto"
+    """auto: flex_attention on a GPU, eager on a CPU."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """torch.compile the layers of all variants. auto: on a GPU."""
+    loop_steps: int = 18
+    """Steps of each run of the loop, with and without Ray; the first third does not count. 0 leaves the loop out."""
+    loop_runs: int = 3
+    """Runs of the loop with and without Ray that count, alternating, after one of each that does not."""
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Of drawing pictures."""
+
+    geometry: Literal["auto", "qwen_7b", "small"] = "auto"
+    """Model size. auto: qwen_7b on a GPU, small on a CPU."""
+    layers: int = 0
+    """Layers instead of the geometry's. 0: not given."""
+    batch_size: int = 0
+    """Pictures drawn at once. 0: 16 on a GPU, 1 on a CPU."""
+    num_codes: int = 256
+    """Codes of a picture."""
+    group_size: int = 4
+    """K of next-K-token prediction."""
+    rounds: int = 3
+    """Rounds in which every variant draws a batch, after one that does not count."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class TokenizeSettings:
+    """Of tokenization on a corpus of noise."""
+
+    geometry: Literal["auto", "open_muse", "demo"] = "auto"
+    """VQ-GAN. auto: open-muse's size with random weights on a GPU, the demo's on a CPU."""
+    rows: int = 4000
+    """Pictures of the corpus."""
+    source_px: int = 384
+    """Shorter side of its JPEGs, px; the longer one is up to half as long again."""
+    resolution: int = 256
+    """Side of the square that is encoded, px."""
+    encode_batch_size: int = 32
+    """Pictures that are encoded at once."""
+    naive_rows: int = 200
+    """Pictures for the loop of one at a time."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """auto: bfloat16, as the demo and mars_7b encode."""
+
+
+@dataclass(frozen=True)
+class FeedSettings:
+    """Of one rank's loader at the pace of a recipe's steps."""
+
+    stage: int = 1
+    """Stage, from 1."""
+    place: str = ""
+    """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; what is there of an earlier measurement is read
+    again. Default: a folder for temporary files."""
+    gpu: str = ""
+    """GPU model whose pace is kept, instead of the recipe's."""
+    mfu: float = ASSUMED_MFU
+    """Share of the GPU's peak that the pace assumes."""
+    steps: int = 40
+    """Steps that count."""
+    shard_rows: int = 1000
+    """Rows of a shard of tokens: small ones, so that the steps run through several windows."""
+
+
+@dataclass(frozen=True)
+class KillSettings:
+    """Of a training that is killed again and again."""
+
+    minutes: float = 15.0
+    """What the punished run is to take, about. The undisturbed one comes on top, and before it the recipe's inputs."""
+    seed: int = 0
+    """Of what is killed, and when."""
+    steps: int = 0
+    """Steps of the stage; 0: 24 for each of the minutes."""
+    save_every_steps: int = 10
+    """Steps between two checkpoints."""
+    pause_s: float = 60.0
+    """Seconds from one kill to the next, on average; a kill in the midst of a checkpoint may come later."""
+    most_kills: int = 10_000
+    """No more than so many."""
