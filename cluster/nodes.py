@@ -9,6 +9,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated import autoscaler_pb2
 
 from cluster.cluster_file import ClusterFile, NodeType
+from pipeline.config.gpus import MODEL_NAMES
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
 
 
 def _has_model(kind: NodeType, gpu: str) -> bool:
-    models = [name for name in kind.resources if name.startswith(("A100", "H100", "H200", "B200", "L4", "V100"))]
+    models = [name for name in kind.resources if name.startswith(MODEL_NAMES)]
     return not models or gpu in models
 
 

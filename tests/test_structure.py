@@ -14,8 +14,8 @@ JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != 
 LEVELS = (
     "tokenization.config tokenization.errors",
     "pipeline.errors tokenization.dtypes",
-    "cluster pipeline.config pipeline.runtime tokenization.files tokenization.text_tokenizer",
-    "jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger tokenization.corpora",
+    "pipeline.config pipeline.runtime tokenization.files tokenization.text_tokenizer",
+    "cluster jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger tokenization.corpora",
     "pipeline.weights",
     "pipeline.model tokenization.demo tokenization.table tokenization.vqgan",
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",

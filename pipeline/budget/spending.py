@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config.gpus import PEAK_TFLOP_PER_S, peak_flop_per_s
+from pipeline.config.gpus import A100, GPU_TYPES, peak_flop_per_s
 from pipeline.errors import UsageError
 from pipeline.ledger.account import SECONDS_PER_DAY
 from pipeline.ledger.rows import records_of
@@ -93,12 +93,12 @@ def a100_factor(model: str, named: Mapping[str, str]) -> float | None:
         return None
     peak = peak_flop_per_s(named.get(model, model))
     if peak is None or ("+" in model and model not in named):
-        known = ", ".join(PEAK_TFLOP_PER_S)
+        known = ", ".join(gpu.name for gpu in GPU_TYPES if gpu.peak_flop_per_s)
         raise UsageError(
             f"GPU model {named.get(model, model)!r} in the ledger has no known peak, so no A100-equivalent; say what "
             f"it counts as with --gpu-model '{model}=A100', one of {known}"
         )
-    return peak / (PEAK_TFLOP_PER_S["A100"] * 1e12)
+    return peak / A100.peak_flop_per_s
 
 
 def burn_rate(table: pd.DataFrame, spent: pd.DataFrame) -> float:

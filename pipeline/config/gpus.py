@@ -1,39 +1,60 @@
-"""GPU types: their dense bf16 peak and their memory, from their data sheets."""
+"""The one table of GPU types. To add one, add a line to `GPU_TYPES`."""
 
-from typing import Any
-
-PEAK_TFLOP_PER_S = {
-    "A100": 312.0,
-    "H100 PCIe": 756.5,
-    "H100 NVL": 835.5,
-    "H100": 989.5,
-    "H200 NVL": 835.5,
-    "H200": 989.5,
-    "L40S": 362.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-}
-"""Dense bf16 peak by a part of the device's name, in TFLOP/s, first match wins.
-
-From NVIDIA's data sheets of each card; those that only state the figure with sparsity are halved. A10G: AWS's card,
-whose data sheet states 70.
-"""
+from dataclasses import dataclass
 
 
-MEMORY_GB = {
-    "A100 40GB": 40,
-    "A100 80GB": 80,
-    "H100 PCIe": 80,
-    "H100 NVL": 94,
-    "H100": 80,
-    "H200 NVL": 141,
-    "H200": 141,
-    "L40S": 48,
-    "A10G": 24,
-    "A10": 24,
-}
-"""Memory by a part of the device's name, as the data sheets above state it: read as 10^9 bytes, of which no driver
-reports fewer. The A100 comes in two sizes, so its name must have one."""
+@dataclass(frozen=True)
+class GpuType:
+    """A GPU type, from NVIDIA's data sheet of the card.
+
+    Attributes:
+        name: words that the name of such a device has, as in `H100 PCIe`.
+        peak_tflop_per_s: dense bf16 peak, TFLOP/s; half of what a data sheet states with sparsity. 0 where the type has
+            no bf16 arithmetic.
+        memory_gb: sizes that it comes in, in 10^9 bytes. No driver reports less.
+    """
+
+    name: str
+    peak_tflop_per_s: float
+    memory_gb: tuple[int, ...]
+
+    @property
+    def peak_flop_per_s(self) -> float:
+        """The dense bf16 peak, FLOP/s."""
+        return self.peak_tflop_per_s * 1e12
+
+    @property
+    def full_names(self) -> list[str]:
+        """A name for each of its sizes, as in `A100-40GB`; of one size, the name alone."""
+        name = self.name.replace(" ", "-")
+        return [f"{name}-{size}GB" for size in self.memory_gb] if len(self.memory_gb) > 1 else [name]
+
+
+A100 = GpuType("A100", 312.0, (40, 80))
+GPU_TYPES = (
+    A100,
+    GpuType("H100 PCIe", 756.5, (80,)),
+    GpuType("H100 NVL", 835.5, (94,)),
+    GpuType("H100", 989.5, (80,)),
+    GpuType("H200 NVL", 835.5, (141,)),
+    GpuType("H200", 989.5, (141,)),
+    GpuType("B200", 2250.0, (180,)),  # HGX B200's sheet, an eighth of it
+    GpuType("L40S", 362.0, (48,)),
+    GpuType("L4", 121.0, (24,)),
+    GpuType("A10G", 70.0, (24,)),  # AWS's own card and sheet
+    GpuType("A10", 125.0, (24,)),
+    GpuType("V100", 0.0, (16, 32)),
+)
+"""All types that are known. A device is of the first one whose words are all in its name."""
+MODEL_NAMES = tuple(dict.fromkeys(gpu.name.split()[0] for gpu in GPU_TYPES))
+"""What the name of a known type begins with."""
+
+
+def gpu_type_of(device_name: str) -> GpuType | None:
+    """The type of a device by its name, as in `A100-80GB` or `NVIDIA A100-SXM4-80GB`; None where it is not known."""
+    words = set(_words(device_name))
+    return next((gpu for gpu in GPU_TYPES if set(gpu.name.split()) <= words), None)
+
 
 ASSUMED_MFU = 0.5
 """Share of the peak that training is planned at where nothing is measured."""
@@ -42,20 +63,20 @@ ASSUMED_ENCODER_MFU = 0.4
 
 
 def peak_flop_per_s(device_name: str) -> float | None:
-    """The dense bf16 peak of a GPU by its name; None where it is not in the table."""
-    found = _named(device_name, PEAK_TFLOP_PER_S)
-    return found * 1e12 if found else None
+    """The dense bf16 peak of a GPU by its name; None where it is not known, or the GPU has no bf16."""
+    gpu = gpu_type_of(device_name)
+    return (gpu.peak_flop_per_s or None) if gpu else None
 
 
 def memory_bytes(device_name: str) -> int | None:
-    """The memory of a GPU by its name; None where it is not in the table, or the name has another size."""
-    found = _named(device_name, MEMORY_GB)
-    sizes = {word for word in _words(device_name) if word.endswith("GB") and word[:-2].isdigit()}
-    return int(found * 1e9) if found and sizes <= {f"{found}GB"} else None
-
-
-def _named(device_name: str, table: dict[str, Any]) -> Any:
-    return next((value for part, value in table.items() if set(part.split()) <= set(_words(device_name))), None)
+    """The memory of a GPU by its name; None where the type is not known, the name has a size that the type does not
+    come in, or the type comes in several sizes and the name has none."""
+    gpu = gpu_type_of(device_name)
+    if gpu is None:
+        return None
+    named = {word for word in _words(device_name) if word.endswith("GB") and word[:-2].isdigit()}
+    fitting = [size for size in gpu.memory_gb if named <= {f"{size}GB"}]
+    return int(fitting[0] * 1e9) if len(fitting) == 1 else None
 
 
 def _words(device_name: str) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
-from pipeline.config.gpus import ASSUMED_MFU, MEMORY_GB, memory_bytes, peak_flop_per_s
+from pipeline.config.gpus import ASSUMED_MFU, GPU_TYPES, memory_bytes, peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.data.sequences import Kind
@@ -121,7 +121,7 @@ def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
             raise UsageError(f"--gpu {gpu}: recipe {recipe.name!r} trains on CPUs; --set scaling.use_gpu=true")
         return Device("CPU", None, None, mfu)
     name = gpu or recipe.plan.gpu
-    known = ", ".join(part.replace(" ", "-") for part in MEMORY_GB)
+    known = ", ".join(name for gpu in GPU_TYPES if gpu.peak_flop_per_s for name in gpu.full_names)
     if not name:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs and names no model; name it with --gpu, of {known}")
     peak, memory = peak_flop_per_s(name), memory_bytes(name)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from cluster.cluster_file import read_cluster_file
-from pipeline.config.gpus import PEAK_TFLOP_PER_S
+from pipeline.config.gpus import A100
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
@@ -185,7 +185,7 @@ def work_table(plan: RecipePlan) -> Table:
 
 def a100_days(plan: RecipePlan) -> float:
     """GPU-days of A100s at the same assumed MFU."""
-    return plan.flop / (PEAK_TFLOP_PER_S["A100"] * 1e12 * plan.device.mfu * 86_400)
+    return plan.flop / (A100.peak_flop_per_s * plan.device.mfu * 86_400)
 
 
 def as_object(plan: RecipePlan, values: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
