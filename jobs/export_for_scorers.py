@@ -5,21 +5,13 @@ The scorers and their prompt files are not part of this project: take them from 
 """
 
 import jobs  # noqa: F401  # isort: skip
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from jobs.common.cli import JobOptions, run_job
 from pipeline.errors import InputError, UsageError
-from pipeline.evaluation.scorer_layouts import USUAL_SAMPLES, picture_file, read_prompts, write_metadata
-from pipeline.generation.documents import DocumentLimits
-from pipeline.generation.sampling import Sampling
-from pipeline.requests.generators import generator_config, make_export, run_generators
-from pipeline.requests.request import Request, checked_prompts, high_resolution
-from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import in_package_cache
-from pipeline.runs.token_check import checked_fingerprint
-from pipeline.runtime.terminal import say
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,13 @@ class Options(JobOptions):
 
 def main(options: Options) -> None:
     """Draws every prompt as often as asked."""
+    from pipeline.evaluation.scorer_layouts import USUAL_SAMPLES, read_prompts
+    from pipeline.generation.documents import DocumentLimits
+    from pipeline.generation.sampling import Sampling
+    from pipeline.requests.request import GenerationRequest, high_resolution
+    from pipeline.requests.scorers import draw_for_scorer
+    from pipeline.runs.token_check import checked_fingerprint
+
     recipe, paths = options.resolve()
     samples = options.samples or USUAL_SAMPLES[options.layout]
     if not options.prompts or not options.output:
@@ -54,7 +53,7 @@ def main(options: Options) -> None:
         raise UsageError("--temperature 0 draws the same picture every time; set --samples 1 or another temperature")
     if in_package_cache() and not Path(options.output).is_absolute():
         raise UsageError(f"--output {options.output!r}: the job runs inside Ray's package cache; give an absolute path")
-    evaluation, scaling = recipe.evaluation, recipe.scaling
+    evaluation = recipe.evaluation
     guidance = evaluation.guidance_scale if options.guidance_scale is None else options.guidance_scale
     sampling = Sampling(
         temperature=options.temperature, top_k=evaluation.top_k, guidance_scale=guidance, seed=options.seed
@@ -67,7 +66,7 @@ def main(options: Options) -> None:
             f"--output {options.output!r} is not empty, and the scorer scores all it finds; name a new one"
         )
     fingerprint = checked_fingerprint(recipe, paths)
-    request = Request(
+    request = GenerationRequest(
         recipe=recipe,
         paths=paths,
         fingerprint=fingerprint,
@@ -76,29 +75,7 @@ def main(options: Options) -> None:
         high=high_resolution(recipe, fingerprint, "auto", 0),
         documents=DocumentLimits(fingerprint.num_codes, max_pictures=0, max_text_ids=0),
     )
-    checked_prompts(request, tuple(prompt.text for prompt in prompts), "")
-    make_export(recipe, paths, fingerprint)
-    rows = [
-        {
-            "prompt": prompt.text,
-            "seed": options.seed + sample,
-            "file": picture_file(options.layout, prompt, number, sample, samples),
-        }
-        for number, prompt in enumerate(prompts)
-        for sample in range(samples)
-    ]
-    say(f"export_for_scorers: {samples} pictures of each of {len(prompts)} prompts")
-    config = replace(
-        generator_config(request, evaluation.batch_size), vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype
-    )
-    write_metadata(options.layout, output, prompts)
-    with ledger_attempt(paths, "export_for_scorers", scaling.use_gpu) as ledger:
-        for row in run_generators(config, rows, recipe, ledger):
-            path = output / row["file"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(row["high_png" if request.high else "png"])
-        ledger.add.remote(samples=len(rows))
-    say(f"export_for_scorers: {len(rows)} pictures are in {output}, as the scorers of {options.layout} read them")
+    draw_for_scorer(request, options.layout, prompts, samples, output)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,25 @@
 #!/usr/bin/env -S python -P
 """Generates with a trained run: pictures from prompts, captions from pictures, illustrated documents.
 
-With no prompt, for every trained drawing: pictures from its English and Chinese names, captions in both languages
-from its codes, and a grid beside the true drawings.
+With no prompt, for every sample that the run is scored on: pictures from its captions, captions in both languages from
+its codes, and a grid beside its own picture.
 """
 
 import jobs  # noqa: F401  # isort: skip
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 import tyro
 
 from jobs.common.cli import JobOptions, run_job
 from pipeline.config.recipe import Recipe
-from pipeline.demo.drawings import scored_drawings
 from pipeline.errors import UsageError
-from pipeline.evaluation.documents import true_documents
-from pipeline.generation.documents import DocumentLimits
-from pipeline.generation.sampling import Sampling
-from pipeline.pages.prompt_results import new_folder
-from pipeline.pages.sheets import drawing_grid
-from pipeline.requests.generators import generator_config, make_export, run_generators
-from pipeline.requests.prompts import check_not_empty
-from pipeline.requests.request import (
-    Request,
-    caption_rows,
-    checked_prompts,
-    high_resolution,
-    prompt_rows,
-    save_captions,
-    save_documents,
-    save_pictures,
-)
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.requests.defaults import PROMPT_BATCH
 from pipeline.runs.paths import in_package_cache
-from pipeline.runs.token_check import checked_fingerprint
-from pipeline.runtime.terminal import say
-from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
-PICTURES_FILE, CAPTIONS_FILE, GRID_FILE = "pictures.parquet", "captions.parquet", "grid.png"
-PROMPT_BATCH = 16
+if TYPE_CHECKING:
+    from pipeline.generation.sampling import Sampling
 
 
 def _default(what: object) -> Any:
@@ -85,13 +63,13 @@ class Options(JobOptions):
     seed: int = 0
     """Of the sampling, where a prompt has none of its own. Same seed, prompt and batch size: same picture."""
     batch_size: Annotated[int, _default(f"{PROMPT_BATCH}, or the recipe's where that is less")] = 0
-    """Rows generated at once; fewer are padded. All trained drawings: the recipe's."""
+    """Rows generated at once; fewer are padded. For the scored samples: the recipe's."""
     output: Annotated[str, _default("samples/prompts in the run's folder")] = ""
-    """Folder for results; each run of the job makes a numbered one in it. All trained drawings: `samples`."""
+    """Folder for results; each run of the job makes a numbered one in it. For the scored samples: `samples`."""
 
     @property
     def has_request(self) -> bool:
-        """Whether there is something to generate other than all trained drawings."""
+        """Whether there is something to generate other than for the scored samples."""
         return bool(self.prompt or self.prompts or self.image)
 
     def check(self) -> None:
@@ -118,8 +96,10 @@ class Options(JobOptions):
         if problems:
             raise UsageError("; ".join(problems))
 
-    def sampling(self, recipe: Recipe) -> Sampling:
+    def sampling(self, recipe: Recipe) -> "Sampling":
         """How codes are chosen."""
+        from pipeline.generation.sampling import Sampling
+
         usual = recipe.evaluation
         sampling = Sampling(
             temperature=usual.temperature if self.temperature is None else self.temperature,
@@ -134,7 +114,16 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Generates what is asked for, or for all trained drawings."""
+    """Generates what is asked for, or for all scored samples."""
+    from pipeline.demo.corpora import attribution_of
+    from pipeline.generation.documents import DocumentLimits
+    from pipeline.generation.sampling import GREEDY
+    from pipeline.requests.prompted import caption_pictures, generate_from_prompts
+    from pipeline.requests.prompts import check_not_empty
+    from pipeline.requests.request import GenerationRequest, high_resolution
+    from pipeline.requests.samples import generate_for_scores
+    from pipeline.runs.token_check import checked_fingerprint
+
     recipe, paths = options.resolve()
     sampling = options.sampling(recipe)
     check_not_empty(options.prompt)
@@ -142,7 +131,7 @@ def main(options: Options) -> None:
     if options.output and not Path(options.output).is_absolute() and in_package_cache():
         raise UsageError(f"--output {options.output!r}: the job runs inside Ray's package cache; give an absolute path")
     fingerprint = checked_fingerprint(recipe, paths)
-    request = Request(
+    request = GenerationRequest(
         recipe=recipe,
         paths=paths,
         fingerprint=fingerprint,
@@ -150,78 +139,17 @@ def main(options: Options) -> None:
         sampling=sampling,
         high=high_resolution(recipe, fingerprint, options.high_resolution, options.resolution),
         documents=DocumentLimits(fingerprint.num_codes, options.max_pictures, options.max_text_ids),
+        caption_sampling=GREEDY if options.temperature is None or not options.has_request else sampling,
+        footer=attribution_of(recipe.corpus),
     )
+    batch_size = options.batch_size or min(PROMPT_BATCH, recipe.evaluation.batch_size)
+    parent = Path(options.output).absolute() if options.output else paths.samples / "prompts"
     if not options.has_request:
-        make_export(recipe, paths, fingerprint)
-        generate_drawings(request)
-        if recipe.evaluation.documents:
-            generate_documents(request)
-        return
-    config = generator_config(request, options.batch_size or min(PROMPT_BATCH, recipe.evaluation.batch_size))
-    if options.task == "caption":
-        rows = caption_rows(options.image, options.language, options.seed, fingerprint)
-        if options.temperature is not None:
-            config = replace(config, caption_sampling=sampling)
+        generate_for_scores(request)
+    elif options.task == "caption":
+        caption_pictures(request, options.image, options.language, batch_size, parent)
     else:
-        prompts, prompt_len = checked_prompts(request, options.prompt, options.prompts)
-        rows = prompt_rows(prompts, options.num_pictures_each, options.seed)
-        documents = request.documents if options.task == "joint" else None
-        config = replace(config, prompt_len=prompt_len, documents=documents)
-    make_export(recipe, paths, fingerprint)
-    config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
-        folder = new_folder(Path(options.output).absolute() if options.output else paths.samples / "prompts")
-        made = run_generators(config, rows, recipe, ledger)
-        save = {"picture": save_pictures, "caption": save_captions, "joint": save_documents}[options.task]
-        save(request, folder, made)
-        ledger.add.remote(samples=len(rows))
-    say(f"generate: {len(rows)} results are in {folder}")
-
-
-def generate_drawings(request: Request) -> None:
-    """Pictures and captions for all trained drawings, and the grid."""
-    recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
-    drawings = scored_drawings(recipe, paths).drop(columns="high_codes").assign(seed=request.sampling.seed)
-    rows = drawings.rename(columns={"caption": "prompt"}).to_dict("records")
-    paths.samples.mkdir(parents=True, exist_ok=True)
-    say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
-    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
-        share = -(-len(rows) // min(recipe.scaling.num_workers, len(rows)))  # of a worker, in batches of one size
-        batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
-        made = run_generators(generator_config(request, batch_size), rows, recipe, ledger)
-        table = pd.DataFrame(list(made)).sort_values("row_number")
-        ledger.add.remote(samples=2 * len(table))
-    names = {"drawn_codes": "codes", "drawn_high_codes": "high_codes"}
-    pictures = table[["sample_id", "language", "prompt", *(name for name in names if name in table)]]
-    pictures = pictures.rename(columns=names)
-    size_px = fingerprint.transform["size_hr_px" if request.high else "size_px"]
-    drawing_grid(pictures, ImageTokenizer(paths.vqgan), paths, size_px, recipe.evaluation.grid_drawings).save(
-        paths.samples / GRID_FILE
-    )
-    pictures.to_parquet(paths.samples / PICTURES_FILE)
-    captions = table[["sample_id", "language", "prompt", "caption"]].rename(columns={"prompt": "true_caption"})
-    captions.to_parquet(paths.samples / CAPTIONS_FILE)
-    say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
-
-
-def generate_documents(request: Request) -> None:
-    """Illustrated documents from the first lines of those that the run trained on."""
-    recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
-    true = true_documents(recipe, paths, recipe.evaluation.documents)
-    most_pictures, most_ids = (
-        max(counts) for counts in zip(*((len(d.pictures), d.num_ids) for d in true), strict=True)
-    )
-    limits = DocumentLimits(fingerprint.num_codes, most_pictures, most_ids)
-    request = replace(request, task="joint", documents=limits)
-    prompts, prompt_len = checked_prompts(request, tuple(document.title for document in true), "")
-    config = generator_config(request, min(PROMPT_BATCH, len(prompts)))
-    config = replace(config, prompt_len=prompt_len, documents=limits, high=None)
-    config = replace(config, vqgan=paths.vqgan, vqgan_dtype=fingerprint.encoder_dtype)
-    with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
-        folder = new_folder(paths.documents)
-        save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe, ledger))
-        ledger.add.remote(samples=len(prompts))
-    say(f"generate: illustrated documents are in {folder}")
+        generate_from_prompts(request, options.prompt, options.prompts, options.num_pictures_each, batch_size, parent)
 
 
 if __name__ == "__main__":

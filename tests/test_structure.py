@@ -20,17 +20,18 @@ LEVELS = (
     "pipeline.model tokenization.demo tokenization.table tokenization.vqgan",
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",
     "pipeline.generation pipeline.pages pipeline.planning",
-    "pipeline.budget pipeline.demo pipeline.requests pipeline.sampling pipeline.training",
+    "pipeline.budget pipeline.demo pipeline.sampling pipeline.training",
     "pipeline.launch",
     "pipeline.benchmarks",
     "jobs.common pipeline.evaluation",
+    "pipeline.demo.scoring pipeline.requests",
     "pipeline.reports",
     "jobs",
 )
 """Packages, and the few modules that stand beside them; each imports from the lines above its own alone."""
 LEVEL_OF = {package: level for level, line in enumerate(LEVELS) for package in line.split()}
 ON_RAY = {"pipeline.benchmarks", "pipeline.demo", "pipeline.launch", "pipeline.ledger", "pipeline.requests"}
-ON_RAY |= {"pipeline.runs", "pipeline.runtime"}
+ON_RAY |= {"pipeline.evaluation", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
 
 
 def package_of(module: str) -> str:

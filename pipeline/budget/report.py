@@ -12,6 +12,7 @@ from pipeline.budget.published import PUBLISHED
 from pipeline.budget.spending import CATEGORIES, GROUPS, a100_factor, burn_rate, spending
 from pipeline.config.recipe import Recipe
 from pipeline.ledger.rows import Ledger, records_of
+from pipeline.ledger.sums import sums_by
 
 COUNTS = ("steps", "samples", "tokens", "flop")
 
@@ -65,5 +66,4 @@ def report_object(recipe: Recipe, ledger: Ledger, budget: float, named: Mapping[
 
 def _grouped(spent: pd.DataFrame, table: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
     counted = spent.merge(table[["attempt", *COUNTS]], on="attempt")
-    sums = counted.groupby(names, sort=False)[["gpu_days", *CATEGORIES, *COUNTS]].sum().reset_index()
-    return records_of(sums)
+    return records_of(sums_by(counted, names, ["gpu_days", *CATEGORIES, *COUNTS]))

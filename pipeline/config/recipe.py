@@ -19,8 +19,10 @@ from tokenization.config.workers import Workers
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
 """Names that a recipe may give, and the packages they need."""
 
-
 MADE = ("drawings", "lists")
+"""Corpora that `pipeline.demo.corpora` makes."""
+OLD_NAMES = {"grid_drawings": "grid_pictures", "drawings_per_list": "pictures_per_list"}
+"""Fields as the `recipe.json` of older runs names them."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class CorpusConfig:
     """A corpus.
 
     Attributes:
-        path: folder or `s3://bucket/prefix`; empty for what `jobs/make_corpus.py` makes of the OpenMoji drawings.
+        path: folder or `s3://bucket/prefix`; empty for what `jobs/make_corpus.py` makes.
         tokens: folder or `s3://bucket/prefix` of its tokens; empty for the run's own.
-        made: what that is, one of `MADE`: `drawings` with their names, or illustrated `lists` of some of them.
+        made: what that job makes, one of `MADE`.
         high_resolution: its pictures get the high resolution, where tokenization has one.
         layout, image_column, folder_shard_rows: see `CorpusSource`.
-        size_px, shard_rows: side of a rendered drawing, px, and drawings a shard.
-        groups, lists_per_group, drawings_per_list: of the lists.
+        size_px, shard_rows: of a corpus that is made, side of a picture, px, and pictures a shard.
+        groups, lists_per_group, pictures_per_list: of `lists`, see `tokenization.demo.lists`.
     """
 
     path: str = ""
@@ -48,7 +50,7 @@ class CorpusConfig:
     shard_rows: int = 256
     groups: tuple[str, ...] = ()
     lists_per_group: int = 3
-    drawings_per_list: int = 3
+    pictures_per_list: int = 3
 
     @property
     def has_documents(self) -> bool:
@@ -58,17 +60,17 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the demo is scored and shown.
+    """How a run is scored and shown.
 
     Attributes:
         temperature, top_k, guidance_scale: of the sampled codes; temperature 0 takes the likeliest.
         batch_size: prompts generated at once.
         max_caption_ids: of a generated caption.
-        grid_drawings: drawings shown in the grid and in the VQ-GAN's sheet.
-        where: pandas query over the token table's plain columns: the drawings that are generated and scored; empty
+        grid_pictures: columns of the grid of generated pictures, and of the VQ-GAN's sheet.
+        where: pandas query over the token table's plain columns: the samples that are generated and scored; empty
             for those that the last stage trained on.
         documents: the corpus whose documents are generated from their first lines and scored; empty for none.
-        composition: score whether pictures have the right skin tone, pairs seen and unseen in training apart.
+        composition: add the scores of `pipeline.demo.scoring.composition`.
     """
 
     temperature: float = 0.0
@@ -76,7 +78,7 @@ class EvaluationConfig:
     guidance_scale: float = 1.0
     batch_size: int = 64
     max_caption_ids: int = 32
-    grid_drawings: int = 12
+    grid_pictures: int = 12
     where: str = ""
     documents: str = ""
     composition: bool = False
@@ -227,7 +229,8 @@ def _rebuilt(kind: Any, value: Any) -> Any:
     """JSON's values as a type has them: dataclasses, tuples and dicts, one in the other."""
     if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: _rebuilt(hints[name], each) for name, each in value.items()})
+        named = {OLD_NAMES.get(name, name): each for name, each in value.items()}
+        return kind(**{name: _rebuilt(hints[name], each) for name, each in named.items()})
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         kinds = parts[:1] * len(value) if parts[1:] == (...,) else parts

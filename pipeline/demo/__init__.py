@@ -1,2 +1,2 @@
-"""What is particular to the demo: its corpora made, its drawings found and scored. Imports `evaluation`, `pages` and
-`tokenization.demo`."""
+"""What is particular to the demo. Here its corpora are made, with `runs` and `tokenization.demo`; `scoring` scores what
+was learned of them."""

@@ -16,8 +16,6 @@ from pipeline.runs.paths import RunPaths
 from tokenization.text_tokenizer import load_text_tokenizer
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
-DECODE_BATCH = 8
-
 
 @dataclass(frozen=True)
 class TrueDocument:
@@ -87,5 +85,4 @@ def score_documents(recipe: Recipe, paths: RunPaths, vqgan: ImageTokenizer) -> d
 
 def _decode(vqgan: ImageTokenizer, codes_BN: np.ndarray) -> np.ndarray:
     """Float32 pixels [B, pixels]."""
-    parts = [vqgan.decode(codes_BN[start : start + DECODE_BATCH]) for start in range(0, len(codes_BN), DECODE_BATCH)]
-    return np.concatenate(parts).reshape(len(codes_BN), -1).astype(np.float32)
+    return vqgan.decode_all(codes_BN).reshape(len(codes_BN), -1).astype(np.float32)

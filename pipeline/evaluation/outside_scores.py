@@ -1,10 +1,12 @@
 """FID and CLIP score by torchmetrics, with weights that the user has: nothing is downloaded."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -12,6 +14,10 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from pipeline.errors import InputError
+from pipeline.evaluation.samples import PICTURES_FILE
+from pipeline.evaluation.token_quality import decode_distinct, vqgan_of_tokens
+from pipeline.pages.sheets import true_pictures
+from pipeline.runs.paths import RunPaths
 
 BATCH = 32
 FID_FILES = (
@@ -19,15 +25,39 @@ FID_FILES = (
 )
 
 
-def check_weights(fid_weights: str, clip_weights: str) -> None:
-    """Raises InputError where a path that is named is not what it must be; empty ones are not looked at."""
-    if fid_weights and not Path(fid_weights).is_file():
-        raise InputError(f"--fid-weights {fid_weights!r} is no file; name {FID_FILES}")
-    if clip_weights and not (Path(clip_weights) / "config.json").is_file():
+@dataclass(frozen=True)
+class OutsideWeights:
+    """A file for `fid` and a folder for `clip_score`; empty to leave a score out."""
+
+    fid: str = ""
+    clip: str = ""
+
+
+def check_weights(weights: OutsideWeights) -> None:
+    """Raises InputError where a path is not what it must be."""
+    if weights.fid and not Path(weights.fid).is_file():
+        raise InputError(f"--fid-weights {weights.fid!r} is no file; name {FID_FILES}")
+    if weights.clip and not (Path(weights.clip) / "config.json").is_file():
         raise InputError(
-            f"--clip-weights {clip_weights!r} has no config.json; name the folder of a CLIP model as transformers "
+            f"--clip-weights {weights.clip!r} has no config.json; name the folder of a CLIP model as transformers "
             "saves it, with its tokenizer and image processor"
         )
+
+
+def outside_scores(paths: RunPaths, weights: OutsideWeights) -> dict[str, float]:
+    """FID of all generated pictures against the corpus's own, and CLIP score by language, where there are weights."""
+    vqgan = vqgan_of_tokens(paths)
+    pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
+    generated = decode_distinct(vqgan, pictures["codes"].to_list())
+    scores: dict[str, float] = {}
+    if weights.fid:
+        truth = true_pictures(paths, pictures["sample_id"].unique().tolist(), generated.shape[1])
+        scores |= {"fid": fid(weights.fid, np.stack(list(truth.values())), generated), "fid_pictures": len(generated)}
+    if weights.clip:
+        for language, rows in pictures.reset_index(drop=True).groupby("language"):
+            score = clip_score(weights.clip, generated[rows.index], rows["prompt"].to_list())
+            scores[f"clip_score_{language}"] = score
+    return scores
 
 
 def fid(weights: str, real: np.ndarray, generated: np.ndarray) -> float:

@@ -22,9 +22,6 @@ from tokenization.dtypes import fast_dtype
 from tokenization.text_tokenizer import end_of_text_id, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
-DECODE_BATCH = 8
-"""Pictures that the VQ-GAN decodes at once."""
-
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -168,9 +165,8 @@ class Generator:
     def _pngs(self, codes_BN: np.ndarray) -> list[bytes]:
         assert self._vqgan is not None
         pngs = []
-        for start in range(0, len(codes_BN), DECODE_BATCH):
-            for pixels in self._vqgan.decode(codes_BN[start : start + DECODE_BATCH]):
-                content = io.BytesIO()
-                Image.fromarray(pixels).save(content, "PNG")
-                pngs.append(content.getvalue())
+        for pixels in self._vqgan.decode_all(codes_BN):
+            content = io.BytesIO()
+            Image.fromarray(pixels).save(content, "PNG")
+            pngs.append(content.getvalue())
         return pngs

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role, State
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.sampling import GREEDY, Sampling, choose, guide, uniform_numbers
@@ -29,6 +30,19 @@ class HighResolution:
     role: Role
     group_size: int
     num_codes: int
+
+    @classmethod
+    def of_stage(cls, stage: StageConfig, num_codes: int | None) -> "HighResolution | None":
+        """As `stage` trains it; None where it has no such task.
+
+        Args:
+            stage: a stage's settings.
+            num_codes: M, from the fingerprint of the tokens.
+        """
+        if not stage.task_shares.get("high_resolution"):
+            return None
+        assert num_codes
+        return cls(Role[stage.high_resolution_role.upper()], stage.high_resolution_group, num_codes)
 
     def __post_init__(self) -> None:
         if self.group_size < 1 or self.num_codes % self.group_size:

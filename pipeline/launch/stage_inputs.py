@@ -5,7 +5,6 @@ import numpy as np
 from pipeline.checkpoints.manifest import Checkpoint
 from pipeline.config.recipe import Recipe, sha256_of
 from pipeline.config.stage import INSTRUCTIONS, StageConfig
-from pipeline.config.vocabulary import Role
 from pipeline.data.row_index import RowSelection, SourceRows
 from pipeline.data.row_index_cache import stored_row_index
 from pipeline.data.token_reader import TokenReader
@@ -102,11 +101,7 @@ def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerpr
                 f"sample_prompts has {prompt[:40]!r}... with {len(line)} ids, captions have at most "
                 f"{fingerprint.max_caption_ids}; shorten it"
             )
-    high = None
-    if stage.task_shares.get("high_resolution"):
-        assert fingerprint.num_codes_hr
-        role = Role[stage.high_resolution_role.upper()]
-        high = HighResolution(role, stage.high_resolution_group, fingerprint.num_codes_hr)
+    high = HighResolution.of_stage(stage, fingerprint.num_codes_hr)
     return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan, fingerprint.encoder_dtype)
 
 

@@ -2,14 +2,10 @@
 
 import base64
 import html
-import io
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-import matplotlib
 import pandas as pd
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222;
@@ -42,9 +38,17 @@ def image_of(png: bytes, what: str) -> str:
     return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def png_of(figure: plt.Figure) -> bytes:
-    """A plot, which is closed."""
-    content = io.BytesIO()
-    figure.savefig(content, dpi=110, format="png", bbox_inches="tight")
-    plt.close(figure)
-    return content.getvalue()
+@dataclass(frozen=True)
+class Section:
+    """Part of a page: a heading, a text, a table and PNG pictures."""
+
+    title: str
+    text: str
+    table: pd.DataFrame | None = None
+    pictures: list[bytes] = field(default_factory=list)
+
+    def parts(self) -> list[str]:
+        """For `page_of`."""
+        found = [f"<h2>{html.escape(self.title)}</h2><p>{html.escape(self.text)}</p>"]
+        found += [table_of(self.table)] if self.table is not None else []
+        return found + [image_of(picture, self.title) for picture in self.pictures]

@@ -1,24 +1,21 @@
 """Sheets of pictures with captions under them, for people to look at."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import importlib.metadata
 import io
 import unicodedata
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.pages.figures import DPI
 from pipeline.runs.paths import RunPaths
 from tokenization.config.pictures import Transform
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
-from tokenization.demo.openmoji import ATTRIBUTION
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
@@ -45,23 +42,26 @@ def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[
     return found
 
 
-def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int) -> Image.Image:
-    """True drawing, then for each language the picture from its name and, where there is one, the high-resolution
-    picture after it: one column a drawing.
+def sample_grid(
+    table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int, footer: str
+) -> Image.Image:
+    """A column a sample: its own picture, then for each language the one generated from its caption and, where there is
+    one, the high-resolution picture after it.
 
     Args:
         table: rows with sample_id, language, prompt, codes and perhaps high_codes.
         vqgan: decodes the codes.
         paths: the run's.
-        size_px: side of the true drawings.
+        size_px: side of the samples' own pictures.
         count: columns.
+        footer: see `picture_sheet`.
     """
     chosen = spread(sorted(table["sample_id"].unique()), count)
     truth = true_pictures(paths, chosen, size_px)
     languages = list(dict.fromkeys(table["language"]))
     columns = []
     for sample_id in chosen:
-        cells = [("drawing", truth[sample_id])]
+        cells = [("original", truth[sample_id])]
         for language in languages:
             row = table[(table["sample_id"] == sample_id) & (table["language"] == language)].iloc[0]
             cells.append((row["prompt"], vqgan.decode(np.asarray(row["codes"])[None])[0]))
@@ -69,14 +69,18 @@ def drawing_grid(table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, si
                 pixels = vqgan.decode(np.asarray(row["high_codes"])[None])[0]
                 cells.append((f"at {len(pixels)} px", pixels))
         columns.append(cells)
-    return picture_sheet(columns)
+    return picture_sheet(columns, footer)
 
 
-def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = ATTRIBUTION) -> Image.Image:
-    """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3])."""
+def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = "") -> Image.Image:
+    """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3]).
+
+    `footer` stands below them, as where the pictures are from.
+    """
     rows = max(len(cells) for cells in columns)
-    with plt.rc_context({"font.family": _fonts(), "font.size": 7}):
-        figure, axes = plt.subplots(rows, len(columns), figsize=(1.25 * len(columns), 1.5 * rows), squeeze=False)
+    with matplotlib.rc_context({"font.family": _fonts(), "font.size": 7}):
+        figure = Figure(figsize=(1.25 * len(columns), 1.5 * rows))
+        axes = figure.subplots(rows, len(columns), squeeze=False)
         for column, cells in enumerate(columns):
             for row in range(rows):
                 axis = axes[row][column]
@@ -88,8 +92,7 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = ATT
         figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
         figure.tight_layout()
         content = io.BytesIO()
-        figure.savefig(content, dpi=110, format="png")
-        plt.close(figure)
+        figure.savefig(content, dpi=DPI, format="png")
     return Image.open(content).convert("RGB")
 
 

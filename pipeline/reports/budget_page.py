@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.budget.spending import CATEGORIES
 from pipeline.ledger.account import SECONDS_PER_DAY
 from pipeline.ledger.rows import Ledger, records_of
-from pipeline.pages.html import image_of, page_of, plt, png_of, table_of
+from pipeline.pages.figures import png_of
+from pipeline.pages.html import image_of, page_of, table_of
 from pipeline.reports.budget_tables import summary_lines
 from tokenization.files.storage import write_atomically
 
@@ -50,7 +52,8 @@ def _over_time(figures: dict[str, Any], ledger: Ledger, unit: str) -> bytes:
     ]
     first = times[0] if times else 0.0
     hours = [(moment - first) / 3600 for moment in times]
-    figure, axis = plt.subplots(figsize=(8, 3.6))
+    figure = Figure(figsize=(8, 3.6))
+    axis = figure.subplots()
     axis.plot(hours, spent, color=COLOURS["productive"], label="spent")
     if figures["budget_gpu_days"]:
         axis.axhline(figures["budget_gpu_days"], color="#c0392b", linestyle="--", label="budget")
@@ -67,7 +70,8 @@ def _over_time(figures: dict[str, Any], ledger: Ledger, unit: str) -> bytes:
 def _by_job(figures: dict[str, Any], unit: str) -> bytes:
     staged = [row | {"name": f"stage {row['stage']}"} for row in figures["by_stage"] if row["job"] == "train_stage"]
     rows = [row | {"name": row["job"]} for row in figures["by_job"] if row["job"] != "train_stage"] + staged
-    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.42 * len(rows)))
+    figure = Figure(figsize=(8, 0.8 + 0.42 * len(rows)))
+    axis = figure.subplots()
     names, left = [f"{row['name']} ({row['gpu_model'] or 'nothing'})" for row in rows], np.zeros(len(rows))
     for category in CATEGORIES:
         width = np.array([row[category] for row in rows])
@@ -81,7 +85,8 @@ def _by_job(figures: dict[str, Any], unit: str) -> bytes:
 
 def _beside(figures: dict[str, Any]) -> bytes:
     bars = figures["beside"] | {"this run so far": figures["a100_gpu_days"]}
-    figure, axis = plt.subplots(figsize=(8, 3))
+    figure = Figure(figsize=(8, 3))
+    axis = figure.subplots()
     axis.barh(list(bars), list(bars.values()), color=["#b8b8b8"] * (len(bars) - 1) + [COLOURS["productive"]])
     axis.invert_yaxis()
     axis.set(xlabel="A100 GPU-days, published and our own")

@@ -10,7 +10,8 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint, newest_complete
 from pipeline.config.recipe import recipe_of
 from pipeline.config.stage import StageConfig
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.rows import read_ledger, records_of
+from pipeline.ledger.sums import days_unit, sums_by
 from pipeline.planning.flops import count_parameters
 from pipeline.runs.paths import RunPaths, language_expert_name
 from pipeline.runs.step_figures import read_step_figures
@@ -165,23 +166,23 @@ def _data(paths: RunPaths, prints: dict[str, Fingerprint]) -> str:
 
 
 def _ledger(paths: RunPaths) -> str:
-    """Days of devices by job and stage, killed attempts counted in."""
+    """Days of devices by job and stage, killed attempts included."""
     table = read_ledger(paths.ledger).table
     if not len(table):
         return "The run's folder has no ledger."
-    rows = []
-    for key, own in table.groupby(["job", "stage", "gpu_model"], sort=False):
-        job, stage, model = map(str, key)
-        days = f"{float(own['gpu_days'].sum()):.4g} {_unit(model)}"
-        rows.append((job, stage, model, str(len(own)), days, f"{float(own['flop'].sum()):.3g}"))
-    by_model = table.groupby("gpu_model")["gpu_days"].sum()
-    total = [f"{float(days):.4g} {_unit(str(model))}" for model, days in by_model.items()]
+    table = table.assign(attempts=1)
+    rows = [
+        (row["job"], row["stage"], row["gpu_model"], f"{row['attempts']}", _days(row), f"{row['flop']:.3g}")
+        for row in records_of(sums_by(table, ["job", "stage", "gpu_model"], ["attempts", "gpu_days", "flop"]))
+    ]
+    by_model = sums_by(table.sort_values("gpu_model", kind="stable"), ["gpu_model"], ["gpu_days"])
+    total = [_days(row) for row in records_of(by_model)]
     names = ("job", "stage", "device", "attempts", "held", "FLOP")
     return f"{_table(names, rows)}\n\nIn all {', '.join(total)}: devices held times seconds over 86,400."
 
 
-def _unit(model: str) -> str:
-    return "CPU-days" if model == "CPU" else f"{model} GPU-days"
+def _days(row: dict[str, Any]) -> str:
+    return f"{row['gpu_days']:.4g} {days_unit(row['gpu_model'])}"
 
 
 def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

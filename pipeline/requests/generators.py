@@ -10,27 +10,26 @@ from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.config.recipe import Recipe
 from pipeline.export.export import export_model, exported_from
 from pipeline.generation.actor import Generator, GeneratorConfig
-from pipeline.generation.sampling import GREEDY
-from pipeline.requests.request import (
-    Request,
-)
+from pipeline.requests.request import GenerationRequest
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer
 
 
-def generator_config(request: Request, batch_size: int) -> GeneratorConfig:
-    """What all generators of a run have in common. Captions take the likeliest ids."""
+def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bool) -> GeneratorConfig:
+    """What all generators of a run have in common; `with_vqgan` where they read or make pixels."""
     return GeneratorConfig(
         export=request.paths.export,
         batch_size=batch_size,
         prompt_len=request.fingerprint.max_caption_ids,
         num_codes=request.fingerprint.num_codes,
         sampling=request.sampling,
-        caption_sampling=GREEDY,
+        caption_sampling=request.caption_sampling,
         max_caption_ids=request.recipe.evaluation.max_caption_ids,
         high=request.high,
+        vqgan=request.paths.vqgan if with_vqgan else None,
+        vqgan_dtype=request.fingerprint.encoder_dtype,
         use_gpu=request.recipe.scaling.use_gpu,
     )
 
@@ -41,14 +40,7 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
     if exported_from(paths.export) == checkpoint.name:
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    export_model(
-        paths.base,
-        checkpoint,
-        fingerprint.codebook_size,
-        tokenizer,
-        paths.export,
-        **recipe.model_options(),
-    )
+    export_model(paths.base, checkpoint, fingerprint.codebook_size, tokenizer, paths.export, **recipe.model_options())
     say(f"generate: exported {checkpoint.name} to {paths.export}")
 
 

@@ -1,28 +1,19 @@
-"""What a user asks `jobs/generate.py` for: checked before anything starts, and written down when it is made."""
+"""What a user asks `jobs/generate.py` for, checked before anything starts."""
 
-import base64
-import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.config.recipe import Recipe
-from pipeline.config.vocabulary import Role
 from pipeline.errors import InputError, UsageError
 from pipeline.generation.documents import DocumentLimits
 from pipeline.generation.pictures import HighResolution, positions_after_prompt
-from pipeline.generation.sampling import MAX_SEED, Sampling
-from pipeline.pages.prompt_results import file_name, save_grid, save_index, save_page, save_picture
+from pipeline.generation.sampling import GREEDY, MAX_SEED, Sampling
 from pipeline.requests.prompts import Prompt, read_prompts
 from pipeline.runs.language_expert_check import base_config
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.terminal import say
 from tokenization.config.pictures import Limits, Transform
 from tokenization.corpora.pictures import load_picture
-from tokenization.demo.openmoji import ATTRIBUTION
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 
@@ -31,14 +22,17 @@ PROMPT_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
-class Request:
-    """A job's settings: the run's, and what is asked of it.
+class GenerationRequest:
+    """A run, and what is asked of it.
 
     Attributes:
+        recipe, paths, fingerprint: the run and its tokens.
         task: `picture`, `caption` or `joint`.
-        sampling: how codes are chosen.
+        sampling: how codes, and the text of documents, are chosen.
         high: high-resolution pictures; None for none.
         documents: limits of joint generation.
+        caption_sampling: how captions are chosen.
+        footer: stands on every sheet of pictures.
     """
 
     recipe: Recipe
@@ -48,6 +42,8 @@ class Request:
     sampling: Sampling
     high: HighResolution | None
     documents: DocumentLimits
+    caption_sampling: Sampling = GREEDY
+    footer: str = ""
 
 
 def high_resolution(
@@ -79,12 +75,10 @@ def high_resolution(
         raise UsageError(f"--resolution {size_px} and --high-resolution {wanted} contradict each other; leave one out")
     if "yes" not in sizes or wanted == "no" or size_px == sizes["no"]:
         return None
-    assert fingerprint.num_codes_hr
-    role = Role[stage.high_resolution_role.upper()]
-    return HighResolution(role, stage.high_resolution_group, fingerprint.num_codes_hr)
+    return HighResolution.of_stage(stage, fingerprint.num_codes_hr)
 
 
-def checked_prompts(request: Request, texts: tuple[str, ...], file: str) -> tuple[list[Prompt], int]:
+def checked_prompts(request: GenerationRequest, texts: tuple[str, ...], file: str) -> tuple[list[Prompt], int]:
     """The prompts, and to how many ids they are padded.
 
     A picture's prompt may have as many ids as a caption had in training; a document's, as many as the model's positions
@@ -150,70 +144,3 @@ def caption_rows(files: tuple[str, ...], language: str, seed: int, fingerprint: 
     if problems:
         raise InputError(f"pictures that cannot be captioned: {'; '.join(problems)}")
     return rows
-
-
-def save_pictures(request: Request, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices and the grid."""
-    rows = []
-    for row in made:
-        name = file_name(row["row_number"], row["prompt"])
-        picture = {"picture": save_picture(folder, name, row["png"]), "codes": row["drawn_codes"]}
-        if request.high:
-            picture["high_picture"] = save_picture(folder, f"{name}_high", row["high_png"])
-            picture["high_codes"] = row["drawn_high_codes"]
-        rows.append(_plain(row) | picture)
-    rows.sort(key=lambda row: row["row_number"])
-    save_index(folder, [_how(request) | row for row in rows])
-    columns: dict[str, list[tuple[str, str]]] = {}
-    for row in rows:
-        cells = columns.setdefault(row["id"], [])
-        cells += [(row["prompt"], row[name]) for name in ("picture", "high_picture") if name in row]
-    save_grid(folder, list(columns.values()), _footer(request))
-    for row in rows[:10]:
-        say(f"generate: {row['prompt']!r} is drawn in {folder / row.get('high_picture', row['picture'])}")
-
-
-def save_captions(request: Request, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """The indices: image, language, caption, and the codes it was read from."""
-    rows = sorted(made, key=lambda row: row["row_number"])
-    save_index(folder, [_plain(row) | {"caption": row["caption"], "codes": row["codes"]} for row in rows])
-    for row in rows[:10]:
-        say(f"generate: {row['image']}: {row['caption']}")
-
-
-def save_documents(request: Request, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices, the page, and a grid where there are pictures."""
-    rows = []
-    for row in made:
-        segments = json.loads(row["segments"])
-        for number, segment in enumerate(segments):
-            if "png" in segment:
-                name = f"{file_name(row['row_number'], row['prompt'])}_{number}"
-                segment["picture"] = save_picture(folder, name, base64.b64decode(segment.pop("png")))
-        rows.append(_plain(row) | {"segments": segments})
-    rows.sort(key=lambda row: row["row_number"])
-    how = _how(request) | {
-        "max_pictures": request.documents.max_pictures,
-        "max_text_ids": request.documents.max_text_ids,
-    }
-    save_index(folder, [how | row for row in rows])
-    save_page(folder, rows)
-    pictures = [[(row["prompt"], s["picture"]) for s in row["segments"] if "picture" in s] for row in rows]
-    if columns := [column for column in pictures if column]:
-        save_grid(folder, columns, _footer(request))
-    say(f"generate: {sum(map(len, pictures))} pictures in {len(rows)} documents")
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("row_number", "id", "prompt", "image", "language", "seed")
-    values = {name: row[name] for name in names if name in row}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-
-
-def _how(request: Request) -> dict[str, Any]:
-    values = asdict(request.sampling)
-    return {name: value for name, value in values.items() if name != "seed"}
-
-
-def _footer(request: Request) -> str:
-    return "" if request.recipe.corpus.path else ATTRIBUTION

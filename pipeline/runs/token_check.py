@@ -19,6 +19,12 @@ def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fi
     """
     tokens = paths.tokens_of(corpus or recipe.first_corpus)
     fingerprint = common_fingerprint(list_token_shards(tokens))
+    check_made_with(recipe, paths, fingerprint, tokens)
+    return fingerprint
+
+
+def check_made_with(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint, tokens: str) -> None:
+    """Raises InputError where another VQ-GAN or vocabulary than the recipe's made `tokens`, of that fingerprint."""
     text_sha256 = text_vocabulary_sha256(load_text_tokenizer(recipe.text_tokenizer, paths.text))
     for name, have, want in (
         (f"VQ-GAN than {str(paths.vqgan)!r}", fingerprint.vq_sha256, image_tokenizer_sha256(paths.vqgan)),
@@ -29,7 +35,6 @@ def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fi
                 f"tokens in {tokens!r} were made with another {name}; "
                 "put that one back, or choose another --root and tokenize again"
             )
-    return fingerprint
 
 
 def stage_fingerprint(recipe: Recipe, paths: RunPaths, stage: StageConfig) -> Fingerprint:

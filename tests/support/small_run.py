@@ -39,7 +39,7 @@ def recipe():
         ),
         stages=(first, replace(first, purpose="second", steps=2)),
         zero=ZeroConfig(persistence_threshold=0),
-        evaluation=EvaluationConfig(batch_size=8, max_caption_ids=4, grid_drawings=3),
+        evaluation=EvaluationConfig(batch_size=8, max_caption_ids=4, grid_pictures=3),
         heartbeat_s=1.0,
     )
 """

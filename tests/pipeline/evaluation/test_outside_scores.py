@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from pipeline.errors import InputError
-from pipeline.evaluation.outside_scores import check_weights, clip_score, fid
+from pipeline.evaluation.outside_scores import OutsideWeights, check_weights, clip_score, fid
 
 
 class MeanColours(torch.nn.Module):
@@ -82,10 +82,10 @@ def test_a_prompt_longer_than_clip_reads_is_cut_and_scored(clip_folder: str) -> 
 
 def test_weights_that_are_not_there_or_not_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--fid-weights 'nowhere.pt' is no file; name a TorchScript"):
-        check_weights("nowhere.pt", "")
+        check_weights(OutsideWeights(fid="nowhere.pt"))
     with pytest.raises(InputError, match="--clip-weights .* has no config.json"):
-        check_weights("", str(tmp_path))
-    check_weights("", "")
+        check_weights(OutsideWeights(clip=str(tmp_path)))
+    check_weights(OutsideWeights())
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(InputError, match="--fid-weights .* cannot be used"):
         fid(str(tmp_path / "text.pt"), pictures(2), pictures(2))

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jobs import evaluate, generate
+from jobs import generate
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.config.vocabulary import Role
+from pipeline.demo.scoring.retrieval import retrieval
 from pipeline.errors import InputError, UsageError
 from pipeline.generation.documents import DocumentLimits
 from pipeline.generation.pictures import HighResolution
@@ -24,20 +25,20 @@ from pipeline.generation.sampling import Sampling
 from pipeline.pages.prompt_results import file_name, new_folder, save_page
 from pipeline.requests.prompts import read_prompts
 from pipeline.requests.request import (
-    Request,
+    GenerationRequest,
     caption_rows,
     checked_prompts,
     high_resolution,
     prompt_rows,
-    save_documents,
-    save_pictures,
 )
+from pipeline.requests.results import save_documents, save_pictures
 from pipeline.runs.paths import run_paths
 from tests.support.pictures import png
 from tokenization.config.pictures import Transform
 from tokenization.config.sources import PACKAGED
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
+from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 def read(path: Path, *texts: str, max_ids: int = 4) -> list:
@@ -191,10 +192,10 @@ def test_a_resolution_the_run_was_not_trained_for_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def request_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Request]:
+def request_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GenerationRequest]:
     root = tmp_path_factory.mktemp("runs")  # shared: to convert the text vocabulary takes seconds
 
-    def made(task: str, positions: int = 4096, **limits: Any) -> Request:
+    def made(task: str, positions: int = 4096, **limits: Any) -> GenerationRequest:
         recipe = high_recipe()
         paths = run_paths(str(root), recipe)
         paths.language_expert.mkdir(parents=True, exist_ok=True)
@@ -203,12 +204,12 @@ def request_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Reques
         )
         documents = DocumentLimits(64, **{"max_pictures": 2, "max_text_ids": 100} | limits)
         high = high_resolution(recipe, fingerprint()) if task == "picture" else None
-        return Request(recipe, paths, fingerprint(), task, Sampling(), high, documents)
+        return GenerationRequest(recipe, paths, fingerprint(), task, Sampling(), high, documents)
 
     return made
 
 
-def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..., Request]) -> None:
+def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..., GenerationRequest]) -> None:
     """It may neither end the prompt nor open a picture."""
     request = request_of("picture")
     (prompt,), _ = checked_prompts(request, ("a <img> cat <|endoftext|>",), "")
@@ -218,7 +219,7 @@ def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..
 
 
 def test_a_prompt_may_be_as_long_as_a_trained_caption_and_the_positions_allow(
-    request_of: Callable[..., Request],
+    request_of: Callable[..., GenerationRequest],
 ) -> None:
     words = "sun " * 78
     with pytest.raises(UsageError, match="text ids, this model takes at most 77"):
@@ -258,7 +259,9 @@ def test_a_prompt_of_any_kind_makes_a_name_that_stays_in_its_folder(tmp_path: Pa
     assert name.startswith("000003_") and [path.name for path in tmp_path.iterdir()] == [f"{name}_high.png"]
 
 
-def test_pictures_their_indices_and_the_grid_agree(request_of: Callable[..., Request], tmp_path: Path) -> None:
+def test_pictures_their_indices_and_the_grid_agree(
+    request_of: Callable[..., GenerationRequest], tmp_path: Path
+) -> None:
     request, folder = request_of("picture"), tmp_path / "made"
     folder.mkdir()
     rows = [
@@ -295,7 +298,9 @@ def test_a_page_holds_its_pictures_and_no_markup_of_the_model(tmp_path: Path) ->
     assert page.index("boil") < page.index("data:image/png;base64,") < page.index("serve")
 
 
-def test_documents_are_written_with_their_pictures_in_order(request_of: Callable[..., Request], tmp_path: Path) -> None:
+def test_documents_are_written_with_their_pictures_in_order(
+    request_of: Callable[..., GenerationRequest], tmp_path: Path
+) -> None:
     content = base64.b64encode(png((16, 16))).decode()
     picture = {"codes": [1] * 64, "png": content}
     documents = [[{"text": "boil"}, picture, picture, {"text": "serve"}], [{"text": "nothing to see"}], [picture]]
@@ -323,11 +328,11 @@ def test_documents_are_written_with_their_pictures_in_order(request_of: Callable
     assert (tmp_path / "grid.png").exists()
 
 
-class FourColours:
+class FourColours(ImageTokenizer):
     """Decodes a code as a grey value, and remembers which it was asked for."""
 
     def __init__(self) -> None:
-        self.decoded = []
+        self.decoded: list[int] = []
 
     def decode(self, codes_BN: np.ndarray) -> np.ndarray:
         self.decoded += codes_BN[:, 0].tolist()
@@ -342,6 +347,6 @@ def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing
     columns = ["sample_id", "language", "high_codes"]
     pictures = pd.DataFrame([(name, language, [code] * 4) for name, language, code in made], columns=columns)
     vqgan = FourColours()
-    scores = evaluate.retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
+    scores = retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
     assert scores == {"high_res_retrieval_en": pytest.approx(2 / 3), "high_res_retrieval_zh": 1.0}
     assert sorted(vqgan.decoded) == [10, 12, 49, 60, 90, 100, 200], "what is alike costs one decoding"

@@ -1,4 +1,4 @@
-"""The drawings of a run that are generated and scored."""
+"""The samples of a run that are generated and scored, and the files that hold what was generated for them."""
 
 import pandas as pd
 
@@ -8,22 +8,27 @@ from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.token_reader import TokenReader, caption_texts
 from pipeline.runs.paths import RunPaths
 
-
-def trained_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """Rows of the last stage, one a language: sample_id, language, caption, codes, high_codes (None where there are
-    none)."""
-    source = recipe.stages[-1].sources[recipe.first_corpus]
-    return _drawings(paths, source)
+PICTURES_FILE, CAPTIONS_FILE = "pictures.parquet", "captions.parquet"
+GRID_FILE, VQ_SHEET_FILE = "grid.png", "vq_sheet.png"
+"""All in `RunPaths.samples`."""
 
 
-def scored_drawings(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """What is generated and scored, as `trained_drawings`: those, where the recipe names no others."""
+def trained_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
+    """What the last stage trained on, a row for each language of a sample.
+
+    Columns: sample_id, language, caption, codes, high_codes (None where there are none).
+    """
+    return _rows(paths, recipe.stages[-1].sources[recipe.first_corpus])
+
+
+def scored_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
+    """What is generated and scored, as `trained_samples`: those, where `evaluation.where` names no others."""
     if not recipe.evaluation.where:
-        return trained_drawings(recipe, paths)
-    return _drawings(paths, Source(where=recipe.evaluation.where))
+        return trained_samples(recipe, paths)
+    return _rows(paths, Source(where=recipe.evaluation.where))
 
 
-def _drawings(paths: RunPaths, source: Source) -> pd.DataFrame:
+def _rows(paths: RunPaths, source: Source) -> pd.DataFrame:
     index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)

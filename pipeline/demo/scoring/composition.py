@@ -10,9 +10,12 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.evaluation.samples import PICTURES_FILE
+from pipeline.evaluation.token_quality import vqgan_of_tokens
 from pipeline.pages.sheets import picture_sheet, spread, true_pictures
 from pipeline.runs.paths import RunPaths
 from tokenization.demo.compositions import SEEN, UNSEEN, VARIANTS
+from tokenization.demo.openmoji import ATTRIBUTION
 from tokenization.table.token_table import list_token_shards
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
@@ -20,6 +23,7 @@ COMPOSITION_FILE, COMPOSITION_SHEET_FILE = "composition.parquet", "composition.p
 SHEET_COLUMNS = 12
 COLUMNS = ("sample_id", "codes", "subject", "tone", "composition")
 DECODE_BATCH = 32
+"""Another batch would round some pixels otherwise, and scores could no longer be compared with earlier ones."""
 
 
 def six_variants(tokens: str) -> pd.DataFrame:
@@ -64,13 +68,10 @@ def nearest_credit(pictures: np.ndarray, variants: np.ndarray, wanted: np.ndarra
     return own / is_nearest.sum(1), distance.argmin(1)
 
 
-def score_composition(paths: RunPaths, vqgan: ImageTokenizer, pictures: pd.DataFrame) -> dict[str, float]:
-    """Scores generated pictures of subjects in six variants, and writes the single scores and a sheet to `samples`.
+def score_composition(paths: RunPaths) -> dict[str, float]:
+    """Scores the run's generated pictures of subjects in six variants; pictures of other subjects are left out.
 
-    Args:
-        paths: the run's.
-        vqgan: decodes codes.
-        pictures: `sample_id`, `language`, `prompt`, `codes`; drawings of other subjects are left out.
+    Writes the single scores and a sheet to `samples`.
 
     Returns:
         `composition_seen` and `composition_unseen`, with all languages and by language; and `composition_ceiling`,
@@ -79,7 +80,8 @@ def score_composition(paths: RunPaths, vqgan: ImageTokenizer, pictures: pd.DataF
     Raises:
         InputError: no picture is of such a subject.
     """
-    drawings = six_variants(paths.tokens)
+    vqgan, drawings = vqgan_of_tokens(paths), six_variants(paths.tokens)
+    pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     table = pictures.merge(drawings.drop(columns="codes"), on="sample_id")
     if table.empty:
         raise InputError("no generated picture is of a subject in six variants; see evaluation.where of the recipe")
@@ -118,7 +120,7 @@ def _sheet(table: pd.DataFrame, drawn: np.ndarray, six: np.ndarray, wanted: np.n
             came = "" if one["nearest"] == one["tone"] else f": {one['nearest'] or 'no tone'}"
             cells.append((one["language"] + came, drawn[row]))
         columns.append(cells)
-    return picture_sheet(columns or [[("nothing unseen", drawn[0])]])
+    return picture_sheet(columns or [[("nothing unseen", drawn[0])]], ATTRIBUTION)
 
 
 def _decoded_variants(vqgan: ImageTokenizer, drawings: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -134,8 +136,5 @@ def _decoded_variants(vqgan: ImageTokenizer, drawings: pd.DataFrame) -> dict[str
     )
 
 
-def _decode(vqgan: ImageTokenizer, codes: list) -> np.ndarray:
-    grid = np.stack([np.asarray(line) for line in codes])
-    return np.concatenate(
-        [vqgan.decode(grid[start : start + DECODE_BATCH]) for start in range(0, len(grid), DECODE_BATCH)]
-    )
+def _decode(vqgan: ImageTokenizer, codes: list[np.ndarray]) -> np.ndarray:
+    return vqgan.decode_all(np.stack([np.asarray(line) for line in codes]), DECODE_BATCH)

@@ -1,0 +1,1 @@
+"""What scores the demo's drawings, and shows the scores. Imports `evaluation` and `tokenization.demo`."""

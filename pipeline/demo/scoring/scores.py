@@ -1,0 +1,11 @@
+"""The scores that only the demo's corpora can have."""
+
+from pipeline.config.recipe import Recipe
+from pipeline.demo.scoring.composition import score_composition
+from pipeline.demo.scoring.retrieval import score_drawings
+from pipeline.evaluation.run_scores import Score
+
+
+def demo_scores(recipe: Recipe) -> list[Score]:
+    """What the recipe asks for, the longest first."""
+    return [score_drawings, score_composition] if recipe.evaluation.composition else [score_drawings]

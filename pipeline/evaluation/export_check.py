@@ -1,0 +1,43 @@
+"""Checks of an exported model: it loads, and its text is still the language expert's."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.evaluation.text_drift import text_drift
+from pipeline.export.export import load_export, text_logits_max_abs_diff, visual_weights_moved
+from pipeline.generation.documents import opener_share
+from pipeline.model.loading import load_language_expert
+from pipeline.runs.paths import RunPaths
+from tokenization.dtypes import fast_dtype
+from tokenization.table.token_table import list_token_shards
+from tokenization.text_tokenizer import end_of_text_id
+
+
+def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
+    """Loads the export in this fresh process and compares its text with that of the language expert's own class.
+
+    Args:
+        paths: the run's.
+        held_out: ids of captions that nothing was trained on; perplexity is measured on them.
+    """
+    model = load_export(paths.export, fast_dtype("cpu"))
+    captions = list_token_shards(paths.tokens)[0].read(["captions"])["captions"].to_pylist()
+    texts = [caption["ids"] for row in captions[:16] for caption in row]
+    scores: dict[str, Any] = {}
+    if held_out:
+        base = load_language_expert(paths.base, model.dtype).eval()
+        end_id = end_of_text_id(PreTrainedTokenizerFast.from_pretrained(paths.export))
+        rows = model.config.text_vocab_size
+        drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
+        scores = {"text_perplexity": drift.perplexity, "base_text_perplexity": drift.base_perplexity}
+        # A picture may well follow a caption's last word.
+        beginnings = [ids[:-1] for ids in held_out if len(ids) > 1]
+        if beginnings:
+            share = opener_share(model, beginnings)
+            scores |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
+    return scores | {
+        "held_out_texts": len(held_out),
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.base, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.base),
+    }

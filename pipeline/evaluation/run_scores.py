@@ -1,0 +1,90 @@
+"""Scores a run, in tasks on Ray: its tokens, what was generated, its export."""
+
+import json
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import ray
+
+from pipeline.config.recipe import Recipe
+from pipeline.errors import InputError
+from pipeline.evaluation.export_check import check_export
+from pipeline.evaluation.held_out import held_out_captions
+from pipeline.evaluation.outside_scores import OutsideWeights, check_weights, outside_scores
+from pipeline.evaluation.samples import CAPTIONS_FILE, PICTURES_FILE, VQ_SHEET_FILE
+from pipeline.evaluation.token_quality import quality_of_tokens
+from pipeline.pages.sheets import picture_sheet, spread
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.paths import RunPaths
+from pipeline.runs.token_check import checked_fingerprint
+from pipeline.runtime.placement import reserved
+from pipeline.runtime.terminal import say
+from pipeline.training.language_expert import TRAINING_FILE
+from tokenization.files.storage import open_storage
+from tokenization.table.token_table import MANIFEST_FILE, list_token_shards
+
+METRICS_FILE = "metrics.json"
+"""In the run's folder."""
+HELD_OUT_TEXTS = 256
+"""Captions that the perplexity is measured on."""
+
+Score = Callable[[RunPaths], dict[str, Any]]
+"""Metrics of a run by name; one task on one CPU."""
+
+
+def evaluate_run(
+    recipe: Recipe, paths: RunPaths, own_scores: Sequence[Score], outside: OutsideWeights, footer: str
+) -> dict[str, Any]:
+    """Scores generated pictures and captions, the VQ-GAN and the export. Writes `METRICS_FILE` and the VQ-GAN's sheet.
+
+    Args:
+        recipe, paths: the run.
+        own_scores: what the corpus has of scores of its own, the longest first.
+        outside: of the FID and the CLIP score.
+        footer: of the sheet.
+
+    Raises:
+        InputError: nothing was generated yet, or weights are not what they must be.
+    """
+    check_weights(outside)
+    for name in (PICTURES_FILE, CAPTIONS_FILE):
+        if not (paths.samples / name).exists():
+            raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
+    token_shards = list_token_shards(paths.tokens)
+    checked_fingerprint(recipe, paths)
+    cpus = recipe.scaling.num_cpus
+    with ledger_attempt(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
+        ledger.working.remote()
+        task: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)
+        # The longest first, so that no long task is left to run alone at the end.
+        scores = [task(score).remote(paths) for score in own_scores]
+        if outside.fid or outside.clip:
+            scores.append(task(outside_scores).remote(paths, outside))
+        scores.append(task(check_export).remote(paths, held_out_captions(recipe, paths, HELD_OUT_TEXTS)))
+        of_shard = task(quality_of_tokens)
+        shards = ray.get([of_shard.remote(paths, shard) for shard in token_shards])
+        generated = reduce(operator.or_, ray.get(scores))
+    manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")
+    metrics = {
+        "corpus_rows": manifest["rows_in"],
+        "rejected_rows": manifest["rows_rejected"],
+        "codes_in_use": manifest["codes_in_use"],
+        "vq_psnr_db": reduce(operator.add, [quality for quality, _ in shards]).psnr_db,
+        "language_expert_loss": language_expert_loss(paths),
+    } | generated
+    columns = spread([cells for _, cells in shards if cells], recipe.evaluation.grid_pictures)
+    picture_sheet(columns, footer).save(paths.samples / VQ_SHEET_FILE)
+    (paths.run / METRICS_FILE).write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
+    if not (outside.fid and outside.clip):
+        say("evaluate: without --fid-weights there is no FID, without --clip-weights no CLIP score")
+    for name, value in metrics.items():
+        say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
+    return metrics
+
+
+def language_expert_loss(paths: RunPaths) -> float | None:
+    """The last loss of the run's own language expert; None where the recipe brings one along."""
+    record = paths.language_expert / TRAINING_FILE
+    return json.loads(record.read_text())["loss"] if record.exists() else None

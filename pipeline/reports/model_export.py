@@ -1,0 +1,55 @@
+"""A checkpoint as a folder for others: the model, its VQ-GAN, its recipe and a model card."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.architecture.mars_config import MarsConfig
+from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.export.export import export_model
+from pipeline.reports.model_card import model_card
+from pipeline.runs.language_expert_check import base_config
+from pipeline.runs.paths import RunPaths
+from pipeline.runs.token_check import checked_fingerprint
+from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.vqgan.formats import load_vqgan, save_vqgan
+
+VQGAN_FOLDER = "vqgan"
+
+
+def export_with_card(
+    paths: RunPaths, stage_number: int, checkpoint: Checkpoint, out: Path, language_expert: str
+) -> None:
+    """Writes the folder, whole or not at all.
+
+    Args:
+        paths: the run, with the recipe that the stage was trained with.
+        stage_number, checkpoint: what is exported.
+        out: a new folder.
+        language_expert: where whoever loads the model finds it; empty to put its weights into the export.
+
+    Raises:
+        InputError: the run's tokens or its language expert are missing, or do not fit its recipe.
+    """
+    recipe = paths.recipe
+    fingerprint = checked_fingerprint(recipe, paths)
+    vqgan, options = load_vqgan(paths.vqgan), recipe.model_options()
+    config = MarsConfig.from_language_expert(base_config(paths), fingerprint.codebook_size, **options)
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+
+    def finish(folder: Path) -> None:
+        save_vqgan(vqgan, folder / VQGAN_FOLDER)
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+        card = model_card(paths, checkpoint, stage_number, config, vqgan, VQGAN_FOLDER, language_expert)
+        (folder / "README.md").write_text(card)
+
+    export_model(
+        paths.base,
+        checkpoint,
+        fingerprint.codebook_size,
+        tokenizer,
+        out,
+        beside=language_expert,
+        finish=finish,
+        **options,
+    )

@@ -1,0 +1,37 @@
+"""Sections of the report that only some runs have figures for."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from pipeline.pages.html import Section
+from pipeline.reports.experts_report import PLOT_FILE, SUMMARY_FILE, experts_folder, experts_table
+from pipeline.runs.paths import RunPaths
+
+
+def preservation_sections(metrics: dict[str, Any]) -> list[Section]:
+    """The trained model's text beside its language expert's; nothing where no text was held out."""
+    if "text_perplexity" not in metrics:
+        return []
+    names = ("text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "openers_in_text", "held_out_texts")
+    rows = [(name, f"{metrics[name]:.6g}") for name in names if name in metrics]
+    text = (
+        "The trained model's text beside its language expert's: perplexity of captions that nothing was trained on, "
+        "and the largest difference of a text logit; and the share of those captions' positions before the last at "
+        "which a picture would open."
+    )
+    return [Section("Preservation", text, pd.DataFrame(rows, columns=["", "value"]))]
+
+
+def experts_sections(paths: RunPaths) -> list[Section]:
+    """The comparison of two experts with one; nothing where `jobs/compare_experts.py` has not run."""
+    folder = experts_folder(paths)
+    if not (folder / SUMMARY_FILE).exists():
+        return []
+    figures = json.loads((folder / SUMMARY_FILE).read_text())
+    text = (
+        f"The same {figures['steps']} steps with SemVIE and with one shared, trained expert; the drift of the text "
+        f"logits from the base's is measured on {figures['held_out_texts']} held-out captions."
+    )
+    return [Section("Why two experts", text, experts_table(figures), [(folder / PLOT_FILE).read_bytes()])]

@@ -1,0 +1,4 @@
+"""What flags that are not given stand for."""
+
+PROMPT_BATCH = 16
+"""Prompts generated at once."""

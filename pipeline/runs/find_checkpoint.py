@@ -1,0 +1,65 @@
+"""Finds the checkpoint that a user names by a run's folder, a stage's folder, or its own place."""
+
+import json
+import re
+from pathlib import Path
+
+from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newest_complete
+from pipeline.config.recipe import recipe_of
+from pipeline.errors import InputError
+from pipeline.runs.paths import RunPaths
+
+RECIPE_FILE = "recipe.json"
+"""In a stage's folder."""
+STAGE_FOLDER = re.compile(r"stage(\d+)")
+STAGE_IN_PLACE = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
+
+
+def find_checkpoint(place: str, paths: RunPaths) -> tuple[RunPaths, int, Checkpoint]:
+    """The run as the stage's own recipe has it, the stage's number, and the checkpoint.
+
+    Args:
+        place: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or
+            not; empty for the run of `paths`.
+        paths: the run of a checkpoint in S3, beside which no recipe lies.
+
+    Raises:
+        InputError: there is no such checkpoint, or no run around it.
+    """
+    place = place.rstrip("/")
+    if "://" in place:
+        checkpoint = finished_checkpoint(place, allow_unfinished=True)
+        return paths, _number_in(place, str(checkpoint)), checkpoint
+    folder = Path(place).absolute() if place else paths.run
+    stage_folder = next((each for each in (folder, *folder.parents) if _is_trained_stage(each)), None)
+    if stage_folder:
+        paths, number = _run_of(stage_folder)
+        where = paths.checkpoints(number) if folder == stage_folder else folder
+        return paths, number, finished_checkpoint(where, allow_unfinished=True)
+    trained = [each for each in folder.glob("stage*") if _is_trained_stage(each)]
+    if not trained:
+        raise InputError(
+            f"{str(folder)!r} has no stage that was trained; name a run's folder, a stage's, or a checkpoint"
+        )
+    for each in sorted(trained, key=lambda each: _number_in(each.name), reverse=True):
+        paths, number = _run_of(each)
+        found = newest_complete(paths.checkpoints(number))
+        if found and found.manifest.finished:
+            return paths, number, found
+    raise InputError(f"run {str(folder)!r} has no finished stage; name one of its checkpoints to export that")
+
+
+def _run_of(stage_folder: Path) -> tuple[RunPaths, int]:
+    recipe = recipe_of(json.loads((stage_folder / RECIPE_FILE).read_text()))
+    return RunPaths(stage_folder.parent, recipe), _number_in(stage_folder.name)
+
+
+def _is_trained_stage(folder: Path) -> bool:
+    return STAGE_FOLDER.fullmatch(folder.name) is not None and (folder / RECIPE_FILE).exists()
+
+
+def _number_in(*places: str) -> int:
+    for place in places:
+        if found := STAGE_IN_PLACE.findall(place):
+            return int(found[-1])
+    raise InputError(f"{places[0]!r} does not say which stage it is of; keep checkpoints under stage1, stage2, ...")
