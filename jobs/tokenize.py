@@ -5,7 +5,7 @@ import jobs  # noqa: F401  # isort: skip
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -14,11 +14,11 @@ from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.runs.paths import in_package_cache
+from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
 
 USUAL = TokenizationConfig()
 CAPTIONS = " ".join(f"{language}={column}" for column, language in USUAL.caption_columns.items())
-Layout = Literal["", "webdataset", "parquet", "documents", "imagefolder"]
 LEAST = dict.fromkeys(("max_caption_ids", "resolution", "encode_batch_size", "encoders"), 1) | dict.fromkeys(
     ("hr_resolution", "readers", "max_bytes", "max_pixels", "max_side", "min_side", "max_aspect_ratio"), 0
 )
@@ -37,9 +37,9 @@ class Options(JobOptions):
     """Folder or s3://bucket/prefix to tokenize instead of the recipe's first corpus, and nothing else."""
     output: Annotated[str | None, _recipes("`tokens` in the run's folder", "FOLDER")] = None
     """Folder or s3://bucket/prefix for the tokens of the first corpus, and of no other."""
-    layout: Annotated[Layout | None, _recipes("by its files", "{webdataset,parquet,documents,imagefolder}")] = None
-    """How the corpus is laid out: tar shards, parquet shards, JSONL of interleaved documents, or a folder with
-    metadata.jsonl or metadata.csv. Empty: by its files."""
+    layout: Annotated[str | None, _recipes("by its files", f"{{{','.join(CORPUS_FORMATS)}}}")] = None
+    """The corpus's format, as docs/formats.md describes it: for example tar shards, or a folder with metadata.jsonl.
+    Empty: by its files."""
     image_column: Annotated[str | None, _recipes("the only one", "COLUMN")] = None
     """Of parquet: the column of the pictures' bytes. Empty: the only such column, or one of the usual names."""
     captions: Annotated[tuple[str, ...] | None, _recipes(CAPTIONS, "LANGUAGE=COLUMN")] = None
@@ -80,8 +80,10 @@ class Options(JobOptions):
         """The recipe with what the flags say.
 
         Raises:
-            UsageError: a number is too low, or captions are not LANGUAGE=COLUMN.
+            UsageError: a number is too low, the layout is unknown, or captions are not LANGUAGE=COLUMN.
         """
+        if self.layout and self.layout not in CORPUS_FORMATS:
+            raise UsageError(f"--layout {self.layout!r} is none of {', '.join(CORPUS_FORMATS)}")
         given = {name for name, value in asdict(self).items() if value is not None}
         at_least(self, **{name: least for name, least in LEAST.items() if name in given})
         corpus = _given(

@@ -10,6 +10,15 @@ SHIPPED = Path(__file__).parents[1] / "vqgan/openmoji_vqgan"
 PACKAGED = "dashscope"
 """The source name of the rank file that the pip package `dashscope` ships."""
 
+CORPUS_FORMATS = {
+    "webdataset": "tokenization.corpora.tar:WebDataset",
+    "parquet": "tokenization.corpora.parquet:ParquetShards",
+    "documents": "tokenization.corpora.documents:Documents",
+    "imagefolder": "tokenization.corpora.folder:ImageFolder",
+}
+"""The corpus formats by name, each with the place of its `CorpusFormat` class. The class is imported when a corpus is
+opened, so that settings and `--help` need none of what reads pictures."""
+
 
 @dataclass(frozen=True)
 class CorpusSource:
@@ -17,7 +26,7 @@ class CorpusSource:
 
     Attributes:
         url: a local folder or `s3://bucket/prefix`.
-        layout: one of `tokenization.corpora.corpus.LAYOUTS`; empty to go by the files.
+        layout: one of `CORPUS_FORMATS`; empty: detected by the files.
         image_column: of parquet: see `tokenization.corpora.parquet.read_parquet`.
         folder_shard_rows: of an imagefolder: pictures of a virtual shard.
         max_bytes: larger members and pictures are not read.

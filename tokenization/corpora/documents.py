@@ -10,30 +10,36 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from tokenization.corpora.folder import jsonl_rows, read_picture
+from tokenization.corpora.corpus_format import CorpusFormat
+from tokenization.corpora.folder import METADATA_FILES, jsonl_rows, read_picture
 from tokenization.corpora.samples import Sample, Segment, readable
 from tokenization.files.storage import Storage
 
 
-def read_documents(storage: Storage, shard: str, max_bytes: int) -> Iterator[Sample]:
-    """The pictures of one shard's documents, in order. A row that is no document is a sample with a problem.
+class Documents(CorpusFormat):
+    """JSONL shards of interleaved documents. A row that is no document is a sample with a problem."""
 
-    Raises:
-        InputError: the shard cannot be read.
-    """
-    folder = posixpath.dirname(shard)
-    with storage.local(shard) as path:
-        for number, row in jsonl_rows(path):
-            if isinstance(row, str):
-                yield Sample(f"{number}", problem=("bad metadata", row))
-                continue
-            try:
-                parts, metadata = _parts(row)
-            except ValueError as error:
-                yield Sample(f"{number}", problem=("bad metadata", str(error)))
-                continue
-            document = f"{number}:{readable(str(row.get('id', number)))}"
-            yield from _samples(storage, folder, document, parts, metadata, max_bytes)
+    suffix = ".jsonl"
+    looked_for = ".jsonl shard of documents"
+
+    @classmethod
+    def own_files(cls, names: list[str]) -> list[str]:
+        return [name for name in super().own_files(names) if posixpath.basename(name) not in METADATA_FILES]
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        folder = posixpath.dirname(shard)
+        with self.storage.local(shard) as path:
+            for number, row in jsonl_rows(path):
+                if isinstance(row, str):
+                    yield Sample(f"{number}", problem=("bad metadata", row))
+                    continue
+                try:
+                    parts, metadata = _parts(row)
+                except ValueError as error:
+                    yield Sample(f"{number}", problem=("bad metadata", str(error)))
+                    continue
+                document = f"{number}:{readable(str(row.get('id', number)))}"
+                yield from _samples(self.storage, folder, document, parts, metadata, self.source.max_bytes)
 
 
 def _parts(row: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:

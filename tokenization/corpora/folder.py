@@ -5,9 +5,11 @@ import hashlib
 import posixpath
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.samples import Sample, parse_object, readable
 from tokenization.corpora.tar import PICTURE_SUFFIXES
 from tokenization.errors import InputError, OutageError
@@ -17,67 +19,64 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"
 
 
-class PictureFolder:
-    """The samples of a folder, sorted by name and cut into virtual shards.
+class ImageFolder(CorpusFormat):
+    """The samples of a folder, sorted by name and cut into virtual shards of `folder_shard_rows` samples.
 
     A sample's key is the picture's path in the folder. Rows without a picture, pictures without a row, and rows that
     cannot be read are samples too, with a problem.
-
-    Args:
-        storage: the folder.
-        shard_rows: samples of a virtual shard.
     """
 
-    def __init__(self, storage: Storage, shard_rows: int) -> None:
-        self._storage, self._shard_rows = storage, shard_rows
-        self._listed: list[tuple[str, Sample]] | None = None
+    looked_for = " or ".join(METADATA_FILES)
 
-    def shards(self) -> list[str]:
-        """Names of the virtual shards."""
-        return [f"{number:06d}" for number in range(-(-len(self.listing()) // self._shard_rows))]
+    @classmethod
+    def own_files(cls, names: list[str]) -> list[str]:
+        return [name for name in names if posixpath.basename(name) in METADATA_FILES]
 
-    def read(self, shard: str, max_bytes: int) -> Iterator[Sample]:
-        """The samples of one virtual shard; a picture of more than `max_bytes` is not read."""
-        start = int(shard) * self._shard_rows
-        for name, listed in self.listing()[start : start + self._shard_rows]:
+    def shards(self, names: list[str]) -> list[str]:
+        return [f"{number:06d}" for number in range(-(-len(self.listing) // self.source.folder_shard_rows))]
+
+    def settings(self) -> dict[str, Any]:
+        return {"folder_shard_rows": self.source.folder_shard_rows, "listing": self.sha256()}
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        start = int(shard) * self.source.folder_shard_rows
+        for name, listed in self.listing[start : start + self.source.folder_shard_rows]:
             if listed.problem:
                 yield listed
             else:
-                content, problem = read_picture(self._storage, name, max_bytes)
+                content, problem = read_picture(self.storage, name, self.source.max_bytes)
                 yield Sample(listed.key, content, listed.metadata, problem)
 
     def sha256(self) -> str:
-        """Identifies the listing: the virtual shards are others where a picture comes or goes."""
-        return hashlib.sha256("\n".join(sample.key for _, sample in self.listing()).encode()).hexdigest()
+        """A hash of the keys. Where a picture is added or removed, the virtual shards change, and so does this."""
+        return hashlib.sha256("\n".join(sample.key for _, sample in self.listing).encode()).hexdigest()
 
+    @cached_property
     def listing(self) -> list[tuple[str, Sample]]:
         """All samples without their pictures' bytes, sorted by key, each with its file's name."""
-        if self._listed is None:
-            names = self._storage.names()
-            pictures = {name for name in names if name.rpartition(".")[2].lower() in PICTURE_SUFFIXES}
-            found: list[tuple[str, Sample]] = []
-            named: set[str] = set()
-            for table in names:
-                if posixpath.basename(table) in METADATA_FILES:
-                    for name, sample in self._table(table, pictures):
-                        named.add(name)
-                        found.append((name, sample))
-            found += [
-                (name, Sample(readable(name), problem=("no caption", "no row of the metadata names this picture")))
-                for name in pictures - named
-            ]
-            found.sort(key=lambda entry: entry[1].key)
-            before = [None, *(sample.key for _, sample in found)]
-            repeated = ("repeated key", "an earlier row of the metadata names it too")
-            self._listed = [
-                (name, Sample(sample.key, problem=repeated) if sample.key == key else sample)
-                for (name, sample), key in zip(found, before, strict=False)
-            ]
-        return self._listed
+        names = self.storage.names()
+        pictures = {name for name in names if name.rpartition(".")[2].lower() in PICTURE_SUFFIXES}
+        found: list[tuple[str, Sample]] = []
+        named: set[str] = set()
+        for table in self.own_files(names):
+            for name, sample in self._table(table, pictures):
+                named.add(name)
+                found.append((name, sample))
+        found += [
+            (name, Sample(readable(name), problem=("no caption", "no row of the metadata names this picture")))
+            for name in pictures - named
+        ]
+        found.sort(key=lambda entry: entry[1].key)
+        before = [None, *(sample.key for _, sample in found)]
+        repeated = ("repeated key", "an earlier row of the metadata names it too")
+        return [
+            (name, Sample(sample.key, problem=repeated) if sample.key == key else sample)
+            for (name, sample), key in zip(found, before, strict=False)
+        ]
 
     def _table(self, name: str, pictures: set[str]) -> Iterator[tuple[str, Sample]]:
         folder = posixpath.dirname(name)
-        with self._storage.local(name) as path:
+        with self.storage.local(name) as path:
             rows = _csv_rows(path) if name.endswith(".csv") else jsonl_rows(path)
             for number, row in rows:
                 key = readable(f"{name}:{number}")

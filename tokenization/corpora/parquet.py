@@ -7,11 +7,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "bytes", "content")
 ROWS_AT_ONCE = 64
+
+
+class ParquetShards(CorpusFormat):
+    """Parquet shards."""
+
+    suffix = ".parquet"
+    looked_for = ".parquet shard"
+
+    def settings(self) -> dict[str, Any]:
+        return {"image_column": self.source.image_column}
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        with self.storage.local(shard) as path:
+            yield from read_parquet(path, self.source.image_column)
 
 
 def read_parquet(path: Path, picture_column: str = "") -> Iterator[Sample]:

@@ -5,12 +5,24 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.samples import Sample, parse_object, readable
 from tokenization.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
 MAX_PADDING = 1 << 16
 """Zeros at the end: tar pads to a multiple of 10,240 bytes. A download that left off may end in many more."""
+
+
+class WebDataset(CorpusFormat):
+    """Tar shards."""
+
+    suffix = ".tar"
+    looked_for = ".tar shard"
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        with self.storage.local(shard) as path:
+            yield from read_tar(path, self.source.max_bytes)
 
 
 def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:

@@ -135,7 +135,9 @@ def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"nowhere' does not exist"):
         corpus_in(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"has no \.tar shard, no \.parquet, no \.jsonl of documents and no metadata"):
+    with pytest.raises(
+        InputError, match=r"has no \.tar shard, no \.parquet shard, no \.jsonl shard of documents and no metadata"
+    ):
         corpus_in(tmp_path)
     (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
     with pytest.raises(InputError, match=r"bad\.tar.*no readable tar"):
