@@ -1,2 +1,2 @@
 """Cluster files, and Python that reads and checks them, plans nodes, and follows submitted jobs. Imports
-`pipeline.errors` alone."""
+`pipeline.errors` and `pipeline.runtime`."""

@@ -1,7 +1,5 @@
 """Cluster files: what `ray up` and KubeRay take, read as Ray reads them."""
 
-import copy
-import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +7,9 @@ from typing import Any
 
 import jsonschema
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-from ray.autoscaler._private.providers import _get_default_config
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from pipeline.errors import UsageError
+from pipeline.runtime.ray_private import cluster_config_of_manifest, complete_cluster_config
 
 PLACEHOLDER = re.compile(r"FILL_IN_[A-Z0-9_]*[A-Z0-9]")
 COMMENT = re.compile(r"(^|\s)#.*")
@@ -111,23 +107,12 @@ def _of_ray_up(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("provider local needs head_ip and worker_ips")
     if provider["type"] != "local" and "available_node_types" not in content:
         raise ValueError("it has no available_node_types")
-    _get_default_config(provider)  # raises where there is no such provider
-    config: dict[str, Any] = prepare_config(copy.deepcopy(content))
-    validate_config(config)
-    return config
+    return complete_cluster_config(content)
 
 
 def _of_manifest(content: dict[str, Any]) -> dict[str, Any]:
     metadata = {"namespace": "default"} | content.get("metadata", {})
-    quiet = logging.getLogger("ray.autoscaler._private.kuberay.autoscaling_config")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        config: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(content | {"metadata": metadata})
-    finally:
-        quiet.setLevel(level)
-    validate_config(config)
-    return config
+    return cluster_config_of_manifest(content | {"metadata": metadata})
 
 
 def _node_types(config: dict[str, Any]) -> tuple[NodeType, ...]:

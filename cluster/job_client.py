@@ -14,6 +14,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipeline.errors import UsageError
+from pipeline.runtime.ray_private import job_client
 
 REQUEST_TIMEOUT_S = 60.0
 QUIET_S = 120.0
@@ -44,18 +45,6 @@ class JobLostError(RuntimeError):
 
 class UnreachableError(RuntimeError):
     """The cluster did not answer for as long as was to be waited."""
-
-
-class _Client(JobSubmissionClient):
-    """Ray's client, which itself would wait for ever for an answer on a connection that is dead."""
-
-    def __init__(self, address: str) -> None:
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # to Ray it counts more than what it is told
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-        super().__init__(address)
-
-    def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
-        return super()._do_request(method, endpoint, **({"timeout": REQUEST_TIMEOUT_S} | how))
 
 
 class JobFollower:
@@ -150,7 +139,9 @@ class JobFollower:
         while True:
             try:
                 if self._client is None:
-                    self._client = _Client(self._address)
+                    os.environ["RAY_API_SERVER_ADDRESS"] = self._address  # Ray prefers it to the client's argument
+                    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+                    self._client = job_client(self._address, REQUEST_TIMEOUT_S)
                 if lost_at is not None:
                     self._say(f"connected to {self._address} again after {time.monotonic() - lost_at:.0f} s")
                     pause_s, lost_at = FIRST_PAUSE_S, None

@@ -3,13 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
-from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated import autoscaler_pb2
-
 from cluster.cluster_file import ClusterFile, NodeType
 from pipeline.config.gpus import MODEL_NAMES
+from pipeline.runtime.ray_private import nodes_to_start
 
 
 @dataclass(frozen=True)
@@ -62,34 +58,14 @@ def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
             f"only the machines themselves know what they have ({names}): nothing is started, and nothing can be said"
         )
         return AskedNodes({}, warnings=(said,))
-    types = {
-        kind.name: NodeTypeConfig(
-            kind.name, kind.min_workers, kind.max_workers, priority=kind.priority, resources=kind.resources
-        )
-        for kind in cluster.node_types
-    }
-    gangs, single = [], []
-    for demand in demands:
-        requests = [ResourceRequestUtil.make(demand.resources) for _ in range(demand.count)]
-        if demand.at_once:
-            gangs.append(autoscaler_pb2.GangResourceRequest(requests=requests))
-        else:
-            single += requests
-    reply = ResourceDemandScheduler().schedule(
-        SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=types,
-            max_num_nodes=cluster.max_workers,
-            resource_requests=ResourceRequestUtil.group_by_count(single),
-            gang_resource_requests=gangs,
-        )
-    )
-    nodes = {launch.instance_type: launch.count for launch in reply.to_launch}
-    left = reply.infeasible_gang_resource_requests or reply.infeasible_resource_requests
-    never = tuple(_why_never(cluster, demand) for demand in demands) if left else ()
-    return AskedNodes(
-        nodes, tuple(filter(None, never)) or (_too_much(cluster, demands),) * bool(left), _warnings(cluster, demands)
-    )
+    gangs = [[demand.resources] * demand.count for demand in demands if demand.at_once]
+    single = [demand.resources for demand in demands if not demand.at_once for _ in range(demand.count)]
+    nodes, all_met = nodes_to_start(cluster.node_types, cluster.max_workers, single, gangs)
+    never: tuple[str, ...] = ()
+    if not all_met:
+        never = tuple(filter(None, (_why_never(cluster, demand) for demand in demands)))
+        never = never or (_too_much(cluster, demands),)
+    return AskedNodes(nodes, never, _warnings(cluster, demands))
 
 
 def capacity(kind: NodeType, resources: dict[str, float]) -> int:

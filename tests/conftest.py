@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
@@ -35,7 +35,7 @@ def base(request: pytest.FixtureRequest) -> Qwen2ForCausalLM:
         max_position_embeddings=256,
         tie_word_embeddings=tied,
     )
-    return Qwen2ForCausalLM._from_config(config, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 @pytest.fixture(params=[False, True], ids=["o_proj each", "o_proj shared"])

@@ -13,6 +13,7 @@ from pipeline.data.collate import MicroBatch
 from pipeline.model.attention import attention_mask
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.objective import Objective
 
 
@@ -74,9 +75,9 @@ class Dense(Objective):
         assert not model.config.shared_output_projection, "that one is frozen"
         config = model.config.language_expert()
         config.vocab_size = 1
-        config._attn_implementation = model.config._attn_implementation
         with torch.device("meta"):
             self.qwen2 = Qwen2Model(config)
+        self.qwen2.set_attn_implementation(attention_of(model))
         for plain, layer in zip(self.qwen2.layers, model.model.layers, strict=True):
             assert isinstance(layer, MarsDecoderLayer)
             expert = layer.visual_expert
@@ -111,4 +112,4 @@ def embedded(model: MarsForCausalLM, batch: MicroBatch) -> Tensor:
 def mask_of(batch: MicroBatch, model: MarsForCausalLM) -> Any:
     """The mask over both streams."""
     everything = batch.text.places.followed_by(batch.visual.places)
-    return attention_mask(everything, everything, model.config._attn_implementation, model.dtype)
+    return attention_mask(everything, everything, attention_of(model), model.dtype)

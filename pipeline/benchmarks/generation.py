@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
 from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.architecture.mars_config import MarsConfig
@@ -123,7 +123,7 @@ def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, 
     """The ways of drawing, by name, all with one model of random weights."""
     torch.manual_seed(0)
     with device:
-        model = MarsForCausalLM._from_config(benchmark.config, dtype=benchmark.dtype).eval()
+        model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype).eval()
     generator = np.random.default_rng(0)
     shape = (benchmark.batch_size, benchmark.text_ids)
     prompts = generator.integers(0, benchmark.config.text_vocab_size, shape).tolist()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
@@ -17,6 +18,7 @@ from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import Kind, SequenceBuilder, Task
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import flop_of
+from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.objective import Objective
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -123,14 +125,14 @@ def starting_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCau
     """Random weights, the visual expert a copy of the language expert, as at the start of training."""
     torch.manual_seed(0)
     with device:
-        model = MarsForCausalLM._from_config(benchmark.config, dtype=benchmark.dtype)
+        model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
             if ".visual_expert." in name:
                 parameter.copy_(parameters[name.replace(".visual_expert.", ".text_expert.")])
     model.set_attn_implementation(benchmark.attention)
-    assert model.config._attn_implementation == benchmark.attention
+    assert attention_of(model) == benchmark.attention
     if benchmark.compile_layers:
         model.model.compile_layers()
     return model.freeze_language_expert().train()

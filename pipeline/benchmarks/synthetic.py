@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import MAIN, StageConfig
@@ -23,7 +23,7 @@ def synthetic_run(
     base, tokens = folder / "lm", folder / "tokens"
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM._from_config(config.language_expert(), dtype=getattr(torch, zero.dtype))
+        model = AutoModelForCausalLM.from_config(config.language_expert(), dtype=getattr(torch, zero.dtype))
     model.save_pretrained(base)
     generator = np.random.default_rng(0)
     captions = {"caption_en": "en"}

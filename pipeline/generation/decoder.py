@@ -19,6 +19,7 @@ from pipeline.config.vocabulary import State
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.torch_private import mark_static_address
 
 SLOT_MULTIPLE = 64
 """Slots are rounded up to a multiple of this: attention kernels like even sizes, and shapes repeat."""
@@ -66,7 +67,7 @@ class Decoder:
         self._rows = torch.arange(num_rows, device=weight.device)[:, None]
         if weight.device.type == "cuda":
             for tensor in (*self._keys, *self._values):
-                torch._dynamo.mark_static_address(tensor)
+                mark_static_address(tensor)
 
     @property
     def idle_position(self) -> int:

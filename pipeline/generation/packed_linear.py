@@ -5,11 +5,12 @@ anew in every call, which for 4 rows takes longer than to multiply them. oneDNN 
 same two operations where weights are frozen.
 """
 
-import copy
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from pipeline.runtime.torch_private import mkldnn_has_bfloat16, packed_linear, packed_weight, with_children
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,7 +24,7 @@ def can_pack(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return mkldnn_has_bfloat16()
     return weight.dtype == torch.float32
 
 
@@ -32,18 +33,16 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), USUAL_ROWS)
+        self._weight = packed_weight(weight, USUAL_ROWS)
         self._bias = None if bias is None else bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        return packed_linear(rows, self._weight, self._bias)
 
 
 def packed(module: M) -> M:
     """A copy of the module with every linear layer packed; everything else is shared with the original."""
     if isinstance(module, nn.Linear):
         return cast(M, PackedLinear(module.weight, module.bias))
-    copied = copy.copy(module)
-    copied._modules = {name: None if child is None else packed(child) for name, child in module._modules.items()}
-    return copied
+    return with_children(module, {name: packed(child) for name, child in module.named_children()})

@@ -10,12 +10,12 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import CorruptionError, OutageError, StoppedError, WorkersLostError
+from pipeline.runtime.ray_private import announced_preemptions, original_error
 from pipeline.runtime.watchdog import StepWatchdog
 from pipeline.training.engine import put_tools_on_path
 from pipeline.training.loop import train_stage
@@ -109,9 +109,8 @@ class _StopPoll:
         self._monitor, self._asked = monitor, monitor.stop_requested.remote()
 
     def __call__(self) -> StopRequest | None:
-        notice = get_train_context().preemption_context.preemption_info
-        if notice is not None:
-            nodes = ", ".join(node[:8] for node in notice.preempted_node_ids)
+        if leaving := announced_preemptions():
+            nodes = ", ".join(node[:8] for node in leaving)
             return StopRequest("node", f"Ray announces that node {nodes} will be taken away")
         ready, _ = ray.wait([self._asked], timeout=0)
         if not ready:
@@ -144,7 +143,7 @@ def _own_error(error: TrainingFailedError) -> BaseException:
     if not isinstance(error, WorkerGroupError):
         return WorkersLostError(_short(error))
     for failure in error.worker_failures.values():
-        original = getattr(failure, "_base_exc", failure)
+        original = original_error(failure)
         if isinstance(original, OutageError):
             continue  # later it may go
         if isinstance(original, ValueError | ArithmeticError | CorruptionError | StoppedError):

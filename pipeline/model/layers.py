@@ -4,7 +4,6 @@ Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones,
 D hidden size, H query heads, G key and value heads, d head size.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +22,8 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
 from pipeline.model.picture_positions import picture_positions, position_encoding
 from pipeline.model.routing import Routing
+from pipeline.runtime.torch_private import Float32Buffers
+from pipeline.runtime.transformers_private import attention_of
 
 Rotary = tuple[Tensor, Tensor]
 """Cosine and sine, each [B, T, d]."""
@@ -35,23 +36,14 @@ class KeyValue(NamedTuple):
     values: Tensor
 
 
-class RotaryEmbedding(Qwen2RotaryEmbedding):
+class RotaryEmbedding(Float32Buffers, Qwen2RotaryEmbedding):
     """Qwen2's rotary embedding whose frequencies stay float32.
 
     `module.bfloat16()`, which DeepSpeed calls, would round them: a position's angle would be off by up to 0.4%,
     and the trained model would meet other angles once it is loaded with `from_pretrained`.
     """
 
-    inv_freq: Tensor
-    original_inv_freq: Tensor
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        exact = self.original_inv_freq.float()
-        super()._apply(fn, recurse)
-        if exact.device.type != "meta":
-            self.inv_freq = exact.to(self.inv_freq.device)
-            self.original_inv_freq = self.inv_freq.clone()
-        return self
+    float32_buffers = ("inv_freq", "original_inv_freq")
 
 
 class VisualEmbedding(nn.Embedding):
@@ -204,7 +196,7 @@ class MarsDecoderLayer(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Any) -> Tensor:
         """[B, H, Tq, d] queries on [B, G, Tk, d] keys and values: [B, Tq, H*d]."""
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         attended, _ = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
         return attended.flatten(2)
 

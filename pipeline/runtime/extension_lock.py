@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.utils.cpp_extension import _get_build_directory
+from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP
+from pipeline.runtime.torch_private import extension_folder
 
-OP = "deepspeed_shm_comm"
 LOG_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
 """To compile takes about a minute."""
 
@@ -18,7 +18,7 @@ def await_extension_lock(log: Callable[[str], None]) -> None:
     Args:
         log: gets a line where that takes a while.
     """
-    lock = Path(_get_build_directory(OP, False)) / "lock"
+    lock = extension_folder(SHARED_MEMORY_OP) / "lock"
     started, told = time.monotonic(), False
     while (age_s := _age_s(lock)) is not None:
         if age_s > STALE_AFTER_S:

@@ -7,8 +7,8 @@ import socket
 import ray
 import ray.data
 import torch
-from ray._private.utils import read_ray_address
 
+from pipeline.runtime.ray_private import hide_data_progress, read_cluster_address
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 
@@ -31,7 +31,7 @@ def connect_to_ray() -> None:
     """Joins the cluster at hand (RAY_ADDRESS, or one that runs on this machine), or starts Ray here."""
     if not ray.is_initialized():
         # A cluster that was killed leaves its address behind, and Ray would wait for it for minutes, again and again.
-        address = None if "RAY_ADDRESS" in os.environ or _answers(read_ray_address()) else "local"
+        address = None if "RAY_ADDRESS" in os.environ or _answers(read_cluster_address()) else "local"
         # The libraries' notices of changes to come are for us, not for whoever runs the job.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
         small = address == "local" and not torch.cuda.is_available()
@@ -50,7 +50,7 @@ def connect_to_ray() -> None:
     # What it says of memory is about imports of torch that all workers share.
     ray.data.DataContext.get_current().issue_detectors_config.detectors = []
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    hide_data_progress()
 
 
 def _answers(address: str | None) -> bool:

@@ -1,17 +1,238 @@
-"""Names of Ray that are not public, each with what it is used for."""
+"""Everything of Ray that is not public; written against Ray 2.60.0. No other module names any of it.
 
-from typing import Any
+Ray has no public interface that does these things and works without its dashboard. Each function says what it is used
+for. `tests/pipeline/runtime/test_ray_private.py` has a test for each name: it says what broke when Ray moves one.
+Imports stand inside the functions, so that a job loads only the parts of Ray that it uses.
+"""
 
-import ray
-import ray.train
-import ray.train.torch
-from ray._private.state import state
+import copy
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+UNPLACED = b"\xff"
+"""Ray fills an id that is not set with this byte."""
+HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
+"""States of actors that hold resources. One that is pending creation loads its model."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Resources of one node, by Ray's names, that a job holds. `node_id` is hexadecimal."""
+
+    node_id: str
+    resources: dict[str, float]
+
+
+class StartableType(Protocol):
+    """A type of nodes that the autoscaler may start: see `cluster.cluster_file.NodeType`."""
+
+    @property
+    def name(self) -> str:
+        """Its key in the cluster file."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of one node, by Ray's names."""
+
+    @property
+    def min_workers(self) -> int:
+        """Nodes that always run."""
+
+    @property
+    def max_workers(self) -> int:
+        """Nodes that run at most."""
+
+    @property
+    def priority(self) -> int:
+        """Of types that suit alike, the highest is started first."""
+
+
+def read_cluster_address() -> str | None:
+    """`host:port` of the cluster that was last started on this machine; None where none was.
+
+    Used by jobs to join that cluster only if it still answers. `ray.init("auto")` waits for minutes for a dead one.
+    """
+    from ray._private.utils import read_ray_address
+
+    address: str | None = read_ray_address()
+    return address
+
+
+def hide_data_progress() -> None:
+    """Used by jobs, which report their own progress: Ray Data's would bury it."""
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to be taken away."""
-    return set(ray._private.state.state.get_draining_nodes() or {})
+    """Ids of the nodes that are about to be taken away. Used to place no workers on them."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes() or {})
 
 
-def _accessor() -> Any:
-    return state._connect_and_get_accessor()
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is free on each node that lives, by node id. Used to count the workers that fit, node by node:
+    `ray.available_resources` only has the sum."""
+    from ray._private.state import available_resources_per_node
+
+    free: dict[str, dict[str, float]] = available_resources_per_node()
+    return free
+
+
+def job_ended_ago_s(job_id: str) -> float | None:
+    """Seconds since the job's driver ended, in whatever way, as Ray's head has noticed it; None while it lives.
+
+    Used by the ledger, which counts what a job holds until it ends. 0 where Ray has forgotten the job.
+    """
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    table = state._connect_and_get_accessor().get_job_table(
+        skip_submission_job_info_field=True, skip_is_running_tasks_field=True
+    )
+    for content in table:
+        job = gcs_pb2.JobTableData.FromString(content)
+        if job.job_id == bytes.fromhex(job_id):
+            return max(0.0, time.time() - job.end_time / 1000) if job.is_dead else None
+    return 0.0
+
+
+def placement_group_shares(job_id: str) -> list[Share]:
+    """What a job holds in placement groups. Used by the ledger."""
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    holding = (gcs_pb2.PlacementGroupTableData.CREATED, gcs_pb2.PlacementGroupTableData.RESCHEDULING)
+    found = []
+    for content in state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        if group.creator_job_id == bytes.fromhex(job_id) and group.state in holding:
+            placed = [bundle for bundle in group.bundles if bundle.node_id.strip(UNPLACED)]
+            found += [Share(bundle.node_id.hex(), dict(bundle.unit_resources)) for bundle in placed]
+    return found
+
+
+def actor_shares(job_id: str) -> list[Share]:
+    """What a job's actors hold outside of placement groups. Used by the ledger."""
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    accessor, job, found = state._connect_and_get_accessor(), ray.JobID(bytes.fromhex(job_id)), []
+    for content in [content for name in HOLDING_ACTORS for content in accessor.get_actor_table(job, name)]:
+        actor = gcs_pb2.ActorTableData.FromString(content)
+        has_process = actor.address.worker_id.strip(UNPLACED)  # else it waits for resources
+        if has_process and not actor.placement_group_id.strip(UNPLACED):
+            found.append(Share(actor.address.node_id.hex(), dict(actor.required_resources)))
+    return found
+
+
+def announced_preemptions() -> list[str]:
+    """Ids of this worker group's nodes that are about to be taken away. Used in a worker of Ray Train, which then asks
+    all ranks to save and end. Asks nobody: Ray Train's controller sends the notice."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    notice = get_train_context().preemption_context.preemption_info
+    return [] if notice is None else list(notice.preempted_node_ids)
+
+
+def original_error(failure: BaseException) -> BaseException:
+    """What a worker of Ray Train raised, which Ray Train wraps. Used to end a job with the error's own exit code."""
+    original: BaseException = getattr(failure, "_base_exc", failure)
+    return original
+
+
+def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
+    """A client of Ray's jobs whose requests end after `timeout_s`. Used to follow a submitted job: Ray's own client
+    waits for ever for an answer on a connection that is dead."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
+            return super()._do_request(method, endpoint, **({"timeout": timeout_s} | how))
+
+    return Client(address)
+
+
+def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file for `ray up` with Ray's defaults, checked as `ray up` does. Used to check cluster files.
+
+    Raises:
+        ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
+    """
+    from ray.autoscaler._private.providers import _get_default_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    _get_default_config(content["provider"])  # raises where there is no such provider
+    config: dict[str, Any] = prepare_config(copy.deepcopy(content))
+    validate_config(config)
+    return config
+
+
+def cluster_config_of_manifest(content: dict[str, Any]) -> dict[str, Any]:
+    """What the autoscaler derives from a RayCluster manifest, checked. Used to check manifests for KubeRay.
+
+    Raises:
+        ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
+    """
+    from ray.autoscaler._private.kuberay import autoscaling_config
+    from ray.autoscaler._private.util import validate_config
+
+    quiet = logging.getLogger(autoscaling_config.__name__)
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        config: dict[str, Any] = autoscaling_config._derive_autoscaling_config_from_ray_cr(content)
+    finally:
+        quiet.setLevel(level)
+    validate_config(config)
+    return config
+
+
+def nodes_to_start(
+    types: Iterable[StartableType],
+    max_nodes: int,
+    single: Sequence[dict[str, float]],
+    gangs: Sequence[Sequence[dict[str, float]]],
+) -> tuple[dict[str, int], bool]:
+    """Which nodes the autoscaler starts for requests of resources, where only the head runs; and whether that meets all
+    of them. Used to say before a job starts what it will cost, or that it can never run.
+
+    Args:
+        types: what may be started.
+        max_nodes: beside the head.
+        single: requests that are met one by one.
+        gangs: requests that are met all together or not at all, as a placement group's.
+    """
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+
+    configs = {
+        kind.name: NodeTypeConfig(
+            kind.name, kind.min_workers, kind.max_workers, priority=kind.priority, resources=kind.resources
+        )
+        for kind in types
+    }
+    requests = [ResourceRequestUtil.make(resources) for resources in single]
+    gang_requests = [
+        GangResourceRequest(requests=[ResourceRequestUtil.make(resources) for resources in gang]) for gang in gangs
+    ]
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=configs,
+            max_num_nodes=max_nodes,
+            resource_requests=ResourceRequestUtil.group_by_count(requests),
+            gang_resource_requests=gang_requests,
+        )
+    )
+    unmet = reply.infeasible_gang_resource_requests or reply.infeasible_resource_requests
+    return {launch.instance_type: launch.count for launch in reply.to_launch}, not unmet

@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.model.mars import is_visual_table
+from pipeline.runtime.deepspeed_private import shared_memory_file
 
 
 def make_engine(objective: nn.Module, stage: StageConfig, zero: ZeroConfig) -> Any:
@@ -50,9 +51,7 @@ def unlink_shared_memory() -> None:
     DeepSpeed never does: of every run it would stay behind in /dev/shm. The ranks keep what they have mapped.
     """
     dist.barrier()  # all have mapped each other's
-    address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"
-    Path("/dev/shm", name).unlink(missing_ok=True)
+    shared_memory_file(dist.get_rank()).unlink(missing_ok=True)
 
 
 def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:

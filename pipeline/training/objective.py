@@ -11,6 +11,7 @@ from pipeline.data.sequences import Task
 from pipeline.model.attention import attention_mask
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.stopwatch import Stopwatch
+from pipeline.runtime.transformers_private import attention_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Objective(nn.Module):
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
         model, text, visual = self.mars.model, batch.text, batch.visual
-        attention = self.mars.config._attn_implementation
+        attention = attention_of(self.mars)
         everything = text.places.followed_by(visual.places)
         if not batch.kind.has_text_prefix:
             mask = attention_mask(everything, everything, attention, self.mars.dtype)

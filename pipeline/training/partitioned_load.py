@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.model.layers import RotaryEmbedding
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.agreement import agree_on_problem
+from pipeline.runtime.deepspeed_private import partition
 from pipeline.training.engine import engine_config, put_tools_on_path
 from pipeline.weights.starting_model import StartOptions, StartRecord, finished_record, verify_files
 from pipeline.weights.tensor_files import PIECE_ELEMENTS, TensorFile, TensorFolder, open_tensor_folder
@@ -49,18 +50,16 @@ def load_partitioned(
     dtype = getattr(torch, zero.dtype)
     config = MarsConfig.from_pretrained(folder)
     with torch.device("meta"):
-        model = MarsForCausalLM._from_config(config, dtype=dtype).freeze_language_expert()
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).freeze_language_expert()
     source = _Source(open_tensor_folder(folder))
-    partitions = _Partitions(engine_config(stage, zero), device)
+    partitions = _Partitions(engine_config(stage, zero))
     made: dict[int, nn.Parameter] = {}  # a tied tensor is one
     for prefix, module in model.named_modules():
-        for name, empty in list(module._parameters.items()):
-            if empty is None:
-                continue
+        for name, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(empty) not in made:
                 whole = f"{prefix}.{name}" if prefix else name
                 made[id(empty)] = _filled(whole, empty, source, partitions, zero.frozen_whole, device)
-            module._parameters[name] = made[id(empty)]
+            module.register_parameter(name, made[id(empty)])
     model.model.rotary_emb = RotaryEmbedding(config=config).to(device)
     return model, record.base_sha256
 
@@ -100,25 +99,17 @@ def _filled(
 class _Partitions:
     """Has DeepSpeed partition parameters one by one, as it does with those of a whole model."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
-        self._config, self._device = config, device
-        self._first: Any = None
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._first: nn.Parameter | None = None
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
         """Partitions it. Returns this rank's part, without padding, and where in the flattened parameter it starts."""
         put_tools_on_path()
-        import deepspeed
-
+        own = partition(parameter, self._first, self._config)
         if self._first is None:
-            holder = nn.ParameterList([parameter])
-            deepspeed.zero.Init(module=holder, config_dict_or_path=self._config)
             self._first = parameter
-        else:
-            self._first.convert_to_zero_parameters(param_list=[parameter])
-        partitioned: Any = parameter
-        part: Tensor = partitioned.ds_tensor
-        start = part.numel() * dist.get_rank()
-        return part[: max(0, min(part.numel(), partitioned.ds_numel - start))], start
+        return own
 
 
 class _Source:

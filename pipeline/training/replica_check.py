@@ -15,6 +15,7 @@ import torch
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
 from pipeline.runtime.agreement import from_every_rank
+from pipeline.runtime.deepspeed_private import held_part, is_whole
 
 
 class ReplicaCheck:
@@ -61,7 +62,7 @@ class ReplicaCheck:
     def _frozen_checksum(self) -> str:
         """Of what this rank itself holds of the language expert."""
         module = self._engine.module
-        frozen = [(name, _own_part(one)) for name, one in module.named_parameters() if not one.requires_grad]
+        frozen = [(name, held_part(one)) for name, one in module.named_parameters() if not one.requires_grad]
         # Held whole, the language expert's weights are buffers.
         frozen += [(name, one) for name, one in module.named_buffers() if one.is_floating_point()]
         return _sha256((name, _words(one)) for name, one in frozen)
@@ -69,7 +70,7 @@ class ReplicaCheck:
     def _whole_checksum(self) -> str:
         """Of the trained weights that are whole on every rank."""
         named = self._engine.module.named_parameters()
-        whole = [(name, one) for name, one in named if one.requires_grad and _is_whole(one)]
+        whole = [(name, one) for name, one in named if one.requires_grad and is_whole(one)]
         return _sha256((name, _words(one)) for name, one in whole)
 
 
@@ -87,16 +88,6 @@ def check_same_language_expert(sha256: str) -> None:
             f"the ranks loaded different language experts: {', '.join(odd)} another one than the others; look at "
             "their nodes' file systems, and run again"
         )
-
-
-def _own_part(parameter: Any) -> torch.Tensor:
-    """What ZeRO-3 made this rank's own; all of it where it is not partitioned."""
-    part = getattr(parameter, "ds_tensor", None)
-    return parameter if part is None else part
-
-
-def _is_whole(parameter: Any) -> bool:
-    return getattr(parameter, "ds_tensor", None) is None or parameter.ds_persist
 
 
 def _sha256(sums: Iterable[tuple[str, int]]) -> str:

@@ -18,6 +18,7 @@ from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from pipeline.model.loading import base_sha256, load_base
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.partitioned_load import load_partitioned
 from pipeline.training.samples import SamplePrompts
 from pipeline.weights.start_file import is_starting_model
@@ -81,7 +82,7 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
         model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **run.model_options)
         base_hash = base_sha256(model)
     model.set_attn_implementation(run.stage.attention)
-    if model.config._attn_implementation != run.stage.attention:  # transformers would only warn
+    if attention_of(model) != run.stage.attention:  # transformers would only warn
         raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
     if run.stage.checkpoint_every_layers:
         model.model.checkpoint_every = run.stage.checkpoint_every_layers

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.ledger.rows import read_ledger
@@ -33,7 +33,7 @@ def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
     sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     expert = LanguageExpertConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
     config = qwen2_config(expert, expert.vocab_size)
-    Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "lm")
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "lm")
     cluster = FakeCluster(CHECKOUT / "cluster" / "aws_a100.yaml", tmp_path, idle_s=20, checkout=checkout)
     yield cluster
     cluster.stop()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from jobs.common.recipes import load_recipe
 from jobs.export_model import Options, main
@@ -92,7 +92,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     paths = RunPaths(root / "demo", recipe)
     config = Qwen2Config(vocab_size=TEXT_VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     config.num_attention_heads = config.num_key_value_heads = 4
-    Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(paths.language_expert)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(paths.language_expert)
     fingerprint = make_fingerprint(recipe.tokenization, Tools(paths.vqgan, recipe.text_tokenizer, paths.text))
     row = {"sample_id": "a", "codes": [1, 2, 3, 4], "captions": [], "width": 9, "height": 9}
     write_token_shard(Path(paths.tokens) / "a.parquet", [row], fingerprint)
@@ -212,7 +212,7 @@ def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_anothe
     model.save_pretrained(tmp_path / "whole again")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole again").config.language_expert_source == ""
     torch.manual_seed(5)
-    stranger = Qwen2ForCausalLM._from_config(open_language_expert(Path(own)).config, dtype=torch.bfloat16)
+    stranger = AutoModelForCausalLM.from_config(open_language_expert(Path(own)).config, dtype=torch.bfloat16)
     stranger.save_pretrained(tmp_path / "stranger")
     with pytest.raises(InputError, match="was trained beside another language expert"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "visual", language_expert_source=str(tmp_path / "stranger"))

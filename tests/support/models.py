@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.small_models import small_config
@@ -11,7 +12,7 @@ from tests.support.small_models import small_config
 def random_model(**changes: Any) -> MarsForCausalLM:
     """Weights large enough that codes depend on what came before."""
     torch.manual_seed(3)
-    mars = MarsForCausalLM._from_config(small_config(**changes), dtype=torch.float32).eval()
+    mars = AutoModelForCausalLM.from_config(small_config(**changes), dtype=torch.float32).eval()
     for parameter in mars.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return mars

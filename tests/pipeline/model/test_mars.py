@@ -15,8 +15,9 @@ from pipeline.config.vocabulary import NORMALISATIONS, Role
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.generation.pictures import generate_codes
 from pipeline.generation.sampling import Sampling
+from pipeline.model.backbone import LAST_OPENER
 from pipeline.model.layers import MarsDecoderLayer
-from pipeline.model.mars import LAST_OPENER, MarsForCausalLM, is_trained
+from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.model.picture_positions import picture_positions, position_encoding
 from pipeline.training.objective import Objective
 from tests.support.batches import some_batches

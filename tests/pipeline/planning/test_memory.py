@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
@@ -53,7 +54,7 @@ def shape_of(batch: MicroBatch) -> RowShape:
 def kept_bytes(config: MarsConfig, kind: Kind, attention: str, dtype: str, every: int) -> tuple[int, RowShape]:
     """Bytes of the tensors, parameters apart, that autograd keeps between a forward and its backward pass."""
     torch.manual_seed(0)
-    model = MarsForCausalLM._from_config(config, dtype=getattr(torch, dtype)).freeze_language_expert().train()
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).freeze_language_expert().train()
     model.set_attn_implementation(attention)
     if every:
         model.model.checkpoint_every = every
@@ -109,7 +110,7 @@ def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, a
     changes = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4)
     config = small_config(**changes)
     torch.manual_seed(0)
-    model = MarsForCausalLM._from_config(config, dtype=getattr(torch, dtype)).freeze_language_expert().train()
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).freeze_language_expert().train()
     model.set_attn_implementation(attention)
     if every:
         model.model.checkpoint_every = every

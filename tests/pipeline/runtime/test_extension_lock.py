@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime import extension_lock
-from pipeline.runtime.extension_lock import OP, STALE_AFTER_S, await_extension_lock
+from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP
+from pipeline.runtime.extension_lock import STALE_AFTER_S, await_extension_lock
 
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    path = tmp_path / OP / "lock"
+    path = tmp_path / SHARED_MEMORY_OP / "lock"
     path.parent.mkdir()
     return path
 

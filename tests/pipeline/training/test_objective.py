@@ -10,6 +10,7 @@ from pipeline.data.collate import collate
 from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
 from pipeline.model import loss
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.objective import Objective
 from tests.support.objective import WEIGHTS
 from tests.support.reference import hidden_by_selection, loss_by_definition
@@ -55,7 +56,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(
 
     batch = collate(kind, [sequences[:2], sequences[2:]], builder.vocabulary, WEIGHTS, 8)
     mars.set_attn_implementation(attention)
-    assert mars.config._attn_implementation == attention
+    assert attention_of(mars) == attention
     packed = Objective(mars, normalisation)([batch]).loss
     torch.testing.assert_close(packed, expected)
     for own, other in zip(torch.autograd.grad(packed, trained), expected_gradients, strict=True):
@@ -83,7 +84,7 @@ def assert_logits_are_those_of_the_samples_alone(
     mars: MarsForCausalLM, sequences: list[Sequence], attention: str
 ) -> None:
     mars.set_attn_implementation(attention)
-    assert mars.config._attn_implementation == attention
+    assert attention_of(mars) == attention
     batch = collate(sequences[0].kind, [sequences], mars.config.vocabulary, WEIGHTS, 8)
     with torch.no_grad():
         text, visual = Objective(mars).hidden_states(batch)

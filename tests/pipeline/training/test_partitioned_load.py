@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
@@ -64,7 +64,7 @@ def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> No
         num_key_value_heads=8,
         tie_word_embeddings=False,
     )
-    base = Qwen2ForCausalLM._from_config(config, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     base.save_pretrained(tmp_path / "large")
     run = started(replace(run, base=tmp_path / "large"))
     spawn(_load_rank, 2, free_port(), run, tmp_path / "loaded")

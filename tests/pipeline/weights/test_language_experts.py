@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from jobs.init_model import Options, main
 from pipeline.config.recipe import MODEL_OPTIONS
@@ -65,7 +65,7 @@ def write_qwen2(folder: Path, kind: str = "safetensors", **changes: Any) -> Qwen
     values = dict(vocab_size=TEXT_VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
     values |= dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     torch.manual_seed(3)
-    model = Qwen2ForCausalLM._from_config(Qwen2Config(**values | changes), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(Qwen2Config(**values | changes), dtype=torch.float32).eval()
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     write_folder(folder, model.config.to_dict(), weights, kind)
     return model

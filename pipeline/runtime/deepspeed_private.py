@@ -1,0 +1,129 @@
+"""Everything of DeepSpeed that is not public; written against DeepSpeed 0.19.8. No other module names any of it.
+
+Each function says what it is used for. `tests/pipeline/runtime/test_deepspeed_private.py` has a test for each name: it
+says what broke when DeepSpeed moves one.
+
+DeepSpeed's public functions for a parameter's own part (`deepspeed.utils.safe_get_local_fp32_param` and its relatives)
+do less: they work for ZeRO-3 alone, and make AdamW's moments only in its first step.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+"""Name of the op that DeepSpeed compiles for CPU workers. Used to wait for its lock."""
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """Elements `start` to `start + count` of a flattened parameter, which this rank's optimizer updates: they lie in
+    `flat` from `offset` on."""
+
+    flat: Tensor
+    offset: int
+    start: int
+    count: int
+
+
+def shared_memory_file(rank: int) -> Path:
+    """Where a CPU rank maps the memory that ranks of one machine reduce through, 69 MB. Used to remove the file: the
+    op never does."""
+    address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    return Path("/dev/shm", f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}")
+
+
+def partition(parameter: nn.Parameter, first: nn.Parameter | None, config: dict[str, Any]) -> tuple[Tensor, int]:
+    """Has ZeRO-3 partition one parameter, as `deepspeed.zero.Init` does with those of a whole model. Used to load a
+    model that no rank ever holds whole.
+
+    Args:
+        parameter: is left with no elements of its own.
+        first: the parameter that the first call partitioned; None in that call.
+        config: DeepSpeed's.
+
+    Returns:
+        This rank's part, without padding, and where in the flattened parameter it starts.
+    """
+    import deepspeed
+
+    partitioned: Any = parameter
+    if first is None:
+        deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=config)
+    else:
+        converter: Any = first
+        converter.convert_to_zero_parameters(param_list=[parameter])
+    part: Tensor = partitioned.ds_tensor
+    start = part.numel() * dist.get_rank()
+    return part[: max(0, min(part.numel(), partitioned.ds_numel - start))], start
+
+
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape that a parameter has when it is gathered. Used in checkpoints, whose shapes do not depend on ZeRO."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def held_part(parameter: nn.Parameter) -> Tensor:
+    """What ZeRO-3 left on this rank; all of it where it is not partitioned. Used for checksums of frozen weights."""
+    part: Tensor | None = getattr(parameter, "ds_tensor", None)
+    return parameter if part is None else part
+
+
+def is_whole(parameter: Any) -> bool:
+    """Whether every rank holds all of it: ZeRO-3 did not partition it, or keeps it gathered because it is small. Used
+    to compare such weights between the ranks."""
+    return getattr(parameter, "ds_tensor", None) is None or bool(parameter.ds_persist)
+
+
+def flat_weights(optimizer: Any) -> list[Tensor]:
+    """The flat float32 tensors that AdamW updates on this rank, one for each parameter group. Used to read and write
+    weights and moments without gathering them."""
+    if _is_zero_3(optimizer):
+        return list(optimizer.fp32_partitioned_groups_flat)
+    return list(optimizer.single_partition_of_fp32_groups)
+
+
+def adam_state(optimizer: Any, flat: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of one of `flat_weights`; empty before its first step. Used to save and restore moments."""
+    state: dict[str, Tensor] = optimizer.optimizer.state[flat]
+    return state
+
+
+def own_part(optimizer: Any, parameter: nn.Parameter) -> OwnPart | None:
+    """Where this rank's part of a trained parameter lies; None where it has none. Used to cut checkpoints into slices
+    whose places do not depend on the number of ranks."""
+    zero_parameter: Any = parameter
+    if _is_zero_3(optimizer):
+        group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = size * dist.get_rank()
+        count = min(size, zero_parameter.ds_numel - start)  # the last part is padded
+        return OwnPart(optimizer.fp32_partitioned_groups_flat[group], offset, start, count) if count > 0 else None
+    mapping = zero_parameter._hp_mapping
+    if mapping is None:
+        return None
+    place, own = mapping.get_hp_fragment_address(), mapping.lp_fragment_address
+    return OwnPart(
+        optimizer.single_partition_of_fp32_groups[mapping.param_group_index], place.start, own.start, own.numel
+    )
+
+
+@torch.no_grad()
+def copy_flat_weights_to_model(optimizer: Any) -> None:
+    """Makes the model's weights follow `flat_weights`, which were written to. Every rank calls it. Used to resume, and
+    to undo a step."""
+    if _is_zero_3(optimizer):
+        optimizer.checkpoint_event_prologue()
+        for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.checkpoint_event_epilogue()
+    else:
+        optimizer.update_lp_params()
+
+
+def _is_zero_3(optimizer: Any) -> bool:
+    return hasattr(optimizer, "fp32_partitioned_groups_flat")
