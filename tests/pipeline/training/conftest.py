@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.config.vocabulary import Role
 from pipeline.config.zero import ZeroConfig
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> StageRun:
         num_key_value_heads=2,
         tie_word_embeddings=True,
     )
-    Qwen2ForCausalLM._from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "base")
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "base")
     write_tokens(tmp_path / "tokens")
     write_documents(tmp_path / "documents")
     build_vqgan(VQGAN).save_pretrained(tmp_path / "vq")
