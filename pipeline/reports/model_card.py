@@ -17,7 +17,7 @@ from pipeline.runs.paths import RunPaths, language_expert_name
 from pipeline.runs.step_figures import read_step_figures
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards
-from tokenization.vqgan.formats import Vqgan
+from tokenization.vqgan.vqgan_format import Vqgan
 
 USE = """```python
 import torch

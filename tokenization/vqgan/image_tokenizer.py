@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from tokenization.errors import InputError
-from tokenization.vqgan.formats import SETTINGS_FILE, SYMMETRIC, UNIT, find_vqgan, load_vqgan
+from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
+from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT
 
 HASH_BYTES = 2**24
 DECODE_BATCH = 8
@@ -47,6 +48,8 @@ class ImageTokenizer:
         loaded = load_vqgan(folder)
         self.pixel_range = loaded.pixel_range
         """Values of black and white in the encoder's input and the decoder's output."""
+        self.factor = loaded.factor
+        """Pixels to a code, along one side."""
         # In float32: rounded rows of a normalised codebook would no longer be of one length.
         self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
         # VQModel's own `to` would warn, on the console, of modules that it has not.
@@ -57,13 +60,7 @@ class ImageTokenizer:
 
     @property
     def codebook_size(self) -> int:
-        """Codes of the codebook."""
-        return int(self._vqgan.config.num_vq_embeddings)
-
-    @property
-    def factor(self) -> int:
-        """Pixels to a code, along one side."""
-        return int(2 ** (len(self._vqgan.config.block_out_channels) - 1))
+        return len(self._codebook)
 
     @torch.no_grad()
     def encode(self, pixels_BSS3: np.ndarray) -> np.ndarray:

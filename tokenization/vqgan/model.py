@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tokenization.config.vqgan import VqganConfig
 from tokenization.errors import InputError
 from tokenization.vqgan.codebook import Codebook
-from tokenization.vqgan.formats import SYMMETRIC, load_vqgan
+from tokenization.vqgan.formats import load_vqgan
+from tokenization.vqgan.vqgan_format import SYMMETRIC
 
 
 def build_vqgan(config: VqganConfig) -> VQModel:

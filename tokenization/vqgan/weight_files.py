@@ -1,5 +1,6 @@
 """Tensors out of the files that people publish. Nothing but tensors is unpickled."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
     return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it holds another value.
+
+    Raises:
+        InputError: the file cannot be read, or is no JSON.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is not readable: {error}; fetch it again") from error
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,121 @@
+"""The four formats that VQ-GANs are published in, all loaded as a diffusers `VQModel`.
+
+A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint, and
+LlamaGen's. The last three are the same architecture under other names, so their tensors are renamed. Widths, codebook
+and attention are read from the tensors themselves. No config and no code of these projects is needed.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import VQModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokenization.errors import InputError
+from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
+from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFormat, VqganPlace
+from tokenization.vqgan.weight_files import read_json
+
+OLD_ATTENTION_NAMES = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
+"""Attention's names before diffusers 0.15, and today's."""
+
+
+def load_diffusers(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
+    """A diffusers folder. aMUSEd's, which is open-muse's model, has pixels from 0 to 1."""
+    config = read_json(place.weights.parent / "config.json")
+    if config.get("norm_type", "group") != "group":
+        raise InputError(
+            f"VQ-GAN {str(place.weights.parent)!r} has norm_type {config['norm_type']!r}, whose decoder sees the codes "
+            "twice; only 'group' is supported"
+        )
+    model = _empty(config)
+    current = {_current_name(name): value for name, value in tensors.items()}
+    model.load_state_dict(_renamed(model, current, None, str(place.weights)), assign=True)
+    return LoadedModel(model, _factor(model), UNIT if model.config.lookup_from_codebook else SYMMETRIC)
+
+
+def load_open_muse(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
+    """A folder of open-muse's `VQGANModel`, with pixels from 0 to 1, as torchvision's ToTensor makes them."""
+    config = geometry_of(tensors, TAMING, str(place.weights))
+    if config["layers_per_block"] == 1 and "AttnDownEncoderBlock2D" in config["down_block_types"]:
+        raise InputError(
+            f"VQ-GAN {str(place.weights)!r} has one block a level with attention, which open-muse then leaves out; "
+            "no other code gives the same"
+        )
+    return load_renamed(TAMING, UNIT, False, place, tensors)
+
+
+def load_renamed(
+    names: Names,
+    pixel_range: tuple[float, float],
+    is_normalised: bool,
+    place: VqganPlace,
+    tensors: dict[str, Tensor],
+) -> LoadedModel:
+    """Tensors of the `VQModel` architecture under another project's names.
+
+    Args:
+        names: the project's names.
+        pixel_range: what the project feeds its encoder.
+        is_normalised: whether the project normalises the codebook's rows when it looks for the nearest.
+        place, tensors: see `VqganFormat`.
+    """
+    model = _empty(geometry_of(tensors, names, str(place.weights)))
+    model.load_state_dict(_renamed(model, tensors, names, str(place.weights)), assign=True)
+    if is_normalised:
+        model.quantize.embedding.weight.data = F.normalize(model.quantize.embedding.weight.data, dim=-1)
+    return LoadedModel(model, _factor(model), pixel_range)
+
+
+DIFFUSERS = VqganFormat(load_diffusers, "VQModel", "diffusion_pytorch_model.safetensors")
+OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
+LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
+TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))
+
+
+def _empty(config: dict[str, Any]) -> VQModel:
+    with torch.device("meta"):
+        return VQModel.from_config(config)
+
+
+def _factor(model: VQModel) -> int:
+    """Every level but the last halves the picture."""
+    return int(2 ** (len(model.config.block_out_channels) - 1))
+
+
+def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, place: str) -> dict[str, Tensor]:
+    """The tensors under diffusers' names, each in its shape there."""
+    state, used, num_levels = {}, set(), len(model.config.block_out_channels)
+    for name, empty in model.state_dict().items():
+        source = names.source(name, num_levels) if names else name
+        if source not in tensors:
+            raise InputError(f"VQ-GAN {place!r}: tensor {source!r} is missing; fetch the whole file again")
+        value = tensors[source]
+        squeezed = value[:, :, 0, 0] if value.dim() == 4 and empty.dim() == 2 and value.shape[2:] == (1, 1) else value
+        if squeezed.shape != empty.shape:
+            raise InputError(
+                f"VQ-GAN {place!r}: tensor {source!r} has shape {tuple(value.shape)}, the others ask for "
+                f"{tuple(empty.shape)}; fetch the file again"
+            )
+        state[name] = squeezed.float().contiguous()
+        used.add(source)
+    if unexpected := sorted(tensors.keys() - used):
+        raise InputError(
+            f"VQ-GAN {place!r}: tensor {unexpected[0]!r} is unexpected; what has it is of another architecture"
+        )
+    return state
+
+
+def _current_name(name: str) -> str:
+    """The name that diffusers has for a tensor since 0.15."""
+    if ".attentions." in name:
+        for old, new in OLD_ATTENTION_NAMES:
+            name = name.replace(old, new)
+    return name

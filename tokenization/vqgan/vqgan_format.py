@@ -1,0 +1,73 @@
+"""What a VQ-GAN format is: how its files are recognised, and how its tensors become a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import VQModel
+from torch import Tensor
+
+SYMMETRIC, UNIT = (-1.0, 1.0), (0.0, 1.0)
+"""The usual pixel ranges: values of black and of white in the encoder's input."""
+
+
+@dataclass(frozen=True)
+class Vqgan:
+    """A loaded VQ-GAN.
+
+    Attributes:
+        model: float32, on the CPU; or another module with the parts of a `VQModel` that `ImageTokenizer` uses:
+            `encoder`, `quant_conv`, `quantize.embedding`, `post_quant_conv` and `decoder`. A normalised codebook's rows
+            have length 1: the nearest of them is the nearest in angle, whatever the length of the latent.
+        pixel_range: values of black and white.
+        factor: pixels to a code, along one side.
+        format: its name in `tokenization.vqgan.formats.FORMATS`.
+    """
+
+    model: VQModel
+    pixel_range: tuple[float, float]
+    factor: int
+    format: str
+
+
+@dataclass(frozen=True)
+class VqganPlace:
+    """Where the files of a VQ-GAN are.
+
+    Attributes:
+        format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names have to tell.
+        weights: the file of tensors.
+        beside: other files that decide which codes and pixels come out.
+    """
+
+    format: str
+    weights: Path
+    beside: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a format makes of the tensors; `Vqgan` describes the attributes."""
+
+    model: VQModel
+    factor: int
+    pixel_range: tuple[float, float] = SYMMETRIC
+
+
+@dataclass(frozen=True)
+class VqganFormat:
+    """One format.
+
+    Attributes:
+        load: makes the model of the files' places and the tensors by name. It raises an InputError if a tensor is
+            missing, unexpected or misshapen.
+        class_name: `_class_name` in the folder's `config.json`; empty for formats that are a file of tensors alone.
+        weights_file: name of the file of tensors in such a folder; empty if it is the only one, whatever its name.
+        tensor_prefix: the beginning of a tensor's name that no format before this one in `FORMATS` has. It tells files
+            of tensors apart; empty takes every file.
+    """
+
+    load: Callable[[VqganPlace, dict[str, Tensor]], LoadedModel]
+    class_name: str = ""
+    weights_file: str = ""
+    tensor_prefix: str = ""
