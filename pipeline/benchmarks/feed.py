@@ -92,7 +92,7 @@ def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], N
     storage, lengths, random = open_storage(place), benchmark.lengths, np.random.default_rng(0)
     samples = (benchmark.steps + 2) * benchmark.stage.global_batch_size
     shards = max(2 * benchmark.stage.window_shards + 1, -(-samples // benchmark.shard_rows))
-    high = lengths.num_high_codes if benchmark.stage.task_shares.get("high_resolution") else None
+    high = lengths.num_high_codes if benchmark.stage.needs_high_codes else None
     languages = {f"caption_{name}": name for name in benchmark.stage.language_shares}
     codebook, most = benchmark.vocabulary.codebook_size, lengths.max_caption_ids
     fingerprint = Fingerprint(
@@ -134,7 +134,7 @@ def measure_feed(place: str, benchmark: FeedBenchmark, report: Callable[[str], N
     order = MixedOrder(
         [SampleOrder(index.counts, 0, benchmark.stage_number, stage.window_shards)], [1.0], stage.global_batch_size
     )
-    high = bool(stage.task_shares.get("high_resolution"))
+    high = stage.needs_high_codes
     reader = TokenReader(place, index, stage.window_shards + 1, high)
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
     builder = SequenceBuilder(benchmark.vocabulary, instructions, 0)

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.tasks import Kind, Task
 from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.sequences import Kind, SequenceBuilder, Task
+from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import flop_of
 from pipeline.runtime.transformers_private import attention_of

@@ -185,7 +185,7 @@ def _tokenization(
     stages = plan.stages
     pictures = recipe.plan.pictures or max((stage.work.samples for stage in stages), default=0)
     high = recipe.plan.pictures_hr or max(
-        (stage.work.samples for stage in stages if stage.stage.task_shares.get("high_resolution")), default=0
+        (stage.work.samples for stage in stages if stage.stage.needs_high_codes), default=0
     )
     stated = "recipe: plan.pictures" if recipe.plan.pictures else "assumed: each sample of the largest stage once"
     stated_hr = "recipe: plan.pictures_hr" if recipe.plan.pictures_hr else "assumed: stage's samples, once"

@@ -7,7 +7,7 @@ from statistics import fmean
 import pandas as pd
 
 from pipeline.config.recipe import Recipe
-from pipeline.data.sequences import Kind
+from pipeline.config.tasks import Kind
 from pipeline.ledger.account import SECONDS_PER_DAY
 from pipeline.ledger.rows import records_of
 from pipeline.planning.recipe_plan import planned_config, sample_lengths
@@ -20,8 +20,6 @@ MEASURED = 0.05
 FIRST_STEPS = 0.05
 """Share of a stage's steps whose cost says as much as what is known of it from the stages before: its first steps are
 slow, and few."""
-LIKE = {"high_resolution": "text_to_image", "text_to_image": "high_resolution"}
-"""Kinds whose FLOP cost about the same: pictures behind a text that needs no gradient."""
 
 
 @dataclass(frozen=True)
@@ -161,5 +159,7 @@ def _weight(work: StageWork, prices: Mapping[str, float]) -> float:
 
 
 def _price_of(kind: Kind, prices: Mapping[str, float], usual: float) -> float:
-    name = kind.name.lower()
-    return prices.get(name, prices.get(LIKE.get(name, ""), usual))
+    """Of a kind that was not measured, the price of another whose FLOP cost about the same: pictures behind a text that
+    needs no gradient."""
+    alike = [kind, *(other for other in Kind if kind.has_text_prefix and other.has_text_prefix)]
+    return next((prices[name] for name in (other.name.lower() for other in alike) if name in prices), usual)

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.config.tasks import SHARED_KINDS, TASK_NAMES
 from pipeline.config.vocabulary import NORMALISATIONS
 
 LANGUAGES = ("en", "zh")
@@ -36,7 +37,6 @@ ATTENTIONS = ("sdpa", "eager", "flex_attention")
 
 MAIN = "main"
 """The corpus of a recipe that names none."""
-TASKS = ("text_to_image", "captioning", "high_resolution")
 CHOICES = {
     "attention": ATTENTIONS,
     "normalisation": NORMALISATIONS,
@@ -93,7 +93,7 @@ class StageConfig:
         purpose: what it is for, in words.
         sources: what it trains on, by the corpus's name in the recipe. Rows of interleaved documents train as whole
             documents, whatever the tasks' shares.
-        task_shares: share of the single pictures' samples, by task (`TASKS`); they sum to 1.
+        task_shares: share of the single pictures' samples, by task (`SHARED_KINDS`); they sum to 1.
         task_weights: weight of each task's mean loss, 1 where none is given; also of `opener`, a caption's; of
             `plain_text`, where no picture opens; and of `document_text`, an interleaved document's openers and its text
             after a picture. A caption gives one label to `opener`, and a quarter of
@@ -187,6 +187,11 @@ class StageConfig:
     sample_every_steps: int = 0
     sample_prompts: tuple[str, ...] = ()
 
+    @property
+    def needs_high_codes(self) -> bool:
+        """Whether it trains on pictures' high-resolution codes."""
+        return any(share > 0 and SHARED_KINDS[task].traits.needs_high_codes for task, share in self.task_shares.items())
+
     def resume_settings(self) -> dict[str, Any]:
         """The settings that must be the same for a run to go on: all but the `OPERATIONAL` ones."""
         return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
@@ -200,11 +205,10 @@ class StageConfig:
                 found.append(f"{name} sum to {total:g}, they must sum to 1")
             if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
                 found.append(f"{name} has {negative}; a share is at least 0")
-        known_tasks = {*TASKS, "opener", "plain_text", "document_text"}
-        if unknown := set(self.task_weights) - known_tasks:
-            found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(known_tasks))}")
-        if unknown := set(self.task_shares) - set(TASKS):
-            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(TASKS)}")
+        if unknown := set(self.task_weights) - set(TASK_NAMES):
+            found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(TASK_NAMES))}")
+        if unknown := set(self.task_shares) - set(SHARED_KINDS):
+            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(SHARED_KINDS)}")
         if unknown := set(self.language_shares) - set(INSTRUCTIONS):
             found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
         if not self.sources:

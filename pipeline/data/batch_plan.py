@@ -15,11 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import SHARED_KINDS, Kind, Task
 from pipeline.config.vocabulary import Role
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.packing import deal_rows, pack_rows
 from pipeline.data.sample_order import MixedOrder, generator
-from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.data.sequences import SampleParts, Sequence, SequenceBuilder
 from pipeline.data.token_reader import Row
 from pipeline.errors import InputError
 
@@ -107,30 +108,44 @@ class StagePlan:
         if row.document is not None:
             return self.builder.interleaved(row.document)
         task = _pick(self.stage.task_shares, task_draw)
+        kind = SHARED_KINDS[task]
         language = _pick(self.stage.language_shares, language_draw)
         caption = next((caption for caption in row.captions if caption.language == language), row.captions[0])
-        if task == "captioning":
-            return self.builder.captioning(row.codes, caption.ids, caption.language)
-        caption_ids = [] if dropout_draw < self.stage.guidance_dropout else caption.ids
-        if len(caption_ids) > 1 and crop_draw < self.stage.caption_crop:
-            caption_ids = caption_ids[1 + int(crop_draw / self.stage.caption_crop * (len(caption_ids) - 1)) :]
-        plain_position = None
-        if len(caption_ids) > 1 and plain_draw < PLAIN_SHARE:
-            plain_position = int(plain_draw / PLAIN_SHARE * (len(caption_ids) - 1))
-        if task == "text_to_image":
-            seen = self._with_noise(row.codes, self.stage.text_to_image_noise, noise_key)
-            return self.builder.text_to_image(caption_ids, row.codes, plain_position, seen)
-        if row.high_codes is None:
+        caption_ids, plain_position = caption.ids, None
+        if not kind.traits.has_instruction:
+            caption_ids, plain_position = self._cut(caption.ids, dropout_draw, plain_draw, crop_draw)
+        if kind.traits.needs_high_codes and row.high_codes is None:
             raise InputError(
-                f"sample {row.sample_id!r} has no high-resolution codes, which task high_resolution needs; tokenize "
+                f"sample {row.sample_id!r} has no high-resolution codes, which task {task} needs; tokenize "
                 "them, or leave it out with the stage's `where`"
             )
-        role = Role[self.stage.high_resolution_role.upper()]
-        group_size = self.stage.high_resolution_group
-        seen = self._with_noise(row.high_codes, self.stage.high_resolution_noise, noise_key)
-        return self.builder.high_resolution(
-            caption_ids, row.codes, row.high_codes, role, group_size, seen, plain_position
+        predicted = row.high_codes if kind.traits.needs_high_codes else row.codes
+        assert predicted is not None
+        noise = getattr(self.stage, kind.traits.noise_setting) if kind.traits.noise_setting else 0.0
+        return self.builder.sample(
+            kind,
+            SampleParts(
+                caption_ids,
+                caption.language,
+                row.codes,
+                row.high_codes,
+                self._with_noise(predicted, noise, noise_key),
+                plain_position,
+                Role[self.stage.high_resolution_role.upper()],
+                self.stage.high_resolution_group,
+            ),
         )
+
+    def _cut(
+        self, ids: list[int], dropout_draw: float, plain_draw: float, crop_draw: float
+    ) -> tuple[list[int], int | None]:
+        """What a sample has of a caption before a picture, and its plain position."""
+        ids = [] if dropout_draw < self.stage.guidance_dropout else ids
+        if len(ids) > 1 and crop_draw < self.stage.caption_crop:
+            ids = ids[1 + int(crop_draw / self.stage.caption_crop * (len(ids) - 1)) :]
+        if len(ids) > 1 and plain_draw < PLAIN_SHARE:
+            return ids, int(plain_draw / PLAIN_SHARE * (len(ids) - 1))
+        return ids, None
 
     def _with_noise(self, codes: np.ndarray, most: float, key: tuple[int, int]) -> np.ndarray:
         if not most:

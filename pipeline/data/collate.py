@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import JointVocabulary
-from pipeline.data.sequences import Kind, Sequence
+from pipeline.data.sequences import Sequence
 from pipeline.model.attention import PADDING_SEGMENT, PackedPositions
 
 

@@ -12,45 +12,11 @@ The K openers are the first group. K = 1 is ordinary next-token prediction, and 
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
+from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import JointVocabulary, Role
-
-
-class Task(Enum):
-    """What a label teaches. Every task is normalised and weighted by itself. The value is its place in sums."""
-
-    TEXT_TO_IMAGE = 0
-    CAPTIONING = 1
-    OPENER = 2
-    """`<img>` after a caption's last position: teaches when a picture begins."""
-    HIGH_RESOLUTION = 3
-    DOCUMENT_TEXT = 4
-    """What stands between the codes of an interleaved document: its openers, and its text after the first picture."""
-    PLAIN_TEXT = 5
-    """Text that no picture comes before, where none opens: the openers learn not to come. Nothing else learns from it,
-    as such text depends on frozen weights only."""
-
-
-class Kind(Enum):
-    """What a row is made of. The micro-steps of a step run their kinds in this order on all ranks."""
-
-    TEXT_TO_IMAGE = 0
-    CAPTIONING = 1
-    HIGH_RESOLUTION = 2
-    INTERLEAVED = 3
-
-    @property
-    def has_text_prefix(self) -> bool:
-        """Whether all text comes before all pictures, so that it depends on frozen weights only."""
-        return self in (Kind.TEXT_TO_IMAGE, Kind.HIGH_RESOLUTION)
-
-    @property
-    def predicts_codes(self) -> bool:
-        """Whether its pictures are to be drawn, and not only read."""
-        return self is not Kind.CAPTIONING
 
 
 @dataclass(frozen=True)
@@ -88,6 +54,30 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class SampleParts:
+    """What a sample of a single picture can be made of; `SequenceBuilder.sample` takes what its kind needs.
+
+    Attributes:
+        caption_ids: text ids, as far as the sample has them.
+        language: of the caption.
+        codes: raw VQ indices [N].
+        high_codes: raw VQ indices [M] of the same picture at the high resolution; None where the row has none.
+        seen_codes: what later positions see of the codes that are predicted.
+        plain_position: see `SequenceBuilder.text_to_image`.
+        role, group_size: of the high-resolution picture.
+    """
+
+    caption_ids: list[int]
+    language: str
+    codes: np.ndarray
+    high_codes: np.ndarray | None = None
+    seen_codes: np.ndarray | None = None
+    plain_position: int | None = None
+    role: Role = Role.HIGH_1
+    group_size: int = 1
+
+
+@dataclass(frozen=True)
 class SequenceBuilder:
     """Builds sequences for one vocabulary.
 
@@ -100,6 +90,26 @@ class SequenceBuilder:
     vocabulary: JointVocabulary
     instruction_ids: dict[str, list[int]]
     end_id: int
+
+    def sample(self, kind: Kind, parts: SampleParts) -> Sequence:
+        """A sample of one of `SHARED_KINDS`."""
+        match kind:
+            case Kind.TEXT_TO_IMAGE:
+                return self.text_to_image(parts.caption_ids, parts.codes, parts.plain_position, parts.seen_codes)
+            case Kind.CAPTIONING:
+                return self.captioning(parts.codes, parts.caption_ids, parts.language)
+            case Kind.HIGH_RESOLUTION:
+                assert parts.high_codes is not None
+                return self.high_resolution(
+                    parts.caption_ids,
+                    parts.codes,
+                    parts.high_codes,
+                    parts.role,
+                    parts.group_size,
+                    parts.seen_codes,
+                    parts.plain_position,
+                )
+        raise AssertionError(f"{kind} is no kind of single pictures")
 
     def text_to_image(
         self,

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.benchmarks.baselines import Dense
+from pipeline.config.tasks import Task
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.batch_plan import prefetch
-from pipeline.data.sequences import Task
 from pipeline.errors import NonFiniteError
 from pipeline.evaluation.text_drift import TextLogits, text_drift
 from pipeline.model.loading import load_base, load_language_expert

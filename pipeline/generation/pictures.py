@@ -39,7 +39,7 @@ class HighResolution:
             stage: a stage's settings.
             num_codes: M, from the fingerprint of the tokens.
         """
-        if not stage.task_shares.get("high_resolution"):
+        if not stage.needs_high_codes:
             return None
         assert num_codes
         return cls(Role[stage.high_resolution_role.upper()], stage.high_resolution_group, num_codes)

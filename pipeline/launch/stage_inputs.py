@@ -50,7 +50,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
             validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
             out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
             held_out.append(SourceRows(name, tokens, out))
-    if "high_resolution" in stage.task_shares:
+    if stage.needs_high_codes:
         for rows in [*sources, *held_out]:
             check_high_resolution(number, stage, rows, longest)
         longest += fingerprint.num_codes_hr or 0

@@ -14,8 +14,8 @@ import torch
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.sequences import Kind
 from pipeline.model.loss import CHUNK_BYTES
 from pipeline.planning.flops import ParameterCounts
 

@@ -8,7 +8,7 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.gpus import ASSUMED_MFU, GPU_TYPES, memory_bytes, peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
-from pipeline.data.sequences import Kind
+from pipeline.config.tasks import Kind
 from pipeline.errors import UsageError
 from pipeline.model.loading import qwen2_config
 from pipeline.planning.flops import ParameterCounts, count_parameters
@@ -193,7 +193,7 @@ def row_shapes(stage: StageConfig, work: StageWork) -> list[RowShape]:
 def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, lengths: SampleLengths) -> list[str]:
     """Why samples of the stage cannot be made or do not fit into a row."""
     found = []
-    wants_high = stage.task_shares.get("high_resolution", 0.0) > 0
+    wants_high = stage.needs_high_codes
     group_size, high_px = stage.high_resolution_group, recipe.tokenization.size_hr_px
     if wants_high and not high_px:
         found.append(

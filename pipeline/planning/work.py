@@ -11,11 +11,12 @@ import numpy as np
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import SHARED_KINDS, Kind, Task
 from pipeline.config.vocabulary import Role
 from pipeline.data.batch_plan import PLAIN_SHARE
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.packing import deal_rows, pack_rows
-from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.data.sequences import SampleParts, Sequence, SequenceBuilder
 from pipeline.planning.flops import Flop, flop_of, recomputed_flop_of
 
 LONGEST_FRAME = 16
@@ -162,22 +163,18 @@ def expected_samples(
     for name, (pictures, text_ids) in documents.items():
         if name in weights:
             texts = [[0] * len(part) for part in np.array_split(np.zeros(text_ids), pictures)]
-            parts = [part for text in texts for part in (text, codes)]
-            samples.append((weights[name] / sum(weights.values()), builder.interleaved(parts)))
+            segments = [part for text in texts for part in (text, codes)]
+            samples.append((weights[name] / sum(weights.values()), builder.interleaved(segments)))
     of_pictures = 1 - sum(share for share, _ in samples)
     for task, task_share in stage.task_shares.items():
-        share = task_share * of_pictures
-        if task == "captioning":
+        kind, share = SHARED_KINDS[task], task_share * of_pictures
+        if kind.traits.has_instruction:
             for language, part in stage.language_shares.items():
-                samples.append((share * part, builder.captioning(codes, caption, language)))
+                samples.append((share * part, builder.sample(kind, SampleParts(caption, language, codes, high))))
             continue
         for ids, part, plain_position in _caption_draws(stage, caption):
-            if task == "text_to_image":
-                sequence = builder.text_to_image(ids, codes, plain_position)
-            else:
-                group_size = stage.high_resolution_group
-                sequence = builder.high_resolution(ids, codes, high, role, group_size, plain_position=plain_position)
-            samples.append((share * part, sequence))
+            parts = SampleParts(ids, "", codes, high, None, plain_position, role, stage.high_resolution_group)
+            samples.append((share * part, builder.sample(kind, parts)))
     return samples
 
 
@@ -215,7 +212,7 @@ def _kind_work(
     rows = pack_rows([batch.work.tokens for batch in samples], stage.seq_len, world_size)
     dealt = deal_rows(rows, [len(row) for row in rows], 0, world_size, stage.micro_batch_size)
     # A row holds at least one sample, which may have the longest caption.
-    longest_text = lengths.max_caption_ids + (LONGEST_FRAME if kind is Kind.CAPTIONING else 0)
+    longest_text = lengths.max_caption_ids + (LONGEST_FRAME if kind.traits.has_instruction else 0)
     text = max(longest_text, *(sum(samples[index].work.text_tokens for index in row) for row in rows))
     visual = max(sum(samples[index].work.visual_tokens for index in row) for row in rows)
     padded = [-(-length // stage.row_multiple) * stage.row_multiple for length in (text, visual)]

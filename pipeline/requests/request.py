@@ -62,7 +62,7 @@ def high_resolution(
         InputError: it was, but its tokens have no high resolution.
     """
     stage, sizes = recipe.stages[-1], {"no": fingerprint.transform["size_px"]}
-    if stage.task_shares.get("high_resolution", 0.0) > 0:
+    if stage.needs_high_codes:
         if not fingerprint.num_codes_hr:
             raise InputError("the last stage trains high resolution, but the tokens have none; tokenize them again")
         sizes["yes"] = fingerprint.transform["size_hr_px"]

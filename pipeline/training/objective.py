@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.tasks import Task
 from pipeline.config.vocabulary import NORMALISATIONS, State
 from pipeline.data.collate import Labels, MicroBatch
-from pipeline.data.sequences import Task
 from pipeline.model.attention import attention_mask
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.stopwatch import Stopwatch

@@ -102,7 +102,7 @@ def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
         for number, source in enumerate(run.sources)
     ]
     mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
-    high = run.stage.task_shares.get("high_resolution", 0.0) > 0
+    high = run.stage.needs_high_codes
     readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
     builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
     return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import Kind, Task
 from pipeline.data.batch_plan import Step
-from pipeline.data.sequences import Kind, Task
 from pipeline.planning.flops import flop_of
 from pipeline.runtime.stopwatch import Stopwatch
 from pipeline.training.engine import accumulate

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.config.stage import TASKS, StageConfig
+from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import CAPTION_BYTES, KINDS, SHARED_KINDS, Kind, Task
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.row_index import SourceRows
 from pipeline.data.sample_order import MixedOrder, SampleOrder
-from pipeline.data.sequences import SequenceBuilder, Task
+from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import Row, TokenReader
 
 DOCUMENTS = "documents"
+NO_NOISE: dict[str, Any] = {traits.noise_setting: 0.0 for traits in KINDS.values() if traits.noise_setting}
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class ValidationSet:
 
     Attributes:
         name: `task/language`, or `documents`.
+        kind: of its samples.
         plan: whose step 0 has every row once.
         num_bytes: of the captions, UTF-8.
     """
 
     name: str
+    kind: Kind
     plan: StagePlan
     num_bytes: int
 
@@ -55,11 +59,15 @@ def validation_sets(
     rows of each source that have a caption in it, and the documents among them."""
     rows = [row for source in held_out for row in _first_rows(source, stage.validation_rows)]
     documents = [row for row in rows if row.document is not None]
-    found = [ValidationSet(DOCUMENTS, _plan(stage, stage_number, documents, builder), 0)] if documents else []
-    for task in (task for task in TASKS if stage.task_shares.get(task)):
+    found = []
+    if documents:
+        found.append(ValidationSet(DOCUMENTS, Kind.INTERLEAVED, _plan(stage, stage_number, documents, builder), 0))
+    for task, kind in SHARED_KINDS.items():
+        if not stage.task_shares.get(task):
+            continue
         for language in stage.language_shares:
             able = [row for row in rows if row.document is None and language in (c.language for c in row.captions)]
-            if task == "high_resolution":
+            if kind.traits.needs_high_codes:
                 able = [row for row in able if row.high_codes is not None]
             if not able:
                 continue
@@ -69,11 +77,11 @@ def validation_sets(
                 language_shares={language: 1.0},
                 guidance_dropout=0.0,
                 caption_crop=0.0,
-                text_to_image_noise=0.0,
-                high_resolution_noise=0.0,
+                **NO_NOISE,
             )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
-            found.append(ValidationSet(f"{task}/{language}", _plan(asked, stage_number, able, builder), num_bytes))
+            plan = _plan(asked, stage_number, able, builder)
+            found.append(ValidationSet(f"{task}/{language}", kind, plan, num_bytes))
     return found
 
 
@@ -102,16 +110,11 @@ def validate(engine: Any, asked: list[ValidationSet], device: torch.device) -> d
 
 
 def _measures(each: ValidationSet, label_counts: np.ndarray) -> list[tuple[str, Task, int]]:
-    """What is told of an examination: its name, the task whose bits it is, and what they are divided by."""
-    task, counts = each.name.split("/")[0], label_counts.tolist()
-    if task == "captioning":
-        return [("bits_a_caption_byte", Task.CAPTIONING, each.num_bytes)]
-    if task == "high_resolution":
-        return [("bits_a_code", Task.HIGH_RESOLUTION, counts[Task.HIGH_RESOLUTION.value])]
-    codes = ("bits_a_code", Task.TEXT_TO_IMAGE, counts[Task.TEXT_TO_IMAGE.value])
-    if task == DOCUMENTS:
-        return [codes, ("bits_a_text_id", Task.DOCUMENT_TEXT, counts[Task.DOCUMENT_TEXT.value])]
-    return [codes]
+    """What is reported of a validation set: its name, the task whose bits it is, and what they are divided by."""
+    return [
+        (name, task, each.num_bytes if name == CAPTION_BYTES else int(label_counts[task.value]))
+        for name, task in each.kind.traits.measures
+    ]
 
 
 def _first_rows(source: SourceRows, most: int) -> list[Row]:

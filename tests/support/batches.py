@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import Role
 from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.sequences import Kind, SequenceBuilder
+from pipeline.data.sequences import SequenceBuilder
 from tests.support.small_models import CODEBOOK
 
 

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import Kind, Task
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.collate import MicroBatch
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
-from pipeline.data.sequences import Kind, SequenceBuilder, Task
+from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from tests.support.tokens import FINGERPRINT, STAGE, write_documents, write_tokens

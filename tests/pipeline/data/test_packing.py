@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pipeline.config.tasks import Kind
 from pipeline.data.packing import deal_rows, pack_rows
-from pipeline.data.sequences import Kind
 from tests.support.plans import WebLikeRows, plan_of_mars_7b
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind, Task
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.documents import DocumentLimits, generate_documents, opener_share
 from pipeline.generation.sampling import Sampling

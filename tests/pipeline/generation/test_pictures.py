@@ -10,9 +10,9 @@ import torch
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
+from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
 from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, generate_codes

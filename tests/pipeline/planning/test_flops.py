@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import NORMALISATIONS, Role
 from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.sequences import Kind, SequenceBuilder
+from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters, expert_parameters, flop_of
 from pipeline.training.objective import Objective

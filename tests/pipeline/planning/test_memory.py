@@ -12,9 +12,9 @@ from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.gpus import memory_bytes
 from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.sequences import Kind
 from pipeline.model.loss import CHUNK_BYTES
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.stage import INSTRUCTIONS, Source, StageConfig
+from pipeline.config.tasks import Kind
 from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind
 from pipeline.errors import InputError
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import flop_of, recomputed_flop_of

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import NORMALISATIONS, Role, State
 from pipeline.data.collate import collate
-from pipeline.data.sequences import Kind, Sequence, SequenceBuilder, Task
+from pipeline.data.sequences import Sequence, SequenceBuilder
 from pipeline.model import loss
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.transformers_private import attention_of

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pipeline.config.tasks import Task
 from pipeline.data.collate import collate
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.data.sequences import Sequence, Task
+from pipeline.data.sequences import Sequence
 from pipeline.data.token_reader import TokenReader
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective

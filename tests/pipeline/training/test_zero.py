@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.checkpoints.manifest import complete_checkpoints, finished_checkpoint, newest_complete, rank_file
 from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.config.tasks import Task
 from pipeline.data.collate import MicroBatch
-from pipeline.data.sequences import Task
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import load_trained, trained_state
 from pipeline.model.loading import load_base
