@@ -7,12 +7,29 @@ from typing import Any
 import botocore.session
 from botocore.validate import ParamValidator
 
-from cluster.cluster_file import ClusterFile, NodeType
+from cluster.cluster_file import ClusterFile, NodeType, find_cluster_file, placeholders, read_cluster_file
 
+RAY_JOB = "\nkind: RayJob\n"
 BY_RAY = ("SubnetIds",)
 """Keys of a node_config that Ray takes out before AWS sees it."""
 EFA_CARDS = {"p4d.24xlarge": 4, "p4de.24xlarge": 4}
 """Network cards, each of which can have one EFA interface (EC2's table of instance types)."""
+
+
+def check_file(path: str) -> tuple[list[str], list[str]]:
+    """What is left to mend in a file for `ray up` or a KubeRay manifest, each with its place; and its nodes, a line
+    each.
+
+    Raises:
+        UsageError: there is none, it is no YAML, or Ray would refuse it.
+    """
+    file = find_cluster_file(path)
+    text = file.read_text(encoding="utf-8")
+    if RAY_JOB in f"\n{text}":
+        found = [f"{file}:{line}: {name} is still to be filled in" for line, name in placeholders(text)]
+        return found, [f"{file}: a RayJob; its nodes are those of its RayCluster"]
+    cluster = read_cluster_file(str(file))
+    return problems_of(cluster), [f"{file}: {describe(kind)}" for kind in cluster.node_types]
 
 
 def problems_of(cluster: ClusterFile) -> list[str]:

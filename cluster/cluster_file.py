@@ -14,6 +14,8 @@ from pipeline.runtime.ray_private import cluster_config_of_manifest, complete_cl
 PLACEHOLDER = re.compile(r"FILL_IN_[A-Z0-9_]*[A-Z0-9]")
 COMMENT = re.compile(r"(^|\s)#.*")
 KUBERAY_API = "ray.io/"
+SHIPPED = Path(__file__).parent
+"""Where the project's own cluster files lie."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,26 @@ class ClusterFile:
         return str(self.config["provider"]["type"])
 
 
+def find_cluster_file(name: str) -> Path:
+    """The file of that path; else the one of the project, by its path from the project's folder or by its name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for file in (Path(name), SHIPPED.parent / name, SHIPPED / name, SHIPPED / f"{name}.yaml"):
+        if file.is_file():
+            return file
+    raise UsageError(f"there is no cluster file {name!r}; those of the project lie in {SHIPPED}")
+
+
 def read_cluster_file(path: str) -> ClusterFile:
-    """Reads a file for `ray up`, or a manifest with one RayCluster.
+    """Reads a file for `ray up`, or a manifest with one RayCluster, that `find_cluster_file` finds.
 
     Raises:
         UsageError: there is none, it is no YAML, or Ray would refuse it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"there is no cluster file {path!r}; those of the project lie in cluster/")
+    file = find_cluster_file(path)
+    path = str(file)
     text = file.read_text(encoding="utf-8")
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]

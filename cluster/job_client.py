@@ -58,7 +58,7 @@ class JobFollower:
     """
 
     def __init__(self, address: str, give_up_s: float, say: Callable[[str], None], show: Callable[[str], None]) -> None:
-        self._address, self._give_up_s, self._say, self._show = address, give_up_s, say, show
+        self.address, self._give_up_s, self._say, self._show = address, give_up_s, say, show
         self._client: JobSubmissionClient | None = None
         self._shown = 0
 
@@ -130,7 +130,7 @@ class JobFollower:
             return client.get_job_info(submission_id)
         except RuntimeError as error:
             if "status code 404" in str(error):
-                raise JobLostError(f"the cluster at {self._address} knows no job {submission_id!r}") from error
+                raise JobLostError(f"the cluster at {self.address} knows no job {submission_id!r}") from error
             raise ConnectionError(str(error)) from error
 
     async def _until_answered(self, ask: Callable[[JobSubmissionClient], Awaitable[Answer]]) -> Answer:
@@ -139,16 +139,16 @@ class JobFollower:
         while True:
             try:
                 if self._client is None:
-                    os.environ["RAY_API_SERVER_ADDRESS"] = self._address  # Ray prefers it to the client's argument
+                    os.environ["RAY_API_SERVER_ADDRESS"] = self.address  # Ray prefers it to the client's argument
                     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-                    self._client = job_client(self._address, REQUEST_TIMEOUT_S)
+                    self._client = job_client(self.address, REQUEST_TIMEOUT_S)
                 if lost_at is not None:
-                    self._say(f"connected to {self._address} again after {time.monotonic() - lost_at:.0f} s")
+                    self._say(f"connected to {self.address} again after {time.monotonic() - lost_at:.0f} s")
                     pause_s, lost_at = FIRST_PAUSE_S, None
                 return await ask(self._client)
             except AuthenticationError as error:
                 raise UsageError(
-                    f"{self._address} wants a token: set RAY_AUTH_MODE=token, with the cluster's token in "
+                    f"{self.address} wants a token: set RAY_AUTH_MODE=token, with the cluster's token in "
                     f"RAY_AUTH_TOKEN or ~/.ray/auth_token ({str(error).splitlines()[0]})"
                 ) from error
             except LOST as error:
@@ -156,10 +156,10 @@ class JobFollower:
                 if lost_at is None:
                     lost_at = time.monotonic()
                     reason = " ".join(str(error).split())[:200]
-                    self._say(f"no connection to {self._address} ({reason}); the job runs on, trying again")
+                    self._say(f"no connection to {self.address} ({reason}); the job runs on, trying again")
                 if time.monotonic() - lost_at > self._give_up_s:
                     raise UnreachableError(
-                        f"{self._address} has not answered for {self._give_up_s / 60:.0f} min"
+                        f"{self.address} has not answered for {self._give_up_s / 60:.0f} min"
                     ) from error
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

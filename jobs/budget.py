@@ -10,16 +10,8 @@ import tyro
 
 from jobs.common.cli import JobOptions, run_job
 from jobs.common.recipes import load_recipe
-from pipeline.budget.cost_plan import as_object, plan_costs
-from pipeline.budget.measured_rates import Rates, read_rates
-from pipeline.budget.report import report_object
 from pipeline.config.gpus import ASSUMED_ENCODER_MFU, ASSUMED_MFU
-from pipeline.errors import InputError, UsageError
-from pipeline.ledger.rows import read_ledger
-from pipeline.reports.budget_page import write_page
-from pipeline.reports.budget_tables import report_tables
-from pipeline.reports.cost_tables import plan_tables
-from pipeline.runtime.terminal import say, say_error, tables_to
+from pipeline.errors import UsageError
 
 PAGE_FILE = "budget.html"
 
@@ -78,18 +70,11 @@ def report(options: Report) -> dict[str, Any]:
         if not separator:
             raise UsageError(f"--gpu-model {pair!r}: write NAME=MODEL, as in unknown=A100")
         named[name] = model
-    ledger = read_ledger(paths.ledger)
-    if not len(ledger.table):
-        raise InputError(f"the ledger in {paths.ledger!r} has no rows: no job of this run has started")
-    figures = report_object(recipe, ledger, options.budget_gpu_days, named)
-    for table in report_tables(figures):
-        tables_to(options.json).print(table)
-    for remark in ledger.remarks:
-        say_error(remark)
     page = Path(options.html).absolute() if options.html else paths.run / PAGE_FILE
-    write_page(page, figures, ledger)
-    say(f"budget: the page is {page}")
-    return figures
+
+    from pipeline.reports.budget import report_spending
+
+    return report_spending(recipe, paths, options.budget_gpu_days, named, page, options.json)
 
 
 def plan(options: Plan) -> dict[str, Any]:
@@ -102,12 +87,11 @@ def plan(options: Plan) -> dict[str, Any]:
     if options.price_per_gpu_hour < 0:
         raise UsageError(f"--price-per-gpu-hour {options.price_per_gpu_hour:g}: a price is at least 0")
     recipe = load_recipe(options.recipe, options.set)
-    rates = read_rates(options.benchmark) if options.benchmark else Rates()
-    mfu = options.mfu or ASSUMED_MFU
-    figures = as_object(plan_costs(recipe, options.gpu, mfu, rates, options.encoder_mfu, options.price_per_gpu_hour))
-    for table in plan_tables(figures):
-        tables_to(options.json).print(table)
-    return figures
+
+    from pipeline.reports.budget import plan_spending
+
+    mfu, price = options.mfu or ASSUMED_MFU, options.price_per_gpu_hour
+    return plan_spending(recipe, options.gpu, mfu, options.encoder_mfu, options.benchmark, price, options.json)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,17 @@ import jobs  # noqa: F401  # isort: skip
 import os
 import shlex
 import sys
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from cluster.job_client import Ended, JobFollower, UnreachableError
-from jobs.common.exit_codes import ExitCode
-from pipeline.errors import UsageError
+from jobs.common.cli import run_job
+from pipeline.errors import ExitCode, UsageError
+from pipeline.runs.paths import checkout
 from pipeline.runtime.terminal import say, say_error
-
-CHECKOUT = Path(__file__).resolve().parents[1]
-
-SIGNAL_BASE = 128
-"""A process that signal n ended has exit code -n for Python, and 128 + n for a shell and for us."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,9 @@ class Options:
     address: str = ""
     """The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, where `ray dashboard` and
     `kubectl port-forward` bring it."""
-    working_dir: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the checkout)")] = str(CHECKOUT)
+    working_dir: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the checkout, or this folder)")] = str(
+        checkout()
+    )
     """Folder that the job runs from, sent to the cluster (512 MiB at most; what .gitignore names is left out). Empty:
     the checkout that the cluster was started from."""
     env: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
@@ -61,53 +58,26 @@ def main(options: Options, command: list[str]) -> None:
         raise UsageError("--resubmissions and --pause-s must be at least 0, and --give-up-min above 0")
     runtime_env = runtime_environment(options)
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+
+    from cluster.job_client import JobFollower, UnreachableError
+    from cluster.submission import SubmittedJob, exit_code, unused_name
+
     follower = JobFollower(address, options.give_up_min * 60, say, show)
     name = options.name or (unused_name(command[0]) if command else options.attach)
-    attempt, broken, submission = 1, 0, options.attach
+    job = SubmittedJob(follower, command, runtime_env, name, options.attach)
     try:
-        while True:
-            if not submission:
-                submission = f"{name}-{attempt}"
-                follower.submit(submission, shlex.join(command), runtime_env)
-                say(f"submit: {submission} is on {address}")
-            ended = follower.follow(submission)
-            code = exit_code(ended)
-            say(f"submit: {submission} ended: {ended.status}, exit code {code}")
-            broken = broken + 1 if code != ExitCode.PREEMPTED else 0
-            if not may_go_on(ended) or not command or broken > options.resubmissions:
-                if ended.exit_code is None and ended.message:
-                    say_error(ended.message)
-                sys.exit(code)
-            attempt, submission = attempt + 1, ""
-            say(f"submit: submitting again in {options.pause_s:g} s, to go on from the last checkpoint")
-            time.sleep(options.pause_s)
+        ended = job.run(options.resubmissions, options.pause_s, say)
     except UnreachableError as error:
-        say_error(f"error: {error}; the job may run on. Wait for it again: {again(options, submission, command)}")
+        say_error(f"error: {error}; the job may run on. Wait for it again: {again(options, job.submission, command)}")
         sys.exit(ExitCode.OTHER)
     except KeyboardInterrupt:
-        say(f"submit: left {submission or name}; a submitted job runs on. Stop it: ray job stop {submission}")
-        say(f"submit: wait for it again: {again(options, submission, command)}")
+        left = job.submission
+        say(f"submit: left {left or name}; a submitted job runs on. Stop it: ray job stop {left}")
+        say(f"submit: wait for it again: {again(options, left, command)}")
         sys.exit(ExitCode.OTHER)
-
-
-def unused_name(job: str) -> str:
-    """A submission id that no other submission has, even of the same second."""
-    return f"{Path(job).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-
-
-def may_go_on(ended: Ended) -> bool:
-    """Whether the same job, submitted again, can be expected to get further. What a person stopped stays stopped."""
-    if ended.status in ("SUCCEEDED", "STOPPED"):
-        return False
-    code = ended.exit_code
-    return code is None or code < 0 or code > SIGNAL_BASE or code in (ExitCode.OTHER, ExitCode.PREEMPTED)
-
-
-def exit_code(ended: Ended) -> int:
-    """The job's own; 1 where it has none and did not succeed."""
-    if ended.exit_code is None:
-        return ExitCode.DONE if ended.status == "SUCCEEDED" else ExitCode.OTHER
-    return ended.exit_code if ended.exit_code >= 0 else SIGNAL_BASE - ended.exit_code
+    if ended.exit_code is None and ended.message:
+        say_error(ended.message)
+    sys.exit(exit_code(ended))
 
 
 def runtime_environment(options: Options) -> dict[str, Any]:
@@ -143,14 +113,8 @@ def show(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # The job's options are not ours: nothing after -- is parsed.
-    place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    job = sys.argv[place + 1 :]
-    del sys.argv[place:]
-    # Not by `run_job`: whoever only submits needs neither torch nor the seconds that it takes to load.
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        main(options, job)
-    except UsageError as error:
-        say_error(f"error: {error}")
-        sys.exit(ExitCode.USAGE)
+    # What stands after -- are the job's options, not ours.
+    words = sys.argv[1:]
+    separator = words.index("--") if "--" in words else len(words)
+    own, command = words[:separator], words[separator + 1 :]
+    run_job(Options, partial(main, command=command), __doc__, own)

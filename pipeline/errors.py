@@ -1,7 +1,27 @@
-"""What stops a run on purpose. Each has an exit code in `jobs/common/exit_codes.py`."""
+"""What stops a run on purpose, and the exit codes; `jobs/common/exit_codes.py` says which error has which."""
+
+from enum import IntEnum
 
 from tokenization.errors import InputError as InputError
 from tokenization.errors import OutageError as OutageError
+
+
+class ExitCode(IntEnum):
+    """How a job ended."""
+
+    DONE = 0
+    OTHER = 1
+    USAGE = 2
+    """Wrong usage or recipe."""
+    INPUT = 3
+    """Bad or missing input."""
+    FAILED_SHARDS = 4
+    BUDGET = 5
+    """Stopped at the budget."""
+    NON_FINITE = 6
+    """Stopped on non-finite numbers."""
+    PREEMPTED = 7
+    """Preempted, with a checkpoint."""
 
 
 class FailedShardsError(RuntimeError):

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -44,13 +44,18 @@ def at_least(options: Any, **least: float) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value:g}, it must be at least {lowest:g}")
 
 
-def run_job(options_type: Any, job: Callable[[Any], dict[str, Any] | None], description: str) -> None:
+def run_job(
+    options_type: Any,
+    job: Callable[[Any], dict[str, Any] | None],
+    description: str,
+    words: Sequence[str] | None = None,
+) -> None:
     """Parses the flags into `options_type` (a dataclass, or a union of them for subcommands), runs the job, prints its
-    error in one line, and exits with its code.
+    error in one line, and exits with its code. The flags are those of the command line where no `words` are given.
 
     A dict that the job returns is its result: with `--json` the last line of the output.
     """
-    options = tyro.cli(options_type, description=description)
+    options = tyro.cli(options_type, description=description, args=words)
     try:
         result = job(options)
     except KeyboardInterrupt:

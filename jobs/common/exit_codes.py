@@ -1,28 +1,8 @@
-"""Exit codes, the same for every job."""
-
-from enum import IntEnum
+"""Which exit code an error has, the same for every job."""
 
 import pipeline.errors
+from pipeline.errors import ExitCode as ExitCode
 from pipeline.errors import UsageError
-
-
-class ExitCode(IntEnum):
-    """How a job ended."""
-
-    DONE = 0
-    OTHER = 1
-    USAGE = 2
-    """Wrong usage or recipe."""
-    INPUT = 3
-    """Bad or missing input."""
-    FAILED_SHARDS = 4
-    BUDGET = 5
-    """Stopped at the budget."""
-    NON_FINITE = 6
-    """Stopped on non-finite numbers."""
-    PREEMPTED = 7
-    """Preempted, with a checkpoint."""
-
 
 BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (UsageError, ExitCode.USAGE),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.job_client import Ended
-from jobs.common.exit_codes import ExitCode
-from jobs.submit import exit_code, may_go_on
+from cluster.submission import exit_code, may_go_on
+from pipeline.errors import ExitCode
 from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
 from tests.support.tcp_proxy import TcpProxy
