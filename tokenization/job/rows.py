@@ -49,10 +49,10 @@ def read_chunks(
     """
     seen: set[str] = set()
     index, rejects = 0, list[dict[str, str]]()
-    usable: list[tuple[Sample, Picture]] = []
+    usable: list[_Usable] = []
     for samples in _by_document(corpus.read(shard)):
-        pictures, problems = _checked_together(samples, seen, config)
-        usable += zip(samples, pictures, strict=False)
+        whole, problems = _checked_together(samples, seen, config)
+        usable += whole
         rejects += [
             {"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)}
             for sample, reject in zip(samples, problems, strict=False)
@@ -63,6 +63,15 @@ def read_chunks(
     chunk = _chunk(shard, index, usable, rejects, config, tokenizer)
     chunk.last = True
     yield chunk
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """A sample that becomes a row. `texts`: captions by column; of a document's picture, the texts around it."""
+
+    sample: Sample
+    texts: dict[str, str]
+    picture: Picture
 
 
 class _Reject(Exception):
@@ -83,20 +92,20 @@ def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
 
 def _checked_together(
     samples: list[Sample], seen: set[str], config: TokenizationConfig
-) -> tuple[list[Picture], list[_Reject]]:
-    """All the pictures, or why each of the samples is rejected: a document is whole or not there."""
-    pictures: list[Picture] = []
+) -> tuple[list[_Usable], list[_Reject]]:
+    """All samples of a document, or why each of them is rejected: a document is used whole or not at all."""
+    usable: list[_Usable] = []
     problems: list[_Reject] = []
     for sample in samples:
         try:
-            pictures.append(_checked(sample, seen, config))
+            usable.append(_checked(sample, seen, config))
             problems.append(_Reject("bad document", "another picture of its document cannot be used"))
         except _Reject as reject:
             problems.append(reject)
-    return (pictures, []) if len(pictures) == len(samples) else ([], problems)
+    return (usable, []) if len(usable) == len(samples) else ([], problems)
 
 
-def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> Picture:
+def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> _Usable:
     if sample.key in seen:
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
@@ -111,7 +120,7 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> Pict
             raise _Reject("bad caption", f"{column} has half of a surrogate pair, which is no text")
     assert sample.picture is not None
     try:
-        return load_picture(sample.picture, config.transform)
+        return _Usable(sample, texts, load_picture(sample.picture, config.transform))
     except ValueError as error:
         raise _Reject("bad picture", str(error)) from error
 
@@ -128,18 +137,18 @@ def _texts(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
 def _chunk(
     shard: str,
     index: int,
-    usable: list[tuple[Sample, Picture]],
+    usable: list[_Usable],
     rejects: list[dict[str, str]],
     config: TokenizationConfig,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Chunk:
     pixels = np.zeros((config.encode_batch_size, config.size_px, config.size_px, 3), np.uint8)
-    texts = [_texts(sample, config) for sample, _ in usable]
-    ids = iter(text_ids(tokenizer, [text for columns in texts for text in columns.values()]))
+    ids = iter(text_ids(tokenizer, [text for one in usable for text in one.texts.values()]))
     rows = []
-    for place, ((sample, picture), columns) in enumerate(zip(usable, texts, strict=True)):
+    for place, one in enumerate(usable):
+        sample, picture = one.sample, one.picture
         pixels[place] = picture.pixels
-        whole = {column: next(ids) for column in columns}
+        whole = {column: next(ids) for column in one.texts}
         largest = max((max(line) for line in whole.values()), default=0)
         if largest >= len(tokenizer):
             raise AssertionError(f"id {largest} outside the text vocabulary")
@@ -148,7 +157,7 @@ def _chunk(
             around = {name: whole.get(name, []) for name in ("before", "after")}
             document = {"id": segment.document, "place": segment.place, "of": segment.of, **around}
         else:
-            for column, text in columns.items():
+            for column, text in one.texts.items():
                 cut = whole[column][: config.max_caption_ids]
                 truncated = len(cut) < len(whole[column])
                 language = config.caption_columns[column]
@@ -169,7 +178,7 @@ def _chunk(
     if config.size_hr_px and rows:
         chunk.places_hr = _chosen(rows, config.hr_where)
         if chunk.places_hr:
-            chunk.pixels_hr = np.stack([_high(usable[place][1]) for place in chunk.places_hr])
+            chunk.pixels_hr = np.stack([_high(usable[place].picture) for place in chunk.places_hr])
     return chunk
 
 

@@ -31,7 +31,6 @@ from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
 from tokenization.vqgan.image_tokenizer import (
     ImageTokenizer,
-    check_image_tokenizer,
     check_pixel_range,
     image_tokenizer_sha256,
 )
@@ -78,7 +77,6 @@ def tokenize_corpus(
         InputError: VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
     """
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
-    check_image_tokenizer(tools.vq_folder)
     fingerprint = make_fingerprint(config, tools)
     check_apart(url, output)
     check_or_record_settings(storage, corpus.description(), fingerprint)

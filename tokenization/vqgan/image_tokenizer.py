@@ -101,11 +101,6 @@ class ImageTokenizer:
         )
 
 
-def check_image_tokenizer(folder: Path | str) -> None:
-    """Raises InputError where `folder` is no VQ-GAN; its tensors are not looked at."""
-    find_vqgan(folder)
-
-
 def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
     """Sends a picture through codes and back, in the pixel range that the format implies and in the other.
 
