@@ -21,7 +21,7 @@ class JobOptions:
     """Flags of every job."""
 
     recipe: str = "demo"
-    """Name of a file in jobs/recipes."""
+    """Name of a file in jobs/recipes, or the path of a .py file anywhere, whose function recipe() returns a Recipe."""
     root: str = ""
     """Folder of the runs (default: `runs` in the checkout; without one, here). Must be absolute with --working-dir."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="A.B=VALUE")] = ()

@@ -1,10 +1,15 @@
-"""Recipes: frozen dataclass trees, and overriding one of their values from the command line."""
+"""Recipes by name or file, and overriding one of their values from the command line."""
 
 import ast
+import hashlib
+import importlib.util
+import sys
 import typing
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 import jobs.recipes
@@ -13,15 +18,17 @@ from pipeline.errors import UsageError
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe `jobs/recipes/NAME.py` returns, with `a.b=value` overrides applied.
+    """The recipe that `recipe()` in a file returns, with `a.b=value` overrides applied.
+
+    Args:
+        name: a file of `jobs/recipes` without its suffix, or the path of a `.py` file anywhere.
+        overrides: what `--set` takes.
 
     Raises:
-        UsageError: no such recipe, an unknown key, a value of the wrong type, or an impossible stage.
+        UsageError: there is no such recipe, its file fails, a key is unknown, a value has the wrong type, or the recipe
+            is impossible.
     """
-    known = sorted(module.name for module in iter_modules(jobs.recipes.__path__))
-    if name not in known:
-        raise UsageError(f"there is no recipe {name!r}; the recipes are {', '.join(known)}")
-    recipe: Recipe = import_module(f"jobs.recipes.{name}").recipe()
+    recipe = _recipe_in(name)
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
@@ -30,6 +37,44 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if problems := recipe.problems():
         raise UsageError("; ".join(problems))
     return recipe
+
+
+def is_recipe_file(name: str) -> bool:
+    """Whether `--recipe` names a file, and not one of the project's recipes."""
+    return name.endswith(".py")
+
+
+def _recipe_in(name: str) -> Recipe:
+    known = sorted(module.name for module in iter_modules(jobs.recipes.__path__))
+    if name not in known and not is_recipe_file(name):
+        raise UsageError(
+            f"there is no recipe {name!r}; the recipes are {', '.join(known)}, and the path of a .py file works, too"
+        )
+    if is_recipe_file(name) and not Path(name).is_file():
+        raise UsageError(f"recipe {name!r}: there is no such file in {str(Path.cwd())!r}")
+    try:
+        module = _module_of(Path(name)) if is_recipe_file(name) else import_module(f"jobs.recipes.{name}")
+        make = getattr(module, "recipe", None)
+        found = make() if callable(make) else None
+    except Exception as error:  # the file is the user's own code
+        said = " ".join(str(error).split())  # on one line, whatever the file raised
+        raise UsageError(f"recipe {name!r} raises {type(error).__name__}: {said}") from error
+    if not callable(make):
+        raise UsageError(f"recipe {name!r} has no function recipe(); write one that returns a Recipe")
+    if type(found) is not Recipe:  # a class of the file's own could not be read in workers, which do not have the file
+        raise UsageError(f"recipe {name!r}: recipe() returns a {type(found).__name__}; return a pipeline.config.Recipe")
+    return found
+
+
+def _module_of(path: Path) -> ModuleType:
+    """The file as a module of a name that no other has."""
+    name = f"recipe_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses that the file defines look here for their types
+    spec.loader.exec_module(module)
+    return module
 
 
 def _set(node: Any, path: list[str], text: str, key: str) -> Any:

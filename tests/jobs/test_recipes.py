@@ -2,6 +2,9 @@
 
 import json
 import os
+import pickle
+import subprocess
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from pipeline.launch.stage_inputs import check_high_resolution
 from pipeline.runs.paths import run_paths
 from pipeline.runtime import ray_connection
 from pipeline.training.language_expert import TRAINING_FILE
+from tests.support.checkout import CHECKOUT
 from tests.support.tokens import write_tokens
 
 
@@ -48,8 +52,65 @@ def test_a_wrong_override_is_refused_with_the_right_ones(override: str, message:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no recipe 'demi'.*demo"):
+    with pytest.raises(UsageError, match=r"no recipe 'demi'.*demo, .*path of a .py file"):
         load_recipe("demi")
+
+
+OWN_RECIPE = """
+from dataclasses import dataclass
+from pipeline.config import CorpusConfig, Recipe, StageConfig
+
+@dataclass(frozen=True)
+class Sizes:
+    steps: int = 7
+
+def recipe():
+    return Recipe("mine", {"main": CorpusConfig(path="pictures")}, stages=(StageConfig("first", steps=Sizes().steps),))
+"""
+
+
+def test_a_recipe_can_be_a_file_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "demo.py").write_text(OWN_RECIPE)
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("own/demo.py", ("stages.0.global_batch_size=32",))
+    assert recipe.name == "mine" and recipe.stages[0].steps == 7 and recipe.stages[0].global_batch_size == 32
+    assert recipe == load_recipe(str(tmp_path / "own" / "demo.py"), ("stages.0.global_batch_size=32",))
+    assert run_paths(str(tmp_path), recipe).run == tmp_path / "mine"
+    assert load_recipe("demo").name == "demo", "a name is the project's own recipe, whatever lies here"
+
+
+def test_a_process_without_the_recipes_file_can_read_the_recipe(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_RECIPE)
+    recipe = load_recipe(str(file))
+    file.unlink()
+    (tmp_path / "pickled").write_bytes(pickle.dumps(recipe))
+    code = "import pathlib, pickle, sys; print(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))"
+    command = [sys.executable, "-c", code, str(tmp_path / "pickled")]
+    shown = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    assert shown == f"{recipe}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        ("x = 1", r"no function recipe\(\)"),
+        ("def recipe():\n    return 1 / 0", "raises ZeroDivisionError"),
+        ("def recipe(:", "raises SyntaxError"),
+        ("import no_such_module", "raises ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def recipe():\n    return {}", r"returns a dict; return a pipeline.config.Recipe"),
+        ("from pipeline.config import Recipe\ndef recipe():\n    return Recipe('x', corpora={})", "has no corpus"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UsageError, match=message) as refused:
+        load_recipe(str(file))
+    assert "\n" not in str(refused.value)
 
 
 def test_in_rays_package_cache_a_relative_root_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
