@@ -28,7 +28,7 @@ class LanguageExpertConfig:
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     embedding_std: float = 0.02
-    """Deviation of the word vectors at the start. Words that stand in the same places, as names of tones do, stay as
+    """Deviation of the word vectors at the start. Words that stand in the same places, as colours do, stay as
     near to each other as they began until something that is to be fetched depends on which of them it was."""
     learning_rate: float = 2e-3
     log_every_steps: int = 25

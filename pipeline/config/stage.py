@@ -104,7 +104,7 @@ class StageConfig:
         text_to_image_noise: for each text-to-image sample a share between 0 and this is drawn, and so many of its
             codes are seen by later positions as random ones. Most of a picture follows from its first codes; where
             they cannot be relied on, more of them have to be learned from the caption. Ours.
-        high_resolution_noise: the same of a high-resolution picture's codes. Drawing meets its own mistakes: a model
+        high_resolution_noise: the same of a high-resolution picture's codes. Generation meets its own mistakes: a model
             that only ever saw true codes follows them, and not the text and the base picture.
         normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
         language_shares: share of the samples, by caption language; a picture without it takes one it has.

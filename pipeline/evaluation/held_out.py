@@ -7,8 +7,8 @@ from pipeline.runs.paths import RunPaths
 
 def held_out_captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
     """The ids of up to `count` captions of the run's tokens that no stage trained on; none where they trained on every
-    row. The demo's own language expert knows no words but those that it read: it is asked about no others, nor about
-    captions that it read."""
+    row. A language expert that the run trained itself knows only the words that it read: captions with others are left
+    out, and so are the captions that it read."""
     name = recipe.first_corpus
     trained, own = [stage.sources[name].where for stage in recipe.stages if name in stage.sources], None
     if not recipe.language_expert_folder:

@@ -74,7 +74,7 @@ class Generator:
         instructions = {language: self._tokenizer(text)["input_ids"] for language, text in INSTRUCTIONS.items()}
         self._instruction_len = max(map(len, instructions.values()))
         self._builder = SequenceBuilder(self._model.config.vocabulary, instructions, self._end_id)
-        self._drawing: PictureGenerator | None = None
+        self._picture_generator: PictureGenerator | None = None
         self._vqgan = None
         if config.vqgan:
             self._vqgan = ImageTokenizer(config.vqgan, device, getattr(torch, config.vqgan_dtype))
@@ -96,8 +96,8 @@ class Generator:
 
     def _pictures(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
         config = self._config
-        if self._drawing is None:
-            self._drawing = PictureGenerator(
+        if self._picture_generator is None:
+            self._picture_generator = PictureGenerator(
                 self._model,
                 config.batch_size,
                 config.prompt_len,
@@ -106,7 +106,7 @@ class Generator:
                 config.high,
                 compile_steps=config.use_gpu,
             )
-        pictures = self._drawing.draw(prompts, seeds)
+        pictures = self._picture_generator.draw(prompts, seeds)
         made = {"drawn_codes": pictures.codes}
         if pictures.high_codes is not None:
             made["drawn_high_codes"] = pictures.high_codes

@@ -110,14 +110,8 @@ class PictureGenerator:
         )
 
     @torch.no_grad()
-    def refine(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> np.ndarray:
-        """High-resolution codes [B, M] for prompts and their base pictures, int64 [B, N]: what `draw` would add."""
-        self.read(prompts, codes, seeds)
-        return self.go_on()
-
-    @torch.no_grad()
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
-        """The first half of `refine`: runs the prompts and the base pictures."""
+        """Runs prompts and their base pictures, int64 [B, N], so that `go_on` can add the high resolution."""
         self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
         codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
@@ -127,7 +121,7 @@ class PictureGenerator:
 
     @torch.no_grad()
     def go_on(self) -> np.ndarray:
-        """The second half: draws what follows the pictures that were read."""
+        """High-resolution codes [B, M] after the pictures that were read: those that `draw` would add."""
         return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
 
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
@@ -209,8 +203,8 @@ def generate_codes(
     `seeds` are the rows' own; the sampling's for all where None.
     """
     prompt_len = max(len(prompt) for prompt in prompts)
-    drawing = PictureGenerator(model, len(prompts), prompt_len, num_codes, sampling)
-    return drawing.draw(prompts, [sampling.seed] * len(prompts) if seeds is None else seeds).codes
+    generator = PictureGenerator(model, len(prompts), prompt_len, num_codes, sampling)
+    return generator.draw(prompts, [sampling.seed] * len(prompts) if seeds is None else seeds).codes
 
 
 @torch.no_grad()

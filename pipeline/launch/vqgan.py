@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config.recipe import Recipe
-from pipeline.demo.corpora import make_corpus
+from pipeline.demo.corpora import attribution_of, make_corpus
 from pipeline.launch.ray_train import run_workers
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
@@ -21,7 +21,6 @@ from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
-from tokenization.demo.openmoji import ATTRIBUTION
 from tokenization.vqgan.data import picture_batches
 from tokenization.vqgan.quality import Quality, quality_of_shard
 from tokenization.vqgan.training import train_vqgan
@@ -136,7 +135,7 @@ def _card(recipe: Recipe, command: list[str], folder: Path, by_size: dict[int, Q
         codebook_size=config.codebook_size,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         command=shlex.join(command),
-        data=recipe.corpus.path or f"OpenMoji drawings. {ATTRIBUTION}",
+        data=recipe.corpus.path or attribution_of(recipe.corpus),
         steps=config.steps,
         batch=config.global_batch_size,
         size=size,

@@ -66,17 +66,6 @@ class LocalNodes:
             time.sleep(0.5)
         return head
 
-    def restart_head(self) -> None:
-        """Kills the head with all that it knows, and every node with it, and starts others at the same address."""
-        with self._changing:
-            count, nodes, self.nodes = len(self.nodes), self.nodes, []
-            for process in [*nodes, self.head]:
-                kill_tree(process)
-            self.environment.pop("RAY_ADDRESS", None)
-            self.head = self._start_head()
-        for _ in range(count):
-            self.add_node()
-
     def add_node(self) -> None:
         """Starts one more, without waiting for it."""
         with self._changing:

@@ -41,10 +41,10 @@ def draw_samples(engine: Any, prompts: SamplePrompts, rank: int) -> np.ndarray |
     """
     engine.eval()
     longest = max(map(len, prompts.ids))
-    drawing = PictureGenerator(
+    generator = PictureGenerator(
         engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
     )
-    pictures = drawing.draw(prompts.ids, [0] * len(prompts.ids))
+    pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
     engine.train()
     if rank:
         return None

@@ -16,7 +16,7 @@ from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.checkpoints.manifest import newest_complete
 from pipeline.ledger.rows import read_ledger
 from pipeline.runs.step_figures import read_step_figures
-from pipeline.runtime.local_cluster import LocalNodes
+from tests.support.restartable_nodes import RestartableNodes
 from tests.support.small_run import small_checkout
 
 pytestmark = pytest.mark.timeout(1800)
@@ -32,7 +32,7 @@ class Trainings:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.checkout = folder, small_checkout(folder)
-        self.nodes = LocalNodes(
+        self.nodes = RestartableNodes(
             folder / "nodes", 2, {"PYTHONPATH": str(self.checkout), "RAY_JOB_STOP_WAIT_TIME_S": "120"}
         )
         self.inputs = folder / "inputs"

@@ -35,7 +35,7 @@ class VqganConfig:
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
     recoloured_share: float = 0.3
-    """Share of the steps with noise whose pictures are recoloured (`recolour`). In the drawings themselves lightness
+    """Share of the steps with noise whose pictures are recoloured (`recolour`). In flat pictures lightness
     outweighs hue so far that the encoder drops hue within its first hundred steps and never takes it up again."""
     mse_weight: float = 1.0
     l1_weight: float = 0.3

@@ -135,8 +135,8 @@ def image_tokenizer_sha256(folder: Path | str) -> str:
 
 
 def _test_picture(side: int) -> np.ndarray:
-    """A yellow disc with a black and a red spot on white, uint8 [side, side, 3]: what photographs and drawings
-    both have."""
+    """A yellow disc with a black and a red spot on white, uint8 [side, side, 3]: large areas and small ones,
+    as any picture has."""
     across, down = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
     picture = np.full((side, side, 3), 255, np.uint8)
     for colour, x, y, radius in (

@@ -31,9 +31,9 @@ from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.owner import RunOwner
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
-from pipeline.export.trained_weights import trained_state
 from pipeline.model.loading import base_sha256, load_base
 from tests.support.checkpoints import SHAPES, make, values
+from tests.support.trained_weights import trained_state
 from tokenization.files.storage import open_storage
 
 

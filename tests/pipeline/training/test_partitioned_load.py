@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
-from pipeline.export.trained_weights import trained_state
 from pipeline.model.loading import load_base
 from pipeline.runtime.process_memory import MemoryGrowth
 from pipeline.training.engine import put_tools_on_path
@@ -21,6 +20,7 @@ from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
 from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
+from tests.support.trained_weights import trained_state
 
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""

@@ -22,7 +22,6 @@ from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.config.tasks import Task
 from pipeline.data.collate import MicroBatch
 from pipeline.errors import InputError
-from pipeline.export.trained_weights import load_trained, trained_state
 from pipeline.model.loading import load_base
 from pipeline.model.mars import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.training.engine import accumulate, make_engine
@@ -35,6 +34,7 @@ from pipeline.training.stop_request import StopRequest
 from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
 from tests.support.s3 import BUCKET, SECRET, FaultyS3
 from tests.support.small_models import CODEBOOK
+from tests.support.trained_weights import load_trained, trained_state
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
