@@ -32,6 +32,13 @@ LEVELS = (
 LEVEL_OF = {package: level for level, line in enumerate(LEVELS) for package in line.split()}
 ON_RAY = {"pipeline.benchmarks", "pipeline.demo", "pipeline.launch", "pipeline.ledger", "pipeline.requests"}
 ON_RAY |= {"pipeline.evaluation", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
+PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in ("deepspeed", "ray", "torch", "transformers")}
+"""The only modules that name what is private in a foreign library."""
+OWN = ("cluster", "jobs", "pipeline", "tokenization")
+INTERNAL_RAY = ("ray.autoscaler.", "ray.core.")
+ZERO_NAMES = {"ds_tensor", "ds_numel", "ds_shape", "ds_persist", "ds_id", "grad_position", "convert_to_zero_parameters"}
+ZERO_NAMES |= {"fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "update_lp_params"}
+"""Attributes of DeepSpeed's ZeRO that are private without an underscore."""
 
 
 def package_of(module: str) -> str:
@@ -94,6 +101,32 @@ def test_deepspeeds_key_names_live_in_one_file() -> None:
     for path in (CHECKOUT / "pipeline").rglob("*.py"):
         if path.name != "engine.py":
             assert "zero_optimization" not in path.read_text(), path
+
+
+def test_only_one_module_a_library_names_what_is_private_in_it():
+    for module, path in modules().items():
+        if module not in PRIVATE_ROOMS:
+            found = [name for node in ast.walk(ast.parse(path.read_text())) for name in private_names(node)]
+            assert not found, f"{module} names {found[0]}, which is private; that belongs into {PRIVATE_ROOMS}"
+
+
+def private_names(node: ast.AST) -> list[str]:
+    """What a piece of code names of other libraries' private parts; a class's own are no others'."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        module = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        imported = [".".join([*module, alias.name]) for alias in node.names]
+        imported = [name for name in imported if name.split(".")[0] not in OWN]
+        private = [name for name in imported if any(w.startswith("_") and w[:2] != "__" for w in name.split("."))]
+        return private + [name for name in imported if name.startswith(INTERNAL_RAY) and name.split(".")[2] != "sdk"]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value] if node.value in ZERO_NAMES else []
+    if not isinstance(node, ast.Attribute):
+        return []
+    if node.attr in ZERO_NAMES:
+        return [node.attr]
+    own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    is_private = node.attr.startswith("_") and not node.attr.startswith("__") and ast.unparse(node) != "os._exit"
+    return [ast.unparse(node)] if is_private and not own else []
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)

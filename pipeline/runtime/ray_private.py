@@ -135,7 +135,7 @@ def actor_shares(job_id: str) -> list[Share]:
 
 def announced_preemptions() -> list[str]:
     """Ids of this worker group's nodes that are about to be taken away. Used in a worker of Ray Train, which then asks
-    all ranks to save and end. Asks nobody: Ray Train's controller sends the notice."""
+    all ranks to save and end. Does not wait; the public `ray.train.get_preemption_info` is a barrier of all ranks."""
     from ray.train.v2._internal.execution.context import get_train_context
 
     notice = get_train_context().preemption_context.preemption_info

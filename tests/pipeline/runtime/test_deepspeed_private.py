@@ -1,0 +1,88 @@
+"""Each name of DeepSpeed that is not public is where it was, on real engines of ZeRO-2 and ZeRO-3."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.zero import ZeroConfig
+from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP, shared_memory_file
+from pipeline.training.engine import engine_config, put_tools_on_path
+from tests.support.private_names import private_name
+from tests.support.ranks import STAGE, free_port, join, spawn
+
+SLICES = "checkpoints read and write this rank's part of weights and moments"
+LOADING = "a model is loaded that no rank ever holds whole"
+RESUMED = "the model follows the weights that a checkpoint has put back"
+NAMES = {
+    "zero3 parameter.ds_tensor": LOADING,
+    "zero3 parameter.ds_numel": SLICES,
+    "zero3 parameter.ds_shape": "checkpoints have shapes that do not depend on ZeRO",
+    "zero3 parameter.ds_persist": "weights that are whole on every rank are compared between the ranks",
+    "zero3 parameter.convert_to_zero_parameters": LOADING,
+    "zero3 optimizer.fp32_partitioned_groups_flat": SLICES,
+    "zero3 optimizer.grad_position": SLICES,
+    "zero3 optimizer.get_param_id": SLICES,
+    "zero3 optimizer.optimizer": SLICES,
+    "zero3 optimizer.checkpoint_event_prologue": RESUMED,
+    "zero3 optimizer._reassign_or_swap_out_partitioned_parameters": RESUMED,
+    "zero3 optimizer.checkpoint_event_epilogue": RESUMED,
+    "zero2 optimizer.single_partition_of_fp32_groups": SLICES,
+    "zero2 optimizer.optimizer": SLICES,
+    "zero2 optimizer.update_lp_params": RESUMED,
+    "zero2 parameter._hp_mapping": SLICES,
+    "zero2 mapping.get_hp_fragment_address": SLICES,
+    "zero2 mapping.lp_fragment_address": SLICES,
+    "zero2 mapping.param_group_index": SLICES,
+    "shared memory file": "69 MB a rank would stay in /dev/shm behind every run on CPUs",
+}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory) -> set[str]:
+    """Those of `NAMES` that engines of one rank have."""
+    result = tmp_path_factory.mktemp("engines") / "there"
+    spawn(_look, 1, free_port(), result)
+    return set(result.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_private_name_of_deepspeed_is_where_it_was(name, there):
+    assert name in there, f"DeepSpeed {version('deepspeed')} has no {name}, which is used for: {NAMES[name]}"
+
+
+def test_the_op_for_cpus_has_the_name_that_its_lock_is_looked_for_by():
+    found = private_name("deepspeed.ops.op_builder.cpu.comm.ShareMemCommBuilder.NAME", "waiting for the op's lock")
+    assert found == SHARED_MEMORY_OP, "a lock that a killed build left would stop every run on CPUs"
+
+
+def _look(rank: int, port: int, result: Path) -> None:
+    put_tools_on_path()
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    join(rank, 1, port)
+    import deepspeed
+
+    found = set()
+    for zero_stage in (2, 3):
+        module = nn.Linear(4, 4)
+        config = engine_config(STAGE, ZeroConfig(zero_stage=zero_stage, dtype="float32"))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+        parameter = engine.module.weight
+        holders = {
+            "parameter": parameter,
+            "optimizer": engine.optimizer,
+            "mapping": getattr(parameter, "_hp_mapping", None),
+        }
+        for name in NAMES:
+            holder, _, attribute = name.removeprefix(f"zero{zero_stage} ").partition(".")
+            if name.startswith(f"zero{zero_stage} ") and hasattr(holders[holder], attribute):
+                found.add(name)
+    if shared_memory_file(rank).exists():
+        found.add("shared memory file")
+        shared_memory_file(rank).unlink()
+    result.write_text("\n".join(sorted(found)))
+    os._exit(0)

@@ -1,0 +1,101 @@
+"""Each name of Ray that is not public is where it was, and takes what it is given."""
+
+from pathlib import Path
+
+import pytest
+
+import pipeline.runtime.ray_private as ray_private
+from tests.support.private_names import names_in, private_name
+
+CLUSTER_FILES = "cluster files are read and checked as `ray up` and KubeRay do"
+PLANNED_NODES = "a dry run asks the autoscaler's own scheduler which nodes it would start"
+LEDGER = "the ledger reads what a job holds from Ray's tables"
+PARSED = "the ledger parses the rows of Ray's tables"
+NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ray._private.utils.read_ray_address": ("jobs look whether a cluster on this machine still answers", ()),
+    "ray._private.state.state.get_draining_nodes": ("no worker is placed on a node about to be taken away", ()),
+    "ray._private.state.available_resources_per_node": ("the workers that fit are counted node by node", ()),
+    "ray._private.state.state._connect_and_get_accessor": (LEDGER, ()),
+    "ray._raylet.GlobalStateAccessor.get_job_table": ("the ledger learns that a job has ended", ()),
+    "ray._raylet.GlobalStateAccessor.get_placement_group_table": (LEDGER, ()),
+    "ray._raylet.GlobalStateAccessor.get_actor_table": (LEDGER, ()),
+    "ray.core.generated.gcs_pb2.JobTableData": (PARSED, ()),
+    "ray.core.generated.gcs_pb2.ActorTableData": (PARSED, ()),
+    "ray.core.generated.gcs_pb2.PlacementGroupTableData.CREATED": (PARSED, ()),
+    "ray.core.generated.gcs_pb2.PlacementGroupTableData.RESCHEDULING": (PARSED, ()),
+    "ray.train.v2._internal.execution.context.get_train_context": ("workers hear that a node will be taken away", ()),
+    "ray.dashboard.modules.dashboard_sdk.SubmissionClient._do_request": (
+        "requests about submitted jobs get a time limit",
+        ("method", "endpoint", "timeout"),
+    ),
+    "ray.autoscaler._private.providers._get_default_config": (CLUSTER_FILES, ()),
+    "ray.autoscaler._private.util.prepare_config": (CLUSTER_FILES, ()),
+    "ray.autoscaler._private.util.validate_config": (CLUSTER_FILES, ()),
+    "ray.autoscaler._private.kuberay.autoscaling_config": (CLUSTER_FILES, ()),
+    "ray.autoscaler._private.kuberay.autoscaling_config._derive_autoscaling_config_from_ray_cr": (CLUSTER_FILES, ()),
+    "ray.autoscaler.v2.instance_manager.config.NodeTypeConfig": (PLANNED_NODES, ("priority", "resources")),
+    "ray.autoscaler.v2.scheduler.ResourceDemandScheduler": (PLANNED_NODES, ()),
+    "ray.autoscaler.v2.scheduler.SchedulingRequest": (
+        PLANNED_NODES,
+        (
+            "disable_launch_config_check",
+            "node_type_configs",
+            "max_num_nodes",
+            "resource_requests",
+            "gang_resource_requests",
+        ),
+    ),
+    "ray.autoscaler.v2.utils.ResourceRequestUtil.make": (PLANNED_NODES, ()),
+    "ray.autoscaler.v2.utils.ResourceRequestUtil.group_by_count": (PLANNED_NODES, ()),
+    "ray.core.generated.autoscaler_pb2.GangResourceRequest": (PLANNED_NODES, ()),
+}
+CHECKED_BELOW = {"_base_exc"}
+PUBLIC = {"ray.job_submission.JobSubmissionClient"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_private_name_of_ray_is_where_it_was(name):
+    private_name(name, *NAMES[name])
+
+
+def test_every_private_name_of_ray_has_a_test():
+    used = names_in(Path(ray_private.__file__), "ray") - PUBLIC - CHECKED_BELOW
+    last_words = {word for name in NAMES for word in (name, name.split(".")[-1])}
+    missing = {name for name in used if name not in last_words and not any(known.startswith(name) for known in NAMES)}
+    assert not missing, f"add a test for {missing}"
+
+
+@pytest.mark.parametrize(
+    "table, fields",
+    [
+        ("JobTableData", {"job_id", "is_dead", "end_time"}),
+        ("ActorTableData", {"address", "placement_group_id", "required_resources"}),
+        ("PlacementGroupTableData", {"creator_job_id", "state", "bundles"}),
+        ("Bundle", {"node_id", "unit_resources"}),
+        ("Address", {"node_id", "worker_id"}),
+    ],
+)
+def test_the_ledger_finds_the_fields_of_rays_tables(table, fields):
+    from ray.core.generated import common_pb2, gcs_pb2
+
+    message = getattr(gcs_pb2, table, None) or getattr(common_pb2, table)
+    missing = fields - set(message.DESCRIPTOR.fields_by_name)
+    assert not missing, f"Ray's {table} has no {missing}: the ledger cannot tell what a job holds"
+
+
+def test_a_workers_own_error_is_found_in_the_one_that_ray_train_raises():
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    own = ValueError("a worker's")
+    wrapped = UserExceptionWithTraceback(own, "its traceback")
+    assert ray_private.original_error(wrapped) is own, "a job would end with exit code 1 whatever a worker raised"
+
+
+def test_ray_train_announces_preemptions_where_they_are_looked_for():
+    from ray.train.v2._internal.execution import context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    assert "preemption_context" in context.TrainContext.__annotations__, "workers would not hear of preemptions"
+    assert "preemption_info" in PreemptionContext.__annotations__, "nor of which nodes they concern"
+    assert hasattr(PreemptionInfo, "preempted_node_ids"), "nor of their ids"
