@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, OutageError
-from tokenization.files.storage import Storage, is_inside, open_storage
+from tokenization.files.checks import is_inside
+from tokenization.files.storage import Storage, open_storage
 
 MANIFEST_FILE = "manifest.json"
 NEVER_FINISHED = f"no {MANIFEST_FILE}, it was never finished"

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
-from tokenization.files.storage import open_storage, write_atomically
+from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.storage import open_storage
 
 MADE_FROM_KEY, TOO_LONG_KEY = b"mars.made_from", b"mars.too_long"
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from pipeline.data.row_index import RowIndex
 from pipeline.data.shard_fetcher import ShardFetcher
 from pipeline.errors import InputError
-from tokenization.files.storage import LocalFolder, open_storage
+from tokenization.files.local_folder import LocalFolder
+from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 
 READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")

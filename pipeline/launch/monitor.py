@@ -13,7 +13,7 @@ from pipeline.launch.prometheus import StageMetrics
 from pipeline.runs.step_figures import METRICS_FILE
 from pipeline.runtime.messages import Messages
 from pipeline.training.stop_request import StopRequest
-from tokenization.files.storage import append_whole
+from tokenization.files.atomic_writing import append_whole
 
 MOST_UNWRITTEN = 100_000
 """Lines of figures kept while the disk takes none, about 50 MB."""

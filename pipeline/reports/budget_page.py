@@ -15,7 +15,7 @@ from pipeline.ledger.rows import Ledger, records_of
 from pipeline.pages.figures import png_of
 from pipeline.pages.html import image_of, page_of, table_of
 from pipeline.reports.budget_tables import summary_lines
-from tokenization.files.storage import write_atomically
+from tokenization.files.atomic_writing import write_atomically
 
 COLOURS = dict(zip(CATEGORIES, ("#2a9d60", "#c0392b", "#e0a030", "#3b7dd8", "#8e7cc3", "#b8b8b8"), strict=True))
 

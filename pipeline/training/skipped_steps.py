@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenization.files.storage import append_whole
+from tokenization.files.atomic_writing import append_whole
 
 SKIPPED_FILE = "skipped.jsonl"
 

@@ -29,7 +29,7 @@ from pipeline.weights.tensor_files import (
     file_sha256,
     write_safetensors,
 )
-from tokenization.files.storage import write_atomically
+from tokenization.files.atomic_writing import write_atomically
 
 INDEX_FILE = "model.safetensors.index.json"
 

@@ -41,7 +41,8 @@ from tests.support.checkout import CHECKOUT
 from tests.support.small_models import TEXT_VOCAB
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import VqganConfig
-from tokenization.files.storage import append_whole, open_storage
+from tokenization.files.atomic_writing import append_whole
+from tokenization.files.storage import open_storage
 from tokenization.job.rows import Tools
 from tokenization.job.run import make_fingerprint
 from tokenization.table.token_table import write_token_shard

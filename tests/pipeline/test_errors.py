@@ -10,7 +10,7 @@ import tokenization.errors
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from pipeline.checkpoints.manifest import newest_complete
 from pipeline.errors import InputError, OutageError
-from tokenization.files.storage import LocalFolder
+from tokenization.files.local_folder import LocalFolder
 
 
 def test_there_is_one_input_error() -> None:

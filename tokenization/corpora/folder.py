@@ -13,7 +13,8 @@ from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.samples import Sample, parse_object, readable
 from tokenization.corpora.tar import PICTURE_SUFFIXES
 from tokenization.errors import InputError, OutageError
-from tokenization.files.storage import Storage, is_inside
+from tokenization.files.checks import is_inside
+from tokenization.files.storage import Storage
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"

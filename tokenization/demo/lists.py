@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenization.demo.openmoji import Drawing, render
-from tokenization.files.storage import write_atomically
+from tokenization.files.atomic_writing import write_atomically
 
 LISTS_FILE = "lists.jsonl"
 TITLES = {"en": "{group}, list {number}", "zh": "{group}，列表{number}"}

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tokenization.corpora.tar import add_member
-from tokenization.files.storage import write_atomically
+from tokenization.files.atomic_writing import write_atomically
 
 WORDS = {
     "en": ["red", "green", "small", "large", "old", "quiet", "house", "river", "cat", "bird", "window", "morning"],

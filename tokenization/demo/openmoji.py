@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenization.corpora.tar import add_member
 from tokenization.demo.compositions import TONES, compositions
 from tokenization.errors import InputError
-from tokenization.files.storage import write_atomically
+from tokenization.files.atomic_writing import write_atomically
 
 ATTRIBUTION = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0."
 

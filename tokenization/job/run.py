@@ -15,7 +15,8 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import READER_CPUS, Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
-from tokenization.files.storage import check_apart, open_storage
+from tokenization.files.checks import check_apart
+from tokenization.files.storage import open_storage
 from tokenization.job.actors import Encoder, Reader, Writer, writer_of
 from tokenization.job.rows import Tools
 from tokenization.table.manifest import (

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from tokenization.corpora.samples import readable
 from tokenization.errors import InputError, OutageError
+from tokenization.files.local_folder import LocalFolder
 from tokenization.files.ranged_file import RangedFile
-from tokenization.files.storage import LocalFolder, Storage, open_storage
+from tokenization.files.storage import Storage, open_storage
 
 SCHEMA_VERSION = 1
 VERSION_KEY, FINGERPRINT_KEY, CONTENT_KEY = b"mars.schema_version", b"mars.fingerprint", b"mars.content"

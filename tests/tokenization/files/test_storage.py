@@ -11,7 +11,8 @@ from tests.support.s3 import BUCKET, FaultyS3
 from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
-from tokenization.files.storage import Storage, check_apart, open_storage
+from tokenization.files.checks import check_apart
+from tokenization.files.storage import Storage, open_storage
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -20,7 +20,7 @@ from tokenization.corpora.pictures import load_picture
 from tokenization.corpora.tar import read_tar
 from tokenization.demo.openmoji import list_drawings
 from tokenization.errors import InputError
-from tokenization.files.storage import LocalFolder
+from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import read_chunks
 from tokenization.table.manifest import check_or_record_settings
 from tokenization.table.token_table import _pass_through

@@ -1,0 +1,93 @@
+"""A `Storage` in a file system."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenization.errors import InputError
+from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.checks import check_whole, is_inside
+
+
+class LocalFolder:
+    """A folder of a file system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def names(self) -> list[str]:
+        """Links are followed, but into no folder twice; devices and pipes are left out."""
+        found = []
+        visited: set[tuple[int, int]] = set()
+        for folder, folders, files in os.walk(self.folder, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            place = Path(folder)
+            paths = [place / name for name in files if not name.startswith(".")]
+            found += [path.relative_to(self.folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
+        return sorted(found)
+
+    def versions(self) -> dict[str, str]:
+        """Size and time of change."""
+        states = {name: (self.folder / name).stat() for name in self.names()}
+        return {name: f"{state.st_size} {state.st_mtime_ns}" for name, state in states.items()}
+
+    def exists(self, name: str) -> bool:
+        return self._path(name).is_file()
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        path = self._path(name)
+        if not path.is_file():
+            raise InputError(f"{str(path)!r} does not exist, or is no file")
+        yield path
+
+    def size(self, name: str) -> int:
+        with self.local(name) as path:
+            return path.stat().st_size
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        with self.local(name) as path, path.open("rb") as file:
+            file.seek(start)
+            return check_whole(file.read(stop - start), stop - start, str(path))
+
+    def write(self, name: str, fill: Callable[[Path], object]) -> None:
+        write_atomically(self._path(name), fill)
+
+    def text(self, name: str) -> str | None:
+        path = self._path(name)
+        return path.read_text() if path.exists() else None
+
+    def swap(self, name: str, expected: str | None, text: str) -> bool:
+        """A lock beside the file keeps others out, on a network's file system if that has locks."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.text(name) != expected:
+                return False
+            write_atomically(path, lambda partial: partial.write_text(text))
+        return True
+
+    def delete_folder(self, name: str) -> None:
+        path = self._path(name)
+        if path.exists():
+            shutil.rmtree(path)
+
+    def delete(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        if not is_inside(name):
+            raise InputError(f"{name!r} is no name inside of {str(self.folder)!r}; rename it")
+        return self.folder / name
