@@ -63,7 +63,7 @@ def on_ranks(
 
 def spawn(rank: Callable, world_size: int, *args: Any) -> None:
     """Runs a process a rank, forked from one that has imported what all of them need."""
-    multiprocessing.set_forkserver_preload(["deepspeed", "transformers", __name__])
+    multiprocessing.set_forkserver_preload(["tests.support.preload"])
     mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
 
 
