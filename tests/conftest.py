@@ -1,6 +1,8 @@
 """Small models and corpora that the tests share."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +16,41 @@ from tests.support.fake_cluster import FakeCluster
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 
+LONGEST_FIRST = (
+    "tests/end_to_end/test_ray",
+    "tests/end_to_end/test_survival",
+    "tests/end_to_end",
+    "tests/pipeline/training",
+    "tests/pipeline/model",
+    "tests/pipeline/generation",
+    "tests/pipeline/data",
+)
+"""Where the tests run on several processes, these are begun first, so that all processes end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay in one process, with what they share, and so do files that share a cluster."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            uses_fake_nodes = "aws_on_fake_nodes" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("fake nodes" if uses_fake_nodes else item.nodeid.split("::")[0]))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    return next((n for n, start in enumerate(LONGEST_FIRST) if item.nodeid.startswith(start)), len(LONGEST_FIRST))
+
 
 @pytest.fixture(autouse=True, scope="session")
-def offline() -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"
+def own_environment() -> Iterator[None]:
+    """No network, one thread, and a folder for Ray where no job outside finds these tests' clusters. It is short, since
+    Ray's sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_TMPDIR": folder}
+    os.environ.pop("RAY_ADDRESS", None)
     torch.set_num_threads(1)
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=[f"{heads} heads, {tied}" for heads in ("grouped", "plain") for tied in ("tied", "untied")])

@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast
 from jobs.common.exit_codes import exit_code_of
 from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from tests.support.browser import check_page
-from tests.support.prometheus import Prometheus, free_port
+from tests.support.ports import free_port
+from tests.support.prometheus import Prometheus
 from tests.support.small_run import ROWS, small_checkout, small_vqgan
 from tokenization.files.storage import open_storage
 
@@ -40,7 +41,6 @@ class Cluster:
             "PYTHONPATH": str(self.checkout),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
-            "RAY_TMPDIR": "/tmp",
         }
         self.port, dashboard = free_port(), free_port()
         ports = [f"--port={self.port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]

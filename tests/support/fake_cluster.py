@@ -103,7 +103,6 @@ class FakeCluster:
             "PYTHONPATH": str(checkout),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
-            "RAY_TMPDIR": "/tmp",
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": HEAD_ID,

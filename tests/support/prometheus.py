@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -10,18 +9,14 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from tests.support.ports import free_port
+
 CONFIG = """
 global: {{scrape_interval: 1s}}
 scrape_configs:
   - job_name: ray
     static_configs: [{{targets: ['127.0.0.1:{port}']}}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Prometheus:

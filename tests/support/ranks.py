@@ -3,10 +3,9 @@
 import itertools
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,16 @@ from pipeline.config.stage import StageConfig
 from pipeline.errors import CorruptionError, InputError, NonFiniteError, StoppedError
 from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
+from pipeline.training.step import StepResult
 from pipeline.training.stop_request import StopRequest
+from tests.support.ports import free_port
 from tests.support.small_models import CODEBOOK
 from tokenization.config.vqgan import VqganConfig
 
 VQGAN = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=CODEBOOK)
 
+Undisturbed = Callable[..., tuple[StageRun, list[dict]]]
+"""Called with settings of ZeRO: the small run on two ranks that nothing disturbs, and its figures of each step."""
 
 STAGE = StageConfig(
     purpose="test",
@@ -46,31 +49,43 @@ STAGE = StageConfig(
 )
 
 
-def on_ranks(
-    world_size: int,
-    run: StageRun,
-    stop_after: int | None = None,
-    before_step: Callable[[int, int], None] | None = None,
-    environment: dict[str, str] | None = None,
-    stop: tuple[int, StopRequest] | None = None,
-) -> list[dict]:
-    """Trains on gloo processes; returns rank 0's figures. `before_step` is called with the rank and the step, from 0:
-    before any. `stop` is asked for at the end of a step, by its number."""
-    result = run.output.with_name(f"figures-{os.urandom(4).hex()}.pt")
-    spawn(_rank, world_size, world_size, free_port(), run, result, stop_after, before_step, environment or {}, stop)
-    return torch.load(result, weights_only=False)
+@dataclass(frozen=True)
+class Launch:
+    """A training on several processes.
+
+    Attributes:
+        run: what is trained.
+        port: at which rank 0 waits for the others.
+        figures: file for rank 0's figures of each step.
+        stop_after: the step after which the processes end as if they were killed.
+        before_step: called with the rank and the number of the step to come; with 0 before training begins.
+        environment: further variables of the processes.
+        stop: what is asked for, at the end of which step.
+    """
+
+    world_size: int
+    run: StageRun
+    port: int
+    figures: Path
+    stop_after: int | None = None
+    before_step: Callable[[int, int], None] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    stop: tuple[int, StopRequest] | None = None
+
+
+def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
+    """Trains on gloo processes, as the further attributes of `Launch` say; returns rank 0's figures of each step."""
+    launch = Launch(world_size, run, free_port(), run.output.with_name(f"figures-{os.urandom(4).hex()}.pt"), **how)
+    spawn(_rank, world_size, launch)
+    left = list(Path("/dev/shm").glob(f"deepspeed_*_{launch.port}_*"))
+    assert not left, "memory of every run would stay taken until the machine restarts"
+    return torch.load(launch.figures, weights_only=False)
 
 
 def spawn(rank: Callable, world_size: int, *args: Any) -> None:
     """Runs a process a rank, forked from one that has imported what all of them need."""
     multiprocessing.set_forkserver_preload(["tests.support.preload"])
     mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def join(rank: int, world_size: int, port: int) -> None:
@@ -81,21 +96,12 @@ def join(rank: int, world_size: int, port: int) -> None:
     dist.init_process_group("gloo")
 
 
-def _rank(
-    rank: int,
-    world_size: int,
-    port: int,
-    run: StageRun,
-    result: Path,
-    stop_after: int | None,
-    before_step: Callable[[int, int], None] | None,
-    environment: dict[str, str],
-    stop: tuple[int, StopRequest] | None,
-) -> None:
-    os.environ |= environment
-    join(rank, world_size, port)
+def _rank(rank: int, launch: Launch) -> None:
+    os.environ |= launch.environment
+    run, stop = launch.run, launch.stop
+    join(rank, launch.world_size, launch.port)
     figures: list[dict] = []
-    _watch_steps(rank, stop_after, before_step)
+    _watch_steps(rank, launch)
     asked = (lambda: stop[1] if figures and figures[-1]["step"] >= stop[0] else None) if stop else None
     try:
         train_stage(run, torch.device("cpu"), figures.append, partial(_note, run), asked)
@@ -105,8 +111,8 @@ def _rank(
         if rank == 0:
             _note(run, f"{type(error).__name__}: {error}")
     if rank == 0:
-        torch.save(figures, result)
-        if stop_after is not None:
+        torch.save(figures, launch.figures)
+        if launch.stop_after is not None:
             wait_for_checkpoint(run, figures[-1]["step"])
     dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
@@ -128,20 +134,20 @@ class _Killed(BaseException):
     pass
 
 
-def _watch_steps(rank: int, stop_after: int | None, before_step: Callable[[int, int], None] | None) -> None:
+def _watch_steps(rank: int, launch: Launch) -> None:
     """Stops the loop when it starts a later step than `stop_after`, as a kill between two checkpoints would."""
     import pipeline.training.loop as loop
 
     real, count = loop.train_step, itertools.count(1)
-    if before_step:
-        before_step(rank, 0)
+    if launch.before_step:
+        launch.before_step(rank, 0)
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any) -> StepResult:
         number = next(count)
-        if stop_after is not None and number > stop_after:
+        if launch.stop_after is not None and number > launch.stop_after:
             raise _Killed
-        if before_step:
-            before_step(rank, number)
+        if launch.before_step:
+            launch.before_step(rank, number)
         return real(*args)
 
     loop.train_step = counted

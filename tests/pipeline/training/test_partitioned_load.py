@@ -18,7 +18,8 @@ from pipeline.training.engine import put_tools_on_path
 from pipeline.training.stage_run import StageRun, starting_model
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
-from tests.support.ranks import STAGE, free_port, join, losses, named, on_ranks, spawn
+from tests.support.ports import free_port
+from tests.support.ranks import STAGE, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import trained_state
 

@@ -1,0 +1,120 @@
+"""What goes wrong on a rank: bad batches, a disk that is full, a bit that flips. For `on_ranks(before_step=...)`."""
+
+import itertools
+import math
+import resource
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pipeline.data.collate import MicroBatch
+from pipeline.training.objective import MicroLoss
+
+
+def full_disk_of_rank_1(rank: int, step: int) -> None:
+    """Files cannot grow beyond 1,000 bytes while steps 1 to 4 run: the kernel refuses, as on a full disk."""
+    if rank == 1 and step in (1, 5):
+        time.sleep(1)  # what is being written is to meet the limit that it began under
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (1000 if step == 1 else resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )
+
+
+def full_disk_of_rank_0(rank: int, step: int) -> None:
+    """As above, of the rank that writes for all: TensorBoard's events, the list of skipped steps."""
+    if rank == 0 and step == 1:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+    if rank == 0 and step == 10:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    poison(range(4, 6), "loss", rank, step)
+
+
+def full_disk_at_the_end(rank: int, step: int) -> None:
+    if rank == 1 and step == 4:
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+def poison(steps: range, how: str, rank: int, step: int) -> None:
+    """Makes the losses, or only the gradients, of some steps useless, on rank 1 alone."""
+    import pipeline.training.objective as objective
+
+    if not hasattr(objective, "_real"):
+        objective._real = objective.Objective.forward
+    factor = {"loss": math.nan, "gradient": 1.0, "spike": 1e4}[how] if rank == 1 and step in steps else 1.0
+
+    def forward(self, batches: list[MicroBatch]) -> MicroLoss:
+        part = objective._real(self, batches)
+        loss = part.loss * factor
+        if how == "gradient" and rank == 1 and step in steps and loss.requires_grad:
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return replace(part, loss=loss, task_losses=part.task_losses * factor)
+
+    objective.Objective.forward = forward
+
+
+def poison_until_tried(steps: range, rank: int, step: int) -> None:
+    """What is wrong lies in those steps' samples: those that are tried after the stage's last step are good."""
+    import pipeline.training.loop as loop
+
+    poison(steps, "loss", rank, step)
+    real = loop.try_step
+
+    def tried(*args: Any) -> Any:
+        poison(range(0), "loss", rank, 0)
+        return real(*args)
+
+    if step == 0:
+        loop.try_step = tried
+
+
+def use_a_folder_of_its_own(rank: int, step: int) -> None:
+    import pipeline.checkpoints.writer as writer
+
+    if rank == 1:
+        real = writer.open_storage
+        writer.open_storage = lambda url: real(f"{url}-of-another-node")
+        writer.owner_text = lambda url: None
+
+
+def flip_a_bit(name: str, rank: int, step: int) -> None:
+    """What a bad memory cell of rank 1 does before step 2."""
+    import pipeline.training.loop as loop
+
+    real = loop.ReplicaCheck.__call__
+
+    def flipped(self, *args: Any) -> Any:
+        if rank == 1:
+            module = self._engine.module
+            parameter = dict([*module.named_parameters(), *module.named_buffers()])[name]
+            held = getattr(parameter, "ds_tensor", parameter)
+            if getattr(parameter, "ds_persist", False) and parameter.requires_grad:
+                held = parameter
+            held.data.view(torch.int16).flatten()[3] ^= 4
+        return real(self, *args)
+
+    if step == 2:
+        loop.ReplicaCheck.__call__ = flipped
+
+
+def add_otherwise_the_second_time(rank: int, step: int) -> None:
+    """A rank whose device adds up a little more when it runs a step again."""
+    import pipeline.training.objective as objective
+    import pipeline.training.step_verification as verification
+
+    real, forward, count = verification.train_step, objective.Objective.forward, itertools.count(1)
+
+    def more(self, batches: list[MicroBatch]) -> Any:
+        part = forward(self, batches)
+        return replace(part, loss=part.loss * 1.0001, task_losses=part.task_losses * 1.0001)
+
+    def counted(*args: Any) -> Any:
+        if next(count) == 2 and rank == 1:
+            objective.Objective.forward = more
+        return real(*args)
+
+    verification.train_step = counted
