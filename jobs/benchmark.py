@@ -134,7 +134,7 @@ def train(options: Train) -> dict[str, Any]:
 
 
 def generate(options: Generate) -> dict[str, Any]:
-    """Times drawing."""
+    """Times the generation of pictures."""
     at_least(options, layers=0, batch_size=0, num_codes=1, group_size=1, rounds=1)
     if options.num_codes % options.group_size:
         raise UsageError(f"group_size {options.group_size} does not divide num_codes {options.num_codes}")

@@ -29,7 +29,8 @@ class Options(JobOptions):
 
 def main(options: Options) -> None:
     """Writes the shards that are missing."""
-    from pipeline.demo.corpora import make_corpus, make_noise
+    from pipeline.benchmarks.noise_corpus import make_noise
+    from pipeline.demo.corpora import make_corpus
 
     recipe, paths = options.resolve()
     if options.kind == "noise":

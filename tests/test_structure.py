@@ -84,6 +84,12 @@ def test_tokenization_never_imports_pipeline_and_no_job_imports_a_job() -> None:
         assert module.startswith("jobs") or "jobs" not in tops, module
 
 
+def test_the_demos_corpora_are_known_to_the_demo_alone() -> None:
+    for module, path in modules().items():
+        if module.startswith("pipeline") and not module.startswith("pipeline.demo"):
+            assert not any(name.startswith("tokenization.demo") for name in imports_of(path)), module
+
+
 def test_every_package_says_what_lives_in_it() -> None:
     for module, path in modules().items():
         if path.name == "__init__.py":

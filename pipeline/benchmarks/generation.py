@@ -48,7 +48,7 @@ class GenerationBenchmark:
 
 
 def benchmark_generation(settings: GenerateSettings) -> dict[str, Any]:
-    """Times drawing on the device at hand, with what the settings leave open chosen for it."""
+    """Times the generation of pictures on the device at hand, with what the settings leave open chosen for it."""
     on_gpu = torch.cuda.is_available()
     geometry = settings.geometry if settings.geometry != "auto" else "qwen_7b" if on_gpu else "small"
     config = GEOMETRIES[geometry]
@@ -120,7 +120,7 @@ Run = Callable[[], tuple[float, np.ndarray]]
 
 
 def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, Run]:
-    """The ways of drawing, by name, all with one model of random weights."""
+    """The ways of generation, by name, all with one model of random weights."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype).eval()

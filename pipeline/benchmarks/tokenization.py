@@ -18,7 +18,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import OPEN_MUSE
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
-from tokenization.demo.noise import write_noise_shard
+from tokenization.corpora.noise import write_noise_shard
 from tokenization.job.benchmark import encoder_flop, measure_tokenization
 from tokenization.job.rows import Tools
 from tokenization.vqgan.model import build_vqgan

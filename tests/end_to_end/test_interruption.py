@@ -21,7 +21,7 @@ from tests.support.checkout import CHECKOUT
 from tests.support.pictures import noise_png, write_tar
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_run import small_vqgan
-from tokenization.demo.noise import write_noise_shard
+from tokenization.corpora.noise import write_noise_shard
 from tokenization.job.benchmark import peak_memory
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]

@@ -1,1 +1,1 @@
-"""Corpora that the project makes itself: the demo's drawings and lists, and noise. Imports `corpora` and `files`."""
+"""The demo's own corpora: drawings with their names, and illustrated lists of them. Imports `corpora` and `files`."""

@@ -1,0 +1,39 @@
+"""Shards that the project makes itself, written where they are missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.paths import RunPaths
+from pipeline.runtime.placement import reserved
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.terminal import say
+
+ShardTasks = dict[Path, tuple[Callable[..., None], tuple[object, ...], int]]
+"""A shard's path to what writes it, that function's arguments after the path, and the shard's rows."""
+
+
+def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
+    """Runs what writes the shards that are not there, each as a task on one CPU."""
+    missing = {path: task for path, task in tasks.items() if not path.exists()}
+    if not missing:
+        say(f"corpus: all {len(tasks)} shards are there")
+        return
+    connect_to_ray()
+    cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
+    with ledger_attempt(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
+        ledger.working.remote()
+        waiting = {}
+        for path, (function, arguments, count) in missing.items():
+            task: Any = ray.remote(function)
+            waiting[task.options(scheduling_strategy=strategy).remote(path, *arguments)] = count
+        done = len(tasks) - len(missing)
+        while waiting:
+            (finished, *_), _ = ray.wait(list(waiting))
+            ray.get(finished)
+            done += 1
+            ledger.add.remote(samples=waiting.pop(finished), steps=1)
+            say(f"corpus: {done} of {len(tasks)} shards")
