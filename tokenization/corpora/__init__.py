@@ -1,1 +1,2 @@
-"""Reading corpora: one module a layout, all giving `Sample`, decoding pictures, and a corpus of noise. Imports `config` and `files`."""
+"""Reading corpora: one module a layout, all giving `Sample`; decoding pictures; a corpus of noise. Imports `config` and
+`files`."""
