@@ -1,2 +1,2 @@
-"""Reading corpora: one module a layout, all giving `Sample`; decoding pictures; a corpus of noise. Imports `config` and
-`files`."""
+"""Reading corpora and decoding pictures: one module a format, all giving `Sample`; a corpus of noise. Imports `config`
+and `files`."""
