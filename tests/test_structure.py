@@ -13,7 +13,7 @@ from tests.support.checkout import CHECKOUT
 JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != "__init__.py")
 LEVELS = (
     "tokenization.config tokenization.errors",
-    "pipeline.errors tokenization.dtypes",
+    "pipeline.errors pipeline.step_figures tokenization.dtypes",
     "pipeline.config pipeline.runtime tokenization.files tokenization.text_tokenizer",
     "cluster jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger tokenization.corpora",
     "pipeline.weights",

@@ -15,8 +15,8 @@ from pipeline.checkpoints.manifest import MANIFEST_FILE, Checkpoint, finished_ch
 from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
-from pipeline.runs.step_figures import read_step_figures
 from pipeline.runtime.local_cluster import LocalNodes, kill_tree
+from pipeline.step_figures import read_step_figures
 
 KINDS = ("worker", "node", "driver")
 POLL_S = 0.05
@@ -135,7 +135,7 @@ class FaultInjector:
 
     def _step(self) -> int:
         lines = read_step_figures(self.stage)
-        return lines[-1]["step"] if lines else 0
+        return lines[-1].step if lines else 0
 
 
 def _is_fresh(folder: Path) -> bool:
@@ -149,7 +149,7 @@ def _is_fresh(folder: Path) -> bool:
 def goodput(stage: Path, seconds: float) -> tuple[int, float]:
     """Steps that were run again, and the seconds of the steps that counted over all of the run's."""
     lines = read_step_figures(stage)
-    last = {line["step"]: line["step_s"] for line in lines}
+    last = {line.step: line.step_s for line in lines}
     return len(lines) - len(last), sum(last.values()) / seconds
 
 

@@ -5,17 +5,19 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
+from pipeline.training.process import Rank, set_up_process
+from pipeline.training.reporting import RecordingReporter
 from pipeline.training.stage_run import StageRun
 
 
-def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, threads: int) -> list[dict[str, Any]]:
+def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, threads: int) -> list[StepFigures]:
     """Trains the stage with one process a rank.
 
     Args:
@@ -33,25 +35,19 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
     os.environ["OMP_NUM_THREADS"] = str(threads)  # as torchrun and Ray set it, before the ranks import anything
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "figures.json"
-        mp.spawn(_rank, args=(run, num_workers, use_gpu, threads, port, result), nprocs=num_workers)
-        figures: list[dict[str, Any]] = json.loads(result.read_text())
-        return figures
+        mp.spawn(_train, args=(run, num_workers, use_gpu, threads, port, result), nprocs=num_workers)
+        return [StepFigures.from_json(line) for line in json.loads(result.read_text())]
 
 
-def _rank(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int, port: int, result: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_SIZE": str(world_size)}
+def _train(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: int, port: int, result: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(threads)
-    if use_gpu:
-        device = torch.device("cuda", rank)
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    device = torch.device("cuda", rank) if use_gpu else torch.device("cpu")
+    set_up_process(Rank(rank, world_size, rank, world_size), device)
     dist.init_process_group("nccl" if use_gpu else "gloo")
-    figures: list[dict[str, Any]] = []
-    train_stage(run, device, figures.append, print)
+    reporter = RecordingReporter(print)
+    train_stage(run, device, reporter)
     if rank == 0:
-        result.write_text(json.dumps(figures))
+        result.write_text(json.dumps([figures.to_json() for figures in reporter.figures]))
     dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other

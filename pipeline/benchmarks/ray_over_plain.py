@@ -3,13 +3,12 @@
 import gc
 import statistics
 import tempfile
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from pipeline.architecture.geometries import with_layers
 from pipeline.benchmarks.plain_training import run_stage_without_ray
@@ -18,13 +17,15 @@ from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
-from pipeline.launch.ray_train import run_workers
-from pipeline.runtime.messages import Messages
+from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
+from pipeline.launch.reporting import Monitor, RankReporter
 from pipeline.runtime.placement import actor_here
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
+from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
+from pipeline.training.stop_request import StopRequest
 
 
 def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) -> float:
@@ -65,24 +66,25 @@ def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) ->
             for name in order:
                 output = Path(folder) / f"{name}{number}"
                 steps = loops[name](replace(run, output=output, checkpoints=str(output / "checkpoints")), scaling)
-                times[name] = statistics.median(each["step_s"] for each in steps[len(steps) // 3 :])
+                times[name] = statistics.median(each.step_s for each in steps[len(steps) // 3 :])
             told = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
             say(f"loop {number}/{loop_runs}: {told}{'' if number else ' (not counted)'}")
             ratios.append(times["under Ray Train"] / times["without Ray"])
     return statistics.median(ratios[1:])
 
 
-def without_ray(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
+def without_ray(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
     """Rank 0's figures of every step, with no Ray on the machine but one that ran before."""
     return run_stage_without_ray(run, scaling.num_workers, scaling.use_gpu, scaling.cpus_per_worker)
 
 
-def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[dict[str, Any]]:
+def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
     """Rank 0's figures of every step."""
     connect_to_ray()
-    steps: Any = actor_here(Steps).remote()
-    run_workers(partial(train_stage, run), scaling, "benchmark", run.output / "ray_train", steps)
-    figures = ray.get(steps.figures.remote())
+    recorder = actor_here(StepRecorder).remote()
+    with raising_errors_of_workers():
+        worker_group(BenchmarkWorker(run, recorder), scaling, "benchmark", run.output / "ray_train").fit()
+    figures = ray.get(recorder.figures.remote())
     ray.shutdown()
     return figures
 
@@ -94,20 +96,47 @@ def release_gpu_memory() -> None:
     torch.cuda.empty_cache()
 
 
-class Steps(Messages):
+class StepRecorder(Monitor[StepFigures]):
     """Actor that keeps what rank 0 reports."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._figures: list[dict[str, Any]] = []
+        self._figures: list[StepFigures] = []
 
-    def post(self, figures: dict[str, Any]) -> None:
-        """Takes one step's figures."""
+    @ray.method
+    def post(self, figures: StepFigures) -> None:
+        """Takes the figures of a step."""
         self._figures.append(figures)
 
-    def flush(self) -> None:
-        """Nothing waits."""
-
-    def figures(self) -> list[dict[str, Any]]:
-        """All that came."""
+    @ray.method
+    def figures(self) -> list[StepFigures]:
+        """All figures so far."""
         return self._figures
+
+
+class UnwatchedReporter(RankReporter[StepFigures]):
+    """A `StageReporter` without a watchdog: nobody asks it to stop."""
+
+    def heartbeat(self) -> None:
+        """Does nothing."""
+
+    def stop_requested(self) -> StopRequest | None:
+        """Never."""
+        return None
+
+
+@dataclass(frozen=True)
+class BenchmarkWorker:
+    """Trains as one rank; called in the worker's process."""
+
+    run: StageRun
+    recorder: ActorProxy[StepRecorder]
+
+    def __call__(self) -> None:
+        """Runs the train loop."""
+        context = join_worker_group()
+        reporter = UnwatchedReporter(self.recorder, context.rank)
+        try:
+            train_stage(self.run, context.device, reporter)
+        finally:
+            reporter.flush()

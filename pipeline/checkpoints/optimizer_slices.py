@@ -6,11 +6,11 @@ that another number of them can put the pieces together again. See `pipeline.run
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.engine import PartitionedEngine, ZeroOptimizer
 from pipeline.runtime.deepspeed_private import (
     adam_state,
     copy_flat_weights_to_model,
@@ -43,7 +43,7 @@ class Slice:
         return self.tensors["master"].numel()
 
 
-def local_slices(engine: Any) -> list[Slice]:
+def local_slices(engine: PartitionedEngine) -> list[Slice]:
     """This rank's slices, the empty ones left out."""
     optimizer = engine.optimizer
     _make_moments(optimizer)
@@ -60,13 +60,13 @@ def local_slices(engine: Any) -> list[Slice]:
     return slices
 
 
-def trained_shapes(engine: Any) -> dict[str, tuple[int, ...]]:
+def trained_shapes(engine: PartitionedEngine) -> dict[str, tuple[int, ...]]:
     """The whole shapes of the trained parameters, by name."""
     named = engine.module.named_parameters()
     return {name: whole_shape(one) for name, one in named if one.requires_grad}
 
 
-def optimizer_steps(engine: Any) -> int:
+def optimizer_steps(engine: PartitionedEngine) -> int:
     """Updates that AdamW has done."""
     optimizer = engine.optimizer
     _make_moments(optimizer)
@@ -74,7 +74,7 @@ def optimizer_steps(engine: Any) -> int:
 
 
 @torch.no_grad()
-def apply_master_weights(engine: Any, optimizer_steps: int) -> None:
+def apply_master_weights(engine: PartitionedEngine, optimizer_steps: int) -> None:
     """Makes the model follow the slices' `master`, which were written to, and sets the updates that AdamW has done.
 
     Every rank calls it.
@@ -85,7 +85,7 @@ def apply_master_weights(engine: Any, optimizer_steps: int) -> None:
     copy_flat_weights_to_model(optimizer)
 
 
-def _make_moments(optimizer: Any) -> None:
+def _make_moments(optimizer: ZeroOptimizer) -> None:
     """AdamW makes them in its first step, as zeros; a resumed run needs them before."""
     for flat in flat_weights(optimizer):
         state = adam_state(optimizer, flat)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice, apply_master_weights, local_slices, trained_shapes
 from pipeline.checkpoints.slice_files import SliceReader
@@ -45,7 +45,7 @@ class Resumed:
 
 
 def resume(
-    engine: Any, url: str, identity: Identity, log: Callable[[str], None], at_most_step: int | None = None
+    engine: PartitionedEngine, url: str, identity: Identity, log: Callable[[str], None], at_most_step: int | None = None
 ) -> Resumed:
     """Loads the newest checkpoint of this stage that verifies, if any. Every rank calls it.
 
@@ -92,7 +92,7 @@ def resume(
     return Resumed(taken.manifest if taken else None, damaged)
 
 
-def start_from(engine: Any, checkpoint: Checkpoint, base_sha256: str) -> None:
+def start_from(engine: PartitionedEngine, checkpoint: Checkpoint, base_sha256: str) -> None:
     """Takes the weights of another stage's checkpoint, and nothing else of it. Every rank calls it, and reads what it
     holds itself.
 
@@ -131,7 +131,7 @@ def _check(checkpoint: Checkpoint, identity: Identity) -> None:
             )
 
 
-def _load(engine: Any, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:
+def _load(engine: PartitionedEngine, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:
     """Copies what the checkpoint has of `keys` into this rank's slices where every rank could read its own, and else
     changes nothing and returns why."""
     slices, tensors, problem = local_slices(engine), [], None

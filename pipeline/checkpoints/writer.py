@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.checkpoints.manifest import (
     CheckpointFile,
     CheckpointManifest,
@@ -71,7 +71,7 @@ class CheckpointWriter:
         """Names checkpoints that could not be read: they do not count among those that are kept."""
         self._damaged |= set(damaged)
 
-    def save(self, engine: Any, manifest: CheckpointManifest, remove_old: bool = True) -> float:
+    def save(self, engine: PartitionedEngine, manifest: CheckpointManifest, remove_old: bool = True) -> float:
         """Begins a checkpoint whose manifest still lacks its files, after which older ones may go. Every rank calls it.
 
         Returns:

@@ -6,7 +6,6 @@ start in value: a matrix of every layer, the visual embedding and the visual hea
 stay frozen in both. That favours the shared expert: what its text loses, it loses in the layers alone.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ from pipeline.model.loading import load_base, load_language_expert
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.engine import make_engine
 from pipeline.training.objective import Objective
+from pipeline.training.process import ONLY_RANK, set_up_process
 from pipeline.training.stage_run import StageRun, make_plan
 from pipeline.training.step import learning_rate, set_learning_rate, train_step
 from pipeline.training.step_guard import StepGuard
@@ -60,8 +60,11 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
         the drift, the fields of `Drift`.
     """
     run, steps = comparison.run, comparison.run.stage.steps
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    _be_the_only_rank(device)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    set_up_process(ONLY_RANK, device)
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     zero = replace(run.zero, zero_stage=2)  # one process has nothing to partition
     objective = make_objective(experts, run, zero)
     base = load_language_expert(run.base, getattr(torch, zero.dtype)).to(device).eval()
@@ -121,16 +124,6 @@ def text_logits(objective: Objective) -> TextLogits:
         return torch.nn.functional.linear(hidden, mars.head.text_weight).cpu()
 
     return logits
-
-
-def _be_the_only_rank(device: torch.device) -> None:
-    """DeepSpeed wants a process group, and to be told of it, for one process too."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    if not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _on(device: torch.device, model: Any) -> TextLogits:

@@ -6,12 +6,14 @@ from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, train_experts
 from pipeline.evaluation.held_out import held_out_captions
 from pipeline.launch.stage_inputs import stage_run
+from pipeline.ledger.account import Counts
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import Messages, relaying_messages
@@ -61,16 +63,18 @@ def run_comparison(recipe: Recipe, paths: RunPaths, comparison: Comparison) -> l
             train = train.options(scheduling_strategy=strategy)
             for experts in EXPERTS:
                 records.extend(ray.get(train.remote(experts, comparison, cpus, messages)))
-                ledger.add.remote(steps=stage.steps, samples=stage.steps * stage.global_batch_size)
+                ledger.add.remote(Counts(steps=stage.steps, samples=stage.steps * stage.global_batch_size))
     return records
 
 
-def _train(experts: str, comparison: Comparison, num_threads: int, messages: Any) -> list[dict[str, Any]]:
+def _train(
+    experts: str, comparison: Comparison, num_threads: int, messages: ActorProxy[Messages]
+) -> list[dict[str, Any]]:
     torch.set_num_threads(num_threads)
     return train_experts(experts, comparison, _reporter(experts, comparison.run.stage.log_every_steps, messages))
 
 
-def _reporter(experts: str, every_steps: int, messages: Any) -> Callable[[dict[str, Any]], None]:
+def _reporter(experts: str, every_steps: int, messages: ActorProxy[Messages]) -> Callable[[dict[str, Any]], None]:
     def report(record: dict[str, Any]) -> None:
         if record["step"] % every_steps == 0 or "mean_kl" in record:
             figures = "  ".join(

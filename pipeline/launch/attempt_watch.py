@@ -1,22 +1,22 @@
-"""What watches over one attempt at a stage from outside of its workers: hangs, and requests to end."""
+"""Watches one attempt at a stage from outside of its workers: ends it when they hang, passes on requests to stop."""
 
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from pipeline.runtime.watchdog import stacks_file
 from pipeline.training.stop_request import StopRequest
 
-MOST_LINES = 80
-"""Of a rank's stacks that go to the log; all of them are in its file."""
+MAX_LINES = 80
+"""Lines of a rank's stacks that go to the log; all of them are in its file."""
 
 
 class AttemptWatch:
-    """For an actor: knows the workers, and ends those that hang.
+    """Part of the monitor actor: knows the workers, and kills them when they hang.
 
     Args:
         folder: the stage's, which has the workers' stacks.
@@ -26,22 +26,28 @@ class AttemptWatch:
 
     def __init__(self, folder: Path, timeout_s: float, log: Callable[[str], None]) -> None:
         self._folder, self._timeout_s, self._log = folder, timeout_s, log
-        self._workers: dict[int, tuple[Any, str]] = {}
+        self._workers: dict[int, tuple[ActorHandle[object], str]] = {}
         self._last_heartbeat: float | None = None
         self._request: StopRequest | None = None
         threading.Thread(target=self._watch, name="hangs", daemon=True).start()
 
-    def joined(self, rank: int, worker: Any, where: str) -> None:
-        """A worker has begun: its rank, its actor handle, its process and node."""
+    def joined(self, rank: int, worker: ActorHandle[object], where: str) -> None:
+        """A worker has begun.
+
+        Args:
+            rank: of the worker.
+            worker: its actor.
+            where: its process and node, for the log.
+        """
         self._workers[rank] = (worker, where)
         self.heartbeat()
 
     def has_workers(self) -> bool:
-        """Whether they have begun."""
+        """Whether a worker has begun."""
         return bool(self._workers)
 
     def heartbeat(self) -> None:
-        """Something was done."""
+        """Restarts the clock: rank 0 has done some work."""
         self._last_heartbeat = time.monotonic()
 
     def request_stop(self, request: StopRequest) -> None:
@@ -49,7 +55,7 @@ class AttemptWatch:
         self._request = self._request or request
 
     def stop_requested(self) -> StopRequest | None:
-        """What it was asked for."""
+        """The first request, if there was one."""
         return self._request
 
     def _watch(self) -> None:
@@ -70,6 +76,6 @@ class AttemptWatch:
             except OSError as error:
                 lines = [str(error)]
             self._log(f"rank {rank}, {where}: " + (f"its stacks, from {file}:" if lines else "it wrote no stacks"))
-            for line in lines[:MOST_LINES]:
+            for line in lines[:MAX_LINES]:
                 self._log(f"    {line}")
             ray.kill(worker)

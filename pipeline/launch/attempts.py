@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 import ray
+from ray.actor import ActorProxy
 from ray.autoscaler.sdk import request_resources
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
+from pipeline.launch.monitor import StageMonitor
 from pipeline.runtime.background import in_background
 from pipeline.runtime.capacity import workers_that_fit
 from pipeline.runtime.termination import Termination
@@ -32,53 +34,72 @@ Log = Callable[[str], None]
 logger = logging.getLogger(__name__)
 
 
-def run_attempts(
-    attempt: Callable[[ScalingConfig], None],
-    scaling: ScalingConfig,
-    saved_step: Callable[[], int],
-    termination: Termination,
-    log: Log,
-) -> None:
-    """Runs attempts until one comes to the stage's end.
+class Launch(Protocol):
+    """A stage that is trained in attempts."""
 
-    Args:
-        attempt: runs one with the workers that it gets.
-        scaling: the workers that are wanted.
-        saved_step: of the newest checkpoint, 0 where there is none.
-        termination: whether the job was asked to end.
-        log: gets lines for whoever runs the job.
+    @property
+    def scaling(self) -> ScalingConfig:
+        """The workers that are wanted."""
+        ...
+
+    @property
+    def termination(self) -> Termination:
+        """Whether the job was asked to end."""
+        ...
+
+    def attempt(self, scaling: ScalingConfig) -> None:
+        """Runs one attempt with the workers that it gets; returns at the stage's end."""
+        ...
+
+    def saved_step(self) -> int:
+        """Step of the newest checkpoint, 0 where there is none."""
+        ...
+
+    def log(self, line: str) -> None:
+        """Says a line to whoever runs the job."""
+        ...
+
+
+def run_attempts(launch: Launch) -> None:
+    """Runs attempts until one comes to the stage's end.
 
     Raises:
         PreemptedError: the job was asked to end; or nodes are about to go and the number of workers is fixed.
         WorkersLostError: too many attempts in a row saved nothing.
         Exception: whatever else ends an attempt on purpose.
     """
+    scaling, termination = launch.scaling, launch.termination
     with _requesting_all_workers(scaling):
-        in_row = 0
+        unsaved_in_row = 0
         while True:
             termination.nobody_trains.set()
-            before, workers = saved_step(), _workers_now(scaling, termination, log)
+            before, workers = launch.saved_step(), _available_workers(scaling, termination, launch.log)
             try:
-                return attempt(replace(scaling, num_workers=workers))
+                return launch.attempt(replace(scaling, num_workers=workers))
             except ResizeError as error:
-                log(str(error))
+                launch.log(str(error))
             except NodeLostError as error:
                 if not scaling.min_workers:
                     raise
-                log(str(error))
+                launch.log(str(error))
             except WorkersLostError as error:
-                in_row = 0 if saved_step() > before else in_row + 1
-                if in_row > scaling.max_retries:
+                unsaved_in_row = 0 if launch.saved_step() > before else unsaved_in_row + 1
+                if unsaved_in_row > scaling.max_retries:
                     raise
-                row = f"; {in_row} in a row saved nothing, of {scaling.max_retries} that may" if in_row else ""
-                log(f"an attempt has ended, another one goes on from the newest checkpoint{row}: {error}")
-                termination.asked.wait(RETRY_PAUSE_S * in_row)
+                row = f"; {unsaved_in_row} in a row saved nothing, of {scaling.max_retries} that may"
+                launch.log(
+                    "an attempt has ended, another one goes on from the newest checkpoint"
+                    f"{row if unsaved_in_row else ''}: {error}"
+                )
+                termination.asked.wait(RETRY_PAUSE_S * unsaved_in_row)
 
 
 @contextmanager
-def watch_attempt(monitor: Any, termination: Termination, scaling: ScalingConfig, most: int) -> Iterator[None]:
-    """While an attempt runs, tells its board (see `AttemptWatch`) to stop it: where the job was asked to end, and where
-    it has fewer than `most` workers and there is room for more."""
+def watching_attempt(
+    monitor: ActorProxy[StageMonitor], termination: Termination, scaling: ScalingConfig, max_workers: int
+) -> Iterator[None]:
+    """While an attempt runs, has its monitor stop it: where the job was asked to end, and where it has fewer than
+    `max_workers` workers and there is room for more."""
 
     def follow(ended: threading.Event) -> None:
         grows_at = time.monotonic() + scaling.grow_after_s
@@ -89,7 +110,7 @@ def watch_attempt(monitor: Any, termination: Termination, scaling: ScalingConfig
             if termination.asked.is_set():
                 monitor.request_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
                 return
-            missing = most - scaling.num_workers
+            missing = max_workers - scaling.num_workers
             if missing <= 0 or time.monotonic() < grows_at:
                 continue
             with _logging_errors():
@@ -136,7 +157,7 @@ def _logging_errors() -> Iterator[None]:
         logger.warning("%s; looking again", error)
 
 
-def _workers_now(scaling: ScalingConfig, termination: Termination, log: Log) -> int:
+def _available_workers(scaling: ScalingConfig, termination: Termination, log: Log) -> int:
     """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
     at best, within `wait_for_all_s`, and then as soon as they are enough."""
     waited_from, logged_at = time.monotonic(), float("-inf")

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.launch.stage import attempt, initial_checkpoint, is_finished, train
+from pipeline.launch.attempts import run_attempts
+from pipeline.launch.stage import StageLaunch, announce, initial_checkpoint, is_finished
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
-from pipeline.runtime.termination import Termination
+from pipeline.runtime.termination import Termination, termination
 
 
 def train_stages(
@@ -42,7 +44,12 @@ def train_stages(
     for number in numbers:
         limits_of(paths, number, limits)
         initial = initial_checkpoint(number, chosen, allow_unfinished, paths)
-        train(number, recipe, paths, initial, limits)
+        run = stage_run(number, recipe, paths, initial)
+        announce(run, recipe)
+        connect_to_ray()
+        with termination() as asked:
+            run_attempts(StageLaunch(run, paths, limits, asked))
+        say(f"stage {number}: finished, in {run.output}")
 
 
 def verify_step(
@@ -56,7 +63,7 @@ def verify_step(
     limits = given_limits(budget)
     number = _stage_to_verify(wanted, recipe, paths)
     run = stage_run(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
-    attempt(replace(run, verify_only=True), paths, Termination(), limits, recipe.scaling)
+    StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 
 def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:

@@ -6,11 +6,14 @@ from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from pipeline.config.recipe import Recipe
 from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.token_reader import caption_texts, document_texts
 from pipeline.errors import UsageError
+from pipeline.ledger.account import Counts
+from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import Messages, relaying_messages
@@ -51,11 +54,17 @@ def make_language_expert(recipe: Recipe, paths: RunPaths) -> None:
         with relaying_messages(messages), reserved(cpus, together=True) as strategy:
             task: Any = ray.remote(num_cpus=cpus, scheduling_strategy=strategy)
             loss = ray.get(task(_train).remote(recipe, paths, cpus, messages, ledger))
-        ledger.add.remote(steps=steps, samples=steps * recipe.language_expert.batch_size)
+        ledger.add.remote(Counts(steps=steps, samples=steps * recipe.language_expert.batch_size))
     say(f"language expert: loss {loss:.3f} after {steps} steps, in {paths.language_expert}")
 
 
-def _train(recipe: Recipe, paths: RunPaths, num_threads: int, messages: Any, ledger: Any) -> float:
+def _train(
+    recipe: Recipe,
+    paths: RunPaths,
+    num_threads: int,
+    messages: ActorProxy[Messages],
+    ledger: ActorProxy[LedgerActor],
+) -> float:
     """Trains in this process; returns the last loss."""
     torch.set_num_threads(num_threads)
     index = build_row_index(RowSelection(paths.tokens, recipe.language_expert.where))

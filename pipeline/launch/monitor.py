@@ -1,87 +1,134 @@
 """The actor that watches one attempt at a stage and receives its figures."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import ray
+from ray.actor import ActorHandle, ActorProxy
 
 from pipeline.config.stage import StageConfig
 from pipeline.launch.attempt_watch import AttemptWatch
 from pipeline.launch.prometheus import StageMetrics
-from pipeline.runs.step_figures import METRICS_FILE
-from pipeline.runtime.messages import Messages
+from pipeline.launch.reporting import Monitor
+from pipeline.ledger.actor import LedgerActor
+from pipeline.step_figures import METRICS_FILE, StepFigures
 from pipeline.training.stop_request import StopRequest
 from tokenization.files.atomic_writing import append_whole
 
-MOST_UNWRITTEN = 100_000
+MAX_UNWRITTEN = 100_000
 """Lines of figures kept while the disk takes none, about 50 MB."""
 
 
-class StageMonitor(Messages, AttemptWatch):
-    """Actor that takes rank 0's figures: tells them, keeps them as JSON lines, and counts them in the ledger. It also
-    watches over the attempt."""
+class StageMonitor(Monitor[StepFigures]):
+    """Actor that takes rank 0's figures: logs them, keeps them as JSON lines, and counts them in the ledger. It also
+    watches over the attempt.
 
-    def __init__(self, run_name: str, stage_number: int, stage: StageConfig, folder: Path, ledger: Any) -> None:
-        Messages.__init__(self)
-        AttemptWatch.__init__(self, folder, stage.step_timeout_s, self.log)
-        self._stage_number, self._steps, self._every = stage_number, stage.steps, stage.log_every_steps
+    Args:
+        run_name: the recipe's name.
+        stage_number, stage: what is trained.
+        folder: the stage's.
+        ledger: of the attempt.
+    """
+
+    def __init__(
+        self, run_name: str, stage_number: int, stage: StageConfig, folder: Path, ledger: ActorProxy[LedgerActor]
+    ) -> None:
+        super().__init__()
+        self._watch = AttemptWatch(folder, stage.step_timeout_s, self._keep)
+        self._name, self._steps, self._log_every = f"stage {stage_number}", stage.steps, stage.log_every_steps
         self._metrics, self._ledger = folder / METRICS_FILE, ledger
-        self._counting: list[ray.ObjectRef] = []
-        self._shown = StageMetrics(run_name, str(stage_number))
-        self._recent: list[dict[str, Any]] = []
+        self._counting: list[ray.ObjectRef[tuple[list[str], str]]] = []
+        self._gauges = StageMetrics(run_name, str(stage_number))
+        self._recent: list[StepFigures] = []
         self._unwritten: list[str] = []
 
-    def post(self, figures: dict[str, Any]) -> None:
-        """Takes one step's figures."""
+    @ray.method
+    def post(self, figures: StepFigures) -> None:
+        """Takes the figures of a step."""
         self._recent.append(figures)
-        self._shown.show(figures)
+        self._gauges.show(figures)
         self._counting.append(self._ledger.train_step.remote(figures))
         self._check_limits()
-        if measured := {name: value for name, value in figures.items() if name.startswith("validation/")}:
-            told = "  ".join(f"{name.removeprefix('validation/')} {value:.2f}" for name, value in measured.items())
-            self.log(f"stage {self._stage_number}  step {figures['step']}  held out: {told}")
-        if figures["step"] % self._every == 0 or figures["step"] == self._steps:
-            self.flush()
+        if figures.validation:
+            measured = "  ".join(f"{name} {value:.2f}" for name, value in figures.validation.items())
+            self._keep(f"{self._name}  step {figures.step}  held out: {measured}")
+        if figures.step % self._log_every == 0 or figures.step == self._steps:
+            self._hand_on()
+
+    @ray.method
+    def flush(self) -> None:
+        """Logs and writes the figures since the last line."""
+        self._hand_on()
+
+    @ray.method
+    def joined(self, rank: int, worker: ActorHandle[object], where: str) -> None:
+        """See `AttemptWatch.joined`."""
+        self._watch.joined(rank, worker, where)
+
+    @ray.method
+    def has_workers(self) -> bool:
+        """See `AttemptWatch.has_workers`."""
+        return self._watch.has_workers()
+
+    @ray.method
+    def heartbeat(self) -> None:
+        """See `AttemptWatch.heartbeat`."""
+        self._watch.heartbeat()
+
+    @ray.method
+    def request_stop(self, request: StopRequest) -> None:
+        """See `AttemptWatch.request_stop`."""
+        self._watch.request_stop(request)
+
+    @ray.method
+    def stop_requested(self) -> StopRequest | None:
+        """See `AttemptWatch.stop_requested`."""
+        return self._watch.stop_requested()
 
     def _check_limits(self) -> None:
-        """Hears what the ledger says to steps before, and waits for nothing."""
+        """Takes the ledger's answers to earlier steps, without waiting for those that are still to come."""
         answers, self._counting = ray.wait(self._counting, num_returns=len(self._counting), timeout=0)
         for answer in answers:
             try:
                 warnings, stop = ray.get(answer)
             except ray.exceptions.RayError as error:
-                self.log(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
+                self._keep(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
                 continue
             for warning in warnings:
-                self.log(warning)
+                self._keep(warning)
             if stop:
-                self.request_stop(StopRequest("budget", stop))
+                self._watch.request_stop(StopRequest("budget", stop))
 
-    def flush(self) -> None:
-        """Tells a line over the steps since the last one."""
+    def _hand_on(self) -> None:
         if not self._recent:
             return
-        sums: dict[str, list[float]] = defaultdict(list)
-        for figures in self._recent:
-            for name, value in figures.items():
-                sums[name].append(value)
-        mean = {name: sum(values) / len(values) for name, values in sums.items()}
-        losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in mean.items() if name.startswith("loss/"))
-        self.log(
-            f"stage {self._stage_number}  step {self._recent[-1]['step']}/{self._steps}  {losses}  "
-            f"{sum(sums['tokens']) / sum(sums['step_s']):,.0f} tokens/s  {mean['step_s']:.2f} s/step"
-            + (f"  MFU {mean['mfu']:.2f}" if "mfu" in mean else "")
-            + (f"  {skipped} steps skipped" if (skipped := self._recent[-1]["skipped_steps"]) else "")
-            + f"  waits for data {sum(sums['data_wait_s']) / sum(sums['step_s']):.1%}"
-            + (f"  for checkpoints {mean['checkpoint_stall_share']:.1%}" if "checkpoint_stall_share" in mean else "")
-        )
-        self._unwritten += [json.dumps(figures) + "\n" for figures in self._recent]
+        self._keep(f"{self._name}  {summary_line(self._recent, self._steps)}")
+        self._unwritten += [json.dumps(figures.to_json()) + "\n" for figures in self._recent]
         self._recent.clear()
         try:
             append_whole(self._metrics, "".join(self._unwritten))
             self._unwritten.clear()
         except OSError as error:
-            self.log(f"stage {self._stage_number}  {self._metrics.name} cannot be written, tried again later: {error}")
-            del self._unwritten[:-MOST_UNWRITTEN]
+            self._keep(f"{self._name}  {self._metrics.name} cannot be written, tried again later: {error}")
+            del self._unwritten[:-MAX_UNWRITTEN]
+
+
+def summary_line(recent: list[StepFigures], steps: int) -> str:
+    """A line over some steps of a stage of `steps`: means, and what the last one says."""
+    last, step_s = recent[-1], sum(figures.step_s for figures in recent)
+    tasks = dict.fromkeys(task for figures in recent for task in figures.losses)
+    losses = {task: fmean(figures.losses[task] for figures in recent if task in figures.losses) for task in tasks}
+    mfus = [figures.mfu for figures in recent if figures.mfu is not None]
+    stall_shares = [figures.checkpoint.share for figures in recent if figures.checkpoint]
+    parts = [
+        f"step {last.step}/{steps}",
+        *(f"{task} {loss:.3f}" for task, loss in losses.items()),
+        f"{sum(figures.tokens for figures in recent) / step_s:,.0f} tokens/s",
+        f"{step_s / len(recent):.2f} s/step",
+        *([f"MFU {fmean(mfus):.2f}"] if mfus else []),
+        *([f"{last.skipped_steps} steps skipped"] if last.skipped_steps else []),
+        f"waits for data {sum(figures.data_wait_s for figures in recent) / step_s:.1%}",
+        *([f"for checkpoints {fmean(stall_shares):.1%}"] if stall_shares else []),
+    ]
+    return "  ".join(parts)

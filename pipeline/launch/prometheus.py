@@ -1,8 +1,8 @@
 """A stage's figures as Prometheus metrics, through Ray, which puts `ray_` before their names."""
 
-from typing import Any
-
 from ray.util.metrics import Gauge
+
+from pipeline.step_figures import StepFigures
 
 GAUGES = {
     "mars_step": "Optimizer steps done of the stage",
@@ -15,10 +15,6 @@ GAUGES = {
     "mars_checkpoint_stall_s": "Seconds that training stood still for the last checkpoint",
     "mars_skipped_steps": "Steps that were not learned from, since the stage's start",
 }
-SAME = {"mars_step": "step", "mars_step_s": "step_s", "mars_mfu": "mfu", "mars_gradient_norm": "gradient_norm"}
-SAME |= {"mars_learning_rate": "learning_rate", "mars_data_wait_s": "data_wait_s"}
-SAME |= {"mars_checkpoint_stall_s": "checkpoint_stall_s", "mars_skipped_steps": "skipped_steps"}
-"""Gauges that show a figure of the loop as it is."""
 
 
 class StageMetrics:
@@ -31,12 +27,21 @@ class StageMetrics:
         for gauge in (*self._gauges.values(), self._loss):
             gauge.set_default_tags(tags)
 
-    def show(self, figures: dict[str, Any]) -> None:
-        """Shows a step's figures, as `pipeline.training.loop` reports them; those that it lacks stay."""
-        for name, figure in SAME.items():
-            if figure in figures:
-                self._gauges[name].set(float(figures[figure]))
-        self._gauges["mars_tokens_per_s"].set(figures["tokens"] / figures["step_s"])
-        for name, value in figures.items():
-            if name.startswith("loss/"):
-                self._loss.set(value, {"task": name.removeprefix("loss/")})
+    def show(self, figures: StepFigures) -> None:
+        """Shows a step's figures. A gauge whose figure the step lacks keeps its value."""
+        values = {
+            "mars_step": figures.step,
+            "mars_step_s": figures.step_s,
+            "mars_tokens_per_s": figures.tokens / figures.step_s,
+            "mars_mfu": figures.mfu,
+            "mars_gradient_norm": figures.gradient_norm,
+            "mars_learning_rate": figures.learning_rate,
+            "mars_data_wait_s": figures.data_wait_s,
+            "mars_checkpoint_stall_s": figures.checkpoint.seconds if figures.checkpoint else None,
+            "mars_skipped_steps": figures.skipped_steps,
+        }
+        for name, value in values.items():
+            if value is not None:
+                self._gauges[name].set(float(value))
+        for task, loss in figures.losses.items():
+            self._loss.set(loss, {"task": task})

@@ -1,8 +1,8 @@
-"""Training one stage to its end, attempt after attempt."""
+"""One stage on Ray: what it starts from, and an attempt at it."""
 
 import json
-from dataclasses import asdict
-from functools import partial
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.budget.limits import limits_of
@@ -11,17 +11,16 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.scaling import ScalingConfig
 from pipeline.data.sample_order import MixedOrder
 from pipeline.errors import InputError, OutageError
-from pipeline.launch.attempts import run_attempts, watch_attempt
+from pipeline.launch.attempts import watching_attempt
 from pipeline.launch.monitor import StageMonitor
-from pipeline.launch.ray_train import run_stage
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.ray_train import raising_errors_of_workers, worker_group
+from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, say_what_is_short
-from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
-from pipeline.runtime.termination import Termination, termination
+from pipeline.runtime.termination import Termination
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
 
@@ -58,23 +57,62 @@ def is_finished(paths: RunPaths, number: int) -> bool:
     return found is not None and found.manifest.finished
 
 
-def train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None, budget: dict[str, float]) -> None:
-    """Trains stage `number` to its end, in as many attempts as it takes.
+@dataclass(frozen=True)
+class StageLaunch:
+    """One stage of a run, to be trained in attempts; see `pipeline.launch.attempts`.
 
-    Args:
-        number: of the stage, from 1.
-        recipe, paths: of the run.
-        initial: the checkpoint whose weights it starts from.
+    Attributes:
+        run: what the workers need.
+        paths: of the run.
         budget: GPU-days by scope, as `given_limits` has them.
+        termination: whether the job was asked to end.
     """
-    run = stage_run(number, recipe, paths, initial)
-    stage, output = run.stage, paths.stage(number)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
-    scaling = recipe.scaling
+
+    run: StageRun
+    paths: RunPaths
+    budget: dict[str, float]
+    termination: Termination
+
+    @property
+    def scaling(self) -> ScalingConfig:
+        """The workers that are wanted."""
+        return self.paths.recipe.scaling
+
+    def attempt(self, scaling: ScalingConfig) -> None:
+        """One attempt, with rows of its own in the ledger."""
+        run, number = self.run, self.run.stage_number
+        limits = limits_of(self.paths, number, self.budget)
+        with ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits) as ledger:
+            monitor = actor_here(StageMonitor).remote(self.paths.recipe.name, number, run.stage, run.output, ledger)
+            say_what_is_short(scaling.num_cpus, scaling.num_gpus)
+            # Ray Train resumes a run whose name it knows.
+            name = f"stage{number}-{os.urandom(4).hex()}"
+            group = worker_group(StageWorker(run, monitor), scaling, name, run.output / "ray_train")
+            watching = watching_attempt(monitor, self.termination, scaling, self.scaling.num_workers)
+            with relaying_messages(monitor), watching, raising_errors_of_workers():
+                group.fit()
+
+    def saved_step(self) -> int:
+        """Step of the newest checkpoint, 0 where there is none or the storage does not answer."""
+        try:
+            newest = newest_complete(self.run.checkpoints)
+        except OutageError:
+            return 0
+        return newest.manifest.step if newest else 0
+
+    def log(self, line: str) -> None:
+        """Says a line that names the stage."""
+        say(f"stage {self.run.stage_number}: {line}")
+
+
+def announce(run: StageRun, recipe: Recipe) -> None:
+    """Writes the recipe into the stage's folder and says what will be trained."""
+    stage, number, scaling = run.stage, run.stage_number, recipe.scaling
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
     say(f"stage {number}: {stage.purpose}")
-    taken = MixedOrder([], [each.weight for each in run.sources], stage.global_batch_size).taken(stage.steps)
-    for source, samples in zip(run.sources, taken, strict=True):
+    by_source = MixedOrder([], [each.weight for each in run.sources], stage.global_batch_size).taken(stage.steps)
+    for source, samples in zip(run.sources, by_source, strict=True):
         rows = int(source.index.counts.sum())
         longer = f"; {source.index.num_too_long:,} documents longer than seq_len {stage.seq_len} are left out"
         say(
@@ -85,15 +123,10 @@ def train(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | No
         f"stage {number}: {stage.steps} steps of {stage.global_batch_size} samples, "
         f"{scaling.num_workers} {'GPU' if scaling.use_gpu else 'CPU'} workers, ZeRO-{recipe.zero.zero_stage}"
     )
-    if initial:
-        say(f"stage {number}: starts from the weights of {initial}")
+    if run.initial_checkpoint:
+        say(f"stage {number}: starts from the weights of {run.initial_checkpoint}")
     if recipe.zero.zero_stage == 3 and not is_starting_model(run.base):
         _say_what_is_loaded_whole(number, run.base)
-    connect_to_ray()
-    with termination() as known:
-        one = partial(attempt, run, paths, known, budget)
-        run_attempts(one, scaling, partial(_saved_step, run), known, partial(_say_of, number))
-    say(f"stage {number}: finished, in {output}")
 
 
 def _say_what_is_loaded_whole(number: int, base: Path) -> None:
@@ -105,31 +138,3 @@ def _say_what_is_loaded_whole(number: int, base: Path) -> None:
             "visual one of it, before it is partitioned; jobs/init_model.py makes a starting model of which each reads "
             "its own part"
         )
-
-
-def _saved_step(run: StageRun) -> int:
-    try:
-        newest = newest_complete(run.checkpoints)
-    except OutageError:  # no progress is known of
-        return 0
-    return newest.manifest.step if newest else 0
-
-
-def _say_of(number: int, line: str) -> None:
-    say(f"stage {number}: {line}")
-
-
-def attempt(
-    run: StageRun,
-    paths: RunPaths,
-    known: Termination,
-    budget: dict[str, float],
-    scaling: ScalingConfig,
-) -> None:
-    """One attempt, with rows of its own in the ledger."""
-    limits = limits_of(paths, run.stage_number, budget)
-    with ledger_attempt(paths, "train_stage", scaling.use_gpu, str(run.stage_number), limits) as ledger:
-        monitor = actor_here(StageMonitor).remote(paths.recipe.name, run.stage_number, run.stage, run.output, ledger)
-        say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-        with relaying_messages(monitor), watch_attempt(monitor, known, scaling, paths.recipe.scaling.num_workers):
-            run_stage(run, scaling, monitor)

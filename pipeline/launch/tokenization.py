@@ -2,13 +2,15 @@
 
 import time
 from dataclasses import replace
-from typing import Any
 
+from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import make_corpus
 from pipeline.errors import FailedShardsError
+from pipeline.ledger.account import Counts
+from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say, say_error
@@ -71,9 +73,9 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
 class ProgressReporter:
     """Says how far the work is: a line every ten seconds, Ray's metrics, and the ledger, whose steps are shards."""
 
-    def __init__(self, ledger: Any) -> None:
+    def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
         self._next, self._ledger = 0.0, ledger
-        self._counted = dict.fromkeys(("samples", "steps"), 0)
+        self._counted = Counts()
         self._gauges = {
             name: Gauge(f"mars_tokenize_{name}", description)
             for name, description in (
@@ -87,10 +89,11 @@ class ProgressReporter:
     def __call__(self, progress: Progress) -> None:
         """Counts the work in the ledger, and says a line if it is time."""
         now = time.monotonic()
-        so_far = {"samples": progress.rows, "steps": progress.shards_done - progress.shards_before}
+        so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
         if so_far != self._counted:
             self._ledger.working.remote()
-            self._ledger.add.remote(**{name: value - self._counted[name] for name, value in so_far.items()})
+            new = Counts(steps=so_far.steps - self._counted.steps, samples=so_far.samples - self._counted.samples)
+            self._ledger.add.remote(new)
             self._counted = so_far
         ended = progress.shards_done + progress.shards_failed
         if now < self._next and ended < progress.shards:

@@ -2,21 +2,24 @@
 
 import operator
 import shlex
-from collections.abc import Callable
-from functools import partial, reduce
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 import torch.distributed as dist
+from ray.actor import ActorProxy
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import attribution_of, make_corpus
-from pipeline.launch.ray_train import run_workers
+from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
+from pipeline.launch.reporting import Monitor, RankReporter
+from pipeline.ledger.account import Counts
+from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.messages import Messages, relaying_messages
+from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
@@ -44,27 +47,25 @@ PSNR is that of the mean squared error over all pictures.
 """
 
 
-class VqganMonitor(Messages):
+class VqganMonitor(Monitor[dict[str, float]]):
     """Actor that receives rank 0's figures, keeps a line of each and counts them in the ledger."""
 
-    def __init__(self, steps: int, batch_size: int, ledger: Any) -> None:
+    def __init__(self, steps: int, batch_size: int, ledger: ActorProxy[LedgerActor]) -> None:
         super().__init__()
         self._steps, self._batch_size, self._ledger = steps, batch_size, ledger
         self._last_step = 0.0
 
+    @ray.method
     def post(self, figures: dict[str, float]) -> None:
         """Takes one report."""
-        self.log(
+        self._keep(
             f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
             f"{figures['images_per_s']:.1f} pictures/s"
         )
         self._ledger.working.remote()
         steps = figures["step"] - self._last_step
-        self._ledger.add.remote(steps=steps, samples=steps * self._batch_size)
+        self._ledger.add.remote(Counts(steps=steps, samples=steps * self._batch_size))
         self._last_step = figures["step"]
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only: bool) -> None:
@@ -82,10 +83,10 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
     with ledger_attempt(paths, "train_vqgan", scaling.use_gpu) as ledger:
         if not measure_only:
             monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
-            loop = partial(_train, config, corpus, paths.vq)
+            worker = VqganWorker(config, corpus, paths.vq, monitor)
             say_what_is_short(scaling.num_cpus, scaling.num_gpus)
-            with relaying_messages(monitor):
-                run_workers(loop, scaling, "vqgan", paths.vq / "ray_train", monitor)
+            with relaying_messages(monitor), raising_errors_of_workers():
+                worker_group(worker, scaling, "vqgan", paths.vq / "ray_train").fit()
         by_size = _measured(recipe, paths, corpus)
     (paths.vq / "README.md").write_text(_card(recipe, command, paths.vq, by_size))
     say(f"vqgan: weights and card are in {paths.vq}")
@@ -105,22 +106,28 @@ def _measured(recipe: Recipe, paths: RunPaths, corpus: Corpus) -> dict[int, Qual
     return by_size
 
 
-def _train(
-    config: VqganConfig,
-    corpus: Corpus,
-    output: Path,
-    device: torch.device,
-    report: Callable[[dict[str, Any]], None],
-    _: Callable[[str], None],
-) -> None:
-    """One rank: trains, and on rank 0 saves the model in float16."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    batches = picture_batches(
-        corpus, 2 * config.image_size_px, config.global_batch_size // world_size, rank, world_size, config.seed
-    )
-    model = train_vqgan(config, batches, output, device, report)
-    if rank == 0:
-        model.half().save_pretrained(output)
+@dataclass(frozen=True)
+class VqganWorker:
+    """Trains the VQ-GAN as one rank; called in the worker's process. Rank 0 saves the model in float16."""
+
+    config: VqganConfig
+    corpus: Corpus
+    output: Path
+    monitor: ActorProxy[VqganMonitor]
+
+    def __call__(self) -> None:
+        """Trains to the end."""
+        context, config = join_worker_group(), self.config
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        batch_size = config.global_batch_size // world_size
+        batches = picture_batches(self.corpus, 2 * config.image_size_px, batch_size, rank, world_size, config.seed)
+        reporter = RankReporter[dict[str, float]](self.monitor, rank)
+        try:
+            model = train_vqgan(config, batches, self.output, context.device, reporter.post)
+            if rank == 0:
+                model.half().save_pretrained(self.output)
+        finally:
+            reporter.flush()
 
 
 def _card(recipe: Recipe, command: list[str], folder: Path, by_size: dict[int, Quality]) -> str:

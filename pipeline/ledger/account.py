@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.step_figures import StepFigures
+
 SECONDS_PER_DAY = 86_400
 COUNTERS = (
     *("productive_seconds", "data_wait_seconds", "checkpoint_seconds", "starting_seconds"),
     *("steps", "samples", "tokens", "flop", "update_seconds"),
 )
-MARKS_KEPT = 64
+KEPT_MARKS = 64
 """Checkpoints of an attempt of which a row says how much work lay before them."""
 FREED_WITHIN_S = 0.5
 """Ray takes a tenth to three tenths of a second from the end of a job to what it held."""
@@ -61,6 +63,14 @@ class Held:
     devices: float
     model: str
     job_ended_ago_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Work that a job has done."""
+
+    steps: float = 0
+    samples: float = 0
 
 
 class Account:
@@ -133,32 +143,30 @@ class Account:
             self._works_since = self.seconds
             self._counters["starting_seconds"] = self.seconds
 
-    def train_step(self, figures: dict[str, Any]) -> None:
-        """Takes a training step's figures, as `pipeline.training.loop` reports them."""
-        step, stall_s = int(figures["step"]), figures.get("checkpoint_stall_s", 0.0)
-        beside_s = figures.get("beside_s", 0.0)
+    def train_step(self, figures: StepFigures) -> None:
+        """Counts a training step."""
+        stall_s = figures.checkpoint.seconds if figures.checkpoint else 0.0
         if self._first_step is None:
-            self._first_step = step - 1
-            self._counters["starting_seconds"] = max(0.0, self.seconds - figures["step_s"] - beside_s)
+            self._first_step = figures.step - 1
+            self._counters["starting_seconds"] = max(0.0, self.seconds - figures.step_s - figures.beside_s)
         if stall_s:  # of the checkpoint after the step before
-            self._marks = [*self._marks, [step - 1, self._counters["productive_seconds"]]][-MARKS_KEPT:]
-        self._step = step
+            self._marks = [*self._marks, [figures.step - 1, self._counters["productive_seconds"]]][-KEPT_MARKS:]
+        self._step = figures.step
         self.add(
-            productive_seconds=figures["step_s"] - figures["data_wait_s"] + beside_s,
-            data_wait_seconds=figures["data_wait_s"],
+            productive_seconds=figures.step_s - figures.data_wait_s + figures.beside_s,
+            data_wait_seconds=figures.data_wait_s,
             checkpoint_seconds=stall_s,
             steps=1,
-            samples=figures["samples"],
-            tokens=figures["tokens"],
-            flop=figures["flop"],
-            update_seconds=figures.get("update_s", 0.0),
+            samples=figures.samples,
+            tokens=figures.tokens,
+            flop=figures.flop,
+            update_seconds=figures.update_s,
         )
-        for name, took in figures.items():
-            # An attempt's first step compiles and traces, in whichever kind comes first.
-            if name.startswith("forward_s/") and self._counters["steps"] > 1:
-                kind = name.removeprefix("forward_s/")
-                flop, seconds = self._kinds.get(kind, (0.0, 0.0))
-                self._kinds[kind] = [flop + figures.get(f"flop/{kind}", 0.0), seconds + took]
+        if self._counters["steps"] == 1:
+            return  # an attempt's first step compiles and traces, in whichever kind comes first
+        for kind, forward_s in figures.forward_s_by_kind.items():
+            flop, seconds = self._kinds.get(kind, (0.0, 0.0))
+            self._kinds[kind] = [flop + figures.flop_by_kind.get(kind, 0.0), seconds + forward_s]
 
     def row(self, event: str) -> dict[str, Any]:
         """The attempt so far, as the ledger keeps it."""

@@ -10,17 +10,20 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import cast
 
 import ray
+from ray.actor import ActorHandle, ActorProxy
 from ray.util.metrics import Gauge
 
 from pipeline.errors import InputError
-from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Limits
+from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Counts, Limits
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, read_ledger
 from pipeline.runtime.placement import actor_here
+from pipeline.step_figures import StepFigures
 
 NAMESPACE = "mars-ledger"
 """Ray's, of the actors: they outlive the job."""
@@ -61,31 +64,42 @@ class LedgerActor:
         self._write("heartbeat" if self._rows.last else "start")
         threading.Thread(target=self._keep, name="ledger", daemon=True).start()
 
-    def add(self, **counts: float) -> None:
-        """Adds to the counters, by their names in `COUNTERS`."""
+    @ray.method
+    def add(self, counts: Counts) -> None:
+        """Counts work that was done."""
         with self._lock:
-            self._account.add(**counts)
+            self._account.add(**asdict(counts))
 
-    def train_step(self, figures: dict[str, Any]) -> tuple[list[str], str]:
+    @ray.method
+    def train_step(self, figures: StepFigures) -> tuple[list[str], str]:
         """Counts a training step. Returns what is to be said of limits, see `LimitWatch.check`."""
         self._look()
         with self._lock:
             self._account.train_step(figures)
-        return self._limits.check(self.spent())
+        return self._limits.check(self._spent())
 
+    @ray.method
     def working(self) -> None:
         """See `Account.working`."""
         self._look()
         with self._lock:
             self._account.working()
 
+    @ray.method
     def spent(self) -> Spent:
-        """So far."""
+        """Days so far."""
+        return self._spent()
+
+    def _spent(self) -> Spent:
         own = self._account.device_seconds / SECONDS_PER_DAY
         return Spent(own, self._others[0] + own, self._others[1] + own)
 
+    @ray.method
     def end(self, outcome: str) -> str:
-        """Writes the last row. Returns what was wrong with it, if anything."""
+        """Writes the last row. Returns the problem with it; empty where there was none."""
+        return self._end(outcome)
+
+    def _end(self, outcome: str) -> str:
         self._ended.set()
         self._look()
         for _ in range(LAST_WRITES):
@@ -103,7 +117,7 @@ class LedgerActor:
         while not self._ended.wait(pause_s):
             self._look()
             if self._over:
-                self.end("killed")
+                self._end("killed")
                 ray.kill(ray.get_runtime_context().current_actor)
             self._show()
             if time.monotonic() < due:
@@ -117,7 +131,7 @@ class LedgerActor:
             self._write("heartbeat")
 
     def _show(self) -> None:
-        attempt, spent = self._account.attempt, self.spent()
+        attempt, spent = self._account.attempt, self._spent()
         for scope, days, limit in (
             ("stage", spent.stage, attempt.budget_gpu_days),
             ("run", spent.run, attempt.run_budget_gpu_days),
@@ -166,8 +180,10 @@ def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits:
 
 
 @contextmanager
-def keep_ledger(place: str, attempt: Attempt, heartbeat_s: float, problems: list[str]) -> Iterator[Any]:
-    """Counts the enclosed work of this Ray job. Yields an actor handle: `handle.add.remote(samples=1, ...)`.
+def keep_ledger(
+    place: str, attempt: Attempt, heartbeat_s: float, problems: list[str]
+) -> Iterator[ActorProxy[LedgerActor]]:
+    """Counts the enclosed work of this Ray job. Yields the actor's handle.
 
     Args:
         place, attempt, heartbeat_s: see `LedgerActor`.
@@ -184,4 +200,4 @@ def keep_ledger(place: str, attempt: Attempt, heartbeat_s: float, problems: list
     finally:
         if problem := ray.get(actor.end.remote(outcome)):
             problems.append(problem)
-        ray.kill(actor)
+        ray.kill(cast(ActorHandle[LedgerActor], actor))

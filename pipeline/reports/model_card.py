@@ -14,7 +14,7 @@ from pipeline.ledger.rows import read_ledger, records_of
 from pipeline.ledger.sums import days_unit, sums_by
 from pipeline.planning.flops import count_parameters
 from pipeline.runs.paths import RunPaths, language_expert_name
-from pipeline.runs.step_figures import read_step_figures
+from pipeline.step_figures import read_step_figures
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards
 from tokenization.vqgan.vqgan_format import Vqgan
@@ -136,12 +136,13 @@ def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
 
 def _losses(stage: Path, step: int) -> str:
     """The losses, held-out ones too, of the last line up to `step`."""
-    last: dict[str, Any] = {}
-    for figures in read_step_figures(stage):
-        if figures["step"] <= step:
-            last = figures
-    shown = {name: value for name, value in last.items() if name.startswith(("loss/", "validation/"))}
-    return ", ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in shown.items()) or "not recorded"
+    up_to = [figures for figures in read_step_figures(stage) if figures.step <= step]
+    if not up_to:
+        return "not recorded"
+    losses, validation = up_to[-1].losses, up_to[-1].validation
+    shown = [f"{task} {loss:.3f}" for task, loss in losses.items()]
+    shown += [f"validation/{name} {value:.3f}" for name, value in validation.items()]
+    return ", ".join(shown) or "not recorded"
 
 
 def _corpora(stages: tuple[StageConfig, ...]) -> list[str]:

@@ -27,7 +27,7 @@ from pipeline.pages.prompt_results import PAGE_FILE
 from pipeline.pages.sheets import spread
 from pipeline.reports.sections import experts_sections, preservation_sections
 from pipeline.runs.paths import RunPaths
-from pipeline.runs.step_figures import METRICS_FILE, read_step_figures
+from pipeline.step_figures import METRICS_FILE, read_step_figures
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
@@ -90,11 +90,10 @@ def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
             raise InputError(
                 f"{str(paths.stage(number) / METRICS_FILE)!r} has no figures; run jobs/train_stage.py again"
             )
-        table = pd.DataFrame(figures).drop_duplicates("step", keep="last")
-        for name in map(str, table.columns):
-            if name.startswith("loss/"):
-                label = name.removeprefix("loss/").replace("_", " ")
-                axis.plot(table["step"], table[name], label=label, linewidth=1)
+        last_run = {each.step: each.losses for each in figures}  # a step that was run again counts once
+        table = pd.DataFrame.from_dict(last_run, orient="index").sort_index()
+        for task in map(str, table.columns):
+            axis.plot(table.index, table[task], label=task.replace("_", " "), linewidth=1)
         axis.set(
             title=f"Stage {number}: {purpose}", xlabel="step", ylabel="cross-entropy, nats a label", ylim=(0, None)
         )

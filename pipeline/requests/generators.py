@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+from ray.actor import ActorProxy
 from ray.data import ActorPoolStrategy
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.config.recipe import Recipe
 from pipeline.export.export import export_model, exported_from
 from pipeline.generation.actor import Generator, GeneratorConfig
+from pipeline.ledger.actor import LedgerActor
 from pipeline.requests.request import GenerationRequest
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say
@@ -44,7 +46,9 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
     say(f"generate: exported {checkpoint.name} to {paths.export}")
 
 
-def run_generators(config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: Any) -> Iterator[dict[str, Any]]:
+def run_generators(
+    config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: ActorProxy[LedgerActor]
+) -> Iterator[dict[str, Any]]:
     """The rows, through a pool of `Generator`s on Ray Data, as they come; `row_number` says which is which."""
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling

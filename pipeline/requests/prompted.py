@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.generation.actor import GeneratorConfig
+from pipeline.ledger.account import Counts
 from pipeline.pages.prompt_results import new_folder
 from pipeline.requests.generators import generator_config, make_export, run_generators
 from pipeline.requests.request import GenerationRequest, caption_rows, checked_prompts, prompt_rows
@@ -55,5 +56,5 @@ def _generate(
     with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(parent)
         save(request, folder, run_generators(config, rows, recipe, ledger))
-        ledger.add.remote(samples=len(rows))
+        ledger.add.remote(Counts(samples=len(rows)))
     say(f"generate: {len(rows)} results are in {folder}")

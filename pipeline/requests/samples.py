@@ -7,6 +7,7 @@ import pandas as pd
 from pipeline.evaluation.documents import true_documents
 from pipeline.evaluation.samples import CAPTIONS_FILE, GRID_FILE, PICTURES_FILE, scored_samples
 from pipeline.generation.documents import DocumentLimits
+from pipeline.ledger.account import Counts
 from pipeline.pages.prompt_results import new_folder
 from pipeline.pages.sheets import sample_grid
 from pipeline.requests.defaults import PROMPT_BATCH
@@ -38,7 +39,7 @@ def generate_samples(request: GenerationRequest) -> None:
         batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
         made = run_generators(generator_config(request, batch_size, with_vqgan=False), rows, recipe, ledger)
         table = pd.DataFrame(list(made)).sort_values("row_number")
-        ledger.add.remote(samples=2 * len(table))
+        ledger.add.remote(Counts(samples=2 * len(table)))
     names = {"drawn_codes": "codes", "drawn_high_codes": "high_codes"}
     pictures = table[["sample_id", "language", "prompt", *(name for name in names if name in table)]]
     pictures = pictures.rename(columns=names)
@@ -64,5 +65,5 @@ def generate_documents(request: GenerationRequest) -> None:
     with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
         folder = new_folder(paths.documents)
         save_documents(request, folder, run_generators(config, prompt_rows(prompts, 1, 0), recipe, ledger))
-        ledger.add.remote(samples=len(prompts))
+        ledger.add.remote(Counts(samples=len(prompts)))
     say(f"generate: illustrated documents are in {folder}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.evaluation.scorer_layouts import ScorerPrompt, picture_file, write_metadata
+from pipeline.ledger.account import Counts
 from pipeline.requests.generators import generator_config, make_export, run_generators
 from pipeline.requests.request import GenerationRequest, checked_prompts
 from pipeline.runs.attempt import ledger_attempt
@@ -33,5 +34,5 @@ def draw_for_scorer(
             path = output / row["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(row["high_png" if request.high else "png"])
-        ledger.add.remote(samples=len(rows))
+        ledger.add.remote(Counts(samples=len(rows)))
     say(f"export_for_scorers: {len(rows)} pictures are in {output}, as the scorers of {layout} read them")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from ray.actor import ActorProxy
 
 from pipeline.ledger.account import Limits
-from pipeline.ledger.actor import keep_ledger, new_attempt
+from pipeline.ledger.actor import LedgerActor, keep_ledger, new_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say as say
@@ -17,7 +18,7 @@ NO_LIMITS = Limits()
 @contextmanager
 def ledger_attempt(
     paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS
-) -> Iterator[Any]:
+) -> Iterator[ActorProxy[LedgerActor]]:
     """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
 
     What is counted is what the job holds of GPUs, or of CPUs where it uses none, as Ray says; see `reserved` for tasks.

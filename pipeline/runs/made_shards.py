@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from pipeline.ledger.account import Counts
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.placement import reserved
@@ -35,5 +36,5 @@ def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
             (finished, *_), _ = ray.wait(list(waiting))
             ray.get(finished)
             done += 1
-            ledger.add.remote(samples=waiting.pop(finished), steps=1)
+            ledger.add.remote(Counts(samples=waiting.pop(finished), steps=1))
             say(f"corpus: {done} of {len(tasks)} shards")

@@ -6,9 +6,10 @@ What processes of Ray print goes to Ray's logs: the libraries in them have too m
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import ray
+from ray.actor import ActorProxy
 
 from pipeline.runtime.background import in_background
 from pipeline.runtime.terminal import say
@@ -22,32 +23,40 @@ class Messages:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
+    @ray.method
     def log(self, line: str) -> None:
-        """Keeps one more."""
-        self._lines.append(line)
+        """Keeps a line."""
+        self._keep(line)
 
+    @ray.method
     def take(self) -> list[str]:
         """The lines since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
+    def _keep(self, line: str) -> None:
+        self._lines.append(line)
+
+
+M = TypeVar("M", bound=Messages)
+
 
 @contextmanager
-def relaying_messages(messages: Any) -> Iterator[None]:
-    """Says the lines of a `Messages` actor as they come, and the last of them at the end."""
+def relaying_messages(messages: ActorProxy[M]) -> Iterator[None]:
+    """Says the lines of the actor as they come, and the last of them at the end."""
 
     def follow(ended: threading.Event) -> None:
-        heard = True
-        while heard and not ended.wait(POLL_S):
-            heard = _say_all(messages)
-        if heard:
+        may_have_more = True
+        while may_have_more and not ended.wait(POLL_S):
+            may_have_more = _say_all(messages)
+        if may_have_more:
             _say_all(messages)
 
     with in_background(follow, "messages"):
         yield
 
 
-def _say_all(messages: Any) -> bool:
+def _say_all(messages: ActorProxy[M]) -> bool:
     """Whether there may be more."""
     try:
         for line in ray.get(messages.take.remote(), timeout=TIMEOUT_S):

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.data
+from ray.actor import ActorClass
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 
+T = TypeVar("T")
 
-def actor_here(actor_class: type) -> Any:
+
+def actor_here(actor_class: type[T]) -> ActorClass[T]:
     """`actor_class` as a remote class whose actors take no CPU and stay on this process's node: a node that is lost
     elsewhere does not take them along."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -7,7 +7,6 @@ lock. Ending the attempt is for whoever started the ranks: see `pipeline.launch.
 import faulthandler
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 STACKS_FOLDER = "stacks"
@@ -20,21 +19,19 @@ class StepWatchdog:
         folder: the stage's.
         rank: of this process.
         timeout_s: seconds between two calls of `heartbeat` after which the stacks are written, to `stacks_file`.
-        on_heartbeat: called at every beat, too.
     """
 
-    def __init__(self, folder: Path, rank: int, timeout_s: float, on_heartbeat: Callable[[], object]) -> None:
+    def __init__(self, folder: Path, rank: int, timeout_s: float) -> None:
         path = stacks_file(folder, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w")
         self._file.write(f"rank {rank}, process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
-        self._timeout_s, self._on_heartbeat = timeout_s, on_heartbeat
+        self._timeout_s = timeout_s
 
     def heartbeat(self) -> None:
-        """Something was done: the clock starts anew."""
+        """Restarts the clock."""
         faulthandler.dump_traceback_later(self._timeout_s, file=self._file)
-        self._on_heartbeat()
 
     def close(self) -> None:
         """Stops the clock."""

@@ -3,19 +3,73 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
+from pipeline.data.collate import MicroBatch
 from pipeline.model.mars import is_visual_table
 from pipeline.runtime.deepspeed_private import shared_memory_file
+from pipeline.training.objective import MicroLoss, Objective
 
 
-def make_engine(objective: nn.Module, stage: StageConfig, zero: ZeroConfig) -> Any:
+class Forward(Protocol):
+    """An objective, or the engine around one: computes the loss of a micro-step, which has a batch of each kind."""
+
+    def __call__(self, batches: list[MicroBatch], /) -> MicroLoss:
+        """The forward pass."""
+        ...
+
+    def eval(self) -> object:
+        """Switches to evaluation."""
+        ...
+
+    def train(self) -> object:
+        """Switches back to training."""
+        ...
+
+
+class Engine(PartitionedEngine, Forward, Protocol):
+    """What training uses of DeepSpeed's engine."""
+
+    @property
+    def module(self) -> Objective:
+        """The objective that it trains."""
+        ...
+
+    @property
+    def dp_world_size(self) -> int:
+        """Ranks whose gradients are averaged."""
+        ...
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates that were not applied, because the gradient's norm was not finite."""
+        ...
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool, /) -> None:
+        """Whether the next `step` is the optimizer's."""
+        ...
+
+    def backward(self, loss: torch.Tensor, /, *, scale_wrt_gas: bool) -> object:
+        """Adds the gradient of the loss."""
+        ...
+
+    def step(self) -> None:
+        """Ends a micro-step; at a boundary, applies the update."""
+        ...
+
+    def get_global_grad_norm(self) -> float | torch.Tensor | None:
+        """Norm of the last update's gradient over all ranks, before clipping."""
+        ...
+
+
+def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> Engine:
     """Wraps the objective, whose trainable parameters get AdamW, in a DeepSpeed engine.
 
     There are two parameter groups; `rate_factor` is what each multiplies the stage's learning rate with.
@@ -42,7 +96,7 @@ def make_engine(objective: nn.Module, stage: StageConfig, zero: ZeroConfig) -> A
         model=objective, optimizer=optimizer, config=engine_config(stage, zero), dist_init_required=False
     )
     unlink_shared_memory()
-    return engine
+    return cast(Engine, engine)
 
 
 def unlink_shared_memory() -> None:
@@ -76,7 +130,7 @@ def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:
     }
 
 
-def accumulate(engine: Any, loss: torch.Tensor, last: bool) -> None:
+def accumulate(engine: Engine, loss: torch.Tensor, last: bool) -> None:
     """Backward of one micro-step; `last` makes the next `engine.step()` the optimizer's.
 
     The loss is already the step's share, so DeepSpeed's average over the ranks is undone.

@@ -8,10 +8,10 @@ that changed always shows.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
+from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
 from pipeline.runtime.agreement import from_every_rank
@@ -25,7 +25,7 @@ class ReplicaCheck:
         engine: DeepSpeed's.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: PartitionedEngine) -> None:
         self._engine = engine
         self._frozen = self._frozen_checksum()
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY
+from pipeline.training.engine import Engine
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 GAP_PX = 4
@@ -34,7 +34,7 @@ class SamplePrompts:
 
 
 @torch.no_grad()
-def draw_samples(engine: Any, prompts: SamplePrompts, rank: int) -> np.ndarray | None:
+def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int) -> np.ndarray | None:
     """One row of pictures, the high resolution's below it, uint8 [H, W, 3]; the likeliest code everywhere.
 
     Every rank calls it, since ZeRO-3 gathers each weight on all of them; rank 0 gets the picture.

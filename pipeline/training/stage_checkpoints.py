@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch.distributed as dist
 
@@ -13,6 +12,8 @@ from pipeline.checkpoints.resume import Identity, resume, start_from
 from pipeline.checkpoints.writer import CheckpointWriter
 from pipeline.data.row_index import rows_sha256
 from pipeline.runtime.agreement import from_first_rank
+from pipeline.step_figures import CheckpointStall
+from pipeline.training.engine import Engine
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step_guard import StepGuard
 
@@ -32,7 +33,7 @@ class StageCheckpoints:
     """
 
     def __init__(
-        self, engine: Any, run: StageRun, base_hash: str, guard: StepGuard, log: Callable[[str], None]
+        self, engine: Engine, run: StageRun, base_hash: str, guard: StepGuard, log: Callable[[str], None]
     ) -> None:
         self._engine, self._run, self._guard, self._log = engine, run, guard, log
         initial = run.initial_checkpoint.manifest.sha256() if run.initial_checkpoint else ""
@@ -41,7 +42,7 @@ class StageCheckpoints:
         kept = RetentionPolicy(run.stage.keep_checkpoints, run.stage.keep_every_steps)
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)
         self._saved_at = time.monotonic()
-        self._stalls: dict[str, float] = {}
+        self._stall: CheckpointStall | None = None
         self._begun_step = 0
         self.counted_step = 0
         """Steps up to the newest checkpoint that is known to count."""
@@ -86,7 +87,7 @@ class StageCheckpoints:
         self._begun_step = done
         now = time.monotonic()
         stall_s = now - started
-        self._stalls = {"checkpoint_stall_s": stall_s, "checkpoint_stall_share": stall_s / (now - self._saved_at)}
+        self._stall = CheckpointStall(stall_s, share=stall_s / (now - self._saved_at))
         self._saved_at = now
 
     def wait(self) -> bool:
@@ -97,11 +98,10 @@ class StageCheckpoints:
             self.counted_step = self._begun_step
         return counts
 
-    def take_stalls(self) -> dict[str, float]:
-        """Of the checkpoint since the last call, the seconds that training stood still, and their share of the time
-        since the one before; nothing where there was none."""
-        stalls, self._stalls = self._stalls, {}
-        return stalls
+    def take_stall(self) -> CheckpointStall | None:
+        """The stall of the checkpoint that was begun since the last call; None where there was none."""
+        stall, self._stall = self._stall, None
+        return stall
 
     def _resumed(self, at_most_step: int | None = None) -> CheckpointManifest | None:
         found = resume(self._engine, self._run.checkpoints, self._identity, self._log, at_most_step)

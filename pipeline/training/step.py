@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +11,8 @@ from pipeline.config.tasks import Kind, Task
 from pipeline.data.batch_plan import Step
 from pipeline.planning.flops import flop_of
 from pipeline.runtime.stopwatch import Stopwatch
-from pipeline.training.engine import accumulate
+from pipeline.step_figures import StepFigures
+from pipeline.training.engine import Engine, accumulate
 from pipeline.training.step_guard import GRADIENT_PROBLEM, StepGuard
 
 UPDATE = "update"
@@ -20,22 +20,24 @@ UPDATE = "update"
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, the same on every rank but for `own_losses` and `seconds`.
+    """The outcome of a step, the same on every rank but for `own_losses` and the seconds.
 
     Attributes:
         task_losses: summed loss of each task over all ranks, float32 [tasks].
         own_losses: the same of this rank alone.
         problem: why its update was not applied; empty where it was.
-        seconds: of this rank's forward passes by kind, in lower case, and of the update (`UPDATE`).
+        forward_s_by_kind: seconds of this rank's forward passes by the kind's name in lower case.
+        update_s: seconds of this rank's optimizer update.
     """
 
     task_losses: torch.Tensor
     own_losses: torch.Tensor
     problem: str
-    seconds: dict[str, float]
+    forward_s_by_kind: dict[str, float]
+    update_s: float
 
 
-def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
+def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
     """Runs a step, and applies its update on all ranks or, where `guard` objects, on none."""
     sums, problem = torch.zeros(len(Task), device=device), ""
     watch = engine.module.watch = Stopwatch(device)
@@ -62,7 +64,9 @@ def train_step(engine: Any, step: Step, stage: StageConfig, guard: StepGuard, de
     if engine.skipped_steps > skipped:
         problem = problem or GRADIENT_PROBLEM
     guard.note(total, problem)
-    return StepResult(sums, own, problem, watch.seconds())
+    seconds = watch.seconds()
+    update_s = seconds.pop(UPDATE)
+    return StepResult(sums, own, problem, seconds, update_s)
 
 
 def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
@@ -75,9 +79,8 @@ def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
     )
 
 
-def step_figures(engine: Any, step: Step, stage: StageConfig, result: StepResult, number: int) -> dict[str, Any]:
-    """The step's figures: mean loss by task, and what it processed on all ranks; of this rank, how long each kind's
-    forward passes took (`forward_s/`) and the update (`update_s`). What is not finite is left out."""
+def step_figures(engine: Engine, step: Step, stage: StageConfig, result: StepResult, number: int) -> StepFigures:
+    """The figures that follow from the step itself. Every rank calls it; the loop adds its own measurements."""
     batches = [batch for micro_step in step.micro_steps for batch in micro_step]
     tokens = sum(batch.work.tokens for batch in batches)
     padded = sum(batch.work.padded_tokens for batch in batches)
@@ -90,22 +93,24 @@ def step_figures(engine: Any, step: Step, stage: StageConfig, result: StepResult
     dist.all_reduce(totals)
     flop = dict(zip((kind.name.lower() for kind in Kind), totals[2:].tolist(), strict=True))
     norm = engine.get_global_grad_norm()
-    measured = {
-        f"loss/{task.name.lower()}": result.task_losses[task.value].item() / int(step.label_counts[task.value])
+    losses = {
+        task.name.lower(): result.task_losses[task.value].item() / int(step.label_counts[task.value])
         for task in Task
         if step.label_counts[task.value]
-    } | {"gradient_norm": float(norm) if norm is not None and not result.problem else math.nan}
-    return {name: value for name, value in measured.items() if math.isfinite(value)} | {
-        "step": number + 1,
-        "learning_rate": learning_rate(stage, number),
-        "samples": step.num_samples,
-        "tokens": int(totals[0]),
-        "padding_fraction": 1 - totals[0].item() / totals[1].item(),
-        "flop": sum(flop.values()),
-        "update_s": result.seconds[UPDATE],
-        **{f"flop/{kind}": amount for kind, amount in flop.items() if amount},
-        **{f"forward_s/{kind}": took for kind, took in result.seconds.items() if kind != UPDATE},
     }
+    return StepFigures(
+        step=number + 1,
+        losses={task: loss for task, loss in losses.items() if math.isfinite(loss)},
+        gradient_norm=float(norm) if norm is not None and not result.problem and math.isfinite(norm) else None,
+        learning_rate=learning_rate(stage, number),
+        samples=step.num_samples,
+        tokens=int(totals[0]),
+        padding_fraction=1 - totals[0].item() / totals[1].item(),
+        flop=sum(flop.values()),
+        flop_by_kind={kind: amount for kind, amount in flop.items() if amount},
+        update_s=result.update_s,
+        forward_s_by_kind=result.forward_s_by_kind,
+    )
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
@@ -117,7 +122,7 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return stage.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
 
 
-def set_learning_rate(engine: Any, value: float) -> None:
+def set_learning_rate(engine: Engine, value: float) -> None:
     """Sets it in every parameter group, times the group's factor."""
     for group in engine.optimizer.param_groups:
         group["lr"] = value * group["rate_factor"]

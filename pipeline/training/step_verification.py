@@ -1,7 +1,5 @@
 """Steps that leave no trace: does this machine compute the same twice, could these weights learn from those samples?"""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.data.batch_plan import Step
 from pipeline.errors import CorruptionError
 from pipeline.runtime.agreement import from_every_rank
+from pipeline.training.engine import Engine
 from pipeline.training.step import StepResult, train_step
 from pipeline.training.step_guard import StepGuard
 
@@ -18,7 +17,7 @@ LOSS_TOLERANCE, MOMENT_TOLERANCE = 1e-3, 1e-2
 any order, as some on GPUs do. Ours. (Weights say less: where moments are small, only their sign moves them.)"""
 
 
-def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.device) -> str:
+def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.device) -> str:
     """Every rank calls it. The weights, the moments and the step count end as they were.
 
     Returns:
@@ -54,7 +53,7 @@ def verify_step(engine: Any, step: Step, stage: StageConfig, device: torch.devic
 
 
 def try_step(
-    engine: Any,
+    engine: Engine,
     step: Step,
     stage: StageConfig,
     guard: StepGuard,

@@ -39,15 +39,11 @@ class StopRequest:
         return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
 
 
-StopRequested = Callable[[], StopRequest | None]
-"""Asked on rank 0 after every step. Must not wait for anything."""
-
-
-def agreed_stop(stop_requested: StopRequested | None, device: torch.device) -> StopRequest | None:
-    """What rank 0 was asked for, on every rank. Every rank calls it."""
-    request = stop_requested() if stop_requested and dist.get_rank() == 0 else None
-    asked = torch.tensor([request is not None], dtype=torch.int32, device=device)
-    dist.broadcast(asked, src=0)
-    if not asked.item():
+def agreed_stop(stop_requested: Callable[[], StopRequest | None], device: torch.device) -> StopRequest | None:
+    """The answer of rank 0's `stop_requested`, on every rank. Every rank calls it."""
+    request = stop_requested() if dist.get_rank() == 0 else None
+    exists = torch.tensor([request is not None], dtype=torch.int32, device=device)
+    dist.broadcast(exists, src=0)
+    if not exists.item():
         return None
     return from_first_rank(request)

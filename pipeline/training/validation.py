@@ -15,6 +15,7 @@ from pipeline.data.row_index import SourceRows
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import Row, TokenReader
+from pipeline.training.engine import Forward
 
 DOCUMENTS = "documents"
 NO_NOISE: dict[str, Any] = {traits.noise_setting: 0.0 for traits in KINDS.values() if traits.noise_setting}
@@ -86,12 +87,12 @@ def validation_sets(
 
 
 @torch.no_grad()
-def validate(engine: Any, asked: list[ValidationSet], device: torch.device) -> dict[str, float]:
+def validate(engine: Forward, asked: list[ValidationSet], device: torch.device) -> dict[str, float]:
     """Measures all of them; every rank calls it and gets the same figures.
 
     Returns:
-        `validation/NAME/bits_a_code` where codes are predicted, `validation/NAME/bits_a_caption_byte` for captioning
-        (all bits of the caption and its end over the caption's bytes), `validation/documents/bits_a_text_id`.
+        `NAME/bits_a_code` where codes are predicted, `NAME/bits_a_caption_byte` for captioning (all bits of the caption
+        and its end over the caption's bytes), `documents/bits_a_text_id`.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     figures = {}
@@ -104,7 +105,7 @@ def validate(engine: Any, asked: list[ValidationSet], device: torch.device) -> d
         dist.all_reduce(nats)
         bits = (nats / math.log(2)).tolist()
         for name, task, amount in _measures(each, step.label_counts):
-            figures[f"validation/{each.name}/{name}"] = bits[task.value] / amount
+            figures[f"{each.name}/{name}"] = bits[task.value] / amount
     engine.train()
     return figures
 

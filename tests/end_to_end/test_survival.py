@@ -15,7 +15,7 @@ import pytest
 from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.checkpoints.manifest import newest_complete
 from pipeline.ledger.rows import read_ledger
-from pipeline.runs.step_figures import read_step_figures
+from pipeline.step_figures import read_step_figures
 from tests.support.restartable_nodes import RestartableNodes
 from tests.support.small_run import small_checkout
 
@@ -67,7 +67,7 @@ class Trainings:
 
     def wait_for(self, run: Path, step: int, job: psutil.Popen | None = None, timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
-        while not (lines := read_step_figures(run / "stage1")) or lines[-1]["step"] < step:
+        while not (lines := read_step_figures(run / "stage1")) or lines[-1].step < step:
             assert time.monotonic() < deadline and (job is None or job.poll() is None), (run / "log").read_text()
             time.sleep(0.1)
 
@@ -95,8 +95,8 @@ def long_whole(trainings: Trainings) -> Path:
 
 def losses(run: Path) -> dict[int, list[float]]:
     return {
-        line["step"]: [value for name, value in sorted(line.items()) if name.startswith("loss/")]
-        for line in read_step_figures(run / "stage1")
+        figures.step: [value for _, value in sorted(figures.losses.items())]
+        for figures in read_step_figures(run / "stage1")
     }
 
 
@@ -115,7 +115,7 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-    assert saved == read_step_figures(run / "stage1")[-1]["step"] < STEPS, "nothing that was learned is lost"
+    assert saved == read_step_figures(run / "stage1")[-1].step < STEPS, "nothing that was learned is lost"
     assert "a checkpoint was written, the same command goes on from it" in (run / "log").read_text().replace("\n", " ")
     assert trainings.start(run).wait(timeout=300) == 0, (run / "log").read_text()
     assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
@@ -181,8 +181,7 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
     drain(trainings, leaving)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
     assert (
-        newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-        == read_step_figures(run / "stage1")[-1]["step"]
+        newest_complete(str(run / "stage1" / "checkpoints")).manifest.step == read_step_figures(run / "stage1")[-1].step
     )
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
     trainings.nodes.add_node()
@@ -206,11 +205,11 @@ def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(t
     drain(trainings, leaving)
     wait_for_line(run, "1 of 2 workers begin", job)
     trainings.nodes.kill_node(trainings.nodes.nodes.index(leaving))
-    smaller_from = read_step_figures(run / "stage1")[-1]["step"]
+    smaller_from = read_step_figures(run / "stage1")[-1].step
     trainings.wait_for(run, smaller_from + 20, job)
     trainings.nodes.add_node()
     wait_for_line(run, "there is room for 2 workers", job)
-    trainings.wait_for(run, read_step_figures(run / "stage1")[-1]["step"] + 20, job)
+    trainings.wait_for(run, read_step_figures(run / "stage1")[-1].step + 20, job)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=120) == 7, (run / "log").read_text()
     workers = attempts(run)
@@ -327,7 +326,7 @@ def test_ray_job_stop_leaves_time_for_a_checkpoint(trainings: Trainings, long_wh
     run, jobs = submitted(trainings, "stopped", 8)
     jobs.type("stop", "stopped")
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
-    assert saved == read_step_figures(run / "stage1")[-1]["step"], "nothing that was learned is lost"
+    assert saved == read_step_figures(run / "stage1")[-1].step, "nothing that was learned is lost"
     assert "a checkpoint was written" in jobs.type("logs", "stopped").stdout
     jobs.submit()
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")
@@ -347,5 +346,5 @@ def test_a_submitted_job_whose_driver_is_killed_goes_on_with_the_same_submit(
     assert len(drivers) == 1, drivers
     drivers[0].kill()
     jobs.submit()
-    assert min(line["step"] for line in read_step_figures(run / "stage1")[12:]) > 5, "it goes on, and does not begin"
+    assert min(figures.step for figures in read_step_figures(run / "stage1")[12:]) > 5, "it goes on, and does not begin"
     assert losses(run) == losses(long_whole) and same_ends(run / "stage1", long_whole / "stage1")

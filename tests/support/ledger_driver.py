@@ -9,6 +9,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline.ledger.account import Limits
 from pipeline.ledger.actor import keep_ledger, new_attempt
+from pipeline.step_figures import StepFigures
 
 STEP_S = 0.5
 
@@ -24,7 +25,7 @@ def main(place: str, stage: str, seconds: float) -> None:
         while time.monotonic() < ends:
             time.sleep(STEP_S)
             step += 1
-            figures = {"step": step, "step_s": STEP_S, "data_wait_s": 0.1, "samples": 8, "tokens": 80, "flop": 1e9}
+            figures = StepFigures(step=step, step_s=STEP_S, data_wait_s=0.1, samples=8, tokens=80, flop=1e9)
             ledger.train_step.remote(figures)
         remove_placement_group(group)
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch.multiprocessing as mp
 from pipeline.checkpoints.manifest import newest_complete
 from pipeline.config.stage import StageConfig
 from pipeline.errors import CorruptionError, InputError, NonFiniteError, StoppedError
+from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step import StepResult
@@ -96,24 +96,45 @@ def join(rank: int, world_size: int, port: int) -> None:
     dist.init_process_group("gloo")
 
 
+@dataclass
+class NotingReporter:
+    """A rank's reporter. It notes lines in a file, and asks to stop from a step on."""
+
+    run: StageRun
+    stop: tuple[int, StopRequest] | None
+    figures: list[StepFigures] = field(default_factory=list)
+
+    def post(self, figures: StepFigures) -> None:
+        self.figures.append(figures)
+
+    def log(self, line: str) -> None:
+        _note(self.run, line)
+
+    def heartbeat(self) -> None:
+        pass
+
+    def stop_requested(self) -> StopRequest | None:
+        due = self.stop and self.figures and self.figures[-1].step >= self.stop[0]
+        return self.stop[1] if self.stop and due else None
+
+
 def _rank(rank: int, launch: Launch) -> None:
     os.environ |= launch.environment
-    run, stop = launch.run, launch.stop
+    run = launch.run
     join(rank, launch.world_size, launch.port)
-    figures: list[dict] = []
+    reporter = NotingReporter(run, launch.stop)
     _watch_steps(rank, launch)
-    asked = (lambda: stop[1] if figures and figures[-1]["step"] >= stop[0] else None) if stop else None
     try:
-        train_stage(run, torch.device("cpu"), figures.append, partial(_note, run), asked)
+        train_stage(run, torch.device("cpu"), reporter)
     except _Killed:
         pass
     except (NonFiniteError, CorruptionError, InputError, StoppedError) as error:
         if rank == 0:
             _note(run, f"{type(error).__name__}: {error}")
     if rank == 0:
-        torch.save(figures, launch.figures)
+        torch.save([figures.to_json() for figures in reporter.figures], launch.figures)
         if launch.stop_after is not None:
-            wait_for_checkpoint(run, figures[-1]["step"])
+            wait_for_checkpoint(run, reporter.figures[-1].step)
     dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
 

@@ -20,6 +20,7 @@ from pipeline.ledger.rows import RowWriter, read_ledger
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import StageWork
 from pipeline.runs.paths import run_paths
+from pipeline.step_figures import StepFigures
 from tests.support.browser import check_page
 from tokenization.config.vqgan import OPEN_MUSE
 
@@ -71,7 +72,7 @@ class Run:
                 "tokens": 80,
                 "flop": flop,
             }
-            account.train_step(figures | stall | more)
+            account.train_step(StepFigures.from_json(figures | stall | more))
 
     def write(self, account: Account, event: str) -> None:
         RowWriter(self.place, account.attempt.attempt).write(account.row(event))

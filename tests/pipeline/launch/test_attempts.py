@@ -39,8 +39,15 @@ class Cluster:
         if end:
             raise end
 
-    def run(self, scaling: ScalingConfig, asked: Any = None) -> None:
-        run_attempts(self.attempt, scaling, lambda: self.saved, asked or Termination(), self.told.append)
+    def saved_step(self) -> int:
+        return self.saved
+
+    def log(self, line: str) -> None:
+        self.told.append(line)
+
+    def run(self, scaling: ScalingConfig, asked: Termination | None = None) -> None:
+        self.scaling, self.termination = scaling, asked or Termination()
+        run_attempts(self)
 
 
 LOST = WorkersLostError("rank 1: died")

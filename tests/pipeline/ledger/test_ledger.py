@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 from pipeline.errors import InputError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
 from pipeline.ledger.rows import RowWriter, read_ledger
+from pipeline.step_figures import StepFigures
 from tests.support.checkout import CHECKOUT
 from tests.support.s3 import BUCKET, FaultyS3
 
@@ -37,9 +38,9 @@ class Clock:
         return self.now
 
 
-def step(number: int, **figures: float) -> dict[str, float]:
+def step(number: int, **figures: float) -> StepFigures:
     usual = {"step_s": 1.0, "data_wait_s": 0.25, "samples": 8, "tokens": 80, "flop": 1e9}
-    return usual | {"step": number} | figures
+    return StepFigures.from_json(usual | {"step": number} | figures)
 
 
 def account_at(clock: Clock, wall: Clock, last_row: dict | None = None) -> Account:
@@ -176,7 +177,7 @@ class Poller:
 
 class Driver:
     def __init__(self, place: Path, stage: int, seconds: float, address: str) -> None:
-        words = [sys.executable, "-m", "tests.ledger_driver", str(place), str(stage), str(seconds)]
+        words = [sys.executable, "-m", "tests.support.ledger_driver", str(place), str(stage), str(seconds)]
         environment = os.environ | {"RAY_ADDRESS": address}
         self.process = subprocess.Popen(words, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True)
 

@@ -56,12 +56,12 @@ def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(
     for number, language in enumerate(("en", "zh")):
         drawn = [builder.text_to_image(row.captions[number].ids, row.codes) for row in rows]
         expected = bits(objective, drawn, Task.TEXT_TO_IMAGE) / (9 * len(rows))
-        assert figures[f"validation/text_to_image/{language}/bits_a_code"] == pytest.approx(expected, rel=1e-5)
+        assert figures[f"text_to_image/{language}/bits_a_code"] == pytest.approx(expected, rel=1e-5)
         written = [builder.captioning(row.codes, row.captions[number].ids, language) for row in rows]
         num_bytes = len(rows) * len(("a b", "c")[number])
         expected = bits(objective, written, Task.CAPTIONING) / num_bytes
-        assert figures[f"validation/captioning/{language}/bits_a_caption_byte"] == pytest.approx(expected, rel=1e-5)
-        assert figures[f"validation/high_resolution/{language}/bits_a_code"] > 0
+        assert figures[f"captioning/{language}/bits_a_caption_byte"] == pytest.approx(expected, rel=1e-5)
+        assert figures[f"high_resolution/{language}/bits_a_code"] > 0
     assert len(figures) == 6
 
 
@@ -73,7 +73,7 @@ def test_documents_are_measured_whole(alone: None, objective: Objective, tmp_pat
     sequences = [builder.interleaved(reader.row(0, place).document) for place in range(6)]
     texts = sum(int((each.label_tasks == Task.DOCUMENT_TEXT.value).sum()) for each in sequences)
     expected = bits(objective, sequences, Task.DOCUMENT_TEXT) / texts
-    assert figures["validation/documents/bits_a_text_id"] == pytest.approx(expected, rel=1e-5)
+    assert figures["documents/bits_a_text_id"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_only_the_asked_for_number_of_rows_is_used(objective: Objective, tmp_path: Path) -> None:

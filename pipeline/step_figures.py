@@ -1,0 +1,147 @@
+"""The figures of an optimizer step: what the train loop reports, and what a stage's folder keeps as JSON lines."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class CheckpointStall:
+    """How long training stood still for a checkpoint.
+
+    Attributes:
+        seconds: of the stall.
+        share: of the time since the checkpoint before.
+    """
+
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One optimizer step. Counts are of all ranks, times of rank 0.
+
+    Attributes:
+        step: counts from 1.
+        losses: mean cross-entropy of a label by task, nats; without those that are not finite.
+        gradient_norm: before clipping; None where it is not finite or the step was skipped.
+        learning_rate: of the step, before the factor of a parameter group.
+        samples, tokens: that the step processed.
+        padding_fraction: share of the processed positions that hold no token.
+        flop: model FLOP.
+        flop_by_kind: the same by the kind of the samples.
+        update_s: seconds of the optimizer's update.
+        forward_s_by_kind: seconds of the forward passes by the kind of the samples.
+        step_s: seconds of the whole step, `data_wait_s` included.
+        data_wait_s: seconds that the step waited for its samples.
+        skipped_steps: steps of the stage whose update was not applied, so far.
+        mfu: model FLOP utilisation; None where the device's peak is not known.
+        validation: what `pipeline.training.validation.validate` measured after the step.
+        checkpoint: the stall of a checkpoint that was begun after the step before; None where there was none.
+        beside_s: seconds after the step for validation, samples and comparisons.
+    """
+
+    step: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    gradient_norm: float | None = None
+    learning_rate: float = 0.0
+    samples: int = 0
+    tokens: int = 0
+    padding_fraction: float = 0.0
+    flop: float = 0.0
+    flop_by_kind: Mapping[str, float] = field(default_factory=dict)
+    update_s: float = 0.0
+    forward_s_by_kind: Mapping[str, float] = field(default_factory=dict)
+    step_s: float = 0.0
+    data_wait_s: float = 0.0
+    skipped_steps: int = 0
+    mfu: float | None = None
+    validation: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: CheckpointStall | None = None
+    beside_s: float = 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """The figures by their names in `METRICS_FILE` and in the trackers."""
+        measured: dict[str, float | None] = {
+            **_prefixed("loss", self.losses),
+            "gradient_norm": self.gradient_norm,
+            "step": self.step,
+            "learning_rate": self.learning_rate,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "padding_fraction": self.padding_fraction,
+            "flop": self.flop,
+            "update_s": self.update_s,
+            **_prefixed("flop", self.flop_by_kind),
+            **_prefixed("forward_s", self.forward_s_by_kind),
+            "step_s": self.step_s,
+            "data_wait_s": self.data_wait_s,
+            "skipped_steps": self.skipped_steps,
+            "mfu": self.mfu,
+            **_prefixed("validation", self.validation),
+            "checkpoint_stall_s": self.checkpoint.seconds if self.checkpoint else None,
+            "checkpoint_stall_share": self.checkpoint.share if self.checkpoint else None,
+            "beside_s": self.beside_s,
+        }
+        return {name: value for name, value in measured.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, float]) -> "StepFigures":
+        """Reads what `to_json` gave; figures that an earlier version did not write are 0 or None."""
+        stall = None
+        if "checkpoint_stall_s" in line:
+            stall = CheckpointStall(line["checkpoint_stall_s"], line.get("checkpoint_stall_share", math.nan))
+        return cls(
+            step=int(line["step"]),
+            losses=_of_prefix("loss", line),
+            gradient_norm=line.get("gradient_norm"),
+            learning_rate=line.get("learning_rate", 0.0),
+            samples=int(line.get("samples", 0)),
+            tokens=int(line.get("tokens", 0)),
+            padding_fraction=line.get("padding_fraction", 0.0),
+            flop=line.get("flop", 0.0),
+            flop_by_kind=_of_prefix("flop", line),
+            update_s=line.get("update_s", 0.0),
+            forward_s_by_kind=_of_prefix("forward_s", line),
+            step_s=line.get("step_s", 0.0),
+            data_wait_s=line.get("data_wait_s", 0.0),
+            skipped_steps=int(line.get("skipped_steps", 0)),
+            mfu=line.get("mfu"),
+            validation=_of_prefix("validation", line),
+            checkpoint=stall,
+            beside_s=line.get("beside_s", 0.0),
+        )
+
+
+def read_step_figures(stage: Path) -> list[StepFigures]:
+    """The figures of every step that was run, in the order in which they ran, those of steps that were lost and run
+    again too. A line that a crash of the machine left torn is passed over: its step ran, and its figures are gone.
+
+    Args:
+        stage: the stage's folder.
+    """
+    path = stage / METRICS_FILE
+    if not path.exists():
+        return []
+    lines = (_parsed(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [StepFigures.from_json(line) for line in lines if isinstance(line, dict) and "step" in line]
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+
+def _of_prefix(prefix: str, line: Mapping[str, float]) -> dict[str, float]:
+    return {name.removeprefix(f"{prefix}/"): value for name, value in line.items() if name.startswith(f"{prefix}/")}

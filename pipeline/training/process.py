@@ -1,0 +1,41 @@
+"""The environment of a process that trains, as torch.distributed and DeepSpeed read it."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.training.engine import put_tools_on_path
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process's place in its group.
+
+    Attributes:
+        rank, world_size: in the whole group.
+        local_rank, local_world_size: on its machine.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+ONLY_RANK = Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
+
+
+def set_up_process(rank: Rank, device: torch.device) -> None:
+    """Tells DeepSpeed the process's place and device. Call before `torch.distributed` and DeepSpeed start."""
+    put_tools_on_path()
+    os.environ |= {
+        "RANK": str(rank.rank),
+        "WORLD_SIZE": str(rank.world_size),
+        "LOCAL_RANK": str(rank.local_rank),
+        "LOCAL_SIZE": str(rank.local_world_size),
+    }
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
