@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from pipeline.config.model import ModelOptions
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.checkout import CHECKOUT
@@ -73,8 +74,8 @@ def base(request: pytest.FixtureRequest) -> Qwen2ForCausalLM:
 @pytest.fixture(params=[False, True], ids=["o_proj each", "o_proj shared"])
 def mars(base: Qwen2ForCausalLM, request: pytest.FixtureRequest) -> MarsForCausalLM:
     """A model whose visual side differs from the text side, as after training."""
-    options = dict(shared_output_projection=request.param, picture_position_std=0.05)
-    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, **options)
+    options = ModelOptions(shared_output_projection=request.param, picture_position_std=0.05)
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, options)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "visual" in name:

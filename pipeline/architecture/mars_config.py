@@ -1,10 +1,12 @@
 """`MarsConfig`: a Qwen2 config plus the visual side."""
 
+from dataclasses import asdict, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2Config
 
+from pipeline.config.model import DEFAULT_OPTIONS, ModelOptions
 from pipeline.config.vocabulary import JointVocabulary
 
 
@@ -18,13 +20,7 @@ class MarsConfig(Qwen2Config):
     Args:
         text_vocab_size: rows of the language expert's embedding, its padding rows included.
         codebook_size: codes of the VQ-GAN.
-        shared_output_projection: one frozen attention output projection for both experts, instead of one each.
-            The paper's figure does not show it.
-        embedding_noise_std: deviation of the normal noise, always the same, that a new model's visual embedding has
-            around the mean row. Equal rows tell no code from another until training has parted them.
-        picture_position_std: root mean square of what tells the visual embedding where in its picture an id stands (see
-            `pipeline.model.picture_positions`); 0 for nothing, as in the paper's figure. It should be about as large as
-            the spread of the rows: then neither hides the other.
+        shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
         language_expert_source: of a folder that holds the visual expert alone: the folder or hub name of the language
             expert that it belongs to; empty where the folder holds both.
         language_expert_sha256: of that language expert (`pipeline.model.loading.base_sha256`).
@@ -49,6 +45,11 @@ class MarsConfig(Qwen2Config):
         """The joint vocabulary's id arithmetic."""
         return JointVocabulary(self.text_vocab_size, self.codebook_size)
 
+    @property
+    def options(self) -> ModelOptions:
+        """What the recipe chose of it."""
+        return ModelOptions(**{one.name: getattr(self, one.name) for one in fields(ModelOptions)})
+
     def language_expert(self) -> Qwen2Config:
         """The language expert's own config."""
         known = Qwen2Config().to_dict().keys() - {"model_type", "architectures", "vocab_size"}
@@ -56,9 +57,11 @@ class MarsConfig(Qwen2Config):
         return Qwen2Config(vocab_size=self.text_vocab_size, **values)
 
     @classmethod
-    def from_language_expert(cls, base: Qwen2Config, codebook_size: int, **options: Any) -> "MarsConfig":
+    def from_language_expert(
+        cls, base: Qwen2Config, codebook_size: int, options: ModelOptions = DEFAULT_OPTIONS
+    ) -> "MarsConfig":
         """The MARS config on a Qwen2 language expert, for a VQ-GAN with `codebook_size` codes."""
         values = base.to_dict()
         for key in ("model_type", "architectures", "transformers_version", "vocab_size", "layer_types"):
             values.pop(key, None)
-        return cls(text_vocab_size=base.vocab_size, codebook_size=codebook_size, **values, **options)
+        return cls(text_vocab_size=base.vocab_size, codebook_size=codebook_size, **values, **asdict(options))

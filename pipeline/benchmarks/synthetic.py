@@ -55,10 +55,7 @@ def synthetic_run(
         zero=zero,
         base=base,
         codebook_size=config.codebook_size,
-        model_options={
-            "shared_output_projection": config.shared_output_projection,
-            "picture_position_std": config.picture_position_std,
-        },
+        model_options=config.options,
         initial_checkpoint=None,
         held_out=(),
         sources=(SourceRows(MAIN, tokens, build_row_index(RowSelection(tokens))),),

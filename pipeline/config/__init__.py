@@ -2,6 +2,7 @@
 standard library, `pipeline.errors` and `tokenization.config` alone."""
 
 from pipeline.config.language_expert import LanguageExpertConfig as LanguageExpertConfig
+from pipeline.config.model import ModelOptions as ModelOptions
 from pipeline.config.recipe import CorpusConfig as CorpusConfig
 from pipeline.config.recipe import EvaluationConfig as EvaluationConfig
 from pipeline.config.recipe import PlanConfig as PlanConfig

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.config.model import ModelOptions
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.stage import MAIN, StageConfig, no_room
 from pipeline.config.zero import ZeroConfig
@@ -111,10 +112,6 @@ class PlanConfig:
     gpu_days_beside: dict[str, float] = field(default_factory=dict)
 
 
-MODEL_OPTIONS = ("shared_output_projection", "embedding_noise_std", "picture_position_std")
-"""Fields of a recipe that are fields of `MarsConfig`."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything a run is made of.
@@ -128,7 +125,7 @@ class Recipe:
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
             name only for that job. Empty to train the small one of `language_expert`.
-        shared_output_projection, embedding_noise_std, picture_position_std: see `MarsConfig`.
+        shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         checkpoint_folder: folder or `s3://bucket/prefix` that the stages' checkpoints go to; empty for the run's own.
@@ -172,9 +169,10 @@ class Recipe:
         """The first corpus."""
         return self.corpora[self.first_corpus]
 
-    def model_options(self) -> dict[str, Any]:
-        """The fields of `MarsConfig` that the recipe chooses."""
-        return {name: getattr(self, name) for name in MODEL_OPTIONS}
+    @property
+    def model_options(self) -> ModelOptions:
+        """What it chooses of the model."""
+        return ModelOptions(self.shared_output_projection, self.embedding_noise_std, self.picture_position_std)
 
     def problems(self) -> list[str]:
         """What makes it impossible; empty where nothing does."""
@@ -184,9 +182,7 @@ class Recipe:
         for name, lengths in self.plan.documents.items():
             if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
                 found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
-        for name in ("embedding_noise_std", "picture_position_std"):
-            if (std := getattr(self, name)) < 0:
-                found.append(f"{name} is {std}, it must be 0 or above")
+        found += self.model_options.problems()
         for name in self.trackers:
             if name not in TRACKERS:
                 found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")
@@ -212,6 +208,10 @@ class Recipe:
         return found
 
 
+RENAMED = {"drawings_per_list": "pictures_per_list", "grid_drawings": "grid_pictures"}
+"""Settings that version 0.1.0 wrote under other names into `recipe.json`."""
+
+
 def recipe_of(values: dict[str, Any]) -> Recipe:
     """The recipe that a stage kept in its `recipe.json`.
 
@@ -229,6 +229,7 @@ def _rebuilt(kind: Any, value: Any) -> Any:
     """JSON's values as a type has them: dataclasses, tuples and dicts, one in the other."""
     if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
+        value = {RENAMED.get(name, name): each for name, each in value.items()}
         named = {OLD_NAMES.get(name, name): each for name, each in value.items()}
         return kind(**{name: _rebuilt(hints[name], each) for name, each in named.items()})
     origin, parts = typing.get_origin(kind), typing.get_args(kind)

@@ -104,7 +104,7 @@ def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
         run.codebook_size,
         getattr(torch, zero.dtype),
         # A shared output projection would be frozen in the one of the shared expert.
-        **run.model_options | {"shared_output_projection": False},
+        replace(run.model_options, shared_output_projection=False),
     )
     model.set_attn_implementation(run.stage.attention)
     return (Objective if experts == "two" else Dense)(model, normalisation=run.stage.normalisation)

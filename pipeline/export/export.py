@@ -7,7 +7,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint
 from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.config.model import ModelOptions
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import (
     OBJECTIVE_PREFIX,
@@ -41,11 +41,11 @@ def export_model(
     base: Path,
     checkpoint: Checkpoint,
     codebook_size: int,
+    options: ModelOptions,
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
     beside: str = "",
     finish: Callable[[Path], None] | None = None,
-    **options: Any,
 ) -> None:
     """Writes the base with the checkpoint's visual weights to `out`, in bfloat16, whole or not at all.
 
@@ -55,11 +55,11 @@ def export_model(
         base: the language expert, or the starting model, that the checkpoint was trained on.
         checkpoint: any.
         codebook_size: of the VQ-GAN.
+        options: of the model that was trained.
         tokenizer: the text's.
         out: what is there is replaced.
         beside: leaves the language expert out, and names the folder or the hub's model that it is loaded from.
         finish: adds files to the folder before it gets its place.
-        options: further fields of `MarsConfig`.
 
     Raises:
         InputError: the checkpoint belongs to another base or model, or is damaged.
@@ -67,7 +67,7 @@ def export_model(
     expert = open_language_expert(base)
     base_hash = expert.base_sha256()
     check_base_of(checkpoint, base_hash, base)
-    config = MarsConfig.from_language_expert(expert.config, codebook_size, **options)
+    config = MarsConfig.from_language_expert(expert.config, codebook_size, options)
     check_picture_positions_of(checkpoint, config.picture_position_std)
     if beside:
         config.language_expert_source, config.language_expert_sha256 = beside, base_hash
@@ -179,9 +179,7 @@ def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
         base,
         config.codebook_size,
         model.dtype,
-        shared_output_projection=config.shared_output_projection,
-        embedding_noise_std=config.embedding_noise_std,
-        picture_position_std=config.picture_position_std,
+        config.options,
     )
     initial = dict(start.named_parameters())
     return all(

@@ -63,7 +63,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         zero=recipe.zero,
         base=paths.base,
         codebook_size=fingerprint.codebook_size,
-        model_options=recipe.model_options(),
+        model_options=recipe.model_options,
         initial_checkpoint=initial,
         sources=tuple(sources),
         held_out=tuple(held_out),
@@ -74,16 +74,22 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         trackers=recipe.trackers,
         output=paths.stage(number),
         checkpoints=paths.checkpoints(number),
-        recipe_sha256=sha256_of(
-            stage.resume_settings(),
-            recipe.seed,
-            recipe.shared_output_projection,
-            recipe.embedding_noise_std,
-            *([recipe.picture_position_std] if recipe.picture_position_std else []),  # runs from before it go on
-            recipe.zero.zero_stage,
-            recipe.zero.dtype,
-            fingerprint,
-        ),
+        recipe_sha256=resume_sha256(recipe, stage, fingerprint),
+    )
+
+
+def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) -> str:
+    """A hash of all that must be the same for a stage to go on from a checkpoint."""
+    model = recipe.model_options
+    return sha256_of(
+        stage.resume_settings(),
+        recipe.seed,
+        model.shared_output_projection,
+        model.embedding_noise_std,
+        *([model.picture_position_std] if model.picture_position_std else []),  # runs from before it go on
+        recipe.zero.zero_stage,
+        recipe.zero.dtype,
+        fingerprint,
     )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -12,6 +11,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.language_expert import LanguageExpertConfig
+from pipeline.config.model import DEFAULT_OPTIONS, ModelOptions
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.weights.language_expert_formats import open_language_expert, qwen2_shapes, text_name
 from pipeline.weights.start_file import is_starting_model
@@ -30,19 +30,21 @@ def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCaus
     return Qwen2ForCausalLM.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
 
 
-def load_base(folder: Path, codebook_size: int, dtype: torch.dtype, **options: Any) -> MarsForCausalLM:
+def load_base(
+    folder: Path, codebook_size: int, dtype: torch.dtype, options: ModelOptions = DEFAULT_OPTIONS
+) -> MarsForCausalLM:
     """A starting MARS model on the language expert in `folder`; or the one that `jobs/init_model.py` made, in `folder`.
 
     Raises:
         InputError: `folder` is neither, see `open_language_expert` and `finished_record`.
     """
     if is_starting_model(folder):
-        record = finished_record(folder, StartOptions(codebook_size, **options))
+        record = finished_record(folder, StartOptions(codebook_size, options))
         verify_files(folder, record)
         transformers_logging.disable_progress_bar()
         return MarsForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).freeze_language_expert()
     transformers_logging.disable_progress_bar()
-    return MarsForCausalLM.from_language_expert(load_language_expert(folder, dtype), codebook_size, **options)
+    return MarsForCausalLM.from_language_expert(load_language_expert(folder, dtype), codebook_size, options)
 
 
 def base_sha256(model: MarsForCausalLM) -> str:

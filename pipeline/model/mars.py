@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from pipeline.architecture.mars_config import MarsConfig
+from pipeline.config.model import DEFAULT_OPTIONS, ModelOptions
 from pipeline.config.vocabulary import Role
 from pipeline.model.backbone import MarsModel, MarsPreTrainedModel
 from pipeline.model.head import JointHead
@@ -105,7 +106,9 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return inputs | {"picture_position_ids": positions[:, -num_run:]}
 
     @classmethod
-    def from_language_expert(cls, base: Qwen2ForCausalLM, codebook_size: int, **options: Any) -> "MarsForCausalLM":
+    def from_language_expert(
+        cls, base: Qwen2ForCausalLM, codebook_size: int, options: ModelOptions = DEFAULT_OPTIONS
+    ) -> "MarsForCausalLM":
         """A starting model: the base's weights in both experts, visual embedding and head from the means.
 
         The means run over the rows up to the last one that the tokenizer uses: padding rows are not words.
@@ -113,9 +116,9 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         Args:
             base: the language expert; its dtype becomes the model's.
             codebook_size: codes of the VQ-GAN.
-            options: further fields of `MarsConfig`.
+            options: what the recipe chooses.
         """
-        config = MarsConfig.from_language_expert(base.config, codebook_size, **options)
+        config = MarsConfig.from_language_expert(base.config, codebook_size, options)
         with torch.device(base.device):
             model: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=base.dtype)
         text = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("lm_head")}

@@ -158,8 +158,7 @@ def planned_config(recipe: Recipe) -> MarsConfig:
         )
     else:
         base = qwen2_config(recipe.language_expert, recipe.language_expert.vocab_size)
-    shared = recipe.shared_output_projection
-    return MarsConfig.from_language_expert(base, recipe.vqgan.codebook_size, shared_output_projection=shared)
+    return MarsConfig.from_language_expert(base, recipe.vqgan.codebook_size, recipe.model_options)
 
 
 def sample_lengths(recipe: Recipe) -> SampleLengths:

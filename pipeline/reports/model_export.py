@@ -33,8 +33,8 @@ def export_with_card(
     """
     recipe = paths.recipe
     fingerprint = checked_fingerprint(recipe, paths)
-    vqgan, options = load_vqgan(paths.vqgan), recipe.model_options()
-    config = MarsConfig.from_language_expert(base_config(paths), fingerprint.codebook_size, **options)
+    vqgan, options = load_vqgan(paths.vqgan), recipe.model_options
+    config = MarsConfig.from_language_expert(base_config(paths), fingerprint.codebook_size, options)
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
 
     def finish(folder: Path) -> None:
@@ -47,9 +47,9 @@ def export_with_card(
         paths.base,
         checkpoint,
         fingerprint.codebook_size,
+        options,
         tokenizer,
         out,
         beside=language_expert,
         finish=finish,
-        **options,
     )

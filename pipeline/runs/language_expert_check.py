@@ -36,7 +36,7 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
     """
     config, recipe, named = base_config(paths), paths.recipe, language_expert_name(paths)
     if is_starting_model(paths.base):
-        options = StartOptions(fingerprint.codebook_size, **recipe.model_options())
+        options = StartOptions(fingerprint.codebook_size, recipe.model_options)
         record = finished_record(paths.base, options)
         if paths.base == paths.start and record.language_expert != named:
             raise InputError(

@@ -51,7 +51,7 @@ def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[
         f"in all {vocabulary.size:,}; up to {expert.config.max_position_embeddings:,} positions"
     )
     memory = MemoryGrowth()
-    start_options = StartOptions(codebook_size, **recipe.model_options(), dtype=recipe.zero.dtype)
+    start_options = StartOptions(codebook_size, recipe.model_options, dtype=recipe.zero.dtype)
     record = make_starting_model(expert, named, start_options, paths.start, lambda line: say(f"init_model: {line}"))
     growth = memory.peak_bytes()
     largest = max((folder / made.source).stat().st_size for made in record.files.values())

@@ -122,6 +122,6 @@ class StageCheckpoints:
             shapes=trained_shapes(self._engine),
             files={},
             guard=self._guard.state(),
-            picture_position_std=self._run.model_options.get("picture_position_std", 0.0),
+            picture_position_std=self._run.model_options.picture_position_std,
             **asdict(self._identity),
         )

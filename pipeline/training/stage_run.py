@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.config.model import ModelOptions
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.config.zero import ZeroConfig
@@ -34,7 +34,7 @@ class StageRun:
         zero: partitioning.
         base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made of it.
         codebook_size: of the VQ-GAN.
-        model_options: further fields of `MarsConfig`, as the recipe has them.
+        model_options: what the recipe chooses of the model.
         initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
         checkpoints: folder or URL of this stage's checkpoints.
         sources: the rows the stage uses.
@@ -54,7 +54,7 @@ class StageRun:
     zero: ZeroConfig
     base: Path
     codebook_size: int
-    model_options: dict[str, Any]
+    model_options: ModelOptions
     initial_checkpoint: Checkpoint | None
     sources: tuple[SourceRows, ...]
     held_out: tuple[SourceRows, ...]
@@ -76,10 +76,10 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
         InputError: the language expert or the stage's settings cannot be used.
     """
     if run.zero.zero_stage == 3 and is_starting_model(run.base):
-        wanted = StartOptions(run.codebook_size, **run.model_options)
+        wanted = StartOptions(run.codebook_size, run.model_options)
         model, base_hash = load_partitioned(run.base, wanted, run.stage, run.zero, device)
     else:
-        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), **run.model_options)
+        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), run.model_options)
         base_hash = base_sha256(model)
     model.set_attn_implementation(run.stage.attention)
     if attention_of(model) != run.stage.attention:  # transformers would only warn

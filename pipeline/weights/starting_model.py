@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from pipeline.architecture.mars_config import MarsConfig
+from pipeline.config.model import ModelOptions
 from pipeline.errors import InputError
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
 from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_twin
@@ -36,13 +38,20 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What decides the starting model beside the language expert: see `MarsConfig`; `dtype` as in `ZeroConfig`."""
+    """What decides the starting model beside the language expert; `dtype` as in `ZeroConfig`."""
 
     codebook_size: int
-    shared_output_projection: bool = False
-    embedding_noise_std: float = 0.0
-    picture_position_std: float = 0.0
+    model: ModelOptions = ModelOptions()
     dtype: str = "bfloat16"
+
+    @classmethod
+    def of(cls, codebook_size: int, dtype: str, **model: Any) -> "StartOptions":
+        """The options that `as_object` gave."""
+        return cls(codebook_size, ModelOptions(**model), dtype)
+
+    def as_object(self) -> dict[str, Any]:
+        """As the record has them: the model's options beside the others."""
+        return {"codebook_size": self.codebook_size, **asdict(self.model), "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def read_record(folder: Path) -> StartRecord:
     try:
         values = json.loads((folder / START_FILE).read_text())
         files = {name: MadeFile(**made) for name, made in values["files"].items()}
-        return StartRecord(**values | {"files": files, "options": StartOptions(**values["options"])})
+        return StartRecord(**values | {"files": files, "options": StartOptions.of(**values["options"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(folder)!r}: {START_FILE} is not readable: {error}; remove the folder") from error
 
@@ -97,8 +106,9 @@ def finished_record(folder: Path, options: StartOptions) -> StartRecord:
     record = read_record(folder)
     if not record.base_sha256:
         raise InputError(f"starting model {str(folder)!r} is not finished; run jobs/init_model.py again")
-    for name, value in asdict(replace(options, dtype=record.options.dtype)).items():
-        if (made := getattr(record.options, name)) != value:
+    recorded = record.options.as_object()
+    for name, value in replace(options, dtype=record.options.dtype).as_object().items():
+        if (made := recorded[name]) != value:
             raise InputError(
                 f"starting model {str(folder)!r} was made with {name} {made}, the recipe has {value}; "
                 "undo the change, or remove the folder and run jobs/init_model.py"
@@ -138,13 +148,7 @@ def make_starting_model(
     """
     record = _claim(out, StartRecord(named, expert.format, options))
     dtype = getattr(torch, options.dtype)
-    config = MarsConfig.from_language_expert(
-        expert.config,
-        options.codebook_size,
-        shared_output_projection=options.shared_output_projection,
-        embedding_noise_std=options.embedding_noise_std,
-        picture_position_std=options.picture_position_std,
-    )
+    config = MarsConfig.from_language_expert(expert.config, options.codebook_size, options.model)
     sources = [file for file in expert.tensors.files if any(expert.file_of(name) == file for name in expert.parts)]
     weight_map: dict[str, str] = {}
     for number, source in enumerate(sources, start=1):
@@ -266,4 +270,5 @@ def _claim(out: Path, wanted: StartRecord) -> StartRecord:
 
 
 def _save(out: Path, record: StartRecord) -> None:
-    write_atomically(out / START_FILE, lambda path: path.write_text(json.dumps(asdict(record), indent=2)))
+    values = asdict(record) | {"options": record.options.as_object()}
+    write_atomically(out / START_FILE, lambda path: path.write_text(json.dumps(values, indent=2)))

@@ -26,6 +26,7 @@ from pipeline.checkpoints.manifest import (
 )
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice
 from pipeline.checkpoints.slice_files import write_slices
+from pipeline.config.model import ModelOptions
 from pipeline.config.recipe import CorpusConfig, Recipe, recipe_of
 from pipeline.config.stage import StageConfig
 from pipeline.errors import InputError, UsageError
@@ -98,7 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     row = {"sample_id": "a", "codes": [1, 2, 3, 4], "captions": [], "width": 9, "height": 9}
     write_token_shard(Path(paths.tokens) / "a.parquet", [row], fingerprint)
     (Path(paths.tokens) / "manifest.json").write_text(json.dumps({"rows_in": 1234, "rows_out": 1233}))
-    model = load_base(paths.language_expert, 32, torch.bfloat16, embedding_noise_std=0.02).eval()
+    model = load_base(paths.language_expert, 32, torch.bfloat16, ModelOptions(embedding_noise_std=0.02)).eval()
     base_hash = base_sha256(model)
     slices, shapes = [], {}
     for name, parameter in model.named_parameters():
@@ -221,7 +222,7 @@ def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_anothe
 
 def test_a_checkpoint_on_a_starting_model_exports_the_same(trained: TrainedRun, tmp_path: Path) -> None:
     paths = trained.paths
-    options = StartOptions(32, embedding_noise_std=0.02)
+    options = StartOptions(32, ModelOptions(embedding_noise_std=0.02))
     make_starting_model(
         open_language_expert(paths.language_expert), str(paths.language_expert), options, paths.start, print
     )

@@ -8,6 +8,7 @@ from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.benchmarks.step import StepBenchmark, measure_step
 from pipeline.benchmarks.training import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
+from pipeline.config.model import ModelOptions
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters
@@ -31,7 +32,7 @@ def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gra
 def test_the_dense_baseline_is_the_model_whose_visual_expert_is_a_copy(
     base: Qwen2ForCausalLM, builder: SequenceBuilder
 ) -> None:
-    mars = MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.1)
+    mars = MarsForCausalLM.from_language_expert(base, CODEBOOK, ModelOptions(embedding_noise_std=0.1))
     dense = Dense(mars)
     batches = some_batches(builder)
     torch.testing.assert_close(dense(batches).task_losses, Objective(mars)(batches).task_losses)

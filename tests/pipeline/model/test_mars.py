@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, Qwen2ForCausalLM
 
+from pipeline.config.model import ModelOptions
 from pipeline.config.vocabulary import NORMALISATIONS, Role
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.generation.pictures import generate_codes
@@ -64,7 +65,7 @@ def sha256(tensor: torch.Tensor) -> str:
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_visual_expert_that_is_a_copy_makes_the_dense_model(base: Qwen2ForCausalLM, shared: bool) -> None:
     """Visual ids with text embeddings through an untrained visual expert are just more text."""
-    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, shared_output_projection=shared).eval()
+    model = MarsForCausalLM.from_language_expert(base, CODEBOOK, ModelOptions(shared_output_projection=shared)).eval()
     ids = random_ids(CODEBOOK)
     model.model.embed_visual.weight.data[:CODEBOOK] = base.model.embed_tokens.weight[:CODEBOOK]
     mixed = torch.where(torch.arange(17) % 3 == 0, ids + TEXT_VOCAB, ids)
@@ -93,7 +94,9 @@ def test_visual_embedding_and_head_start_at_the_means(base: Qwen2ForCausalLM) ->
 
 
 def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base: Qwen2ForCausalLM) -> None:
-    first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK, embedding_noise_std=0.05) for _ in range(2))
+    first, second = (
+        MarsForCausalLM.from_language_expert(base, CODEBOOK, ModelOptions(embedding_noise_std=0.05)) for _ in range(2)
+    )
     table = first.model.embed_visual.weight
     assert torch.equal(table, second.model.embed_visual.weight)
     assert (table - table.mean(0)).std().item() == pytest.approx(0.05, rel=0.2)

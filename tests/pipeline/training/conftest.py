@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from pipeline.config.model import ModelOptions
 from pipeline.config.vocabulary import Role
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
@@ -68,7 +69,7 @@ def run_in(folder: Path, inputs: Path) -> StageRun:
         zero=ZeroConfig(zero_stage=3, persistence_threshold=0, dtype="float32"),
         base=inputs / "base",
         codebook_size=CODEBOOK,
-        model_options={"embedding_noise_std": 0.02, "picture_position_std": 0.02},
+        model_options=ModelOptions(embedding_noise_std=0.02, picture_position_std=0.02),
         initial_checkpoint=None,
         sources=(
             SourceRows("main", pictures, build_row_index(RowSelection(pictures, "", held_out="score >= 0.8")), 3.0),

@@ -31,7 +31,7 @@ SHORT = replace(STAGE, steps=2, validate_every_steps=0, sample_every_steps=0, sa
 def started(run: StageRun) -> StageRun:
     """The run on a starting model made of its language expert."""
     start = run.base.with_name("start")
-    options = StartOptions(run.codebook_size, **run.model_options, dtype=run.zero.dtype)
+    options = StartOptions(run.codebook_size, run.model_options, dtype=run.zero.dtype)
     make_starting_model(open_language_expert(run.base), str(run.base), options, start, lambda line: None)
     return replace(run, base=start)
 
@@ -48,7 +48,7 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     # With the language expert whole on every rank, its tensors are read whole.
     spawn(_load_rank, 2, free_port(), replace(run, zero=replace(run.zero, frozen_whole=True)), tmp_path / "loaded")
     loaded, _, _ = torch.load(tmp_path / "loaded-0")
-    base = dict(load_base(run.base, CODEBOOK, torch.float32, **run.model_options).named_parameters())
+    base = dict(load_base(run.base, CODEBOOK, torch.float32, run.model_options).named_parameters())
     assert loaded.keys() - base.keys() == {"head.text_weight"}, "tied, it is the embedding"
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
 
@@ -80,16 +80,16 @@ def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> No
 def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: StageRun) -> None:
     run = started(run)
     with pytest.raises(InputError, match="was made with codebook_size 32, the recipe has 40"):
-        load_base(run.base, 40, torch.float32, **run.model_options)
+        load_base(run.base, 40, torch.float32, run.model_options)
     path = next(run.base.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{path.name} has changed since it was made"):
-        load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
+        load_base(run.base, CODEBOOK, torch.float32, run.model_options)
     path.unlink()
     with pytest.raises(InputError, match=f"{path.name} is damaged"):
-        load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
+        load_base(run.base, CODEBOOK, torch.float32, run.model_options)
 
 
 def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:

@@ -26,7 +26,7 @@ from tests.support.trained_weights import load_trained, trained_state
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
-    return load_base(run.base, CODEBOOK, torch.float32, **run.model_options)
+    return load_base(run.base, CODEBOOK, torch.float32, run.model_options)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from jobs.init_model import Options, main
-from pipeline.config.recipe import MODEL_OPTIONS
+from pipeline.config.model import ModelOptions
 from pipeline.config.stage import Source, StageConfig
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.errors import InputError, UsageError
@@ -212,8 +212,13 @@ def test_a_hub_name_without_network_says_so_in_one_line(tmp_path: Path, monkeypa
         model_folder("/no/such/folder")
 
 
-def start(source: Path, out: Path, lines: list[str] | None = None, **options: Any) -> StartRecord:
-    wanted = StartOptions(CODEBOOK, **{"dtype": "float32", "embedding_noise_std": 0.02} | options)
+NOISY = ModelOptions(embedding_noise_std=0.02)
+
+
+def start(
+    source: Path, out: Path, lines: list[str] | None = None, options: ModelOptions = NOISY, dtype: str = "float32"
+) -> StartRecord:
+    wanted = StartOptions(CODEBOOK, options, dtype)
     return make_starting_model(
         open_language_expert(source), "named", wanted, out, lines.append if lines is not None else print
     )
@@ -228,12 +233,11 @@ def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(
     write_qwen(source, "bin") if kind == "qwen" else write_qwen2(source)
     for dtype in ("float32", "bfloat16"):
         out = tmp_path / dtype
-        options = dict(shared_output_projection=shared, embedding_noise_std=0.02, picture_position_std=0.03)
-        record = start(source, out, **options, dtype=dtype)
-        expected = load_base(source, CODEBOOK, getattr(torch, dtype), **options)
+        options = ModelOptions(shared, embedding_noise_std=0.02, picture_position_std=0.03)
+        record = start(source, out, options=options, dtype=dtype)
+        expected = load_base(source, CODEBOOK, getattr(torch, dtype), options)
         made = MarsForCausalLM.from_pretrained(out, dtype=getattr(torch, dtype))
-        for name in MODEL_OPTIONS:
-            assert getattr(made.config, name) == getattr(expected.config, name) == options[name]
+        assert made.config.options == expected.config.options == options
         own, other = dict(made.named_parameters()), dict(expected.named_parameters())
         assert own.keys() == other.keys()
         for name in own:
@@ -257,7 +261,7 @@ def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_agai
         if "00002-of" in line:
             raise Killed
 
-    wanted = StartOptions(CODEBOOK, dtype="float32", embedding_noise_std=0.02)
+    wanted = StartOptions(CODEBOOK, NOISY, dtype="float32")
     with pytest.raises(Killed):
         make_starting_model(open_language_expert(source), "named", wanted, out, die_at_the_second)
     with pytest.raises(InputError, match="is not finished"):
@@ -269,7 +273,7 @@ def test_an_interrupted_starting_model_goes_on_and_what_was_damaged_is_made_agai
     first.write_bytes(first.read_bytes()[:-1] + b"?")
     assert start(source, out) == record
     with pytest.raises(InputError, match="begun with another options"):
-        start(source, out, embedding_noise_std=0.0)
+        start(source, out, options=ModelOptions())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and no starting model"):
