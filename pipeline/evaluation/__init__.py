@@ -1,2 +1,2 @@
-"""Scores of a run: FID and CLIP, text drift, documents, two experts against one. Imports `training`, `benchmarks` and
-`pages`."""
+"""Scores of a run: tokens, export, FID and CLIP, text drift, documents, two experts against one. Imports
+`training`, `launch`, `benchmarks` and `pages`."""

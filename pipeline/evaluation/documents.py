@@ -1,4 +1,4 @@
-"""The illustrated documents that a run trained on: prompted by their first lines, and compared with what comes out."""
+"""The illustrated documents that a run trained on: prompts are their first lines, and generated ones are scored."""
 
 import json
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def newest_documents(paths: RunPaths) -> Path | None:
 
 
 def score_documents(recipe: Recipe, paths: RunPaths, vqgan: ImageTokenizer) -> dict[str, float]:
-    """How much of its documents the model gives back from their first lines.
+    """How much of its documents the model reproduces from their first lines.
 
     `documents_text_exact` is the share whose text is right to the letter, pictures left out of it;
     `documents_retrieval`, the share of their pictures in whose place one was drawn that is nearer (squared distance of

@@ -75,7 +75,7 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
     marks |= {0, steps}
 
     def drift() -> dict[str, float]:
-        return asdict(text_drift(text_logits(objective), _on(device, base), comparison.texts, run.end_id))
+        return asdict(text_drift(text_logits(objective), _logits_on(device, base), comparison.texts, run.end_id))
 
     records: list[dict[str, Any]] = [{"experts": experts, "step": 0} | drift()]
     report(records[0])
@@ -111,7 +111,7 @@ def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
 
 
 def text_logits(objective: Objective) -> TextLogits:
-    """What the model says on text alone."""
+    """The model's logits on text alone."""
     mars: MarsForCausalLM = objective.mars
     device = next(mars.parameters()).device
 
@@ -126,5 +126,5 @@ def text_logits(objective: Objective) -> TextLogits:
     return logits
 
 
-def _on(device: torch.device, model: Any) -> TextLogits:
+def _logits_on(device: torch.device, model: Any) -> TextLogits:
     return lambda ids: model(ids.to(device), use_cache=False).logits.cpu()

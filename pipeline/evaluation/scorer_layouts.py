@@ -50,7 +50,7 @@ def picture_file(layout: str, prompt: ScorerPrompt, prompt_number: int, sample: 
 
 
 def write_metadata(layout: str, output: Path, prompts: list[ScorerPrompt]) -> None:
-    """What lies beside the pictures: GenEval wants every prompt's own line in its folder."""
+    """Writes each prompt's own line into its folder, where GenEval's scorers read it; T2I-CompBench needs none."""
     if layout == "geneval":
         for number, prompt in enumerate(prompts):
             folder = output / _geneval_folder(number)

@@ -1,4 +1,4 @@
-"""Parts of the HTML pages: one file each, with everything in it, on a phone as on a screen."""
+"""Parts of HTML pages. A page is one file, with its pictures inside, and readable on a phone."""
 
 import base64
 import html
@@ -23,18 +23,18 @@ h2 { margin-top: 2em }
 def page_of(title: str, parts: Iterable[str]) -> str:
     """A whole page."""
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
-    # An icon of nothing: browsers would ask for one, and complain that there is none.
+    # An empty icon: without one, browsers ask the server for it and log an error.
     head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
 
 
 def table_of(table: pd.DataFrame) -> str:
-    """A table, which scrolls by itself where it is wider than the screen."""
+    """A table that scrolls where it is wider than the screen."""
     return f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>"
 
 
 def image_of(png: bytes, what: str) -> str:
-    """A picture, with what it shows in words."""
+    """A picture inside the page; `what` describes it for screen readers."""
     return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 

@@ -15,7 +15,7 @@ from pipeline.pages.sheets import picture_sheet, spread
 INDEX_PARQUET, INDEX_JSONL, GRID_FILE, PAGE_FILE = "index.parquet", "index.jsonl", "grid.png", "index.html"
 PICTURES_FOLDER = "pictures"
 CODE_COLUMNS = ("codes", "high_codes")
-"""In the parquet only."""
+"""They are in the parquet index only."""
 GRID_COLUMNS = 12
 
 
@@ -42,7 +42,7 @@ def save_picture(folder: Path, name: str, png: bytes) -> str:
 
 
 def file_name(number: int, text: str) -> str:
-    """A number and what can be read of the text, at most 180 bytes."""
+    """The number, and the letters and digits of the text; at most 180 bytes."""
     readable = "".join(letter if letter.isalnum() else "_" for letter in text)
     return f"{number:06d}_" + readable.encode()[:170].decode(errors="ignore")
 

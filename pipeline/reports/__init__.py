@@ -1,1 +1,2 @@
-"""Tables and pages for a person: dry runs, costs, budgets, what was learned, model cards. Imports any package below."""
+"""Tables and pages for a person: dry runs, costs, budgets, token datasets, runs, model cards. Imports any other
+package."""

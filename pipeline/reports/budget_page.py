@@ -21,7 +21,7 @@ COLOURS = dict(zip(CATEGORIES, ("#2a9d60", "#c0392b", "#e0a030", "#3b7dd8", "#8e
 
 
 def write_page(path: Path, figures: dict[str, Any], ledger: Ledger) -> None:
-    """Writes it whole or not at all."""
+    """Writes the page, whole or not at all."""
     unit = f"{figures['device']}-days"
     parts = [
         f"<h1>Budget of run {html.escape(figures['recipe'])}</h1>",

@@ -10,7 +10,7 @@ from pipeline.ledger.account import SECONDS_PER_DAY
 
 
 def report_tables(figures: dict[str, Any]) -> list[Table]:
-    """Tables for a person. Days are of the device that stands beside them."""
+    """Tables for a person. The unit of days is the device in the same row."""
     unit = f"{figures['device']}-days"
     tables = []
     for key, names in (
@@ -58,6 +58,6 @@ def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
 
 
 def _days(days: float, unit: str = "") -> str:
-    """Of short runs, seconds too."""
+    """Days with their unit; below one day, seconds too."""
     seconds = f"({days * SECONDS_PER_DAY:,.0f} s)" if 0 < days < 1 else ""
     return " ".join(filter(None, (f"{days:,.2f}" if days >= 1 else f"{days:.5f}", unit, seconds)))

@@ -10,7 +10,7 @@ PARTS = ("training", "tokenization", "checkpoints", "starting", "waiting")
 
 
 def plan_tables(figures: dict[str, Any]) -> list[Table]:
-    """Of what `pipeline.budget.cost_plan.as_object` returns."""
+    """Tables of what `pipeline.budget.cost_plan.as_object` returns."""
     return [_factors(figures), _costs(figures), _sensitivities(figures)]
 
 

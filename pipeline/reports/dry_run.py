@@ -184,7 +184,7 @@ def work_table(plan: RecipePlan) -> Table:
 
 
 def a100_days(plan: RecipePlan) -> float:
-    """GPU-days of A100s at the same assumed MFU."""
+    """The plan's GPU-days on A100s, at the same assumed MFU."""
     return plan.flop / (A100.peak_flop_per_s * plan.device.mfu * 86_400)
 
 
@@ -250,5 +250,5 @@ def _short(value: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    """As `--set` takes it, brackets kept from rich."""
+    """The value as `--set` takes it, with its brackets escaped: rich would read them as markup."""
     return f"{value}".replace("[", "\\[")

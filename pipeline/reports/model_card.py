@@ -42,7 +42,7 @@ def model_card(
     config: MarsConfig,
     vqgan: Vqgan,
     vqgan_folder: str,
-    beside: str,
+    language_expert: str,
 ) -> str:
     """Markdown: the model, the recipe, the data's fingerprints, the ledger.
 
@@ -51,13 +51,13 @@ def model_card(
         checkpoint: what is exported, of stage `stage_number`.
         config: the exported model's.
         vqgan: the run's image tokenizer, in `vqgan_folder` of the export.
-        beside: the language expert's name, where the export leaves it out.
+        language_expert: its name, where the export leaves its weights out; else empty.
     """
     recipe, counts = paths.recipe, count_parameters(config)
     manifest = checkpoint.manifest
     prints = {name: _fingerprint(paths, name) for name in _corpora(recipe.stages[:stage_number])}
     fingerprint = next(iter(prints.values()))
-    holds = f"the visual expert alone, to be loaded beside `{beside}`" if beside else "both experts"
+    holds = f"the visual expert alone, to be loaded beside `{language_expert}`" if language_expert else "both experts"
     facts = {
         "holds": holds,
         "parameters": f"{counts.total:,}, of which {counts.trainable:,} were trained",

@@ -106,7 +106,7 @@ def _read(path: Path, first_number: int) -> tuple[list[Prompt], list[str]]:
 
 
 def _parsed(line: str, place: str, own_id: str) -> Prompt:
-    """Keys besides `prompt`, `language`, `seed` and `id` are somebody else's.
+    """The prompt of a line; keys other than `prompt`, `language`, `seed` and `id` are ignored.
 
     Raises:
         ValueError: what is wrong, to follow the place.

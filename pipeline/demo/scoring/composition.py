@@ -46,7 +46,7 @@ def six_variants(tokens: str) -> pd.DataFrame:
 
 
 def nearest_credit(pictures: np.ndarray, variants: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each picture is the one that was asked for.
+    """Scores each picture by whether it is nearest to the variant that was asked for.
 
     Args:
         pictures: uint8 [n, S, S, 3].

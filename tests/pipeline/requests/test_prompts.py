@@ -17,7 +17,6 @@ from jobs import generate
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.config.vocabulary import Role
-from pipeline.demo.scoring.retrieval import retrieval
 from pipeline.errors import InputError, UsageError
 from pipeline.generation.documents import DocumentLimits
 from pipeline.generation.pictures import HighResolution
@@ -38,7 +37,6 @@ from tokenization.config.pictures import Transform
 from tokenization.config.sources import PACKAGED
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
-from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 def read(path: Path, *texts: str, max_ids: int = 4) -> list:
@@ -326,27 +324,3 @@ def test_documents_are_written_with_their_pictures_in_order(
     assert len(list((tmp_path / "pictures").iterdir())) == 3
     assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") == 3
     assert (tmp_path / "grid.png").exists()
-
-
-class FourColours(ImageTokenizer):
-    """Decodes a code as a grey value, and remembers which it was asked for."""
-
-    def __init__(self) -> None:
-        self.decoded: list[int] = []
-
-    def decode(self, codes_BN: np.ndarray) -> np.ndarray:
-        self.decoded += codes_BN[:, 0].tolist()
-        return np.repeat(codes_BN[:, :, None], 3, axis=2).astype(np.uint8)
-
-
-def test_a_high_resolution_picture_counts_where_it_is_nearest_to_its_own_drawing() -> None:
-    drawings = pd.DataFrame(
-        {"sample_id": ["a", "a", "b", "c"], "high_codes": [[10] * 4, [10] * 4, [90] * 4, [200] * 4]}
-    )
-    made = [("a", "en", 12), ("b", "en", 60), ("c", "en", 100), ("a", "zh", 49), ("b", "zh", 90), ("c", "zh", 200)]
-    columns = ["sample_id", "language", "high_codes"]
-    pictures = pd.DataFrame([(name, language, [code] * 4) for name, language, code in made], columns=columns)
-    vqgan = FourColours()
-    scores = retrieval(vqgan, drawings, pictures, "high_codes", "high_res_retrieval")
-    assert scores == {"high_res_retrieval_en": pytest.approx(2 / 3), "high_res_retrieval_zh": 1.0}
-    assert sorted(vqgan.decoded) == [10, 12, 49, 60, 90, 100, 200], "what is alike costs one decoding"
