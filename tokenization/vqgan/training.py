@@ -44,51 +44,75 @@ def train_vqgan(
         InputError: the state in `output` was made with another config.
     """
     torch.manual_seed(config.seed)
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    model = Autoencoder(start_vqgan(config), config).to(device)
-    if not config.noise_steps:
-        model.codebook.take(model.vqgan.quantize.embedding.weight)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    discriminator = PatchDiscriminator().to(device) if config.adversarial_weight else None
-    discriminator_optimizer = (
-        torch.optim.AdamW(discriminator.parameters(), lr=config.learning_rate, betas=(0.5, 0.9))
-        if discriminator
-        else None
-    )
-    _broadcast([model, discriminator])
-    generator = torch.Generator().manual_seed(config.seed)
-
-    state_path, start_step = output / STATE_FILE, 0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        _check_same_config(state["config"], config, state_path)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if discriminator and discriminator_optimizer:
-            discriminator.load_state_dict(state["discriminator"])
-            discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        generator.set_state(state["generator"].cpu())
-        start_step = state["step"]
-    elif config.noise_steps:
-        spread_latents(model, config, batches, device, generator)
-        _broadcast([model])
-
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    training, state_path = _Training(config, device), output / STATE_FILE
+    start_step = training.start(state_path, batches)
     clock = time.monotonic()
     for step in range(start_step, config.steps):
+        if step == config.noise_steps > 0:
+            training.end_noise(batches)
+        figures = training.step(step, batches)
+        done = step + 1
+        if done % config.log_every_steps == 0 or done == config.steps:
+            now = time.monotonic()
+            images_per_s = config.log_every_steps * config.global_batch_size / (now - clock)
+            plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in figures.items()}
+            log({"step": done} | plain | {"psnr_db": -10 * math.log10(plain["mse"]), "images_per_s": images_per_s})
+            clock = now
+        if first and (done % config.save_every_steps == 0 or done == config.steps):
+            training.save(state_path, done)
+    return training.trained()
+
+
+class _Training:
+    """The models, their optimizers, and the random numbers of one training."""
+
+    def __init__(self, config: VqganConfig, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._model = Autoencoder(start_vqgan(config), config).to(device)
+        if not config.noise_steps:
+            self._model.codebook.take(self._model.vqgan.quantize.embedding.weight)
+        self._parameters = list(self._model.parameters())
+        rate = config.learning_rate
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self._adversary = _Adversary(rate, device) if config.adversarial_weight else None
+        _broadcast([self._model, *([self._adversary.discriminator] if self._adversary else [])])
+        self._generator = torch.Generator().manual_seed(config.seed)
+
+    def start(self, state_path: Path, batches: Iterator[Tensor]) -> int:
+        """Takes what an earlier run has left, or begins. Returns the steps that are done."""
+        if state_path.exists():
+            state = torch.load(state_path, map_location=self._device, weights_only=True)
+            _check_same_config(state["config"], self._config, state_path)
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            if self._adversary:
+                self._adversary.discriminator.load_state_dict(state["discriminator"])
+                self._adversary.optimizer.load_state_dict(state["discriminator_optimizer"])
+            self._generator.set_state(state["generator"].cpu())
+            return int(state["step"])
+        if self._config.noise_steps:
+            spread_latents(self._model, self._config, batches, self._device, self._generator)
+            _broadcast([self._model])
+        return 0
+
+    def end_noise(self, batches: Iterator[Tensor]) -> None:
+        """Makes the codebook of what the encoder gives by now; from here on latents are quantized."""
+        cluster_latents(self._model, self._config, batches, self._device, self._generator)
+        _broadcast([self._model])
+        for parameter in whitened_parameters(self._model.vqgan):
+            self._optimizer.state.pop(parameter, None)
+
+    def step(self, step: int, batches: Iterator[Tensor]) -> dict[str, Tensor | int]:
+        """One update of all that learns at `step`, from 0. Returns its loss, the loss's parts and what became of the
+        codes; tensors stay on the device, so that nothing waits for it."""
+        config, model = self._config, self._model
         decoder_only = step >= config.steps - config.decoder_only_steps
         quantizing = step >= config.noise_steps
-        if step == config.noise_steps > 0:
-            cluster_latents(model, config, batches, device, generator)
-            _broadcast([model])
-            for parameter in whitened_parameters(model.vqgan):
-                optimizer.state.pop(parameter, None)
-        for group in optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
-        images = scale_batch(next(batches).to(device), config, generator)
-        if not quantizing and torch.rand((), generator=generator).item() < config.recoloured_share:
-            images = recolour(images, generator)
-        with fast_autocast(device):
+        images = self._images(batches, quantizing)
+        with fast_autocast(self._device):
             with torch.set_grad_enabled(not decoder_only):
                 latents = model.encode(images * 2 - 1)
             flat = latents.reshape(-1, latents.shape[-1])
@@ -105,51 +129,69 @@ def train_vqgan(
         if quantizing and not decoder_only:
             parts["commitment"] = F.mse_loss(latents, quantized)
             loss = loss + config.commitment_weight * parts["commitment"]
-        if discriminator and discriminator_optimizer and step >= config.adversarial_start_step:
-            with fast_autocast(device):
-                parts["adversarial"] = -discriminator(pictures).float().mean()
+        adversary = self._adversary if step >= config.adversarial_start_step else None
+        if adversary:
+            parts["adversarial"] = adversary.loss(pictures)
             loss = loss + config.adversarial_weight * parts["adversarial"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        _average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        codes = {}
+        self._update(loss)
+        codes: dict[str, Tensor | int] = {}
         if quantizing:
-            revived = 0 if decoder_only else model.codebook.update(flat.detach(), index, generator)
+            revived = 0 if decoder_only else model.codebook.update(flat.detach(), index, self._generator)
             codes = {"codes_in_batch": len(index.unique()), "revived": revived}
-        if discriminator and discriminator_optimizer and step >= config.adversarial_start_step:
-            with fast_autocast(device):
-                real, generated = discriminator(images).float(), discriminator(pictures.detach()).float()
-            discriminator_optimizer.zero_grad(set_to_none=True)
-            (F.relu(1 - real).mean() + F.relu(1 + generated).mean()).backward()
-            _average_gradients(list(discriminator.parameters()))
-            discriminator_optimizer.step()
+        if adversary:
+            adversary.learn(images, pictures.detach())
+        return {"loss": loss} | codes | parts
 
-        done = step + 1
-        if done % config.log_every_steps == 0 or done == config.steps:
-            now = time.monotonic()
-            log(
-                {"step": done, "loss": loss.item()}
-                | codes
-                | {name: value.item() for name, value in parts.items()}
-                | {
-                    "psnr_db": -10 * math.log10(parts["mse"].item()),
-                    "images_per_s": config.log_every_steps * config.global_batch_size / (now - clock),
-                }
-            )
-            clock = now
-        if rank == 0 and (done % config.save_every_steps == 0 or done == config.steps):
-            state = {"step": done, "config": asdict(config), "model": model.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "generator": generator.get_state()}
-            if discriminator and discriminator_optimizer:
-                state["discriminator"] = discriminator.state_dict()
-                state["discriminator_optimizer"] = discriminator_optimizer.state_dict()
-            torch.save(state, state_path.with_suffix(".partial"))
-            os.replace(state_path.with_suffix(".partial"), state_path)
+    def save(self, state_path: Path, done: int) -> None:
+        """Writes all that `start` takes, whole or not at all."""
+        state = {"step": done, "config": asdict(self._config), "model": self._model.state_dict()}
+        state |= {"optimizer": self._optimizer.state_dict(), "generator": self._generator.get_state()}
+        if self._adversary:
+            state["discriminator"] = self._adversary.discriminator.state_dict()
+            state["discriminator_optimizer"] = self._adversary.optimizer.state_dict()
+        torch.save(state, state_path.with_suffix(".partial"))
+        os.replace(state_path.with_suffix(".partial"), state_path)
 
-    model.vqgan.quantize.embedding.weight.data.copy_(model.codebook.codes_KD)
-    return model.vqgan
+    def trained(self) -> VQModel:
+        """The model, with its codebook where diffusers has it."""
+        self._model.vqgan.quantize.embedding.weight.data.copy_(self._model.codebook.codes_KD)
+        return self._model.vqgan
+
+    def _images(self, batches: Iterator[Tensor], quantizing: bool) -> Tensor:
+        images = scale_batch(next(batches).to(self._device), self._config, self._generator)
+        if not quantizing and torch.rand((), generator=self._generator).item() < self._config.recoloured_share:
+            images = recolour(images, self._generator)
+        return images
+
+    def _update(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        _average_gradients(self._parameters)
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+
+
+class _Adversary:
+    """The discriminator, which learns to tell the autoencoder's pictures from real ones."""
+
+    def __init__(self, learning_rate: float, device: torch.device) -> None:
+        self.discriminator = PatchDiscriminator().to(device)
+        self.optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.9))
+        self._device = device
+
+    def loss(self, pictures: Tensor) -> Tensor:
+        """The autoencoder's: low where its pictures are taken for real."""
+        with fast_autocast(self._device):
+            return -self.discriminator(pictures).float().mean()
+
+    def learn(self, images: Tensor, pictures: Tensor) -> None:
+        """One update, with the hinge loss."""
+        with fast_autocast(self._device):
+            real, generated = self.discriminator(images).float(), self.discriminator(pictures).float()
+        self.optimizer.zero_grad(set_to_none=True)
+        (F.relu(1 - real).mean() + F.relu(1 + generated).mean()).backward()
+        _average_gradients(list(self.discriminator.parameters()))
+        self.optimizer.step()
 
 
 def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -198,8 +240,8 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
                 parameter.grad /= dist.get_world_size()
 
 
-def _broadcast(modules: list[nn.Module | None]) -> None:
+def _broadcast(modules: list[nn.Module]) -> None:
     if dist.is_initialized():
-        for module in filter(None, modules):
+        for module in modules:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
