@@ -14,8 +14,9 @@ JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != 
 LEVELS = (
     "tokenization.config tokenization.errors",
     "pipeline.errors pipeline.step_figures tokenization.dtypes",
-    "pipeline.config pipeline.runtime tokenization.files tokenization.text_tokenizer",
-    "cluster jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger tokenization.corpora",
+    "pipeline.config pipeline.runtime tokenization.files",
+    "cluster jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger"
+    " tokenization.corpora tokenization.text_tokenizer",
     "pipeline.weights",
     "pipeline.model tokenization.demo tokenization.table tokenization.vqgan",
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",

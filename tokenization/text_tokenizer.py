@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
+from tokenization.files.hashing import file_sha256
 
 # Qwen splits like GPT-4's tokenizer, but takes digits one by one (Qwen's tokenization_qwen.py).
 SPLIT_PATTERN = (
@@ -50,7 +51,7 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
                 f"text tokenizer folder {source!r} has neither tokenizer.json nor {RANK_FILE}; fetch the file that "
                 "belongs to the language expert, or save the tokenizer with save_pretrained"
             )
-    cached = cache / _sha256(path)[:16]
+    cached = cache / file_sha256(path)[:16]
     if not cached.exists():
         partial = cache / f".{uuid.uuid4().hex}"
         _convert(path).save_pretrained(partial)
@@ -112,7 +113,3 @@ def _packaged_ranks() -> Path:
         return Path(str(files("dashscope") / "resources" / "qwen.tiktoken"))
     except ModuleNotFoundError as error:
         raise InputError("Qwen's vocabulary comes with the package dashscope: pip install '.[demo]'") from error
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,5 @@
 """Slices of the trained parameters and of AdamW's moments, to one safetensors file a rank and back from all of them."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from pipeline.checkpoints.manifest import BLOCK_BYTES, Checkpoint, CheckpointFile, PlacedSlice, block_hash, block_hashes
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice
 from pipeline.errors import InputError, OutageError
+from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.storage import Storage, open_storage
 
 ELEMENT_BYTES = 4
@@ -24,13 +24,10 @@ def write_slices(path: Path, slices: list[Slice]) -> CheckpointFile:
     """Writes the slices' tensors as `NAME:KEY`, and returns where they lie."""
     tensors = {f"{each.name}:{key}": each.tensors[key] for each in slices for key in KEYS}
     save_file(tensors, path)
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_bytes))
-    first = 8 + header_bytes
+    stored = stored_tensors(path)
     placed = {}
     for each in slices:
-        places = [first + header[f"{each.name}:{key}"]["data_offsets"][0] for key in KEYS]
+        places = [stored[f"{each.name}:{key}"].start for key in KEYS]
         placed[each.name] = PlacedSlice(each.start, each.tensors["master"].numel(), places)
     return CheckpointFile(path.stat().st_size, block_hashes(path), placed)
 

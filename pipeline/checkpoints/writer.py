@@ -71,7 +71,7 @@ class CheckpointWriter:
         """Names checkpoints that could not be read: they do not count among those that are kept."""
         self._damaged |= set(damaged)
 
-    def save(self, engine: PartitionedEngine, manifest: CheckpointManifest, remove_old: bool = True) -> float:
+    def save(self, engine: PartitionedEngine, manifest: CheckpointManifest, may_remove: bool = True) -> float:
         """Begins a checkpoint whose manifest still lacks its files, after which older ones may go. Every rank calls it.
 
         Returns:
@@ -86,7 +86,7 @@ class CheckpointWriter:
         self._all_wrote.clear()
         self._part = self._threads.submit(self._write_part, self._name, slices)
         if self._rank == 0:
-            self._closing = self._threads.submit(self._close, self._name, manifest, remove_old)
+            self._closing = self._threads.submit(self._close, self._name, manifest, may_remove)
         return time.monotonic() - started
 
     def wait(self) -> bool:

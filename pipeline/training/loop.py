@@ -168,7 +168,7 @@ class StageTraining:
         # A skipped step puts the weights in doubt: a checkpoint to roll back to must be older.
         due = is_due(stage.save_every_steps, done) and not problem
         if due or ends or stop:
-            checkpoints.save(done, finished=False, remove_old=not problem)
+            checkpoints.save(done, finished=False, may_remove=not problem)
             self.skipped.forget(checkpoints.counted_step)
         if ends:
             raise _ended_on_skipped_steps(self.run, done, problem, saved=checkpoints.wait())

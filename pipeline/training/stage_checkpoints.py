@@ -71,19 +71,19 @@ class StageCheckpoints:
         self.wait()
         return self._resumed(at_most_step=done)
 
-    def save(self, done: int, finished: bool, remove_old: bool = True) -> None:
+    def save(self, done: int, finished: bool, may_remove: bool = True) -> None:
         """Begins a checkpoint after `done` steps.
 
         Args:
             done: steps of the stage.
             finished: the stage is.
-            remove_old: older ones go as the stage's settings say. Among steps that are not learned from they had
+            may_remove: older ones go as the stage's settings say. Among steps that are not learned from they had
                 better stay: these weights may be what is wrong.
         """
         assert self._writer
         started = time.monotonic()
         self.wait()  # for the checkpoint before
-        self._writer.save(self._engine, self._manifest(done, finished), remove_old)
+        self._writer.save(self._engine, self._manifest(done, finished), may_remove)
         self._begun_step = done
         now = time.monotonic()
         stall_s = now - started

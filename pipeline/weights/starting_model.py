@@ -28,10 +28,10 @@ from pipeline.weights.tensor_files import (
     NewTensor,
     SafetensorsFile,
     TensorFile,
-    file_sha256,
     write_safetensors,
 )
 from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.hashing import file_sha256
 
 INDEX_FILE = "model.safetensors.index.json"
 

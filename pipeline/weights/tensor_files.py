@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.torch_files import is_mappable, unpickled
 
 PIECE_ELEMENTS = 2**20
 """Elements that are read and written at once: 4 MB as float32."""
-HASH_BYTES = 2**22
 INDEXED = ("model.safetensors", "pytorch_model.bin")
 """What a folder may hold, the first of them that is there: alone, or in parts that `NAME.index.json` lists."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -47,39 +47,32 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                header_bytes = int.from_bytes(file.read(8), "little")
-                if not 2 <= header_bytes <= path.stat().st_size - 8:
-                    raise ValueError("its header is cut off")
-                header = json.loads(file.read(header_bytes))
-            header.pop("__metadata__", None)
-            self._places = {name: (8 + header_bytes + one["data_offsets"][0], one) for name, one in header.items()}
-            self.shapes = {name: tuple(one["shape"]) for name, one in header.items()}
-            end = 8 + header_bytes + max((one["data_offsets"][1] for one in header.values()), default=0)
+            self._stored = stored_tensors(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{str(path)!r} is no readable safetensors file: {error}; fetch it again") from error
-        if path.stat().st_size != end:
+        self.shapes = {name: one.shape for name, one in self._stored.items()}
+        if self._stored and path.stat().st_size != (end := max(one.stop for one in self._stored.values())):
             raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, not {end}; fetch it again")
-        for name, one in header.items():
-            if one["dtype"] not in DTYPES:
+        for name, one in self._stored.items():
+            if one.dtype not in DTYPES:
                 known = ", ".join(DTYPES)
                 raise InputError(
-                    f"{str(path)!r}: tensor {name!r} is of type {one['dtype']}, weights are {known}; "
+                    f"{str(path)!r}: tensor {name!r} is of type {one.dtype}, weights are {known}; "
                     "name the model that was not quantized"
                 )
-            low, high = one["data_offsets"]
-            if high - low != math.prod(one["shape"]) * DTYPES[one["dtype"]].itemsize:
+            if one.stop - one.start != math.prod(one.shape) * DTYPES[one.dtype].itemsize:
                 raise InputError(
-                    f"{str(path)!r}: tensor {name!r} has {high - low} bytes, which is not its shape's; fetch it again"
+                    f"{str(path)!r}: tensor {name!r} has {one.stop - one.start} bytes, which is not its shape's; "
+                    "fetch it again"
                 )
 
     def read(self, name: str, start: int, count: int) -> Tensor:
         """See `TensorFile`."""
-        place, one = self._places[name]
-        dtype = DTYPES[one["dtype"]]
+        one = self._stored[name]
+        dtype = DTYPES[one.dtype]
         content = bytearray(count * dtype.itemsize)
         with self.path.open("rb") as file:
-            file.seek(place + start * dtype.itemsize)
+            file.seek(one.start + start * dtype.itemsize)
             if file.readinto(content) != len(content):
                 raise InputError(f"{str(self.path)!r} ends before tensor {name!r} does; fetch it again")
         return torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
@@ -228,12 +221,3 @@ def write_safetensors(path: Path, tensors: list[NewTensor], dtype: torch.dtype) 
 def bytes_of(tensor: Tensor) -> memoryview:
     """A CPU tensor's memory."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

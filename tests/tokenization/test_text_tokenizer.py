@@ -57,7 +57,7 @@ def corpus() -> list[str]:
         "\x00\x07\x1b[0m\ufffd\ufffe\U0010ffff\ue000",
         "",
     ]
-    texts += (CHECKOUT / "pipeline" / "layers.py").read_text().split("\n\n")
+    texts += (CHECKOUT / "pipeline" / "model" / "layers.py").read_text().split("\n\n")
     rng = random.Random(0)
     ranges = [(0x20, 0x7F), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF), (0x80, 0x3000), (0x10000, 0x10FFFF), (0xD800, 0xE000)]
     pieces = ["\u200d", "\ufe0f", "\u0301", "\u08d2", "\r\n", "  ", "'s", "1234", "def ", "\u3000", "\u1100\u1161"]
