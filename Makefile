@@ -5,7 +5,7 @@ LOCK := cluster/requirements.lock
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-long lint install lock
+.PHONY: demo test test-quick test-long lint install lock
 
 install: $(INSTALLED)
 
@@ -23,8 +23,16 @@ $(INSTALLED): pyproject.toml $(LOCK)
 demo: $(INSTALLED)
 	$(PYTHON) -P jobs/demo.py
 
+# On two processes, of which one works while the other waits. A file's tests stay in one process, and the files that take
+# longest begin first.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(PARALLEL)
+
+# Before a commit: all packages, without the tests that start Ray, ranks or programs, or train something.
+test-quick: $(INSTALLED)
+	$(PYTHON) -m pytest $(PARALLEL) -m "not long and not slow"
 
 test-long: $(INSTALLED)
 	$(PYTHON) -m pytest -m long

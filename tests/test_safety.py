@@ -51,6 +51,7 @@ def test_a_manifest_cannot_name_files_of_other_folders(tmp_path: Path, file: str
         open_checkpoint(str(tmp_path / "checkpoints"), name)
 
 
+@pytest.mark.slow
 def test_secrets_of_the_environment_are_in_no_plan_and_no_message(tmp_path: Path) -> None:
     server = FaultyS3()  # without the bucket that is asked for
     secrets = server.environment() | {"WANDB_API_KEY": f"{SECRET}2", "MLFLOW_TRACKING_PASSWORD": f"{SECRET}3"}

@@ -196,6 +196,7 @@ def test_a_language_expert_at_hand_must_have_the_geometry_that_is_planned(tmp_pa
     assert planned_config(replace(recipe, plan=replace(recipe.plan, language_expert_geometry=""))).hidden_size == 512
 
 
+@pytest.mark.slow
 def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with_2(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "jobs/train_stage.py", "--recipe", "mars_1b", "--dry-run", "--json"]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}

@@ -144,6 +144,7 @@ def picture(run: TrainedRun) -> np.ndarray:
     return ImageTokenizer(run.paths.vqgan).decode(codes)
 
 
+@pytest.mark.slow
 def test_an_export_gives_the_same_pictures_in_a_fresh_process_whole_or_beside_its_language_expert(
     trained: TrainedRun, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def corpus() -> list[str]:
     return texts
 
 
+@pytest.mark.slow
 def test_ids_are_qwens_own_whatever_file_they_come_from(
     qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
 ) -> None:
@@ -81,6 +82,7 @@ def test_ids_are_qwens_own_whatever_file_they_come_from(
         assert end_of_text_id(tokenizer) == 151_643 and len(tokenizer) == 151_851
 
 
+@pytest.mark.slow
 def test_ids_that_are_no_valid_text_decode_as_qwens_own_decode(
     qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
 ) -> None:

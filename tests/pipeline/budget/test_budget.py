@@ -109,6 +109,7 @@ def test_steps_that_were_done_again_are_lost_and_the_rest_is_told_apart(tmp_path
     assert parts.sum(axis=1).tolist() == pytest.approx(spent["gpu_days"].tolist())
 
 
+@pytest.mark.slow
 def test_a_report_says_it_all_and_its_page_shows_it_on_a_phone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

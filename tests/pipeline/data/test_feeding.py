@@ -50,6 +50,7 @@ def plan_of(place: str | Path) -> StagePlan:
     return StagePlan(STAGE, 1, 0, orders, [TokenReader(place, index, 4)], builder)
 
 
+@pytest.mark.slow
 def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(
     tokens: Path, s3: FaultyS3
 ) -> None:
@@ -65,6 +66,7 @@ def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_
     assert s3.injected.total() > 10
 
 
+@pytest.mark.slow
 def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens: Path, tmp_path: Path, s3: FaultyS3) -> None:
     kept = tmp_path / "rows.parquet"
     selection = RowSelection(URL, WHERE)

@@ -14,6 +14,7 @@ def test_the_captions_are_as_long_as_said() -> None:
     assert np.quantile(lengths, 0.9) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("world_size", [8, 64])
 def test_at_most_three_percent_is_padding_at_mars_7b(stage: int, world_size: int) -> None:

@@ -106,6 +106,7 @@ def train_both(rank: int, folder: Path) -> None:
     (folder / "records.json").write_text(json.dumps(records))
 
 
+@pytest.mark.slow
 def test_a_shared_expert_drifts_from_the_base_and_two_do_not(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_both, args=(tmp_path,), nprocs=1)
     records = json.loads((tmp_path / "records.json").read_text())

@@ -154,6 +154,7 @@ def test_an_untrained_model_opens_no_picture_in_plain_text(base: Qwen2ForCausalL
     assert share.probability < 2 * len(Role) / TEXT_VOCAB
 
 
+@pytest.mark.slow
 def test_a_trained_model_opens_pictures_after_captions_and_in_no_plain_text(base: Qwen2ForCausalLM) -> None:
     """Captions end with one word; plain texts do without it. Openers that no label tells where not to come, come
     everywhere."""

@@ -187,6 +187,7 @@ def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(
     assert asked == [State.CODES] * (NUM_CODES + NUM_HIGH // 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size: int) -> None:
     """What a CUDA graph needs; made here without a GPU."""

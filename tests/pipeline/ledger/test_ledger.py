@@ -187,6 +187,7 @@ class Driver:
         return int(self.process.stdout.readline())
 
 
+@pytest.mark.slow
 def test_whatever_is_killed_the_ledger_adds_up_to_what_a_poller_saw_and_at_most_a_heartbeat_is_lost(
     tmp_path: Path,
 ) -> None:

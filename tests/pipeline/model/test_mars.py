@@ -39,6 +39,7 @@ def test_text_logits_equal_the_bases_bit_for_bit(base: Qwen2ForCausalLM, mars: M
         assert torch.equal(mars(ids, attention_mask=mask).logits[..., :TEXT_VOCAB], expected)
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(
     base: Qwen2ForCausalLM, mars: MarsForCausalLM, builder: SequenceBuilder
 ) -> None:
@@ -269,6 +270,7 @@ def counting(function: Callable, runs: list) -> Callable:
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partitioned", [pytest.param(False, marks=pytest.mark.long), True])
 def test_compiled_layers_give_the_same_loss_and_gradients(partitioned: bool) -> None:
     torch.compiler.reset()
@@ -300,6 +302,7 @@ def test_language_expert_kept_whole_as_buffers_trains_the_same(
     assert all(torch.equal(*pair) for pair in zip(own, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("recompute", [False, True])

@@ -103,6 +103,7 @@ def test_recomputed_layers_keep_their_inputs_alone(every: int, kind: Kind) -> No
     assert planned[1] - planned[0] - prefix == pytest.approx(real[1] - real[0], rel=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [0, 1, 2])
 @pytest.mark.parametrize(("attention", "dtype"), [("sdpa", "bfloat16"), ("sdpa", "float32"), ("eager", "float32")])
 def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, attention: str, dtype: str) -> None:

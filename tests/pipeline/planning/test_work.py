@@ -33,6 +33,7 @@ def test_a_text_to_image_pair_takes_about_11_tflop_at_qwen_7bs_geometry() -> Non
     assert kind.flop.total == pytest.approx(11e12, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(number: int) -> None:
     """Of mars_7b's stages, packed, dealt and collated by the loader, with captions of 77 ids on average."""
@@ -80,6 +81,7 @@ def test_recomputation_is_what_torch_counts_on_top() -> None:
         model.gradient_checkpointing_disable()
 
 
+@pytest.mark.slow
 def test_instructions_are_as_long_as_said(tmp_path: Path) -> None:
     tokenizer = load_text_tokenizer("dashscope", tmp_path)
     assert {name: len(tokenizer(text)["input_ids"]) for name, text in INSTRUCTIONS.items()} == INSTRUCTION_IDS

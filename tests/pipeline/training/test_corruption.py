@@ -11,6 +11,8 @@ from pipeline.training.stage_run import StageRun
 from tests.support.faults import add_otherwise_the_second_time, flip_a_bit
 from tests.support.ranks import STAGE, on_ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "name, zero, said",

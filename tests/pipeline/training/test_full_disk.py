@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.checkpoints.manifest import complete_checkpoints, finished_checkpoint, newest_complete
@@ -13,6 +14,8 @@ from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
 from tests.support.faults import full_disk_at_the_end, full_disk_of_rank_0, full_disk_of_rank_1, poison
 from tests.support.ranks import STAGE, Undisturbed, losses, named, on_ranks
+
+pytestmark = pytest.mark.slow
 
 
 def test_training_goes_on_where_the_first_ranks_disk_is_full(run: StageRun) -> None:

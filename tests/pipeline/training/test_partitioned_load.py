@@ -23,6 +23,8 @@ from tests.support.ranks import STAGE, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import trained_state
 
+pytestmark = pytest.mark.slow
+
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
 SHORT = replace(STAGE, steps=2, validate_every_steps=0, sample_every_steps=0, save_every_steps=2)

@@ -21,6 +21,8 @@ from tests.support.s3 import BUCKET, SECRET, FaultyS3
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import load_trained, trained_state
 
+pytestmark = pytest.mark.slow
+
 
 def copied(trained: StageRun, run: StageRun) -> StageRun:
     """`run` as if it were what has been trained."""

@@ -19,6 +19,8 @@ from tests.support.faults import poison, poison_until_tried
 from tests.support.ranks import STAGE, named, on_ranks
 from tests.support.trained_weights import trained_state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "how, zero",

@@ -24,6 +24,8 @@ from tests.support.ranks import STAGE, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import load_trained, trained_state
 
+pytestmark = pytest.mark.slow
+
 
 def start_of(run: StageRun) -> MarsForCausalLM:
     return load_base(run.base, CODEBOOK, torch.float32, run.model_options)

@@ -350,6 +350,7 @@ for source in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_under_one_and_a_half_times_the_largest_shard(tmp_path: Path) -> None:
     config = qwen7b.SMALL | dict(vocab_size=40_000, hidden_size=1024, kv_channels=256, intermediate_size=8192)
     weights = qwen7b.random_weights(config | dict(num_hidden_layers=1), torch.bfloat16)

@@ -98,6 +98,7 @@ def damaged_samples() -> list[tuple[str, bytes | None, dict | bytes]]:
     return samples
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_samples_close_the_books(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     samples = damaged_samples()
     write_tar(tmp_path / "a.tar", samples)
