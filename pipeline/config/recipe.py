@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import ModelOptions
 from pipeline.config.scaling import ScalingConfig
-from pipeline.config.stage import MAIN, StageConfig, no_room
+from pipeline.config.shares import no_room
+from pipeline.config.stage import MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
 from tokenization.config.tokenization import TokenizationConfig

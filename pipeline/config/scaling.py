@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from pipeline.config.checks import at_least
+
 
 @dataclass(frozen=True)
 class ScalingConfig:
@@ -46,13 +48,8 @@ class ScalingConfig:
 
     def problems(self) -> list[str]:
         """What makes it impossible; empty where nothing does."""
-        found = []
-        for name in ("num_workers", "cpus_per_worker"):
-            if getattr(self, name) < 1:
-                found.append(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"):
-            if getattr(self, name) < 0:
-                found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
+        found = at_least(1, self, ("num_workers", "cpus_per_worker"))
+        found += at_least(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
         if self.min_workers > self.num_workers:
             found.append(f"min_workers is {self.min_workers}, it must be at most num_workers, {self.num_workers}")
         return found

@@ -3,28 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.config.checks import at_least
 from pipeline.config.tasks import SHARED_KINDS, TASK_NAMES
 from pipeline.config.vocabulary import NORMALISATIONS
 
 LANGUAGES = ("en", "zh")
-
-
-PARTS = 1 << 24
-"""Shares are whole numbers of these parts: sums of floats would differ in the end."""
-
-
-def no_room(weights: list[float], samples_per_step: int) -> str:
-    """What is wrong where the smaller sources can take more samples than a step has; else empty."""
-    parts = _parts(weights)
-    most = sum(-(-part * samples_per_step // PARTS) for part in sorted(parts)[:-1])
-    if most < samples_per_step:
-        return ""
-    return f"{len(weights)} sources do not fit into steps of {samples_per_step} samples; raise global_batch_size"
-
-
-def _parts(weights: list[float]) -> list[int]:
-    total = sum(weights)
-    return [round(weight / total * PARTS) for weight in weights]
 
 
 INSTRUCTIONS = {"en": "Describe the picture in English: ", "zh": "用中文描述这张图片："}
@@ -42,17 +25,10 @@ CHOICES = {
     "normalisation": NORMALISATIONS,
     "high_resolution_role": ("high_1", "high_2"),
 }
-POSITIVE = (
+AT_LEAST_1 = (
     *("steps", "global_batch_size", "micro_batch_size", "seq_len", "row_multiple", "window_shards"),
-    *(
-        "log_every_steps",
-        "save_every_steps",
-        "keep_checkpoints",
-        "high_resolution_group",
-        "validation_rows",
-        "end_after",
-        "step_timeout_s",
-    ),
+    *("log_every_steps", "save_every_steps", "keep_checkpoints", "high_resolution_group", "validation_rows"),
+    *("end_after", "step_timeout_s"),
 )
 OPERATIONAL = (
     *("purpose", "micro_batch_size", "row_multiple", "checkpoint_every_layers", "attention", "compile_layers"),
@@ -198,19 +174,7 @@ class StageConfig:
 
     def problems(self) -> list[str]:
         """What makes the stage impossible; empty where nothing does."""
-        found = []
-        for name in ("task_shares", "language_shares"):
-            total = sum(getattr(self, name).values())
-            if abs(total - 1) > 1e-6:
-                found.append(f"{name} sum to {total:g}, they must sum to 1")
-            if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
-                found.append(f"{name} has {negative}; a share is at least 0")
-        if unknown := set(self.task_weights) - set(TASK_NAMES):
-            found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(TASK_NAMES))}")
-        if unknown := set(self.task_shares) - set(SHARED_KINDS):
-            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(SHARED_KINDS)}")
-        if unknown := set(self.language_shares) - set(INSTRUCTIONS):
-            found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
+        found = self._share_problems()
         if not self.sources:
             found.append("sources is empty; name a corpus of the recipe")
         for name, source in self.sources.items():
@@ -227,14 +191,26 @@ class StageConfig:
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
-        for name in AT_LEAST_0:
-            if getattr(self, name) < 0:
-                found.append(f"{name} is {getattr(self, name)}, it must be at least 0")
+        found += at_least(0, self, AT_LEAST_0)
         if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):
             found.append("sample_every_steps is set, but sample_prompts has none or an empty one; say what to draw")
         if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
             found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                found.append(f"{name} is {getattr(self, name)}, it must be at least 1")
+        found += at_least(1, self, AT_LEAST_1)
+        return found
+
+    def _share_problems(self) -> list[str]:
+        found = []
+        for name in ("task_shares", "language_shares"):
+            total = sum(getattr(self, name).values())
+            if abs(total - 1) > 1e-6:
+                found.append(f"{name} sum to {total:g}, they must sum to 1")
+            if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
+                found.append(f"{name} has {negative}; a share is at least 0")
+        if unknown := set(self.task_weights) - set(TASK_NAMES):
+            found.append(f"task_weights has unknown tasks {sorted(unknown)}; known: {', '.join(sorted(TASK_NAMES))}")
+        if unknown := set(self.task_shares) - set(SHARED_KINDS):
+            found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(SHARED_KINDS)}")
+        if unknown := set(self.language_shares) - set(INSTRUCTIONS):
+            found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
         return found

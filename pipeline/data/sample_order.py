@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.config.stage import PARTS, _parts, no_room
+from pipeline.config.shares import PARTS, no_room, parts_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class MixedOrder:
 
     def taken(self, step: int) -> list[int]:
         """Samples that each source has given before `step`."""
-        parts = _parts(self.weights)
+        parts = parts_of(self.weights)
         taken = [part * step * self.samples_per_step // PARTS for part in parts]
         largest = parts.index(max(parts))
         taken[largest] += step * self.samples_per_step - sum(taken)

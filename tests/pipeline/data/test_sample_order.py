@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.common.recipes import load_recipe
-from pipeline.config.stage import PARTS, no_room
+from pipeline.config.shares import PARTS, no_room
 from pipeline.data.packing import pack_rows
 from pipeline.data.row_index import RowIndex
 from pipeline.data.sample_order import MixedOrder, SampleOrder
