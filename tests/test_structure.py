@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_every_package_says_what_lives_in_it() -> None:
         if path.name == "__init__.py":
             described = ast.get_docstring(ast.parse(path.read_text()))
             assert described and described.endswith("."), module
+
+
+def test_the_architecture_page_lists_exactly_the_packages_with_their_levels() -> None:
+    page = (CHECKOUT / "docs/architecture.md").read_text()
+    listed = {name: int(level) for level, name in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", page, re.MULTILINE)}
+    assert listed == LEVEL_OF, "change the table of packages in docs/architecture.md, too"
 
 
 def test_the_train_loop_and_the_model_run_without_ray() -> None:
