@@ -99,10 +99,10 @@ def test_every_package_says_what_lives_in_it() -> None:
             assert described and described.endswith("."), module
 
 
-def test_the_architecture_page_lists_exactly_the_packages_with_their_levels() -> None:
+def test_the_architecture_page_lists_exactly_the_packages() -> None:
     page = (CHECKOUT / "docs/architecture.md").read_text()
-    listed = {name: int(level) for level, name in re.findall(r"^\| (\d+) \| `([\w.]+)` \|", page, re.MULTILINE)}
-    assert listed == LEVEL_OF, "change the table of packages in docs/architecture.md, too"
+    listed = re.findall(r"^\| `((?:cluster|jobs|pipeline|tokenization)[\w.]*)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(LEVEL_OF), "change the table of packages in docs/architecture.md, too"
 
 
 def test_the_train_loop_and_the_model_run_without_ray() -> None:
