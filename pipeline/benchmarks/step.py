@@ -98,6 +98,18 @@ def measure_step(benchmark: StepBenchmark, device: torch.device, say: Callable[[
             f"round {number + 1}/{benchmark.rounds}: " + "  ".join(f"{name} {t[-1]:.3f} s" for name, t in times.items())
         )
 
+    return _figures(benchmark, batch, times, peak_bytes, device)
+
+
+def _figures(
+    benchmark: StepBenchmark,
+    batch: MicroBatch,
+    times: dict[str, list[float]],
+    peak_bytes: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The benchmark's figures, from the seconds of every step by the name of its objective."""
+
     def ratio(above: str, below: str) -> float:
         return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 

@@ -16,7 +16,7 @@ from pipeline.budget.spending import a100_factor
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.planning.recipe_plan import DAY_S, RecipePlan, plan_recipe, planned_device
+from pipeline.planning.recipe_plan import DAY_S, Device, RecipePlan, plan_recipe, planned_device
 from tokenization.config.vqgan import VqganConfig
 from tokenization.vqgan.model import build_vqgan
 
@@ -103,14 +103,7 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
         UsageError: the recipe cannot work, or rates of another device were given, or none for CPUs.
     """
     measured = rates.flop_per_s is not None
-    if rates.device == "CPU" and recipe.scaling.use_gpu:
-        raise UsageError(f"recipe {recipe.name!r} trains on GPUs, the rates in {rates.sources[0]!r} are a CPU's")
-    if not recipe.scaling.use_gpu and rates.device != "CPU":
-        raise UsageError(
-            f"recipe {recipe.name!r} trains on CPUs, which have no stated peak: give a rate with --benchmark, a "
-            "file of `jobs/benchmark.py train --json` or the ledger of a run; or plan on GPUs with "
-            "--set scaling.use_gpu=true --gpu A100-80GB"
-        )
+    _check_device_kind(recipe, rates)
     gpu = gpu or (rates.device if recipe.scaling.use_gpu else "")
     device = planned_device(recipe, gpu, mfu)
     if measured and device.peak_flop_per_s != peak_flop_per_s(rates.device):
@@ -122,21 +115,51 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
     ]
     costs = tuple(_stage_cost(plan, number, rate, rates) for number, rate in enumerate(by_stage))
     tokenization, factors = _tokenization(recipe, plan, device.peak_flop_per_s, rates, encoder_mfu)
-    kind = "measured" if measured else "assumed"
-    of_rates = f"measured: {', '.join(rates.sources)}"
     stated = mfu_of(rates, device.name) if measured else mfu
-    factors = {
+    factors = _training_factors(recipe, plan, device, stated, by_stage, rates) | factors
+    a100 = a100_factor(device.name, {}) if recipe.scaling.use_gpu else None
+    if a100 is not None:
+        factors["A100-equivalent"] = Factor(a100, "A100 days a day", "ratio of the dense bf16 peaks")
+    return CostPlan(recipe, device.name, not measured, costs, tokenization, factors, a100, price)
+
+
+def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
+    """Raises UsageError where the rates are of a CPU and the recipe trains on GPUs, or the other way round."""
+    if rates.device == "CPU" and recipe.scaling.use_gpu:
+        raise UsageError(f"recipe {recipe.name!r} trains on GPUs, the rates in {rates.sources[0]!r} are a CPU's")
+    if not recipe.scaling.use_gpu and rates.device != "CPU":
+        raise UsageError(
+            f"recipe {recipe.name!r} trains on CPUs, which have no stated peak: give a rate with --benchmark, a "
+            "file of `jobs/benchmark.py train --json` or the ledger of a run; or plan on GPUs with "
+            "--set scaling.use_gpu=true --gpu A100-80GB"
+        )
+
+
+def _training_factors(
+    recipe: Recipe, plan: RecipePlan, device: Device, mfu: float | None, by_stage: list[float], rates: Rates
+) -> dict[str, Factor]:
+    """What training's cost follows from, each factor with its source.
+
+    Args:
+        recipe, plan, rates: see `plan_costs`.
+        device: planned on.
+        mfu: assumed, or measured.
+        by_stage: FLOP/s of a device in each stage.
+    """
+    measured = rates.flop_per_s is not None
+    of_rates = f"measured: {', '.join(rates.sources)}"
+    return {
         "device": Factor(device.name, "", "the recipe's, or --gpu"),
         "devices": Factor(recipe.scaling.num_gpus or recipe.scaling.num_cpus, "", "recipe: scaling"),
         "peak": Factor((device.peak_flop_per_s or 0.0) / 1e12, "TFLOP/s", "data sheet, dense bf16"),
-        "mfu": Factor(stated or 0.0, "", of_rates if measured else "assumed (--mfu)"),
+        "mfu": Factor(mfu or 0.0, "", of_rates if measured else "assumed (--mfu)"),
         **{
             f"stage {stage.number}: {name}": Factor(value, unit, source)
             for stage, rate in zip(plan.stages, by_stage, strict=True)
             for name, value, unit, source in (
                 ("samples", stage.work.samples, "", "recipe: steps x global_batch_size"),
                 ("FLOP", stage.work.flop, "", "counted: pipeline/planning/work.py, recomputation not in it"),
-                ("FLOP/s of a device", rate, "", of_rates if measured else f"{kind}: peak x MFU"),
+                ("FLOP/s of a device", rate, "", of_rates if measured else "assumed: peak x MFU"),
                 ("checkpoints", _checkpoints(stage.stage), "", "recipe: steps / save_every_steps"),
             )
         },
@@ -151,12 +174,7 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
             "assumed" if rates.starting_s is None else of_rates,
         ),
         "starts of a stage": Factor(1, "", "assumed: nothing fails"),
-        **factors,
     }
-    a100 = a100_factor(device.name, {}) if recipe.scaling.use_gpu else None
-    if a100 is not None:
-        factors["A100-equivalent"] = Factor(a100, "A100 days a day", "ratio of the dense bf16 peaks")
-    return CostPlan(recipe, device.name, not measured, costs, tokenization, factors, a100, price)
 
 
 def unlimited(recipe: Recipe) -> Recipe:

@@ -90,30 +90,8 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
         number: _begun(training[training["stage"] == str(number)], works[number - 1].steps)
         for number in sorted({int(text) for text in trained["stage"]})
     }
-    starts = fmean((trained["starting_seconds"] * trained["gpu_count"]).tolist())
-
-    def expected(number: int, others: Mapping[int, StageProgress]) -> float:
-        """Device-seconds of a stage, from what others have cost."""
-        update_s = sum(other.update_s for other in others.values()) / sum(other.steps for other in others.values())
-        done = sum(other.share * weights[each - 1] for each, other in others.items())
-        price = sum(other.work_s for other in others.values()) / done
-        return works[number - 1].steps * update_s + price * weights[number - 1]
-
-    left, spread = 0.0, 0.0
-    for number in range(1, len(works) + 1):
-        stage = begun.get(number)
-        others = {each: other for each, other in begun.items() if each != number}
-        if stage is None:
-            cost = expected(number, begun)
-            left += cost + starts
-            spread += UNMEASURED * cost
-            continue
-        cost = (stage.update_s + stage.work_s) / stage.share
-        if others:
-            trust = stage.share / (stage.share + FIRST_STEPS)
-            cost = trust * cost + (1 - trust) * expected(number, others)
-        left += (1 - stage.share) * cost
-        spread += MEASURED * (1 - stage.share) * cost
+    start_s = fmean((trained["starting_seconds"] * trained["gpu_count"]).tolist())
+    left, spread = _left(works, weights, begun, start_s)
     of_kind = table[(table["gpu_model"] == "CPU") == (not recipe.scaling.use_gpu)]
     spent = float(of_kind["device_seconds"].sum())
     return Forecast(
@@ -130,6 +108,43 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
             else "every stage measured"
         ),
     )
+
+
+def _left(
+    works: list[StageWork], weights: list[float], begun: Mapping[int, StageProgress], start_s: float
+) -> tuple[float, float]:
+    """Device-seconds that are left, and their uncertainty.
+
+    Args:
+        works: planned, of every stage.
+        weights: of every stage, its FLOP at the price of their kinds.
+        begun: progress, by the number of the stage.
+        start_s: device-seconds of a start.
+    """
+
+    def expected(number: int, others: Mapping[int, StageProgress]) -> float:
+        """Device-seconds of a stage, from what others have cost."""
+        update_s = sum(other.update_s for other in others.values()) / sum(other.steps for other in others.values())
+        done = sum(other.share * weights[each - 1] for each, other in others.items())
+        price = sum(other.work_s for other in others.values()) / done
+        return works[number - 1].steps * update_s + price * weights[number - 1]
+
+    left, spread = 0.0, 0.0
+    for number in range(1, len(works) + 1):
+        stage = begun.get(number)
+        others = {each: other for each, other in begun.items() if each != number}
+        if stage is None:
+            cost = expected(number, begun)
+            left += cost + start_s
+            spread += UNMEASURED * cost
+            continue
+        cost = (stage.update_s + stage.work_s) / stage.share
+        if others:
+            trust = stage.share / (stage.share + FIRST_STEPS)
+            cost = trust * cost + (1 - trust) * expected(number, others)
+        left += (1 - stage.share) * cost
+        spread += MEASURED * (1 - stage.share) * cost
+    return left, spread
 
 
 def _begun(attempts: pd.DataFrame, steps: int) -> StageProgress:
