@@ -72,7 +72,7 @@ def report(options: Report) -> dict[str, Any]:
         named[name] = model
     page = Path(options.html).absolute() if options.html else paths.run / PAGE_FILE
 
-    from pipeline.reports.budget import report_spending
+    from pipeline.reports.spending import report_spending
 
     return report_spending(recipe, paths, options.budget_gpu_days, named, page, options.json)
 
@@ -88,7 +88,7 @@ def plan(options: Plan) -> dict[str, Any]:
         raise UsageError(f"--price-per-gpu-hour {options.price_per_gpu_hour:g}: a price is at least 0")
     recipe = load_recipe(options.recipe, options.set)
 
-    from pipeline.reports.budget import plan_spending
+    from pipeline.reports.cost_tables import plan_spending
 
     mfu, price = options.mfu or ASSUMED_MFU, options.price_per_gpu_hour
     return plan_spending(recipe, options.gpu, mfu, options.encoder_mfu, options.benchmark, price, options.json)

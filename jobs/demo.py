@@ -8,15 +8,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import ray
-
-from jobs import report, tokenize, train_lm, train_stage
 from jobs.common.cli import JobOptions, run_job
-from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runs.commands import job_command
 from pipeline.runtime.terminal import say
-from tokenization.demo.openmoji import ATTRIBUTION
 
 STARTED = time.monotonic()
 
@@ -27,43 +22,47 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Every job does what is not done yet, so an interrupted demo goes on where it stopped."""
-    _, paths = options.resolve()
+    """Every part does what is not done yet, so an interrupted demo goes on where it stopped."""
+    from pipeline.demo.corpora import attribution_of
+    from pipeline.launch.curriculum import train_stages
+    from pipeline.launch.language_expert import make_language_expert
+    from pipeline.launch.tokenization import check_shards, tokenize_corpora
+    from pipeline.reports.run_report import write_report
+    from pipeline.runtime.ray_connection import connect_to_ray
+
+    recipe, paths = options.resolve()
     resumed = paths.run.exists()
     connect_to_ray()
-    flags = vars(options)
-    for name, job in (
-        ("corpus and tokens", lambda: tokenize.main(tokenize.Options(**flags))),
-        ("language expert", lambda: train_lm.main(train_lm.Options(**flags))),
-        ("training", lambda: train_stage.main(train_stage.Options(**flags, stage="all"))),
-        ("generation", lambda: run_apart("generate.py", options)),
-        ("evaluation", lambda: run_apart("evaluate.py", options)),
+    for name, part in (
+        ("corpus and tokens", lambda: check_shards(tokenize_corpora(recipe, paths, list(recipe.corpora)))),
+        ("language expert", lambda: make_language_expert(recipe, paths)),
+        ("training", lambda: train_stages(recipe, paths, "all")),
+        ("generation", lambda: run_apart("generate", options)),
+        ("evaluation", lambda: run_apart("evaluate", options)),
     ):
         say(f"--- {name} ({time.monotonic() - STARTED:.0f} s)")
-        job()
+        part()
     metrics_path = paths.run / "metrics.json"
     metrics = json.loads(metrics_path.read_text())
     metrics |= {"seconds": round(time.monotonic() - STARTED, 1), "resumed": resumed}
     metrics_path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False))
-    report.main(report.Options(**flags))
-    say(f"--- done in {metrics['seconds']:.0f} s. {ATTRIBUTION}")
+    say(f"report: {write_report(recipe, paths)}")
+    say(f"--- done in {metrics['seconds']:.0f} s. {attribution_of(recipe.corpus)}")
     for made in ("report.html", "metrics.json", "samples/grid.png", "samples/vq_sheet.png", "export"):
         say(f"    {paths.run / made}")
 
 
-def run_apart(script: str, options: Options) -> None:
+def run_apart(job: str, options: Options) -> None:
     """Runs a job in processes of its own, so that scores owe nothing to what training left in memory.
 
     Raises:
         SystemExit: the job failed; with its exit code.
     """
-    flags = ["--recipe", options.recipe, *(part for override in options.set for part in ("--set", override))]
-    if options.root:
-        flags += ["--root", options.root]
-    command = [sys.executable, "-P", str(Path(__file__).with_name(script)), *flags]
-    address = ray.get_runtime_context().gcs_address
-    code = subprocess.run(command, env=os.environ | {"RAY_ADDRESS": address}, check=False).returncode
-    if code:
+    import ray
+
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = job_command(job, options.recipe, options.root, options.set)
+    if code := subprocess.run(command, env=environment, check=False).returncode:
         sys.exit(code)
 
 

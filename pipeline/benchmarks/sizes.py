@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from pipeline.architecture.geometries import GEOMETRIES
+from pipeline.config.model_sizes import SIZES
 from pipeline.planning.flops import count_parameters
 
 
 def parameters_of(geometry: str) -> dict[str, Any]:
-    """The parameters of one of `GEOMETRIES`, without making the model."""
-    config = GEOMETRIES[geometry]
+    """The parameters of one of `SIZES`, without making the model."""
+    config = SIZES[geometry]
     counts = count_parameters(config)
     return {
         "geometry": geometry,

@@ -7,18 +7,14 @@ comes from: the recipe, counted, measured, or assumed.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from pipeline.budget.measured_rates import Rates, mfu_of
 from pipeline.budget.published import PAPER_GPU_DAYS, SD15_GPU_DAYS
 from pipeline.budget.spending import a100_factor
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
+from pipeline.planning.flops import encoder_flop_of
 from pipeline.planning.recipe_plan import DAY_S, Device, RecipePlan, plan_recipe, planned_device
-from tokenization.config.vqgan import VqganConfig
-from tokenization.vqgan.model import build_vqgan
 
 ASSUMED_START_S = 600.0
 """From a stage's devices to its first step: weights read, DeepSpeed and torch.compile set up."""
@@ -78,14 +74,6 @@ class CostPlan:
     def training_days(self) -> float:
         """Of steps alone: what the MFU is of."""
         return sum(cost.training for cost in self.stages)
-
-
-def encoder_flop_of(config: VqganConfig, size_px: int) -> float:
-    """FLOP that encode one picture of `size_px`, counted by torch on tensors without data."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        vqgan = build_vqgan(config)
-        vqgan.quant_conv(vqgan.encoder(torch.empty(1, 3, size_px, size_px)))
-    return float(counter.get_total_flops())
 
 
 def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: float, price: float) -> CostPlan:

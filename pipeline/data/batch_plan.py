@@ -20,16 +20,12 @@ from pipeline.config.vocabulary import Role
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.packing import deal_rows, pack_rows
 from pipeline.data.sample_order import MixedOrder, generator
-from pipeline.data.sequences import SampleParts, Sequence, SequenceBuilder
+from pipeline.data.sequences import PLAIN_SHARE, SampleParts, Sequence, SequenceBuilder
 from pipeline.data.token_reader import Row
 from pipeline.errors import InputError
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Keep the draws' random keys apart from the order's, whose third part is a source."""
-
-PLAIN_SHARE = 0.25
-"""Of the captions before a picture that have a `Task.PLAIN_TEXT` label. Three rows of the head learn from it, and in a
-small model the text vocabulary's logits are what costs most."""
 
 
 class Reader(Protocol):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import JointVocabulary
+from pipeline.data.batch_work import BatchWork, batch_work, is_code, positions_and_pairs, visual_positions
 from pipeline.data.sequences import Sequence
 from pipeline.model.attention import PADDING_SEGMENT, PackedPositions
 
@@ -47,24 +48,6 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class BatchWork:
-    """What a micro-batch has to be computed, padding and samples without labels (fillers) apart: positions of both
-    modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
-    positions of the tensors."""
-
-    text_tokens: int
-    visual_tokens: int
-    text_pairs: int
-    visual_pairs: int
-    padded_tokens: int
-
-    @property
-    def tokens(self) -> int:
-        """Positions of both modalities."""
-        return self.text_tokens + self.visual_tokens
-
-
-@dataclass(frozen=True)
 class MicroBatch:
     """One rank's part of one micro-step. `text_labels` are text ids and openers, `code_labels` codes."""
 
@@ -74,6 +57,16 @@ class MicroBatch:
     text_labels: Labels
     code_labels: Labels
     work: BatchWork
+
+    @property
+    def num_text_labels(self) -> int:
+        """Labels that are text ids or openers."""
+        return len(self.text_labels.index)
+
+    @property
+    def num_code_labels(self) -> int:
+        """Labels that are codes."""
+        return len(self.code_labels.index)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same batch on another device. From pinned memory the host does not wait for the copy."""
@@ -103,41 +96,31 @@ def collate(
     assert all(sequence.kind is kind for row in rows for sequence in row)
     text, visual = _Packer(len(rows), row_multiple), _Packer(len(rows), row_multiple)
     labels = []
-    text_tokens = visual_tokens = text_pairs = visual_pairs = 0
+    counts = np.zeros(4, np.int64)
     for row, sequences in enumerate(rows):
         for segment, sequence in enumerate(sequences):
-            run = slice(0, sequence.num_run)
-            is_visual = sequence.ids[run] >= vocabulary.text_vocab_size
+            is_visual = visual_positions(sequence, vocabulary)
             place = np.empty(len(is_visual), np.int64)  # in the row's stream
             for packer, chosen in ((text, ~is_visual), (visual, is_visual)):
-                place[chosen] = packer.add(row, sequence.ids[run][chosen], np.nonzero(chosen)[0], sequence, segment)
+                place[chosen] = packer.add(
+                    row, sequence.ids[: sequence.num_run][chosen], np.nonzero(chosen)[0], sequence, segment
+                )
             at = sequence.label_positions
             labels.append((row, place[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
-            if len(at):
-                visible = sequence.num_visible[run]
-                text_tokens += int((~is_visual).sum())
-                visual_tokens += int(is_visual.sum())
-                text_pairs += int(visible[~is_visual].sum())
-                visual_pairs += int(visible[is_visual].sum())
+            counts += positions_and_pairs(sequence, is_visual)
 
     row_length = text.length + visual.length
     index = np.concatenate([row * row_length + text.length * above + at for row, at, above, _, _ in labels])
     ids = np.concatenate([label_ids for *_, label_ids, _ in labels])
     tasks = np.concatenate([label_tasks for *_, label_tasks in labels])
-    is_code = (ids >= vocabulary.code_offset) & (ids < vocabulary.code_offset + vocabulary.codebook_size)
+    of_code = is_code(ids, vocabulary)
     return MicroBatch(
         kind=kind,
         text=text.padded(0),
         visual=visual.padded(vocabulary.code_offset),
-        text_labels=_labels(index, ids, tasks, task_weights, ~is_code),
-        code_labels=_labels(index, ids, tasks, task_weights, is_code),
-        work=BatchWork(
-            text_tokens=text_tokens,
-            visual_tokens=visual_tokens,
-            text_pairs=text_pairs,
-            visual_pairs=visual_pairs,
-            padded_tokens=len(rows) * row_length,
-        ),
+        text_labels=_labels(index, ids, tasks, task_weights, ~of_code),
+        code_labels=_labels(index, ids, tasks, task_weights, of_code),
+        work=batch_work(counts, len(rows) * row_length),
     )
 
 

@@ -18,6 +18,10 @@ import numpy as np
 from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import JointVocabulary, Role
 
+PLAIN_SHARE = 0.25
+"""Of the captions before a picture that have a `Task.PLAIN_TEXT` label. Three rows of the head learn from it, and in a
+small model the text vocabulary's logits are what costs most."""
+
 
 @dataclass(frozen=True)
 class Sequence:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import DEFAULT_OPTIONS, ModelOptions
+from pipeline.config.model_sizes import LANGUAGE_EXPERT_POSITIONS
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.weights.language_expert_formats import open_language_expert, qwen2_shapes, text_name
 from pipeline.weights.start_file import is_starting_model
@@ -67,6 +68,6 @@ def qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:
         num_hidden_layers=config.num_hidden_layers,
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
-        max_position_embeddings=4096,
+        max_position_embeddings=LANGUAGE_EXPERT_POSITIONS,
         tie_word_embeddings=True,
     )

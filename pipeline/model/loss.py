@@ -6,8 +6,9 @@ Shape letters: N positions with a label, D hidden size, V text rows, R visual ro
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 16 * 2**20
-"""Float32 logits of one chunk of positions."""
+from pipeline.config.model_sizes import LOSS_CHUNK_BYTES
+
+CHUNK_BYTES = LOSS_CHUNK_BYTES
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

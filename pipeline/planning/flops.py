@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from pipeline.architecture.mars_config import MarsConfig
-from pipeline.data.collate import MicroBatch
-from pipeline.model.mars import MarsForCausalLM, is_trained
+from pipeline.config.model_sizes import ModelSizes
+from pipeline.data.batch_work import Counted
+from tokenization.config.vqgan import VqganConfig
 
 
 @dataclass(frozen=True)
@@ -32,31 +30,32 @@ class ParameterCounts:
     active: int
 
 
-def count_parameters(config: MarsConfig) -> ParameterCounts:
-    """Counts on the meta device: no memory is taken, whatever the size."""
-    with torch.device("meta"):
-        model = MarsForCausalLM(config)
-    model.tie_weights()
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    unused = (".text_expert.", "embed_", "head.")
-    active = sum(size for name, size in sizes.items() if not any(part in name for part in unused))
-    if config.shared_output_projection:
-        active += sum(size for name, size in sizes.items() if ".text_expert.o_proj." in name)
+def count_parameters(config: ModelSizes) -> ParameterCounts:
+    """Counts from the sizes alone; a test compares with the model."""
+    hidden, layers, visual_rows = config.hidden_size, config.num_hidden_layers, config.vocabulary.num_visual
+    head_dim = hidden // config.num_attention_heads
+    biases = layers * head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
+    expert, output_projections = expert_parameters(config) + biases, layers * hidden * hidden
+    visual_expert = expert - (output_projections if config.shared_output_projection else 0)
+    norms = (2 * layers + 1) * hidden
+    text_tables = config.text_vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    trainable = visual_expert + 2 * visual_rows * hidden
+    # A shared output projection is the text expert's, and visual positions pass through it, too.
     return ParameterCounts(
-        total=sum(sizes.values()),
-        trainable=sum(size for name, size in sizes.items() if is_trained(name)),
-        active=active + config.codebook_size * config.hidden_size,
+        total=trainable + expert + norms + text_tables,
+        trainable=trainable,
+        active=expert + norms + config.codebook_size * hidden,
     )
 
 
-def expert_parameters(config: MarsConfig) -> int:
+def expert_parameters(config: ModelSizes) -> int:
     """Matrix elements that one token passes through in one expert, all layers: q, k, v, o and the FFN's three."""
     head_dim = config.hidden_size // config.num_attention_heads
     attention = config.hidden_size * head_dim * 2 * (config.num_attention_heads + config.num_key_value_heads)
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
-def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state") -> Flop:
+def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") -> Flop:
     """What a micro-batch takes, padding apart. N is `expert_parameters`.
 
     A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
@@ -69,7 +68,7 @@ def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state")
     matrices = 6.0 * parameters * work.visual_tokens + (2.0 if prefix else 4.0) * parameters * work.text_tokens
     if config.shared_output_projection:
         matrices -= 2.0 * hidden * hidden * config.num_hidden_layers * work.visual_tokens
-    num_text, num_codes = len(batch.text_labels.index), len(batch.code_labels.index)
+    num_text, num_codes = batch.num_text_labels, batch.num_code_labels
     vocabulary = config.vocabulary
     if normalisation == "joint":
         per_label = 6.0 * vocabulary.num_visual + 4.0 * config.text_vocab_size
@@ -80,7 +79,7 @@ def flop_of(batch: MicroBatch, config: MarsConfig, normalisation: str = "state")
     return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
 
 
-def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> float:
+def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
     """What gradient checkpointing of every n-th layer (0: of none) runs once more of a micro-batch: those layers'
     forward pass, 2N a token and one of attention's three parts. Not that of a prefix's text, which has no backward, and
     not the visual FFN's last product, the layer's last: torch stops at what the backward needs.
@@ -96,3 +95,36 @@ def recomputed_flop_of(batch: MicroBatch, config: MarsConfig, every: int) -> flo
     matrices -= 2.0 * last_products * work.visual_tokens
     pairs = 4.0 * config.hidden_size * config.num_hidden_layers * (work.visual_pairs + text_pairs)
     return share * (matrices + pairs)
+
+
+def encoder_flop_of(config: VqganConfig, size_px: int) -> float:
+    """FLOP of the convolutions that encode one picture of `size_px`: two a weight and place of the output, as torch
+    counts them (a test compares). The encoder is diffusers' `VQModel`'s, without attention."""
+    side, channels, flop = size_px, 3, 0
+
+    def convolve(outputs: int, kernel: int = 3) -> None:
+        nonlocal channels, flop
+        flop += 2 * side**2 * channels * outputs * kernel**2
+        channels = outputs
+
+    def residual(outputs: int) -> None:
+        nonlocal channels
+        inputs = channels
+        convolve(outputs)
+        convolve(outputs)
+        if inputs != outputs:
+            channels = inputs
+            convolve(outputs, kernel=1)
+
+    convolve(config.block_out_channels[0])
+    for number, outputs in enumerate(config.block_out_channels, start=1):
+        for _ in range(config.layers_per_block):
+            residual(outputs)
+        if number < len(config.block_out_channels):
+            side //= 2
+            convolve(outputs)
+    residual(channels)
+    residual(channels)
+    convolve(config.latent_channels)
+    convolve(config.latent_channels, kernel=1)
+    return float(flop)

@@ -10,15 +10,13 @@ FFN's size, H query heads and G key-value heads of size d.
 
 from dataclasses import dataclass, fields
 
-import torch
-
-from pipeline.architecture.mars_config import MarsConfig
+from pipeline.config.model_sizes import LOSS_CHUNK_BYTES, ModelSizes
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
-from pipeline.model.loss import CHUNK_BYTES
 from pipeline.planning.flops import ParameterCounts
 
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 REDUCE_BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's `reduce_bucket_size`, which the project leaves as it is."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
@@ -85,7 +83,7 @@ class MemoryPlan:
 
 
 def memory_plan(
-    config: MarsConfig,
+    config: ModelSizes,
     counts: ParameterCounts,
     stage: StageConfig,
     zero: ZeroConfig,
@@ -137,16 +135,16 @@ def memory_plan(
 
 def element_bytes(dtype: str) -> int:
     """e of a dtype by its name in torch."""
-    return int(getattr(torch, dtype).itemsize)
+    return ELEMENT_BYTES[dtype]
 
 
-def largest_module(config: MarsConfig, frozen_whole: bool) -> int:
+def largest_module(config: ModelSizes, frozen_whole: bool) -> int:
     """Elements of the head, which is gathered as one: its visual rows, and the text rows where they are partitioned."""
     text = 0 if frozen_whole else config.text_vocab_size
     return config.hidden_size * (config.vocabulary.num_visual + text)
 
 
-def layer_bytes(config: MarsConfig, shape: RowShape, attention: str, dtype: str) -> int:
+def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str) -> int:
     """What autograd keeps of one layer that is not recomputed.
 
     A visual position: float32 input and root mean square of two norms, 8D + 8; the normed inputs of the trained
@@ -180,7 +178,7 @@ def layer_bytes(config: MarsConfig, shape: RowShape, attention: str, dtype: str)
     return kept
 
 
-def activation_bytes(config: MarsConfig, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
     """What a micro-step holds for its one backward pass: of every kind `layer_bytes` of each layer; only its input, eD
     a position that gradients pass through, where `checkpoint_every_layers` recomputes it; a text prefix's keys and
     values, 2eGd; and the final norm's 4D + 4. Besides, the largest layer's gradients, and itself where recomputed."""
@@ -199,11 +197,11 @@ def activation_bytes(config: MarsConfig, stage: StageConfig, dtype: str, shapes:
     return kept + int((GRADIENTS_OF_LAYER[stage.attention] + bool(recomputed)) * largest)
 
 
-def head_bytes(config: MarsConfig, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
     """The loss's chunk of logits in float32 about four times (in the model's dtype and joined, as probabilities, and
     their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes a weight),
     and hidden states at the labels with their gradients, 2eD."""
     element, hidden = element_bytes(dtype), config.hidden_size
     labels = sum(shape.labels for shape in shapes)
     rows = config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
-    return 4 * CHUNK_BYTES + (4 + element) * rows * hidden + 2 * element * hidden * labels
+    return 4 * LOSS_CHUNK_BYTES + (4 + element) * rows * hidden + 2 * element * hidden * labels

@@ -1,24 +1,21 @@
 """A recipe's plan, from the recipe alone: batches, memory, work and GPU-days; and what makes it impossible."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.architecture.geometries import GEOMETRIES
-from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.gpus import ASSUMED_MFU, GPU_TYPES, memory_bytes, peak_flop_per_s
+from pipeline.config.model_sizes import LANGUAGE_EXPERT_POSITIONS, SIZES, Geometry
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.errors import UsageError
-from pipeline.model.loading import qwen2_config
 from pipeline.planning.flops import ParameterCounts, count_parameters
 from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
 from pipeline.planning.work import SampleLengths, StageWork, stage_work
-from pipeline.weights.language_expert_formats import language_expert_config
 
 DAY_S = 86_400
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-SAME = (*SIZES, "num_key_value_heads", "tie_word_embeddings")
+QWEN2_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SAME = ("text_vocab_size", *QWEN2_SIZES, "tie_word_embeddings")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class RecipePlan:
     """The plan of a recipe."""
 
     recipe: Recipe
-    config: MarsConfig
+    config: Geometry
     counts: ParameterCounts
     lengths: SampleLengths
     device: Device
@@ -130,35 +127,60 @@ def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
     return Device(name, peak, memory, mfu)
 
 
-def planned_config(recipe: Recipe) -> MarsConfig:
-    """The model's configuration, without its weights.
+def planned_config(recipe: Recipe) -> Geometry:
+    """The sizes of the recipe's model.
 
     Raises:
         UsageError: the language expert's geometry is not known, or the folder's is another.
     """
     name, folder = recipe.plan.language_expert_geometry, recipe.language_expert_folder
-    if name and name not in GEOMETRIES:
-        known = ", ".join(GEOMETRIES)
+    known = ", ".join(SIZES)
+    if name and name not in SIZES:
         raise UsageError(f"plan.language_expert_geometry is {name!r}, it must be one of {known}")
-    stated = GEOMETRIES[name].language_expert() if name else None
     if folder and (Path(folder) / "config.json").exists():
-        base = language_expert_config(Path(folder))
-        for key in SAME:
-            if stated is not None and getattr(base, key) != getattr(stated, key):
+        base = geometry_of(Path(folder))
+        for key in SAME if name else ():
+            has, stated = getattr(base, key), getattr(SIZES[name], key)
+            if has != stated:
                 raise UsageError(
-                    f"language expert {folder!r} has {key} {getattr(base, key)}, geometry {name!r} "
-                    f"{getattr(stated, key)}; set plan.language_expert_geometry"
+                    f"language expert {folder!r} has {key} {has}, geometry {name!r} {stated}; set "
+                    "plan.language_expert_geometry"
                 )
-    elif stated is not None:
-        base = stated
+    elif name:
+        base = SIZES[name]
     elif folder:
         raise UsageError(
             f"language expert {folder!r} is not at hand, and the recipe does not say its geometry; set "
-            f"plan.language_expert_geometry to one of {', '.join(GEOMETRIES)}"
+            f"plan.language_expert_geometry to one of {known}"
         )
     else:
-        base = qwen2_config(recipe.language_expert, recipe.language_expert.vocab_size)
-    return MarsConfig.from_language_expert(base, recipe.vqgan.codebook_size, recipe.model_options)
+        own = recipe.language_expert
+        base = Geometry(
+            hidden_size=own.hidden_size,
+            intermediate_size=own.intermediate_size,
+            num_hidden_layers=own.num_hidden_layers,
+            num_attention_heads=own.num_attention_heads,
+            num_key_value_heads=own.num_key_value_heads,
+            max_position_embeddings=LANGUAGE_EXPERT_POSITIONS,
+            tie_word_embeddings=True,
+            text_vocab_size=own.vocab_size,
+        )
+    shared = recipe.model_options.shared_output_projection
+    return replace(base, codebook_size=recipe.vqgan.codebook_size, shared_output_projection=shared)
+
+
+def geometry_of(folder: Path) -> Geometry:
+    """The sizes of the language expert in a folder.
+
+    Raises:
+        InputError: see `language_expert_config`.
+    """
+    from pipeline.weights.language_expert_formats import language_expert_config  # loads transformers
+
+    base = language_expert_config(folder)
+    names = (*QWEN2_SIZES, "max_position_embeddings", "tie_word_embeddings")
+    sizes = {name: getattr(base, name) for name in names}
+    return Geometry(**sizes, text_vocab_size=base.vocab_size)
 
 
 def sample_lengths(recipe: Recipe) -> SampleLengths:
@@ -189,7 +211,7 @@ def row_shapes(stage: StageConfig, work: StageWork) -> list[RowShape]:
     return shapes
 
 
-def sample_problems(recipe: Recipe, stage: StageConfig, config: MarsConfig, lengths: SampleLengths) -> list[str]:
+def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, lengths: SampleLengths) -> list[str]:
     """Why samples of the stage cannot be made or do not fit into a row."""
     found = []
     wants_high = stage.needs_high_codes

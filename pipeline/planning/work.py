@@ -1,6 +1,6 @@
 """What a stage will take, before there is anything to look at: tokens, FLOP, rows and micro-steps.
 
-Samples are built, packed, collated and counted by the code that trains. Only their lengths are assumed.
+Samples are built, packed and counted by the code that trains. Only their lengths are assumed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,14 +9,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pipeline.architecture.mars_config import MarsConfig
+from pipeline.config.model_sizes import ModelSizes
 from pipeline.config.stage import StageConfig
-from pipeline.config.tasks import SHARED_KINDS, Kind, Task
+from pipeline.config.tasks import SHARED_KINDS, Kind
 from pipeline.config.vocabulary import Role
-from pipeline.data.batch_plan import PLAIN_SHARE
-from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.batch_work import count_sample
 from pipeline.data.packing import deal_rows, pack_rows
-from pipeline.data.sequences import SampleParts, Sequence, SequenceBuilder
+from pipeline.data.sequences import PLAIN_SHARE, SampleParts, Sequence, SequenceBuilder
 from pipeline.planning.flops import Flop, flop_of, recomputed_flop_of
 
 LONGEST_FRAME = 16
@@ -125,7 +124,7 @@ class StageWork:
 
 
 def stage_work(
-    config: MarsConfig,
+    config: ModelSizes,
     stage: StageConfig,
     lengths: SampleLengths,
     world_size: int,
@@ -151,7 +150,7 @@ def stage_work(
 
 
 def expected_samples(
-    config: MarsConfig, stage: StageConfig, lengths: SampleLengths, documents: Documents = NO_DOCUMENTS
+    config: ModelSizes, stage: StageConfig, lengths: SampleLengths, documents: Documents = NO_DOCUMENTS
 ) -> list[tuple[float, Sequence]]:
     """Samples of each task with a whole, a cropped and no caption, and in each language, and a document of each source
     of such, with their share of the stage's. A cropped caption has half of the ids."""
@@ -193,14 +192,14 @@ def _caption_draws(stage: StageConfig, caption: list[int]) -> Iterator[tuple[lis
 
 
 def _kind_work(
-    config: MarsConfig,
+    config: ModelSizes,
     stage: StageConfig,
     lengths: SampleLengths,
     world_size: int,
     variants: list[tuple[float, Sequence]],
 ) -> KindWork:
     kind, share = variants[0][1].kind, sum(part for part, _ in variants)
-    batches = [_alone(config, sequence) for _, sequence in variants]
+    batches = [count_sample(sequence, config.vocabulary) for _, sequence in variants]
     parts = [part / share for part, _ in variants]
     flops = [flop_of(batch, config, stage.normalisation) for batch in batches]
     again = [recomputed_flop_of(batch, config, stage.checkpoint_every_layers) for batch in batches]
@@ -217,7 +216,7 @@ def _kind_work(
     visual = max(sum(samples[index].work.visual_tokens for index in row) for row in rows)
     padded = [-(-length // stage.row_multiple) * stage.row_multiple for length in (text, visual)]
     fullest = max(sum(samples[index].work.tokens for index in row) for row in rows)
-    labels = [len(batch.text_labels.index) + len(batch.code_labels.index) for batch in samples]
+    labels = [batch.num_text_labels + batch.num_code_labels for batch in samples]
     return KindWork(
         kind=kind,
         samples=share * stage.global_batch_size,
@@ -233,10 +232,6 @@ def _kind_work(
         row_labels=max(sum(labels[index] for index in row) for row in rows),
         padding_fraction=1 - sum(batch.work.tokens for batch in samples) / (len(rows) * fullest),
     )
-
-
-def _alone(config: MarsConfig, sequence: Sequence) -> MicroBatch:
-    return collate(sequence.kind, [[sequence]], config.vocabulary, [0.0] * len(Task), row_multiple=1)
 
 
 def _mean(values: list[float] | list[int], parts: list[float]) -> float:

@@ -1,12 +1,41 @@
-"""A cost plan as tables for a person."""
+"""What `jobs/budget.py plan` does: it shows what a recipe will cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
+from pipeline.budget.cost_plan import as_object, plan_costs
+from pipeline.budget.measured_rates import Rates, read_rates
 from pipeline.budget.published import PUBLISHED
+from pipeline.config.recipe import Recipe
+from pipeline.runtime.terminal import tables_to
 
 PARTS = ("training", "tokenization", "checkpoints", "starting", "waiting")
+
+
+def plan_spending(
+    recipe: Recipe,
+    gpu: str,
+    mfu: float,
+    encoder_mfu: float,
+    measured: Sequence[str],
+    price_per_gpu_hour: float,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Shows what the recipe will cost, and returns it.
+
+    Args:
+        recipe: with its overrides.
+        gpu, mfu, encoder_mfu, price_per_gpu_hour: see `plan_costs`.
+        measured: files and folders with measured rates, see `read_rates`.
+        as_json: see `tables_to`.
+    """
+    rates = read_rates(tuple(measured)) if measured else Rates()
+    figures = as_object(plan_costs(recipe, gpu, mfu, rates, encoder_mfu, price_per_gpu_hour))
+    for table in plan_tables(figures):
+        tables_to(as_json).print(table)
+    return figures
 
 
 def plan_tables(figures: dict[str, Any]) -> list[Table]:

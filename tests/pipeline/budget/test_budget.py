@@ -9,7 +9,6 @@ import pytest
 from jobs.budget import Plan, Report, plan, report
 from jobs.common.exit_codes import ExitCode, exit_code_of
 from jobs.common.recipes import load_recipe
-from pipeline.budget.cost_plan import encoder_flop_of
 from pipeline.budget.forecast import forecast, planned_work
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.budget.spending import spending
@@ -17,6 +16,7 @@ from pipeline.errors import BudgetError, UsageError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, read_ledger
+from pipeline.planning.flops import encoder_flop_of
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import StageWork
 from pipeline.runs.paths import run_paths

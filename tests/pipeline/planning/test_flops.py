@@ -1,6 +1,8 @@
 """The FLOP that MFU and the ledger rest on are those that torch counts."""
 
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.config.gpus import peak_flop_per_s
+from pipeline.config.model_sizes import SIZES
 from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import NORMALISATIONS, Role
+from pipeline.data.batch_work import count_sample
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import SequenceBuilder
-from pipeline.model.mars import MarsForCausalLM
-from pipeline.planning.flops import count_parameters, expert_parameters, flop_of
+from pipeline.model.mars import MarsForCausalLM, is_trained
+from pipeline.planning.flops import count_parameters, encoder_flop_of, expert_parameters, flop_of
 from pipeline.training.objective import Objective
 from tests.support.objective import WEIGHTS
 from tests.support.small_models import builder_of, small_config
+from tokenization.config.vqgan import OPEN_MUSE, VqganConfig
+from tokenization.vqgan.model import build_vqgan
 
 CODES = np.arange(16)
 
@@ -94,6 +100,46 @@ def test_qwen_7bs_geometry_has_the_papers_sizes() -> None:
     assert 6.4e9 <= counts.trainable <= 7.3e9
     assert 13.6e9 <= counts.total <= 14.6e9
     assert counts.active == pytest.approx(expert_parameters(config), rel=0.02)
+
+
+def test_a_counted_sample_is_the_micro_batch_of_it_alone(builder: SequenceBuilder) -> None:
+    for sequence in (
+        builder.text_to_image([*range(8)], CODES),
+        builder.captioning(CODES[:14], [21, 22, 23, 24, 25], "en"),
+        builder.interleaved([[1, 2], CODES, [3], CODES]),
+    ):
+        counted = count_sample(sequence, builder.vocabulary)
+        batch = collate(sequence.kind, [[sequence]], builder.vocabulary, WEIGHTS, row_multiple=1)
+        assert (counted.kind, counted.work) == (batch.kind, batch.work)
+        assert (counted.num_text_labels, counted.num_code_labels) == (batch.num_text_labels, batch.num_code_labels)
+
+
+@pytest.mark.parametrize("changes", [{}, {"shared_output_projection": True}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_counted_parameters_are_the_models(name: str, changes: dict[str, bool]) -> None:
+    config = type(GEOMETRIES[name])(**asdict(replace(SIZES[name], **changes)))
+    with torch.device("meta"):
+        model = MarsForCausalLM(config)
+    model.tie_weights()
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    looked_up_or_text = (".text_expert.", "embed_", "head.")
+    active = sum(size for name, size in sizes.items() if not any(part in name for part in looked_up_or_text))
+    if config.shared_output_projection:
+        active += sum(size for name, size in sizes.items() if ".text_expert.o_proj." in name)
+    counts = count_parameters(config)
+    assert counts.total == sum(sizes.values())
+    assert counts.trainable == sum(size for name, size in sizes.items() if is_trained(name))
+    assert counts.active == active + config.codebook_size * config.hidden_size
+
+
+@pytest.mark.parametrize("changes", [{}, {"layers_per_block": 3, "block_out_channels": (32, 32, 64)}])
+@pytest.mark.parametrize("size_px", [128, 512])
+def test_the_encoders_flop_are_those_that_torch_counts(changes: dict[str, Any], size_px: int) -> None:
+    for config in (replace(VqganConfig(), **changes), replace(OPEN_MUSE, **changes)):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            vqgan = build_vqgan(config)
+            vqgan.quant_conv(vqgan.encoder(torch.empty(1, 3, size_px, size_px)))
+        assert encoder_flop_of(config, size_px) == counter.get_total_flops()
 
 
 def test_a_gpus_peak_is_found_by_its_name() -> None:

@@ -1,0 +1,95 @@
+"""Sizes of a MARS model: all that plans need of it, without torch and transformers."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.config.vocabulary import JointVocabulary
+
+LOSS_CHUNK_BYTES = 16 * 2**20
+"""Float32 logits of one chunk of positions, as the loss computes them."""
+LANGUAGE_EXPERT_POSITIONS = 4096
+"""Positions of the small language expert that a run trains."""
+
+
+class ModelSizes(Protocol):
+    """What `MarsConfig` and `Geometry` have in common. Names as in the Qwen2 config."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+    @property
+    def text_vocab_size(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def shared_output_projection(self) -> bool: ...
+    @property
+    def vocabulary(self) -> JointVocabulary: ...
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a model. Fields as in `MarsConfig`, of which an instance can be made with them."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool = False
+    text_vocab_size: int = 151_936
+    codebook_size: int = 8192
+    shared_output_projection: bool = False
+
+    @property
+    def vocabulary(self) -> JointVocabulary:
+        """The joint vocabulary's id arithmetic."""
+        return JointVocabulary(self.text_vocab_size, self.codebook_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the joint vocabulary."""
+        return self.vocabulary.size
+
+
+SIZES = {
+    # The public config of Qwen-7B: 32 layers of hidden size 4,096; its fused FFN of 22,016 is two of 11,008.
+    "qwen_7b": Geometry(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=8192,
+    ),
+    # The public config of Qwen2-1.5B (Qwen2.5-1.5B has the same sizes): grouped heads, one table for both ends.
+    "qwen2_1_5b": Geometry(
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+    ),
+    # For two CPU cores: the same shape in small.
+    "small": Geometry(
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+    ),
+}
+"""Known sizes by name, all with Qwen's 151,936 text rows and 8,192 codes."""
