@@ -25,11 +25,11 @@ SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number
 """Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
 NUM_RANKS = 151_643
 RANK_FILE = "qwen.tiktoken"
-"""In a folder of Qwen-7B."""
+"""Its name in a folder of Qwen-7B."""
 
 
 def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `source` names.
+    """Loads the tokenizer that `source` names.
 
     Args:
         source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file, or a local folder with a
@@ -68,7 +68,7 @@ def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """The ids of texts as they stand: what looks like a special token in one, as `<|endoftext|>`, is ordinary text."""
+    """The ids of texts. What looks like a special token, as `<|endoftext|>`, is ordinary text."""
     return tokenizer([_readable(text) for text in texts], split_special_tokens=True)["input_ids"] if texts else []
 
 
@@ -87,8 +87,8 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def _readable(text: str) -> str:
-    """The text as Qwen's tokenizer reads it: halves of surrogate pairs become U+FFFD, as tiktoken has it, and what can
-    be composed is composed after this Python's tables, which know more marks than those of `tokenizers`."""
+    """The text as Qwen's tokenizer reads it. Halves of surrogate pairs become U+FFFD, as in tiktoken. NFC is applied
+    here, because Python's tables know more marks than those of `tokenizers`."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What a recipe will cost: training, tokenization, checkpoints and starts, in days of a GPU, of A100s, and in money.
+"""The cost of a recipe: training, tokenization, checkpoints and starts, in days of a GPU, of A100s, and in money.
 
 FLOP are those of `pipeline/planning/work.py`, which the benchmark and the ledger count, too. Every factor says where it
 comes from: the recipe, counted, measured, or assumed.
@@ -19,11 +19,11 @@ from pipeline.planning.recipe_plan import DAY_S, Device, RecipePlan, plan_recipe
 ASSUMED_START_S = 600.0
 """From a stage's devices to its first step: weights read, DeepSpeed and torch.compile set up."""
 ASSUMED_COPY_BYTES_PER_S = 10e9
-"""Of a checkpoint from a GPU to its host, over PCIe; the writing itself goes on beside the training."""
+"""Speed of a checkpoint's copy from a GPU to its host, over PCIe. Training goes on while the copy is written."""
 STATE_BYTES = 12
-"""Of a trained parameter in a checkpoint: float32 weight and AdamW's two moments."""
+"""Bytes of a trained parameter in a checkpoint: float32 weight and AdamW's two moments."""
 CHANGE = 0.1
-"""By which each factor is varied."""
+"""The share by which each factor is varied."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Cost:
-    """Days of one part, of the planned device."""
+    """Days of the planned device that one part takes."""
 
     part: str
     training: float
@@ -48,7 +48,6 @@ class Cost:
 
     @property
     def gpu_days(self) -> float:
-        """In all."""
         return self.training + self.tokenization + self.checkpoints + self.starting + self.waiting
 
 
@@ -67,12 +66,11 @@ class CostPlan:
 
     @property
     def gpu_days(self) -> float:
-        """In all."""
         return sum(cost.gpu_days for cost in (self.tokenization, *self.stages))
 
     @property
     def training_days(self) -> float:
-        """Of steps alone: what the MFU is of."""
+        """Days of training steps alone, to which the MFU applies."""
         return sum(cost.training for cost in self.stages)
 
 
@@ -166,7 +164,7 @@ def _training_factors(
 
 
 def unlimited(recipe: Recipe) -> Recipe:
-    """Without the planning budgets: what a recipe costs is to be said, not refused."""
+    """The recipe without its planning budgets, which would refuse a plan that costs more."""
     return replace(recipe, plan=replace(recipe.plan, budget_gpu_days=()))
 
 
@@ -230,7 +228,7 @@ def _stall_s(plan: RecipePlan) -> float:
 
 
 def sensitivities(plan: CostPlan) -> dict[str, dict[str, float]]:
-    """What a tenth more samples, a tenth less MFU and a tenth more price add, as shares: of the days, of the money."""
+    """How much a tenth more samples, a tenth less MFU and a tenth more price add to the days and to the money."""
     scaled = sum(cost.training + cost.checkpoints + cost.waiting for cost in plan.stages) + plan.tokenization.gpu_days
     samples = CHANGE * scaled / plan.gpu_days
     mfu = plan.training_days * (1 / (1 - CHANGE) - 1) / plan.gpu_days
@@ -242,7 +240,7 @@ def sensitivities(plan: CostPlan) -> dict[str, dict[str, float]]:
 
 
 def as_object(plan: CostPlan) -> dict[str, Any]:
-    """The plan as plain values."""
+    """The plan as plain values, for JSON."""
 
     def days(cost_days: float) -> dict[str, float | None]:
         a100 = cost_days * plan.a100 if plan.a100 is not None else None

@@ -1,4 +1,4 @@
-"""When a run's training will be over, and at how many days, from its ledger and its recipe."""
+"""Forecasts when a run's training ends and how many days it takes, from its ledger and its recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ slow, and few."""
 
 @dataclass(frozen=True)
 class Forecast:
-    """Days of the run's devices when the last stage ends; what other jobs will take then is not in them.
+    """Days of the run's devices at the end of the last stage, without what other jobs will take.
 
     Attributes:
         gpu_days, low, high: in all, those spent included, and between what they are expected.
@@ -45,7 +45,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """What a stage has cost so far.
+    """The progress and the cost of a stage so far.
 
     Attributes:
         steps: that are done, of them a share of the stage's.
@@ -59,7 +59,7 @@ class StageProgress:
 
 
 def planned_work(recipe: Recipe) -> list[StageWork]:
-    """Of each stage."""
+    """The planned work of each stage."""
     config, lengths, ranks = planned_config(recipe), sample_lengths(recipe), recipe.scaling.num_workers
     return [stage_work(config, stage, lengths, ranks, recipe.plan.documents) for stage in recipe.stages]
 
@@ -123,7 +123,7 @@ def _left(
     """
 
     def expected(number: int, others: Mapping[int, StageProgress]) -> float:
-        """Device-seconds of a stage, from what others have cost."""
+        """Device-seconds of a stage, from the cost of others."""
         update_s = sum(other.update_s for other in others.values()) / sum(other.steps for other in others.values())
         done = sum(other.share * weights[each - 1] for each, other in others.items())
         price = sum(other.work_s for other in others.values()) / done
@@ -168,7 +168,7 @@ def _prices(trained: pd.DataFrame) -> dict[str, float]:
 
 
 def _weight(work: StageWork, prices: Mapping[str, float]) -> float:
-    """The stage's planned FLOP, each kind's times its price."""
+    """The stage's planned FLOP, weighted by the price of each kind."""
     usual = fmean(prices.values()) if prices else 1.0
     return work.steps * sum(kind.samples * kind.flop.total * _price_of(kind.kind, prices, usual) for kind in work.kinds)
 

@@ -1,4 +1,4 @@
-"""What a stage and a run may take: given with `--budget-gpu-days`, remembered by the ledger, checked at each start."""
+"""Limits of a stage and a run: set by `--budget-gpu-days`, kept in the ledger, checked at each start."""
 
 import math
 
@@ -36,7 +36,7 @@ def given_limits(words: tuple[str, ...]) -> dict[str, float]:
 
 
 def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
-    """The limits for the next attempt at stage `number`: what is given; else what the attempt before was given.
+    """The limits for the next attempt at stage `number`: the given ones, or else those of the attempt before.
 
     Raises:
         BudgetError: one of them is spent already.

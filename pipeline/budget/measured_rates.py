@@ -1,4 +1,4 @@
-"""What was measured of a device: by `jobs/benchmark.py`, or by another run, in its ledger."""
+"""Measured rates of a device, from the output of `jobs/benchmark.py` or from the ledger of another run."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pipeline.ledger.rows import read_ledger
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one device. None or empty: not measured.
+    """Rates of one device. None or empty: not measured.
 
     Attributes:
         device: its model.
@@ -36,7 +36,7 @@ class Rates:
 
 
 def read_rates(places: tuple[str, ...]) -> Rates:
-    """What is in files that `jobs/benchmark.py train --json` or `tokenize --json` printed, and in ledgers' folders.
+    """Reads rates from the output of `jobs/benchmark.py train --json` or `tokenize --json`, and from ledgers' folders.
 
     Raises:
         UsageError: a file is neither, or they are of different devices.
@@ -113,6 +113,6 @@ def _of_ledger(place: str) -> Rates:
 
 
 def mfu_of(rates: Rates, device: str) -> float | None:
-    """The measured rate as a share of the device's peak; None where either is not known."""
+    """The measured rate as a share of the device's peak; None if either is not known."""
     peak = peak_flop_per_s(device)
     return rates.flop_per_s / peak if peak and rates.flop_per_s else None

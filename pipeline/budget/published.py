@@ -1,4 +1,4 @@
-"""What others say their text-to-image models took, in A100 GPU-days: to show beside one's own."""
+"""A100 GPU-days that others state for their text-to-image models, to compare with."""
 
 SD15_GPU_DAYS = 6250.0
 """Stable Diffusion 1.5, as MARS's paper states it."""

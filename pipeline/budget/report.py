@@ -1,4 +1,4 @@
-"""What a run has spent and will spend, as plain values."""
+"""The spending and the forecast of a run, as plain values."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ COUNTS = ("steps", "samples", "tokens", "flop")
 
 
 def report_object(recipe: Recipe, ledger: Ledger, budget: float, named: Mapping[str, str]) -> dict[str, Any]:
-    """Everything the report says; units stand in the names.
+    """All values of the report. Units are in the names.
 
     Args:
         recipe: of the run.

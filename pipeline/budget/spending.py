@@ -1,4 +1,4 @@
-"""What a run's devices did, attempt by attempt, from its ledger."""
+"""How the device-days of a run were spent, by attempt, from its ledger."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ GROUPS = ("job", "stage", "attempt", "gpu_model")
 
 
 def spending(table: pd.DataFrame, heartbeat_s: float, now: float | None = None) -> pd.DataFrame:
-    """One row an attempt: who, its outcome, `gpu_days`, and those days by `CATEGORIES`.
+    """One row an attempt: its keys (`GROUPS`), its outcome, `gpu_days`, and those days by `CATEGORIES`.
 
     Lost to failures are the steps that a later attempt did again, what an attempt that failed or was killed held
     beside its steps, and all of it where it did none. Idle is what was held and is none of the others: the end of a
@@ -42,14 +42,14 @@ def spending(table: pd.DataFrame, heartbeat_s: float, now: float | None = None) 
 
 
 def outcome_of(row: dict[str, Any], heartbeat_s: float, now: float) -> str:
-    """How an attempt ended; `running` where it has not, `killed` where it fell silent."""
+    """How an attempt ended; `running` if it has not, `killed` if its rows stopped."""
     if row["event"].startswith("end: "):
         return str(row["event"].removeprefix("end: "))
     return "running" if now - row["time"] < SILENT_HEARTBEATS * heartbeat_s else "killed"
 
 
 def _categories(row: dict[str, Any], outcome: str, done_again_from: float | None) -> dict[str, float]:
-    """Seconds of an attempt; `done_again_from` is the step that a later one went on behind."""
+    """Seconds of an attempt by category. `done_again_from`: the step from which a later attempt went on."""
     failed = outcome in ("failed", "killed")
     productive, waiting = row["productive_seconds"], row["data_wait_seconds"]
     checkpoints, starting = row["checkpoint_seconds"], row["starting_seconds"]
@@ -102,5 +102,5 @@ def a100_factor(model: str, named: Mapping[str, str]) -> float | None:
 
 
 def burn_rate(table: pd.DataFrame, spent: pd.DataFrame) -> float:
-    """Devices that running attempts hold: days a day."""
+    """Devices that running attempts hold now, which is device-days a day."""
     return float(table.loc[(spent["outcome"] == "running").to_numpy(), "held"].sum()) if len(table) else 0.0

@@ -1,4 +1,4 @@
-"""What each step trains on: the same on every rank and at every number of ranks.
+"""The plan of a stage: what each step trains on, the same on every rank and at every number of ranks.
 
 A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout,
 where its caption begins and the caption position where no picture is to open from the seed. Samples of one kind are
@@ -25,18 +25,18 @@ from pipeline.data.token_reader import Row
 from pipeline.errors import InputError
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
-"""Keep the draws' random keys apart from the order's, whose third part is a source."""
+"""Third parts of random keys. The order's keys have a source there, so these are larger than any source."""
 
 
 class Reader(Protocol):
-    """What rows are read from."""
+    """Gives the rows of one source, as `TokenReader` does."""
 
     def row(self, shard: int, place: int) -> Row:
         """The `place`-th selected sample of the `shard`-th shard."""
         ...
 
     def ahead(self, shards: list[int]) -> None:
-        """Rows of these shards will be asked for soon."""
+        """Announces that rows of these shards will be asked for soon."""
         ...
 
 
@@ -135,7 +135,7 @@ class StagePlan:
     def _cut(
         self, ids: list[int], dropout_draw: float, plain_draw: float, crop_draw: float
     ) -> tuple[list[int], int | None]:
-        """What a sample has of a caption before a picture, and its plain position."""
+        """The ids that a sample keeps of a caption before a picture, and its plain position."""
         ids = [] if dropout_draw < self.stage.guidance_dropout else ids
         if len(ids) > 1 and crop_draw < self.stage.caption_crop:
             ids = ids[1 + int(crop_draw / self.stage.caption_crop * (len(ids) - 1)) :]
@@ -171,7 +171,7 @@ class StagePlan:
         ]
 
     def _cost(self, sequence: Sequence) -> int:
-        """Of its positions, in units of 2N FLOP (see `pipeline.planning.flops`)."""
+        """FLOP of the sequence's positions, in units of 2N (see `pipeline.planning.flops`)."""
         num_run = sequence.num_run
         num_visual = int((sequence.ids[:num_run] >= self.builder.vocabulary.text_vocab_size).sum())
         return 3 * num_visual + (1 if sequence.kind.has_text_prefix else 2) * (num_run - num_visual)
@@ -188,7 +188,7 @@ def _without_labels(sequence: Sequence) -> Sequence:
 
 
 def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
-    """The steps from `start` to `end`, each built (and put into pinned memory) while the one before trains."""
+    """Yields the steps from `start` to `end`. Each is built, and pinned in memory, while the one before trains."""
 
     def build(number: int) -> Step:
         step = plan.step(number, rank, world_size)

@@ -1,4 +1,4 @@
-"""From packed rows of sequences to the tensors of one micro-step.
+"""Collation: packed rows of sequences become the tensors of one micro-step.
 
 A row is laid out as all its text, then all its pictures, whatever their order in the samples: both experts then work
 on contiguous slices, and the places carry what may attend to what.
@@ -73,7 +73,7 @@ class MicroBatch:
         return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "MicroBatch":
-        """The same batch in memory that a GPU copies from by itself."""
+        """The same batch in pinned memory, from which a GPU copies by itself."""
         return _map(self, Tensor.pin_memory)
 
 
@@ -141,11 +141,11 @@ class _Packer:
 
     @property
     def length(self) -> int:
-        """The padded length of all rows."""
+        """The padded length, equal for all rows."""
         return -(-max(1, *self._filled) // self._row_multiple) * self._row_multiple
 
     def padded(self, padding_id: int) -> Stream:
-        """The stream's tensors."""
+        """The rows as the stream's tensors."""
         shape = (len(self._rows), self.length)
         columns = [np.full(shape, value, np.int64) for value in (padding_id, 0, PADDING_SEGMENT, 0)]
         for row, parts in enumerate(self._rows):

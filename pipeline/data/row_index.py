@@ -1,4 +1,4 @@
-"""Which rows of a token table a stage uses."""
+"""The row index: which rows of a token table a stage uses."""
 
 import hashlib
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class RowIndex:
     def of(
         cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0, contents: tuple[str, ...] = ()
     ) -> "RowIndex":
-        """From each shard's row numbers, rising."""
+        """Makes an index of each shard's row numbers, which rise."""
         chosen, counts = [], []
         for numbers in rows:
             bits = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, bool)
@@ -54,7 +54,7 @@ class RowIndex:
         return np.flatnonzero(np.unpackbits(self.chosen[shard]))
 
     def sha256(self) -> str:
-        """Identifies the selection, and what the shards' rows hold."""
+        """A hash of the selection and of the content of the shards' rows."""
         digest = hashlib.sha256("\n".join([*self.shards, *self.contents]).encode())
         for bits in self.chosen:
             digest.update(len(bits).to_bytes(8, "little") + bits.tobytes())
@@ -63,7 +63,7 @@ class RowIndex:
 
 @dataclass(frozen=True)
 class RowSelection:
-    """What decides which rows of a token table are used.
+    """The settings that decide which rows of a token table are used.
 
     Attributes:
         tokens: folder or URL of token shards.
@@ -92,7 +92,7 @@ class SourceRows:
 
 
 def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
-    """Identifies the selections of a stage and their order."""
+    """A hash of the selections of a stage and their order."""
     return hashlib.sha256(
         "\n".join(f"{source.name} {source.index.sha256()}" for source in sources).encode()
     ).hexdigest()

@@ -1,4 +1,4 @@
-"""A stage's selection of rows, kept with the run: of 200M rows it takes minutes to make and a second to read."""
+"""Keeps a stage's row index with the run. For 200M rows it takes minutes to make and a second to read."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ MADE_FROM_KEY, TOO_LONG_KEY = b"mars.made_from", b"mars.too_long"
 
 
 def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
-    """`build_row_index`, read from `file` where that was made from the same.
+    """`build_row_index`, read from `file` if that was made from the same shards and settings.
 
     The same are: the selection, and path, size and time of change of all token shards and side tables.
 

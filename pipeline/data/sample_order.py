@@ -32,14 +32,14 @@ class SampleOrder:
 
     @property
     def num_samples(self) -> int:
-        """Samples of an epoch."""
+        """Number of samples of an epoch."""
         return int(self.rows_by_shard.sum())
 
     def __post_init__(self) -> None:
         self._cache.update(epoch=lru_cache(2)(self._shuffle_epoch), window=lru_cache(4)(self._shuffle_window))
 
     def at(self, position: int) -> tuple[int, int]:
-        """Shard and place among its selected rows of the sample at `position`, counted over all epochs."""
+        """The shard, and the place among its selected rows, of the sample at `position`, counted over all epochs."""
         epoch, offset = divmod(position, self.num_samples)
         _, ends = self._cache["epoch"](epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
@@ -48,7 +48,7 @@ class SampleOrder:
         return int(shards[offset - start]), int(rows[offset - start])
 
     def near(self, position: int) -> list[int]:
-        """The shards of the window that `position` lies in, and those of the next one."""
+        """The shards of the window of `position`, and those of the next window."""
         epoch, offset = divmod(position, self.num_samples)
         shards, ends = self._cache["epoch"](epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
@@ -106,7 +106,7 @@ class MixedOrder:
         ]
 
     def near(self, step: int) -> list[list[int]]:
-        """For each source the shards that the step and those after it read from."""
+        """For each source, the shards that the step and the steps after it read from."""
         before, after = self.taken(step), self.taken(step + 1)
         return [order.near(max(before[source], after[source] - 1)) for source, order in enumerate(self.orders)]
 

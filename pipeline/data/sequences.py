@@ -1,4 +1,4 @@
-"""From one image-caption pair to a sequence of joint ids with its labels.
+"""Builds sequences of joint ids with their labels from pictures and captions.
 
 text to image:   `caption <img> c1..cN </img>`, loss on the codes; on `<img>`, and at a place of the caption
                  where it does not come, as tasks of their own
@@ -59,7 +59,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class SampleParts:
-    """What a sample of a single picture can be made of; `SequenceBuilder.sample` takes what its kind needs.
+    """The parts of a sample of a single picture. `SequenceBuilder.sample` takes those that its kind needs.
 
     Attributes:
         caption_ids: text ids, as far as the sample has them.
@@ -96,7 +96,7 @@ class SequenceBuilder:
     end_id: int
 
     def sample(self, kind: Kind, parts: SampleParts) -> Sequence:
-        """A sample of one of `SHARED_KINDS`."""
+        """Builds a sample of one of `SHARED_KINDS`."""
         match kind:
             case Kind.TEXT_TO_IMAGE:
                 return self.text_to_image(parts.caption_ids, parts.codes, parts.plain_position, parts.seen_codes)
@@ -211,7 +211,7 @@ class SequenceBuilder:
         return Sequence(Kind.CAPTIONING, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def caption_prompt(self, codes: np.ndarray, language: str) -> np.ndarray:
-        """What a caption in `language` is generated from: joint ids, int64."""
+        """The joint ids that a caption in `language` follows: instruction and picture, int64."""
         if language not in self.instruction_ids:
             known = ", ".join(sorted(self.instruction_ids))
             raise ValueError(f"no captioning instruction for language {language!r}; known: {known}")

@@ -1,4 +1,4 @@
-"""Brings shards of tokens that lie in S3 to this machine before a step needs them."""
+"""Fetches token shards from S3 to this machine before a step needs them."""
 
 import os
 import tempfile
@@ -15,10 +15,10 @@ THREADS = 4
 
 
 class ShardFetcher:
-    """Fetches some columns of shards beside what else goes on.
+    """Fetches some columns of shards in background threads.
 
-    What is fetched lies in files without a name in the machine's folder for temporary files, and is mapped into
-    memory: it is gone when nothing refers to it any more, however the process ends.
+    The columns are kept in unlinked files in the folder for temporary files, and mapped into memory. They are gone when
+    nothing refers to them any more, however the process ends.
 
     Args:
         storage: the token folder.
@@ -31,7 +31,7 @@ class ShardFetcher:
         self._coming: dict[str, Future[pa.Table]] = {}
 
     def ahead(self, names: Iterable[str]) -> None:
-        """Begins to fetch these, where that has not begun yet."""
+        """Begins to fetch these shards, unless that has begun already."""
         for name in names:
             if name not in self._coming:
                 self._coming[name] = self._threads.submit(self._fetch, name)

@@ -12,7 +12,7 @@ KEY = "sample_id"
 
 
 class SideTable:
-    """Columns to filter by.
+    """More columns to filter by.
 
     Args:
         path: a parquet file, which is held whole; or a folder of such files with the token shards' relative paths.
@@ -40,7 +40,7 @@ class SideTable:
         return frame.join(columns, on=KEY)
 
     def check_matched(self) -> None:
-        """Raises InputError where not one row of the token table was found: the keys must be of another corpus."""
+        """Raises InputError if not one row of the token table was found: then the keys are of another corpus."""
         if not self._matched:
             raise InputError(
                 f"side table {str(self._path)!r} has no sample_id of these tokens; its keys must be those of the token "

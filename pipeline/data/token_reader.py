@@ -42,7 +42,7 @@ class Row:
 
 
 def caption_texts(tokens: str | Path, index: RowIndex) -> dict[str, dict[str, str]]:
-    """For each selected row its captions' texts by language, under its sample id, in the index's order."""
+    """Maps each selected row's sample id to its captions by language, in the index's order."""
     texts: dict[str, dict[str, str]] = {}
     storage = open_storage(tokens)
     for number, name in enumerate(index.shards):
@@ -70,7 +70,7 @@ def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]
 
 
 class TokenReader:
-    """Reads samples by shard and place, holding the last few shards as they lie in parquet.
+    """Reads samples by shard and place, and keeps the tables of the last few shards.
 
     Args:
         tokens: folder or URL of token shards.
@@ -87,7 +87,7 @@ class TokenReader:
         self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
 
     def ahead(self, shards: list[int]) -> None:
-        """Has shards come that will be read soon, where they do not lie on this machine's file systems."""
+        """Begins to fetch shards that will be read soon, unless they are on a file system of this machine."""
         if self._fetcher:
             wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
             self._fetcher.ahead(self._index.shards[shard] for shard in wanted)

@@ -1,4 +1,4 @@
-"""Counting work: the FLOP of a micro-batch from what it holds and the model's configuration, and MFU."""
+"""FLOP and parameter counts, from a micro-batch's content and the model's configuration."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ class Flop:
 
     @property
     def total(self) -> float:
-        """Both."""
         return self.matrices + self.attention
 
 
@@ -56,7 +55,7 @@ def expert_parameters(config: ModelSizes) -> int:
 
 
 def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") -> Flop:
-    """What a micro-batch takes, padding apart. N is `expert_parameters`.
+    """FLOP of a micro-batch, without padding. N is `expert_parameters`.
 
     A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
     weights are frozen, and 2N in a prefix that nothing is differentiated through. A shared output projection is frozen

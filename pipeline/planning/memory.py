@@ -1,4 +1,4 @@
-"""What a rank's memory will hold while it trains, by component, from configurations alone.
+"""Memory of a rank while it trains, by component, from configurations alone.
 
 Weights and optimizer follow from parameter counts and DeepSpeed's partitioning; activations from what autograd keeps,
 counted tensor by tensor in `layer_bytes` (a test compares with what it really keeps on a CPU). Fused kernels and
@@ -40,19 +40,19 @@ class RowShape:
 
     @property
     def text_tokens(self) -> int:
-        """Of the tensor, padding included."""
+        """Text positions of the micro-step, with padding."""
         return self.rows * self.text_length
 
     @property
     def visual_tokens(self) -> int:
-        """Of the tensor, padding included."""
+        """Picture positions of the micro-step, with padding."""
         return self.rows * self.visual_length
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of one rank. `start` is there until it is partitioned, `runtime` always; from then on the next four, with
-    another four while a micro-step's backward pass runs, or `update` while the optimizer steps."""
+    """Bytes of one rank. `runtime` is held always, `start` until the model is partitioned. After that the next four are
+    held, and with them either another four, in a micro-step's backward pass, or `update`, in the optimizer's step."""
 
     start: int
     runtime: int
@@ -68,17 +68,16 @@ class MemoryPlan:
 
     @property
     def states(self) -> int:
-        """Weights and what the optimizer needs of them."""
+        """Weights, gradients, and the optimizer's state."""
         return self.frozen_weights + self.trained_weights + self.gradients + self.master_and_moments
 
     @property
     def peak(self) -> int:
-        """At the fullest moment."""
+        """The most that is held at once."""
         micro_step = self.activations + self.gathered + self.reduce_buckets + self.head
         return self.runtime + max(self.start, self.states + max(micro_step, self.update))
 
     def by_component(self) -> dict[str, int]:
-        """Bytes by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -91,7 +90,7 @@ def memory_plan(
     shapes: list[RowShape],
     use_gpu: bool,
 ) -> MemoryPlan:
-    """One rank's memory.
+    """The memory of one rank.
 
     - `start`: e (T + F). DeepSpeed moves the whole model to the device and partitions it there.
     - `frozen_weights`: e F, over W under ZeRO-3 unless `frozen_whole`.
@@ -134,7 +133,7 @@ def memory_plan(
 
 
 def element_bytes(dtype: str) -> int:
-    """e of a dtype by its name in torch."""
+    """Bytes of an element (e) by the dtype's name in torch."""
     return ELEMENT_BYTES[dtype]
 
 

@@ -1,4 +1,4 @@
-"""A recipe's plan, from the recipe alone: batches, memory, work and GPU-days; and what makes it impossible."""
+"""The plan of a recipe, from the recipe alone: batches, memory, work and GPU-days, and what makes it impossible."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ SAME = ("text_vocab_size", *QWEN2_SIZES, "tie_word_embeddings")
 
 @dataclass(frozen=True)
 class Device:
-    """What a run is planned on. Peak and memory are None on CPUs, of which nothing is promised.
+    """The device that a run is planned on. Peak and memory are None for CPUs.
 
     Attributes:
         name: the GPU's model, or `CPU`.
@@ -34,7 +34,6 @@ class Device:
     mfu: float
 
     def days(self, flop: float) -> float | None:
-        """Days of one GPU."""
         return flop / (self.peak_flop_per_s * self.mfu * DAY_S) if self.peak_flop_per_s else None
 
 
@@ -63,7 +62,6 @@ class RecipePlan:
 
     @property
     def flop(self) -> float:
-        """Of all its stages."""
         return sum(stage.work.flop for stage in self.stages)
 
 
@@ -106,7 +104,7 @@ def plan_recipe(recipe: Recipe, numbers: list[int], gpu: str = "", mfu: float = 
 
 
 def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
-    """What the run is planned on.
+    """The device that the run is planned on.
 
     Raises:
         UsageError: nobody said which GPU, it is none that is known, or the MFU is no share.
@@ -212,7 +210,7 @@ def row_shapes(stage: StageConfig, work: StageWork) -> list[RowShape]:
 
 
 def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, lengths: SampleLengths) -> list[str]:
-    """Why samples of the stage cannot be made or do not fit into a row."""
+    """Reasons why samples of the stage cannot be made or do not fit into a row."""
     found = []
     wants_high = stage.needs_high_codes
     group_size, high_px = stage.high_resolution_group, recipe.tokenization.size_hr_px
@@ -250,7 +248,7 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, length
 
 
 def plan_problems(planned: PlannedStage, device: Device, world_size: int) -> list[str]:
-    """Why the plan does not suit the ranks, the GPU, or the budget.
+    """Reasons why the plan does not suit the ranks, the GPU, or the budget.
 
     Samples are packed into a multiple of `world_size` rows, so `global_batch_size` need not be one. But a kind with
     fewer samples than ranks leaves rows empty in every step, and their ranks compute a filler's worth of nothing.

@@ -1,4 +1,4 @@
-"""What a stage will take, before there is anything to look at: tokens, FLOP, rows and micro-steps.
+"""The expected work of a stage, from its settings alone: tokens, FLOP, rows and micro-steps.
 
 Samples are built, packed and counted by the code that trains. Only their lengths are assumed.
 """
@@ -45,7 +45,7 @@ class SampleLengths:
     max_caption_ids: int
 
     def longest(self, high_resolution: bool) -> int:
-        """Tokens that a sample can have."""
+        """The most tokens that a sample can have."""
         high = self.num_high_codes if high_resolution else 0
         return self.num_codes + high + self.max_caption_ids + LONGEST_FRAME
 
@@ -85,7 +85,7 @@ class KindWork:
 
     @property
     def tokens(self) -> float:
-        """A sample, of both modalities."""
+        """Tokens of a sample, of both modalities."""
         return self.text_tokens + self.visual_tokens
 
 
@@ -99,27 +99,24 @@ class StageWork:
 
     @property
     def grad_accum_steps(self) -> int:
-        """Micro-steps of a step."""
         return max(kind.micro_steps for kind in self.kinds)
 
     @property
     def samples(self) -> int:
-        """Of the stage."""
         return self.steps * self.global_batch_size
 
     @property
     def tokens(self) -> float:
-        """Of the stage."""
         return self.steps * sum(kind.samples * kind.tokens for kind in self.kinds)
 
     @property
     def flop(self) -> float:
-        """Of the stage, recomputation not counted."""
+        """Without recomputation."""
         return self.steps * sum(kind.samples * kind.flop.total for kind in self.kinds)
 
     @property
     def recomputed_flop(self) -> float:
-        """Of the stage, on top of `flop`."""
+        """FLOP of recomputation, on top of `flop`."""
         return self.steps * sum(kind.samples * kind.recomputed_flop for kind in self.kinds)
 
 
@@ -178,7 +175,7 @@ def expected_samples(
 
 
 def _caption_draws(stage: StageConfig, caption: list[int]) -> Iterator[tuple[list[int], float, int | None]]:
-    """What `StagePlan` may make of a caption before a picture: ids, share of such samples, plain position."""
+    """The forms that `StagePlan` gives a caption before a picture: ids, share of such samples, plain position."""
     cropped = stage.caption_crop if len(caption) > 1 else 0.0
     for ids, share in (
         (caption, (1 - stage.guidance_dropout) * (1 - cropped)),

@@ -43,7 +43,7 @@ class Documents(CorpusFormat):
 
 
 def _parts(row: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """Its segments as (kind, value), and what else the row has."""
+    """The segments of a row as (kind, value), and the row's other columns."""
     segments = row.get("segments")
     if not isinstance(segments, list):
         raise ValueError("the row has no list `segments`")

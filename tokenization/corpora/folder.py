@@ -97,7 +97,7 @@ class ImageFolder(CorpusFormat):
 
 
 def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | None, tuple[str, str] | tuple[()]]:
-    """A picture's bytes, or why there are none; a file of more than `max_bytes` is not read."""
+    """A picture's bytes, or the problem of its sample. A file of more than `max_bytes` is not read."""
     try:
         if not is_inside(name) or not storage.exists(name):
             return None, ("no picture", f"{readable(name)!r} is no file of this folder")
@@ -113,7 +113,7 @@ def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | N
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers from 1, each with its object or with what is wrong with it. Blank lines are left out."""
+    """Line numbers from 1, each with its object, or with a message if it is none. Blank lines are left out."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

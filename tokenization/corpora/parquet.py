@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 64
 
 
 class ParquetShards(CorpusFormat):
-    """Parquet shards."""
+    """Parquet shards. `image_column` names the pictures' column."""
 
     suffix = ".parquet"
     looked_for = ".parquet shard"

@@ -1,4 +1,4 @@
-"""From picture bytes to the squares that the VQ-GAN encodes."""
+"""Decodes pictures and crops them to the squares that the VQ-GAN encodes."""
 
 import io
 import math

@@ -1,11 +1,11 @@
-"""What every corpus layout is read as: samples of a key, a picture's bytes and metadata."""
+"""`Sample`, which every corpus format is read as: a key, a picture's bytes, and metadata."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_DEPTH = 50
-"""Of nested JSON: what goes from worker to worker must not exhaust Python's stack."""
+"""Depth of nested JSON. Deeper values would exhaust Python's stack when they are pickled."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it lies in the corpus.
+    """One sample as the corpus has it.
 
     Attributes:
         key: names it within its shard; valid Unicode.
         picture: the file's bytes, None where there is none.
-        metadata: captions and everything else known of it.
-        problem: why it cannot be used, as (reason, message); empty where nothing is known against it.
-        segment: where it belongs to an interleaved document; None for a picture with captions.
+        metadata: captions and all other columns.
+        problem: why the sample cannot be used, as (reason, message); empty if it can.
+        segment: its place in an interleaved document; None for a picture with captions.
     """
 
     key: str
@@ -46,10 +46,10 @@ class Sample:
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:
-    """A JSON object.
+    """Parses a JSON object.
 
     Raises:
-        ValueError: it is no JSON, or no object, or nested too deeply.
+        ValueError: the text is no JSON, no object, or nested too deeply.
     """
     try:
         value = json.loads(text)
@@ -70,6 +70,6 @@ def _check_depth(value: Any, depth: int) -> None:
 
 
 def readable(name: bytes | str) -> str:
-    """A name as valid Unicode: bytes that are none, also those that Python keeps as surrogates, become escapes."""
+    """A name as valid Unicode. Bytes that are not UTF-8 become escapes, also where Python keeps them as surrogates."""
     content = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
     return content.decode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ MAX_PADDING = 1 << 16
 
 
 class WebDataset(CorpusFormat):
-    """Tar shards."""
+    """Tar shards. A sample's members share the part of their names before the first dot."""
 
     suffix = ".tar"
     looked_for = ".tar shard"
@@ -58,7 +58,10 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """tarfile takes a damaged or missing header for the end; a whole archive ends with zeros, and soon after."""
+    """Checks that the archive really ends at `offset`: with zeros, and not many of them.
+
+    tarfile takes a damaged or missing header for the end.
+    """
     with path.open("rb") as file:
         file.seek(offset)
         rest = file.read(MAX_PADDING + 1)
@@ -78,7 +81,7 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
-    """The member's bytes, or what is wrong with it."""
+    """The member's bytes, or a message if they cannot be used."""
     if not member.isfile():
         return f"{readable(member.name)!r} is a link or a device, not a file"
     if member.size > max_bytes:

@@ -1,7 +1,7 @@
 """The parts of tokenization that run on Ray's workers: reading, encoding, and writing whole shards.
 
 Readers hand chunks to encoders through Ray Data. Encoders hand rows to the writer that the shard's name chooses;
-what goes on to the driver are a few numbers a chunk: no picture, no code.
+the driver gets a few numbers a chunk, no picture and no code.
 """
 
 import json
@@ -44,7 +44,6 @@ class Reader:
         self._tokenizer = load_text_tokenizer(text_source, text_cache)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        """Shards to chunks."""
         for shard in batch["shard"]:
             index = 0
             try:
@@ -60,7 +59,7 @@ class Reader:
 
 
 class Encoder:
-    """Ray Data actor: adds the codes to each chunk's rows, gives those to a writer, and tells of it."""
+    """Ray Data actor: adds the codes to each chunk's rows, sends the rows to a writer, and yields counts."""
 
     def __init__(self, config: TokenizationConfig, vq_folder: Any, workers: Workers, writers: list[Any]) -> None:
         self._config, self._writers = config, writers
@@ -68,10 +67,10 @@ class Encoder:
         self._threads = ThreadPoolExecutor(2 if workers.use_gpu else 1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Chunks to a few numbers of each. A GPU encodes one while another is unpacked or handed on."""
-        told = list(self._threads.map(self._one, batch["chunk"]))
+        """Chunks to a few numbers of each. A GPU encodes one chunk while another is unpickled or sent on."""
+        counts = list(self._threads.map(self._one, batch["chunk"]))
         names = ("shard", "index", "last", "error", "rows", "rejects")
-        return {name: list(values) for name, values in zip(names, zip(*told, strict=True), strict=True)}
+        return {name: list(values) for name, values in zip(names, zip(*counts, strict=True), strict=True)}
 
     def _one(self, content: bytes) -> tuple[str, int, bool, str, int, int]:
         chunk: Chunk = pickle.loads(content)
@@ -114,11 +113,15 @@ class Writer:
         self._chunks: dict[str, dict[int, tuple[list[dict], list[dict]]]] = {}
 
     def add(self, shard: str, index: int, rows: list[dict[str, Any]], rejects: list[dict[str, str]]) -> None:
-        """Takes one chunk, perhaps once more."""
+        """Takes one chunk. A chunk that came before is replaced: an encoder may have died after it sent it."""
         self._chunks.setdefault(shard, {})[index] = (rows, rejects)
 
     def finish(self, shard: str, num_chunks: int) -> ShardStatistics | None:
-        """Writes the shard, its tokens last: it counts as done once they are there. None: chunks of it were lost."""
+        """Writes the shard, its tokens last: a shard counts as done once they are there.
+
+        Returns:
+            None if chunks were lost; then nothing is written.
+        """
         chunks = self._chunks.pop(shard, {})
         if sorted(chunks) != list(range(num_chunks)):
             return None
@@ -147,5 +150,5 @@ def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -
 
 
 def writer_of(shard: str, num_writers: int) -> int:
-    """The writer that a shard's name chooses, everywhere alike."""
+    """Which writer has a shard: the same in every process."""
     return zlib.crc32(shard.encode()) % num_writers

@@ -1,4 +1,4 @@
-"""How fast tokenization runs, beside its parts alone and beside the loop of one picture at a time."""
+"""The speed of tokenization, beside its parts alone and beside a loop of one picture at a time."""
 
 import json
 import tempfile
@@ -42,8 +42,8 @@ class Rates:
     peak_rss_bytes: int
 
     def ideal(self, encoders_have_gpus: bool) -> float:
-        """What the parts would give together if nothing were lost: on the same cores their times add up; readers on
-        cores and encoders on GPUs run beside each other."""
+        """The rate of the parts together if nothing were lost. On the same cores their times add up; readers on cores
+        and encoders on GPUs run side by side."""
         if encoders_have_gpus:
             return min(self.reader, self.encoder)
         return 1 / (1 / self.reader + 1 / self.encoder)
@@ -156,8 +156,8 @@ def encoder_flop(config: TokenizationConfig, tools: Tools) -> float:
 
 @contextmanager
 def peak_memory() -> Any:
-    """Yields a list whose one item is, in the end, the most bytes that this process, those it started and Ray's workers
-    held at once, what they share apart."""
+    """Yields a list of one item: at the end, the most bytes that this process, its children and Ray's workers held at
+    once, without what they share."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:

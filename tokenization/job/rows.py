@@ -1,4 +1,4 @@
-"""From one input shard to chunks of decoded pictures with their captions' ids: the CPU side of tokenization."""
+"""The CPU side of tokenization: from one input shard to chunks of decoded pictures with their captions' ids."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -188,8 +188,8 @@ def _high(picture: Picture) -> np.ndarray:
 
 
 def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
-    """The corpus's own columns; one that is called as the table's own gets `source_` before it."""
-    # What the row has anyhow: its captions, the source's size, and in img2dataset's tars its key.
+    """The corpus's own columns. A name that the table itself has gets `source_` before it."""
+    # The row has these already: its captions, the source's size, and in img2dataset's tars its key.
     dropped = {"width", "height"} if sample.segment else {*config.caption_columns, "width", "height"}
     if sample.metadata.get("key") == sample.key:
         dropped.add("key")
@@ -201,7 +201,7 @@ def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]
 
 
 def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
-    """Places of the rows for which the query holds; a column that none of them has holds for none."""
+    """Places of the rows for which the query holds. It holds for none if it names a column that no row has."""
     if not where:
         return list(range(len(rows)))
     plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
@@ -212,7 +212,7 @@ def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
 
 
 def check_query(where: str) -> None:
-    """Raises InputError where `where` is no query at all, whatever the columns."""
+    """Raises InputError if `where` is no pandas query, whatever the columns are."""
     if where:
         with suppress(pd.errors.UndefinedVariableError):
             query_rows(pd.DataFrame({"sample_id": ["x"]}), where)
@@ -234,7 +234,7 @@ def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """Text that is all numbers, as a csv has it, as numbers."""
+    """A column of text that is all numbers, as a csv has it, becomes numbers."""
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):

@@ -39,13 +39,13 @@ from tokenization.vqgan.image_tokenizer import (
 CHUNKS_AT_ONCE_ON_GPU = 4
 ENCODERS_PER_WRITER = 8
 PASSES_WITHOUT_PROGRESS = 3
-"""Times that everything left is begun anew with no shard done, before the cluster counts as broken."""
+"""After so many passes in a row that finish no shard, the cluster counts as broken."""
 STATISTICS_AT_ONCE = 32
 
 
 @dataclass
 class Progress:
-    """How far a run is. `shards_before` were done when it began; `rows` and `rejects` count this run alone."""
+    """Progress of a job. `shards_before` were done when it began; `rows` and `rejects` count this job alone."""
 
     shards: int
     shards_before: int
@@ -64,11 +64,11 @@ def tokenize_corpus(
     workers: Workers,
     report: Callable[[Progress], None],
 ) -> Manifest:
-    """Tokenizes the shards of a corpus that `output` does not have yet, and closes the books.
+    """Tokenizes the shards of a corpus that `output` does not have yet, and writes the manifest.
 
     Args:
         corpus: what to tokenize.
-        output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their books.
+        output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their statistics.
         config: what decides the tokens.
         tools: the two tokenizers.
         workers: who does the work.
@@ -154,7 +154,10 @@ def _one_pass(
     progress: Progress,
     report: Callable[[Progress], None],
 ) -> Iterator[tuple[str, ShardStatistics | str]]:
-    """Runs the pipeline over the shards; yields each one's page, or what is wrong with it. Some may be missing."""
+    """Runs the pipeline over the shards and yields each one's statistics, or an error message.
+
+    A shard whose writer died is missing.
+    """
     num_writers = max(1, workers.num_encoders // ENCODERS_PER_WRITER)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Writer)
     writers: list[Any] = [actor.remote(output, fingerprint) for _ in range(num_writers)]
@@ -162,22 +165,22 @@ def _one_pass(
     seen: dict[str, set[int]] = {}
     chunks_of: dict[str, int] = {}
     ended: set[str] = set()
-    for told in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
-        shard, index = told["shard"], told["index"]
+    for counts in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
+        shard, index = counts["shard"], counts["index"]
         if shard in ended or index in seen.setdefault(shard, set()):
-            continue  # an actor died after it had told of this chunk
+            continue  # an actor died after it had sent this chunk
         seen[shard].add(index)
-        progress.rows += told["rows"]
-        progress.rejects += told["rejects"]
+        progress.rows += counts["rows"]
+        progress.rejects += counts["rejects"]
         writer = writers[writer_of(shard, num_writers)]
-        if told["last"]:
+        if counts["last"]:
             chunks_of[shard] = index + 1
-        if told["error"]:
+        if counts["error"]:
             writer.drop.remote(shard)
             progress.shards_failed += 1
             ended.add(shard)
             del seen[shard]
-            yield shard, told["error"]
+            yield shard, counts["error"]
         elif chunks_of.get(shard) == len(seen[shard]):
             writing[writer.finish.remote(shard, chunks_of[shard])] = shard
             ended.add(shard)

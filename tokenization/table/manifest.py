@@ -1,4 +1,4 @@
-"""What became of every input row: statistics of each shard, and the manifest over all of them."""
+"""Statistics of each shard, and the manifest that adds them up: how many rows were written, and how many rejected."""
 
 import json
 from base64 import b64decode, b64encode
@@ -21,7 +21,7 @@ STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
 
 @dataclass(frozen=True)
 class ShardStatistics:
-    """What became of the rows of one shard.
+    """Counts of one shard.
 
     Attributes:
         rows_out, rows_hr: rows written, and those of them with codes of the high resolution.
@@ -39,7 +39,7 @@ class ShardStatistics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What became of the rows of a corpus: `rows_in == rows_out + rows_rejected`; failed shards are listed apart."""
+    """Counts of a corpus: `rows_in == rows_out + rows_rejected`. Failed shards are listed apart."""
 
     corpus: str
     fingerprint: dict[str, Any]
@@ -55,22 +55,20 @@ class Manifest:
 
 
 def token_name(shard: str) -> str:
-    """Where the token shard of an input shard lies: the same relative path."""
+    """Path of the token shard of an input shard: the same, as parquet."""
     return str(PurePosixPath(shard).with_suffix(".parquet"))
 
 
 def rejects_name(shard: str) -> str:
-    """Where its rejects lie, if there are any: JSON lines with key, reason and message."""
+    """Path of a shard's rejects, if it has any: JSON lines with key, reason and message."""
     return f"{REJECTS_FOLDER}/{PurePosixPath(shard).with_suffix('.jsonl')}"
 
 
 def statistics_name(shard: str) -> str:
-    """Path of the file with its statistics."""
     return f"{STATISTICS_FOLDER}/{PurePosixPath(shard).with_suffix('.json')}"
 
 
 def shard_statistics(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codebook_size: int) -> ShardStatistics:
-    """Counts a shard's rows and rejects."""
     used = np.zeros(codebook_size, bool)
     for row in rows:
         used[row["codes"]] = True
@@ -121,10 +119,8 @@ def write_manifest(
 def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
     """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks them.
 
-    A folder that was begun with others is refused.
-
     Raises:
-        InputError: it was begun with others.
+        InputError: the folder was begun with another corpus or fingerprint.
     """
     wanted: dict[str, Any] = {"corpus": corpus, "fingerprint": asdict(fingerprint)}
     if output.exists(SETTINGS_FILE):
@@ -152,7 +148,6 @@ def write_json(output: Storage, name: str, value: Any, indent: int | None = None
 
 
 def read_shard_statistics(output: Storage, shard: str) -> ShardStatistics:
-    """The statistics of a shard that is done."""
     with output.local(statistics_name(shard)) as path:
         return ShardStatistics(**json.loads(path.read_text("utf-8")))
 

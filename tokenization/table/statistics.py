@@ -1,4 +1,4 @@
-"""What a token dataset holds: counted a shard at a time, then added up."""
+"""Statistics of a token dataset, counted a shard at a time and then added up."""
 
 import hashlib
 from collections import Counter
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tokenization.files.storage import Storage
 
 ROW_NUMBERS = (".parquet/", ".jsonl/")
-"""In a sample's id: its key is only a row's or a line's number, which says nothing across shards."""
+"""Parts of ids whose key is only the number of a row or a line. Such keys are not compared across shards."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class TokenStatistics:
     pictures: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def summary(self) -> dict[str, Any]:
-        """Figures for a person: plain numbers and dicts of them."""
+        """The figures that `inspect_tokens` shows, as plain numbers and dicts of them."""
         high = {"codes_in_use_hr": int((self.codes_hr > 0).sum()), "perplexity_hr": perplexity(self.codes_hr)}
         return {
             "shards": self.shards,
@@ -59,7 +59,6 @@ class TokenStatistics:
 
 
 def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> TokenStatistics:
-    """Counts one shard."""
     with storage.local(name) as path:
         table = pq.read_table(path, columns=["sample_id", "codes", "codes_hr", "captions"]).combine_chunks()
     captions: dict[str, Counter[int]] = {}
@@ -92,7 +91,7 @@ def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> Toke
 
 
 def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
-    """The sum of at least one part, taken as they come."""
+    """The sum of the parts, of which there is at least one."""
     remaining = iter(parts)
     total = next(remaining)
     keys, pictures = [total.keys], [total.pictures]
@@ -113,7 +112,7 @@ def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy of the distribution: as many equally frequent codes would be as hard to guess."""
+    """exp of the entropy of the codes' distribution. So many equally frequent codes have the same entropy."""
     share = counts[counts > 0] / max(1, counts.sum())
     return float(np.exp(-(share * np.log(share)).sum()))
 
@@ -129,7 +128,7 @@ def _hashes(contents: Any) -> np.ndarray:
 
 
 def _repeated(hashes: np.ndarray) -> int:
-    """Rows beyond the first of each."""
+    """How many hashes occurred before."""
     return len(hashes) - len(np.unique(hashes))
 
 

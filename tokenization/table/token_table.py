@@ -42,7 +42,7 @@ CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.in
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides a shard's codes and ids. Shards may be mixed only where it is equal.
+    """Everything that decides a shard's codes and ids. Shards may be mixed only if it is equal.
 
     `factor` are pixels to a code along one side, `pixel_range` the VQ-GAN's values of black and white.
     """
@@ -63,7 +63,7 @@ class Fingerprint:
     pixel_range: list[float] = field(default_factory=lambda: [-1.0, 1.0])
 
     def to_json(self) -> str:
-        """A canonical text form."""
+        """JSON with sorted keys: equal fingerprints have equal text."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -102,7 +102,7 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
 
 
 def content_sha256(rows: list[dict[str, Any]]) -> str:
-    """Identifies what training reads of the rows: ids, codes, captions, places in documents."""
+    """A hash of what training reads of the rows: ids, codes, captions, places in documents."""
     digest = hashlib.sha256()
     for row in rows:
         text = [row["sample_id"], row["captions"], row.get("document")]
@@ -126,7 +126,7 @@ def _pass_through(values: list[Any]) -> pa.Array:
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One parquet file of a token folder; of what lies in S3 only the columns that are asked for are fetched.
+    """One parquet file of a token folder. From S3, only the columns that are asked for are fetched.
 
     Attributes:
         storage: the token folder.
@@ -155,7 +155,6 @@ class TokenShard:
             return int(file.metadata.num_rows)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """Some columns, or all."""
         with self._opened() as file:
             return file.read(columns)
 
