@@ -88,9 +88,7 @@ class StagePlan:
         counts = np.zeros(len(Task), np.int64)
         for sequence in sequences:
             counts += np.bincount(sequence.label_tasks, minlength=len(Task))
-        weights = [
-            self.stage.task_weights.get(task.name.lower(), 1.0) / max(1, int(counts[task.value])) for task in Task
-        ]
+        weights = [loss_share(self.stage, task, 1.0, max(1, int(counts[task.value]))) for task in Task]
         by_kind = []
         for kind in Kind:
             of_kind = [sequence for sequence in sequences if sequence.kind is kind]
@@ -175,6 +173,11 @@ class StagePlan:
         num_run = sequence.num_run
         num_visual = int((sequence.ids[:num_run] >= self.builder.vocabulary.text_vocab_size).sum())
         return 3 * num_visual + (1 if sequence.kind.has_text_prefix else 2) * (num_run - num_visual)
+
+
+def loss_share(stage: StageConfig, task: Task, summed_loss: float, num_labels: int) -> float:
+    """What a task's summed loss adds to a step's loss: its mean over the step's labels of the task, weighted."""
+    return stage.task_weights.get(task.name.lower(), 1.0) * summed_loss / num_labels
 
 
 def _pick(shares: dict[str, float], draw: float) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from pipeline.checkpoints.manifest import Checkpoint
 from pipeline.config.recipe import Recipe, sha256_of
+from pipeline.config.sample_limits import longest_sample, seq_len_problem
 from pipeline.config.stage import INSTRUCTIONS, StageConfig
 from pipeline.data.row_index import RowSelection, SourceRows
 from pipeline.data.row_index_cache import stored_row_index
@@ -11,7 +12,6 @@ from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError, UsageError
 from pipeline.export.trained_weights import check_picture_positions_of
 from pipeline.generation.pictures import HighResolution
-from pipeline.planning.work import LONGEST_FRAME
 from pipeline.runs.language_expert_check import base_config, check_base
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import stage_fingerprint
@@ -34,27 +34,15 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     if initial:
         check_picture_positions_of(initial, recipe.picture_position_std)
     fingerprint = stage_fingerprint(recipe, paths, stage)
-    longest = fingerprint.num_codes + fingerprint.max_caption_ids + LONGEST_FRAME
-    if stage.seq_len < longest:
-        raise UsageError(
-            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest} tokens ({fingerprint.num_codes} "
-            f"codes, {fingerprint.max_caption_ids} caption ids, {LONGEST_FRAME} around them); raise seq_len"
-        )
-    sources, held_out = [], []
-    for name, source in stage.sources.items():
-        tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
-        trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
-        index = stored_row_index(kept / f"{name}.parquet", trained)
-        sources.append(SourceRows(name, tokens, index, source.weight))
-        if source.held_out:
-            validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
-            out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
-            held_out.append(SourceRows(name, tokens, out))
+    num_high_codes = (fingerprint.num_codes_hr or 0) if stage.needs_high_codes else 0
+    lengths = (fingerprint.num_codes, num_high_codes, fingerprint.max_caption_ids)
+    if problem := seq_len_problem(stage, *lengths):
+        raise UsageError(f"stage {number}: {problem}")
+    sources, held_out = _selected_rows(number, stage, paths)
     if stage.needs_high_codes:
         for rows in [*sources, *held_out]:
-            check_high_resolution(number, stage, rows, longest)
-        longest += fingerprint.num_codes_hr or 0
-    check_base(paths, number, stage, fingerprint, longest)
+            check_high_resolution(number, stage, rows)
+    check_base(paths, number, stage, fingerprint, longest_sample(*lengths))
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     return StageRun(
         stage=stage,
@@ -76,6 +64,21 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         checkpoints=paths.checkpoints(number),
         recipe_sha256=resume_sha256(recipe, stage, fingerprint),
     )
+
+
+def _selected_rows(number: int, stage: StageConfig, paths: RunPaths) -> tuple[list[SourceRows], list[SourceRows]]:
+    """The rows of each source that the stage trains on, and those that are held out."""
+    sources, held_out = [], []
+    for name, source in stage.sources.items():
+        tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
+        trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
+        index = stored_row_index(kept / f"{name}.parquet", trained)
+        sources.append(SourceRows(name, tokens, index, source.weight))
+        if source.held_out:
+            validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
+            out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
+            held_out.append(SourceRows(name, tokens, out))
+    return sources, held_out
 
 
 def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) -> str:
@@ -111,7 +114,7 @@ def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerpr
     return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan, fingerprint.encoder_dtype)
 
 
-def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, longest: int) -> None:
+def check_high_resolution(number: int, stage: StageConfig, source: SourceRows) -> None:
     """Looks at a source's first selected row, before any worker starts."""
     first = int(np.flatnonzero(source.index.counts)[0])
     row = TokenReader(source.tokens, source.index, held_shards=1).row(first, 0)
@@ -125,7 +128,3 @@ def check_high_resolution(number: int, stage: StageConfig, source: SourceRows, l
     num_codes, group_size = len(row.high_codes), stage.high_resolution_group
     if num_codes % group_size:
         raise UsageError(f"stage {number}: high_resolution_group {group_size} does not divide {num_codes} codes")
-    if stage.seq_len < longest + num_codes:
-        raise UsageError(
-            f"stage {number} has seq_len {stage.seq_len}; a sample can have {longest + num_codes} tokens; raise it"
-        )

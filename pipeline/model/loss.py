@@ -5,6 +5,7 @@ Shape letters: N positions with a label, D hidden size, V text rows, R visual ro
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from pipeline.config.model_sizes import LOSS_CHUNK_BYTES
 
@@ -19,7 +20,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_ND, text_weight_VD, visual_weight_RD, labels_N, weights_N):
+    def forward(
+        ctx: FunctionCtx,
+        hidden_ND: Tensor,
+        text_weight_VD: Tensor | None,
+        visual_weight_RD: Tensor,
+        labels_N: Tensor,
+        weights_N: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         num_text = 0 if text_weight_VD is None else len(text_weight_VD)
         losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden_ND)
@@ -44,8 +52,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (losses_N * weights_N).sum(), losses_N
 
     @staticmethod
-    def backward(ctx, total_grad, _):
-        hidden_grad, weight_grad = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, total_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        hidden_grad, weight_grad = saved
         return hidden_grad * total_grad, None, weight_grad * total_grad, None, None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config.gpus import ASSUMED_MFU, GPU_TYPES, memory_bytes, peak_flop_per_s
 from pipeline.config.model_sizes import LANGUAGE_EXPERT_POSITIONS, SIZES, Geometry
 from pipeline.config.recipe import Recipe
+from pipeline.config.sample_limits import positions_problem, seq_len_problem
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.errors import UsageError
@@ -230,20 +231,14 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, length
                 f"corpus {name!r} consists of documents; say how many pictures and text ids one has on average, as in "
                 f"--set plan.documents.{name}='(3, 32)'"
             )
+    num_high_codes = lengths.num_high_codes if wants_high else 0
+    has_documents = any(recipe.corpora[name].has_documents for name in stage.sources)
     longest = lengths.longest(wants_high)
-    if stage.seq_len < longest:
-        found.append(
-            f"seq_len {stage.seq_len} is too short for a sample, which can have {longest} tokens "
-            f"({lengths.num_codes} codes, {lengths.num_high_codes if wants_high else 0} of the high resolution, "
-            f"{lengths.max_caption_ids} caption ids, and what stands around them); raise seq_len"
-        )
-    if any(recipe.corpora[name].has_documents for name in stage.sources):
-        longest = max(longest, stage.seq_len)
-    if longest > config.max_position_embeddings:
-        found.append(
-            f"a sample can have {longest} tokens, the language expert knows {config.max_position_embeddings} "
-            "positions; lower tokenization.size_hr_px or max_caption_ids"
-        )
+    limits = (
+        seq_len_problem(stage, lengths.num_codes, num_high_codes, lengths.max_caption_ids),
+        positions_problem(stage, longest, has_documents, config.max_position_embeddings),
+    )
+    found += [problem for problem in limits if problem]
     return found
 
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pipeline.config.model_sizes import ModelSizes
+from pipeline.config.sample_limits import LONGEST_FRAME, longest_sample
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import SHARED_KINDS, Kind
 from pipeline.config.vocabulary import Role
@@ -17,9 +18,6 @@ from pipeline.data.batch_work import count_sample
 from pipeline.data.packing import deal_rows, pack_rows
 from pipeline.data.sequences import PLAIN_SHARE, SampleParts, Sequence, SequenceBuilder
 from pipeline.planning.flops import Flop, flop_of, recomputed_flop_of
-
-LONGEST_FRAME = 16
-"""Ids around codes and caption, at most: an instruction, the picture's borders, the caption's end."""
 
 Documents = Mapping[str, tuple[int, int]]
 """Pictures and text ids of a document on average, by the corpus that consists of such."""
@@ -46,8 +44,7 @@ class SampleLengths:
 
     def longest(self, high_resolution: bool) -> int:
         """The most tokens that a sample can have."""
-        high = self.num_high_codes if high_resolution else 0
-        return self.num_codes + high + self.max_caption_ids + LONGEST_FRAME
+        return longest_sample(self.num_codes, self.num_high_codes if high_resolution else 0, self.max_caption_ids)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from transformers import Qwen2Config
 
+from pipeline.config.sample_limits import positions_problem
 from pipeline.config.stage import StageConfig
 from pipeline.errors import InputError, UsageError
 from pipeline.runs.paths import RunPaths, language_expert_name
@@ -28,7 +29,8 @@ def base_config(paths: RunPaths) -> Qwen2Config:
 
 
 def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fingerprint, longest: int) -> None:
-    """Checks it against stage `number`, whose samples have up to `longest` tokens; as documents up to `seq_len`.
+    """Checks the language expert against stage `number`, whose samples have up to `longest` tokens, documents up to
+    `seq_len`.
 
     Raises:
         InputError: see `base_config`; or the starting model is of another language expert or other options.
@@ -43,11 +45,6 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
                 f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
                 f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"
             )
-    if any(recipe.corpora[name].has_documents for name in stage.sources):
-        longest = max(longest, stage.seq_len)
-    if longest > config.max_position_embeddings:
-        raise UsageError(
-            f"stage {number} can have samples of {longest} tokens, the language expert knows "
-            f"{config.max_position_embeddings} positions (Qwen-7B beyond its seq_length computes what MARS does not: "
-            "logn attention, dynamic NTK); lower seq_len, tokenization.size_hr_px or max_caption_ids"
-        )
+    has_documents = any(recipe.corpora[name].has_documents for name in stage.sources)
+    if problem := positions_problem(stage, longest, has_documents, config.max_position_embeddings):
+        raise UsageError(f"stage {number}: {problem}")

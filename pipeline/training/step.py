@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
-from pipeline.data.batch_plan import Step
+from pipeline.data.batch_plan import Step, loss_share
 from pipeline.planning.flops import flop_of
 from pipeline.runtime.stopwatch import Stopwatch
 from pipeline.step_figures import StepFigures
@@ -73,7 +73,7 @@ def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
     """What the step minimises: the mean loss of each task, weighted and added."""
     values = sums.tolist()
     return sum(
-        stage.task_weights.get(task.name.lower(), 1.0) * values[task.value] / int(step.label_counts[task.value])
+        loss_share(stage, task, values[task.value], int(step.label_counts[task.value]))
         for task in Task
         if step.label_counts[task.value]
     )

@@ -1,0 +1,37 @@
+"""What a stage's rows and the language expert's positions allow of a sample's length."""
+
+from pipeline.config.stage import StageConfig
+
+LONGEST_FRAME = 16
+"""Ids around codes and caption, at most: an instruction, the picture's borders, the caption's end."""
+
+
+def longest_sample(num_codes: int, num_high_codes: int, max_caption_ids: int) -> int:
+    """Tokens that a sample of one picture can have; `num_high_codes` is 0 where it has no high resolution."""
+    return num_codes + num_high_codes + max_caption_ids + LONGEST_FRAME
+
+
+def seq_len_problem(stage: StageConfig, num_codes: int, num_high_codes: int, max_caption_ids: int) -> str:
+    """Why such samples do not fit into a row of the stage; empty where they do."""
+    longest = longest_sample(num_codes, num_high_codes, max_caption_ids)
+    if stage.seq_len >= longest:
+        return ""
+    return (
+        f"seq_len {stage.seq_len} is too short for a sample, which can have {longest} tokens ({num_codes} codes, "
+        f"{num_high_codes} of the high resolution, {max_caption_ids} caption ids, and what stands around them); "
+        "raise seq_len"
+    )
+
+
+def positions_problem(stage: StageConfig, longest: int, has_documents: bool, max_positions: int) -> str:
+    """Why samples of up to `longest` tokens, or documents of up to `seq_len`, have more positions than the language
+    expert was trained on; empty where they have not."""
+    if has_documents:
+        longest = max(longest, stage.seq_len)
+    if longest <= max_positions:
+        return ""
+    return (
+        f"a sample can have {longest} tokens, the language expert knows {max_positions} positions (Qwen-7B beyond its "
+        "seq_length computes what MARS does not: logn attention, dynamic NTK); lower seq_len, "
+        "tokenization.size_hr_px or max_caption_ids"
+    )
