@@ -100,7 +100,7 @@ class Account:
         self._started = last.get("started", wall())
         self._held, self._models = float(last.get("held", 0.0)), set(filter(None, last.get("gpu_model", "").split("+")))
         self._device_seconds = float(last.get("device_seconds", 0.0))
-        self._most = float(last.get("gpu_count", 0.0))
+        self._max_devices = float(last.get("gpu_count", 0.0))
         self._counters: dict[str, float] = {name: float(last.get(name, 0.0)) for name in COUNTERS}
         self._first_step: int | None = last.get("first_step")
         self._step: int | None = last.get("step")
@@ -116,7 +116,7 @@ class Account:
     @property
     def seconds(self) -> float:
         """Device-seconds over the most devices that were held at once: where their number never changed, how long."""
-        return self._device_seconds / self._most if self._most else 0.0
+        return self._device_seconds / self._max_devices if self._max_devices else 0.0
 
     def look(self, held: Held) -> None:
         """Takes what is held now. Between two looks a change is taken to have come in the middle; the end of a job that
@@ -129,7 +129,7 @@ class Account:
             between = (earliest + latest) / 2 - self._looked
         self._device_seconds += self._held * between + held.devices * (now - self._looked - between)
         self._looked, self._held = now, held.devices
-        self._most = max(self._most, held.devices)
+        self._max_devices = max(self._max_devices, held.devices)
         self._models |= set(filter(None, held.model.split("+")))
 
     def add(self, **counts: float) -> None:
@@ -177,7 +177,7 @@ class Account:
             "event": event,
             **asdict(self.attempt),
             "gpu_model": "+".join(sorted(self._models)) or self.attempt.device.replace("GPU", ""),
-            "gpu_count": self._most,
+            "gpu_count": self._max_devices,
             "seconds": self.seconds,
             **self._counters,
             "first_step": self._first_step,

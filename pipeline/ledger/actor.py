@@ -111,8 +111,8 @@ class LedgerActor:
 
     def _keep(self) -> None:
         """Looks and writes until the end; of a job that died, the end itself."""
-        least, most = LOOK_S
-        pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, least), most)
+        min_s, max_s = LOOK_S
+        pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, min_s), max_s)
         due, beats = time.monotonic() + self._heartbeat_s, 0
         while not self._ended.wait(pause_s):
             self._look()

@@ -18,10 +18,10 @@ class Spent:
 
 
 class LimitWatch:
-    """Of one attempt. Warns once at each share, and asks for the end at the whole."""
+    """Watches one attempt. Warns once at each share, and asks for the end at the whole."""
 
     def __init__(self, attempt: Attempt) -> None:
-        self._attempt, self._told = attempt, dict[str, float]()
+        self._attempt, self._warned_at = attempt, dict[str, float]()
 
     def check(self, spent: Spent) -> tuple[list[str], str]:
         """New warnings; and why the stage is to end after its next step, empty where it is not."""
@@ -32,12 +32,14 @@ class LimitWatch:
         ):
             if not limit:
                 continue
-            told = f"{name} has used {used:.6g} of its {limit:.6g} {attempt.device}-days ({used / limit:.0%})"
+            used_line = f"{name} has used {used:.6g} of its {limit:.6g} {attempt.device}-days ({used / limit:.0%})"
             raise_it = f"raise the limit with --budget-gpu-days {scope}=DAYS"
             reached = max((share for share in WARN_AT if used >= share * limit), default=0.0)
             if used >= limit:
-                stop = stop or f"{told}; to go on, {raise_it}"
-            elif reached > self._told.get(scope, 0.0):
-                self._told[scope] = reached
-                warnings.append(f"BUDGET: {told}; at 100% it stops, with a checkpoint. To go on beyond, {raise_it}")
+                stop = stop or f"{used_line}; to go on, {raise_it}"
+            elif reached > self._warned_at.get(scope, 0.0):
+                self._warned_at[scope] = reached
+                warnings.append(
+                    f"BUDGET: {used_line}; at 100% it stops, with a checkpoint. To go on beyond, {raise_it}"
+                )
         return warnings, stop

@@ -11,7 +11,7 @@ from pipeline.errors import PreemptedError
 
 
 class Termination:
-    """What a job knows of it.
+    """Whether the job was asked to end, and whether a worker would hear of it.
 
     Attributes:
         asked: the job was asked to end.
@@ -27,7 +27,7 @@ class Termination:
             raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Of the signal: the second one ends the process."""
+        """Signal handler. The second signal ends the process."""
         if self.asked.is_set():
             sys.exit(128 + number)
         self.asked.set()
@@ -40,9 +40,9 @@ def termination() -> Iterator[Termination]:
 
     Enter it on the main thread, after Ray was started: Ray has a handler of its own, which ends the process.
     """
-    known = Termination()
-    before = signal.signal(signal.SIGTERM, known.handle)
+    state = Termination()
+    before = signal.signal(signal.SIGTERM, state.handle)
     try:
-        yield known
+        yield state
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tokenization.files.atomic_writing import append_whole
 
@@ -40,7 +39,7 @@ class SkippedSteps:
         """Appends a line for each step after `kept_step` up to `step` that has none yet; `step` is the one that has the
         problem. Of steps whose ids are not known any more there is one line, with the first and the last of them."""
         lost = [number for number in range(kept_step + 1, step + 1) if number not in self._written]
-        lines: list[dict[str, Any]] = []
+        lines: list[dict[str, object]] = []
         if unknown := [number for number in lost if number not in self._ids]:
             lines.append({"first_step": unknown[0], "step": unknown[-1], "problem": _undone_by(step)})
         for number in (each for each in lost if each in self._ids):

@@ -43,7 +43,7 @@ class StageCheckpoints:
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)
         self._saved_at = time.monotonic()
         self._stall: CheckpointStall | None = None
-        self._begun_step = 0
+        self._started_step = 0
         self.counted_step = 0
         """Steps up to the newest checkpoint that is known to count."""
 
@@ -56,14 +56,14 @@ class StageCheckpoints:
         Raises:
             InputError: see `pipeline.checkpoints.resume`.
         """
-        begun = from_first_rank(dist.get_rank() == 0 and newest_complete(self._run.checkpoints) is not None)
-        if not begun and self._run.initial_checkpoint:
+        has_begun = from_first_rank(dist.get_rank() == 0 and newest_complete(self._run.checkpoints) is not None)
+        if not has_begun and self._run.initial_checkpoint:
             start_from(self._engine, self._run.initial_checkpoint, self._identity.base_sha256)
-        taken = self._resumed()
-        if taken:
-            self._guard.load(taken.guard)
+        newest = self._resumed()
+        if newest:
+            self._guard.load(newest.guard)
         self._saved_at = time.monotonic()
-        return taken
+        return newest
 
     def go_back(self, done: int) -> CheckpointManifest | None:
         """Puts weights and moments back to the newest checkpoint of at most `done` steps; None where there is none."""
@@ -84,7 +84,7 @@ class StageCheckpoints:
         started = time.monotonic()
         self.wait()  # for the checkpoint before
         self._writer.save(self._engine, self._manifest(done, finished), may_remove)
-        self._begun_step = done
+        self._started_step = done
         now = time.monotonic()
         stall_s = now - started
         self._stall = CheckpointStall(stall_s, share=stall_s / (now - self._saved_at))
@@ -95,7 +95,7 @@ class StageCheckpoints:
         assert self._writer
         counts = self._writer.wait()
         if counts:
-            self.counted_step = self._begun_step
+            self.counted_step = self._started_step
         return counts
 
     def take_stall(self) -> CheckpointStall | None:

@@ -27,8 +27,8 @@ class StepGuard:
         spike_factor: a loss above this multiple of the median of the last `SPIKE_WINDOW` is a spike; 0 for no rule.
         roll_back_after: so many skipped steps in a row send the weights back; 0 for never.
         end_after: so many end the run.
-        history: losses of the steps that were taken, the last `SPIKE_WINDOW`.
-        in_row: steps skipped since the last one that was taken.
+        history: losses of the steps that were applied, the last `SPIKE_WINDOW`.
+        in_row: steps skipped since the last one that was applied.
         skipped: all of the stage.
     """
 
@@ -40,7 +40,7 @@ class StepGuard:
     skipped: int = 0
 
     def problem(self, loss: float) -> str:
-        """Why a step of this loss must not be taken; empty where it may."""
+        """Why the update of a step of this loss must not be applied; empty where it may."""
         if not math.isfinite(loss):
             return f"its loss is {loss}"
         if self.spike_factor and len(self.history) >= MIN_HISTORY:
@@ -50,7 +50,7 @@ class StepGuard:
         return ""
 
     def note(self, loss: float, problem: str) -> None:
-        """Counts a step that was taken, or skipped for a problem."""
+        """Counts a step that was applied, or skipped for a problem."""
         if problem:
             self.in_row += 1
             self.skipped += 1

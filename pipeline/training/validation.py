@@ -1,4 +1,4 @@
-"""What a stage's tasks cost on held-out rows, by task and language, while it trains."""
+"""The loss on held-out rows by task and language, while a stage trains."""
 
 import math
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class HeldRows:
         return self.rows[place]
 
     def ahead(self, shards: list[int]) -> None:
-        """They are there."""
+        """Does nothing: the rows are in memory."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def validation_sets(
                 able = [row for row in able if row.high_codes is not None]
             if not able:
                 continue
-            asked = replace(
+            task_alone = replace(
                 stage,
                 task_shares={task: 1.0},
                 language_shares={language: 1.0},
@@ -81,14 +81,14 @@ def validation_sets(
                 **NO_NOISE,
             )
             num_bytes = sum(next(c.num_bytes for c in row.captions if c.language == language) for row in able)
-            plan = _plan(asked, stage_number, able, builder)
+            plan = _plan(task_alone, stage_number, able, builder)
             found.append(ValidationSet(f"{task}/{language}", kind, plan, num_bytes))
     return found
 
 
 @torch.no_grad()
-def validate(engine: Forward, asked: list[ValidationSet], device: torch.device) -> dict[str, float]:
-    """Measures all of them; every rank calls it and gets the same figures.
+def validate(engine: Forward, sets: list[ValidationSet], device: torch.device) -> dict[str, float]:
+    """Measures all sets. Every rank calls it and gets the same figures.
 
     Returns:
         `NAME/bits_a_code` where codes are predicted, `NAME/bits_a_caption_byte` for captioning (all bits of the caption
@@ -97,7 +97,7 @@ def validate(engine: Forward, asked: list[ValidationSet], device: torch.device) 
     rank, world_size = dist.get_rank(), dist.get_world_size()
     figures = {}
     engine.eval()
-    for each in asked:
+    for each in sets:
         step = each.plan.step(0, rank, world_size)
         nats = torch.zeros(len(Task), device=device)
         for batches in step.micro_steps:
@@ -118,13 +118,13 @@ def _measures(each: ValidationSet, label_counts: np.ndarray) -> list[tuple[str, 
     ]
 
 
-def _first_rows(source: SourceRows, most: int) -> list[Row]:
+def _first_rows(source: SourceRows, max_rows: int) -> list[Row]:
     reader = TokenReader(source.tokens, source.index, held_shards=1)
     places = [(shard, place) for shard, count in enumerate(source.index.counts) for place in range(count)]
-    return [reader.row(shard, place) for shard, place in places[:most]]
+    return [reader.row(shard, place) for shard, place in places[:max_rows]]
 
 
 def _plan(stage: StageConfig, stage_number: int, rows: list[Row], builder: SequenceBuilder) -> StagePlan:
     order = SampleOrder(np.asarray([len(rows)]), 0, stage_number, 1)
-    asked = replace(stage, global_batch_size=len(rows))
-    return StagePlan(asked, stage_number, 0, MixedOrder([order], [1.0], len(rows)), [HeldRows(rows)], builder)
+    one_step = replace(stage, global_batch_size=len(rows))
+    return StagePlan(one_step, stage_number, 0, MixedOrder([order], [1.0], len(rows)), [HeldRows(rows)], builder)
