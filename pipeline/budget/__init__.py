@@ -1,1 +1,1 @@
-"""What a run has cost and will cost: spending, measured rates, cost plan, forecast. Imports `ledger` and `planning`."""
+"""The cost of a run, so far and to come: spending, measured rates, cost plan, forecast. Imports `ledger` and `planning`."""

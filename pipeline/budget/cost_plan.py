@@ -124,7 +124,7 @@ def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
 def _training_factors(
     recipe: Recipe, plan: RecipePlan, device: Device, mfu: float | None, by_stage: list[float], rates: Rates
 ) -> dict[str, Factor]:
-    """What training's cost follows from, each factor with its source.
+    """The factors of training's cost, each with its source.
 
     Args:
         recipe, plan, rates: see `plan_costs`.

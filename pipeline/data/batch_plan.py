@@ -176,7 +176,7 @@ class StagePlan:
 
 
 def loss_share(stage: StageConfig, task: Task, summed_loss: float, num_labels: int) -> float:
-    """What a task's summed loss adds to a step's loss: its mean over the step's labels of the task, weighted."""
+    """The share of a task in a step's loss: the mean over the step's labels of the task, weighted."""
     return stage.task_weights.get(task.name.lower(), 1.0) * summed_loss / num_labels
 
 

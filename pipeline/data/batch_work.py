@@ -1,4 +1,4 @@
-"""What samples and micro-batches have to be computed, counted from their sequences."""
+"""The work of samples and micro-batches, counted from their sequences."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ from pipeline.data.sequences import Sequence
 
 @dataclass(frozen=True)
 class BatchWork:
-    """What a micro-batch has to be computed, padding and samples without labels (fillers) apart: positions of both
+    """Work of a micro-batch, without padding and without samples that have no labels (fillers): positions of both
     modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
     positions of the tensors."""
 
@@ -24,21 +24,20 @@ class BatchWork:
 
     @property
     def tokens(self) -> int:
-        """Positions of both modalities."""
         return self.text_tokens + self.visual_tokens
 
 
 class Counted(Protocol):
-    """A micro-batch, or what one would be."""
+    """A micro-batch, or a planned one."""
 
     @property
     def kind(self) -> Kind:
-        """Of all its samples."""
+        """The kind of all its samples."""
         ...
 
     @property
     def work(self) -> BatchWork:
-        """What it has to be computed."""
+        """Its positions and pairs."""
         ...
 
     @property

@@ -79,11 +79,11 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
 
 
 def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
-    """What gradient checkpointing of every n-th layer (0: of none) runs once more of a micro-batch: those layers'
-    forward pass, 2N a token and one of attention's three parts. Not that of a prefix's text, which has no backward, and
-    not the visual FFN's last product, the layer's last: torch stops at what the backward needs.
+    """FLOP that gradient checkpointing of every n-th layer (0: of none) repeats for a micro-batch.
 
-    Hardware does it and `flop_of` does not count it, so a device's use is above MFU by this share.
+    It is these layers' forward pass: 2N a token and one of attention's three parts. The text of a prefix is not in it,
+    because it has no backward pass, and neither is the visual FFN's last product, because torch stops at what the
+    backward pass needs. `flop_of` does not count these FLOP, so a device's use is above MFU by this share.
     """
     if not every:
         return 0.0

@@ -144,7 +144,7 @@ def largest_module(config: ModelSizes, frozen_whole: bool) -> int:
 
 
 def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str) -> int:
-    """What autograd keeps of one layer that is not recomputed.
+    """Bytes that autograd keeps of one layer that is not recomputed.
 
     A visual position: float32 input and root mean square of two norms, 8D + 8; the normed inputs of the trained
     projections and of the FFN, 2eD; the FFN's gate, its activation, its other half and their product, 4eI. A text
@@ -178,9 +178,12 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
 
 
 def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
-    """What a micro-step holds for its one backward pass: of every kind `layer_bytes` of each layer; only its input, eD
-    a position that gradients pass through, where `checkpoint_every_layers` recomputes it; a text prefix's keys and
-    values, 2eGd; and the final norm's 4D + 4. Besides, the largest layer's gradients, and itself where recomputed."""
+    """Bytes that a micro-step keeps for its backward pass.
+
+    For every kind: `layer_bytes` of each layer, or only its input (eD a position that gradients pass through) if
+    `checkpoint_every_layers` recomputes it; the keys and values of a text prefix, 2eGd; the final norm's 4D + 4. Once:
+    the gradients of the largest layer, and if layers are recomputed, that layer itself.
+    """
     element, hidden, layers = element_bytes(dtype), config.hidden_size, config.num_hidden_layers
     every = stage.checkpoint_every_layers
     recomputed = -(-layers // every) if every else 0

@@ -243,7 +243,7 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the two tokenizers are: paths that every worker can read."""
+    """The places of the two tokenizers: paths that every worker can read."""
 
     vq_folder: Path
     text_source: str

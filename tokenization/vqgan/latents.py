@@ -1,4 +1,4 @@
-"""What happens to the latents before there are codes: how they start, the noise on them, how codes replace it.
+"""The latents before there are codes: their start, the noise on them, and the codes that replace it.
 
 Shape letters: N latents, D their channels, F channels of what the encoder ends with.
 """

@@ -1,4 +1,4 @@
-"""What taming-transformers, open-muse and LlamaGen call the tensors of a VQ-GAN, and what these say of its geometry."""
+"""Names of a VQ-GAN's tensors in taming-transformers, open-muse and LlamaGen, and its geometry, read from the tensors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenization.errors import InputError
 
 NUM_GROUPS = 32
-"""Of the group norms: the one number that no tensor shows. All three projects have 32."""
+"""Groups of the norms: the one number that no tensor shows. All three projects have 32."""
 PARTS = {
     "conv_norm_out": "norm_out",
     "conv_shortcut": "nin_shortcut",

@@ -1,4 +1,4 @@
-"""What a VQ-GAN format is: how its files are recognised, and how its tensors become a model."""
+"""The definition of a VQ-GAN format: how its files are recognised, and how its tensors become a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Vqgan:
 
 @dataclass(frozen=True)
 class VqganPlace:
-    """Where the files of a VQ-GAN are.
+    """The files of a VQ-GAN.
 
     Attributes:
         format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names have to tell.
@@ -47,7 +47,7 @@ class VqganPlace:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a format makes of the tensors; `Vqgan` describes the attributes."""
+    """The model that a format makes of the tensors. `Vqgan` describes the attributes."""
 
     model: VQModel
     factor: int

@@ -34,7 +34,7 @@ class _StandIn:
 
 
 class _DictStandIn:
-    """Of a dictionary with a class of its own, which `weights_only` would not fill: a plain one."""
+    """Stands in for a subclass of dict, which `weights_only` would not fill: makes a plain dict."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return {}
