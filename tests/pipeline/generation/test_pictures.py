@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from pipeline.benchmarks.generation import GenerationBenchmark, measure_generation
 from pipeline.config.tasks import Kind
@@ -16,7 +15,7 @@ from pipeline.data.collate import collate
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
 from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, generate_codes
-from pipeline.generation.sampling import GREEDY, Sampling, choose, uniform_numbers
+from pipeline.generation.sampling import GREEDY, Sampling
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
 from tests.support.models import random_model
@@ -24,7 +23,11 @@ from tests.support.reference import hidden_by_selection
 from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB, builder_of, small_config
 
 NUM_CODES, NUM_HIGH = 9, 16
+
+
 PROMPTS = [[11, 12, 13, 14], [15], [16, 17]]
+
+
 RANDOM = Sampling(temperature=1.3, top_k=20, top_p=0.9)
 
 
@@ -247,61 +250,6 @@ def test_captions_end_at_the_end_id_and_at_an_opener(model: MarsForCausalLM) -> 
     assert generate_captions(model, prompts, first[1], 4) == [first[:1]] * 2
     model.head.visual_weight.data[CODEBOOK] = 100 * model.head.text_weight.data[first[0]]
     assert generate_captions(model, prompts, END_ID, 4) == [[], []]
-
-
-def shares(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
-    """How often each choice comes, over all numbers at equal distances: its probability, to 1e-4."""
-    uniform = torch.arange(20_000) / 20_000
-    chosen = choose(logits.expand(len(uniform), -1), sampling, uniform)
-    return torch.bincount(chosen, minlength=len(logits)) / len(uniform)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.8), (12, 0.6), (1, 1.0), (0, 1e-9), (99, 1.0)])
-def test_choices_come_as_often_as_transformers_says(temperature: float, top_k: int, top_p: float) -> None:
-    logits = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    expected = logits[None] / temperature
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(None, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(None, expected)
-    made = shares(Sampling(temperature=temperature, top_k=top_k, top_p=top_p), logits)
-    torch.testing.assert_close(made, torch.softmax(expected[0], -1), atol=2e-4, rtol=0)
-
-
-def test_no_number_chooses_what_has_no_probability() -> None:
-    logits = torch.tensor([float("-inf"), 1.0, float("-inf"), 2.0, float("-inf")])
-    edge = torch.tensor([0.0, 1 - 2**-24])
-    for top_p in (1.0, 0.99):
-        assert sorted(choose(logits.expand(2, -1), Sampling(top_p=top_p), edge).tolist()) == [1, 3]
-    assert choose(logits, GREEDY, edge[0]) == 3
-
-
-def test_more_numbers_of_a_seed_begin_with_the_same_ones() -> None:
-    """So a base picture stays the same where a high-resolution one follows."""
-    few, many = (uniform_numbers([5, 6], count, torch.device("cpu")) for count in (9, 5000))
-    assert torch.equal(few, many[:, :9])
-    assert not torch.equal(few[0], few[1])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"temperature": float("inf")}, "temperature is inf"),
-        ({"top_k": -3}, "top_k is -3"),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"top_p": float("nan")}, "top_p is nan"),
-        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**63}, "seed is 9223372036854775808"),
-    ],
-)
-def test_impossible_sampling_is_named(changes: dict[str, Any], message: str) -> None:
-    assert not Sampling().problems()
-    (problem,) = Sampling(**changes).problems()
-    assert message in problem and "it must be" in problem
 
 
 def test_a_group_that_does_not_divide_the_picture_is_refused() -> None:

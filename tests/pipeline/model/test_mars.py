@@ -1,10 +1,7 @@
 """The model is exactly the base on text, and one model in all its forms."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,18 +9,17 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor, Qwen2ForCausalLM
 
 from pipeline.config.model import ModelOptions
-from pipeline.config.vocabulary import NORMALISATIONS, Role
+from pipeline.config.vocabulary import Role
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.generation.pictures import generate_codes
 from pipeline.generation.sampling import Sampling
 from pipeline.model.backbone import LAST_OPENER
-from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.model.picture_positions import picture_positions, position_encoding
 from pipeline.training.objective import Objective
 from tests.support.batches import some_batches
 from tests.support.reference import hidden_by_selection
-from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of, small_config
+from tests.support.small_models import CODEBOOK, TEXT_VOCAB
 
 
 def random_ids(vocab: int, shape: tuple[int, ...] = (3, 17)) -> torch.Tensor:
@@ -237,101 +233,9 @@ def test_a_trainer_gets_the_loss_from_labels_and_an_error_for_what_is_not_there(
         mars(inputs_embeds=torch.zeros(1, 3, 32))
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix_alone(
-    mars: MarsForCausalLM, builder: SequenceBuilder, every: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mars.freeze_language_expert().train()
-    trained, batches, objective = (
-        [p for p in mars.parameters() if p.requires_grad],
-        some_batches(builder),
-        Objective(mars),
-    )
-    plain = torch.autograd.grad(objective(batches).loss, trained)
-    runs = Counter()
-    for name in ("forward", "forward_text", "forward_visual"):
-        monkeypatch.setattr(MarsDecoderLayer, name, counting(getattr(MarsDecoderLayer, name), runs))
-    mars.gradient_checkpointing_enable()
-    mars.model.checkpoint_every = every
-    recomputed = torch.autograd.grad(objective(batches).loss, trained)
-    for own, other in zip(recomputed, plain, strict=True):
-        assert torch.equal(own, other)
-    layers = mars.config.num_hidden_layers
-    again = -(-layers // every)
-    # Two of the three batches have a text prefix.
-    assert runs == {"forward_text": 2 * layers, "forward_visual": 2 * (layers + again), "forward": layers + again}
-
-
-def counting(function: Callable, runs: list) -> Callable:
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        runs[function.__name__] += 1
-        return function(*args, **kwargs)
-
-    return counted
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("partitioned", [pytest.param(False, marks=pytest.mark.long), True])
-def test_compiled_layers_give_the_same_loss_and_gradients(partitioned: bool) -> None:
-    torch.compiler.reset()
-    mars, builder = small_model()
-    trained = [p for p in mars.parameters() if p.requires_grad]
-    batches, objective = some_batches(builder), Objective(mars)
-    plain = torch.autograd.grad(objective(batches).loss, trained)
-    mars.model.compile_layers(partitioned)
-    torch._dynamo.utils.counters.clear()
-    for own, other in zip(torch.autograd.grad(objective(batches).loss, trained), plain, strict=True):
-        torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, "nothing was compiled"
-
-
-def test_language_expert_kept_whole_as_buffers_trains_the_same(
-    base: Qwen2ForCausalLM, builder: SequenceBuilder
-) -> None:
-    first, second = (MarsForCausalLM.from_language_expert(base, CODEBOOK) for _ in range(2))
-    second.keep_frozen_whole()
-    assert all(is_trained(name) for name, _ in second.named_parameters())
-    assert second.state_dict().keys() == {name for name, _ in first.named_parameters() if is_trained(name)}
-    batches = some_batches(builder)
-    losses = [Objective(model)(batches).loss for model in (first, second)]
-    assert torch.equal(*losses)
-    own, other = (
-        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-        for loss, model in zip(losses, (first, second), strict=True)
-    )
-    assert all(torch.equal(*pair) for pair in zip(own, other, strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-@pytest.mark.parametrize("recompute", [False, True])
-def test_forward_and_backward_of_training_never_wait_for_the_device(
-    attention: str, normalisation: str, recompute: bool
-) -> None:
-    """On a GPU each of these operations makes the host wait for all that was queued."""
-    mars, builder = small_model()
-    mars.train()
-    mars.set_attn_implementation(attention)
-    if recompute:
-        mars.gradient_checkpointing_enable()
-    objective, batches = Objective(mars, normalisation), some_batches(builder)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        objective(batches).loss.backward()
-    ran = {event.key for event in profile.key_averages()}
-    assert {"aten::mm", "aten::embedding", "aten::index_select"} <= ran
-    waiting = ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal", "_unique2")
-    assert not ran & {f"aten::{name}" for name in waiting}
-
-
 def test_casting_the_model_keeps_rotary_frequencies_exact(mars: MarsForCausalLM) -> None:
     """DeepSpeed casts the whole module; a model trained with rounded angles would not match its export."""
     exact = mars.model.rotary_emb.inv_freq.clone()
     mars.bfloat16()
     assert mars.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.equal(mars.model.rotary_emb.inv_freq, exact)
-
-
-def small_model() -> tuple[MarsForCausalLM, SequenceBuilder]:
-    mars = MarsForCausalLM(small_config()).freeze_language_expert()
-    return mars, builder_of(mars)
