@@ -174,7 +174,7 @@ def _weight(work: StageWork, prices: Mapping[str, float]) -> float:
 
 
 def _price_of(kind: Kind, prices: Mapping[str, float], usual: float) -> float:
-    """The price of a kind. A kind that was not measured gets the price of another with a text prefix, if it has one too:
-    their FLOP cost about the same. Otherwise it gets the usual price."""
+    """The price of a kind. A kind that was not measured gets the price of another with a text prefix, if it has one
+    too: their FLOP cost about the same. Otherwise it gets the usual price."""
     alike = [kind, *(other for other in Kind if kind.has_text_prefix and other.has_text_prefix)]
     return next((prices[name] for name in (other.name.lower() for other in alike) if name in prices), usual)

@@ -1,4 +1,4 @@
-"""Names of a VQ-GAN's tensors in taming-transformers, open-muse and LlamaGen, and its geometry, read from the tensors."""
+"""Names of a VQ-GAN's tensors in taming-transformers, open-muse and LlamaGen, and its geometry, read from them."""
 
 from dataclasses import dataclass
 from typing import Any
