@@ -1,0 +1,187 @@
+"""A small run that past code began goes on, is exported and reported: see the README in `past_run`."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.support.checkout import CHECKOUT
+
+PAST_RUN = Path(__file__).parent / "past_run"
+PLACE = "PAST_RUN"
+"""What stands in the kept files for the folder that the run lies in."""
+PROMPT = "red circle"
+
+
+class Copy:
+    """The past run in a new folder, and its jobs as users type them."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        shutil.copytree(PAST_RUN, folder)
+        for path in [*folder.rglob("*.json"), *folder.rglob("*.md")]:
+            path.write_text(path.read_text().replace(PLACE, str(folder)))
+        self.folder, self.run = folder, folder / "past"
+        self._environment = os.environ | {"RAY_ADDRESS": address}
+
+    def type(self, job: str, *words: str) -> subprocess.CompletedProcess:
+        where = ["--recipe", str(self.folder / "recipe.py"), "--root", str(self.folder)]
+        return self.python("-P", f"jobs/{job}.py", *words, *where)
+
+    def python(self, *words: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=CHECKOUT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        return done
+
+    def token_times(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.run.rglob("tokens/**/*.parquet")}
+
+
+def go_on(copy: Copy) -> dict[str, Any]:
+    """Ends the second stage, exports it and reports what it took."""
+    (interrupted,) = (copy.run / "stage2" / "checkpoints").glob("step-*")
+    interrupted_step = int(interrupted.name.split("-")[1])
+    said = copy.type("train_stage", "--stage", "2").stderr
+    copy.type("export_model", "--checkpoint", str(copy.run), "--out", str(copy.folder / "exported"))
+    (folder,) = (copy.run / "stage2" / "checkpoints").glob("step-*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    identity = ("step", "samples", "world_size", "finished", "recipe_sha256", "base_sha256", "row_index_sha256")
+    figures = [json.loads(line) for line in (copy.run / "stage2" / "metrics.jsonl").read_text().splitlines()]
+    losses = ("loss/", "validation/", "gradient_norm", "learning_rate")
+    exported = copy.folder / "exported"
+    return {
+        "went_on": f"goes on from step {interrupted_step}" in said,
+        "checkpoint": {name: manifest[name] for name in (*identity, "initial_sha256", "picture_position_std")},
+        "blocks": {name: file["blocks"] for name, file in manifest["files"].items()},
+        "steps": [line["step"] for line in figures],
+        "losses": {
+            str(line["step"]): {name: value for name, value in line.items() if name.startswith(losses)}
+            for line in figures
+            if line["step"] > interrupted_step
+        },
+        "exported": sorted(path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()),
+        "exported_sha256": {name: sha256(exported / name) for name in ("model.safetensors", "config.json")},
+        "spent": last_line(copy.type("budget", "report", "--json")),
+    }
+
+
+def look(copy: Copy) -> dict[str, Any]:
+    """Tokenizes where nothing is left to do, writes the report, and draws with the export."""
+    before = copy.token_times()
+    books = last_line(copy.type("tokenize", "--json"))
+    untouched = copy.token_times() == before
+    copy.type("report")
+    card = (copy.folder / "export" / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    given = f"FOLDER, PROMPT = {str(copy.folder / 'export')!r}, {PROMPT!r}\n"
+    shown = "import json\nprint(json.dumps({'codes': codes.tolist(), 'pixels': [*pixels.shape, str(pixels.dtype)]}))"
+    return {
+        "untouched": untouched,
+        "rows": {name: books[name] for name in ("rows_in", "rows_out", "rows_hr", "rejects_by_reason", "codes_in_use")},
+        "fingerprints": {"shapes": books["fingerprint"], "pages": books["further_corpora"]["pages"]["fingerprint"]},
+        "drawn": last_line(copy.python("-c", f"{given}{snippet}{shown}")),
+        "report": (copy.run / "report.html").read_text(),
+    }
+
+
+def inspect(copy: Copy) -> dict[str, Any]:
+    """What the tokens hold."""
+    return {"statistics": last_line(copy.type("inspect_tokens", "--json", "--rows", "2"))}
+
+
+def last_line(done: subprocess.CompletedProcess) -> Any:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    """What past code itself made of the run."""
+    return json.loads((PAST_RUN / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Iterator[dict[str, Future]]:
+    """Two copies, each with its jobs: one core each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    folder = tmp_path_factory.mktemp("past")
+    with ThreadPoolExecutor(2) as pool:
+        yield {do.__name__: pool.submit(do, Copy(folder / do.__name__, cluster.address)) for do in (go_on, look)}
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ended(begun) -> dict[str, Any]:
+    return begun["go_on"].result()
+
+
+@pytest.fixture(scope="module")
+def looked_at(begun) -> dict[str, Any]:
+    return begun["look"].result()
+
+
+def test_its_interrupted_stage_goes_on_and_ends_as_past_code_ended_it(ended, expected):
+    assert ended["went_on"] and ended["checkpoint"] == expected["checkpoint"]
+    assert ended["steps"] == list(range(1, 41)), "each step is there once"
+    assert ended["losses"].keys() == expected["losses"].keys()
+    for step, losses in expected["losses"].items():
+        assert ended["losses"][step] == pytest.approx(losses, rel=1e-6), step
+    if ended["losses"] == expected["losses"]:  # else this CPU adds up in another order
+        assert ended["blocks"] == expected["blocks"]
+
+
+def test_it_is_exported_as_past_code_exported_it(ended, expected):
+    assert ended["exported"] == expected["exported"]
+    assert ended["exported_sha256"]["config.json"] == expected["exported_sha256"]["config.json"]
+    if ended["blocks"] == expected["blocks"]:
+        assert ended["exported_sha256"] == expected["exported_sha256"]
+
+
+def test_its_ledger_is_read_and_gone_on_with(ended, expected):
+    spent = ended["spent"]
+    assert sorted(spent) == expected["budget_report_keys"]
+    assert [[row["job"], row["stage"], row["outcome"]] for row in spent["by_attempt"]] == expected["attempts"]
+    assert sum(spent["by_category"].values()) == pytest.approx(spent["gpu_days"])
+
+
+def test_its_tokens_are_known_as_finished_and_have_the_same_fingerprints(looked_at, expected):
+    assert looked_at["untouched"]
+    assert looked_at["rows"] == expected["rows"] and looked_at["fingerprints"] == expected["fingerprints"]
+    shards = {"shapes": PAST_RUN / "past" / "tokens" / "00000.parquet"}
+    shards["pages"] = PAST_RUN / "past" / "corpora" / "pages" / "tokens" / "pages.parquet"
+    for name, path in shards.items():
+        assert json.loads(pq.read_metadata(path).metadata[b"mars.fingerprint"]) == looked_at["fingerprints"][name]
+
+
+def test_its_report_shows_both_stages_and_its_pictures(looked_at):
+    assert looked_at["report"].count("data:image/png;base64,") == 4 and "train_stage 2" in looked_at["report"]
+
+
+def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(looked_at, expected):
+    assert looked_at["drawn"] == expected["drawn"]
+
+
+@pytest.mark.long
+def test_its_tokens_are_inspected_as_past_code_inspected_them(tmp_path, expected):
+    assert inspect(Copy(tmp_path / "inspect", "local"))["statistics"] == expected["statistics"]
