@@ -154,3 +154,13 @@ def test_help_names_every_flag_with_its_default(form: list[str]) -> None:
     shown = subprocess.run([sys.executable, *form, "--help"], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
     assert "--recipe" in shown.stdout and "default: demo" in shown.stdout and "--set" in shown.stdout
+
+
+def test_tests_mirror_the_source_and_no_test_imports_a_test() -> None:
+    """What tests share lives in tests/support, and fixtures in a conftest."""
+    tests = CHECKOUT / "tests"
+    for path in tests.rglob("*.py"):
+        own = path.relative_to(tests).parent
+        assert own.parts[:1] in ((), ("support",), ("end_to_end",)) or (CHECKOUT / own / "__init__.py").exists(), path
+        for name in imports_of(path):
+            assert not name.startswith("tests") or name == "tests" or name.startswith("tests.support"), (path, name)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from jobs.common.exit_codes import exit_code_of
 from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from tests.support.browser import check_page
-from tests.support.ports import free_port
+from tests.support.ports import free_port, wait_until_open
 from tests.support.prometheus import Prometheus
 from tests.support.small_run import ROWS, small_checkout, small_vqgan
 from tokenization.files.storage import open_storage
@@ -61,6 +61,7 @@ class Cluster:
         )
         self.environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
         deadline = time.monotonic() + 90
+        wait_until_open(dashboard, deadline)
         while self.type("ray", "job", "list").returncode:
             assert time.monotonic() < deadline, (folder / "ray.log").read_text()
             time.sleep(1)

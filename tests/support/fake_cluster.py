@@ -18,7 +18,7 @@ import psutil
 
 from cluster.cluster_file import read_cluster_file
 from tests.support.checkout import CHECKOUT
-from tests.support.ports import free_port
+from tests.support.ports import free_port, wait_until_open
 
 HEAD_ID = "f" * 51 + "00000"
 HEAD_TYPE = "ray.head.default"
@@ -128,6 +128,7 @@ class FakeCluster:
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.environment |= {"RAY_ADDRESS": self.address, "RAY_API_SERVER_ADDRESS": self.dashboard}
         deadline = time.monotonic() + 90
+        wait_until_open(dashboard, deadline)
         while self.type("ray", "job", "list").returncode:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(1)

@@ -1,9 +1,21 @@
 """Free ports of this machine."""
 
 import socket
+import time
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def wait_until_open(port: int, deadline: float) -> None:
+    """Until something listens at the port, or `time.monotonic()` is past the deadline. To ask Ray's own command again and
+    again would import Ray each time."""
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
