@@ -23,7 +23,7 @@ class Options(JobOptions):
 def main(options: Options) -> dict[str, Any]:
     """Scores the run and returns its metrics."""
     from pipeline.demo.corpora import attribution_of
-    from pipeline.demo.scoring.scores import demo_scores
+    from pipeline.demo_scores.scores import demo_scores
     from pipeline.evaluation.outside_scores import OutsideWeights
     from pipeline.evaluation.run_scores import evaluate_run
 

@@ -26,7 +26,7 @@ LEVELS = (
     "pipeline.launch",
     "pipeline.benchmarks",
     "jobs.common pipeline.evaluation",
-    "pipeline.demo.scoring pipeline.requests",
+    "pipeline.demo_scores pipeline.requests",
     "pipeline.reports",
     "jobs",
 )

@@ -72,7 +72,7 @@ class EvaluationConfig:
         where: pandas query over the token table's plain columns: the samples that are generated and scored; empty
             for those that the last stage trained on.
         documents: the corpus whose documents are generated from their first lines and scored; empty for none.
-        composition: add the scores of `pipeline.demo.scoring.composition`.
+        composition: add the scores of `pipeline.demo_scores.composition`.
     """
 
     temperature: float = 0.0

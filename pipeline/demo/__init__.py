@@ -1,2 +1,1 @@
-"""What is particular to the demo. Here its corpora are made, with `runs` and `tokenization.demo`; `scoring` scores what
-was learned of them."""
+"""The demo's corpora, made where they are missing. Imports `runs` and `tokenization.demo`."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import attribution_of
-from pipeline.demo.scoring.composition_section import composition_sections
+from pipeline.demo_scores.composition_section import composition_sections
 from pipeline.errors import InputError
 from pipeline.evaluation.documents import newest_documents
 from pipeline.evaluation.run_scores import METRICS_FILE as SCORES_FILE

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.demo.scoring.composition import COMPOSITION_FILE, COMPOSITION_SHEET_FILE
+from pipeline.demo_scores.composition import COMPOSITION_FILE, COMPOSITION_SHEET_FILE
 from pipeline.pages.figures import png_of
 from pipeline.pages.html import Section
 from pipeline.runs.paths import RunPaths

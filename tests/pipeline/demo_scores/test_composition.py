@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jobs.common.recipes import load_recipe
-from pipeline.demo.scoring.composition import nearest_credit
+from pipeline.demo_scores.composition import nearest_credit
 from tokenization.demo.compositions import SEEN, TONES, UNSEEN, VARIANTS, compositions
 from tokenization.demo.openmoji import Drawing, list_drawings
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.recipe import CorpusConfig
 from pipeline.demo.corpora import attribution_of
-from pipeline.demo.scoring.retrieval import retrieval
+from pipeline.demo_scores.retrieval import retrieval
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 

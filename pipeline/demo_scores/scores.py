@@ -1,8 +1,8 @@
 """The scores that only the demo's corpora can have."""
 
 from pipeline.config.recipe import Recipe
-from pipeline.demo.scoring.composition import score_composition
-from pipeline.demo.scoring.retrieval import score_drawings
+from pipeline.demo_scores.composition import score_composition
+from pipeline.demo_scores.retrieval import score_drawings
 from pipeline.evaluation.run_scores import Score
 
 
