@@ -21,9 +21,9 @@ class MarsConfig(Qwen2Config):
         text_vocab_size: rows of the language expert's embedding, its padding rows included.
         codebook_size: codes of the VQ-GAN.
         shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
-        language_expert_source: of a folder that holds the visual expert alone: the folder or hub name of the language
-            expert that it belongs to; empty where the folder holds both.
-        language_expert_sha256: of that language expert (`pipeline.model.loading.base_sha256`).
+        language_expert_source: set if a folder holds the visual expert alone: the folder or hub name of the language
+            expert that it belongs to. Empty if the folder holds both.
+        language_expert_sha256: the hash of that language expert (`pipeline.model.loading.base_sha256`).
     """
 
     model_type = "mars"
@@ -47,7 +47,7 @@ class MarsConfig(Qwen2Config):
 
     @property
     def options(self) -> ModelOptions:
-        """What the recipe chose of it."""
+        """The model options that the recipe chose."""
         return ModelOptions(**{one.name: getattr(self, one.name) for one in fields(ModelOptions)})
 
     def language_expert(self) -> Qwen2Config:

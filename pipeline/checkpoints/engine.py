@@ -1,4 +1,4 @@
-"""What checkpoints use of DeepSpeed's engine."""
+"""Protocols for the parts of DeepSpeed's engine that checkpoints use."""
 
 from typing import Any, Protocol
 
@@ -16,16 +16,16 @@ class ZeroOptimizer(Protocol):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of the optimizer that it wraps, as torch has them."""
+        """The parameter groups of the wrapped optimizer, in torch's format."""
         ...
 
 
 class PartitionedEngine(Protocol):
-    """An engine whose trained parameters ZeRO cut into partitions."""
+    """An engine whose trained parameters are partitioned by ZeRO."""
 
     @property
     def module(self) -> nn.Module:
-        """What was wrapped."""
+        """The module that DeepSpeed wraps."""
         ...
 
     @property

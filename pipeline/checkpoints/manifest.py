@@ -1,8 +1,8 @@
 """Checkpoints: folders of files that count only once their manifest is written, and are verified as they are read.
 
-A folder `step-STEP-ID` holds one safetensors file a rank, with the rank's slices of the float32 weights and of AdamW's
-moments (see `optimizer_slices`), and the manifest, which says where in which file what lies. Any number of ranks reads
-what it needs of it. Nothing in it is ever unpickled.
+A folder `step-STEP-ID` holds one safetensors file per rank, with the rank's slices of the float32 weights and of
+AdamW's moments (see `optimizer_slices`). The manifest gives the file and the bytes of each slice. Any number of ranks
+can read a checkpoint. Nothing in it is ever unpickled.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ BLOCK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class PlacedSlice:
-    """Where the elements `start` to `start + count` of a flattened parameter lie: the places in bytes of its tensors in
-    a file, in the order of `pipeline.checkpoints.optimizer_slices.KEYS`."""
+    """The location of elements `start` to `start + count` of a flattened parameter: byte offsets of its tensors in a
+    file, in the order of `pipeline.checkpoints.optimizer_slices.KEYS`."""
 
     start: int
     count: int
@@ -46,22 +46,23 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """What a finished checkpoint holds.
+    """The content of a finished checkpoint.
 
     Attributes:
         step: steps done.
-        optimizer_steps: those of them that updated the weights.
+        optimizer_steps: the number of those steps that updated the weights.
         samples: samples seen.
         world_size: ranks that saved it.
-        finished: it is its stage's last.
-        base_sha256: of the frozen language expert, which the checkpoint does not hold.
-        recipe_sha256: of the stage's settings.
-        row_index_sha256: of the rows the stage trains on, and of what they hold.
-        initial_sha256: of the manifest of the checkpoint that the stage started from; empty where it did from none.
-        shapes: of the trained parameters, by name.
-        files: by name.
+        finished: True for the last checkpoint of its stage.
+        base_sha256: hash of the frozen language expert, which the checkpoint does not hold.
+        recipe_sha256: hash of the stage's settings.
+        row_index_sha256: hash of the rows that the stage trains on, and of their content.
+        initial_sha256: hash of the manifest of the checkpoint that the stage started from; empty if there was none.
+        shapes: shapes of the trained parameters, by name.
+        files: the ranks' files, by name.
         guard: see `StepGuard.state`.
-        picture_position_std: see `MarsConfig`: no parameter shows it, and with another the weights are another model's.
+        picture_position_std: see `MarsConfig`. No parameter shows this value, and the weights only fit a model with
+            the same one.
     """
 
     step: int
@@ -79,16 +80,16 @@ class CheckpointManifest:
     picture_position_std: float = 0.0
 
     def sha256(self) -> str:
-        """Identifies the checkpoint: its manifest has the hashes of all that is in it."""
+        """Identifies the checkpoint: its manifest contains the hashes of all files."""
         values = asdict(self)
         if not self.picture_position_std:
-            del values["picture_position_std"]  # manifests from before there was one keep their hash
+            del values["picture_position_std"]  # older manifests without this field keep their hash
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which checkpoints stay: the last `last`, and those of every `every_steps`-th step, 0 for none of them."""
+    """The checkpoints to keep: the last `last`, and those whose step is a multiple of `every_steps` (0: none)."""
 
     last: int
     every_steps: int = 0
@@ -96,7 +97,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished checkpoint: the folder or URL it lies in with others, its own name, its manifest."""
+    """A finished checkpoint: the folder or URL that contains it, its own name, its manifest."""
 
     url: str
     name: str
@@ -107,25 +108,26 @@ class Checkpoint:
 
 
 def new_folder_name(step: int) -> str:
-    """A folder name no other attempt uses."""
+    """Returns a folder name that no other attempt uses."""
     return f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
 
 
 def rank_file(rank: int) -> str:
-    """A rank's file in a checkpoint."""
+    """The name of a rank's file in a checkpoint."""
     return f"rank-{rank:05d}.safetensors"
 
 
 def write_manifest(storage: Storage, name: str, manifest: CheckpointManifest) -> None:
-    """Closes the checkpoint. Call on one rank, after all have written."""
+    """Completes the checkpoint. Call on one rank, after all ranks have written."""
     text = json.dumps({"sha256": manifest.sha256()} | asdict(manifest), separators=(",", ":"))
     storage.write(f"{name}/{MANIFEST_FILE}", lambda path: path.write_text(text))
 
 
 def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoint]:
-    """The checkpoints whose files are all there in full size, newest first; `passed_over` gets why others were not.
+    """Yields the checkpoints whose files all exist in full size, newest first.
 
-    Whether their content is what was written shows when it is read.
+    Appends to `passed_over` the reason for each checkpoint that is skipped. The content is verified only when it is
+    read.
     """
     storage = open_storage(url)
     names = set(storage.names())
@@ -140,12 +142,12 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
 
 
 def folders_of(names: Collection[str]) -> set[str]:
-    """The folders of checkpoints, whole or not, among the files of a storage."""
+    """The checkpoint folders, complete or not, among the file names of a storage."""
     return {folder for name in names if NAME.fullmatch(folder := name.split("/")[0])}
 
 
 def newest_complete(url: str) -> Checkpoint | None:
-    """The first of `complete_checkpoints`."""
+    """Returns the first of `complete_checkpoints`, or None."""
     return next(complete_checkpoints(url, []), None)
 
 
@@ -153,8 +155,8 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
     """Reads the manifest, and the sizes of the files.
 
     Raises:
-        InputError: it is not readable, or a file is missing or of another size.
-        OutageError: the storage does not answer, which says nothing of the checkpoint.
+        InputError: the manifest is not readable, or a file is missing or has another size.
+        OutageError: the storage does not answer; the checkpoint may be intact.
     """
     storage = open_storage(url)
     try:
@@ -187,10 +189,10 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
 
 
 def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Checkpoint:
-    """The checkpoint that `place` itself is, or the newest of the stage or of the folder of checkpoints that it is.
+    """Returns the checkpoint at `place`, or the newest one if `place` is a stage or a folder of checkpoints.
 
     Raises:
-        InputError: there is none, it is damaged, or it is of a stage that did not finish, which may be allowed.
+        InputError: there is none, it is damaged, or its stage did not finish and `allow_unfinished` is False.
     """
     url = str(place).rstrip("/")
     if open_storage(url).exists(MANIFEST_FILE):
@@ -215,17 +217,18 @@ def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Ch
 def remove_old(
     url: str, newest: str, kept: RetentionPolicy, removable: Collection[str], damaged: Collection[str] = frozenset()
 ) -> None:
-    """Deletes the checkpoints beside `newest` that do not stay.
+    """Deletes the checkpoints that the policy does not keep.
 
-    Those of later steps go, too, where they were never finished. A finished one stays: it may have been out of reach
-    only for a while.
+    Unfinished checkpoints of later steps are deleted, too. A finished one of a later step is kept: it may have been
+    unreachable only for a while.
 
     Args:
         url: folder or URL of the checkpoints.
-        newest: just written.
-        kept: which stay.
-        removable: only these may go. What came since belongs to another attempt.
-        damaged: they could not be read. They do not count among the last ones, and go once those are all newer.
+        newest: the checkpoint that was just written.
+        kept: the policy that decides which checkpoints are kept.
+        removable: only these may be deleted. Newer folders belong to another attempt.
+        damaged: checkpoints that could not be read. They do not count among the last ones, and are deleted once all of
+            those are newer.
     """
     storage = open_storage(url)
     names = set(storage.names())
@@ -268,7 +271,7 @@ def block_hash(block: bytes) -> str:
 
 
 def checkpoint_file(values: dict[str, Any]) -> CheckpointFile:
-    """A file's record from what `asdict` made of it."""
+    """Rebuilds a file's record from its `asdict` form."""
     slices = {name: PlacedSlice(**placed) for name, placed in values["slices"].items()}
     return CheckpointFile(values["size"], values["blocks"], slices)
 

@@ -1,8 +1,8 @@
-"""What a rank holds of the trained parameters and of AdamW's moments, whatever ZeRO made of them.
+"""A rank's slices of the trained parameters and of AdamW's moments, the same for all ZeRO stages.
 
-ZeRO cuts every trained parameter, flattened, into one piece a rank (stage 3), or all of them together (stage 2). A
-slice is such a piece of one parameter: its place in the flattened parameter does not depend on the number of ranks, so
-that another number of them can put the pieces together again. See `pipeline.runtime.deepspeed_private`.
+ZeRO-3 flattens each trained parameter and cuts it into one piece per rank; ZeRO-2 does so with all parameters together.
+A slice is such a piece of one parameter. It is located by its position in the flattened parameter, so any other number
+of ranks can put the pieces together again. See `pipeline.runtime.deepspeed_private`.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Slice:
     """Elements `start` to `start + count` of one flattened trained parameter.
 
     Attributes:
-        name: the parameter's, in the objective.
-        start: of the slice.
-        tensors: float32 [count] by `KEYS`. They are the optimizer's own memory: writing to them changes it.
+        name: the parameter's name in the objective.
+        start: the slice's first element in the flattened parameter.
+        tensors: float32 [count] by `KEYS`. They share the optimizer's memory: writing to them changes its state.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Slice:
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return self.tensors["master"].numel()
 
 
 def local_slices(engine: PartitionedEngine) -> list[Slice]:
-    """This rank's slices, the empty ones left out."""
+    """This rank's non-empty slices."""
     optimizer = engine.optimizer
     _make_moments(optimizer)
     slices = []
@@ -61,13 +61,13 @@ def local_slices(engine: PartitionedEngine) -> list[Slice]:
 
 
 def trained_shapes(engine: PartitionedEngine) -> dict[str, tuple[int, ...]]:
-    """The whole shapes of the trained parameters, by name."""
+    """The unpartitioned shapes of the trained parameters, by name."""
     named = engine.module.named_parameters()
     return {name: whole_shape(one) for name, one in named if one.requires_grad}
 
 
 def optimizer_steps(engine: PartitionedEngine) -> int:
-    """Updates that AdamW has done."""
+    """Number of updates that AdamW has done."""
     optimizer = engine.optimizer
     _make_moments(optimizer)
     return int(adam_state(optimizer, flat_weights(optimizer)[0])["step"])
@@ -75,9 +75,9 @@ def optimizer_steps(engine: PartitionedEngine) -> int:
 
 @torch.no_grad()
 def apply_master_weights(engine: PartitionedEngine, optimizer_steps: int) -> None:
-    """Makes the model follow the slices' `master`, which were written to, and sets the updates that AdamW has done.
+    """Copies the slices' `master` tensors into the model, and sets AdamW's number of updates.
 
-    Every rank calls it.
+    Call it on every rank after the slices were written to.
     """
     optimizer = engine.optimizer
     for flat in flat_weights(optimizer):
@@ -86,10 +86,10 @@ def apply_master_weights(engine: PartitionedEngine, optimizer_steps: int) -> Non
 
 
 def _make_moments(optimizer: ZeroOptimizer) -> None:
-    """AdamW makes them in its first step, as zeros; a resumed run needs them before."""
+    """Creates AdamW's moments as zeros. AdamW does so only in its first step; a resumed run needs them earlier."""
     for flat in flat_weights(optimizer):
         state = adam_state(optimizer, flat)
         if not state:
-            # `fused` wants its count of steps on the parameter's device.
+            # `fused` requires its step count on the parameter's device.
             state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
             state |= {key: torch.zeros_like(flat.data) for key in KEYS[1:]}

@@ -1,7 +1,7 @@
 """One attempt at a time owns a stage's checkpoints.
 
-Whoever starts takes them over from the attempt before, which may hang somewhere and come back: it then finds that it
-owns them no more, and ends without having written a manifest.
+Each new attempt takes them over from the previous one. The previous one may only have hung: if it continues, it finds
+that it is no longer the owner, and ends without writing a manifest.
 """
 
 import os
@@ -16,13 +16,13 @@ OWNER_FILE = "owner.txt"
 
 
 class RunOwner:
-    """What one attempt holds. Of several that start at once one gets the checkpoints.
+    """One attempt's ownership of the checkpoints. If several attempts start at once, only one gets it.
 
     Args:
         url: folder or URL of the checkpoints.
 
     Raises:
-        InputError: another one has taken them in the same moment.
+        InputError: another attempt took them at the same moment.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,12 +36,12 @@ class RunOwner:
             )
 
     def loss(self) -> str:
-        """Who has taken over the checkpoints, as an error message; empty where this attempt still holds them."""
+        """Returns an error message that names the new owner; empty if this attempt still owns the checkpoints."""
         if (now := owner_text(self._url)) == self.text:
             return ""
         return f"another attempt has taken over the checkpoints in {self._url!r}: {now}; this one ends"
 
 
 def owner_text(url: str) -> str | None:
-    """What the owner of the checkpoints says of itself; None where nobody ever owned them."""
+    """Returns the owner's description of itself, or None if the checkpoints never had an owner."""
     return open_storage(url).text(OWNER_FILE)

@@ -1,4 +1,4 @@
-"""Going on from the newest checkpoint that verifies, at any number of ranks."""
+"""Resumes from the newest checkpoint that passes verification, with any number of ranks."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same for a run to go on: see `CheckpointManifest`."""
+    """The values that must be unchanged for a run to resume: see `CheckpointManifest`."""
 
     recipe_sha256: str
     base_sha256: str
@@ -36,8 +36,8 @@ class Resumed:
     """The outcome of `resume`.
 
     Attributes:
-        manifest: of the checkpoint that was taken; None where there is none.
-        damaged: names of finished ones that could not be read, on the first rank.
+        manifest: the manifest of the checkpoint that was loaded, or None.
+        damaged: names of finished checkpoints that could not be read; on the first rank only.
     """
 
     manifest: CheckpointManifest | None
@@ -47,17 +47,17 @@ class Resumed:
 def resume(
     engine: PartitionedEngine, url: str, identity: Identity, log: Callable[[str], None], at_most_step: int | None = None
 ) -> Resumed:
-    """Loads the newest checkpoint of this stage that verifies, if any. Every rank calls it.
+    """Loads the newest checkpoint of this stage that passes verification, if any. Every rank calls it.
 
-    Each rank reads what it holds itself, whatever ranks wrote it; all of them take the checkpoint, or none does.
+    Each rank reads only its own slices, from whichever ranks' files hold them. All ranks load the checkpoint, or none.
 
     Args:
-        engine: DeepSpeed's.
+        engine: the DeepSpeed engine.
         url: folder or URL of the stage's checkpoints.
-        identity: of the run.
-        log: on the first rank, gets lines on what was taken, and why others were passed over.
-        at_most_step: to go back: later ones are none of this attempt's, and those among skipped steps have the weights
-            that one goes back from. None takes the newest.
+        identity: the identity of the run.
+        log: on the first rank, receives lines on the checkpoint that was loaded and on those that were skipped.
+        at_most_step: the latest step that may be loaded, for a rollback: later checkpoints belong to another attempt,
+            and those saved during skipped steps hold the weights that the rollback discards. None takes the newest.
 
     Raises:
         InputError: the newest complete checkpoint is of another recipe, base, or selection of rows; or there are
@@ -93,11 +93,10 @@ def resume(
 
 
 def start_from(engine: PartitionedEngine, checkpoint: Checkpoint, base_sha256: str) -> None:
-    """Takes the weights of another stage's checkpoint, and nothing else of it. Every rank calls it, and reads what it
-    holds itself.
+    """Loads only the weights of another stage's checkpoint. Every rank calls it, and reads only its own slices.
 
     Raises:
-        InputError: it is of another model or language expert, or damaged.
+        InputError: the checkpoint is damaged, or of another model or language expert.
     """
     if checkpoint.manifest.base_sha256 != base_sha256:
         raise InputError(
@@ -124,7 +123,7 @@ def _log(log: Callable[[str], None], taken: Checkpoint | None, world_size: int, 
 def _check(checkpoint: Checkpoint, identity: Identity) -> None:
     for name, wanted in asdict(identity).items():
         if name == "initial_sha256" and not wanted:
-            continue  # it may be gone by now: nothing more is read of it
+            continue  # it may have been deleted since: nothing more is read from it
         if getattr(checkpoint.manifest, name) != wanted:
             raise InputError(
                 f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
@@ -132,8 +131,10 @@ def _check(checkpoint: Checkpoint, identity: Identity) -> None:
 
 
 def _load(engine: PartitionedEngine, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:
-    """Copies what the checkpoint has of `keys` into this rank's slices where every rank could read its own, and else
-    changes nothing and returns why."""
+    """Copies the checkpoint's tensors of `keys` into this rank's slices if every rank could read its own.
+
+    Otherwise changes nothing and returns the reason.
+    """
     slices, tensors, problem = local_slices(engine), [], None
     try:
         tensors = _read(checkpoint, slices, trained_shapes(engine), keys)
@@ -150,7 +151,7 @@ def _load(engine: PartitionedEngine, checkpoint: Checkpoint, keys: tuple[str, ..
 def _read(
     checkpoint: Checkpoint, slices: list[Slice], shapes: dict[str, tuple[int, ...]], keys: tuple[str, ...]
 ) -> list[list[Tensor]]:
-    """The slices' tensors in the order of `keys`; nothing is changed yet."""
+    """Returns the slices' tensors in the order of `keys`, and changes nothing."""
     held = checkpoint.manifest.shapes
     if other := sorted(held.keys() ^ shapes.keys()):
         raise InputError(f"it is of another model: {len(other)} parameters differ ({other[0]}, ...)")

@@ -1,4 +1,4 @@
-"""Slices of the trained parameters and of AdamW's moments, to one safetensors file a rank and back from all of them."""
+"""Writes slices of the trained parameters and of AdamW's moments to one safetensors file per rank, and reads them."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from tokenization.files.storage import Storage, open_storage
 ELEMENT_BYTES = 4
 """All slices are float32."""
 HELD_BLOCKS = 2 * len(KEYS)
-"""Blocks of a file kept in memory: its tensors are read side by side, each from its front to its end."""
+"""Blocks of a file kept in memory: its tensors are read in parallel, each from front to end."""
 
 
 def write_slices(path: Path, slices: list[Slice]) -> CheckpointFile:
-    """Writes the slices' tensors as `NAME:KEY`, and returns where they lie."""
+    """Writes the slices' tensors as `NAME:KEY`, and returns their locations."""
     tensors = {f"{each.name}:{key}": each.tensors[key] for each in slices for key in KEYS}
     save_file(tensors, path)
     stored = stored_tensors(path)
@@ -35,7 +35,7 @@ def write_slices(path: Path, slices: list[Slice]) -> CheckpointFile:
 class SliceReader:
     """Reads any part of a checkpoint's parameters, from whichever ranks' files hold it.
 
-    Every block of a file that it takes is verified.
+    It verifies every block that it reads.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -50,7 +50,7 @@ class SliceReader:
         """Elements `start` to `start + count` of a flattened parameter, or of its moments: float32 [count].
 
         Raises:
-            InputError: a block is not what was written, or the files do not hold all of it.
+            InputError: a block differs from its hash, or the files do not hold all elements.
         """
         part, filled = torch.empty(count), 0
         for file in self._files.values():
@@ -68,7 +68,7 @@ class SliceReader:
         return part
 
     def whole(self, name: str, key: str = "master") -> Tensor:
-        """A whole parameter in its shape, float32."""
+        """A whole parameter in its own shape, float32."""
         shape = self._shapes[name]
         return self.read(name, key, 0, math.prod(shape)).view(shape)
 
@@ -81,7 +81,7 @@ class _VerifiedFile:
     blocks: dict[int, bytes] = field(default_factory=dict)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Some bytes of the file."""
+        """Returns bytes `start` to `stop` of the file, verified."""
         numbers = range(start // BLOCK_BYTES, -(-stop // BLOCK_BYTES))
         first = numbers[0] * BLOCK_BYTES
         return b"".join(self._block(number) for number in numbers)[start - first : stop - first]

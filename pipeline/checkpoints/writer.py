@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints while it trains on."""
+"""Writes a run's checkpoints while training continues."""
 
 import json
 import socket
@@ -32,24 +32,24 @@ from pipeline.runtime.agreement import agree_on_problem, from_every_rank, from_f
 from tokenization.files.storage import open_storage
 
 POLL_S = 0.2
-"""Between two looks at whether the other ranks have written."""
+"""Seconds between two checks of whether the other ranks have written."""
 
 
 VISIBLE_WITHIN_S = 60.0
-"""What another rank has written must be seen within this time; network file systems hold back names for seconds."""
+"""Seconds within which another rank's file must become visible; network file systems can take seconds to list it."""
 
 
 class CheckpointWriter:
-    """One rank's part of the checkpoints of a stage.
+    """One rank's writer for the checkpoints of a stage.
 
-    `save` copies what is to be written and returns; a thread writes the copy. On the first rank another one waits until
-    all ranks have written and closes the checkpoint with its manifest. A checkpoint that cannot be written never
-    counts, and is told of; training goes on, to the next one.
+    `save` copies the slices and returns; a thread writes the copy. On the first rank a second thread waits until all
+    ranks have written, then writes the manifest. A checkpoint that cannot be written does not count and is logged;
+    training continues.
 
     Args:
         url: folder or URL of the checkpoints.
-        kept: which of them stay.
-        log: on the first rank, gets a line about every checkpoint that could not be written.
+        kept: the policy that decides which checkpoints are kept.
+        log: on the first rank, receives a line about every checkpoint that could not be written.
 
     Raises:
         InputError: on every rank: see `RunOwner`; or a rank sees another folder than the first one.
@@ -68,14 +68,17 @@ class CheckpointWriter:
         self._removable = folders_of(self._storage.names()) if self._rank == 0 else set()
 
     def mark_damaged(self, damaged: Collection[str]) -> None:
-        """Names checkpoints that could not be read: they do not count among those that are kept."""
+        """Marks checkpoints that could not be read: they do not count among those that are kept."""
         self._damaged |= set(damaged)
 
     def save(self, engine: PartitionedEngine, manifest: CheckpointManifest, may_remove: bool = True) -> float:
-        """Begins a checkpoint whose manifest still lacks its files, after which older ones may go. Every rank calls it.
+        """Starts to write a checkpoint, whose `manifest` still lacks its files. Older ones may be deleted afterwards.
+
+        Every rank calls it.
 
         Returns:
-            Seconds that training stood still: for the checkpoint before, where it is not written yet, and for the copy.
+            Seconds that training was blocked: by the previous checkpoint, if it was still being written, and by the
+            copy.
         """
         started = time.monotonic()
         self.wait()
@@ -93,10 +96,10 @@ class CheckpointWriter:
         """Waits for the checkpoint that is being written, if any. Every rank calls it.
 
         Returns:
-            Whether it counts; True where there is none.
+            True if it was completed, or if there was none.
 
         Raises:
-            InputError: another attempt has taken the checkpoints over.
+            InputError: another attempt has taken over the checkpoints.
         """
         if self._part is None:
             return True
@@ -111,12 +114,12 @@ class CheckpointWriter:
             raise InputError(taken_over)
         if problem and self._rank == 0:
             self._log(f"checkpoint {self._url}/{self._name} could not be written and does not count: {problem}")
-            with suppress(OSError, InputError):  # its parts take the room that the next one needs
+            with suppress(OSError, InputError):  # its files take the space that the next checkpoint needs
                 self._storage.delete_folder(self._name)
         return not problem
 
     def _copied(self, slices: list[Slice]) -> list[Slice]:
-        """The slices in host memory of their own, the same each time."""
+        """Copies the slices to host memory that every checkpoint reuses."""
         for each in slices:
             if each.name not in self._copies:
                 pinned = each.tensors["master"].is_cuda
@@ -156,7 +159,7 @@ class CheckpointWriter:
             return
         try:
             remove_old(self._url, name, self._kept, self._removable, self._damaged)
-        except (OSError, InputError) as error:  # the new one counts all the same
+        except (OSError, InputError) as error:  # the new checkpoint is complete nevertheless
             self._log(f"older checkpoints in {self._url} could not be removed: {error}")
 
     def _still_owned(self) -> bool:
@@ -166,10 +169,10 @@ class CheckpointWriter:
 
 
 def take_over(url: str) -> RunOwner | None:
-    """Makes this attempt the owner of the checkpoints, on every rank alike; the first one gets what it holds.
+    """Makes this attempt the owner of the checkpoints. Every rank calls it; only the first one gets a `RunOwner`.
 
     Raises:
-        InputError: on every rank: another attempt has just taken them, or not all ranks see the same folder.
+        InputError: on every rank: another attempt has just taken them, or the ranks see different folders.
     """
     owner, problem = None, ""
     if dist.get_rank() == 0:
@@ -191,11 +194,11 @@ def take_over(url: str) -> RunOwner | None:
 
 
 def _record_of(name: str, rank: int) -> str:
-    """Where a rank says what it has written."""
+    """The name of the file in which a rank records what it has written."""
     return f"{name}/{rank_file(rank)}.json"
 
 
 def _problem(task: Future[None]) -> str | None:
-    """Waits for the end of a task; what was wrong, if anything."""
+    """Waits until the task ends. Returns an error message, or None."""
     error = task.exception()
     return f"{type(error).__name__}: {error}" if error else None

@@ -8,7 +8,7 @@ from pipeline.config.gpus import ASSUMED_MFU
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Of a training step and of the whole loop."""
+    """Settings of the benchmark of a training step and of the whole loop."""
 
     geometry: Literal["auto", "qwen_7b", "small"] = "auto"
     """Model size. auto: qwen_7b on a GPU, with as many layers as fit; small on a CPU."""
@@ -34,7 +34,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """Of drawing pictures."""
+    """Settings of the benchmark of picture generation."""
 
     geometry: Literal["auto", "qwen_7b", "small"] = "auto"
     """Model size. auto: qwen_7b on a GPU, small on a CPU."""
@@ -54,56 +54,56 @@ class GenerateSettings:
 
 @dataclass(frozen=True)
 class TokenizeSettings:
-    """Of tokenization on a corpus of noise."""
+    """Settings of the benchmark of tokenization on a corpus of noise."""
 
     geometry: Literal["auto", "open_muse", "demo"] = "auto"
     """VQ-GAN. auto: open-muse's size with random weights on a GPU, the demo's on a CPU."""
     rows: int = 4000
     """Pictures of the corpus."""
     source_px: int = 384
-    """Shorter side of its JPEGs, px; the longer one is up to half as long again."""
+    """Shorter side of its JPEGs, px; the longer side is up to 1.5 times as long."""
     resolution: int = 256
     """Side of the square that is encoded, px."""
     encode_batch_size: int = 32
     """Pictures that are encoded at once."""
     naive_rows: int = 200
-    """Pictures for the loop of one at a time."""
+    """Pictures for the loop that encodes one picture at a time."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """auto: bfloat16, as the demo and mars_7b encode."""
+    """auto: bfloat16, as in the demo and in mars_7b."""
 
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """Of one rank's loader at the pace of a recipe's steps."""
+    """Settings of the benchmark of one rank's loader at the pace of a recipe's steps."""
 
     stage: int = 1
     """Stage, from 1."""
     place: str = ""
-    """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; what is there of an earlier measurement is read
-    again. Default: a folder for temporary files."""
+    """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; tokens of an earlier measurement are reused.
+    Default: a folder for temporary files."""
     gpu: str = ""
-    """GPU model whose pace is kept, instead of the recipe's."""
+    """GPU model that sets the pace, instead of the recipe's."""
     mfu: float = ASSUMED_MFU
     """Share of the GPU's peak that the pace assumes."""
     steps: int = 40
     """Steps that count."""
     shard_rows: int = 1000
-    """Rows of a shard of tokens: small ones, so that the steps run through several windows."""
+    """Rows per token shard. Shards are small, so that the steps run through several windows."""
 
 
 @dataclass(frozen=True)
 class KillSettings:
-    """Of a training that is killed again and again."""
+    """Settings of the benchmark in which processes of a training run are killed repeatedly."""
 
     minutes: float = 15.0
-    """What the punished run is to take, about. The undisturbed one comes on top, and before it the recipe's inputs."""
+    """Approximate minutes of the run with kills. The undisturbed run and the recipe's inputs take additional time."""
     seed: int = 0
-    """Of what is killed, and when."""
+    """Random seed of the kills: their targets and times."""
     steps: int = 0
-    """Steps of the stage; 0: 24 for each of the minutes."""
+    """Steps of the stage. 0: 24 per minute."""
     save_every_steps: int = 10
     """Steps between two checkpoints."""
     pause_s: float = 60.0
-    """Seconds from one kill to the next, on average; a kill in the midst of a checkpoint may come later."""
+    """Mean seconds from one kill to the next; a kill during a checkpoint may come later."""
     most_kills: int = 10_000
-    """No more than so many."""
+    """Maximum number of kills."""

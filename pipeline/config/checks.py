@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def at_least(minimum: float, settings: object, names: Iterable[str]) -> list[str]:
-    """What is wrong with the fields of `settings` that are below `minimum`."""
+    """Returns one message for each of the fields of `settings` that is below `minimum`."""
     values = {name: getattr(settings, name) for name in names}
     return [
         f"{name} is {value}, it must be at least {minimum:g}" for name, value in values.items() if not value >= minimum

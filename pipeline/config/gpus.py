@@ -8,10 +8,10 @@ class GpuType:
     """A GPU type, from NVIDIA's data sheet of the card.
 
     Attributes:
-        name: words that the name of such a device has, as in `H100 PCIe`.
-        peak_tflop_per_s: dense bf16 peak, TFLOP/s; half of what a data sheet states with sparsity. 0 where the type has
-            no bf16 arithmetic.
-        memory_gb: sizes that it comes in, in 10^9 bytes. No driver reports less.
+        name: words that the names of such devices contain, as in `H100 PCIe`.
+        peak_tflop_per_s: dense bf16 peak, TFLOP/s; half of what a data sheet states with sparsity. 0 if the type has no
+            bf16 arithmetic.
+        memory_gb: available memory sizes, in 10^9 bytes. No driver reports less.
     """
 
     name: str
@@ -25,7 +25,7 @@ class GpuType:
 
     @property
     def full_names(self) -> list[str]:
-        """A name for each of its sizes, as in `A100-40GB`; of one size, the name alone."""
+        """One name per memory size, as in `A100-40GB`; the name alone if there is only one size."""
         name = self.name.replace(" ", "-")
         return [f"{name}-{size}GB" for size in self.memory_gb] if len(self.memory_gb) > 1 else [name]
 
@@ -45,32 +45,35 @@ GPU_TYPES = (
     GpuType("A10", 125.0, (24,)),
     GpuType("V100", 0.0, (16, 32)),
 )
-"""All types that are known. A device is of the first one whose words are all in its name."""
+"""All known types. A device has the first type whose words are all in the device's name."""
 MODEL_NAMES = tuple(dict.fromkeys(gpu.name.split()[0] for gpu in GPU_TYPES))
-"""What the name of a known type begins with."""
+"""The first words of the known types' names."""
 
 
 def gpu_type_of(device_name: str) -> GpuType | None:
-    """The type of a device by its name, as in `A100-80GB` or `NVIDIA A100-SXM4-80GB`; None where it is not known."""
+    """Returns the type of a device by its name, as in `A100-80GB` or `NVIDIA A100-SXM4-80GB`, or None if unknown."""
     words = set(_words(device_name))
     return next((gpu for gpu in GPU_TYPES if set(gpu.name.split()) <= words), None)
 
 
 ASSUMED_MFU = 0.5
-"""Share of the peak that training is planned at where nothing is measured."""
+"""Share of the peak that plans assume for training if nothing was measured."""
 ASSUMED_ENCODER_MFU = 0.4
-"""The same of the VQ-GAN's encoder in tokenization."""
+"""Share of the peak that plans assume for the VQ-GAN's encoder in tokenization."""
 
 
 def peak_flop_per_s(device_name: str) -> float | None:
-    """The dense bf16 peak of a GPU by its name; None where it is not known, or the GPU has no bf16."""
+    """Returns the dense bf16 peak of a GPU by its name, or None if it is unknown or the GPU has no bf16."""
     gpu = gpu_type_of(device_name)
     return (gpu.peak_flop_per_s or None) if gpu else None
 
 
 def memory_bytes(device_name: str) -> int | None:
-    """The memory of a GPU by its name; None where the type is not known, the name has a size that the type does not
-    come in, or the type comes in several sizes and the name has none."""
+    """Returns the memory of a GPU by its name.
+
+    None if the type is unknown, if the name has a size that the type does not have, or if the type has several sizes
+    and the name does not give one.
+    """
     gpu = gpu_type_of(device_name)
     if gpu is None:
         return None

@@ -14,22 +14,22 @@ class LanguageExpertConfig:
     num_attention_heads: int = 4
     num_key_value_heads: int = 4
     where: str = ""
-    """Pandas query over the token table's plain columns: whose captions it reads; empty for all. Fetching is only
-    learned once each caption has come some tens of times."""
+    """Pandas query over the token table's plain columns that selects the captions it reads; empty for all. The model
+    learns to fetch only after it has seen each caption some tens of times."""
     steps: int = 350
     batch_size: int = 16
     seq_len: int = 128
     plain_share: float = 0.4
-    """Share of the documents without anything to fetch: a caption, every other time after an instruction."""
+    """Share of the documents without anything to fetch: a caption, half of the time after an instruction."""
     text_share: float = 0.1
-    """Share of the documents that are texts of interleaved documents, where there are any."""
+    """Share of the documents that are texts of interleaved documents, if there are any."""
     max_gap: int = 80
-    """Positions that such a text skips at most where a picture stands."""
+    """Maximum number of positions that such a text skips in place of a picture."""
     max_blanks: int = 4
     """At most this many blanks before and after the caption that is to be fetched."""
     embedding_std: float = 0.02
-    """Deviation of the word vectors at the start. Words that stand in the same places, as colours do, stay as
-    near to each other as they began until something that is to be fetched depends on which of them it was."""
+    """Initial standard deviation of the word vectors. Words in the same contexts, such as colours, stay as close to
+    each other as they began until the text to be fetched depends on which of them it was."""
     learning_rate: float = 2e-3
     log_every_steps: int = 25
     seed: int = 0

@@ -1,4 +1,4 @@
-"""What a recipe chooses of the model, beside the language expert's sizes."""
+"""Model options of a recipe, in addition to the language expert's sizes."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class ModelOptions:
     Attributes:
         shared_output_projection: one frozen attention output projection for both experts, instead of one each.
             The paper's figure does not show it.
-        embedding_noise_std: deviation of the normal noise, always the same, that a new model's visual embedding has
-            around the mean row. Equal rows tell no code from another until training has parted them.
-        picture_position_std: root mean square of what tells the visual embedding where in its picture an id stands (see
-            `pipeline.model.picture_positions`); 0 for nothing, as in the paper's figure. It should be about as large as
-            the spread of the rows: then neither hides the other.
+        embedding_noise_std: standard deviation of the normal noise, from a fixed seed, around the mean row in a new
+            model's visual embedding. Equal rows could not be told apart until training has separated them.
+        picture_position_std: root mean square of the encoding of an id's position in its picture, which is added to the
+            visual embedding (see `pipeline.model.picture_positions`); 0 for none, as in the paper's figure. It should
+            be about as large as the spread of the rows, so that neither dominates.
     """
 
     shared_output_projection: bool = False
@@ -22,7 +22,7 @@ class ModelOptions:
     picture_position_std: float = 0.0
 
     def problems(self) -> list[str]:
-        """What makes them impossible; empty where nothing does."""
+        """Returns the reasons why the options are invalid; empty if they are valid."""
         return [
             f"{name} is {std}, it must be 0 or above"
             for name in ("embedding_noise_std", "picture_position_std")

@@ -1,4 +1,4 @@
-"""Sizes of a MARS model: all that plans need of it, without torch and transformers."""
+"""Sizes of a MARS model, for plans. Imports neither torch nor transformers."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,13 +6,13 @@ from typing import Protocol
 from pipeline.config.vocabulary import JointVocabulary
 
 LOSS_CHUNK_BYTES = 16 * 2**20
-"""Float32 logits of one chunk of positions, as the loss computes them."""
+"""Bytes of the float32 logits of one chunk of positions in the loss."""
 LANGUAGE_EXPERT_POSITIONS = 4096
-"""Positions of the small language expert that a run trains."""
+"""Maximum number of positions of the small language expert that a run trains."""
 
 
 class ModelSizes(Protocol):
-    """What `MarsConfig` and `Geometry` have in common. Names as in the Qwen2 config."""
+    """The common interface of `MarsConfig` and `Geometry`. Names as in the Qwen2 config."""
 
     @property
     def hidden_size(self) -> int: ...
@@ -38,7 +38,7 @@ class ModelSizes(Protocol):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a model. Fields as in `MarsConfig`, of which an instance can be made with them."""
+    """Sizes of a model. The fields are arguments of `MarsConfig`."""
 
     hidden_size: int
     intermediate_size: int
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def vocab_size(self) -> int:
-        """Of the joint vocabulary."""
+        """Rows of the joint vocabulary."""
         return self.vocabulary.size
 
 
@@ -82,7 +82,7 @@ SIZES = {
         max_position_embeddings=32768,
         tie_word_embeddings=True,
     ),
-    # For two CPU cores: the same shape in small.
+    # A small model of the same architecture, for two CPU cores.
     "small": Geometry(
         hidden_size=512,
         intermediate_size=1376,
