@@ -1,4 +1,4 @@
-"""Watches one attempt at a stage from outside of its workers: ends it when they hang, passes on requests to stop."""
+"""Watches one attempt at a stage from outside its workers: kills them if they hang, and passes on stop requests."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ MAX_LINES = 80
 
 
 class AttemptWatch:
-    """Part of the monitor actor: knows the workers, and kills them when they hang.
+    """Part of the monitor actor that knows the workers, and kills them when they hang.
 
     Args:
-        folder: the stage's, which has the workers' stacks.
+        folder: the stage's folder, which holds the workers' stack dumps.
         timeout_s: see `StageConfig.step_timeout_s`.
-        log: gets lines for whoever runs the job.
+        log: called with lines for the operator.
     """
 
     def __init__(self, folder: Path, timeout_s: float, log: Callable[[str], None]) -> None:
@@ -32,34 +32,34 @@ class AttemptWatch:
         threading.Thread(target=self._watch, name="hangs", daemon=True).start()
 
     def joined(self, rank: int, worker: ActorHandle[object], where: str) -> None:
-        """A worker has begun.
+        """Registers a worker.
 
         Args:
-            rank: of the worker.
-            worker: its actor.
-            where: its process and node, for the log.
+            rank: the worker's rank.
+            worker: the worker's actor.
+            where: the worker's process and node, for the log.
         """
         self._workers[rank] = (worker, where)
         self.heartbeat()
 
     def has_workers(self) -> bool:
-        """Whether a worker has begun."""
+        """True if a worker has registered."""
         return bool(self._workers)
 
     def heartbeat(self) -> None:
-        """Restarts the clock: rank 0 has done some work."""
+        """Restarts the clock: rank 0 made progress."""
         self._last_heartbeat = time.monotonic()
 
     def request_stop(self, request: StopRequest) -> None:
-        """The attempt is to end after its next step. The first request stands."""
+        """Asks the attempt to end after its next step. The first request wins."""
         self._request = self._request or request
 
     def stop_requested(self) -> StopRequest | None:
-        """The first request, if there was one."""
+        """Returns the first stop request, or None."""
         return self._request
 
     def _watch(self) -> None:
-        # The workers' own clocks go off first, so that their stacks are there.
+        # The workers' own watchdogs fire first, so that their stacks are on disk by now.
         grace_s = max(2.0, 0.05 * self._timeout_s)
         while True:
             time.sleep(min(1.0, grace_s / 2))

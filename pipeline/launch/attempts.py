@@ -1,7 +1,7 @@
-"""Attempts at a stage: as many as it takes, each with as many workers as there are.
+"""Trains a stage in attempts: as many as needed, each with as many workers as are available.
 
-An attempt goes on from the newest checkpoint. What ends one and may not happen again (a worker, a node, a hang) begins
-another, as long as there is a new checkpoint between them now and then.
+An attempt resumes from the newest checkpoint. A failure that need not repeat (a lost worker or node, a hang) starts
+another attempt, as long as there is a new checkpoint between attempts now and then.
 """
 
 import logging
@@ -39,34 +39,34 @@ class Launch(Protocol):
 
     @property
     def scaling(self) -> ScalingConfig:
-        """The workers that are wanted."""
+        """Returns the number and the resources of the workers."""
         ...
 
     @property
     def termination(self) -> Termination:
-        """Whether the job was asked to end."""
+        """True if the job was asked to end."""
         ...
 
     def attempt(self, scaling: ScalingConfig) -> None:
-        """Runs one attempt with the workers that it gets; returns at the stage's end."""
+        """Runs one attempt with the workers that it gets. Returns at the stage's end."""
         ...
 
     def saved_step(self) -> int:
-        """Step of the newest checkpoint, 0 where there is none."""
+        """Step of the newest checkpoint, or 0 if there is none."""
         ...
 
     def log(self, line: str) -> None:
-        """Says a line to whoever runs the job."""
+        """Logs a line for the operator."""
         ...
 
 
 def run_attempts(launch: Launch) -> None:
-    """Runs attempts until one comes to the stage's end.
+    """Runs attempts until one reaches the stage's end.
 
     Raises:
-        PreemptedError: the job was asked to end; or nodes are about to go and the number of workers is fixed.
+        PreemptedError: the job was asked to end; or nodes are about to be removed and the number of workers is fixed.
         WorkersLostError: too many attempts in a row saved nothing.
-        Exception: whatever else ends an attempt on purpose.
+        Exception: any other error that ends an attempt on purpose.
     """
     scaling, termination = launch.scaling, launch.termination
     with _requesting_all_workers(scaling):
@@ -98,8 +98,10 @@ def run_attempts(launch: Launch) -> None:
 def watching_attempt(
     monitor: ActorProxy[StageMonitor], termination: Termination, scaling: ScalingConfig, max_workers: int
 ) -> Iterator[None]:
-    """While an attempt runs, has its monitor stop it: where the job was asked to end, and where it has fewer than
-    `max_workers` workers and there is room for more."""
+    """Lets the monitor stop the running attempt.
+
+    It stops when the job was asked to end, and when it has fewer than `max_workers` workers and there is room for more.
+    """
 
     def follow(ended: threading.Event) -> None:
         grows_at = time.monotonic() + scaling.grow_after_s
@@ -125,10 +127,10 @@ def watching_attempt(
 
 @contextmanager
 def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
-    """Keeps the cluster's autoscaler, where there is one, looking for all workers while fewer of them train.
+    """Keeps asking the cluster's autoscaler, if there is one, for all workers while fewer of them train.
 
-    It is asked again and again: what Ray Train's own coordinator asks for replaces this, and when an attempt ends that
-    is nothing. The nodes that are left would then go as idle, and none would be started for those that are missing.
+    The request is repeated because Ray Train's own coordinator replaces it, and asks for nothing when an attempt ends.
+    Idle nodes would then be removed, and no missing ones started.
     """
     if not scaling.min_workers:
         yield
@@ -150,7 +152,7 @@ def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
 
 @contextmanager
 def _logging_errors() -> Iterator[None]:
-    """A thread that looks again and again outlives one look that fails, as while Ray's head is busy."""
+    """Logs errors of a polling thread, so that it survives one that fails, as while Ray's head is busy.""" ""
     try:
         yield
     except Exception as error:  # Ray raises errors of many kinds here
@@ -158,8 +160,11 @@ def _logging_errors() -> Iterator[None]:
 
 
 def _available_workers(scaling: ScalingConfig, termination: Termination, log: Log) -> int:
-    """All workers where their number is fixed: Ray then waits for them. Else those for which there is room, all of them
-    at best, within `wait_for_all_s`, and then as soon as they are enough."""
+    """Returns the number of workers to start with.
+
+    If the number is fixed, it is that number, and Ray waits for them. Otherwise it waits up to `wait_for_all_s` for
+    room for all of them, and then takes as many as there is room for once that is enough.
+    """
     waited_from, logged_at = time.monotonic(), float("-inf")
     while True:
         termination.check()

@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other: which are wanted, and each trained to its end."""
+"""Trains the wanted stages of a run one after the other, each to its end."""
 
 from dataclasses import replace
 
@@ -25,15 +25,15 @@ def train_stages(
     """Trains the wanted stages that are not finished.
 
     Args:
-        recipe, paths: of the run.
-        wanted: a stage's number, from 1; `all`; or empty for the next one that is not finished.
-        chosen: checkpoint, or stage's folder, whose weights the stage starts from; empty for the stage before's last.
-        allow_unfinished: start from a stage that did not finish, too.
+        recipe, paths: recipe and paths of the run.
+        wanted: a stage number from 1, `all`, or empty for the next unfinished stage.
+        chosen: checkpoint or stage folder whose weights the stage starts from; empty for the previous stage's last one.
+        allow_unfinished: also accept a checkpoint of a stage that did not finish.
         budget: see `given_limits`.
 
     Raises:
-        UsageError: there is no such stage, or one cannot work.
-        InputError: what a stage needs is missing or does not fit.
+        UsageError: there is no such stage, or a stage's settings are impossible.
+        InputError: an input of a stage is missing or does not fit.
     """
     if chosen and wanted == "all":
         raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
@@ -55,7 +55,8 @@ def train_stages(
 def verify_step(
     recipe: Recipe, paths: RunPaths, wanted: str, chosen: str, allow_unfinished: bool, budget: tuple[str, ...]
 ) -> None:
-    """Runs the next step of a stage twice on its workers and compares; trains nothing. Arguments: see `train_stages`.
+    """Runs the next step of a stage twice on its workers and compares. Trains nothing. For the arguments see
+    `train_stages`.
 
     Raises:
         CorruptionError: the two differ.

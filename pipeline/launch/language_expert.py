@@ -1,4 +1,4 @@
-"""Training a run's own small language expert, as one task on Ray."""
+"""Trains a run's own small language expert, as one Ray task."""
 
 import json
 from dataclasses import asdict
@@ -26,10 +26,10 @@ from tokenization.text_tokenizer import load_text_tokenizer
 
 
 def make_language_expert(recipe: Recipe, paths: RunPaths) -> None:
-    """Trains the run's language expert where it is missing, on the captions and documents of the recipe's corpora.
+    """Trains the run's language expert if it is missing, on the captions and documents of the recipe's corpora.
 
     Raises:
-        UsageError: the recipe names a language expert, or the run's was trained with other settings.
+        UsageError: the recipe names a language expert, or the run's own was trained with other settings.
         InputError: a corpus is not tokenized.
     """
     if recipe.language_expert_folder:
@@ -65,7 +65,7 @@ def _train(
     messages: ActorProxy[Messages],
     ledger: ActorProxy[LedgerActor],
 ) -> float:
-    """Trains in this process; returns the last loss."""
+    """Trains in this process. Returns the last loss."""
     torch.set_num_threads(num_threads)
     index = build_row_index(RowSelection(paths.tokens, recipe.language_expert.where))
     captions = list(caption_texts(paths.tokens, index).values())

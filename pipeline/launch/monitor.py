@@ -21,14 +21,15 @@ MAX_UNWRITTEN = 100_000
 
 
 class StageMonitor(Monitor[StepFigures]):
-    """Actor that takes rank 0's figures: logs them, keeps them as JSON lines, and counts them in the ledger. It also
-    watches over the attempt.
+    """Actor that takes rank 0's figures: logs them, appends them to JSON lines, and counts them in the ledger.
+
+    It also watches the attempt.
 
     Args:
-        run_name: the recipe's name.
-        stage_number, stage: what is trained.
-        folder: the stage's.
-        ledger: of the attempt.
+        run_name: name of the recipe.
+        stage_number, stage: the stage that trains.
+        folder: folder of the stage.
+        ledger: ledger actor of the attempt.
     """
 
     def __init__(
@@ -45,7 +46,6 @@ class StageMonitor(Monitor[StepFigures]):
 
     @ray.method
     def post(self, figures: StepFigures) -> None:
-        """Takes the figures of a step."""
         self._recent.append(figures)
         self._gauges.show(figures)
         self._counting.append(self._ledger.train_step.remote(figures))
@@ -58,36 +58,31 @@ class StageMonitor(Monitor[StepFigures]):
 
     @ray.method
     def flush(self) -> None:
-        """Logs and writes the figures since the last line."""
+        """Logs and writes the figures since the last logged line."""
         self._hand_on()
 
     @ray.method
     def joined(self, rank: int, worker: ActorHandle[object], where: str) -> None:
-        """See `AttemptWatch.joined`."""
         self._watch.joined(rank, worker, where)
 
     @ray.method
     def has_workers(self) -> bool:
-        """See `AttemptWatch.has_workers`."""
         return self._watch.has_workers()
 
     @ray.method
     def heartbeat(self) -> None:
-        """See `AttemptWatch.heartbeat`."""
         self._watch.heartbeat()
 
     @ray.method
     def request_stop(self, request: StopRequest) -> None:
-        """See `AttemptWatch.request_stop`."""
         self._watch.request_stop(request)
 
     @ray.method
     def stop_requested(self) -> StopRequest | None:
-        """See `AttemptWatch.stop_requested`."""
         return self._watch.stop_requested()
 
     def _check_limits(self) -> None:
-        """Takes the ledger's answers to earlier steps, without waiting for those that are still to come."""
+        """Handles the ledger's answers to earlier steps, without waiting for outstanding ones."""
         answers, self._counting = ray.wait(self._counting, num_returns=len(self._counting), timeout=0)
         for answer in answers:
             try:
@@ -115,7 +110,7 @@ class StageMonitor(Monitor[StepFigures]):
 
 
 def summary_line(recent: list[StepFigures], steps: int) -> str:
-    """A line over some steps of a stage of `steps`: means, and what the last one says."""
+    """Formats a line about some steps of a stage: means over them, and values of the last step."""
     last, step_s = recent[-1], sum(figures.step_s for figures in recent)
     tasks = dict.fromkeys(task for figures in recent for task in figures.losses)
     losses = {task: fmean(figures.losses[task] for figures in recent if task in figures.losses) for task in tasks}

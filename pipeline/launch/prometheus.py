@@ -1,4 +1,4 @@
-"""A stage's figures as Prometheus metrics, through Ray, which puts `ray_` before their names."""
+"""A stage's figures as Prometheus metrics, through Ray, which prefixes their names with `ray_`."""
 
 from ray.util.metrics import Gauge
 
@@ -18,7 +18,7 @@ GAUGES = {
 
 
 class StageMetrics:
-    """Shows each step's figures. `run` and `stage` are tags of every metric; `mars_loss` has `task`, too."""
+    """Exports each step's figures. Every metric has the tags `run` and `stage`; `mars_loss` also has `task`."""
 
     def __init__(self, run: str, stage: str) -> None:
         tags = {"run": run, "stage": stage}
@@ -28,7 +28,7 @@ class StageMetrics:
             gauge.set_default_tags(tags)
 
     def show(self, figures: StepFigures) -> None:
-        """Shows a step's figures. A gauge whose figure the step lacks keeps its value."""
+        """Sets the gauges to a step's figures. A gauge whose figure is missing keeps its value."""
         values = {
             "mars_step": figures.step,
             "mars_step_s": figures.step_s,

@@ -1,4 +1,4 @@
-"""Ray Train, and the only place that knows its names: worker groups that run a loop on every rank."""
+"""The only module that knows Ray Train's names: worker groups that run a loop on every rank."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -33,18 +33,18 @@ NO_RETRIES: Any = FailureConfig(max_failures=0, max_preemption_failures=0, contr
 def worker_group(
     worker: Callable[[], None], scaling: ScalingConfig, name: str, storage: Path
 ) -> ray.train.torch.TorchTrainer:
-    """A group of `scaling.num_workers` workers.
+    """Returns a trainer for a group of `scaling.num_workers` workers.
 
-    Its `fit`, to be called in `raising_errors_of_workers`, runs `worker` on each, with `torch.distributed` up, and
-    waits for their end.
+    Its `fit`, to be called in `raising_errors_of_workers`, runs `worker` on each rank with `torch.distributed`
+    initialized, and waits for them to end.
 
     Args:
-        worker: must pickle; calls `join_worker_group` first.
-        scaling: the workers.
-        name: of the Ray Train run.
+        worker: picklable; it calls `join_worker_group` first.
+        scaling: number and resources of the workers.
+        name: name of the Ray Train run.
         storage: folder for Ray Train's own state.
     """
-    # With a range, workers that cannot all be placed any more had better be counted anew.
+    # With a range, count the workers anew when not all of them can be placed any more.
     start_s = scaling.wait_for_all_s + ELASTIC_START_S if scaling.min_workers else WORKER_GROUP_START_TIMEOUT_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
@@ -57,7 +57,7 @@ def worker_group(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage.absolute()),
-            # `pipeline.launch.attempts` retries: another attempt may have other workers and has its own ledger rows.
+            # `pipeline.launch.attempts` retries: another attempt may have other workers, and has its own ledger rows.
             failure_config=NO_RETRIES,
         ),
     )
@@ -65,11 +65,11 @@ def worker_group(
 
 @contextmanager
 def raising_errors_of_workers() -> Iterator[None]:
-    """Around `fit`.
+    """Translates the errors of the enclosed `fit`.
 
     Raises:
-        Exception: what a worker raised, as it raised it, where it was one of its own errors.
-        WorkersLostError: any other end.
+        Exception: the worker's own error, unchanged, if it is one of the project's errors.
+        WorkersLostError: for any other failure.
     """
     try:
         yield
@@ -79,14 +79,14 @@ def raising_errors_of_workers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker knows of its place in the group."""
+    """A worker's place in its group."""
 
     device: torch.device
     rank: int
 
 
 def join_worker_group() -> WorkerContext:
-    """Sets up the process of a worker."""
+    """Sets up the process of a worker, and returns its place."""
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank = Rank(
         context.get_world_rank(),
@@ -112,6 +112,6 @@ def _error_of_worker(error: TrainingFailedError) -> BaseException:
 
 
 def _short(error: BaseException) -> str:
-    """The error's last line: a traceback ends with what happened."""
+    """Returns the error's last line: a traceback ends with its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:ERROR_CHARACTERS]

@@ -1,4 +1,4 @@
-"""How the workers of a group report to the driver's process: an actor takes what rank 0 says."""
+"""Reports from a group's workers to the driver's process, through an actor that takes rank 0's figures."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ F = TypeVar("F")
 
 
 class Monitor(Messages, Generic[F]):
-    """Base of the actors that take rank 0's figures, of type `F`, and its lines."""
+    """Base of the actors that take rank 0's lines and its figures, of type `F`."""
 
     @ray.method
     def post(self, figures: F) -> None:
@@ -21,18 +21,18 @@ class Monitor(Messages, Generic[F]):
 
     @ray.method
     def flush(self) -> None:
-        """Hands on what is held back. Called once after the last figures."""
+        """Writes buffered figures. Called once after the last figures."""
 
 
 M = TypeVar("M", bound=Monitor[Any])
 
 
 class RankReporter(Generic[F]):
-    """Forwards what rank 0 reports to the monitor, without waiting. Other ranks report the same, which is dropped.
+    """Forwards rank 0's reports to the monitor, without waiting. Reports of other ranks are equal and are dropped.
 
     Args:
-        monitor: the actor.
-        rank: of this process.
+        monitor: actor that takes the reports.
+        rank: rank of this process.
     """
 
     def __init__(self, monitor: ActorProxy[M], rank: int) -> None:
@@ -42,16 +42,14 @@ class RankReporter(Generic[F]):
         self._is_first = rank == 0
 
     def post(self, figures: F) -> None:
-        """Takes the figures of a step."""
         if self._is_first:
             self._post(figures)
 
     def log(self, line: str) -> None:
-        """Takes a line for whoever runs the job."""
         if self._is_first:
             self._log(line)
 
     def flush(self) -> None:
-        """Waits until the monitor has taken everything."""
+        """Waits until the monitor has processed everything."""
         if self._is_first:
             ray.get(self._flush())

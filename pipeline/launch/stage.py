@@ -1,4 +1,4 @@
-"""One stage on Ray: what it starts from, and an attempt at it."""
+"""One stage on Ray: its initial checkpoint, and an attempt at it."""
 
 import json
 import os
@@ -29,16 +29,16 @@ WORTH_A_STARTING_MODEL = 2e9
 
 
 def initial_checkpoint(number: int, chosen: str, allow_unfinished: bool, paths: RunPaths) -> Checkpoint | None:
-    """The checkpoint whose weights stage `number` starts from.
+    """Returns the checkpoint whose weights stage `number` starts from.
 
     Args:
-        number: of the stage, from 1.
-        chosen: a checkpoint or a stage's folder; empty for the last checkpoint of the stage before.
+        number: number of the stage, from 1.
+        chosen: a checkpoint or a stage's folder; empty for the last checkpoint of the previous stage.
         allow_unfinished: accept a stage that did not finish.
-        paths: of the run.
+        paths: paths of the run.
 
     Returns:
-        None for the first stage, and where the stage before is gone but this one has a checkpoint of its own.
+        None for the first stage, and if the previous stage is gone but this one has a checkpoint of its own.
     """
     if not chosen and number == 1:
         return None
@@ -52,20 +52,20 @@ def initial_checkpoint(number: int, chosen: str, allow_unfinished: bool, paths: 
 
 
 def is_finished(paths: RunPaths, number: int) -> bool:
-    """Whether the stage has its last checkpoint."""
+    """True if the stage has its last checkpoint."""
     found = newest_complete(paths.checkpoints(number))
     return found is not None and found.manifest.finished
 
 
 @dataclass(frozen=True)
 class StageLaunch:
-    """One stage of a run, to be trained in attempts; see `pipeline.launch.attempts`.
+    """One stage of a run that is trained in attempts; see `pipeline.launch.attempts`.
 
     Attributes:
-        run: what the workers need.
-        paths: of the run.
-        budget: GPU-days by scope, as `given_limits` has them.
-        termination: whether the job was asked to end.
+        run: inputs of the workers.
+        paths: paths of the run.
+        budget: GPU-days by scope, as `given_limits` returns them.
+        termination: tells if the job was asked to end.
     """
 
     run: StageRun
@@ -75,11 +75,10 @@ class StageLaunch:
 
     @property
     def scaling(self) -> ScalingConfig:
-        """The workers that are wanted."""
         return self.paths.recipe.scaling
 
     def attempt(self, scaling: ScalingConfig) -> None:
-        """One attempt, with rows of its own in the ledger."""
+        """Runs one attempt, with ledger rows of its own."""
         run, number = self.run, self.run.stage_number
         limits = limits_of(self.paths, number, self.budget)
         with ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits) as ledger:
@@ -93,7 +92,7 @@ class StageLaunch:
                 group.fit()
 
     def saved_step(self) -> int:
-        """Step of the newest checkpoint, 0 where there is none or the storage does not answer."""
+        """Step of the newest checkpoint, or 0 if there is none or the storage does not answer."""
         try:
             newest = newest_complete(self.run.checkpoints)
         except OutageError:
@@ -101,12 +100,11 @@ class StageLaunch:
         return newest.manifest.step if newest else 0
 
     def log(self, line: str) -> None:
-        """Says a line that names the stage."""
         say(f"stage {self.run.stage_number}: {line}")
 
 
 def announce(run: StageRun, recipe: Recipe) -> None:
-    """Writes the recipe into the stage's folder and says what will be trained."""
+    """Writes the recipe into the stage's folder and logs what will be trained."""
     stage, number, scaling = run.stage, run.stage_number, recipe.scaling
     run.output.mkdir(parents=True, exist_ok=True)
     (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))

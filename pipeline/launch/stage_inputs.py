@@ -1,4 +1,4 @@
-"""Everything that a stage's workers need, checked before any of them starts."""
+"""The inputs of a stage's workers, checked before any worker starts."""
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, tex
 
 
 def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageRun:
-    """Everything the workers need for stage `number`, checked.
+    """Returns the checked inputs of the workers of stage `number`.
 
     Raises:
-        InputError: tokens, language expert or the stage before are missing or do not fit.
+        InputError: tokens, language expert or the previous stage are missing or do not fit.
     """
     stage = recipe.stages[number - 1]
     check_trackers(recipe.trackers)
@@ -67,7 +67,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
 
 
 def _selected_rows(number: int, stage: StageConfig, paths: RunPaths) -> tuple[list[SourceRows], list[SourceRows]]:
-    """The rows of each source that the stage trains on, and those that are held out."""
+    """Returns the rows of each source that the stage trains on, and the held-out ones."""
     sources, held_out = [], []
     for name, source in stage.sources.items():
         tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
@@ -82,14 +82,14 @@ def _selected_rows(number: int, stage: StageConfig, paths: RunPaths) -> tuple[li
 
 
 def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) -> str:
-    """A hash of all that must be the same for a stage to go on from a checkpoint."""
+    """Hashes everything that must be equal for a stage to resume from a checkpoint."""
     model = recipe.model_options
     return sha256_of(
         stage.resume_settings(),
         recipe.seed,
         model.shared_output_projection,
         model.embedding_noise_std,
-        *([model.picture_position_std] if model.picture_position_std else []),  # runs from before it go on
+        *([model.picture_position_std] if model.picture_position_std else []),  # 0 is left out: older runs can resume
         recipe.zero.zero_stage,
         recipe.zero.dtype,
         fingerprint,
@@ -97,7 +97,7 @@ def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) 
 
 
 def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> SamplePrompts:
-    """What the stage draws while it trains.
+    """Returns the sample pictures to draw while the stage trains.
 
     Raises:
         UsageError: a prompt has more ids than a caption may have.
@@ -115,7 +115,7 @@ def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerpr
 
 
 def check_high_resolution(number: int, stage: StageConfig, source: SourceRows) -> None:
-    """Looks at a source's first selected row, before any worker starts."""
+    """Checks the first selected row of a source, before any worker starts."""
     first = int(np.flatnonzero(source.index.counts)[0])
     row = TokenReader(source.tokens, source.index, held_shards=1).row(first, 0)
     if row.document is not None:

@@ -1,4 +1,4 @@
-"""A worker of a stage on Ray Train."""
+"""The worker of a stage in a Ray Train group."""
 
 import os
 from dataclasses import dataclass
@@ -19,18 +19,17 @@ from pipeline.training.stop_request import StopRequest
 
 @dataclass(frozen=True)
 class StageWorker:
-    """Trains the stage as one rank; called in the worker's process.
+    """Trains the stage as one rank. Called in the worker's process.
 
     Attributes:
-        run: the stage.
-        monitor: the actor that watches the attempt.
+        run: inputs of the stage.
+        monitor: actor that watches the attempt.
     """
 
     run: StageRun
     monitor: ActorProxy[StageMonitor]
 
     def __call__(self) -> None:
-        """Runs the train loop."""
         context, run = join_worker_group(), self.run
         me = ray.get_runtime_context()
         where = f"process {os.getpid()} on node {me.get_node_id()[:8]}"
@@ -43,24 +42,24 @@ class StageWorker:
 
 
 class StageRankReporter(RankReporter[StepFigures]):
-    """A rank's `StageReporter`: an actor, this rank's watchdog, and Ray Train's notices of preemption."""
+    """A rank's `StageReporter`: combines the monitor actor, the rank's watchdog, and Ray Train's preemption notices."""
 
     def __init__(self, run: StageRun, monitor: ActorProxy[StageMonitor], rank: int) -> None:
         super().__init__(monitor, rank)
         self._monitor = monitor
-        # A verification writes no file: it may run beside an attempt that trains in the same folder.
+        # A verification writes no file: it may run while an attempt trains in the same folder.
         self._watchdog = None if run.verify_only else StepWatchdog(run.output, rank, run.stage.step_timeout_s)
         self._pending = monitor.stop_requested.remote()
 
     def heartbeat(self) -> None:
-        """Restarts the clocks of this rank and, on rank 0, of the monitor."""
+        """Restarts the watchdog of this rank and, on rank 0, the monitor's."""
         if self._watchdog:
             self._watchdog.heartbeat()
         if self._is_first:
             self._monitor.heartbeat.remote()
 
     def stop_requested(self) -> StopRequest | None:
-        """A notice that nodes will go, or the monitor's answer to the last call's question."""
+        """Returns a stop for a preemption notice, or else the monitor's answer to the previous call."""
         if nodes := announced_preemptions():
             names = ", ".join(node[:8] for node in nodes)
             return StopRequest("node", f"Ray announces that node {names} will be taken away")
@@ -72,7 +71,7 @@ class StageRankReporter(RankReporter[StepFigures]):
         return answer
 
     def close(self) -> None:
-        """Stops the watchdog, and waits until the monitor has taken everything."""
+        """Stops the watchdog, and waits until the monitor has processed everything."""
         if self._watchdog:
             self._watchdog.close()
         self.flush()

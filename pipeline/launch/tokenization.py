@@ -1,4 +1,4 @@
-"""Tokenizing a run's corpora: each into its folder, with an attempt in the ledger."""
+"""Tokenizes a run's corpora, each into its own folder with its own attempt in the ledger."""
 
 import time
 from dataclasses import replace
@@ -23,10 +23,10 @@ SAY_EVERY_S = 10.0
 
 
 def tokenize_corpora(recipe: Recipe, paths: RunPaths, names: list[str]) -> dict[str, Manifest]:
-    """Tokenizes what is not tokenized yet of the recipe's corpora of these names, in this order.
+    """Tokenizes the untokenized shards of the named corpora of the recipe, in this order.
 
     Returns:
-        The manifest of each; `check_shards` says whether some of its shards failed.
+        The manifest of each corpus. `check_shards` raises if some of its shards failed.
 
     Raises:
         InputError: a corpus, the VQ-GAN or the vocabulary cannot be used.
@@ -36,10 +36,10 @@ def tokenize_corpora(recipe: Recipe, paths: RunPaths, names: list[str]) -> dict[
 
 
 def check_shards(manifests: dict[str, Manifest]) -> None:
-    """Says which shards failed, a line each.
+    """Logs a line for each failed shard.
 
     Raises:
-        FailedShardsError: there are some.
+        FailedShardsError: at least one shard failed.
     """
     failed = [message for manifest in manifests.values() for message in manifest.failed_shards.values()]
     for message in failed:
@@ -55,7 +55,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if not recipe.corpora[name].high_resolution:
         config = replace(config, size_hr_px=0)
     output = paths.tokens_of(name)
-    num_shards = len(corpus.shards)  # a corpus that cannot be used is refused before Ray starts
+    num_shards = len(corpus.shards)  # an unusable corpus is refused before Ray starts
     say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
         tools = Tools(paths.vqgan, paths.text_source, paths.text)
@@ -71,7 +71,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
 
 
 class ProgressReporter:
-    """Says how far the work is: a line every ten seconds, Ray's metrics, and the ledger, whose steps are shards."""
+    """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards."""
 
     def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
         self._next, self._ledger = 0.0, ledger
@@ -87,7 +87,7 @@ class ProgressReporter:
         }
 
     def __call__(self, progress: Progress) -> None:
-        """Counts the work in the ledger, and says a line if it is time."""
+        """Counts the work in the ledger, and logs a line if one is due."""
         now = time.monotonic()
         so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
         if so_far != self._counted:

@@ -1,4 +1,4 @@
-"""Training a VQ-GAN on Ray Train, and measuring it over a corpus."""
+"""Trains a VQ-GAN on Ray Train, and measures it over a corpus."""
 
 import operator
 import shlex
@@ -48,7 +48,7 @@ PSNR is that of the mean squared error over all pictures.
 
 
 class VqganMonitor(Monitor[dict[str, float]]):
-    """Actor that receives rank 0's figures, keeps a line of each and counts them in the ledger."""
+    """Actor that receives rank 0's figures, writes a line for each and counts them in the ledger."""
 
     def __init__(self, steps: int, batch_size: int, ledger: ActorProxy[LedgerActor]) -> None:
         super().__init__()
@@ -57,7 +57,6 @@ class VqganMonitor(Monitor[dict[str, float]]):
 
     @ray.method
     def post(self, figures: dict[str, float]) -> None:
-        """Takes one report."""
         self._keep(
             f"vqgan  step {figures['step']:.0f}/{self._steps}  psnr {figures['psnr_db']:.2f} dB  "
             f"{figures['images_per_s']:.1f} pictures/s"
@@ -69,12 +68,12 @@ class VqganMonitor(Monitor[dict[str, float]]):
 
 
 def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only: bool) -> None:
-    """Trains the recipe's VQ-GAN from where the last attempt stopped, measures it, and writes its card.
+    """Trains the recipe's VQ-GAN from where the last attempt stopped, measures it, and writes its model card.
 
     Args:
-        recipe, paths: of the run; the VQ-GAN goes to `paths.vq`.
-        command: the words that started it, for the card.
-        measure_only: measure the VQ-GAN that is there, and rewrite its card.
+        recipe, paths: recipe and paths of the run; the VQ-GAN is written to `paths.vq`.
+        command: the command line of the job, for the card.
+        measure_only: only measure the existing VQ-GAN and rewrite its card.
     """
     if not recipe.corpus.path:
         make_corpus(recipe.first_corpus, recipe, paths)
@@ -93,7 +92,7 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
 
 
 def _measured(recipe: Recipe, paths: RunPaths, corpus: Corpus) -> dict[int, Quality]:
-    """The quality over all pictures, by their side in px: the trained one and twice as many."""
+    """Returns the quality over all pictures by their side in px: the trained side and twice that."""
     by_size: dict[int, Quality] = {}
     measure = ray.remote(num_cpus=1)(quality_of_shard)
     dtype = getattr(torch, recipe.tokenization.encoder_dtype)
@@ -108,7 +107,7 @@ def _measured(recipe: Recipe, paths: RunPaths, corpus: Corpus) -> dict[int, Qual
 
 @dataclass(frozen=True)
 class VqganWorker:
-    """Trains the VQ-GAN as one rank; called in the worker's process. Rank 0 saves the model in float16."""
+    """Trains the VQ-GAN as one rank. Called in the worker's process. Rank 0 saves the model in float16."""
 
     config: VqganConfig
     corpus: Corpus
@@ -116,7 +115,6 @@ class VqganWorker:
     monitor: ActorProxy[VqganMonitor]
 
     def __call__(self) -> None:
-        """Trains to the end."""
         context, config = join_worker_group(), self.config
         rank, world_size = dist.get_rank(), dist.get_world_size()
         batch_size = config.global_batch_size // world_size
@@ -131,7 +129,7 @@ class VqganWorker:
 
 
 def _card(recipe: Recipe, command: list[str], folder: Path, by_size: dict[int, Quality]) -> str:
-    """The model card; every number comes from the run."""
+    """Returns the model card. Every number comes from the run."""
     from diffusers import VQModel
 
     config, size = recipe.vqgan, recipe.vqgan.image_size_px

@@ -1,2 +1,3 @@
-"""Who held which devices, and what they did with them: rows, account, actor, limits. Imports `runtime` and
-`tokenization.files`."""
+"""Ledger of devices: rows of what each job held and did, the account behind them, the actor, limits. Imports `runtime`
+and `tokenization.files`.
+"""

@@ -1,4 +1,4 @@
-"""What one attempt of a job has held and done so far: the arithmetic behind its ledger rows, without Ray."""
+"""Sums what one attempt of a job has held and done so far: the arithmetic of its ledger rows, without Ray."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(frozen=True)
 class Limits:
-    """Days that the stage and the run may take, all attempts; 0 for no limit."""
+    """Device-days that the stage and the run may use over all attempts; 0 for no limit."""
 
     stage_gpu_days: float = 0.0
     run_gpu_days: float = 0.0
@@ -30,14 +30,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Who spends.
+    """The identity and the limits of an attempt.
 
     Attributes:
-        attempt: its name, unique.
-        number: counts a ledger's attempts, from 1.
-        run, job, stage: `stage` is empty for jobs that have none.
+        attempt: unique name.
+        number: number in the ledger, from 1.
+        run, job, stage: names; `stage` is empty for jobs without stages.
         device: `GPU`, or `CPU` for a job that holds none.
-        budget_gpu_days, run_budget_gpu_days: what it was started with; see `Limits`.
+        budget_gpu_days, run_budget_gpu_days: limits it was started with; see `Limits`.
     """
 
     attempt: str
@@ -52,12 +52,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Held:
-    """Devices that a job holds now.
+    """The devices that a job holds now.
 
     Attributes:
-        devices: their number.
-        model: empty while it holds none.
-        job_ended_ago_s: since the job ended; None while it lives.
+        devices: number of devices.
+        model: device model; empty while the job holds none.
+        job_ended_ago_s: seconds since the job ended, or None while it runs.
     """
 
     devices: float
@@ -67,19 +67,19 @@ class Held:
 
 @dataclass(frozen=True)
 class Counts:
-    """Work that a job has done."""
+    """Counters of a job's work."""
 
     steps: float = 0
     samples: float = 0
 
 
 class Account:
-    """Adds up an attempt. Durations come from the monotonic clock, so that a wall clock that jumps changes none.
+    """Adds up an attempt. Durations use the monotonic clock, so a jump of the wall clock does not change them.
 
     Args:
-        attempt: whose.
-        last_row: where a keeper before was killed, what it wrote last: the count goes on from there.
-        monotonic, wall: clocks, s.
+        attempt: the attempt.
+        last_row: last row of an earlier keeper that was killed; counting resumes from it.
+        monotonic, wall: clocks, seconds.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Account:
         self.attempt, self._monotonic, self._wall = attempt, monotonic, wall
         self._boot = _boot_id()
         now, last = monotonic(), last_row or {}
-        # Same machine, same boot: the time in between has been measured, too.
+        # Same machine, same boot: the monotonic clock also covers the gap.
         same_clock = last.get("boot") == self._boot and last.get("monotonic", now) <= now
         self._began = last["monotonic"] - last["elapsed_seconds"] if last and same_clock else now
         self._elapsed_before = 0.0 if same_clock or not last else last["elapsed_seconds"]
@@ -110,17 +110,22 @@ class Account:
 
     @property
     def device_seconds(self) -> float:
-        """Held so far."""
+        """Device-seconds held so far."""
         return self._device_seconds
 
     @property
     def seconds(self) -> float:
-        """Device-seconds over the most devices that were held at once: where their number never changed, how long."""
+        """Device-seconds divided by the largest number of devices held at once: the duration, if that number never
+        changed.
+        """
         return self._device_seconds / self._max_devices if self._max_devices else 0.0
 
     def look(self, held: Held) -> None:
-        """Takes what is held now. Between two looks a change is taken to have come in the middle; the end of a job that
-        was killed, whose keeper may have been, too, came when Ray noticed it."""
+        """Records the devices that are held now.
+
+        A change between two calls is assumed to have happened in the middle. The end of a killed job, whose keeper may
+        have been killed as well, is the time at which Ray noticed it.
+        """
         now = self._monotonic()
         between = (now - self._looked) / 2
         if held.job_ended_ago_s is not None and not held.devices:
@@ -133,23 +138,22 @@ class Account:
         self._models |= set(filter(None, held.model.split("+")))
 
     def add(self, **counts: float) -> None:
-        """Adds to the counters, by their names in `COUNTERS`."""
+        """Adds to the counters by their names in `COUNTERS`."""
         for name, value in counts.items():
             self._counters[name] += value
 
     def working(self) -> None:
-        """From here on, what is held is productive; before, it was starting. For jobs without steps."""
+        """Marks held devices as productive from now on; before, the job was starting. For jobs without steps."""
         if self._works_since is None:
             self._works_since = self.seconds
             self._counters["starting_seconds"] = self.seconds
 
     def train_step(self, figures: StepFigures) -> None:
-        """Counts a training step."""
         stall_s = figures.checkpoint.seconds if figures.checkpoint else 0.0
         if self._first_step is None:
             self._first_step = figures.step - 1
             self._counters["starting_seconds"] = max(0.0, self.seconds - figures.step_s - figures.beside_s)
-        if stall_s:  # of the checkpoint after the step before
+        if stall_s:  # stall of the checkpoint after the previous step
             self._marks = [*self._marks, [figures.step - 1, self._counters["productive_seconds"]]][-KEPT_MARKS:]
         self._step = figures.step
         self.add(
@@ -163,13 +167,13 @@ class Account:
             update_seconds=figures.update_s,
         )
         if self._counters["steps"] == 1:
-            return  # an attempt's first step compiles and traces, in whichever kind comes first
+            return  # an attempt's first step compiles and traces, in the kind that comes first
         for kind, forward_s in figures.forward_s_by_kind.items():
             flop, seconds = self._kinds.get(kind, (0.0, 0.0))
             self._kinds[kind] = [flop + figures.flop_by_kind.get(kind, 0.0), seconds + forward_s]
 
     def row(self, event: str) -> dict[str, Any]:
-        """The attempt so far, as the ledger keeps it."""
+        """Returns the ledger row of the attempt so far."""
         if self._works_since is not None:
             self._counters["productive_seconds"] = self.seconds - self._works_since
         now = self._monotonic()
@@ -199,5 +203,5 @@ def _boot_id() -> str:
     try:
         with open(BOOT_ID) as file:
             return file.read().strip()
-    except OSError:  # not Linux: after a kill the count goes on without what came in between
+    except OSError:  # not Linux: after a kill, the count resumes without the gap
         return ""

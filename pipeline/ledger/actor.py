@@ -1,8 +1,8 @@
-"""The ledger: append-only rows of what each attempt of a job held and did, kept by an actor of its own.
+"""Keeps the ledger in an actor: append-only rows of the devices that each attempt of a job held, and its work.
 
-A row at the start of an attempt, one every heartbeat, one at its end. The actor outlives the job: where the job is
-killed, it sees from Ray when the devices came free and writes the end itself. Where it is killed, Ray starts it anew
-and it goes on from its last row. Where all die at once, at most one heartbeat is lost.
+An attempt writes one row at its start, one every heartbeat, and one at its end. The actor outlives the job: if the job
+is killed, the actor learns from Ray when the devices were released, and writes the last row itself. If the actor is
+killed, Ray restarts it and it resumes from its last row. If all die at once, at most one heartbeat is lost.
 """
 
 import threading
@@ -41,9 +41,9 @@ class LedgerActor:
 
     Args:
         place: folder or `s3://bucket/prefix` of the ledger.
-        attempt: whose.
+        attempt: the attempt.
         heartbeat_s: seconds between two rows.
-        job_id: of the Ray job whose devices are counted, in hex.
+        job_id: hex id of the Ray job whose devices are counted.
     """
 
     def __init__(self, place: str, attempt: Attempt, heartbeat_s: float, job_id: str) -> None:
@@ -53,7 +53,7 @@ class LedgerActor:
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._problem, self._over = "", False
         self._limits = LimitWatch(attempt)
-        # Not `job`, which Prometheus gives every series itself.
+        # Not `job`: Prometheus sets that label on every series.
         tags = {"run": attempt.run, "work": attempt.job, "stage": attempt.stage, "device": attempt.device}
         self._days = Gauge("mars_gpu_days", "GPU-days, or CPU-days, of all attempts", ("scope", *tags))
         self._share = Gauge("mars_budget_share", "GPU-days over their limit", ("scope", *tags))
@@ -66,13 +66,12 @@ class LedgerActor:
 
     @ray.method
     def add(self, counts: Counts) -> None:
-        """Counts work that was done."""
         with self._lock:
             self._account.add(**asdict(counts))
 
     @ray.method
     def train_step(self, figures: StepFigures) -> tuple[list[str], str]:
-        """Counts a training step. Returns what is to be said of limits, see `LimitWatch.check`."""
+        """Counts a training step. Returns warnings about limits; see `LimitWatch.check`."""
         self._look()
         with self._lock:
             self._account.train_step(figures)
@@ -80,14 +79,13 @@ class LedgerActor:
 
     @ray.method
     def working(self) -> None:
-        """See `Account.working`."""
         self._look()
         with self._lock:
             self._account.working()
 
     @ray.method
     def spent(self) -> Spent:
-        """Days so far."""
+        """Returns the days spent so far."""
         return self._spent()
 
     def _spent(self) -> Spent:
@@ -96,7 +94,7 @@ class LedgerActor:
 
     @ray.method
     def end(self, outcome: str) -> str:
-        """Writes the last row. Returns the problem with it; empty where there was none."""
+        """Writes the last row. Returns the problem with it, or an empty string."""
         return self._end(outcome)
 
     def _end(self, outcome: str) -> str:
@@ -110,7 +108,7 @@ class LedgerActor:
         return self._problem
 
     def _keep(self) -> None:
-        """Looks and writes until the end; of a job that died, the end itself."""
+        """Measures and writes until the end. If the job died, writes the last row as well."""
         min_s, max_s = LOOK_S
         pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, min_s), max_s)
         due, beats = time.monotonic() + self._heartbeat_s, 0
@@ -141,10 +139,10 @@ class LedgerActor:
                 self._share.set(days / limit, {"scope": scope})
 
     def _look(self) -> None:
-        """Takes what is held now, if Ray says so."""
+        """Records the devices that are held now, if Ray answers."""
         try:
             held = self._held.now()
-        except Exception as error:  # Ray's head is away, and says so in many ways: until it is back, nothing changed
+        except Exception as error:  # errors of many types while Ray's head is down: until it is back, nothing changed
             self._problem = f"Ray does not say what the job holds: {type(error).__name__}: {error}"
             return
         with self._lock:
@@ -152,7 +150,7 @@ class LedgerActor:
             self._over = held.job_ended_ago_s is not None
 
     def _write(self, event: str) -> None:
-        """Rows are cumulative: what one that could not be written said, the next one says, too."""
+        """Writes a row. Rows are cumulative: a row that could not be written is covered by the next one."""
         with self._lock:
             if self._ended.is_set() and event == "heartbeat":
                 return
@@ -163,7 +161,7 @@ class LedgerActor:
                 self._problem = f"the ledger in {self._place!r} could not be written: {error}; make room there"
 
     def _spent_by_others(self) -> tuple[float, float]:
-        """Days of the stage's and of the run's other attempts, on the same kind of device."""
+        """Returns the days of the other attempts of the stage and of the run, on the same kind of device."""
         attempt, table = self._account.attempt, read_ledger(self._place).table
         if not len(table):
             return 0.0, 0.0
@@ -172,7 +170,7 @@ class LedgerActor:
 
 
 def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
-    """The next attempt of a ledger."""
+    """Returns the next attempt of a ledger."""
     table = read_ledger(place).table
     number = int(table["number"].max()) + 1 if len(table) else 1
     name = f"{job}{stage and '-' + stage}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
@@ -183,11 +181,11 @@ def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits:
 def keep_ledger(
     place: str, attempt: Attempt, heartbeat_s: float, problems: list[str]
 ) -> Iterator[ActorProxy[LedgerActor]]:
-    """Counts the enclosed work of this Ray job. Yields the actor's handle.
+    """Keeps the ledger of the enclosed work of this Ray job. Yields the actor's handle.
 
     Args:
         place, attempt, heartbeat_s: see `LedgerActor`.
-        problems: gets a line where the last row could not be written.
+        problems: receives a line if the last row could not be written.
     """
     lasting = {"name": attempt.attempt, "namespace": NAMESPACE, "lifetime": "detached"}
     actor_class = actor_here(LedgerActor).options(**lasting, max_restarts=-1, max_task_retries=-1)

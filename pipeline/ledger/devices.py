@@ -1,6 +1,6 @@
-"""What a Ray job holds, from Ray's own tables: its placement groups and its actors outside of them.
+"""The devices that a Ray job holds, from Ray's own tables: its placement groups, and its actors outside of them.
 
-Tasks are in neither: a job that runs tasks reserves a placement group for them.
+Tasks appear in neither: a job that runs tasks reserves a placement group for them.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ UNKNOWN_MODEL = "unknown"
 
 
 class HeldDevices:
-    """Devices of one kind, `GPU` or `CPU`, that a job holds.
+    """Reads the devices of one kind, `GPU` or `CPU`, that a job holds.
 
     Args:
-        kind: of the devices.
-        job_id: in hex.
+        kind: kind of device.
+        job_id: hex id of the job.
     """
 
     def __init__(self, kind: str, job_id: str) -> None:
@@ -27,7 +27,7 @@ class HeldDevices:
         self._models: dict[str, str] = {}
 
     def now(self) -> Held:
-        """What it holds at this moment."""
+        """Returns the devices that the job holds at this moment."""
         shares = [*placement_group_shares(self._job_id), *actor_shares(self._job_id)]
         nodes = [(share.node_id, share.resources.get(self._kind, 0.0)) for share in shares]
         devices = sum(count for _, count in nodes)

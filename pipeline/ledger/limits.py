@@ -1,4 +1,4 @@
-"""When a stage's or a run's limit is near, and when it is reached."""
+"""Warns when a stage or a run comes near its limit, and asks for its end at the limit."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ WARN_AT = (0.8, 0.95)
 
 @dataclass(frozen=True)
 class Spent:
-    """Days of the attempt's kind of device so far: its own, its stage's and its run's with all attempts."""
+    """Days spent so far on the attempt's kind of device: by the attempt, and by its stage and its run over all
+    attempts.
+    """
 
     attempt: float
     stage: float
@@ -18,13 +20,13 @@ class Spent:
 
 
 class LimitWatch:
-    """Watches one attempt. Warns once at each share, and asks for the end at the whole."""
+    """Watches the limits of one attempt. Warns once at each share, and asks for the end at the whole limit."""
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt, self._warned_at = attempt, dict[str, float]()
 
     def check(self, spent: Spent) -> tuple[list[str], str]:
-        """New warnings; and why the stage is to end after its next step, empty where it is not."""
+        """Returns new warnings, and why the stage must end after its next step (empty if it need not)."""
         attempt, warnings, stop = self._attempt, list[str](), ""
         for name, scope, used, limit in (
             (f"stage {attempt.stage}", "stage", spent.stage, attempt.budget_gpu_days),

@@ -1,6 +1,7 @@
-"""Where ledger rows lie: a JSON-lines file an attempt in a local folder; in S3, which cannot append, an object a row.
+"""Storage of ledger rows: one JSON-lines file an attempt in a local folder, or one object a row in S3, which cannot
+append.
 
-Rows are cumulative, so an attempt's last one says all, and nothing is ever changed that was written.
+Rows are cumulative, so the last row of an attempt covers all of it. Written rows never change.
 """
 
 import json
@@ -42,7 +43,7 @@ class RowWriter:
 
     Args:
         place: folder or `s3://bucket/prefix` of the ledger.
-        attempt: the attempt's name.
+        attempt: name of the attempt.
     """
 
     def __init__(self, place: str, attempt: str) -> None:
@@ -63,11 +64,11 @@ class RowWriter:
                 self.last, self._whole_bytes = (found.rows[-1] if found.rows else None), found.whole_bytes
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one row; on a disk it has reached the device when this returns.
+        """Appends one row. On a local disk it is synced when this returns.
 
         Raises:
-            OSError: a full disk, say. What was half-written is taken back: the next row finds its place.
-            InputError, OutageError: S3 refuses it, or does not answer.
+            OSError: for example a full disk. A half-written row is removed, so that the next one can follow.
+            InputError, OutageError: S3 refuses the row, or does not answer.
         """
         line = json.dumps(row) + "\n"
         if self._storage:
@@ -75,7 +76,7 @@ class RowWriter:
             self._count += 1
             return
         with self._path.open("ab") as file:
-            # Behind a torn line, of a keeper that was killed while it wrote, the next would be lost, too.
+            # If a killed keeper left a torn line, a row appended to it would be lost as well.
             file.truncate(self._whole_bytes)
             file.write(line.encode())
             file.flush()
@@ -89,7 +90,7 @@ def _segment(attempt: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one file, how many bytes hold them, and what was wrong with its end."""
+    """The rows of one file, the number of bytes that hold them, and any damage at the end of the file."""
 
     rows: list[dict[str, Any]]
     whole_bytes: int
@@ -97,10 +98,10 @@ class Rows:
 
 
 def rows_of(content: bytes, place: str) -> Rows:
-    """The rows of a file. The last line may be torn: its writer was killed.
+    """Reads the rows of a file. The last line may be torn, if its writer was killed.
 
     Raises:
-        InputError: another line is no row.
+        InputError: a line other than the last is not a row.
     """
     rows, whole, torn = [], 0, ""
     lines = content.splitlines(keepends=True)
@@ -127,11 +128,11 @@ def rows_of(content: bytes, place: str) -> Rows:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A ledger as it stands.
+    """The contents of a ledger.
 
     Attributes:
-        table: the last row of each attempt, in their order, with `gpu_days` (devices times seconds over 86,400).
-        remarks: what is odd about it, what that means, and what to do.
+        table: the last row of each attempt in order of attempts, with `gpu_days` (devices times seconds over 86,400).
+        remarks: anomalies, what they mean, and what to do.
     """
 
     table: pd.DataFrame
@@ -139,10 +140,10 @@ class Ledger:
 
 
 def read_ledger(place: str | Path) -> Ledger:
-    """Reads a ledger, which may be growing meanwhile.
+    """Reads a ledger, which may grow in the meantime.
 
     Raises:
-        InputError: a file in it is none of a ledger, or S3 refuses to read it.
+        InputError: it contains a file that is not part of a ledger, or S3 refuses access.
         OutageError: S3 does not answer.
     """
     found, remarks = _last_rows(str(place))
@@ -152,7 +153,7 @@ def read_ledger(place: str | Path) -> Ledger:
         row.setdefault("started", row["time"] - row["seconds"])
         row.setdefault("device", "CPU" if row["gpu_model"] == "CPU" else "GPU")
         row.setdefault("elapsed_seconds", row["seconds"])
-        # Rows of before held devices were measured.
+        # Older rows have no measured devices.
         row.setdefault("held", 0.0)
         row.setdefault("device_seconds", row["gpu_count"] * row["seconds"])
         row["gpu_days"] = row["gpu_count"] * row["seconds"] / SECONDS_PER_DAY
@@ -168,12 +169,12 @@ def _place(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows by column."""
+    """Returns the records of a table as dicts by column."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def days_of(table: pd.DataFrame, job: str, stage: str, device: str) -> tuple[float, float]:
-    """Days of a ledger's rows on `GPU`s or on `CPU`s: of a job's stage, and of all."""
+    """Returns the `GPU` or `CPU` days of a ledger's rows: those of a job's stage, and those of all."""
     of_kind = table[table["device"] == device]
     of_stage = of_kind[(of_kind["job"] == job) & (of_kind["stage"] == stage)]
     return float(of_stage["gpu_days"].sum()), float(of_kind["gpu_days"].sum())
@@ -210,7 +211,7 @@ def _jumped_clocks(table: pd.DataFrame) -> list[str]:
 
 
 def _overlaps(table: pd.DataFrame) -> list[str]:
-    """Attempts of one stage that ran at the same time: a run's name was used twice."""
+    """Returns the attempts of one stage that ran at the same time, which means that a run's name was used twice."""
     found = []
     trained = table[table["stage"] != ""]
     for (job, stage), attempts in trained.groupby(["job", "stage"], sort=False):

@@ -19,63 +19,62 @@ from pipeline.training.objective import MicroLoss, Objective
 
 
 class Forward(Protocol):
-    """An objective, or the engine around one: computes the loss of a micro-step, which has a batch of each kind."""
+    """A training objective, or the engine that wraps it. Computes the loss of a micro-step from one batch of each
+    kind."""
 
-    def __call__(self, batches: list[MicroBatch], /) -> MicroLoss:
-        """The forward pass."""
-        ...
+    def __call__(self, batches: list[MicroBatch], /) -> MicroLoss: ...
 
     def eval(self) -> object:
-        """Switches to evaluation."""
+        """Switches to evaluation mode."""
         ...
 
     def train(self) -> object:
-        """Switches back to training."""
+        """Switches to training mode."""
         ...
 
 
 class Engine(PartitionedEngine, Forward, Protocol):
-    """What training uses of DeepSpeed's engine."""
+    """The part of DeepSpeed's engine that training uses."""
 
     @property
     def module(self) -> Objective:
-        """The objective that it trains."""
+        """The wrapped objective."""
         ...
 
     @property
     def dp_world_size(self) -> int:
-        """Ranks whose gradients are averaged."""
+        """Number of ranks that gradients are averaged over."""
         ...
 
     @property
     def skipped_steps(self) -> int:
-        """Updates that were not applied, because the gradient's norm was not finite."""
+        """Number of updates that were not applied because the gradient norm was not finite."""
         ...
 
     def set_gradient_accumulation_boundary(self, is_boundary: bool, /) -> None:
-        """Whether the next `step` is the optimizer's."""
+        """Tells the engine if the next `step` applies the update."""
         ...
 
     def backward(self, loss: torch.Tensor, /, *, scale_wrt_gas: bool) -> object:
-        """Adds the gradient of the loss."""
+        """Adds the loss's gradient to the accumulated gradients."""
         ...
 
     def step(self) -> None:
-        """Ends a micro-step; at a boundary, applies the update."""
+        """Ends a micro-step. At an accumulation boundary it applies the update."""
         ...
 
     def get_global_grad_norm(self) -> float | torch.Tensor | None:
-        """Norm of the last update's gradient over all ranks, before clipping."""
+        """Returns the gradient norm of the last update over all ranks, before clipping."""
         ...
 
 
 def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> Engine:
-    """Wraps the objective, whose trainable parameters get AdamW, in a DeepSpeed engine.
+    """Wraps the objective in a DeepSpeed engine with AdamW over its trainable parameters.
 
-    There are two parameter groups; `rate_factor` is what each multiplies the stage's learning rate with.
+    There are two parameter groups. Each multiplies the stage's learning rate by its `rate_factor`.
 
-    Call in a process whose `torch.distributed` group is up. The number of micro-steps varies from step to step,
-    so the caller sets the accumulation boundary itself.
+    Needs an initialized `torch.distributed` group. The number of micro-steps varies from step to step, so the caller
+    sets the accumulation boundary itself.
     """
     put_tools_on_path()
     import deepspeed
@@ -90,7 +89,7 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
         lr=stage.learning_rate,
         betas=stage.adam_betas,
         weight_decay=stage.weight_decay,
-        fused=True,  # on a CPU, too: a tenth of the time there
+        fused=True,  # on a CPU as well: it takes a tenth of the time there
     )
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=engine_config(stage, zero), dist_init_required=False
@@ -100,16 +99,16 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
 
 
 def unlink_shared_memory() -> None:
-    """Takes the name from the memory that CPU ranks of one machine reduce through, 69 MB a rank.
+    """Unlinks the shared memory that CPU ranks of one machine reduce through, 69 MB a rank.
 
-    DeepSpeed never does: of every run it would stay behind in /dev/shm. The ranks keep what they have mapped.
+    DeepSpeed never unlinks it, so every run would leave it in /dev/shm. The ranks keep their mappings.
     """
-    dist.barrier()  # all have mapped each other's
+    dist.barrier()  # every rank has mapped the others' memory
     shared_memory_file(dist.get_rank()).unlink(missing_ok=True)
 
 
 def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration. Batch sizes are nominal: a step's real ones come from its plan."""
+    """Returns DeepSpeed's configuration. Batch sizes are nominal: the real ones of a step come from its plan."""
     zero_section: dict[str, Any] = {"stage": zero.zero_stage, "overlap_comm": torch.cuda.is_available()}
     if zero.zero_stage == 3:
         zero_section |= {
@@ -131,16 +130,18 @@ def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:
 
 
 def accumulate(engine: Engine, loss: torch.Tensor, last: bool) -> None:
-    """Backward of one micro-step; `last` makes the next `engine.step()` the optimizer's.
+    """Runs the backward pass of one micro-step. With `last`, the next `engine.step()` applies the update.
 
-    The loss is already the step's share, so DeepSpeed's average over the ranks is undone.
+    The loss is already this rank's share of the step's loss, so DeepSpeed's average over the ranks is undone.
     """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss * engine.dp_world_size, scale_wrt_gas=False)
 
 
 def put_tools_on_path() -> None:
-    """DeepSpeed builds its CPU op with `ninja`, which lies beside a virtual environment's python."""
+    """Puts the folder of the running Python on PATH: DeepSpeed builds its CPU op with the `ninja` of the virtual
+    environment.
+    """
     folder = str(Path(sys.executable).parent)
     if folder not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")

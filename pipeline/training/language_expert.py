@@ -1,6 +1,6 @@
 """A small language expert for the demo: a Qwen2 with Qwen's whole vocabulary, trained on the captions.
 
-Everything after it treats it as it would treat Qwen-7B: an ordinary Qwen2 checkpoint, loaded and frozen.
+The rest of the pipeline treats it like Qwen-7B: an ordinary Qwen2 checkpoint that is loaded and frozen.
 """
 
 import json
@@ -41,23 +41,23 @@ def train_language_expert(
     output: Path,
     report: Callable[[dict[str, float]], None],
 ) -> None:
-    """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer, whole or not at all.
+    """Trains on the captions and saves a Qwen2 checkpoint with its tokenizer. The folder appears only when complete.
 
-    Three kinds of text: one of `texts`, whose positions skip some where a picture stands; a caption, with and without
-    an instruction; and an instruction, blanks, one of the picture's captions, more blanks, and the caption that the
-    instruction asks for, so that attention learns to fetch a meaning from somewhere before. Documents stand one after
-    the other in rows of `seq_len`, as in any pretraining.
+    There are three kinds of text: one of `texts`, whose positions leave a gap for each picture; a caption, with and
+    without an instruction; and an instruction, blanks, one of the picture's captions, more blanks, and the caption that
+    the instruction asks for, so that attention learns to copy a meaning from an earlier position. Documents are
+    concatenated into rows of `seq_len`, as usual in pretraining.
 
-    The rows of ids that never occur are zero, and training counts them: left out of its softmax and untrained,
-    148,000 of them would outweigh every real answer. A blank is such an id.
+    The embedding rows of ids that never occur are zero, and the training softmax includes them: if it left them out,
+    148,000 untrained rows would outweigh every real answer at inference. A blank is such an id.
 
     Args:
-        config: geometry and schedule.
-        captions: for each picture its captions by language.
-        texts: of interleaved documents, the ids between their pictures.
-        tokenizer: Qwen's.
-        output: the folder to write.
-        report: gets step and loss.
+        config: model geometry and training schedule.
+        captions: the captions of each picture by language.
+        texts: ids between the pictures of each interleaved document.
+        tokenizer: Qwen's tokenizer.
+        output: folder to write.
+        report: called with step and loss.
     """
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
@@ -114,7 +114,7 @@ def _rows(
     config: LanguageExpertConfig,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random documents one after the other, cut into rows, and the ids' positions: int64 [batch_size, seq_len + 1]."""
+    """Returns rows cut from concatenated random documents, and their positions: int64 [batch_size, seq_len + 1]."""
     wanted, parts = config.batch_size * (config.seq_len + 1), []
     skipped: list[np.ndarray] = []
     while wanted > 0:
@@ -140,11 +140,11 @@ def _rows(
 
 
 def _loss(model: Qwen2ForCausalLM, rows: np.ndarray, positions: np.ndarray, num_unseen: int) -> Tensor:
-    """Cross-entropy over the whole vocabulary, blanks apart: the small table's last row stands for all unseen ids."""
+    """Cross-entropy over the whole vocabulary without blanks. The small table's last row represents all unseen ids."""
     ids = torch.from_numpy(rows)
     labels = ids[:, 1:].flatten()
     with fast_autocast("cpu"):
-        # Without a mask transformers would take a skipped position for the start of another sequence.
+        # Without a mask, transformers treats a skipped position as the start of another sequence.
         everything = torch.ones_like(ids[:, :-1])
         logits = model(ids[:, :-1], everything, torch.from_numpy(positions[:, :-1])).logits.float().flatten(0, 1)
     unseen = logits.shape[1] - 1
@@ -160,7 +160,7 @@ def _save(
     output: Path,
     figures: dict[str, float],
 ) -> None:
-    """Writes the model with its trained rows put back into the whole vocabulary's table, in bfloat16."""
+    """Writes the model in bfloat16, with its trained rows put back into the table of the whole vocabulary."""
     whole = Qwen2ForCausalLM(qwen2_config(config, config.vocab_size))
     state = small.state_dict()
     table = whole.model.embed_tokens.weight.data

@@ -27,17 +27,17 @@ from pipeline.training.validation import ValidationSet, validate, validation_set
 
 
 def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) -> None:
-    """Trains the stage to its end, from its newest checkpoint that verifies, where it has one.
+    """Trains the stage to its end. Resumes from its newest checkpoint that verifies, if there is one.
 
     Args:
-        run: the stage.
-        device: this rank's.
-        reporter: this rank's.
+        run: the stage to train.
+        device: this rank's device.
+        reporter: this rank's reporter.
 
     Raises:
         InputError: the last checkpoint could not be written; or see `pipeline.checkpoints.resume`.
         NonFiniteError: see `StepGuard`.
-        CorruptionError: see `ReplicaCheck`; where the run only verifies, see `verify_step`.
+        CorruptionError: see `ReplicaCheck`, and `verify_step` for a run that only verifies.
         StoppedError: see `StopRequest`.
     """
     training = _set_up(run, device, reporter)
@@ -118,7 +118,7 @@ class StageTraining:
                 trackers.close()
 
     def verify(self, number: int) -> None:
-        """Runs a step, counted from 0, twice and compares; see `verify_step`."""
+        """Runs step `number` (from 0) twice and compares the results; see `verify_step`."""
         stage = self.run.stage
         set_learning_rate(self.engine, learning_rate(stage, number))
         step = self.plan.step(number, self.rank, self.world_size)
@@ -129,7 +129,7 @@ class StageTraining:
         self.reporter.log(f"stage {self.run.stage_number}: {line}")
 
     def _skip(self, done: int, problem: str) -> None:
-        """Notes that step `done` was skipped, and rolls back where the guard says so."""
+        """Records that step `done` was skipped, and rolls back if the guard asks for it."""
         self.log(f"step {done} is skipped: {problem}; its samples are in {SKIPPED_FILE}")
         back = self.checkpoints.go_back(done) if self.guard.must_roll_back else None
         if self.guard.must_roll_back and back is None:
@@ -155,11 +155,11 @@ class StageTraining:
             trackers.picture("samples", picture, done)
 
     def _save_or_stop(self, done: int, problem: str) -> None:
-        """Saves where a checkpoint is due, and ends the loop where the guard or somebody else wants that.
+        """Saves a checkpoint if one is due, and ends the loop if the guard or a stop request asks for it.
 
         Raises:
             NonFiniteError: too many steps were skipped in a row.
-            StoppedError: somebody asked for it.
+            StoppedError: a stop was requested.
         """
         stage, checkpoints = self.run.stage, self.checkpoints
         ends, stop = self.guard.must_end, agreed_stop(self.reporter.stop_requested, self.device)
@@ -178,12 +178,12 @@ class StageTraining:
                 raise stop.error(saved)
 
     def _check_weights(self) -> None:
-        """Decides whether the samples or the weights are at fault when the last steps of the stage were skipped.
+        """Finds out if the samples or the weights are at fault when the last steps of the stage were skipped.
 
-        Tries the samples that would come next, without learning from them, until the guard accepts one step.
+        Tries the next samples without learning from them, until the guard accepts one step.
 
         Raises:
-            NonFiniteError: it accepts none of `end_after` steps.
+            NonFiniteError: the guard accepts none of `end_after` steps.
         """
         stage, problem = self.run.stage, ""
         for number in range(stage.steps, stage.steps + stage.end_after):
@@ -202,7 +202,7 @@ class StageTraining:
         )
 
     def _finish(self) -> None:
-        """Saves the last checkpoint, with a second try.
+        """Saves the last checkpoint, with one retry.
 
         Raises:
             InputError: it could not be written.
@@ -217,12 +217,12 @@ class StageTraining:
 
 
 def is_due(every: int, done: int) -> bool:
-    """Whether something that happens every so many steps, 0 for never, happens after `done` of them."""
+    """True if something that happens every `every` steps (0: never) happens after step `done`."""
     return every > 0 and done % every == 0
 
 
 def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> StageTraining:
-    """Loads the model and partitions it; builds the plan."""
+    """Loads and partitions the model, and builds the plan."""
     stage = run.stage
 
     def log(line: str) -> None:

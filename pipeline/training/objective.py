@@ -1,4 +1,4 @@
-"""The training objective: the micro-batches of one micro-step in, their part of the step's loss out."""
+"""The training objective: turns the micro-batches of one micro-step into their share of the step's loss."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,11 @@ from pipeline.runtime.transformers_private import attention_of
 
 @dataclass(frozen=True)
 class MicroLoss:
-    """`loss` is what is differentiated; `task_losses` the summed cross-entropy and `task_labels` the label count
-    of each task, float32 [tasks], without gradient."""
+    """The losses of one micro-step.
+
+    `loss` is differentiated. `task_losses` (summed cross-entropy) and `task_labels` (label counts) are float32 [tasks]
+    without gradient.
+    """
 
     loss: Tensor
     task_losses: Tensor
@@ -28,7 +31,7 @@ class Objective(nn.Module):
     """`MarsForCausalLM` with its training loss.
 
     Args:
-        model: the model.
+        model: the model to train.
         normalisation: one of `NORMALISATIONS`.
     """
 
@@ -40,8 +43,11 @@ class Objective(nn.Module):
         self.watch: Stopwatch | None = None
 
     def forward(self, batches: list[MicroBatch]) -> MicroLoss:
-        """The loss of one micro-step, which has a batch of each kind; a step's loss is the sum over its micro-steps
-        and ranks. `watch`, where there is one, gets a lap of each kind, by its name in lower case."""
+        """Returns the loss of one micro-step, which has a batch of each kind.
+
+        A step's loss is the sum over its micro-steps and ranks. `watch`, if given, gets a lap for each kind, under the
+        kind's name in lower case.
+        """
         loss = batches[0].text_labels.weights.new_zeros(())
         task_losses, task_labels = loss.new_zeros(len(Task)), loss.new_zeros(len(Task))
         if self.watch:
@@ -58,7 +64,7 @@ class Objective(nn.Module):
         return MicroLoss(loss, task_losses, task_labels)
 
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
+        """Returns the final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
         model, text, visual = self.mars.model, batch.text, batch.visual
         attention = attention_of(self.mars)
         everything = text.places.followed_by(visual.places)
@@ -71,8 +77,10 @@ class Objective(nn.Module):
         return hidden, model.forward_after_prefix(visual.ids, prefix, visual.positions, mask)
 
     def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
-        """What the head runs for. It follows from the kind alone: a rank that left one out would leave the others
-        waiting."""
+        """Returns the states that the head runs on, each with its labels.
+
+        The choice depends on the kind alone: if one rank skipped a head, the others would wait for it.
+        """
         if self.normalisation == "joint":
             both = (batch.text_labels, batch.code_labels)
             return [(None, Labels(*(torch.cat(parts) for parts in zip(*map(_tensors, both), strict=True))))]

@@ -1,7 +1,7 @@
-"""A starting model straight into ZeRO-3's partitions: each rank reads its own part of every tensor, and no more.
+"""Loads a starting model directly into ZeRO-3 partitions: each rank reads only its own part of every tensor.
 
-No rank holds the whole model at any time, in its own memory or in its GPU's: what is allocated beyond a rank's part is
-one tensor, empty, for the moment in which DeepSpeed partitions it.
+No rank ever holds the whole model, in host or GPU memory. Beyond its part, a rank allocates one empty tensor at a time,
+while DeepSpeed partitions it.
 """
 
 import os
@@ -32,19 +32,19 @@ def load_partitioned(
     zero: ZeroConfig,
     device: torch.device,
 ) -> tuple[MarsForCausalLM, str]:
-    """The starting model in `folder`, partitioned among the ranks, frozen but for the visual expert, and the hash of
-    its language expert. Every rank calls it, with `torch.distributed` up.
+    """Loads the starting model in `folder`, partitioned over the ranks, and the hash of its language expert.
 
-    On each node one rank verifies the files; they may lie on a file system of its own.
+    All weights but the visual expert's are frozen. Every rank calls it, with `torch.distributed` initialized. One rank
+    of each node verifies the files, since each node may have its own file system.
 
     Args:
-        folder: of `jobs/init_model.py`.
-        options: what it must have been made with.
-        stage, zero: what DeepSpeed is configured with; `zero.frozen_whole` leaves the language expert's tensors whole.
-        device: the rank's.
+        folder: a folder that `jobs/init_model.py` wrote.
+        options: the options it must have been made with.
+        stage, zero: configure DeepSpeed. `zero.frozen_whole` leaves the language expert's tensors whole.
+        device: the rank's device.
 
     Raises:
-        InputError: on every rank: the starting model is damaged, not finished, or has other options.
+        InputError: on every rank, if the starting model is damaged, incomplete, or has other options.
     """
     record = _verified_record(folder, options)
     dtype = getattr(torch, zero.dtype)
@@ -53,7 +53,7 @@ def load_partitioned(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).freeze_language_expert()
     source = _Source(open_tensor_folder(folder))
     partitions = _Partitions(engine_config(stage, zero))
-    made: dict[int, nn.Parameter] = {}  # a tied tensor is one
+    made: dict[int, nn.Parameter] = {}  # a tied tensor appears once
     for prefix, module in model.named_modules():
         for name, empty in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(empty) not in made:
@@ -65,7 +65,8 @@ def load_partitioned(
 
 
 def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
-    """All ranks go on, or none does: one that waited for the others would wait for ever."""
+    """Verifies on one rank a node. Either all ranks go on or none does: a rank that waited for the others would
+    hang."""
     record, problem = None, None
     try:
         record = finished_record(folder, options)
@@ -97,14 +98,15 @@ def _filled(
 
 
 class _Partitions:
-    """Has DeepSpeed partition parameters one by one, as it does with those of a whole model."""
+    """Lets DeepSpeed partition parameters one by one, in the same way as those of a whole model."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self._first: nn.Parameter | None = None
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
-        """Partitions it. Returns this rank's part, without padding, and where in the flattened parameter it starts."""
+        """Partitions a parameter. Returns this rank's part without padding, and its offset in the flattened
+        parameter."""
         put_tools_on_path()
         own = partition(parameter, self._first, self._config)
         if self._first is None:
@@ -113,7 +115,7 @@ class _Partitions:
 
 
 class _Source:
-    """Elements of the model's tensors."""
+    """Reads ranges of elements from the model's tensors."""
 
     def __init__(self, start: TensorFolder) -> None:
         self._start = start

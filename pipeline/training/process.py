@@ -1,4 +1,4 @@
-"""The environment of a process that trains, as torch.distributed and DeepSpeed read it."""
+"""The environment variables of a training process, as torch.distributed and DeepSpeed read them."""
 
 import os
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from pipeline.training.engine import put_tools_on_path
 
 @dataclass(frozen=True)
 class Rank:
-    """A process's place in its group.
+    """The place of a process in its group.
 
     Attributes:
-        rank, world_size: in the whole group.
-        local_rank, local_world_size: on its machine.
+        rank, world_size: place and size in the whole group.
+        local_rank, local_world_size: the same on its machine.
     """
 
     rank: int
@@ -27,7 +27,7 @@ ONLY_RANK = Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
 
 
 def set_up_process(rank: Rank, device: torch.device) -> None:
-    """Tells DeepSpeed the process's place and device. Call before `torch.distributed` and DeepSpeed start."""
+    """Sets the variables for the process's place and device. Call it before `torch.distributed` and DeepSpeed start."""
     put_tools_on_path()
     os.environ |= {
         "RANK": str(rank.rank),

@@ -1,8 +1,8 @@
-"""Finds memory and links that corrupt in silence: what must be equal is compared, and what must not change is.
+"""Detects silent corruption in memory and links: compares values that must be equal or must not change.
 
-On every rank alike are the samples of a step, its losses, and the weights that ZeRO leaves whole on each rank. The
-language expert's weights never change, whole or not. A checksum is the sum of the 16-bit words of a tensor: one word
-that changed always shows.
+Every rank has the same samples in a step, the same losses, and the same copy of each weight that ZeRO keeps whole. The
+language expert's weights never change, whole or partitioned. A checksum is the sum of a tensor's 16-bit words: one
+changed word always changes it.
 """
 
 import hashlib
@@ -19,10 +19,11 @@ from pipeline.runtime.deepspeed_private import held_part, is_whole
 
 
 class ReplicaCheck:
-    """One rank's part of the comparisons. Every rank makes one when the model stands, and calls it alike.
+    """One rank's part of the comparisons. Every rank makes one once the model is set up, and calls it at the same
+    points.
 
     Args:
-        engine: DeepSpeed's.
+        engine: DeepSpeed's engine.
     """
 
     def __init__(self, engine: PartitionedEngine) -> None:
@@ -33,7 +34,7 @@ class ReplicaCheck:
         """Compares after a step.
 
         Raises:
-            CorruptionError: on every rank; says what differs, and on which rank.
+            CorruptionError: on every rank; the message says what differs, and on which rank.
         """
         found = {
             "samples": hashlib.sha256("\n".join(step.sample_ids).encode() + step.label_counts.tobytes()).hexdigest(),
@@ -60,25 +61,25 @@ class ReplicaCheck:
             )
 
     def _frozen_checksum(self) -> str:
-        """Of what this rank itself holds of the language expert."""
+        """Checksum of this rank's part of the language expert."""
         module = self._engine.module
         frozen = [(name, held_part(one)) for name, one in module.named_parameters() if not one.requires_grad]
-        # Held whole, the language expert's weights are buffers.
+        # If held whole, the language expert's weights are buffers.
         frozen += [(name, one) for name, one in module.named_buffers() if one.is_floating_point()]
         return _sha256((name, _words(one)) for name, one in frozen)
 
     def _whole_checksum(self) -> str:
-        """Of the trained weights that are whole on every rank."""
+        """Checksum of the trained weights that every rank holds whole."""
         named = self._engine.module.named_parameters()
         whole = [(name, one) for name, one in named if one.requires_grad and is_whole(one)]
         return _sha256((name, _words(one)) for name, one in whole)
 
 
 def check_same_language_expert(sha256: str) -> None:
-    """Every rank calls it with the hash of what it loaded.
+    """Checks that all ranks loaded the same language expert. Every rank calls it with the hash of its own.
 
     Raises:
-        CorruptionError: on every rank: they differ.
+        CorruptionError: on every rank, if the hashes differ.
     """
     gathered = from_every_rank(sha256)
     if len(set(gathered)) > 1:

@@ -1,4 +1,4 @@
-"""What the train loop tells whoever runs it, and asks of it."""
+"""The interface through which the training loop reports, and is asked to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pipeline.training.stop_request import StopRequest
 
 
 class StageReporter(Protocol):
-    """One rank's connection to whoever runs the stage. No call waits for an answer."""
+    """One rank's connection to the process that runs the stage. No call waits for an answer."""
 
     def post(self, figures: StepFigures) -> None:
         """Takes the figures of a step. Called on rank 0 alone."""
@@ -20,37 +20,34 @@ class StageReporter(Protocol):
         ...
 
     def heartbeat(self) -> None:
-        """Called on every rank whenever work was done, at least once a step."""
+        """Resets watchdogs. Every rank calls it after each piece of work, at least once a step."""
         ...
 
     def stop_requested(self) -> StopRequest | None:
-        """Whether the stage is to end early. Called on rank 0 alone, after every step."""
+        """Returns a request to end the stage early, if there is one. Called on rank 0 alone, after every step."""
         ...
 
 
 @dataclass(frozen=True)
 class RecordingReporter:
-    """Keeps the figures in this process; nobody watches it and nobody asks it to stop.
+    """Keeps the figures in this process, has no watchdog, and never asks for a stop.
 
     Attributes:
-        write_line: gets rank 0's lines, and those of other ranks too.
-        figures: of the steps so far.
+        write_line: called with the lines of all ranks.
+        figures: figures of all steps so far.
     """
 
     write_line: Callable[[str], object]
     figures: list[StepFigures] = field(default_factory=list)
 
     def post(self, figures: StepFigures) -> None:
-        """Keeps them."""
         self.figures.append(figures)
 
     def log(self, line: str) -> None:
-        """Writes the line."""
         self.write_line(line)
 
     def heartbeat(self) -> None:
         """Does nothing."""
 
     def stop_requested(self) -> StopRequest | None:
-        """Never."""
         return None

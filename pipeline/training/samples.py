@@ -1,4 +1,4 @@
-"""Pictures that a stage draws of fixed prompts while it trains."""
+"""Sample pictures from fixed prompts, drawn while a stage trains."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ GAP_PX = 4
 
 @dataclass(frozen=True)
 class SamplePrompts:
-    """What is drawn.
+    """The prompts and the geometry of the sample pictures.
 
     Attributes:
         ids: text ids of each prompt.
-        num_codes: of a base picture.
-        high: the high-resolution picture after each one; None for none.
-        vqgan: folder of the VQ-GAN that turns codes into pixels.
-        vqgan_dtype: in which it does.
+        num_codes: codes of a base picture.
+        high: the high resolution drawn after each base picture, or None.
+        vqgan: folder of the VQ-GAN that decodes codes to pixels.
+        vqgan_dtype: dtype the VQ-GAN runs in.
     """
 
     ids: list[list[int]]
@@ -35,9 +35,9 @@ class SamplePrompts:
 
 @torch.no_grad()
 def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int) -> np.ndarray | None:
-    """One row of pictures, the high resolution's below it, uint8 [H, W, 3]; the likeliest code everywhere.
+    """Draws one row of pictures with greedy decoding, uint8 [H, W, 3]; high-resolution pictures are in a second row.
 
-    Every rank calls it, since ZeRO-3 gathers each weight on all of them; rank 0 gets the picture.
+    Every rank calls it, since ZeRO-3 gathers each weight on all of them. Rank 0 gets the picture.
     """
     engine.eval()
     longest = max(map(len, prompts.ids))

@@ -1,4 +1,4 @@
-"""Writes down what a stage did not learn from: steps that were skipped, and those that a roll back undid."""
+"""Records the steps that a stage did not learn from: skipped ones, and those that a roll back undid."""
 
 import json
 import zlib
@@ -11,11 +11,11 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 class SkippedSteps:
-    """Keeps the ids of the samples of the steps since the last checkpoints, and writes those that were lost.
+    """Keeps the sample ids of the steps since the last checkpoints, and writes those of lost steps to a file.
 
     Args:
-        folder: the stage's.
-        log: gets a line where the file cannot be written.
+        folder: the stage's folder.
+        log: called with a line if the file cannot be written.
     """
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
@@ -25,19 +25,21 @@ class SkippedSteps:
         self._pending = ""
 
     def note(self, step: int, sample_ids: list[str]) -> None:
-        """Remembers the samples of a step, from 1."""
+        """Remembers the sample ids of a step; steps count from 1."""
         self._ids[step] = zlib.compress(json.dumps(sample_ids).encode(), level=1)
 
     def forget(self, counted_step: int) -> None:
-        """There is a checkpoint after so many steps that counts: what lies before it cannot be lost any more."""
+        """Drops the ids of steps before a complete checkpoint: those steps cannot be lost any more."""
         for number in [each for each in self._ids if each <= counted_step]:
             del self._ids[number]
         if self._pending:
             self._append()
 
     def write(self, step: int, problem: str, kept_step: int) -> None:
-        """Appends a line for each step after `kept_step` up to `step` that has none yet; `step` is the one that has the
-        problem. Of steps whose ids are not known any more there is one line, with the first and the last of them."""
+        """Appends a line for each unwritten step after `kept_step` up to `step`, which is the step with the problem.
+
+        Steps whose ids were dropped share one line with the first and the last of them.
+        """
         lost = [number for number in range(kept_step + 1, step + 1) if number not in self._written]
         lines: list[dict[str, object]] = []
         if unknown := [number for number in lost if number not in self._ids]:

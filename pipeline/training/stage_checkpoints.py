@@ -1,4 +1,4 @@
-"""The checkpoints of one stage as its loop sees them: where it starts, what it saves, what it goes back to."""
+"""The checkpoints of one stage as its loop uses them: start, save, roll back."""
 
 import time
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from pipeline.training.step_guard import StepGuard
 
 
 class StageCheckpoints:
-    """One rank's view. Every rank makes one, before it reads any checkpoint, and calls its methods alike.
+    """One rank's access to them. Every rank makes one before it reads any checkpoint, and calls the same methods.
 
     Args:
-        engine: DeepSpeed's.
-        run: the stage.
-        base_hash: of the language expert that is loaded.
-        guard: what a checkpoint keeps of it, and gives back.
-        log: on the first rank, gets lines for whoever runs the job.
+        engine: DeepSpeed's engine.
+        run: the stage that trains.
+        base_hash: hash of the loaded language expert.
+        guard: its state is saved in and restored from checkpoints.
+        log: called on rank 0 with lines for the operator.
 
     Raises:
         InputError: another attempt owns the checkpoints, or not all ranks see the same folder.
@@ -38,7 +38,7 @@ class StageCheckpoints:
         self._engine, self._run, self._guard, self._log = engine, run, guard, log
         initial = run.initial_checkpoint.manifest.sha256() if run.initial_checkpoint else ""
         self._identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources), initial)
-        # Only looking must not take the checkpoints from a run that trains.
+        # A verification must not take ownership of the checkpoints from a run that trains.
         kept = RetentionPolicy(run.stage.keep_checkpoints, run.stage.keep_every_steps)
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)
         self._saved_at = time.monotonic()
@@ -48,10 +48,10 @@ class StageCheckpoints:
         """Steps up to the newest checkpoint that is known to count."""
 
     def start(self) -> CheckpointManifest | None:
-        """Goes on from the newest checkpoint that verifies, or else starts from the stage before's.
+        """Resumes from the newest checkpoint that verifies, or else starts from the previous stage's last one.
 
         Returns:
-            What the stage's own checkpoint says of itself; None where the stage begins.
+            The manifest of the stage's own checkpoint, or None if the stage begins.
 
         Raises:
             InputError: see `pipeline.checkpoints.resume`.
@@ -66,7 +66,9 @@ class StageCheckpoints:
         return newest
 
     def go_back(self, done: int) -> CheckpointManifest | None:
-        """Puts weights and moments back to the newest checkpoint of at most `done` steps; None where there is none."""
+        """Restores weights and moments from the newest checkpoint of at most `done` steps. Returns None if there is
+        none.
+        """
         assert self._writer
         self.wait()
         return self._resumed(at_most_step=done)
@@ -76,13 +78,13 @@ class StageCheckpoints:
 
         Args:
             done: steps of the stage.
-            finished: the stage is.
-            may_remove: older ones go as the stage's settings say. Among steps that are not learned from they had
-                better stay: these weights may be what is wrong.
+            finished: True if the stage is finished.
+            may_remove: True if old checkpoints may be removed by the stage's settings. Between skipped steps they
+                should stay, because the current weights may be the ones at fault.
         """
         assert self._writer
         started = time.monotonic()
-        self.wait()  # for the checkpoint before
+        self.wait()  # the previous checkpoint
         self._writer.save(self._engine, self._manifest(done, finished), may_remove)
         self._started_step = done
         now = time.monotonic()
@@ -91,7 +93,7 @@ class StageCheckpoints:
         self._saved_at = now
 
     def wait(self) -> bool:
-        """Waits for the checkpoint that is being written, if any, and says whether it counts."""
+        """Waits for the checkpoint that is being written, if any. Returns True if it is complete."""
         assert self._writer
         counts = self._writer.wait()
         if counts:
@@ -99,7 +101,7 @@ class StageCheckpoints:
         return counts
 
     def take_stall(self) -> CheckpointStall | None:
-        """The stall of the checkpoint that was begun since the last call; None where there was none."""
+        """Returns the stall of the checkpoint begun since the last call, or None."""
         stall, self._stall = self._stall, None
         return stall
 
@@ -112,7 +114,7 @@ class StageCheckpoints:
         return found.manifest
 
     def _manifest(self, step: int, finished: bool) -> CheckpointManifest:
-        """What is to be said of a checkpoint after `step` steps; its files come later."""
+        """Returns the manifest of a checkpoint after `step` steps; its file list is added later."""
         return CheckpointManifest(
             step=step,
             optimizer_steps=optimizer_steps(self._engine),

@@ -1,4 +1,4 @@
-"""What a rank needs to train one stage, and the model and the plan that follow from it."""
+"""The inputs of a rank that trains one stage, and the model and plan made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +30,20 @@ class StageRun:
     """Everything a rank needs to train one stage.
 
     Attributes:
-        stage, stage_number, seed: what to train, and the seed of its order and draws.
-        zero: partitioning.
-        base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made of it.
-        codebook_size: of the VQ-GAN.
-        model_options: what the recipe chooses of the model.
-        initial_checkpoint: the stage before's last checkpoint, whose weights this one starts from.
+        stage, stage_number, seed: the stage to train, and the seed of its sample order and random draws.
+        zero: ZeRO partitioning.
+        base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made from it.
+        codebook_size: codebook size of the VQ-GAN.
+        model_options: the recipe's model options.
+        initial_checkpoint: last checkpoint of the previous stage, whose weights this one starts from.
         checkpoints: folder or URL of this stage's checkpoints.
-        sources: the rows the stage uses.
-        held_out: rows that validation measures on.
+        sources: token rows that the stage trains on.
+        held_out: token rows that validation uses.
         instruction_ids, end_id: see `SequenceBuilder`.
-        output: the stage's folder.
-        recipe_sha256: of what must not change between attempts.
-        samples: what is drawn while it trains; None for nothing.
-        name: of the run, `recipe/stage1`.
+        output: folder of the stage.
+        recipe_sha256: hash of everything that must not change between attempts.
+        samples: sample pictures to draw during training, or None.
+        name: name of the run, as in `recipe/stage1`.
         trackers: see `pipeline.training.trackers`.
         verify_only: run the next step twice and compare, instead of training.
     """
@@ -70,7 +70,7 @@ class StageRun:
 
 
 def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:
-    """The model on its language expert, set up to train, and the expert's hash. Its visual side is as before any stage.
+    """Returns the model set up to train, with its visual side as before any stage, and the hash of its language expert.
 
     Raises:
         InputError: the language expert or the stage's settings cannot be used.
@@ -95,7 +95,6 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
 
 
 def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
-    """The stage's plan over its rows."""
     window = run.stage.window_shards
     orders = [
         SampleOrder(source.index.counts, run.seed, run.stage_number, window, number)

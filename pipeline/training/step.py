@@ -1,4 +1,4 @@
-"""One optimizer step: its forwards and backwards, whether its update may be applied, and its figures."""
+"""One optimizer step: forward and backward passes, the decision to apply the update, and the step's figures."""
 
 import math
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ UPDATE = "update"
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of a step, the same on every rank but for `own_losses` and the seconds.
+    """The outcome of a step. All fields but `own_losses` and the seconds are equal on every rank.
 
     Attributes:
         task_losses: summed loss of each task over all ranks, float32 [tasks].
-        own_losses: the same of this rank alone.
-        problem: why its update was not applied; empty where it was.
-        forward_s_by_kind: seconds of this rank's forward passes by the kind's name in lower case.
+        own_losses: the same for this rank alone.
+        problem: why the update was not applied; empty if it was.
+        forward_s_by_kind: seconds of this rank's forward passes, by the lower-case name of the kind.
         update_s: seconds of this rank's optimizer update.
     """
 
@@ -38,7 +38,7 @@ class StepResult:
 
 
 def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
-    """Runs a step, and applies its update on all ranks or, where `guard` objects, on none."""
+    """Runs a step, and applies its update on all ranks, or on none if `guard` rejects it."""
     sums, problem = torch.zeros(len(Task), device=device), ""
     watch = engine.module.watch = Stopwatch(device)
     for number, batches in enumerate(step.micro_steps, start=1):
@@ -51,8 +51,8 @@ def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard,
             total = weighted_loss(sums, step, stage)
             problem = guard.problem(total)
             if problem:
-                # Every rank still has to run the backward pass that the others wait for. DeepSpeed then finds the
-                # norm of the gradient not to be finite, and applies nothing.
+                # Every rank still has to run the backward pass, because the others wait for it. DeepSpeed then finds
+                # that the gradient norm is not finite, and applies nothing.
                 loss = loss * math.nan
         accumulate(engine, loss, last=last)
         if not last:
@@ -70,7 +70,7 @@ def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard,
 
 
 def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
-    """What the step minimises: the mean loss of each task, weighted and added."""
+    """Returns the loss that the step minimises: the weighted sum of the mean loss of each task."""
     values = sums.tolist()
     return sum(
         loss_share(stage, task, values[task.value], int(step.label_counts[task.value]))
@@ -80,7 +80,7 @@ def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
 
 
 def step_figures(engine: Engine, step: Step, stage: StageConfig, result: StepResult, number: int) -> StepFigures:
-    """The figures that follow from the step itself. Every rank calls it; the loop adds its own measurements."""
+    """Returns the figures of the step alone; the loop adds its own measurements. Every rank calls it."""
     batches = [batch for micro_step in step.micro_steps for batch in micro_step]
     tokens = sum(batch.work.tokens for batch in batches)
     padded = sum(batch.work.padded_tokens for batch in batches)
@@ -114,7 +114,7 @@ def step_figures(engine: Engine, step: Step, stage: StageConfig, result: StepRes
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Linear warmup, then a cosine to the final rate at the last step."""
+    """Linear warmup, then a cosine down to the final rate at the last step."""
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
     done = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
@@ -123,6 +123,6 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 def set_learning_rate(engine: Engine, value: float) -> None:
-    """Sets it in every parameter group, times the group's factor."""
+    """Sets the rate in every parameter group, multiplied by the group's factor."""
     for group in engine.optimizer.param_groups:
         group["lr"] = value * group["rate_factor"]

@@ -1,9 +1,9 @@
-"""Keeps updates away from the weights whose loss says that something is wrong, with them or with their samples.
+"""Skips updates whose loss shows that something is wrong with the weights or the samples.
 
-A step whose loss is not finite, or far above the usual, is skipped: no rank applies its update, and its samples are
-noted in a file. So is one of which only the gradient is not finite. Where several are skipped in a row, the weights
-themselves may be at fault: they go back to the newest checkpoint, and the samples since then stay behind, as Chowdhery
-et al. 2022 (PaLM, section 5.1) did by hand. Where that does not help, the run ends.
+A step whose loss or gradient norm is not finite, or whose loss is far above the usual, is skipped: no rank applies its
+update, and its samples are noted in a file. When several steps in a row are skipped, the weights may be at fault: they
+are restored from the newest checkpoint and the samples since then are left out, as Chowdhery et al. 2022 (PaLM, section
+5.1) did by hand. If that does not help, the run ends.
 """
 
 import math
@@ -21,15 +21,16 @@ GRADIENT_PROBLEM = "its gradient is not finite"
 
 @dataclass
 class StepGuard:
-    """Judges the steps of a stage; the same on every rank, as all of them see the same losses.
+    """Judges the steps of a stage. All ranks see the same losses and so decide the same.
 
     Attributes:
-        spike_factor: a loss above this multiple of the median of the last `SPIKE_WINDOW` is a spike; 0 for no rule.
-        roll_back_after: so many skipped steps in a row send the weights back; 0 for never.
-        end_after: so many end the run.
-        history: losses of the steps that were applied, the last `SPIKE_WINDOW`.
-        in_row: steps skipped since the last one that was applied.
-        skipped: all of the stage.
+        spike_factor: a loss above this multiple of the median of the last `SPIKE_WINDOW` is a spike; 0 turns the rule
+            off.
+        roll_back_after: number of skipped steps in a row that cause a roll back; 0 for never.
+        end_after: number of skipped steps in a row that end the run.
+        history: losses of the last `SPIKE_WINDOW` applied steps.
+        in_row: steps skipped since the last applied one.
+        skipped: all steps skipped in the stage.
     """
 
     spike_factor: float
@@ -40,7 +41,7 @@ class StepGuard:
     skipped: int = 0
 
     def problem(self, loss: float) -> str:
-        """Why the update of a step of this loss must not be applied; empty where it may."""
+        """Returns why the update of a step with this loss must not be applied; empty if it may be."""
         if not math.isfinite(loss):
             return f"its loss is {loss}"
         if self.spike_factor and len(self.history) >= MIN_HISTORY:
@@ -50,7 +51,7 @@ class StepGuard:
         return ""
 
     def note(self, loss: float, problem: str) -> None:
-        """Counts a step that was applied, or skipped for a problem."""
+        """Counts a step, which was applied or was skipped for a problem."""
         if problem:
             self.in_row += 1
             self.skipped += 1
@@ -60,21 +61,21 @@ class StepGuard:
 
     @property
     def must_roll_back(self) -> bool:
-        """Whether the weights are to go back now."""
+        """True if the weights must be rolled back now."""
         return self.in_row == self.roll_back_after > 0
 
     @property
     def must_end(self) -> bool:
-        """Whether too many steps were skipped in a row."""
+        """True if too many steps in a row were skipped."""
         return self.in_row >= self.end_after
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Returns the state that a checkpoint stores."""
         return {"history": list(self.history), "in_row": self.in_row, "skipped": self.skipped}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up what a checkpoint kept."""
+        """Restores the state from a checkpoint."""
         self.history = deque(state["history"], maxlen=SPIKE_WINDOW)
         self.skipped = state["skipped"]
-        # A run that ended on skipped steps counts anew when somebody has looked and goes on.
+        # After a run ended on skipped steps and a person restarts it, the count begins anew.
         self.in_row = state["in_row"] if state["in_row"] < self.end_after else 0

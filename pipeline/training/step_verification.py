@@ -1,4 +1,4 @@
-"""Steps that leave no trace: does this machine compute the same twice, could these weights learn from those samples?"""
+"""Steps that are run and undone: to check that a machine computes the same twice, and to try samples on the weights."""
 
 import torch
 from torch import Tensor
@@ -18,14 +18,15 @@ any order, as some on GPUs do. Ours. (Weights say less: where moments are small,
 
 
 def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.device) -> str:
-    """Every rank calls it. The weights, the moments and the step count end as they were.
+    """Runs a step twice from the same state and compares. Every rank calls it.\n\nWeights, moments and the step count
+    are restored at the end.
 
     Returns:
-        A line on what was found.
+        A line with the finding.
 
     Raises:
-        CorruptionError: on every rank: the two differ, on a GPU by more than the tolerances. It names the ranks whose
-            own losses differ; gradients are added over the ranks before anybody sees them.
+        CorruptionError: on every rank, if the two differ (on a GPU, by more than the tolerances). It names the ranks
+            whose own losses differ; gradients are summed over the ranks before they can be compared.
     """
     results: list[tuple[Tensor, list[Tensor]]] = []
     for _ in range(2):
@@ -64,7 +65,7 @@ def try_step(
 
     Args:
         engine, step, stage, guard, device: see `train_step`.
-        after: gets copies of this rank's weights and moments as the step left them.
+        after: filled with copies of this rank's weights and moments after the step.
     """
     slices, steps_before = local_slices(engine), optimizer_steps(engine)
     held = [tensor for each in slices for tensor in each.tensors.values()]
@@ -79,6 +80,6 @@ def try_step(
 
 
 def _difference(first: list[Tensor], second: list[Tensor]) -> float:
-    """The largest, relative to the largest value."""
+    """Largest absolute difference, relative to the largest value."""
     largest = max((float(one.abs().max()) for one in first), default=0.0)
     return max((float((a - b).abs().max()) for a, b in zip(first, second, strict=True)), default=0.0) / (largest or 1.0)

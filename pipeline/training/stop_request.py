@@ -1,4 +1,4 @@
-"""Ending a stage early, on purpose: all ranks after the same step, with a checkpoint."""
+"""Ends a stage early on request: all ranks stop after the same step, with a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ KINDS: dict[str, type[StoppedError]] = {
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Somebody wants the stage to end after the step that runs, or at the latest after the next one.
+    """A request to end the stage after the current step, or at the latest after the next one.
 
     Attributes:
-        kind: of `KINDS`.
-        reason: for whoever reads the log.
+        kind: one of `KINDS`.
+        reason: text for the log.
     """
 
     kind: str
     reason: str
 
     def error(self, saved: bool) -> Exception:
-        """What ends the loop. `saved`: whether the checkpoint that was then written counts."""
+        """Returns the error that ends the loop. `saved` is True if the checkpoint written for it is complete."""
         if not saved:
             reason = f"{self.reason}; no checkpoint could be written, what comes next goes on from the newest there is"
             return WorkersLostError(reason) if self.kind in ("node", "resize") else StoppedError(reason)
@@ -40,7 +40,7 @@ class StopRequest:
 
 
 def agreed_stop(stop_requested: Callable[[], StopRequest | None], device: torch.device) -> StopRequest | None:
-    """The answer of rank 0's `stop_requested`, on every rank. Every rank calls it."""
+    """Returns rank 0's `stop_requested` on every rank. Every rank calls it."""
     request = stop_requested() if dist.get_rank() == 0 else None
     exists = torch.tensor([request is not None], dtype=torch.int32, device=device)
     dist.broadcast(exists, src=0)

@@ -1,4 +1,4 @@
-"""Where a stage's figures and pictures are shown: TensorBoard always, Weights & Biases or MLflow where asked for."""
+"""Trackers of a stage's figures and pictures: TensorBoard always, Weights & Biases and MLflow if configured."""
 
 import importlib.util
 from collections.abc import Callable
@@ -20,7 +20,7 @@ REOPEN_STEPS = 10
 
 
 class Tracker(Protocol):
-    """Something that shows figures over the steps."""
+    """A destination for figures and pictures over the steps."""
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
         """Shows the figures of a step."""
@@ -29,26 +29,23 @@ class Tracker(Protocol):
         """Shows a picture, uint8 [H, W, 3]."""
 
     def close(self) -> None:
-        """Shows what is left."""
+        """Flushes and closes the tracker."""
 
 
 class TensorBoard:
-    """Event files in a folder. Those of steps after `start_step` are forgotten: an attempt before wrote them."""
+    """Event files in a folder. Events after `start_step` are dropped, because an earlier attempt wrote them."""
 
     def __init__(self, folder: Path, start_step: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1)
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
-        """Shows the figures of a step."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 [H, W, 3]."""
         self._writer.add_image(name, pixels_HW3, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Shows what is left."""
         self._writer.close()
 
 
@@ -64,15 +61,12 @@ class WeightsAndBiases:
         )
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
-        """Shows the figures of a step."""
         self._run.log(figures, step=step)
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 [H, W, 3]."""
         self._run.log({name: self._wandb.Image(pixels_HW3)}, step=step)
 
     def close(self) -> None:
-        """Shows what is left."""
         self._run.finish()
 
 
@@ -86,26 +80,24 @@ class MlFlow:
         self._mlflow.log_dict(settings, "stage.json")
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
-        """Shows the figures of a step."""
         self._mlflow.log_metrics(figures, step=step)
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 [H, W, 3]."""
         self._mlflow.log_image(pixels_HW3, key=name.replace("/", "-"), step=step)
 
     def close(self) -> None:
-        """Shows what is left."""
         self._mlflow.end_run()
 
 
 class Trackers:
-    """TensorBoard and the run's others. One that fails, as on a full disk, is told of and opened again later; training
-    goes on.
+    """All trackers of a stage. A tracker that fails, for example on a full disk, is logged and reopened later.
+
+    Training goes on without it.
 
     Args:
         run: the stage.
-        start_step: steps done before.
-        log: gets a line where one fails.
+        start_step: number of steps that were already done.
+        log: called with a line when a tracker fails.
     """
 
     def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None]) -> None:
@@ -124,7 +116,6 @@ class Trackers:
             self._safely(name, start_step, partial(self._reopen, name, start_step))
 
     def scalars(self, figures: dict[str, float], step: int) -> None:
-        """Shows the figures of a step."""
         for name in [each for each, failed in self._failed_at.items() if step >= failed + REOPEN_STEPS]:
             self._safely(name, step, partial(self._reopen, name, step - 1))
         for name, tracker in list(self._open.items()):
@@ -132,12 +123,10 @@ class Trackers:
                 self._told.discard(name)
 
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 [H, W, 3]."""
         for each, tracker in list(self._open.items()):
             self._safely(each, step, partial(tracker.picture, name, pixels_HW3, step))
 
     def close(self) -> None:
-        """Shows what is left."""
         for name, tracker in list(self._open.items()):
             self._safely(name, 0, tracker.close)
 
@@ -159,7 +148,7 @@ class Trackers:
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """Raises InputError where a tracker's package is not installed."""
+    """Raises InputError if a tracker's package is not installed."""
     for name in names:
         if importlib.util.find_spec(TRACKERS[name]) is None:
             raise InputError(f"tracker {name!r} needs the package {TRACKERS[name]}: pip install {TRACKERS[name]}")

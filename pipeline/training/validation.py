@@ -1,4 +1,4 @@
-"""The loss on held-out rows by task and language, while a stage trains."""
+"""The loss on held-out rows, by task and language, while a stage trains."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,28 +23,27 @@ NO_NOISE: dict[str, Any] = {traits.noise_setting: 0.0 for traits in KINDS.values
 
 @dataclass(frozen=True)
 class HeldRows:
-    """Some rows in memory, read as a `TokenReader` reads its first shard."""
+    """Rows held in memory, with the reading interface of a `TokenReader`'s first shard."""
 
     rows: list[Row]
 
     def row(self, shard: int, place: int) -> Row:
-        """The `place`-th row."""
         assert shard == 0
         return self.rows[place]
 
     def ahead(self, shards: list[int]) -> None:
-        """Does nothing: the rows are in memory."""
+        """Does nothing: the rows are in memory already."""
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """One task in one language.
+    """The held-out samples of one task in one language.
 
     Attributes:
         name: `task/language`, or `documents`.
-        kind: of its samples.
-        plan: whose step 0 has every row once.
-        num_bytes: of the captions, UTF-8.
+        kind: kind of the samples.
+        plan: a plan whose step 0 has every row once.
+        num_bytes: UTF-8 bytes of the captions.
     """
 
     name: str
@@ -56,8 +55,11 @@ class ValidationSet:
 def validation_sets(
     stage: StageConfig, stage_number: int, held_out: tuple[SourceRows, ...], builder: SequenceBuilder
 ) -> list[ValidationSet]:
-    """What is measured: each of the stage's tasks in each of its languages over the first `validation_rows` held-out
-    rows of each source that have a caption in it, and the documents among them."""
+    """Returns the sets to measure.
+
+    They are each of the stage's tasks in each of its languages, over the first `validation_rows` held-out rows of each
+    source that have a caption in it, and the documents among those rows.
+    """
     rows = [row for source in held_out for row in _first_rows(source, stage.validation_rows)]
     documents = [row for row in rows if row.document is not None]
     found = []
@@ -111,7 +113,7 @@ def validate(engine: Forward, sets: list[ValidationSet], device: torch.device) -
 
 
 def _measures(each: ValidationSet, label_counts: np.ndarray) -> list[tuple[str, Task, int]]:
-    """What is reported of a validation set: its name, the task whose bits it is, and what they are divided by."""
+    """Returns the figures of a validation set: each one's name, the task whose bits it counts, and the divisor."""
     return [
         (name, task, each.num_bytes if name == CAPTION_BYTES else int(label_counts[task.value]))
         for name, task in each.kind.traits.measures
