@@ -152,7 +152,7 @@ def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
 
 @contextmanager
 def _logging_errors() -> Iterator[None]:
-    """Logs errors of a polling thread, so that it survives one that fails, as while Ray's head is busy.""" ""
+    """Logs errors of a polling thread, so that it survives one that fails, as while Ray's head is busy."""
     try:
         yield
     except Exception as error:  # Ray raises errors of many kinds here

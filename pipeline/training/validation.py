@@ -93,8 +93,8 @@ def validate(engine: Forward, sets: list[ValidationSet], device: torch.device) -
     """Measures all sets. Every rank calls it and gets the same figures.
 
     Returns:
-        `NAME/bits_a_code` where codes are predicted, `NAME/bits_a_caption_byte` for captioning (all bits of the caption
-        and its end over the caption's bytes), `documents/bits_a_text_id`.
+        `NAME/bits_a_code` for tasks that predict codes, `NAME/bits_a_caption_byte` for captioning (bits of the caption
+        and its end id, divided by the caption's bytes), and `documents/bits_a_text_id`.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     figures = {}
