@@ -117,7 +117,7 @@ def test_deepspeeds_key_names_live_in_one_file() -> None:
             assert "zero_optimization" not in path.read_text(), path
 
 
-def test_only_one_module_a_library_names_what_is_private_in_it():
+def test_only_one_module_a_library_names_what_is_private_in_it() -> None:
     for module, path in modules().items():
         if module not in PRIVATE_ROOMS:
             found = [name for node in ast.walk(ast.parse(path.read_text())) for name in private_names(node)]

@@ -122,7 +122,7 @@ def expected() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory) -> Iterator[dict[str, Future]]:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
     """Two copies, each with its jobs: one core each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     folder = tmp_path_factory.mktemp("past")
@@ -132,16 +132,18 @@ def begun(tmp_path_factory) -> Iterator[dict[str, Future]]:
 
 
 @pytest.fixture(scope="module")
-def ended(begun) -> dict[str, Any]:
+def ended(begun: dict[str, Future]) -> dict[str, Any]:
     return begun["go_on"].result()
 
 
 @pytest.fixture(scope="module")
-def looked_at(begun) -> dict[str, Any]:
+def looked_at(begun: dict[str, Future]) -> dict[str, Any]:
     return begun["look"].result()
 
 
-def test_its_interrupted_stage_goes_on_and_ends_as_past_code_ended_it(ended, expected):
+def test_its_interrupted_stage_goes_on_and_ends_as_past_code_ended_it(
+    ended: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert ended["went_on"] and ended["checkpoint"] == expected["checkpoint"]
     assert ended["steps"] == list(range(1, 41)), "each step is there once"
     assert ended["losses"].keys() == expected["losses"].keys()
@@ -151,21 +153,23 @@ def test_its_interrupted_stage_goes_on_and_ends_as_past_code_ended_it(ended, exp
         assert ended["blocks"] == expected["blocks"]
 
 
-def test_it_is_exported_as_past_code_exported_it(ended, expected):
+def test_it_is_exported_as_past_code_exported_it(ended: dict[str, Any], expected: dict[str, Any]) -> None:
     assert ended["exported"] == expected["exported"]
     assert ended["exported_sha256"]["config.json"] == expected["exported_sha256"]["config.json"]
     if ended["blocks"] == expected["blocks"]:
         assert ended["exported_sha256"] == expected["exported_sha256"]
 
 
-def test_its_ledger_is_read_and_gone_on_with(ended, expected):
+def test_its_ledger_is_read_and_gone_on_with(ended: dict[str, Any], expected: dict[str, Any]) -> None:
     spent = ended["spent"]
     assert sorted(spent) == expected["budget_report_keys"]
     assert [[row["job"], row["stage"], row["outcome"]] for row in spent["by_attempt"]] == expected["attempts"]
     assert sum(spent["by_category"].values()) == pytest.approx(spent["gpu_days"])
 
 
-def test_its_tokens_are_known_as_finished_and_have_the_same_fingerprints(looked_at, expected):
+def test_its_tokens_are_known_as_finished_and_have_the_same_fingerprints(
+    looked_at: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert looked_at["untouched"]
     assert looked_at["rows"] == expected["rows"] and looked_at["fingerprints"] == expected["fingerprints"]
     shards = {"shapes": PAST_RUN / "past" / "tokens" / "00000.parquet"}
@@ -174,14 +178,16 @@ def test_its_tokens_are_known_as_finished_and_have_the_same_fingerprints(looked_
         assert json.loads(pq.read_metadata(path).metadata[b"mars.fingerprint"]) == looked_at["fingerprints"][name]
 
 
-def test_its_report_shows_both_stages_and_its_pictures(looked_at):
+def test_its_report_shows_both_stages_and_its_pictures(looked_at: dict[str, Any]) -> None:
     assert looked_at["report"].count("data:image/png;base64,") == 4 and "train_stage 2" in looked_at["report"]
 
 
-def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(looked_at, expected):
+def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(
+    looked_at: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert looked_at["drawn"] == expected["drawn"]
 
 
 @pytest.mark.long
-def test_its_tokens_are_inspected_as_past_code_inspected_them(tmp_path, expected):
+def test_its_tokens_are_inspected_as_past_code_inspected_them(tmp_path: Path, expected: dict[str, Any]) -> None:
     assert inspect(Copy(tmp_path / "inspect", "local"))["statistics"] == expected["statistics"]

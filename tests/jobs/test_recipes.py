@@ -69,7 +69,7 @@ def recipe():
 """
 
 
-def test_a_recipe_can_be_a_file_anywhere(tmp_path, monkeypatch):
+def test_a_recipe_can_be_a_file_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "demo.py").write_text(OWN_RECIPE)
     monkeypatch.chdir(tmp_path)
@@ -80,7 +80,7 @@ def test_a_recipe_can_be_a_file_anywhere(tmp_path, monkeypatch):
     assert load_recipe("demo").name == "demo", "a name is the project's own recipe, whatever lies here"
 
 
-def test_a_process_without_the_recipes_file_can_read_the_recipe(tmp_path):
+def test_a_process_without_the_recipes_file_can_read_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(OWN_RECIPE)
     recipe = load_recipe(str(file))
@@ -104,7 +104,7 @@ def test_a_process_without_the_recipes_file_can_read_the_recipe(tmp_path):
         ("from pipeline.config import Recipe\ndef recipe():\n    return Recipe('x', corpora={})", "has no corpus"),
     ],
 )
-def test_a_recipe_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, message):
+def test_a_recipe_file_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mine.py"
     if text is not None:
         file.write_text(text)

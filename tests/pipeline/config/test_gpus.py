@@ -29,18 +29,20 @@ from pipeline.config.gpus import GPU_TYPES, GpuType, memory_bytes, peak_flop_per
         ("Some card", None, None),
     ],
 )
-def test_a_devices_name_gives_the_figures_of_its_type(name, peak_tflop_per_s, memory_gb):
+def test_a_devices_name_gives_the_figures_of_its_type(
+    name: str, peak_tflop_per_s: float | None, memory_gb: int | None
+) -> None:
     assert peak_flop_per_s(name) == (peak_tflop_per_s and peak_tflop_per_s * 1e12)
     assert memory_bytes(name) == (memory_gb and memory_gb * 10**9)
 
 
 @pytest.mark.parametrize("name", [name for gpu in GPU_TYPES for name in gpu.full_names])
-def test_every_name_that_users_are_told_to_give_has_its_figures_and_is_a_resource(name):
+def test_every_name_that_users_are_told_to_give_has_its_figures_and_is_a_resource(name: str) -> None:
     assert memory_bytes(name) and (peak_flop_per_s(name) or "V100" in name)
     nodes = NodeType("gpu", resources={"GPU": 8, name: 8})
     assert _has_model(nodes, name) and not _has_model(nodes, "another")
 
 
-def test_a_type_is_added_with_one_line(monkeypatch):
+def test_a_type_is_added_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "GPU_TYPES", (GpuType("X9", 1000.0, (64,)), *GPU_TYPES))
     assert peak_flop_per_s("NVIDIA X9") == 1e15 and memory_bytes("X9-64GB") == 64 * 10**9

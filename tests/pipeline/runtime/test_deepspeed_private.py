@@ -42,7 +42,7 @@ NAMES = {
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory) -> set[str]:
+def there(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Those of `NAMES` that engines of one rank have."""
     result = tmp_path_factory.mktemp("engines") / "there"
     spawn(_look, 1, free_port(), result)
@@ -50,11 +50,11 @@ def there(tmp_path_factory) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_private_name_of_deepspeed_is_where_it_was(name, there):
+def test_a_private_name_of_deepspeed_is_where_it_was(name: str, there: set[str]) -> None:
     assert name in there, f"DeepSpeed {version('deepspeed')} has no {name}, which is used for: {NAMES[name]}"
 
 
-def test_the_op_for_cpus_has_the_name_that_its_lock_is_looked_for_by():
+def test_the_op_for_cpus_has_the_name_that_its_lock_is_looked_for_by() -> None:
     found = private_name("deepspeed.ops.op_builder.cpu.comm.ShareMemCommBuilder.NAME", "waiting for the op's lock")
     assert found == SHARED_MEMORY_OP, "a lock that a killed build left would stop every run on CPUs"
 

@@ -54,11 +54,11 @@ PUBLIC = {"ray.job_submission.JobSubmissionClient"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_private_name_of_ray_is_where_it_was(name):
+def test_a_private_name_of_ray_is_where_it_was(name: str) -> None:
     private_name(name, *NAMES[name])
 
 
-def test_every_private_name_of_ray_has_a_test():
+def test_every_private_name_of_ray_has_a_test() -> None:
     used = names_in(Path(ray_private.__file__), "ray") - PUBLIC - CHECKED_BELOW
     last_words = {word for name in NAMES for word in (name, name.split(".")[-1])}
     missing = {name for name in used if name not in last_words and not any(known.startswith(name) for known in NAMES)}
@@ -75,7 +75,7 @@ def test_every_private_name_of_ray_has_a_test():
         ("Address", {"node_id", "worker_id"}),
     ],
 )
-def test_the_ledger_finds_the_fields_of_rays_tables(table, fields):
+def test_the_ledger_finds_the_fields_of_rays_tables(table: str, fields: set[str]) -> None:
     from ray.core.generated import common_pb2, gcs_pb2
 
     message = getattr(gcs_pb2, table, None) or getattr(common_pb2, table)
@@ -83,7 +83,7 @@ def test_the_ledger_finds_the_fields_of_rays_tables(table, fields):
     assert not missing, f"Ray's {table} has no {missing}: the ledger cannot tell what a job holds"
 
 
-def test_a_workers_own_error_is_found_in_the_one_that_ray_train_raises():
+def test_a_workers_own_error_is_found_in_the_one_that_ray_train_raises() -> None:
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
     own = ValueError("a worker's")
@@ -91,7 +91,7 @@ def test_a_workers_own_error_is_found_in_the_one_that_ray_train_raises():
     assert ray_private.original_error(wrapped) is own, "a job would end with exit code 1 whatever a worker raised"
 
 
-def test_ray_train_announces_preemptions_where_they_are_looked_for():
+def test_ray_train_announces_preemptions_where_they_are_looked_for() -> None:
     from ray.train.v2._internal.execution import context
     from ray.train.v2._internal.execution.preemption import PreemptionContext
     from ray.train.v2.api.preemption import PreemptionInfo

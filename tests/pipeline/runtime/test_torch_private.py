@@ -21,18 +21,18 @@ CHECKED_BELOW = {"_modules"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_private_name_of_torch_is_where_it_was(name):
+def test_a_private_name_of_torch_is_where_it_was(name: str) -> None:
     private_name(name, *NAMES[name])
 
 
-def test_every_private_name_of_torch_has_a_test():
+def test_every_private_name_of_torch_has_a_test() -> None:
     used = {name.split(".")[-1] for name in names_in(Path(torch_private.__file__), "torch")}
     tested = {word for name in NAMES for word in name.split(".")} | CHECKED_BELOW
     missing = {name for name in used - tested if name.startswith("_")}
     assert not missing, f"add a test for {missing}"
 
 
-def test_a_packed_weight_multiplies_as_the_weight_does():
+def test_a_packed_weight_multiplies_as_the_weight_does() -> None:
     linear, rows = nn.Linear(24, 40), torch.randn(3, 24)
     packed = torch_private.packed_weight(linear.weight, 16)
     product = torch_private.packed_linear(rows, packed, linear.bias.detach())
@@ -40,26 +40,26 @@ def test_a_packed_weight_multiplies_as_the_weight_does():
     assert isinstance(torch_private.mkldnn_has_bfloat16(), bool)
 
 
-def test_a_copy_with_other_children_leaves_the_original_alone():
+def test_a_copy_with_other_children_leaves_the_original_alone() -> None:
     original = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     copied = torch_private.with_children(original, {"0": nn.Identity(), "1": original[1]})
     assert isinstance(copied[0], nn.Identity) and isinstance(original[0], nn.Linear), "packing would change the model"
     assert copied[1] is original[1]
 
 
-def test_a_static_address_is_marked():
+def test_a_static_address_is_marked() -> None:
     tensor = torch.zeros(2)
     torch_private.mark_static_address(tensor)
     marks = [name for name in vars(tensor) if "static" in name]
     assert marks, "torch.compile would copy the decoder's caches at every step"
 
 
-def test_the_folder_of_an_extension_is_where_torch_builds_it(tmp_path, monkeypatch):
+def test_the_folder_of_an_extension_is_where_torch_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     assert torch_private.extension_folder("an_op") == tmp_path / "an_op", "locks of killed builds would not be found"
 
 
-def test_buffers_that_must_not_be_rounded_are_not():
+def test_buffers_that_must_not_be_rounded_are_not() -> None:
     class Frequencies(torch_private.Float32Buffers):
         float32_buffers = ("exact",)
 

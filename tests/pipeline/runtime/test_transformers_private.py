@@ -17,7 +17,7 @@ CAPABILITIES = {
 }
 
 
-def test_the_attention_that_is_set_is_read_back():
+def test_the_attention_that_is_set_is_read_back() -> None:
     name = "transformers.PretrainedConfig._attn_implementation"
     private_name(name, "masks and attention functions are chosen by it")
     assert attention_of(Qwen2Config(attn_implementation="eager")) == "eager", f"{name} is not what is set"
@@ -27,12 +27,12 @@ def test_the_attention_that_is_set_is_read_back():
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)
-def test_transformers_still_asks_the_class_for_what_it_can(name):
+def test_transformers_still_asks_the_class_for_what_it_can(name: str) -> None:
     assert hasattr(PreTrainedModel, name), f"transformers no longer reads {name}, with which {CAPABILITIES[name]}"
     assert getattr(MarsPreTrainedModel, name)
 
 
-def test_the_text_head_is_tied_by_the_name_that_transformers_reads():
+def test_the_text_head_is_tied_by_the_name_that_transformers_reads() -> None:
     used_for = "a tied text head stays the embedding when a model is loaded"
     assert hasattr(PreTrainedModel, "_tied_weights_keys"), f"transformers does not read _tied_weights_keys: {used_for}"
     model = MarsForCausalLM(small_config(tie_word_embeddings=True))
