@@ -13,6 +13,7 @@ import pytest
 
 from jobs import generate, train_lm
 from jobs.common.recipes import load_recipe
+from pipeline.config.sample_limits import seq_len_problem
 from pipeline.config.stage import OPERATIONAL, StageConfig
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.errors import InputError, UsageError
@@ -173,7 +174,8 @@ def test_the_address_a_killed_cluster_left_behind_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch: pytest.MonkeyPatch, has_gpu: bool) -> None:
-    started, environment = {}, {}
+    started: dict[str, Any] = {}
+    environment: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: started.update(options, address=address))
@@ -201,7 +203,6 @@ def test_flex_attention_is_refused_where_no_gpu_trains() -> None:
     [
         (False, {}, "'00000.tar/0000' has no high-resolution codes"),
         (True, {"high_resolution_group": 3}, "high_resolution_group 3 does not divide 16 codes"),
-        (True, {"seq_len": 45}, "seq_len 45; a sample can have 46"),
         (True, {}, ""),
     ],
 )
@@ -210,13 +211,20 @@ def test_high_resolution_that_the_tokens_cannot_give_is_refused(
 ) -> None:
     paths = run_paths(str(tmp_path), load_recipe("demo"))
     write_tokens(Path(paths.tokens), high=high)
-    stage = replace(StageConfig(purpose="detail", seq_len=46, high_resolution_group=4), **changes)
+    stage = replace(StageConfig(purpose="detail", high_resolution_group=4), **changes)
     source = SourceRows("drawings", paths.tokens, build_row_index(RowSelection(paths.tokens)))
     if message:
         with pytest.raises((InputError, UsageError), match=message):
-            check_high_resolution(3, stage, source, longest=30)
+            check_high_resolution(3, stage, source)
     else:
-        check_high_resolution(3, stage, source, longest=30)
+        check_high_resolution(3, stage, source)
+
+
+def test_rows_that_are_too_short_for_a_sample_with_its_high_resolution_are_refused() -> None:
+    stage = StageConfig(purpose="detail", seq_len=46)
+    assert not seq_len_problem(stage, num_codes=9, num_high_codes=16, max_caption_ids=5)
+    problem = seq_len_problem(replace(stage, seq_len=45), num_codes=9, num_high_codes=16, max_caption_ids=5)
+    assert "seq_len 45 is too short for a sample, which can have 46 tokens" in problem
 
 
 def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_learn_otherwise() -> None:
@@ -225,5 +233,6 @@ def test_a_stage_that_goes_on_may_be_run_watched_and_saved_otherwise_but_not_lea
     assert set(OPERATIONAL) <= known
     for name in known:
         value = getattr(stage, name)
-        changed = replace(stage, **{name: [value, "changed"]})
+        change: dict[str, Any] = {name: [value, "changed"]}
+        changed = replace(stage, **change)
         assert (changed.resume_settings() == stage.resume_settings()) is (name in OPERATIONAL), name
