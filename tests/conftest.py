@@ -29,6 +29,7 @@ LONGEST_FIRST = (
 """Where the tests run on several processes, these are begun first, so that all processes end at about the same time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay in one process, with what they share, and so do files that share a cluster."""
     for item in items:
