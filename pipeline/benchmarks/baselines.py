@@ -1,6 +1,6 @@
-"""What MARS's training step is measured against. Each runs on the weights of a MARS model and gives its own loss.
+"""Baselines for MARS's training step. Each runs on the weights of a MARS model and computes its own loss.
 
-They share its loss, its mask and its attention function, so that only the routing differs. Training does not use them.
+They share its loss, mask and attention function, so that only the routing differs. Training does not use them.
 """
 
 from typing import Any
@@ -18,24 +18,24 @@ from pipeline.training.objective import Objective
 
 
 class PrefixWithGradient(Objective):
-    """The text prefix runs in one pass with the pictures, gradients and all."""
+    """Runs the text prefix in the same pass as the pictures, with gradients."""
 
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Equal to the objective's own."""
+        """Returns the same states as the objective."""
         text, visual = batch.text, batch.visual
         positions = (text.positions, visual.positions)
         return self.mars.model.forward_streams(text.ids, visual.ids, *positions, mask_of(batch, self.mars))
 
 
 class BothExperts(Objective):
-    """Both experts run on every position, and the position's own is selected: routing by a mask of booleans."""
+    """Runs both experts on every position and selects the position's own with a boolean mask."""
 
     def __init__(self, model: MarsForCausalLM, compile_layers: bool = False) -> None:
         super().__init__(model)
         self._run_layer = torch.compile(run_both_experts) if compile_layers else run_both_experts
 
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Equal to the objective's own."""
+        """Returns the same states as the objective."""
         model, num_text = self.mars.model, batch.text.ids.shape[1]
         hidden = embedded(self.mars, batch)
         positions = torch.cat([batch.text.positions, batch.visual.positions], dim=1)
@@ -52,7 +52,7 @@ class BothExperts(Objective):
 def run_both_experts(
     layer: MarsDecoderLayer, hidden: Tensor, is_visual: Tensor, rotary: tuple[Tensor, Tensor], mask: Any
 ) -> Tensor:
-    """One layer on [B, T, D]: every projection and FFN twice, selected by `is_visual`, bool [B, T, 1]."""
+    """Runs one layer on [B, T, D]: every projection and FFN twice, selected by `is_visual`, bool [B, T, 1]."""
     text, visual = layer.text_expert, layer.visual_expert
     normed = layer.input_layernorm(hidden)
     queries, keys, values = (
@@ -67,8 +67,11 @@ def run_both_experts(
 
 
 class Dense(Objective):
-    """A plain Qwen2 of the same active parameters, all of its layers' matrices trained: it is made of the visual
-    expert, and text goes through that, too. Its text embedding is frozen, which is in its favour."""
+    """A plain Qwen2 with the same active parameters, and all matrices of its layers trained.
+
+    It consists of the visual expert, which processes text as well. Its text embedding is frozen, which is in its
+    favour.
+    """
 
     def __init__(self, model: MarsForCausalLM, compile_layers: bool = False, normalisation: str = "state") -> None:
         super().__init__(model, normalisation)
@@ -92,7 +95,7 @@ class Dense(Objective):
         self.qwen2.embed_tokens = nn.Identity()
 
     def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Equal to the objective's own as long as the visual expert is a copy of the language expert."""
+        """Returns the same states as the objective while the visual expert is a copy of the language expert."""
         positions = torch.cat([batch.text.positions, batch.visual.positions], dim=1)
         hidden = self.qwen2(
             inputs_embeds=embedded(self.mars, batch),
@@ -105,11 +108,11 @@ class Dense(Objective):
 
 
 def embedded(model: MarsForCausalLM, batch: MicroBatch) -> Tensor:
-    """Both streams' embeddings, [B, Tt + Tv, D]."""
+    """Returns the embeddings of both streams, [B, Tt + Tv, D]."""
     return torch.cat([model.model.embed_tokens(batch.text.ids), model.model.embed_visual(batch.visual.ids)], dim=1)
 
 
 def mask_of(batch: MicroBatch, model: MarsForCausalLM) -> Any:
-    """The mask over both streams."""
+    """Returns the mask over both streams."""
     everything = batch.text.places.followed_by(batch.visual.places)
     return attention_mask(everything, everything, attention_of(model), model.dtype)

@@ -1,4 +1,4 @@
-"""Kills workers, nodes and the driver of a training at random, and counts what that costs."""
+"""Kills workers, nodes and the driver of a training at random, and measures the cost."""
 
 import random
 import subprocess
@@ -26,14 +26,14 @@ WHILE_SAVING_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Kill:
-    """One SIGKILL, or one to each process of a node.
+    """A SIGKILL to one process, or to each process of a node.
 
     Attributes:
-        kind: of `KINDS`.
-        pid: of the process, of a node its raylet's starter.
-        phase: what the run was doing: `starting`, `training` or `saving`.
-        step: last one that was reported.
-        at_s: since the run's start.
+        kind: one of `KINDS`.
+        pid: the process, or for a node the process that started its raylet.
+        phase: phase of the run: `starting`, `training` or `saving`.
+        step: last reported step.
+        at_s: seconds since the run's start.
     """
 
     kind: str
@@ -45,17 +45,17 @@ class Kill:
 
 @dataclass
 class FaultInjector:
-    """Runs a training's command again and again until it ends well, and kills meanwhile.
+    """Runs a training command repeatedly until it succeeds, and kills processes of it at random.
 
     Attributes:
-        command: the job, as one would type it.
-        nodes: the cluster, which `RAY_ADDRESS` names to the job.
-        stage: the stage's folder.
-        steps: of the stage; there is no kill after the last one.
-        mean_pause_s: between two kills.
-        seed: of what is killed, and when.
-        log: gets a line a kill.
-        most: kills, at most.
+        command: command line of the job.
+        nodes: the cluster; the job gets its address in `RAY_ADDRESS`.
+        stage: folder of the stage.
+        steps: steps of the stage; there is no kill after the last one.
+        mean_pause_s: mean seconds between two kills.
+        seed: seed of the kills' kinds and times.
+        log: called with a line for each kill.
+        most: maximum number of kills.
     """
 
     command: list[str]
@@ -70,7 +70,7 @@ class FaultInjector:
     seconds: float = 0.0
 
     def run(self, output: Path, timeout_s: float) -> None:
-        """To the stage's end.
+        """Runs the command to the stage's end.
 
         Raises:
             RuntimeError: the job ended otherwise than by a kill of its driver, or not in time.
@@ -108,7 +108,7 @@ class FaultInjector:
             return psutil.Popen(self.command, env=self.nodes.environment, stdout=file, stderr=file)
 
     def _kill(self, kind: str, job: psutil.Popen, chance: random.Random) -> int:
-        """The pid; 0 where there was nothing of that kind to kill."""
+        """Kills one target. Returns its pid, or 0 if there was no target of that kind."""
         if kind == "driver":
             kill_tree(job)
             return int(job.pid)
@@ -129,7 +129,7 @@ class FaultInjector:
     def _phase(self) -> str:
         if not self.nodes.train_workers():
             return "starting"
-        folders = sorted((self.stage / "checkpoints").glob("step-*"))  # by step: the last one may be open
+        folders = sorted((self.stage / "checkpoints").glob("step-*"))  # sorted by step: the last one may be incomplete
         is_saving = bool(folders) and not (folders[-1] / MANIFEST_FILE).exists() and _is_fresh(folders[-1])
         return "saving" if is_saving else "training"
 
@@ -139,7 +139,7 @@ class FaultInjector:
 
 
 def _is_fresh(folder: Path) -> bool:
-    """Whether something was written in it just now: a kill leaves others behind."""
+    """True if the folder was written to just now: a kill leaves old ones behind."""
     try:
         return time.time() - folder.stat().st_mtime < 2.0
     except FileNotFoundError:
@@ -147,14 +147,14 @@ def _is_fresh(folder: Path) -> bool:
 
 
 def goodput(stage: Path, seconds: float) -> tuple[int, float]:
-    """Steps that were run again, and the seconds of the steps that counted over all of the run's."""
+    """Returns the number of repeated steps, and the seconds of the steps that counted divided by the run's seconds."""
     lines = read_step_figures(stage)
     last = {line.step: line.step_s for line in lines}
     return len(lines) - len(last), sum(last.values()) / seconds
 
 
 def same_ends(first: Path, second: Path) -> bool:
-    """Whether two stages ended with the same weights and moments, bit for bit."""
+    """True if two stages ended with the same weights and moments, bit for bit."""
     ends = [finished_checkpoint(stage) for stage in (first, second)]
     return ends[0].manifest.shapes == ends[1].manifest.shapes and _same(*ends)
 
@@ -169,7 +169,7 @@ def _same(first: Checkpoint, second: Checkpoint) -> bool:
 
 
 def figures_of(injector: FaultInjector, attempts: int, reference: Path, reference_s: float) -> dict[str, Any]:
-    """What `jobs/benchmark.py punish` prints."""
+    """Returns the figures that `jobs/benchmark.py punish` prints."""
     redone, share = goodput(injector.stage, injector.seconds)
     return {
         "kills": len(injector.kills),
@@ -187,10 +187,10 @@ def figures_of(injector: FaultInjector, attempts: int, reference: Path, referenc
 
 
 def run_undisturbed(command: list[str], nodes: LocalNodes, output: Path) -> float:
-    """Runs the command once; its seconds.
+    """Runs the command once. Returns its duration in seconds.
 
     Raises:
-        InputError: it failed.
+        InputError: the command failed.
     """
     started = time.monotonic()
     with output.open("w") as file:

@@ -1,4 +1,6 @@
-"""How long training waits for its samples: the loader at the pace of a recipe's steps, without the model."""
+"""Measures the time that training waits for its samples: runs the loader at the pace of a recipe's steps, without the
+model.
+"""
 
 import statistics
 import tempfile
@@ -31,16 +33,16 @@ TIMED_STEPS = 5
 
 @dataclass(frozen=True)
 class FeedBenchmark:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
-        stage, stage_number: of a recipe; its samples come from one corpus.
-        vocabulary: the joint id layout.
-        lengths: of the samples. Captions are lognormal around the mean, as on the web.
-        world_size: ranks that share a step; what the first of them does is measured.
-        step_s: seconds that a step of the model takes.
-        steps: that count, after the first.
-        shard_rows: rows of a shard.
+        stage, stage_number: stage of a recipe; its samples come from one corpus.
+        vocabulary: joint id layout.
+        lengths: lengths of the samples. Caption lengths are lognormal around the mean, as on the web.
+        world_size: ranks that share a step; rank 0's loader is measured.
+        step_s: seconds of one step of the model.
+        steps: measured steps, after the first one.
+        shard_rows: rows in a shard.
     """
 
     stage: StageConfig
@@ -54,10 +56,10 @@ class FeedBenchmark:
 
 
 def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
-    """Measures a rank's loader at the pace of the steps of one of the recipe's stages.
+    """Measures a rank's loader at the pace of one stage of the recipe.
 
     Raises:
-        UsageError: there is no such stage, or its pace is not known.
+        UsageError: there is no such stage, or its pace is unknown.
     """
     if not 1 <= settings.stage <= len(recipe.stages):
         raise UsageError(f"--stage {settings.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
@@ -88,7 +90,7 @@ def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
 
 
 def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> None:
-    """Writes shards of random tokens, for more than two windows, to a folder or URL."""
+    """Writes shards of random tokens, enough for more than two windows, to a folder or URL."""
     storage, lengths, random = open_storage(place), benchmark.lengths, np.random.default_rng(0)
     samples = (benchmark.steps + 2) * benchmark.stage.global_batch_size
     shards = max(2 * benchmark.stage.window_shards + 1, -(-samples // benchmark.shard_rows))
@@ -124,10 +126,10 @@ def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], N
 
 
 def measure_feed(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> dict[str, Any]:
-    """Takes the steps of one epoch's beginning from the loader, and does nothing for `step_s` between two.
+    """Takes the first steps of an epoch from the loader, and sleeps `step_s` between two.
 
     Returns:
-        `data_wait_share` of the steps' time, the median and the longest wait, and how long the loader takes for a step.
+        `data_wait_share` of the steps' time, the median and the longest wait, and the loader's time for a step.
     """
     stage = replace(benchmark.stage, sources={MAIN: Source()})
     index = build_row_index(RowSelection(place, "", (), stage.seq_len))

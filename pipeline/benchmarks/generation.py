@@ -1,4 +1,5 @@
-"""How fast pictures are drawn on one device, beside other ways to draw the same ones, all in one run."""
+"""Measures how fast pictures are drawn on one device, compared with other methods that draw the same ones, in one
+run."""
 
 import statistics
 import time
@@ -27,15 +28,16 @@ CHECKED_LAYERS, CHECKED_CODES = 2, 16
 
 @dataclass(frozen=True)
 class GenerationBenchmark:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
-        config: the model, random weights.
-        batch_size: pictures drawn at once; no guidance.
-        text_ids, num_codes: of a prompt and of a picture; a high-resolution one has as many codes.
+        config: config of the model, which has random weights.
+        batch_size: pictures drawn at once, without guidance.
+        text_ids, num_codes: ids of a prompt and codes of a picture; a high-resolution picture has the same number of
+            codes.
         group_size: K of next-K-token prediction, compared with 1.
-        rounds: in which every variant draws a batch, after one that does not count.
-        dtype: of weights and cache.
+        rounds: measured rounds, in each of which every variant draws a batch; one warmup round precedes them.
+        dtype: dtype of weights and cache.
     """
 
     config: MarsConfig
@@ -48,7 +50,7 @@ class GenerationBenchmark:
 
 
 def benchmark_generation(settings: GenerateSettings) -> dict[str, Any]:
-    """Times the generation of pictures on the device at hand, with what the settings leave open chosen for it."""
+    """Times the generation of pictures on this device, with automatic choices for the settings left open."""
     on_gpu = torch.cuda.is_available()
     geometry = settings.geometry if settings.geometry != "auto" else "qwen_7b" if on_gpu else "small"
     config = GEOMETRIES[geometry]
@@ -72,11 +74,12 @@ def benchmark_generation(settings: GenerateSettings) -> dict[str, Any]:
 def measure_generation(
     benchmark: GenerationBenchmark, device: torch.device, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Draws the same pictures with the static cache, without a cache, and with transformers' `generate` and its own
-    cache; and as many high-resolution codes K at once and one by one, after a base picture that has been read.
+    """Times the drawing of the same pictures with the static cache, without a cache, and with transformers' `generate`
+    and its own cache. Also times high-resolution codes drawn K at once and one by one, after a base picture in the
+    cache.
 
-    All take the likeliest codes. Those of the first three must be the same: in float32 it is checked in every round,
-    otherwise before, on a model of two layers in float32. Ratios are medians over the rounds of the two times in a
+    All use greedy decoding. The codes of the first three must be equal: in float32 this is checked in every round,
+    otherwise once before, on a model of two layers in float32. Ratios are medians over the rounds of the two times in a
     round.
     """
     if benchmark.dtype != torch.float32:
@@ -88,7 +91,7 @@ def measure_generation(
     for number in range(benchmark.rounds + 1):
         codes = {}
         for name, run in runs.items():
-            if number or name != "uncached":  # by far the longest, and it makes nothing that could be warm
+            if number or name != "uncached":  # by far the slowest, and it has nothing to warm up
                 seconds, codes[name] = run()
                 times[name].append(seconds)
         if benchmark.dtype == torch.float32:
@@ -120,7 +123,7 @@ Run = Callable[[], tuple[float, np.ndarray]]
 
 
 def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, Run]:
-    """The ways of generation, by name, all with one model of random weights."""
+    """Returns the methods of generation by name, all with one model of random weights."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype).eval()
@@ -155,7 +158,7 @@ def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, 
 
 @torch.no_grad()
 def _uncached(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) -> np.ndarray:
-    """The whole sequence anew for every code; the head over codes, at the last position."""
+    """Recomputes the whole sequence for every code. The head over codes runs on the last position."""
     vocabulary = model.config.vocabulary
     ids = _contexts(model, prompts)
     for _ in range(num_codes):
@@ -166,7 +169,7 @@ def _uncached(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) 
 
 
 class _OnlyCodes(LogitsProcessor):
-    """Keeps `generate` to what a picture allows."""
+    """Restricts `generate` to the ids that a picture allows."""
 
     def __init__(self, vocabulary: JointVocabulary) -> None:
         self._codes = slice(vocabulary.code_offset, vocabulary.code_offset + vocabulary.codebook_size)
@@ -178,7 +181,7 @@ class _OnlyCodes(LogitsProcessor):
 
 
 def _hf_generate(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) -> np.ndarray:
-    """transformers' `generate` with the cache that it takes by itself."""
+    """Runs transformers' `generate` with its default cache."""
     vocabulary, ids = model.config.vocabulary, _contexts(model, prompts)
     settings = GenerationConfig(max_new_tokens=num_codes, do_sample=False, pad_token_id=0)
     made = model.generate(
@@ -188,13 +191,13 @@ def _hf_generate(model: MarsForCausalLM, prompts: list[list[int]], num_codes: in
 
 
 def _contexts(model: MarsForCausalLM, prompts: list[list[int]]) -> Tensor:
-    """Prompts of one length with the opener after them, joint ids [B, T]."""
+    """Returns prompts of one length followed by the opener, joint ids [B, T]."""
     opener = model.config.vocabulary.opener(Role.BASE)
     return torch.tensor([[*prompt, opener] for prompt in prompts], device=model.device)
 
 
 def _timed(run: Callable[[], np.ndarray], device: torch.device) -> tuple[float, np.ndarray]:
-    """Codes come back to the host, which waits for them."""
+    """Times a method. Copying the codes to the host waits for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -203,7 +206,10 @@ def _timed(run: Callable[[], np.ndarray], device: torch.device) -> tuple[float, 
 
 
 def _assert_alike(codes: dict[str, np.ndarray]) -> None:
-    """Pictures drawn K codes at once are others than those drawn one by one, by their definition: those of each K are
-    compared with training's own pass in the tests."""
+    """Checks that the methods draw the same codes.
+
+    Pictures drawn K codes at once differ from those drawn one by one, by definition. The tests compare those of each K
+    with training's own pass.
+    """
     for name in {"uncached", "hf_generate"} & codes.keys():
         assert np.array_equal(codes[name], codes["cached"]), f"{name} draws other codes than the static cache"

@@ -1,4 +1,4 @@
-"""A corpus of noise for benchmarks, where only the work counts."""
+"""A corpus of noise for benchmarks, which measure only the work."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from tokenization.corpora.noise import write_noise_shard
 
 
 def make_noise(folder: Path, num_rows: int, size_px: int, shard_rows: int, paths: RunPaths) -> None:
-    """Makes the shards of a corpus of noise that are missing; see `write_noise_shard`.
+    """Makes the missing shards of a corpus of noise; see `write_noise_shard`.
 
     Args:
-        folder: where they go.
-        num_rows: pictures in all.
+        folder: folder of the shards.
+        num_rows: total number of pictures.
         size_px: shorter side of the pictures.
-        shard_rows: pictures a shard.
-        paths: of the run in whose ledger the work is counted, with whose seed the noise is drawn.
+        shard_rows: pictures in a shard.
+        paths: the run whose ledger counts the work and whose seed draws the noise.
     """
     tasks: ShardTasks = {}
     for start in range(0, num_rows, shard_rows):

@@ -1,4 +1,4 @@
-"""The training loop on this machine's devices without Ray: to profile it, and to see what Ray costs."""
+"""Runs the training loop on this machine's devices without Ray: to profile it, and to measure Ray's overhead."""
 
 import json
 import os
@@ -22,12 +22,12 @@ def run_stage_without_ray(run: StageRun, num_workers: int, use_gpu: bool, thread
 
     Args:
         run: the stage.
-        num_workers: ranks, at most the number of GPUs where `use_gpu`.
+        num_workers: number of ranks; with `use_gpu`, at most the number of GPUs.
         use_gpu: one GPU a rank, nccl; else the CPU, gloo.
-        threads: of a rank's computation on the host.
+        threads: CPU threads of a rank.
 
     Returns:
-        Rank 0's figures of every step.
+        Rank 0's figures for every step.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,4 +50,4 @@ def _train(rank: int, run: StageRun, world_size: int, use_gpu: bool, threads: in
     if rank == 0:
         result.write_text(json.dumps([figures.to_json() for figures in reporter.figures]))
     dist.barrier()
-    os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
+    os._exit(0)  # the process groups that DeepSpeed made would wait for each other at exit

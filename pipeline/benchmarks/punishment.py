@@ -1,4 +1,6 @@
-"""What a training that is killed again and again costs, and whether it ends the same."""
+"""Compares a training that is killed repeatedly with an undisturbed one: its cost, and if both end with the same
+weights.
+"""
 
 import json
 import os
@@ -31,14 +33,14 @@ def benchmark_kills(
     """Trains the recipe's first stage undisturbed, then with kills, and compares.
 
     Args:
-        settings: how often what is killed.
-        recipe, recipe_name: the recipe, and what `--recipe` takes for it.
-        root: folder of both runs, of their inputs and of the nodes' files.
-        changes: what `--set` changed in the recipe.
+        settings: kinds and frequency of the kills.
+        recipe, recipe_name: the recipe, and its name for `--recipe`.
+        root: folder for both runs, their inputs and the nodes' files.
+        changes: overrides of `--set`.
 
     Raises:
         UsageError: the recipe trains on GPUs.
-        InputError: what the stage trains on could not be made.
+        InputError: the inputs of the stage could not be made.
     """
     if recipe.scaling.use_gpu:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs; punish runs on nodes without, as in --recipe demo")
@@ -80,7 +82,7 @@ def benchmark_kills(
 
 
 def _make_inputs(recipe: Recipe, recipe_name: str, root: Path, changes: Sequence[str]) -> None:
-    """What the stage trains on, once."""
+    """Makes the inputs of the stage once."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for job in INPUTS:
         if job == "make_corpus" and recipe.corpus.path:
@@ -93,7 +95,7 @@ def _make_inputs(recipe: Recipe, recipe_name: str, root: Path, changes: Sequence
 
 
 def _copied(root: Path, name: str, recipe: str) -> Path:
-    """A run's folder with the inputs and nothing else."""
+    """Copies the inputs of a run's folder, and nothing else."""
     run = root / name / recipe
     if run.exists():
         shutil.rmtree(run)

@@ -1,4 +1,4 @@
-"""What Ray costs: the same training loop under Ray Train and without it, by turns."""
+"""Measures Ray's overhead: alternates the same training loop under Ray Train and without it."""
 
 import gc
 import statistics
@@ -29,12 +29,12 @@ from pipeline.training.stop_request import StopRequest
 
 
 def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) -> float:
-    """Median step time of the training loop under Ray Train over that of the same loop in processes of its own.
+    """Returns the median step time of the training loop under Ray Train, divided by that of the same loop without Ray.
 
     Args:
         benchmark: model, micro-batch and settings.
-        loop_steps: of each run; the first third does not count.
-        loop_runs: runs of each that count, by turns, after one of each that does not.
+        loop_steps: steps of each run; the first third is not counted.
+        loop_runs: measured runs of each, alternating, after one warmup run of each.
     """
     use_gpu = torch.cuda.is_available()
     scaling = ScalingConfig(num_workers=1 if use_gpu else 2, use_gpu=use_gpu, cpus_per_worker=8 if use_gpu else 1)
@@ -52,7 +52,7 @@ def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) ->
         compile_layers=benchmark.compile_layers,
         save_every_steps=loop_steps + 1,
     )
-    # DeepSpeed's optimizer holds 16 bytes a trained parameter, where the step above holds 8: half the layers.
+    # DeepSpeed's optimizer holds 16 bytes a trained parameter; the step above holds 8, so use half the layers.
     config = with_layers(benchmark.config, max(1, benchmark.config.num_hidden_layers // 2))
     zero = ZeroConfig(zero_stage=3, dtype=str(benchmark.dtype).removeprefix("torch."))
     ratios = []
@@ -74,12 +74,12 @@ def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) ->
 
 
 def without_ray(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
-    """Rank 0's figures of every step, with no Ray on the machine but one that ran before."""
+    """Returns rank 0's figures for every step. No Ray runs on the machine except one started earlier."""
     return run_stage_without_ray(run, scaling.num_workers, scaling.use_gpu, scaling.cpus_per_worker)
 
 
 def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
-    """Rank 0's figures of every step."""
+    """Returns rank 0's figures for every step."""
     connect_to_ray()
     recorder = actor_here(StepRecorder).remote()
     with raising_errors_of_workers():
@@ -90,14 +90,14 @@ def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
 
 
 def release_gpu_memory() -> None:
-    """Compiled layers refer to themselves: their memory waits for the garbage collector."""
+    """Frees GPU memory. Compiled layers refer to themselves, so their memory is freed by the garbage collector only."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
 
 
 class StepRecorder(Monitor[StepFigures]):
-    """Actor that keeps what rank 0 reports."""
+    """Actor that records rank 0's figures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,35 +105,31 @@ class StepRecorder(Monitor[StepFigures]):
 
     @ray.method
     def post(self, figures: StepFigures) -> None:
-        """Takes the figures of a step."""
         self._figures.append(figures)
 
     @ray.method
     def figures(self) -> list[StepFigures]:
-        """All figures so far."""
         return self._figures
 
 
 class UnwatchedReporter(RankReporter[StepFigures]):
-    """A `StageReporter` without a watchdog: nobody asks it to stop."""
+    """A `StageReporter` without a watchdog that never asks for a stop."""
 
     def heartbeat(self) -> None:
         """Does nothing."""
 
     def stop_requested(self) -> StopRequest | None:
-        """Never."""
         return None
 
 
 @dataclass(frozen=True)
 class BenchmarkWorker:
-    """Trains as one rank; called in the worker's process."""
+    """Trains as one rank. Called in the worker's process."""
 
     run: StageRun
     recorder: ActorProxy[StepRecorder]
 
     def __call__(self) -> None:
-        """Runs the train loop."""
         context = join_worker_group()
         reporter = UnwatchedReporter(self.recorder, context.rank)
         try:

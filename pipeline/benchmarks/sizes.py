@@ -1,4 +1,4 @@
-"""How many parameters a geometry has."""
+"""Parameter counts of the model geometries."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pipeline.planning.flops import count_parameters
 
 
 def parameters_of(geometry: str) -> dict[str, Any]:
-    """The parameters of one of `SIZES`, without making the model."""
+    """Returns the parameter count of one of `SIZES`, without making the model."""
     config = SIZES[geometry]
     counts = count_parameters(config)
     return {

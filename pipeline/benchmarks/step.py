@@ -1,4 +1,4 @@
-"""How long a training step takes on one device, beside steps that are built otherwise, all in one run."""
+"""Measures a training step on one device, compared with other implementations of it, in one run."""
 
 import resource
 import statistics
@@ -28,16 +28,16 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
-        config: the model, random weights.
-        rows, samples_per_row: of the micro-batch; text to image.
-        row_multiple: positions that the rows' streams are padded to a multiple of.
-        text_ids, num_codes: of each sample.
-        rounds: alternating runs that count, after `warmup` that do not.
-        dtype: of weights and computation.
-        attention, compile_layers: see `StageConfig`; the baselines' layers are compiled with the others.
+        config: config of the model, which has random weights.
+        rows, samples_per_row: size of the text-to-image micro-batch.
+        row_multiple: the rows' streams are padded to a multiple of this number of positions.
+        text_ids, num_codes: text ids and codes of each sample.
+        rounds: measured alternating rounds, after `warmup` unmeasured ones.
+        dtype: dtype of weights and computation.
+        attention, compile_layers: see `StageConfig`; the baselines' layers are compiled as well.
     """
 
     config: MarsConfig
@@ -56,7 +56,7 @@ class StepBenchmark:
 def measure_step(benchmark: StepBenchmark, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     """Times a step of SemVIE and of its baselines: forward, backward, AdamW.
 
-    All share one model and one optimizer, and take turns. Returns the benchmark's figures; ratios are medians over the
+    All share one model and one optimizer, and alternate. Returns the benchmark's figures; ratios are medians over the
     rounds of the two times in a round.
     """
     model = starting_model(benchmark, device)
@@ -108,7 +108,7 @@ def _figures(
     peak_bytes: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """The benchmark's figures, from the seconds of every step by the name of its objective."""
+    """Computes the benchmark's figures from the seconds of every step, by objective name."""
 
     def ratio(above: str, below: str) -> float:
         return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
@@ -135,7 +135,8 @@ def _figures(
 
 
 def starting_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausalLM:
-    """Random weights, the visual expert a copy of the language expert, as at the start of training."""
+    """Returns a model with random weights whose visual expert copies the language expert, as at the start of
+    training."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype)
@@ -152,7 +153,7 @@ def starting_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCau
 
 
 def text_to_image_batch(benchmark: StepBenchmark) -> MicroBatch:
-    """Random captions and codes."""
+    """Returns a micro-batch of random captions and codes."""
     generator = np.random.default_rng(0)
     config = benchmark.config
     builder = SequenceBuilder(config.vocabulary, {}, 0)
@@ -168,7 +169,7 @@ def text_to_image_batch(benchmark: StepBenchmark) -> MicroBatch:
 
 @torch.no_grad()
 def assert_equal_outputs(objectives: dict[str, Objective], batch: MicroBatch, close: float) -> None:
-    """While the visual expert is a copy, all compute the same hidden states at the labels."""
+    """Checks that all objectives compute the same hidden states at the labels while the visual expert is a copy."""
 
     def hidden(objective: Objective) -> torch.Tensor:
         states = torch.cat(objective.hidden_states(batch), dim=1).flatten(0, 1)
@@ -181,7 +182,7 @@ def assert_equal_outputs(objectives: dict[str, Objective], batch: MicroBatch, cl
 
 
 def device_name(device: torch.device) -> str:
-    """A GPU's name; `CPU`, with the threads used, for a CPU."""
+    """Returns the name of a GPU, or for a CPU `CPU` with the number of threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -191,7 +192,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
-    """What tensors took at most, on a GPU; what the process took at most, elsewhere."""
+    """Returns the peak memory of tensors on a GPU, or of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""A stage to train on random tokens: for benchmarks, where only the work counts."""
+"""A stage that trains on random tokens, for benchmarks, which measure only the work."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The benchmark of tokenization: a corpus of noise, tokenized by the pipeline and by its parts alone."""
+"""Benchmarks tokenization: a corpus of noise, tokenized by the pipeline and by its parts alone."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""The benchmark of training: a step of as large a model as fits, and the loop with and without Ray."""
+"""Benchmarks training: one step of the largest model that fits, and the loop with and without Ray."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def benchmark_training(settings: TrainSettings) -> dict[str, Any]:
 
 
 def step_benchmark(settings: TrainSettings) -> tuple[StepBenchmark, str]:
-    """The settings with every automatic choice made, and the geometry's name."""
+    """Returns the settings with every automatic choice made, and the name of the geometry."""
     on_gpu = torch.cuda.is_available()
     geometry = settings.geometry if settings.geometry != "auto" else "qwen_7b" if on_gpu else "small"
     rows = settings.rows or (1 if on_gpu else 4)
@@ -57,7 +57,7 @@ def step_benchmark(settings: TrainSettings) -> tuple[StepBenchmark, str]:
 
 
 def layers_that_fit(config: MarsConfig, tokens: int) -> int:
-    """Layers of a model that the free memory of the GPU trains, a tenth of it left free."""
+    """Returns the number of layers that can be trained in the GPU's free memory with a tenth of it left free."""
     free_bytes, _ = torch.cuda.mem_get_info()
     counts = count_parameters(with_layers(config, 0))
     tables = TRAINED_BYTES * counts.trainable + FROZEN_BYTES * (counts.total - counts.trainable)

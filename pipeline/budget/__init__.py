@@ -1,1 +1,1 @@
-"""The cost of a run, so far and to come: spending, rates, cost plan, forecast. Imports `ledger` and `planning`."""
+"""The cost of a run, spent and expected: spending, rates, cost plan, forecast. Imports `ledger` and `planning`."""

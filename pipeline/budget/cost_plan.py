@@ -1,7 +1,7 @@
 """The cost of a recipe: training, tokenization, checkpoints and starts, in days of a GPU, of A100s, and in money.
 
-FLOP are those of `pipeline/planning/work.py`, which the benchmark and the ledger count, too. Every factor says where it
-comes from: the recipe, counted, measured, or assumed.
+FLOP are those of `pipeline/planning/work.py`, which the benchmark and the ledger use as well. Every factor names its
+source: the recipe, counted, measured, or assumed.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ CHANGE = 0.1
 
 @dataclass(frozen=True)
 class Factor:
-    """A number that the plan rests on."""
+    """A number that the plan is based on."""
 
     value: float | str
     unit: str
@@ -37,7 +37,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Cost:
-    """Days of the planned device that one part takes."""
+    """Days of the planned device that one part costs."""
 
     part: str
     training: float
@@ -53,7 +53,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class CostPlan:
-    """The plan. `stages` and `tokenization` sum to the whole; `a100` is A100 days a day of the device, None on CPUs."""
+    """The cost plan.
+
+    `stages` and `tokenization` sum to the whole. `a100` is A100 days per day of the device, or None on CPUs.
+    """
 
     recipe: Recipe
     device: str
@@ -70,7 +73,7 @@ class CostPlan:
 
     @property
     def training_days(self) -> float:
-        """Days of training steps alone, to which the MFU applies."""
+        """Days of the training steps alone, which the MFU applies to."""
         return sum(cost.training for cost in self.stages)
 
 
@@ -79,14 +82,14 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
 
     Args:
         recipe: with its overrides.
-        gpu: model to plan on instead of the recipe's, or of what was measured.
-        mfu: assumed share of the peak, where no rate was measured.
-        rates: what was measured.
-        encoder_mfu: the same of the VQ-GAN's encoder.
-        price: of a GPU-hour, in whatever currency; 0 for none.
+        gpu: GPU model to plan on, instead of the recipe's or the measured one.
+        mfu: assumed share of the peak, if no rate was measured.
+        rates: measured rates.
+        encoder_mfu: the same for the VQ-GAN's encoder.
+        price: price of a GPU-hour, in any currency; 0 for none.
 
     Raises:
-        UsageError: the recipe cannot work, or rates of another device were given, or none for CPUs.
+        UsageError: the recipe is impossible, the rates are of another device, or there are none for CPUs.
     """
     measured = rates.flop_per_s is not None
     _check_device_kind(recipe, rates)
@@ -110,7 +113,7 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
 
 
 def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
-    """Raises UsageError where the rates are of a CPU and the recipe trains on GPUs, or the other way round."""
+    """Raises UsageError if the rates are of a CPU and the recipe trains on GPUs, or the other way round."""
     if rates.device == "CPU" and recipe.scaling.use_gpu:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs, the rates in {rates.sources[0]!r} are a CPU's")
     if not recipe.scaling.use_gpu and rates.device != "CPU":
@@ -124,13 +127,13 @@ def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
 def _training_factors(
     recipe: Recipe, plan: RecipePlan, device: Device, mfu: float | None, by_stage: list[float], rates: Rates
 ) -> dict[str, Factor]:
-    """The factors of training's cost, each with its source.
+    """Returns the factors of the training cost, each with its source.
 
     Args:
         recipe, plan, rates: see `plan_costs`.
-        device: planned on.
-        mfu: assumed, or measured.
-        by_stage: FLOP/s of a device in each stage.
+        device: device of the plan.
+        mfu: assumed or measured MFU.
+        by_stage: FLOP/s of one device in each stage.
     """
     measured = rates.flop_per_s is not None
     of_rates = f"measured: {', '.join(rates.sources)}"
@@ -164,7 +167,7 @@ def _training_factors(
 
 
 def unlimited(recipe: Recipe) -> Recipe:
-    """The recipe without its planning budgets, which would refuse a plan that costs more."""
+    """Returns the recipe without its planned budgets, which would reject a plan that costs more."""
     return replace(recipe, plan=replace(recipe.plan, budget_gpu_days=()))
 
 
@@ -228,7 +231,7 @@ def _stall_s(plan: RecipePlan) -> float:
 
 
 def sensitivities(plan: CostPlan) -> dict[str, dict[str, float]]:
-    """How much a tenth more samples, a tenth less MFU and a tenth more price add to the days and to the money."""
+    """Returns what 10% more samples, 10% less MFU and a 10% higher price each add to the days and the money."""
     scaled = sum(cost.training + cost.checkpoints + cost.waiting for cost in plan.stages) + plan.tokenization.gpu_days
     samples = CHANGE * scaled / plan.gpu_days
     mfu = plan.training_days * (1 / (1 - CHANGE) - 1) / plan.gpu_days
@@ -240,7 +243,7 @@ def sensitivities(plan: CostPlan) -> dict[str, dict[str, float]]:
 
 
 def as_object(plan: CostPlan) -> dict[str, Any]:
-    """The plan as plain values, for JSON."""
+    """Returns the plan as plain values for JSON."""
 
     def days(cost_days: float) -> dict[str, float | None]:
         a100 = cost_days * plan.a100 if plan.a100 is not None else None

@@ -1,4 +1,4 @@
-"""Forecasts when a run's training ends and how many days it takes, from its ledger and its recipe."""
+"""Forecasts the end of a run's training and the days it takes, from its ledger and its recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ slow, and few."""
 
 @dataclass(frozen=True)
 class Forecast:
-    """Days of the run's devices at the end of the last stage, without what other jobs will take.
+    """Expected device-days of the run at the end of its last stage, without future days of other jobs.
 
     Attributes:
-        gpu_days, low, high: in all, those spent included, and between what they are expected.
-        left_gpu_days: of them still to come.
-        done_share: of the training's FLOP.
-        left_s: at the present number of devices; None where none are held.
-        basis: what it rests on, in words.
+        gpu_days, low, high: total with the spent days, and the range it is expected in.
+        left_gpu_days: days still to come.
+        done_share: finished share of the training FLOP.
+        left_s: seconds left at the present number of devices, or None if none are held.
+        basis: the data behind the forecast, in words.
     """
 
     gpu_days: float
@@ -45,11 +45,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """The progress and the cost of a stage so far.
+    """Progress and cost of a stage so far.
 
     Attributes:
-        steps: that are done, of them a share of the stage's.
-        update_s, work_s: device-seconds of its updates, and of all else but starts: lost steps and stalls are in it.
+        steps: number of finished steps. `share` is their share of the stage.
+        update_s, work_s: device-seconds of the updates, and of everything else but starts. `work_s` includes lost steps
+            and stalls.
     """
 
     steps: float
@@ -59,28 +60,27 @@ class StageProgress:
 
 
 def planned_work(recipe: Recipe) -> list[StageWork]:
-    """The planned work of each stage."""
     config, lengths, ranks = planned_config(recipe), sample_lengths(recipe), recipe.scaling.num_workers
     return [stage_work(config, stage, lengths, ranks, recipe.plan.documents) for stage in recipe.stages]
 
 
 def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecast | None:
-    """None as long as no step is done.
+    """Forecasts the rest of the training. Returns None until a first step is done.
 
-    Steps that are left of a stage that has begun cost what its steps have cost so far, lost ones and stalls included.
-    A stage that has not begun costs one start and, a step, an update and its planned FLOP, both at their price so far.
-    The FLOP of each kind of samples have a price of their own, from how long its forward passes took: text's, with its
-    large head, cost more than a picture's. While a stage is in its first steps both are weighed (`FIRST_STEPS`).
+    The remaining steps of a stage in progress cost as much as its steps did so far, lost steps and stalls included. A
+    stage that has not begun costs one start and, for each step, one update and its planned FLOP, at their costs so far.
+    Each kind of sample has its own cost per FLOP, derived from the time of its forward passes: text, with its large
+    head, costs more than a picture. In the first steps of a stage both estimates are weighted (`FIRST_STEPS`).
 
     Args:
-        recipe: what is to be done.
-        table: of `read_ledger`.
-        devices_now: that are held.
+        recipe: recipe of the run.
+        table: table of `read_ledger`.
+        devices_now: number of devices held now.
     """
     training = table[table["job"] == "train_stage"]
     works = planned_work(recipe)
     of_recipe = training["stage"].isin([str(number) for number in range(1, len(works) + 1)])
-    training = training[of_recipe]  # a stage that the recipe has no more tells nothing of the others
+    training = training[of_recipe]  # a stage that was removed from the recipe says nothing about the others
     trained = training[training["step"].notna()]
     if not len(trained):
         return None
@@ -113,17 +113,17 @@ def forecast(recipe: Recipe, table: pd.DataFrame, devices_now: float) -> Forecas
 def _left(
     works: list[StageWork], weights: list[float], begun: Mapping[int, StageProgress], start_s: float
 ) -> tuple[float, float]:
-    """Device-seconds that are left, and their uncertainty.
+    """Returns the device-seconds left, and their uncertainty.
 
     Args:
-        works: planned, of every stage.
-        weights: of every stage, its FLOP at the price of their kinds.
-        begun: progress, by the number of the stage.
-        start_s: device-seconds of a start.
+        works: planned work of every stage.
+        weights: FLOP of every stage, weighted by the cost of their kinds.
+        begun: progress of the begun stages, by stage number.
+        start_s: device-seconds of one start.
     """
 
     def expected(number: int, others: Mapping[int, StageProgress]) -> float:
-        """Device-seconds of a stage, from the cost of others."""
+        """Returns the device-seconds of a stage, estimated from other stages."""
         update_s = sum(other.update_s for other in others.values()) / sum(other.steps for other in others.values())
         done = sum(other.share * weights[each - 1] for each, other in others.items())
         price = sum(other.work_s for other in others.values()) / done
@@ -157,8 +157,10 @@ def _begun(attempts: pd.DataFrame, steps: int) -> StageProgress:
 
 
 def _prices(trained: pd.DataFrame) -> dict[str, float]:
-    """Device-seconds of a FLOP's forward pass, by the kind of samples; only their ratios count. Empty where the ledger
-    is of before kinds were timed."""
+    """Returns device-seconds per FLOP of the forward pass by kind of sample; only their ratios matter.
+
+    Returns an empty dict if the ledger was written before kinds were timed.
+    """
     sums: dict[str, list[float]] = {}
     for row in records_of(trained):
         for kind, (flop, seconds) in (row["kinds"] or {}).items():
@@ -168,13 +170,16 @@ def _prices(trained: pd.DataFrame) -> dict[str, float]:
 
 
 def _weight(work: StageWork, prices: Mapping[str, float]) -> float:
-    """The stage's planned FLOP, weighted by the price of each kind."""
+    """Returns the planned FLOP of the stage, weighted by the cost of each kind."""
     usual = fmean(prices.values()) if prices else 1.0
     return work.steps * sum(kind.samples * kind.flop.total * _price_of(kind.kind, prices, usual) for kind in work.kinds)
 
 
 def _price_of(kind: Kind, prices: Mapping[str, float], usual: float) -> float:
-    """The price of a kind. A kind that was not measured gets the price of another with a text prefix, if it has one
-    too: their FLOP cost about the same. Otherwise it gets the usual price."""
+    """Returns the cost per FLOP of a kind.
+
+    A kind without a measurement takes the cost of another kind if both have a text prefix, because their FLOP cost
+    about the same. Otherwise it takes the usual cost.
+    """
     alike = [kind, *(other for other in Kind if kind.has_text_prefix and other.has_text_prefix)]
     return next((prices[name] for name in (other.name.lower() for other in alike) if name in prices), usual)

@@ -11,10 +11,10 @@ SCOPES = ("stage", "run")
 
 
 def given_limits(words: tuple[str, ...]) -> dict[str, float]:
-    """`300` or `stage=300` limits the stage, `run=587` the run; 0 takes a limit away.
+    """Parses limits: `300` or `stage=300` limits the stage, `run=587` the run, and 0 removes a limit.
 
     Raises:
-        UsageError: something else.
+        UsageError: the text has another form.
     """
     found: dict[str, float] = {}
     for word in words:
@@ -36,10 +36,10 @@ def given_limits(words: tuple[str, ...]) -> dict[str, float]:
 
 
 def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
-    """The limits for the next attempt at stage `number`: the given ones, or else those of the attempt before.
+    """Returns the limits for the next attempt at stage `number`: the given ones, or those of the previous attempt.
 
     Raises:
-        BudgetError: one of them is spent already.
+        BudgetError: one of them is already spent.
     """
     table, device = read_ledger(paths.ledger).table, "GPU" if paths.recipe.scaling.use_gpu else "CPU"
     stage, run = 0.0, 0.0

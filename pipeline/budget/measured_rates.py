@@ -12,16 +12,16 @@ from pipeline.ledger.rows import read_ledger
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of one device. None or empty: not measured.
+    """Rates of one device. None or empty means not measured.
 
     Attributes:
-        device: its model.
-        flop_per_s: of a training step.
-        flop_per_s_by_stage: the same, where stages were measured apart.
-        pictures_per_s: that are tokenized.
-        starting_s: from a stage's devices to its first step.
-        checkpoint_share, waiting_share, idle_share: of the seconds of steps, on top of them.
-        sources: where from.
+        device: device model.
+        flop_per_s: FLOP/s of a training step.
+        flop_per_s_by_stage: the same by stage, if stages were measured separately.
+        pictures_per_s: pictures tokenized a second.
+        starting_s: seconds from getting a stage's devices to its first step.
+        checkpoint_share, waiting_share, idle_share: additional time, as shares of the seconds of steps.
+        sources: files the rates come from.
     """
 
     device: str = ""
@@ -39,7 +39,7 @@ def read_rates(places: tuple[str, ...]) -> Rates:
     """Reads rates from the output of `jobs/benchmark.py train --json` or `tokenize --json`, and from ledgers' folders.
 
     Raises:
-        UsageError: a file is neither, or they are of different devices.
+        UsageError: a file is neither, or the rates are of different devices.
     """
     rates = Rates()
     for place in places:
@@ -113,6 +113,6 @@ def _of_ledger(place: str) -> Rates:
 
 
 def mfu_of(rates: Rates, device: str) -> float | None:
-    """The measured rate as a share of the device's peak; None if either is not known."""
+    """Returns the measured rate as a share of the device's peak, or None if either is unknown."""
     peak = peak_flop_per_s(device)
     return rates.flop_per_s / peak if peak and rates.flop_per_s else None

@@ -1,4 +1,4 @@
-"""A100 GPU-days that others state for their text-to-image models, to compare with."""
+"""Published A100 GPU-days of text-to-image models, for comparison."""
 
 SD15_GPU_DAYS = 6250.0
 """Stable Diffusion 1.5, as MARS's paper states it."""

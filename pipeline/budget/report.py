@@ -1,4 +1,4 @@
-"""The spending and the forecast of a run, as plain values."""
+"""Spending and forecast of a run, as plain values."""
 
 import time
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ COUNTS = ("steps", "samples", "tokens", "flop")
 
 
 def report_object(recipe: Recipe, ledger: Ledger, budget: float, named: Mapping[str, str]) -> dict[str, Any]:
-    """All values of the report. Units are in the names.
+    """Returns all values of the report. Names include the units.
 
     Args:
-        recipe: of the run.
-        ledger: its.
-        budget: GPU-days to compare with; 0 for the run's own limit, or what the recipe plans with.
+        recipe: recipe of the run.
+        ledger: ledger of the run.
+        budget: GPU-days to compare with; 0 for the run's own limit, or else the recipe's planned budget.
         named: see `a100_factor`.
 
     Raises:
-        UsageError: it is not known which GPU a model is.
+        UsageError: a device model cannot be mapped to a GPU.
     """
     table, spent = ledger.table, spending(ledger.table, recipe.heartbeat_s)
     kind = "GPU" if recipe.scaling.use_gpu else "CPU"

@@ -1,4 +1,4 @@
-"""How the device-days of a run were spent, by attempt, from its ledger."""
+"""Splits the device-days of a run by attempt and by use, from its ledger."""
 
 import time
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ GROUPS = ("job", "stage", "attempt", "gpu_model")
 
 
 def spending(table: pd.DataFrame, heartbeat_s: float, now: float | None = None) -> pd.DataFrame:
-    """One row an attempt: its keys (`GROUPS`), its outcome, `gpu_days`, and those days by `CATEGORIES`.
+    """Returns one row for each attempt: its keys (`GROUPS`), its outcome, `gpu_days`, and those days by `CATEGORIES`.
 
-    Lost to failures are the steps that a later attempt did again, what an attempt that failed or was killed held
-    beside its steps, and all of it where it did none. Idle is what was held and is none of the others: the end of a
-    job, mostly.
+    Lost to failures are the steps that a later attempt repeated, the device time outside of steps of an attempt that
+    failed or was killed, and all the time of such an attempt if it did no step. Idle is held time that belongs to no
+    other category, mostly the end of a job.
 
     Args:
-        table: of `read_ledger`.
+        table: table of `read_ledger`.
         heartbeat_s: seconds between two rows.
         now: time of day, s since 1970.
     """
@@ -42,14 +42,14 @@ def spending(table: pd.DataFrame, heartbeat_s: float, now: float | None = None) 
 
 
 def outcome_of(row: dict[str, Any], heartbeat_s: float, now: float) -> str:
-    """How an attempt ended; `running` if it has not, `killed` if its rows stopped."""
+    """Returns how an attempt ended: `running` if it has not ended, `killed` if its rows stopped."""
     if row["event"].startswith("end: "):
         return str(row["event"].removeprefix("end: "))
     return "running" if now - row["time"] < SILENT_HEARTBEATS * heartbeat_s else "killed"
 
 
 def _categories(row: dict[str, Any], outcome: str, done_again_from: float | None) -> dict[str, float]:
-    """Seconds of an attempt by category. `done_again_from`: the step from which a later attempt went on."""
+    """Returns the seconds of an attempt by category. `done_again_from` is the step a later attempt resumed from."""
     failed = outcome in ("failed", "killed")
     productive, waiting = row["productive_seconds"], row["data_wait_seconds"]
     checkpoints, starting = row["checkpoint_seconds"], row["starting_seconds"]
@@ -69,8 +69,10 @@ def _categories(row: dict[str, Any], outcome: str, done_again_from: float | None
 
 
 def _productive_until(row: dict[str, Any], step: float) -> float:
-    """Productive seconds before a step: measured where a checkpoint lies there, which is where attempts go on; else in
-    proportion between two that were."""
+    """Returns the productive seconds before a step.
+
+    They are measured at steps with a checkpoint, where attempts resume. Other steps are interpolated.
+    """
     points = [[row["first_step"], 0.0], *row["marks"], [row["step"], row["productive_seconds"]]]
     before = max((point for point in points if point[0] <= step), default=points[0], key=lambda point: point[0])
     after = min((point for point in points if point[0] > step), default=points[-1], key=lambda point: point[0])
@@ -80,14 +82,15 @@ def _productive_until(row: dict[str, Any], step: float) -> float:
 
 
 def a100_factor(model: str, named: Mapping[str, str]) -> float | None:
-    """A100 days in a day of this GPU: the ratio of their dense bf16 peaks. None for CPUs, which have no conversion.
+    """Returns A100 days per day of this GPU, the ratio of their dense bf16 peaks. None for CPUs, which have no
+    conversion.
 
     Args:
-        model: as the ledger says.
-        named: what the user says of models that are not known.
+        model: device model in the ledger.
+        named: the user's mapping of unknown device models to GPUs.
 
     Raises:
-        UsageError: it is not known which GPU that is.
+        UsageError: the device model cannot be mapped to a GPU.
     """
     if model == "CPU":
         return None
@@ -102,5 +105,5 @@ def a100_factor(model: str, named: Mapping[str, str]) -> float | None:
 
 
 def burn_rate(table: pd.DataFrame, spent: pd.DataFrame) -> float:
-    """Devices that running attempts hold now, which is device-days a day."""
+    """Returns the number of devices that running attempts hold now, which equals device-days a day."""
     return float(table.loc[(spent["outcome"] == "running").to_numpy(), "held"].sum()) if len(table) else 0.0

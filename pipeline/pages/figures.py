@@ -1,4 +1,4 @@
-"""Plots as PNG. They are made as `Figure`, not with pyplot: no display is looked for, and nothing needs closing."""
+"""Renders plots as PNG with `Figure` instead of pyplot, which needs no display and no closing."""
 
 import io
 
@@ -8,7 +8,7 @@ DPI = 110
 
 
 def png_of(figure: Figure) -> bytes:
-    """A plot without the empty space around it."""
+    """Returns a plot as PNG, without the empty space around it."""
     content = io.BytesIO()
     figure.savefig(content, dpi=DPI, format="png", bbox_inches="tight")
     return content.getvalue()

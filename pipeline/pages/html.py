@@ -1,4 +1,4 @@
-"""Parts of HTML pages. A page is one file, with its pictures inside, and readable on a phone."""
+"""Parts of HTML pages. A page is a single file with embedded pictures, readable on a phone."""
 
 import base64
 import html
@@ -21,26 +21,25 @@ h2 { margin-top: 2em }
 
 
 def page_of(title: str, parts: Iterable[str]) -> str:
-    """A whole page."""
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
-    # An empty icon: without one, browsers ask the server for it and log an error.
+    # An empty icon: otherwise browsers request one from the server and log an error.
     head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
 
 
 def table_of(table: pd.DataFrame) -> str:
-    """A table that scrolls where it is wider than the screen."""
+    """Returns a table that scrolls if it is wider than the screen."""
     return f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>"
 
 
 def image_of(png: bytes, what: str) -> str:
-    """A picture inside the page; `what` describes it for screen readers."""
+    """Returns an embedded picture; `what` describes it for screen readers."""
     return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a page: a heading, a text, a table and PNG pictures."""
+    """A part of a page: a heading, a text, a table and PNG pictures."""
 
     title: str
     text: str
@@ -48,7 +47,7 @@ class Section:
     pictures: list[bytes] = field(default_factory=list)
 
     def parts(self) -> list[str]:
-        """For `page_of`."""
+        """Returns the parts for `page_of`."""
         found = [f"<h2>{html.escape(self.title)}</h2><p>{html.escape(self.text)}</p>"]
         found += [table_of(self.table)] if self.table is not None else []
         return found + [image_of(picture, self.title) for picture in self.pictures]

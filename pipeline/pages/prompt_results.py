@@ -1,4 +1,4 @@
-"""What is generated for prompts, on disk: pictures, an index, a grid, and a page for illustrated documents."""
+"""Writes generated results for prompts: pictures, an index, a grid, and a page for illustrated documents."""
 
 import base64
 import html
@@ -20,7 +20,7 @@ GRID_COLUMNS = 12
 
 
 def new_folder(parent: Path) -> Path:
-    """A new folder `0001`, `0002`, ... under `parent`: what was made before stays."""
+    """Makes a new folder `0001`, `0002`, ... under `parent`; earlier results stay."""
     parent.mkdir(parents=True, exist_ok=True)
     number = max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
     while True:
@@ -28,7 +28,7 @@ def new_folder(parent: Path) -> Path:
         folder = parent / f"{number:04d}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another job was faster
+        except FileExistsError:  # another job made it first
             continue
         return folder
 
@@ -42,13 +42,15 @@ def save_picture(folder: Path, name: str, png: bytes) -> str:
 
 
 def file_name(number: int, text: str) -> str:
-    """The number, and the letters and digits of the text; at most 180 bytes."""
+    """Returns the number followed by the letters and digits of the text; at most 180 bytes."""
     readable = "".join(letter if letter.isalnum() else "_" for letter in text)
     return f"{number:06d}_" + readable.encode()[:170].decode(errors="ignore")
 
 
 def save_index(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Both indices, row by row the same but for the codes; in the parquet, a document's `segments` are JSON text."""
+    """Writes both indices. Their rows are equal except for the codes. In the parquet, a document's `segments` are JSON
+    text.
+    """
     texts = [{"segments": json.dumps(row["segments"], ensure_ascii=False)} if "segments" in row else {} for row in rows]
     pd.DataFrame([row | text for row, text in zip(rows, texts, strict=True)]).to_parquet(folder / INDEX_PARQUET)
     with (folder / INDEX_JSONL).open("w", encoding="utf-8") as lines:
@@ -64,7 +66,7 @@ def _without_codes(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_grid(folder: Path, columns: list[list[tuple[str, str]]], footer: str) -> None:
-    """A sheet of some of the pictures; `columns` holds cells of (text, path under `folder`)."""
+    """Writes a sheet of some of the pictures; `columns` holds cells of (text, path under `folder`)."""
     cells = [
         [(text, np.asarray(Image.open(folder / path).convert("RGB"))) for text, path in column]
         for column in spread(columns, GRID_COLUMNS)
@@ -73,9 +75,9 @@ def save_grid(folder: Path, columns: list[list[tuple[str, str]]], footer: str) -
 
 
 def save_page(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """A page with every document, its pictures inside it: it opens without a network, wherever it is taken.
+    """Writes a page with every document and embedded pictures, so that it opens anywhere without a network.
 
-    Each row has `prompt`, `seed` and `segments`: dicts with `text`, or with `picture`, a path under `folder`.
+    Each row has `prompt`, `seed` and `segments`: dicts with either `text` or `picture`, a path under `folder`.
     """
     parts = [
         "<!doctype html><meta charset='utf-8'><title>Illustrated documents</title>",

@@ -1,4 +1,4 @@
-"""Sheets of pictures with captions under them, for people to look at."""
+"""Sheets of pictures with captions below them, for people to look at."""
 
 import importlib.metadata
 import io
@@ -23,12 +23,12 @@ CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
 
 
 def spread(items: list, count: int) -> list:
-    """`count` items at equal distances."""
+    """Returns `count` items at equal distances."""
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))]
 
 
 def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[str, np.ndarray]:
-    """The corpus's own pictures after the transform, uint8 [size_px, size_px, 3], by sample id."""
+    """Returns the corpus's own pictures after the transform, uint8 [size_px, size_px, 3], by sample id."""
     wanted = set(sample_ids)
     found = {}
     corpus = Corpus(paths.corpus_source)
@@ -45,15 +45,17 @@ def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[
 def sample_grid(
     table: pd.DataFrame, vqgan: ImageTokenizer, paths: RunPaths, size_px: int, count: int, footer: str
 ) -> Image.Image:
-    """A column a sample: its own picture, then for each language the one generated from its caption and, where there is
-    one, the high-resolution picture after it.
+    """Writes a sheet with one column per sample.
+
+    A column shows the sample's own picture, then for each language the picture generated from its caption and, if there
+    is one, the high-resolution picture.
 
     Args:
         table: rows with sample_id, language, prompt, codes and perhaps high_codes.
         vqgan: decodes the codes.
-        paths: the run's.
+        paths: paths of the run.
         size_px: side of the samples' own pictures.
-        count: columns.
+        count: number of columns.
         footer: see `picture_sheet`.
     """
     chosen = spread(sorted(table["sample_id"].unique()), count)
@@ -73,9 +75,10 @@ def sample_grid(
 
 
 def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = "") -> Image.Image:
-    """Pictures with a line under each; `columns` holds cells of (text, pixels uint8 [S, S, 3]).
+    """Draws a sheet of pictures, each with a line of text below it.
 
-    `footer` stands below them, as where the pictures are from.
+    `columns` holds cells of (text, pixels uint8 [S, S, 3]). `footer` is printed below all of them, for example the
+    source of the pictures.
     """
     rows = max(len(cells) for cells in columns)
     with matplotlib.rc_context({"font.family": _fonts(), "font.size": 7}):
@@ -97,13 +100,13 @@ def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = "")
 
 
 def _cut(text: str, width: int) -> str:
-    """At most `width` columns of text; a Chinese character takes two."""
+    """Cuts text to at most `width` columns; a Chinese character takes two."""
     widths = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text])
     return text if not text or widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
 
 
 def _fonts() -> list[str]:
-    """DejaVu Sans, and after it the font with Chinese characters where its package is installed."""
+    """Returns DejaVu Sans and, if its package is installed, the font with Chinese characters."""
     try:
         files = importlib.metadata.files(CJK_FONT_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

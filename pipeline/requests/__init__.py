@@ -1,2 +1,3 @@
-"""What a user asks of generation: prompts checked, generators run on Ray Data, results written. Imports `generation`,
-`pages` and `runs`."""
+"""A user's requests to generate: checked prompts, generators on Ray Data, written results. Imports `generation`,
+`pages` and `runs`.
+"""

@@ -1,4 +1,4 @@
-"""What flags that are not given stand for."""
+"""Values of flags that are not given."""
 
 PROMPT_BATCH = 16
 """Prompts generated at once."""

@@ -1,4 +1,4 @@
-"""Generators on Ray Data, fed with rows of prompts."""
+"""Runs generators on Ray Data over rows of prompts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from tokenization.text_tokenizer import load_text_tokenizer
 
 
 def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bool) -> GeneratorConfig:
-    """What all generators of a run have in common; `with_vqgan` where they read or make pixels."""
+    """Returns the common config of a run's generators. `with_vqgan` is True for those that read or make pixels."""
     return GeneratorConfig(
         export=request.paths.export,
         batch_size=batch_size,
@@ -37,7 +37,7 @@ def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bo
 
 
 def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
-    """Exports the last stage's model, where that has not been done yet."""
+    """Exports the last stage's model if that is not done yet."""
     checkpoint = finished_checkpoint(paths.checkpoints(len(recipe.stages)))
     if exported_from(paths.export) == checkpoint.name:
         return
@@ -49,7 +49,9 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
 def run_generators(
     config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: ActorProxy[LedgerActor]
 ) -> Iterator[dict[str, Any]]:
-    """The rows, through a pool of `Generator`s on Ray Data, as they come; `row_number` says which is which."""
+    """Runs the rows through a pool of `Generator`s on Ray Data. Yields them as they finish; `row_number` identifies a
+    row.
+    """
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
     workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))

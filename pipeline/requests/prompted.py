@@ -1,4 +1,4 @@
-"""Answers requests: results for prompts or picture files, each job's in a new folder."""
+"""Answers requests with results for prompts or picture files, in a new folder for each job."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,14 +20,14 @@ Save = Callable[[GenerationRequest, Path, Iterable[dict[str, Any]]], None]
 def generate_from_prompts(
     request: GenerationRequest, texts: tuple[str, ...], file: str, num_each: int, batch_size: int, parent: Path
 ) -> None:
-    """Pictures or, where the task is `joint`, documents from the prompts of the command line and of a file.
+    """Generates pictures, or documents for the task `joint`, from the prompts of the command line and of a file.
 
     Args:
-        request: what is asked.
+        request: the request.
         texts, file: see `read_prompts`.
-        num_each: results for each prompt.
+        num_each: number of results for each prompt.
         batch_size: rows generated at once.
-        parent: gets a new folder with the results.
+        parent: a new folder with the results is made in it.
     """
     prompts, prompt_len = checked_prompts(request, texts, file)
     joint = request.task == "joint"
@@ -43,7 +43,7 @@ def generate_from_prompts(
 def caption_pictures(
     request: GenerationRequest, files: tuple[str, ...], language: str, batch_size: int, parent: Path
 ) -> None:
-    """Captions of picture files."""
+    """Captions picture files."""
     rows = caption_rows(files, language, request.sampling.seed, request.fingerprint)
     _generate(request, generator_config(request, batch_size, with_vqgan=True), rows, parent, save_captions)
 

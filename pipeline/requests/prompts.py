@@ -1,4 +1,4 @@
-"""Prompts from the command line and from files, all of them checked before anything starts."""
+"""Reads prompts from the command line and from files, and checks all of them before anything starts."""
 
 import json
 from collections.abc import Callable
@@ -15,14 +15,14 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt.
+    """A prompt with its origin and options.
 
     Attributes:
         text: the prompt itself.
-        place: where it stands, for messages.
-        id: its own name, or its number.
-        language: as the file has it; only passed on.
-        seed: its own, or None for the job's.
+        place: its location, for messages.
+        id: its own id, or its number.
+        language: language in the file; only passed on.
+        seed: its own seed, or None for the job's.
     """
 
     text: str
@@ -35,17 +35,18 @@ class Prompt:
 def read_prompts(
     texts: tuple[str, ...], file: str, num_ids: Callable[[list[str]], list[int]], max_ids: int
 ) -> list[Prompt]:
-    """The prompts of the command line, then those of `file`: `.txt` has one a line, `.jsonl` an object a line.
+    """Returns the prompts of the command line, then those of `file`: one per line in `.txt`, one object per line in
+    `.jsonl`.
 
     Args:
-        texts: of the command line.
+        texts: prompts of the command line.
         file: a path, or empty.
-        num_ids: counts the text ids of each text.
-        max_ids: of a prompt.
+        num_ids: returns the number of text ids of each text.
+        max_ids: maximum number of ids in a prompt.
 
     Raises:
-        UsageError: a prompt of the command line is empty or too long, or the file's name ends otherwise.
-        InputError: the file cannot be read, or has bad lines; it names them all, up to `SHOWN_PROBLEMS`.
+        UsageError: a prompt of the command line is empty or too long, or the file has another suffix.
+        InputError: the file cannot be read, or has bad lines; the message lists up to `SHOWN_PROBLEMS` of them.
     """
     given = [Prompt(text, "--prompt", str(number)) for number, text in enumerate(texts)]
     if problems := _problems(given, num_ids, max_ids):
@@ -66,7 +67,7 @@ def read_prompts(
 
 
 def check_not_empty(texts: tuple[str, ...]) -> None:
-    """Raises UsageError where a prompt of the command line is empty: that needs no tokenizer."""
+    """Raises UsageError if a prompt of the command line is empty. It needs no tokenizer."""
     if not all(text.strip() for text in texts):
         raise UsageError("--prompt is empty; say what to draw")
 
@@ -91,7 +92,7 @@ def _read(path: Path, first_number: int) -> tuple[list[Prompt], list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from error
     if lines[-1] == "":
-        lines.pop()  # what follows the last newline is no line
+        lines.pop()  # the part after the last newline is not a line
     prompts, problems = [], []
     for number, line in enumerate(lines, start=1):
         place, own_id = f"line {number}", str(first_number + number - 1)
@@ -106,10 +107,10 @@ def _read(path: Path, first_number: int) -> tuple[list[Prompt], list[str]]:
 
 
 def _parsed(line: str, place: str, own_id: str) -> Prompt:
-    """The prompt of a line; keys other than `prompt`, `language`, `seed` and `id` are ignored.
+    """Parses a line; keys other than `prompt`, `language`, `seed` and `id` are ignored.
 
     Raises:
-        ValueError: what is wrong, to follow the place.
+        ValueError: the problem, in words that follow the line's place in a message.
     """
     try:
         value: Any = json.loads(line) if line.strip() else None

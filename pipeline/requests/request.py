@@ -1,4 +1,4 @@
-"""What a user asks `jobs/generate.py` for, checked before anything starts."""
+"""A user's request to `jobs/generate.py`, checked before anything starts."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,16 +23,16 @@ PROMPT_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A run, and what is asked of it.
+    """A run and the request to it.
 
     Attributes:
-        recipe, paths, fingerprint: the run and its tokens.
+        recipe, paths, fingerprint: recipe and paths of the run, and the fingerprint of its tokens.
         task: `picture`, `caption` or `joint`.
-        sampling: how codes, and the text of documents, are chosen.
-        high: high-resolution pictures; None for none.
+        sampling: sampling of codes and of the text of documents.
+        high: high resolution to draw, or None.
         documents: limits of joint generation.
-        caption_sampling: how captions are chosen.
-        footer: stands on every sheet of pictures.
+        caption_sampling: sampling of captions.
+        footer: text on every sheet of pictures.
     """
 
     recipe: Recipe
@@ -49,16 +49,16 @@ class GenerationRequest:
 def high_resolution(
     recipe: Recipe, fingerprint: Fingerprint, wanted: str = "auto", size_px: int = 0
 ) -> HighResolution | None:
-    """The high resolution that the last stage has trained for; None where it has not, or none is wanted.
+    """Returns the high resolution that the last stage was trained for, or None if it was not or none is wanted.
 
     Args:
-        recipe: the run's.
-        fingerprint: of its tokens.
+        recipe: recipe of the run.
+        fingerprint: fingerprint of its tokens.
         wanted: `yes`, `no` or `auto`.
-        size_px: side of the pictures that are asked for; 0 for whatever `wanted` says.
+        size_px: side of the requested pictures; 0 leaves it to `wanted`.
 
     Raises:
-        UsageError: the run was not trained for what is asked.
+        UsageError: the run was not trained for the requested size.
         InputError: it was, but its tokens have no high resolution.
     """
     stage, sizes = recipe.stages[-1], {"no": fingerprint.transform["size_px"]}
@@ -79,13 +79,13 @@ def high_resolution(
 
 
 def checked_prompts(request: GenerationRequest, texts: tuple[str, ...], file: str) -> tuple[list[Prompt], int]:
-    """The prompts, and to how many ids they are padded.
+    """Returns the prompts, and the number of ids they are padded to.
 
-    A picture's prompt may have as many ids as a caption had in training; a document's, as many as the model's positions
-    leave.
+    A picture's prompt may have as many ids as a caption in training. A document's prompt may use the positions that the
+    limits leave.
 
     Raises:
-        UsageError: a prompt is empty or too long, or the limits leave no room for one.
+        UsageError: a prompt is empty or too long, or the limits leave no room for a prompt.
         InputError: see `read_prompts` and `base_config`.
     """
     recipe, paths = request.recipe, request.paths
@@ -112,7 +112,7 @@ def checked_prompts(request: GenerationRequest, texts: tuple[str, ...], file: st
 
 
 def prompt_rows(prompts: list[Prompt], num_each: int, seed: int) -> list[dict[str, Any]]:
-    """Rows for the generators: id, prompt, language, seed."""
+    """Returns rows for the generators: id, prompt, language, seed."""
     return [
         {
             "id": prompt.id,
@@ -126,10 +126,10 @@ def prompt_rows(prompts: list[Prompt], num_each: int, seed: int) -> list[dict[st
 
 
 def caption_rows(files: tuple[str, ...], language: str, seed: int, fingerprint: Fingerprint) -> list[dict[str, Any]]:
-    """Rows for the generators: image, language, seed, and pixels uint8 [S, S, 3] after the tokens' transform.
+    """Returns rows for the generators: image, language, seed, and pixels uint8 [S, S, 3] after the tokens' transform.
 
     Raises:
-        InputError: pictures that cannot be read, all of them named.
+        InputError: pictures cannot be read; the message names all of them.
     """
     limits = Limits(**{name: fingerprint.transform[name] for name in asdict(Limits())})
     transform = Transform(fingerprint.transform["size_px"], limits=limits)

@@ -1,4 +1,4 @@
-"""Writes what was generated for a request into its folder."""
+"""Writes the generated results of a request into its folder."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from pipeline.runtime.terminal import say
 
 
 def save_pictures(request: GenerationRequest, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices and the grid."""
+    """Writes pictures as they arrive, then the indices and the grid."""
     rows = []
     for row in made:
         name = file_name(row["row_number"], row["prompt"])
@@ -36,7 +36,7 @@ def save_pictures(request: GenerationRequest, folder: Path, made: Iterable[dict[
 
 
 def save_captions(request: GenerationRequest, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """The indices: image, language, caption, and the codes it was read from."""
+    """Writes the indices: image, language, caption, and the codes of the image."""
     rows = sorted(made, key=lambda row: row["row_number"])
     save_index(folder, [_plain_columns(row) | {"caption": row["caption"], "codes": row["codes"]} for row in rows])
     for row in rows[:10]:
@@ -44,7 +44,7 @@ def save_captions(request: GenerationRequest, folder: Path, made: Iterable[dict[
 
 
 def save_documents(request: GenerationRequest, folder: Path, made: Iterable[dict[str, Any]]) -> None:
-    """Pictures as they come, then the indices, the page, and a grid where there are pictures."""
+    """Writes pictures as they arrive, then the indices, the page, and a grid if there are pictures."""
     rows = []
     for row in made:
         segments = json.loads(row["segments"])

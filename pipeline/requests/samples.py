@@ -1,4 +1,4 @@
-"""Generates for the samples that a run is scored on: pictures, captions, illustrated documents."""
+"""Generates for the scored samples of a run: pictures, captions, illustrated documents."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 def generate_for_scores(request: GenerationRequest) -> None:
-    """Everything that `jobs/evaluate.py` scores."""
+    """Generates everything that `jobs/evaluate.py` scores."""
     make_export(request.recipe, request.paths, request.fingerprint)
     generate_samples(request)
     if request.recipe.evaluation.documents:
@@ -28,14 +28,18 @@ def generate_for_scores(request: GenerationRequest) -> None:
 
 
 def generate_samples(request: GenerationRequest) -> None:
-    """A picture from each caption of the scored samples, a caption from their codes in each language, and the grid."""
+    """Generates a picture from each caption of the scored samples, a caption from their codes in each language, and the
+    grid.
+    """
     recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
     samples = scored_samples(recipe, paths).drop(columns="high_codes").assign(seed=request.sampling.seed)
     rows = samples.rename(columns={"caption": "prompt"}).to_dict("records")
     paths.samples.mkdir(parents=True, exist_ok=True)
     say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
     with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
-        share = -(-len(rows) // min(recipe.scaling.num_workers, len(rows)))  # of a worker, in batches of one size
+        share = -(
+            -len(rows) // min(recipe.scaling.num_workers, len(rows))
+        )  # rows of a worker, in batches of equal size
         batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
         made = run_generators(generator_config(request, batch_size, with_vqgan=False), rows, recipe, ledger)
         table = pd.DataFrame(list(made)).sort_values("row_number")
@@ -53,7 +57,7 @@ def generate_samples(request: GenerationRequest) -> None:
 
 
 def generate_documents(request: GenerationRequest) -> None:
-    """Illustrated documents from the first lines of those that the run trained on."""
+    """Generates illustrated documents from the first lines of the documents that the run trained on."""
     recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
     true = true_documents(recipe, paths, recipe.evaluation.documents)
     max_pictures, max_ids = (max(counts) for counts in zip(*((len(d.pictures), d.num_ids) for d in true), strict=True))

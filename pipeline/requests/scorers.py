@@ -1,4 +1,4 @@
-"""Draws a benchmark's prompts into the layout of its own scorers."""
+"""Draws a benchmark's prompts in the folder layout of its own scorers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pipeline.runtime.terminal import say
 def draw_for_scorer(
     request: GenerationRequest, layout: str, prompts: list[ScorerPrompt], num_each: int, output: Path
 ) -> None:
-    """Draws `num_each` pictures of each prompt, in high resolution where the request has one."""
+    """Draws `num_each` pictures of each prompt, in high resolution if the request asks for it."""
     recipe, paths = request.recipe, request.paths
     checked_prompts(request, tuple(prompt.text for prompt in prompts), "")
     make_export(recipe, paths, request.fingerprint)

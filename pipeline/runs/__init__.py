@@ -1,2 +1,3 @@
-"""A run's folder, its attempts in the ledger, and whether its tokens and language expert fit its recipe. Imports
-`config`, `ledger` and the token table."""
+"""The folder of a run, its attempts in the ledger, and checks that its tokens and language expert fit its recipe.
+Imports `config`, `ledger` and the token table.
+"""

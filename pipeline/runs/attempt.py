@@ -21,7 +21,7 @@ def ledger_attempt(
 ) -> Iterator[ActorProxy[LedgerActor]]:
     """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
 
-    What is counted is what the job holds of GPUs, or of CPUs where it uses none, as Ray says; see `reserved` for tasks.
+    It counts the GPUs that Ray reports for the job, or the CPUs if it uses no GPU. For tasks see `reserved`.
     """
     connect_to_ray()
     attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)

@@ -1,4 +1,4 @@
-"""A job as a command, to run it in a process of its own."""
+"""Builds the command line of a job, to run it in a process of its own."""
 
 import sys
 from collections.abc import Sequence
@@ -8,9 +8,12 @@ from pipeline.runs.paths import PROJECT
 
 
 def job_command(job: str, recipe: str, root: Path | str = "", overrides: Sequence[str] = ()) -> list[str]:
-    """The words that run `jobs/JOB.py` with this Python, with what `--recipe`, `--root` and `--set` take."""
+    """Returns the words that run `jobs/JOB.py` with this Python and with values for `--recipe`, `--root` and
+    `--set`."""
     words = [sys.executable, "-P", str(PROJECT / "jobs" / f"{job}.py"), "--recipe"]
-    words.append(str(Path(recipe).absolute()) if recipe.endswith(".py") else recipe)  # the process may run elsewhere
+    words.append(
+        str(Path(recipe).absolute()) if recipe.endswith(".py") else recipe
+    )  # the process may have another working folder
     if root:
         words += ["--root", str(root)]
     return words + [word for override in overrides for word in ("--set", override)]

@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a user names by a run's folder, a stage's folder, or its own place."""
+"""Finds the checkpoint that a user names by a run's folder, a stage's folder, or the checkpoint's own path or URL."""
 
 import json
 import re
@@ -16,12 +16,12 @@ STAGE_IN_PLACE = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
 
 
 def find_checkpoint(place: str, paths: RunPaths) -> tuple[RunPaths, int, Checkpoint]:
-    """The run as the stage's own recipe has it, the stage's number, and the checkpoint.
+    """Returns the run with the stage's own recipe, the stage's number, and the checkpoint.
 
     Args:
-        place: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or
-            not; empty for the run of `paths`.
-        paths: the run of a checkpoint in S3, beside which no recipe lies.
+        place: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or not;
+            empty for the run of `paths`.
+        paths: the run of a checkpoint in S3, where no recipe is stored next to it.
 
     Raises:
         InputError: there is no such checkpoint, or no run around it.

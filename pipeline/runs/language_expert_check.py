@@ -1,4 +1,4 @@
-"""The language expert that a run is built on, checked before anything starts."""
+"""Checks the language expert of a run before anything starts."""
 
 from transformers import Qwen2Config
 
@@ -14,10 +14,10 @@ from tokenization.table.token_table import Fingerprint
 
 
 def base_config(paths: RunPaths) -> Qwen2Config:
-    """The config of the language expert that the run is built on.
+    """Returns the config of the run's language expert.
 
     Raises:
-        InputError: it is not at hand, or cannot be one; see `language_expert_config`.
+        InputError: it is missing, or cannot serve as one; see `language_expert_config`.
     """
     named = paths.recipe.language_expert_folder
     if not paths.base.is_dir() and HUB_NAME.fullmatch(named):
@@ -29,12 +29,13 @@ def base_config(paths: RunPaths) -> Qwen2Config:
 
 
 def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fingerprint, longest: int) -> None:
-    """Checks the language expert against stage `number`, whose samples have up to `longest` tokens, documents up to
-    `seq_len`.
+    """Checks the language expert against stage `number`.
+
+    The stage's samples have up to `longest` tokens, and its documents up to `seq_len`.
 
     Raises:
-        InputError: see `base_config`; or the starting model is of another language expert or other options.
-        UsageError: samples can be longer than what the language expert was trained on.
+        InputError: see `base_config`; or the starting model has another language expert or other options.
+        UsageError: samples can be longer than the sequences that the language expert was trained on.
     """
     config, recipe, named = base_config(paths), paths.recipe, language_expert_name(paths)
     if is_starting_model(paths.base):

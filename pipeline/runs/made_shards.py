@@ -1,4 +1,4 @@
-"""Shards that the project makes itself, written where they are missing."""
+"""Writes missing shards of corpora that the project itself makes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ ShardTasks = dict[Path, tuple[Callable[..., None], tuple[object, ...], int]]
 
 
 def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
-    """Runs what writes the shards that are not there, each as a task on one CPU."""
+    """Writes the missing shards, each in a task on one CPU."""
     missing = {path: task for path, task in tasks.items() if not path.exists()}
     if not missing:
         say(f"corpus: all {len(tasks)} shards are there")

@@ -1,4 +1,4 @@
-"""Where the parts of a run lie."""
+"""Paths of the parts of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,19 @@ PACKAGE_CACHE_MARK = "_ray_pkg_"
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The folders of the run `root/NAME`, and what the recipe names outside of it."""
+    """The folders of the run `root/NAME`, and the paths outside of it that the recipe names."""
 
     run: Path
     recipe: Recipe
 
     def corpus_of(self, name: str) -> Path:
-        """The shards that `jobs/make_corpus.py` makes for one of the recipe's corpora."""
+        """Folder of the shards that `jobs/make_corpus.py` makes for one of the recipe's corpora."""
         return self._of_corpus(name) / "corpus"
 
     def source_of(self, name: str) -> CorpusSource:
-        """One of the recipe's corpora and how it is read: its path's, or the one that `jobs/make_corpus.py` makes."""
+        """Source of one of the recipe's corpora and how it is read: the corpus's own path, or the shards of
+        `jobs/make_corpus.py`.
+        """
         own = self.recipe.corpora[name]
         path = (
             own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus_of(name))
@@ -35,27 +37,29 @@ class RunPaths:
 
     @property
     def vqgan(self) -> Path:
-        """The VQ-GAN that tokenization uses."""
+        """Folder of the VQ-GAN that tokenization uses."""
         return Path(self.recipe.vqgan_folder).absolute() if self.recipe.vqgan_folder else SHIPPED
 
     @property
     def language_expert(self) -> Path:
-        """The language expert that the recipe names, or the run's own."""
+        """Folder or hub name of the recipe's language expert, or the folder of the run's own."""
         folder = self.recipe.language_expert_folder
         return Path(folder).absolute() if folder else self.run / "lm"
 
     @property
     def start(self) -> Path:
-        """The starting model that `jobs/init_model.py` makes."""
+        """Folder of the starting model that `jobs/init_model.py` makes."""
         return self.run / "start"
 
     @property
     def base(self) -> Path:
-        """What training freezes the language expert of: the starting model where there is one."""
+        """Source of the frozen language expert for training: the starting model if there is one, else the language
+        expert.
+        """
         return self.start if is_starting_model(self.start) else self.language_expert
 
     def stage(self, number: int) -> Path:
-        """A stage's folder; stages count from 1."""
+        """Folder of a stage; stages count from 1."""
         return self.run / f"stage{number}"
 
     def checkpoints(self, number: int) -> str:
@@ -67,7 +71,7 @@ class RunPaths:
 
     @property
     def vq(self) -> Path:
-        """Where a newly trained VQ-GAN goes."""
+        """Folder of a newly trained VQ-GAN."""
         return self.run / "vq"
 
     def tokens_of(self, name: str) -> str:
@@ -79,7 +83,6 @@ class RunPaths:
 
     @property
     def corpus_source(self) -> CorpusSource:
-        """The first corpus."""
         return self.source_of(self.recipe.first_corpus)
 
     @property
@@ -100,51 +103,51 @@ class RunPaths:
 
     @property
     def samples(self) -> Path:
-        """Generated pictures and their scores."""
+        """Folder of generated pictures and their scores."""
         return self.run / "samples"
 
     @property
     def documents(self) -> Path:
-        """Documents generated from the first lines of those that the run trained on."""
+        """Folder of documents generated from the first lines of the run's training documents."""
         return self.samples / "documents"
 
     @property
     def text(self) -> Path:
-        """The converted text vocabulary."""
+        """Folder of the converted text vocabulary."""
         return self.run / "text"
 
     @property
     def text_source(self) -> str:
-        """The text tokenizer's source, as every worker finds it."""
+        """Source of the text tokenizer, in a form that every worker can find."""
         source = self.recipe.text_tokenizer
         return source if source == PACKAGED else str(Path(source).absolute())
 
     @property
     def export(self) -> Path:
-        """The trained model as a Hugging Face folder."""
+        """Folder of the exported Hugging Face model."""
         return self.run / "export"
 
 
 def language_expert_name(paths: RunPaths) -> str:
-    """The language expert as the recipe names it, folder or hub name; else where the run's own lies."""
+    """Returns the language expert as the recipe names it, folder or hub name; otherwise the folder of the run's own."""
     return paths.recipe.language_expert_folder or str(paths.language_expert)
 
 
 def checkout() -> Path:
-    """The checkout that the job runs from; the current folder where the project is installed without one."""
+    """Returns the checkout that the job runs from, or the current folder if the project is installed without one."""
     return PROJECT if (PROJECT / "pyproject.toml").exists() else Path.cwd()
 
 
 def in_package_cache() -> bool:
-    """Whether the job runs in a copy of the checkout that Ray made and will delete."""
+    """True if the job runs in a copy of the checkout that Ray made and will delete."""
     return PACKAGE_CACHE_MARK in str(Path.cwd()) or PACKAGE_CACHE_MARK in str(PROJECT)
 
 
 def run_paths(root: str, recipe: Recipe) -> RunPaths:
-    """The run's folders under `root`.
+    """Returns the run's folders under `root`.
 
     Raises:
-        UsageError: a URI, a file, or a root that would lie in Ray's package cache and vanish with it.
+        UsageError: `root` is a URI or a file, or lies in Ray's package cache and would be deleted with it.
     """
     if root and Path(root).exists() and not Path(root).is_dir():
         raise UsageError(f"--root {root!r} is a file; name a folder, which may be a new one")

@@ -1,4 +1,4 @@
-"""The starting model of a run, made of the language expert that its recipe names."""
+"""Makes the starting model of a run from the language expert that its recipe names."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[str, Any]:
-    """Makes the run's starting model, or what of it is missing.
+    """Makes the run's starting model, or its missing parts.
 
     Args:
-        recipe, paths: of the run; the model goes to `paths.start`.
-        codebook_size: codes of the VQ-GAN; 0 to ask the recipe's, which must then be there.
+        recipe, paths: recipe and paths of the run; the model is written to `paths.start`.
+        codebook_size: codebook size of the VQ-GAN; 0 reads it from the recipe's VQ-GAN, which must then exist.
 
     Returns:
-        Where it is, its hash and vocabulary, and bytes: how far memory grew, and the largest file that was read.
+        Its path, hash and vocabulary, and two sizes in bytes: the growth of memory, and the largest file read.
 
     Raises:
-        UsageError: the recipe names a starting model, or there can be no such codebook.
+        UsageError: the recipe names a starting model, or the codebook size is impossible.
         InputError: the language expert is missing, or does not fit the text tokenizer.
     """
     named = language_expert_name(paths)

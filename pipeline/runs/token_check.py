@@ -1,4 +1,4 @@
-"""The tokens of a run, checked against what its recipe would read them with."""
+"""Checks the tokens of a run against its recipe."""
 
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from tokenization.vqgan.image_tokenizer import image_tokenizer_sha256
 
 
 def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fingerprint:
-    """The fingerprint of the tokens of one of the recipe's corpora; of the first where none is named.
+    """Returns the fingerprint of the tokens of one of the recipe's corpora; by default, the first.
 
     Raises:
-        InputError: there are none, they differ among themselves, or another VQ-GAN or vocabulary made them.
+        InputError: there are no tokens, their fingerprints differ, or another VQ-GAN or vocabulary made them.
     """
     tokens = paths.tokens_of(corpus or recipe.first_corpus)
     fingerprint = common_fingerprint(list_token_shards(tokens))
@@ -24,7 +24,8 @@ def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fi
 
 
 def check_made_with(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint, tokens: str) -> None:
-    """Raises InputError where another VQ-GAN or vocabulary than the recipe's made `tokens`, of that fingerprint."""
+    """Raises InputError if a VQ-GAN or vocabulary other than the recipe's made `tokens`, which have that
+    fingerprint."""
     text_sha256 = text_vocabulary_sha256(load_text_tokenizer(recipe.text_tokenizer, paths.text))
     for name, have, want in (
         (f"VQ-GAN than {str(paths.vqgan)!r}", fingerprint.vq_sha256, image_tokenizer_sha256(paths.vqgan)),
@@ -38,10 +39,10 @@ def check_made_with(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint, t
 
 
 def stage_fingerprint(recipe: Recipe, paths: RunPaths, stage: StageConfig) -> Fingerprint:
-    """The first source's fingerprint, with the longest captions of all sources.
+    """Returns the fingerprint of the first source, with the longest captions of all sources.
 
     Raises:
-        InputError: those of one cannot be used, or two have pictures of other sizes.
+        InputError: the tokens of a source cannot be used, or two sources have different picture sizes.
     """
     of_source = {name: checked_fingerprint(recipe, paths, name) for name in stage.sources}
     (first, common), *others = of_source.items()
