@@ -31,8 +31,10 @@ LONGEST_FIRST = (
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay in one process, with what they share, and so do files that share a cluster."""
+    """A file's tests stay in one process; so do files that share a cluster. Tests of whole runs are slow."""
     for item in items:
+        if item.nodeid.startswith("tests/end_to_end/"):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("xdist_group") is None:
             uses_fake_nodes = "aws_on_fake_nodes" in getattr(item, "fixturenames", ())
             item.add_marker(pytest.mark.xdist_group("fake nodes" if uses_fake_nodes else item.nodeid.split("::")[0]))

@@ -9,6 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.support.checkout import CHECKOUT
 from tests.support.pictures import noise_png
 
@@ -82,6 +84,7 @@ def test_a_recipe_by_its_path_is_planned(tmp_path: Path) -> None:
     assert plan["recipe"] == "my_recipe" and plan["values"]["stages.0.steps"] == 100
 
 
+@pytest.mark.slow
 def test_a_stage_trains_on_a_new_task(tmp_path: Path) -> None:
     copy = Copy(tmp_path, "A task")
     program = """
@@ -135,6 +138,7 @@ def test_a_recipe_is_planned_on_a_new_gpu_type(tmp_path: Path) -> None:
     assert plan["device"] == "X900-192GB" and plan["gpu_days"] > 0
 
 
+@pytest.mark.slow
 def test_a_new_image_tokenizer_encodes_and_decodes(tmp_path: Path) -> None:
     copy = Copy(tmp_path, "An image tokenizer")
     program = """

@@ -14,8 +14,6 @@ from cluster.cluster_file import read_cluster_file
 from tests.support.cluster_files import AWS, VALUES, filled
 from tests.support.s3 import FaultyS3
 
-pytestmark = pytest.mark.slow
-
 REGION = VALUES["FILL_IN_REGION"]
 
 

@@ -12,8 +12,6 @@ from tests.support.fake_cluster import HEAD_TYPE, FakeCluster
 from tests.support.pictures import noise_png, write_tar
 from tests.support.small_run import small_vqgan
 
-pytestmark = pytest.mark.slow
-
 CLUSTERS = CHECKOUT / "cluster"
 SHARDS, ROWS = 16, 20
 

@@ -29,8 +29,6 @@ from tests.support.prometheus import Prometheus
 from tests.support.small_run import ROWS, small_checkout, small_vqgan
 from tokenization.files.storage import open_storage
 
-pytestmark = pytest.mark.slow
-
 
 class Cluster:
     """A copy of the checkout with a small `demo` recipe, and `ray start --head` running in it."""

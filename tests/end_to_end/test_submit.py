@@ -17,8 +17,6 @@ from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
 from tests.support.tcp_proxy import TcpProxy
 
-pytestmark = pytest.mark.slow
-
 LINES = 24
 
 

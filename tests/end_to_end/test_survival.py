@@ -19,7 +19,7 @@ from pipeline.step_figures import read_step_figures
 from tests.support.restartable_nodes import RestartableNodes
 from tests.support.small_run import small_checkout
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 STEPS = 60
 STAGE = [f"stages.0.steps={STEPS}", "stages.0.save_every_steps=5", "stages.0.log_every_steps=1"]
 LONG_STEPS = 250

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.checkout import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., str]
 PARTS = ("cluster", "jobs", "pipeline", "tokenization", "pyproject.toml", "README.md", "LICENSE")
 NAMES = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py") if path.name != "__init__.py")

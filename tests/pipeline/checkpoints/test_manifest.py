@@ -133,6 +133,7 @@ def test_a_manifest_that_lacks_a_part_gives_no_weights(tmp_path: Path) -> None:
         SliceReader(open_checkpoint(url, name)).whole("mars.a")
 
 
+@pytest.mark.slow
 def test_the_last_ones_and_every_so_manieth_stay(url: str) -> None:
     names = {step: make(url, step) for step in (10, 20, 30, 40, 50)}
     never_finished, later = make(url, 45, manifest=False), make(url, 60)
@@ -226,6 +227,7 @@ def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url:
     assert re.search("another attempt has taken over .* process", first.loss())
 
 
+@pytest.mark.slow
 def test_of_those_who_start_at_once_one_gets_the_checkpoints(url: str) -> None:
     together = threading.Barrier(8)
 

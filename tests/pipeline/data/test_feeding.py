@@ -105,6 +105,7 @@ def test_nothing_fetched_stays_behind(tokens: Path, tmp_path: Path, monkeypatch:
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.slow
 def test_the_benchmark_counts_what_training_would_wait(tokens: Path) -> None:
     lengths = SampleLengths(num_codes=9, num_high_codes=16, mean_caption_ids=3, max_caption_ids=9)
     stage_of = lambda step_s: FeedBenchmark(  # noqa: E731

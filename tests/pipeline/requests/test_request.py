@@ -70,6 +70,7 @@ def test_a_resolution_the_run_was_not_trained_for_is_refused() -> None:
         high_resolution(high_recipe(), fingerprint(None))
 
 
+@pytest.mark.slow
 def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..., GenerationRequest]) -> None:
     """It may neither end the prompt nor open a picture."""
     request = request_of("picture")
@@ -79,6 +80,7 @@ def test_special_token_text_in_a_prompt_is_ordinary_text(request_of: Callable[..
     assert tokenizer.decode(ids) == prompt.text and max(ids) < 151_643
 
 
+@pytest.mark.slow
 def test_a_prompt_may_be_as_long_as_a_trained_caption_and_the_positions_allow(
     request_of: Callable[..., GenerationRequest],
 ) -> None:

@@ -49,6 +49,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(result.read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_private_name_of_deepspeed_is_where_it_was(name: str, there: set[str]) -> None:
     assert name in there, f"DeepSpeed {version('deepspeed')} has no {name}, which is used for: {NAMES[name]}"

@@ -40,6 +40,7 @@ def test_tensorboard_has_every_step_once_and_the_picture_after_a_resume(tmp_path
     assert events.Images("samples")[-1].step == 3
 
 
+@pytest.mark.slow
 def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -118,6 +118,7 @@ def test_a_thousand_damaged_samples_close_the_books(tmp_path: Path, tokenizer: P
         assert len(chunk.rows) <= CONFIG.encode_batch_size == len(chunk.pixels)
 
 
+@pytest.mark.slow
 def test_text_that_looks_like_a_special_token_stays_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     texts = ["<|endoftext|>", "a <|im_start|>b<|im_end|> <|extra_0|>", "<img></img>", "nul \x00 end", "𝕬 é 👩‍🚀"]
     for text, ids in zip(texts, text_ids(tokenizer, texts), strict=True):
@@ -127,6 +128,7 @@ def test_text_that_looks_like_a_special_token_stays_text(tmp_path: Path, tokeniz
     assert max(chunk.rows[0]["captions"][0]["ids"]) < NUM_RANKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a" * 100_000, "猫" * 100_000, "ab " * 33_000, "\x00" * 100_000])
 def test_an_endless_caption_is_cut_and_marked(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     write_tar(tmp_path / "a.tar", [("a", noise_png(1), {"caption": text})])
