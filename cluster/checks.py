@@ -1,4 +1,4 @@
-"""What is wrong with a cluster file, as far as can be told without a cloud."""
+"""Finds problems in a cluster file without access to a cloud."""
 
 import json
 from functools import cache
@@ -17,11 +17,10 @@ EFA_CARDS = {"p4d.24xlarge": 4, "p4de.24xlarge": 4}
 
 
 def check_file(path: str) -> tuple[list[str], list[str]]:
-    """What is left to mend in a file for `ray up` or a KubeRay manifest, each with its place; and its nodes, a line
-    each.
+    """Returns the problems of a file for `ray up` or a KubeRay manifest, with their places, and one line per node type.
 
     Raises:
-        UsageError: there is none, it is no YAML, or Ray would refuse it.
+        UsageError: the file is missing, is not YAML, or Ray would reject it.
     """
     file = find_cluster_file(path)
     text = file.read_text(encoding="utf-8")
@@ -33,7 +32,7 @@ def check_file(path: str) -> tuple[list[str], list[str]]:
 
 
 def problems_of(cluster: ClusterFile) -> list[str]:
-    """What is left to mend, each with its place; empty where nothing is."""
+    """Returns the problems of a cluster file with their places; empty if there are none."""
     found = [
         f"{cluster.path}:{line}: {name} is still to be filled in; the head of the file says how"
         for line, name in cluster.placeholders
@@ -50,7 +49,7 @@ def problems_of(cluster: ClusterFile) -> list[str]:
 
 
 def size_problems(cluster: ClusterFile) -> list[str]:
-    """Bounds that do not fit each other."""
+    """Returns bounds that contradict each other."""
     found = []
     for kind in cluster.node_types:
         if kind.min_workers > kind.max_workers:
@@ -61,7 +60,7 @@ def size_problems(cluster: ClusterFile) -> list[str]:
 
 
 def aws_problems(node_config: dict[str, Any]) -> list[str]:
-    """Against botocore's model of RunInstances: unknown keys, wrong types, values that are not among those known."""
+    """Checks against botocore's model of RunInstances: unknown keys, wrong types, unknown values."""
     model = _run_instances()
     sent = {key: value for key, value in node_config.items() if key not in BY_RAY} | {"MinCount": 1, "MaxCount": 1}
     report = ParamValidator().validate(sent, model)
@@ -101,7 +100,7 @@ def _unknown_values(value: Any, shape: Any, path: str) -> list[str]:
 
 
 def gcp_problems(node_config: dict[str, Any]) -> list[str]:
-    """Against the discovery document of Compute Engine: unknown keys, wrong types, values not among those known."""
+    """Checks against the discovery document of Compute Engine: unknown keys, wrong types, unknown values."""
     try:
         schemas = _compute_engine()
     except ImportError:
@@ -120,7 +119,7 @@ def _against_discovery(value: Any, schema: dict[str, Any], schemas: dict[str, An
         "number": (int, float),
     }
     where = path or "it"
-    # The API sends 64-bit numbers as strings, and takes both.
+    # The API sends 64-bit numbers as strings, and accepts both.
     number_as_text = schema.get("format") in ("int64", "uint64") and isinstance(value, int | str)
     wanted = kinds[schema["type"]]
     if not number_as_text and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
@@ -144,7 +143,7 @@ def _against_discovery(value: Any, schema: dict[str, Any], schemas: dict[str, An
 
 
 def describe(kind: NodeType) -> str:
-    """A node type in one line."""
+    """Describes a node type in one line."""
     has = ", ".join(f"{name} {count:g}" for name, count in kind.resources.items()) or "what its machine has"
     bounds = (
         f"{kind.min_workers} to {kind.max_workers}" if kind.min_workers < kind.max_workers else f"{kind.max_workers}"

@@ -1,4 +1,4 @@
-"""Cluster files: what `ray up` and KubeRay take, read as Ray reads them."""
+"""Reads cluster files of `ray up` and KubeRay in the same way as Ray."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,11 +23,11 @@ class NodeType:
     """A type of nodes that the autoscaler may start.
 
     Attributes:
-        name: its key in the file.
-        instance: what the provider calls such a machine; empty where it has no name.
-        resources: of one node, by Ray's names; empty where only the machine itself knows.
-        min_workers, max_workers: nodes.
-        priority: of types that suit alike, the highest is started first.
+        name: key in the file.
+        instance: the provider's name of the machine type; empty if it has none.
+        resources: resources of one node, by Ray's names; empty if only the machine itself knows them.
+        min_workers, max_workers: bounds on the number of nodes.
+        priority: among equally suitable types, the one with the highest priority starts first.
     """
 
     name: str
@@ -40,14 +40,14 @@ class NodeType:
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """A cluster file.
+    """A cluster file with Ray's defaults filled in.
 
     Attributes:
-        path: of the file.
-        config: as Ray's autoscaler gets it, with defaults; of a KubeRay manifest, what Ray derives from it.
-        node_types: those of workers.
-        max_workers: nodes beside the head.
-        placeholders: line, from 1, and name of each that is still to be filled in.
+        path: path of the file.
+        config: config of Ray's autoscaler, with defaults; for a KubeRay manifest, the one that Ray derives from it.
+        node_types: types of worker nodes.
+        max_workers: maximum number of nodes besides the head.
+        placeholders: line (from 1) and name of each placeholder that is not filled in.
     """
 
     path: Path
@@ -58,15 +58,15 @@ class ClusterFile:
 
     @property
     def provider(self) -> str:
-        """As in `provider.type`."""
+        """The value of `provider.type`."""
         return str(self.config["provider"]["type"])
 
 
 def find_cluster_file(name: str) -> Path:
-    """The file of that path; else the one of the project, by its path from the project's folder or by its name.
+    """Returns the file at a path, or else the project's file of that name or relative path.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such file.
     """
     for file in (Path(name), SHIPPED.parent / name, SHIPPED / name, SHIPPED / f"{name}.yaml"):
         if file.is_file():
@@ -78,7 +78,7 @@ def read_cluster_file(path: str) -> ClusterFile:
     """Reads a file for `ray up`, or a manifest with one RayCluster, that `find_cluster_file` finds.
 
     Raises:
-        UsageError: there is none, it is no YAML, or Ray would refuse it.
+        UsageError: the file is missing, is not YAML, or Ray would reject it.
     """
     file = find_cluster_file(path)
     path = str(file)
@@ -107,7 +107,7 @@ def read_cluster_file(path: str) -> ClusterFile:
 
 
 def placeholders(text: str) -> list[tuple[int, str]]:
-    """Line and name of each placeholder outside of comments."""
+    """Returns line and name of each placeholder outside of comments."""
     lines = enumerate((COMMENT.sub("", line) for line in text.splitlines()), start=1)
     return [(number, name) for number, line in lines for name in PLACEHOLDER.findall(line)]
 

@@ -1,4 +1,4 @@
-"""One submission of a Ray job, followed to its end over a connection that may be lost."""
+"""Follows one submission of a Ray job to its end over a connection that may break."""
 
 import asyncio
 import logging
@@ -29,9 +29,9 @@ class Ended:
     """How a job ended.
 
     Attributes:
-        status: `SUCCEEDED`, `FAILED`, `STOPPED`, or `LOST`: the cluster knows of no such job.
-        exit_code: its own; None where it has none.
-        message: Ray's, in one line.
+        status: `SUCCEEDED`, `FAILED`, `STOPPED`, or `LOST`, if the cluster does not know the job.
+        exit_code: exit code of the job, or None if it has none.
+        message: Ray's message, in one line.
     """
 
     status: str
@@ -40,21 +40,21 @@ class Ended:
 
 
 class JobLostError(RuntimeError):
-    """The cluster does not know the job: it is a new one, or its head was."""
+    """The cluster does not know the job: the cluster or its head was replaced."""
 
 
 class UnreachableError(RuntimeError):
-    """The cluster did not answer for as long as was to be waited."""
+    """The cluster did not answer within the time limit."""
 
 
 class JobFollower:
     """Submits a job and follows it.
 
     Args:
-        address: of the cluster's dashboard, as in `http://127.0.0.1:8265`.
-        give_up_s: seconds without any answer after which the cluster counts as gone.
-        say: takes a line about the connection.
-        show: takes the job's output as it comes.
+        address: address of the cluster's dashboard, as in `http://127.0.0.1:8265`.
+        give_up_s: seconds without any answer after which it gives up.
+        say: called with lines about the connection.
+        show: called with the job's output as it arrives.
     """
 
     def __init__(self, address: str, give_up_s: float, say: Callable[[str], None], show: Callable[[str], None]) -> None:
@@ -63,10 +63,10 @@ class JobFollower:
         self._shown = 0
 
     def submit(self, submission_id: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
-        """Submits once, however often the connection is lost on the way.
+        """Submits the job exactly once, even if the connection is lost meanwhile.
 
         Raises:
-            UsageError: the cluster refuses it.
+            UsageError: the cluster rejects the job.
             UnreachableError: see `give_up_s`.
         """
         asked = False
@@ -79,14 +79,14 @@ class JobFollower:
             except RuntimeError as error:
                 if _is_outage(error):
                     raise ConnectionError(str(error)) from error
-                if not (again and "already" in str(error)):  # else the answer to the first request was lost
+                if not (again and "already" in str(error)):  # otherwise the answer to the first request was lost
                     raise UsageError(f"the cluster refuses the job: {error}") from error
 
         asyncio.run(self._until_answered(ask))
         self._shown = 0
 
     def follow(self, submission_id: str) -> Ended:
-        """Shows the job's output from its beginning and returns how it ended.
+        """Shows the job's output from its beginning. Returns how the job ended.
 
         Raises:
             UnreachableError: see `give_up_s`.
@@ -107,7 +107,7 @@ class JobFollower:
             await asyncio.sleep(FIRST_PAUSE_S)
 
     async def _show_log(self, client: JobSubmissionClient, submission_id: str) -> None:
-        """Shows what was not shown yet, until the log ends or is quiet."""
+        """Shows new output, until the log ends or is quiet."""
         position = 0
         log = client.tail_job_logs(submission_id)
         try:
@@ -134,7 +134,7 @@ class JobFollower:
             raise ConnectionError(str(error)) from error
 
     async def _until_answered(self, ask: Callable[[JobSubmissionClient], Awaitable[Answer]]) -> Answer:
-        """Asks until there is an answer; connects anew after each loss."""
+        """Repeats a request until it is answered, with a new connection after each loss."""
         pause_s, lost_at = FIRST_PAUSE_S, None
         while True:
             try:
@@ -166,6 +166,6 @@ class JobFollower:
 
 
 def _is_outage(error: RuntimeError) -> bool:
-    """Whether the request may do better later: the cluster, or what stands before it, is not well."""
+    """True if the request may succeed later, because the cluster or a proxy in front of it is temporarily down."""
     text = str(error)
     return any(f"status code {code}" in text for code in (502, 503, 504)) or "Failed to connect" in text

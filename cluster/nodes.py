@@ -1,4 +1,4 @@
-"""Which nodes a job makes the autoscaler start: asked of Ray's own scheduler, with no cluster at hand."""
+"""Computes the nodes that a job makes the autoscaler start, with Ray's own scheduler and without a cluster."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ class Demand:
     """Workers that a job asks for.
 
     Attributes:
-        what: they are.
-        count: of them.
-        resources: of each, by Ray's names.
-        at_once: all or none, as a placement group.
-        gpu: model that the job is planned on, as in `A100-80GB`; empty for any.
+        what: description of the workers.
+        count: number of workers.
+        resources: resources of each worker, by Ray's names.
+        at_once: all or none of them, as in a placement group.
+        gpu: GPU model that the job is planned on, as in `A100-80GB`; empty for any.
     """
 
     what: str
@@ -33,12 +33,12 @@ class Demand:
 
 @dataclass(frozen=True)
 class AskedNodes:
-    """What a cluster gives for some demands that come together.
+    """The nodes that a cluster starts for some simultaneous demands.
 
     Attributes:
-        nodes: to start, by node type.
-        never: why the cluster can never give all that is asked for; empty where it can.
-        warnings: what will work and may not be meant.
+        nodes: number of nodes to start, by node type.
+        never: why the cluster can never meet the demands; empty if it can.
+        warnings: results that work but may not be intended.
     """
 
     nodes: dict[str, int]
@@ -47,9 +47,9 @@ class AskedNodes:
 
 
 def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
-    """The nodes that the autoscaler of `ray up` and KubeRay starts for `demands`, where only the head runs.
+    """Returns the nodes that the autoscaler of `ray up` and KubeRay starts for `demands` when only the head runs.
 
-    The head's own resources are left out: those of the project's files have none.
+    The head's resources are not counted: the heads in the project's files have none.
     """
     unknown = [kind.name for kind in cluster.node_types if not kind.resources]
     if unknown:
@@ -69,12 +69,12 @@ def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
 
 
 def capacity(kind: NodeType, resources: dict[str, float]) -> int:
-    """How many workers of `resources` each one node holds."""
+    """Returns the number of workers with `resources` that each single node can hold."""
     return min(int(kind.resources.get(name, 0) / amount + 1e-9) for name, amount in resources.items() if amount)
 
 
 def _why_never(cluster: ClusterFile, demand: Demand) -> str:
-    """Why a demand alone cannot be met; empty where it could."""
+    """Returns why a single demand cannot be met; empty if it can."""
     if not any(capacity(kind, demand.resources) for kind in cluster.node_types):
         lacking = []
         for name, amount in demand.resources.items():
@@ -100,7 +100,8 @@ def _too_much(cluster: ClusterFile, demands: list[Demand]) -> str:
 
 
 def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
-    """Types that the autoscaler may fall back to although their GPU is another than the planned one."""
+    """Returns warnings about node types that the autoscaler may fall back to although their GPU is not the planned
+    one."""
     found = []
     for demand in demands:
         fitting = [kind for kind in cluster.node_types if capacity(kind, demand.resources)]
@@ -119,5 +120,5 @@ def _has_model(kind: NodeType, gpu: str) -> bool:
 
 
 def as_object(asked: AskedNodes) -> dict[str, Any]:
-    """As plain values."""
+    """Returns the result as plain values."""
     return {"nodes": asked.nodes, "never": list(asked.never), "warnings": list(asked.warnings)}

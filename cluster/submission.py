@@ -1,4 +1,4 @@
-"""A job that is submitted again, where that helps, until it has come to its end."""
+"""Resubmits a job, if that can help, until it has ended."""
 
 import os
 import shlex
@@ -15,14 +15,14 @@ SIGNAL_BASE = 128
 
 
 class SubmittedJob:
-    """A job on a cluster, in as many submissions as it takes.
+    """A job on a cluster, with as many submissions as it needs.
 
     Args:
-        follower: of the cluster.
-        command: the job's words; empty for one that is only waited for.
-        runtime_env: Ray's runtime environment of it.
-        name: of the submissions, to which the attempt is added.
-        attached: id of a submission to begin with, instead of a new one.
+        follower: follower for the cluster.
+        command: command line of the job; empty for a job that is only followed.
+        runtime_env: Ray runtime environment of the job.
+        name: name of the submissions; the attempt number is appended.
+        attached: id of an existing submission to follow first, instead of a new one.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class SubmittedJob:
         """Id of the submission that is waited for; empty between two."""
 
     def run(self, resubmissions: int, pause_s: float, log: Callable[[str], None]) -> Ended:
-        """Submits, follows, and submits again; returns how the last submission ended.
+        """Submits, follows, and submits again; Returns how the last submission ended.
 
         Args:
-            resubmissions: in a row of a job that broke off without a reason of its own; preemptions do not count.
-            pause_s: before another one.
-            log: gets a line at each turn.
+            resubmissions: maximum number in a row after unexplained failures; preemptions do not count.
+            pause_s: seconds before each resubmission.
+            log: called with a line for each event.
 
         Raises:
-            UnreachableError: the cluster has not answered for too long.
+            UnreachableError: the cluster did not answer within the time limit.
         """
         attempt, broken = 1, 0
         while True:
@@ -61,12 +61,12 @@ class SubmittedJob:
 
 
 def unused_name(job: str) -> str:
-    """A submission id that no other submission has, even of the same second."""
+    """Returns a submission id that is unique, even among submissions in the same second."""
     return f"{Path(job).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
 
 
 def may_go_on(ended: Ended) -> bool:
-    """Whether the same job, submitted again, can be expected to get further. What a person stopped stays stopped."""
+    """True if a resubmission can be expected to get further. A job that a person stopped stays stopped."""
     if ended.status in ("SUCCEEDED", "STOPPED"):
         return False
     code = ended.exit_code
@@ -74,7 +74,7 @@ def may_go_on(ended: Ended) -> bool:
 
 
 def exit_code(ended: Ended) -> int:
-    """The job's own; 1 where it has none and did not succeed."""
+    """Returns the job's own exit code, or 1 if it has none and did not succeed."""
     if ended.exit_code is None:
         return ExitCode.DONE if ended.status == "SUCCEEDED" else ExitCode.OTHER
     return ended.exit_code if ended.exit_code >= 0 else SIGNAL_BASE - ended.exit_code

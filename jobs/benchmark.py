@@ -1,6 +1,7 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on the device at hand: `train`, `generate`, `tokenize`, `feed` take times,
-`punish` kills, `size` counts parameters."""
+"""Measures MARS on this machine's device: `train`, `generate`, `tokenize` and `feed` measure times, `punish` injects
+kills, `size` counts parameters.
+"""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ class Train(TrainSettings):
 
 @dataclass(frozen=True)
 class Generate(GenerateSettings):
-    """Times drawing pictures: with the static cache, without one, and with transformers' `generate`; high-resolution
-    codes K at once and one by one."""
+    """Times the drawing of pictures with the static cache, without a cache, and with transformers' `generate`, and of
+    high-resolution codes K at once and one by one.
+    """
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
@@ -43,8 +45,9 @@ class Generate(GenerateSettings):
 
 @dataclass(frozen=True)
 class Tokenize(TokenizeSettings):
-    """Times tokenization on a corpus of noise: the pipeline at steady state, its parts alone on the same cores, and the
-    loop that takes one picture at a time."""
+    """Times tokenization on a corpus of noise: the pipeline at steady state, its parts alone on the same cores, and a
+    loop over single pictures.
+    """
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
@@ -52,8 +55,9 @@ class Tokenize(TokenizeSettings):
 
 @dataclass(frozen=True)
 class Feed(FeedSettings):
-    """Measures how long training would wait for its samples: one rank's loader at the pace of a recipe's steps, on
-    random tokens in a folder or in S3."""
+    """Measures the time that training would wait for its samples: runs one rank's loader at the pace of a recipe's
+    steps, on random tokens in a folder or in S3.
+    """
 
     recipe: str = "mars_7b"
     """Name in `jobs/recipes`."""
@@ -66,8 +70,9 @@ class Feed(FeedSettings):
 @dataclass(frozen=True)
 class Punish(KillSettings, JobOptions):
     """Trains the recipe's first stage twice on a cluster of local nodes: undisturbed, and while workers, nodes and the
-    driver are killed with SIGKILL at random, some of them while a checkpoint is written. Says what that cost, and if
-    both end with the same weights and moments, bit for bit. Stops no other cluster of the machine."""
+    driver are killed with SIGKILL at random, some of them while a checkpoint is written. Prints the cost, and if both
+    end with the same weights and moments, bit for bit. Other clusters on the machine are left alone.
+    """
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
@@ -94,7 +99,7 @@ Options = (
 
 
 def main(options: Train | Generate | Tokenize | Feed | Punish | Size) -> dict[str, Any]:
-    """Measures and shows what the options say."""
+    """Runs the chosen benchmark and shows its figures."""
     if isinstance(options, Train):
         figures = train(options)
     elif isinstance(options, Generate):
@@ -112,7 +117,7 @@ def main(options: Train | Generate | Tokenize | Feed | Punish | Size) -> dict[st
 
 
 def show(figures: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """Prints the figures as a table."""
     from rich.table import Table
 
     table = Table(show_header=False)
@@ -125,7 +130,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def train(options: Train) -> dict[str, Any]:
-    """Times the step, then the loop."""
+    """Times the training step and the training loop."""
     at_least(options, rounds=1, loop_runs=1, loop_steps=0, layers=0, rows=0, samples_per_row=0)
 
     from pipeline.benchmarks.training import benchmark_training
@@ -134,7 +139,6 @@ def train(options: Train) -> dict[str, Any]:
 
 
 def generate(options: Generate) -> dict[str, Any]:
-    """Times the generation of pictures."""
     at_least(options, layers=0, batch_size=0, num_codes=1, group_size=1, rounds=1)
     if options.num_codes % options.group_size:
         raise UsageError(f"group_size {options.group_size} does not divide num_codes {options.num_codes}")
@@ -145,7 +149,6 @@ def generate(options: Generate) -> dict[str, Any]:
 
 
 def tokenize(options: Tokenize) -> dict[str, Any]:
-    """Times tokenization."""
     at_least(options, rows=1000, naive_rows=10, source_px=16, encode_batch_size=1)
 
     from pipeline.benchmarks.tokenization import benchmark_tokenization
@@ -154,7 +157,6 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
 
 
 def feed(options: Feed) -> dict[str, Any]:
-    """Measures the loader."""
     at_least(options, steps=1, shard_rows=1)
     recipe = load_recipe(options.recipe, options.set)
 
@@ -164,7 +166,6 @@ def feed(options: Feed) -> dict[str, Any]:
 
 
 def punish(options: Punish) -> dict[str, Any]:
-    """Measures what kills cost."""
     for name in ("minutes", "save_every_steps", "most_kills", "pause_s"):
         if getattr(options, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}, it must be above 0")
@@ -177,7 +178,6 @@ def punish(options: Punish) -> dict[str, Any]:
 
 
 def size(options: Size) -> dict[str, Any]:
-    """Counts parameters."""
     from pipeline.benchmarks.sizes import parameters_of
 
     return parameters_of(options.geometry)

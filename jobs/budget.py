@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""The GPU-day budget: `report` says what a run has spent and when it will end, `plan` what a recipe will cost."""
+"""The GPU-day budget: `report` shows what a run has spent and when it will end, `plan` what a recipe will cost."""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PAGE_FILE = "budget.html"
 
 @dataclass(frozen=True)
 class Report(JobOptions):
-    """What a run has spent, from its ledger, while it goes on or afterwards; what is left; when its training ends."""
+    """Shows a run's spending from its ledger, running or finished, the rest to come, and when its training ends."""
 
     json: bool = False
     """Print the figures as one JSON object on the last line."""
@@ -32,7 +32,7 @@ class Report(JobOptions):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe will cost on given GPUs: training, tokenization, checkpoints and starts."""
+    """Shows the cost of a recipe on given GPUs: training, tokenization, checkpoints and starts."""
 
     recipe: str = "mars_7b"
     """Name of a file in jobs/recipes."""
@@ -57,12 +57,11 @@ Options = Annotated[Report, tyro.conf.subcommand("report")] | Annotated[Plan, ty
 
 
 def main(options: Report | Plan) -> dict[str, Any]:
-    """Reports or plans."""
     return report(options) if isinstance(options, Report) else plan(options)
 
 
 def report(options: Report) -> dict[str, Any]:
-    """Shows what the ledger says, and writes the page."""
+    """Shows the run's spending, and writes the page."""
     recipe, paths = options.resolve()
     named = {}
     for pair in options.gpu_model:
@@ -78,7 +77,6 @@ def report(options: Report) -> dict[str, Any]:
 
 
 def plan(options: Plan) -> dict[str, Any]:
-    """Shows what the recipe will cost."""
     if options.mfu and options.benchmark:
         raise UsageError("--mfu is assumed, --benchmark is measured; give one of them")
     for name in ("mfu", "encoder_mfu"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Checks cluster files before anything is paid for: placeholders, Ray's rules, and the cloud's model of a node."""
+"""Checks cluster files before they cost money: placeholders, Ray's rules, and the cloud's model of a node."""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Tells what is wrong, and what the file's nodes are where nothing is."""
+    """Prints the problems of each file, or its nodes if there are none."""
     if not options.files:
         raise UsageError("name at least one file, as in cluster/aws_a100.yaml")
 

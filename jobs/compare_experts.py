@@ -1,8 +1,10 @@
 #!/usr/bin/env -S python -P
-"""Why two experts: trains the stage's data with SemVIE and with one shared expert, and shows both side by side.
+"""Compares two experts with one: trains SemVIE and one shared expert on the stage's data, and shows the figures of
+both.
 
-Losses by task over the steps, and how far the text logits drift from the base's on captions that no stage trained on.
-Needs the run's tokens and language expert; its stages are left alone. Writes experts/ in the run's folder.
+The figures are losses by task over the steps, and the drift of the text logits from the base's on captions that no
+stage trained on. It needs the run's tokens and language expert, does not touch its stages, and writes experts/ in the
+run's folder.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -29,7 +31,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Trains both, one after the other, and writes records, figures and a plot."""
     from pipeline.evaluation.expert_runs import comparison_of, run_comparison
     from pipeline.reports.experts_report import PLOT_FILE, experts_folder, experts_table, write_comparison
 

@@ -22,7 +22,7 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Every part does what is not done yet, so an interrupted demo goes on where it stopped."""
+    """Each part skips finished work, so an interrupted demo resumes."""
     from pipeline.demo.corpora import attribution_of
     from pipeline.launch.curriculum import train_stages
     from pipeline.launch.language_expert import make_language_expert
@@ -53,7 +53,7 @@ def main(options: Options) -> None:
 
 
 def run_apart(job: str, options: Options) -> None:
-    """Runs a job in processes of its own, so that scores owe nothing to what training left in memory.
+    """Runs a job in a process of its own, so that scores cannot depend on state that training left in memory.
 
     Raises:
         SystemExit: the job failed; with its exit code.

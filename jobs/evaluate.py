@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Scores a run from what `jobs/generate.py` made, and checks the exported model. Writes metrics.json."""
+"""Scores a run from the results of `jobs/generate.py`, and checks the exported model. Writes metrics.json."""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Scores the run and returns its metrics."""
     from pipeline.demo.corpora import attribution_of
     from pipeline.demo_scores.scores import demo_scores
     from pipeline.evaluation.outside_scores import OutsideWeights

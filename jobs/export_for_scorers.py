@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Draws the prompts of T2I-CompBench or GenEval and lays the pictures out as the benchmark's own scorers read them.
+"""Draws the prompts of T2I-CompBench or GenEval, and writes the pictures in the layout of the benchmark's own scorers.
 
 The scorers and their prompt files are not part of this project: take them from their repositories.
 """
@@ -35,7 +35,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Draws every prompt as often as asked."""
     from pipeline.evaluation.scorer_layouts import USUAL_SAMPLES, read_prompts
     from pipeline.generation.documents import DocumentLimits
     from pipeline.generation.sampling import Sampling

@@ -2,7 +2,7 @@
 """Turns a checkpoint into a Hugging Face folder that others can load: config, weights, tokenizer, VQ-GAN, model card.
 
 With this project installed and `import pipeline.model`, `AutoModelForCausalLM.from_pretrained` loads it. Neither the
-language expert nor the checkpoint is ever in memory: weights pass through in pieces.
+language expert nor the checkpoint is ever whole in memory: weights are copied in pieces.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -33,7 +33,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Exports the checkpoint."""
     from pipeline.reports.model_export import export_with_card
     from pipeline.runs.find_checkpoint import find_checkpoint
 

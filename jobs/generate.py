@@ -1,8 +1,8 @@
 #!/usr/bin/env -S python -P
 """Generates with a trained run: pictures from prompts, captions from pictures, illustrated documents.
 
-With no prompt, for every sample that the run is scored on: pictures from its captions, captions in both languages from
-its codes, and a grid beside its own picture.
+Without a prompt, it generates for every scored sample of the run: pictures from its captions, captions in both
+languages from its codes, and a grid with the sample's own picture.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _default(what: object) -> Any:
-    """Says in --help what a flag that is not given stands for."""
+    """Shows in --help the value of a flag that is not given."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
 
 
@@ -69,11 +69,11 @@ class Options(JobOptions):
 
     @property
     def has_request(self) -> bool:
-        """Whether there is something to generate other than for the scored samples."""
+        """True if something other than the scored samples was requested."""
         return bool(self.prompt or self.prompts or self.image)
 
     def check(self) -> None:
-        """Raises UsageError where flags contradict each other or have impossible values."""
+        """Raises UsageError if flags contradict each other or have impossible values."""
         problems = []
         for name in ("num_pictures_each", "max_text_ids"):
             if getattr(self, name) < 1:
@@ -97,7 +97,7 @@ class Options(JobOptions):
             raise UsageError("; ".join(problems))
 
     def sampling(self, recipe: Recipe) -> "Sampling":
-        """How codes are chosen."""
+        """Returns how codes are sampled."""
         from pipeline.generation.sampling import Sampling
 
         usual = recipe.evaluation
@@ -114,7 +114,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Generates what is asked for, or for all scored samples."""
     from pipeline.demo.corpora import attribution_of
     from pipeline.generation.documents import DocumentLimits
     from pipeline.generation.sampling import GREEDY

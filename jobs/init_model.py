@@ -3,7 +3,7 @@
 
 The language expert is the recipe's `language_expert_folder`: a folder of Qwen-7B (its own format), Qwen1.5, Qwen2 or
 Qwen2.5, or the name of such a model on the Hugging Face hub. The starting model goes to `start` in the run's folder,
-and training loads it from there, each rank only its own part. An interrupted run goes on where it was.
+and in training each rank loads only its own part of it. An interrupted run resumes.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -25,7 +25,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Makes it, or what of it is missing."""
     at_least(options, codebook_size=0)
     recipe, paths = options.resolve()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Shows what a token dataset holds: statistics, and a sheet of random rows decoded back to pictures and captions."""
+"""Describes a token dataset: statistics, and a sheet of random rows decoded back to pictures and captions."""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass

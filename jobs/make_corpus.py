@@ -1,5 +1,5 @@
 #!/usr/bin/env -S python -P
-"""Makes the recipe's corpora that lie nowhere else, as the demo's do not, or a corpus of noise for benchmarks."""
+"""Makes the recipe's corpora that have no path, like the demo's, or a corpus of noise for benchmarks."""
 
 import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
@@ -28,7 +28,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Writes the shards that are missing."""
     from pipeline.benchmarks.noise_corpus import make_noise
     from pipeline.demo.corpora import make_corpus
 

@@ -14,7 +14,7 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Writes the report from what the other jobs left in the run's folder."""
+    """Writes the report from the other jobs' results in the run's folder."""
     from pipeline.reports.run_report import write_report
 
     say(f"report: {write_report(*options.resolve())}")

@@ -3,8 +3,8 @@
 
 Everything after -- is the job: jobs/submit.py -- jobs/train_stage.py --recipe mars_7b --root /shared/runs --stage 1
 
-A job that was preempted (exit code 7), or that broke off without a reason of its own (1, killed, or lost with its
-cluster), is submitted again and goes on from its last checkpoint. Ctrl-C leaves the job running.
+A job that was preempted (exit code 7), or that failed without an error of its own (1, killed, or lost with its
+cluster), is submitted again and resumes from its last checkpoint. Ctrl-C leaves the job running.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -51,7 +51,7 @@ class Options:
 
 
 def main(options: Options, command: list[str]) -> None:
-    """Submits, follows, and submits again where that helps; exits with the job's code."""
+    """Submits, follows, and resubmits the job if that can help. Exits with the job's code."""
     if not command and not options.attach:
         raise UsageError("no job: write it after --, as in jobs/submit.py -- jobs/train_stage.py --stage 1")
     if options.resubmissions < 0 or options.pause_s < 0 or options.give_up_min <= 0:
@@ -81,7 +81,7 @@ def main(options: Options, command: list[str]) -> None:
 
 
 def runtime_environment(options: Options) -> dict[str, Any]:
-    """What the job needs to run on the cluster.
+    """Returns the runtime environment of the job on the cluster.
 
     Raises:
         UsageError: a variable is not NAME=VALUE, or the folder does not exist.
@@ -100,20 +100,20 @@ def runtime_environment(options: Options) -> dict[str, Any]:
 
 
 def again(options: Options, submission: str, command: list[str]) -> str:
-    """The command that waits for the same job."""
+    """Returns the command that follows the same job."""
     words = ["jobs/submit.py", *(["--address", options.address] if options.address else [])]
     words += ["--attach", submission] if submission else []
     return shlex.join([*words, *(["--", *command] if command else [])])
 
 
 def show(text: str) -> None:
-    """The job's output, as it is."""
+    """Prints the job's output unchanged."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    # What stands after -- are the job's options, not ours.
+    # The words after -- are the job's command, not our options.
     words = sys.argv[1:]
     separator = words.index("--") if "--" in words else len(words)
     own, command = words[:separator], words[separator + 1 :]

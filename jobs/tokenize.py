@@ -25,7 +25,7 @@ LEAST = dict.fromkeys(("max_caption_ids", "resolution", "encode_batch_size", "en
 
 
 def _recipes(usual: object, metavar: str) -> Any:
-    """Says in --help that the recipe decides where the flag is not given, and what it usually says."""
+    """Shows in --help that the recipe decides about a flag that is not given, and the usual value in recipes."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: the recipe's; usually {usual})")
 
 
@@ -77,7 +77,7 @@ class Options(JobOptions):
     """With --dry-run: cluster file, as in cluster/aws_a100.yaml. Exit code 2 where it can never give the nodes."""
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with what the flags say.
+        """Returns the recipe with the values of the flags.
 
         Raises:
             UsageError: a number is too low, the layout is unknown, or captions are not LANGUAGE=COLUMN.
@@ -114,13 +114,13 @@ class Options(JobOptions):
         )
 
     def names(self, recipe: Recipe) -> list[str]:
-        """The corpora to tokenize: all, or the first alone where a flag is of one."""
+        """Returns the corpora to tokenize: all, or the first alone if a flag concerns one corpus."""
         of_one = (self.corpus, self.output, self.layout, self.image_column)
         return list(recipe.corpora) if all(each is None for each in of_one) else [recipe.first_corpus]
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Tokenizes what is not tokenized yet; makes the corpora that are to be made where they are missing."""
+    """Tokenizes the remaining shards, after making missing corpora of the project."""
     if options.cluster and not options.dry_run:
         raise UsageError("--cluster is of a dry run; add --dry-run, or leave it out to tokenize")
     if options.dry_run:
@@ -145,7 +145,7 @@ def main(options: Options) -> dict[str, Any]:
 
 
 def _columns(captions: tuple[str, ...]) -> dict[str, str]:
-    """Languages by caption column."""
+    """Returns languages by caption column."""
     columns = {}
     for pair in captions:
         language, separator, column = pair.partition("=")
@@ -156,7 +156,7 @@ def _columns(captions: tuple[str, ...]) -> dict[str, str]:
 
 
 def _place(folder: str | None) -> str | None:
-    """A folder as every worker finds it."""
+    """Returns a folder in a form that every worker can find."""
     return folder if not folder or "://" in folder else str(Path(folder).absolute())
 
 

@@ -14,7 +14,6 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> None:
-    """Trains it where it is missing."""
     recipe, paths = options.resolve()
 
     from pipeline.launch.language_expert import make_language_expert

@@ -45,7 +45,7 @@ class Options(JobOptions):
 
 
 def main(options: Options) -> dict[str, Any] | None:
-    """Trains the named stage, or the next unfinished one; or only plans."""
+    """Trains the named stage, or the next unfinished one, or only shows the plan."""
     if options.dry_run:
         from pipeline.reports.dry_run import dry_run
 

@@ -1,1 +1,1 @@
-"""What all command lines share: flags, recipes and overrides, exit codes."""
+"""Code shared by all command lines: flags, recipes and overrides, exit codes."""

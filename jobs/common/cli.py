@@ -1,4 +1,4 @@
-"""What all jobs share: their flags, and how they end."""
+"""The flags that all jobs share, and how jobs end."""
 
 import json
 import sys
@@ -28,16 +28,16 @@ class JobOptions:
     """Override one value of the recipe, as in --set stages.0.steps=50. May be repeated."""
 
     def resolve(self) -> tuple[Recipe, RunPaths]:
-        """The recipe with its overrides, and the run's folders."""
+        """Returns the recipe with its overrides, and the run's folders."""
         recipe = load_recipe(self.recipe, self.set)
         return recipe, run_paths(self.root, recipe)
 
 
 def at_least(options: Any, **least: float) -> None:
-    """Checks flags against the least that each may be.
+    """Checks flags against their minimum values.
 
     Raises:
-        UsageError: one is lower.
+        UsageError: a flag is below its minimum.
     """
     for name, lowest in least.items():
         if (value := getattr(options, name)) < lowest:
@@ -50,10 +50,11 @@ def run_job(
     description: str,
     words: Sequence[str] | None = None,
 ) -> None:
-    """Parses the flags into `options_type` (a dataclass, or a union of them for subcommands), runs the job, prints its
-    error in one line, and exits with its code. The flags are those of the command line where no `words` are given.
+    """Parses the flags, runs the job, prints an error in one line, and exits with the job's code.
 
-    A dict that the job returns is its result: with `--json` the last line of the output.
+    The flags are parsed into `options_type`, a dataclass, or a union of them for subcommands. They come from the
+    command line unless `words` are given. A dict that the job returns is its result: with `--json` it is the last line
+    of the output.
     """
     options = tyro.cli(options_type, description=description, args=words)
     try:
@@ -74,7 +75,7 @@ def run_job(
 
 
 def _cause(error: Exception) -> Exception:
-    """What a Ray task raised, without Ray's traceback around it; any other error as it is."""
+    """Returns the error that a Ray task raised, without Ray's traceback; any other error unchanged."""
     exceptions = sys.modules.get("ray.exceptions")  # without Ray there is no such error, and loading it takes seconds
     if exceptions and isinstance(error, exceptions.RayTaskError) and error.cause is not None:
         error = error.cause

@@ -1,4 +1,4 @@
-"""Which exit code an error has, the same for every job."""
+"""The exit code of each error, the same for every job."""
 
 import pipeline.errors
 from pipeline.errors import ExitCode as ExitCode
@@ -20,7 +20,7 @@ OURS = tuple(kind for kind, _ in BY_EXCEPTION)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code for an exception that ends a job."""
+    """Returns the exit code for an exception that ends a job."""
     for kind, code in BY_EXCEPTION:
         if isinstance(error, kind):
             return code

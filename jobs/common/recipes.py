@@ -1,4 +1,4 @@
-"""Recipes by name or file, and overriding one of their values from the command line."""
+"""Loads recipes by name or file, and applies overrides from the command line."""
 
 import ast
 import hashlib
@@ -18,11 +18,11 @@ from pipeline.errors import UsageError
 
 
 def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe that `recipe()` in a file returns, with `a.b=value` overrides applied.
+    """Returns the recipe of `recipe()` in a file, with `a.b=value` overrides applied.
 
     Args:
         name: a file of `jobs/recipes` without its suffix, or the path of a `.py` file anywhere.
-        overrides: what `--set` takes.
+        overrides: values of `--set`.
 
     Raises:
         UsageError: there is no such recipe, its file fails, a key is unknown, a value has the wrong type, or the recipe
@@ -40,7 +40,7 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def is_recipe_file(name: str) -> bool:
-    """Whether `--recipe` names a file, and not one of the project's recipes."""
+    """True if `--recipe` names a file, and not one of the project's recipes."""
     return name.endswith(".py")
 
 
@@ -67,7 +67,7 @@ def _recipe_in(name: str) -> Recipe:
 
 
 def _module_of(path: Path) -> ModuleType:
-    """The file as a module of a name that no other has."""
+    """Loads the file as a module under a unique name."""
     name = f"recipe_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None and spec.loader is not None

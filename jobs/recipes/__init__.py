@@ -1,1 +1,1 @@
-"""One file a recipe; each has a function `recipe()`."""
+"""Recipes, one file each with a function `recipe()`."""

@@ -1,9 +1,8 @@
 """The demo: OpenMoji drawings and illustrated lists of them, a small language expert, two CPU workers, minutes.
 
-Run it all with `make demo`, or job by job:
-    python -m jobs.make_corpus && python -m jobs.tokenize && python -m jobs.train_lm
-    python -m jobs.train_stage --stage all
-    python -m jobs.generate && python -m jobs.evaluate && python -m jobs.report
+Run all of it with `make demo`, or job by job:
+    python -m jobs.make_corpus && python -m jobs.tokenize && python -m jobs.train_lm python -m jobs.train_stage --stage
+    all python -m jobs.generate && python -m jobs.evaluate && python -m jobs.report
 """
 
 from dataclasses import replace
@@ -57,7 +56,7 @@ def recipe() -> Recipe:
         final_learning_rate=1e-3,
         table_rate_factor=8.0,
         attention="eager",
-        spike_factor=10.0,  # what is known by heart has small losses, and a step has few captions
+        spike_factor=10.0,  # memorised data has small losses, and a step has few captions
     )
     second = replace(
         first,
@@ -73,7 +72,7 @@ def recipe() -> Recipe:
         purpose="detail: high-resolution codes from text and low-resolution codes",
         sources={"drawings": Source(weight=0.985, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.015)},
         task_shares={"high_resolution": 0.8, "captioning": 0.2},
-        # A step has few captions and documents: at weight 1 their noise drowned what the high codes had to teach.
+        # A step has few captions and documents: at weight 1 their noise drowned the gradient of the high codes.
         task_weights=first.task_weights | {"captioning": 0.15, "document_text": 0.1},
         high_resolution_group=4,
         seq_len=416,
@@ -89,12 +88,12 @@ def recipe() -> Recipe:
         tokenization=TokenizationConfig(encoder_dtype=DTYPE, size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
         language_expert=LanguageExpertConfig(where=TRAINED),
         embedding_noise_std=0.05,
-        picture_position_std=0.05,  # two layers do not find out by themselves where in a picture they are
+        picture_position_std=0.05,  # two layers do not learn positions in the picture by themselves
         stages=(first, second, third),
         scaling=ScalingConfig(num_workers=2, use_gpu=False, cpus_per_worker=1),
         tokenizers=Workers(num_encoders=2),
         evaluation=EvaluationConfig(batch_size=160, documents="lists"),
-        zero=ZeroConfig(zero_stage=3, dtype=DTYPE, frozen_whole=True),  # its text table is most of what was gathered
+        zero=ZeroConfig(zero_stage=3, dtype=DTYPE, frozen_whole=True),  # the text table was most of what was gathered
         plan=PlanConfig(mean_caption_ids=3, documents={"lists": (3, 32)}, pictures=3953, pictures_hr=350),  # measured
         heartbeat_s=10.0,
     )

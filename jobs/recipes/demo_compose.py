@@ -1,7 +1,7 @@
-"""Does it compose? OpenMoji's 323 subjects in six variants of skin tone, a tenth of the pairs never seen in training.
+"""Tests composition: OpenMoji's 323 subjects in six variants of skin tone, a tenth of the pairs never seen in training.
 
-Three quarters of an hour on two CPU cores, most of it training. Then pictures are generated for unseen pairs and as
-many seen ones:
+Takes three quarters of an hour on two CPU cores, most of it training. Then it generates pictures for unseen pairs and
+for an equal number of seen ones:
 
     jobs/demo.py --recipe demo_compose
 """
@@ -35,9 +35,9 @@ def recipe() -> Recipe:
         purpose="draw subjects in given skin tones",
         sources={MAIN: Source(where=SEEN)},
         task_shares={"text_to_image": 0.95, "captioning": 0.05},  # a caption costs as much as seven pictures
-        # With its subject before it, a tone is drawn as that subject was seen; alone it can mean only itself.
+        # With the subject before it, a tone is drawn as that subject was seen; alone, it can only mean the tone.
         caption_crop=0.5,
-        # Else only a picture's first codes learn the tone from the caption: the later ones see it in those.
+        # Otherwise only a picture's first codes learn the tone from the caption: later codes see it in the first ones.
         text_to_image_noise=1.0,
         task_weights={"captioning": 0.2, "opener": 0.002, "plain_text": 0.01},
         steps=2400,
@@ -50,7 +50,7 @@ def recipe() -> Recipe:
         final_learning_rate=1e-5,
         table_rate_factor=8.0,
         attention="eager",
-        spike_factor=10.0,  # what is known by heart has small losses, and a step has few captions
+        spike_factor=10.0,  # memorised data has small losses, and a step has few captions
         save_every_steps=400,
         keep_every_steps=800,
         log_every_steps=20,
@@ -58,7 +58,7 @@ def recipe() -> Recipe:
     return Recipe(
         name="demo_compose",
         tokenization=TokenizationConfig(encoder_dtype=DTYPE),
-        # With the demo's expert light and dark had nearly one vector, and the model drew one for the other.
+        # With the demo's expert, light and dark had nearly equal vectors, and the model drew one for the other.
         language_expert=LanguageExpertConfig(where=SEEN, steps=900, plain_share=0.2, embedding_std=0.06),
         embedding_noise_std=0.05,
         picture_position_std=0.05,  # see the demo

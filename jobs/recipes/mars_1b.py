@@ -1,13 +1,13 @@
 """MARS on one node of 8 A100 80 GB (or H100), with a 1.5B language expert of the Qwen2 family. Planned, never run.
 
 Two days at half of the A100's peak, four at a quarter. Put Qwen2-1.5B or Qwen2.5-1.5B, any corpus with English or
-Chinese captions and a VQ-GAN of factor 16 with 8,192 codes where the recipe names them, or name others with --set:
+Chinese captions and a VQ-GAN of factor 16 with 8,192 codes at the recipe's paths, or name others with --set:
 
     jobs/train_stage.py --recipe mars_1b --dry-run
     jobs/tokenize.py --recipe mars_1b --root /shared/runs
     jobs/train_stage.py --recipe mars_1b --root /shared/runs --stage all
 
-All values are this project's own choice; none is the paper's but what its model fixes.
+All values are this project's own choice, except those that the paper's model fixes.
 """
 
 from dataclasses import replace
@@ -59,7 +59,7 @@ def recipe() -> Recipe:
         seq_len=4096,  # a dozen samples: the matrix products of a small model need many rows to fill a GPU
         learning_rate=2e-4,
         warmup_steps=2000,
-        checkpoint_every_layers=0,  # memory is there: nothing is computed twice
+        checkpoint_every_layers=0,  # memory suffices: nothing is recomputed
         attention="flex_attention",
         compile_layers=True,
         save_every_steps=1000,
@@ -91,7 +91,7 @@ def recipe() -> Recipe:
         corpora={MAIN: CorpusConfig(path="corpus")},
         vqgan=OPEN_MUSE,
         vqgan_folder="models/vqgan-f16-8192-laion",  # open-muse's own format
-        text_tokenizer="models/qwen2-1.5b",  # its rows are Qwen-7B's, but its special tokens are others
+        text_tokenizer="models/qwen2-1.5b",  # the rows equal Qwen-7B's, but the special tokens differ
         language_expert_folder="models/qwen2-1.5b",
         tokenization=TokenizationConfig(
             size_px=256,

@@ -1,7 +1,7 @@
-"""The paper's model: Qwen-7B, 64 A100 80 GB. Planned, never run: the settings are what is computed and simulated.
+"""The paper's model: Qwen-7B, 64 A100 80 GB. Planned, never run: the settings come from computation and simulation.
 
-What is marked [paper] the paper gives (arXiv 2407.07614); [recalled] is widely repeated about it and not confirmed;
-everything else is this project's own choice.
+Values marked [paper] are in the paper (arXiv 2407.07614). Values marked [recalled] are widely repeated about it but not
+confirmed. Everything else is this project's own choice.
 
     jobs/train_stage.py --recipe mars_7b --dry-run
     jobs/init_model.py --recipe mars_7b --root /shared/runs
@@ -106,7 +106,7 @@ def recipe() -> Recipe:
             gpu="A100-80GB",
             language_expert_geometry="qwen_7b",
             mean_caption_ids=77,
-            budget_gpu_days=(300.0, 80.0, 207.0),  # in all the paper's 587; how they are shared out is ours
+            budget_gpu_days=(300.0, 80.0, 207.0),  # in all the paper's 587; the split is this project's choice
             gpu_days_beside={
                 "MARS, its paper": 587.0,
                 "Stable Diffusion 1.5, MARS's paper": 6250.0,

@@ -1,4 +1,4 @@
-"""Makes the demo's corpora where they are missing."""
+"""Makes the demo's corpora if they are missing."""
 
 from pipeline.config.recipe import CorpusConfig, Recipe
 from pipeline.runs.made_shards import ShardTasks, write_missing
@@ -9,12 +9,12 @@ from tokenization.demo.openmoji import ATTRIBUTION, list_drawings, write_shard
 
 
 def attribution_of(corpus: CorpusConfig) -> str:
-    """What must stand where pictures of a corpus are shown; empty for a corpus that this project did not make."""
+    """Returns the attribution to show with pictures of a corpus; empty for a corpus that this project did not make."""
     return "" if corpus.path else ATTRIBUTION
 
 
 def make_corpus(name: str, recipe: Recipe, paths: RunPaths) -> None:
-    """Makes the shards of one of the recipe's corpora that are missing."""
+    """Makes the missing shards of one of the recipe's corpora."""
     corpus, folder, drawings = recipe.corpora[name], paths.corpus_of(name), list_drawings()
     if corpus.made == "lists":
         lists = illustrated_lists(drawings, corpus.groups, corpus.lists_per_group, corpus.pictures_per_list)

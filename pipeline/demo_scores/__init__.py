@@ -1,1 +1,1 @@
-"""Scores of the demo's drawings, and their section of the report. Imports `evaluation` and `tokenization.demo`."""
+"""Scores of the demo's drawings, and their presentation. Imports `evaluation` and `tokenization.demo`."""

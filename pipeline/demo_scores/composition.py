@@ -1,8 +1,8 @@
-"""Does the model draw a subject in a skin tone that it never saw it in? Scored without outside weights.
+"""Tests if the model can draw a subject in a skin tone that it never saw it in, without outside weights.
 
-A generated picture is compared, pixel by pixel (squared distance), with its subject's six drawings as their stored
-codes decode. It counts where the nearest is the one that was asked for; where k drawings are equally near, because
-their codes are the same, each counts 1/k. Guessing gives 1/6.
+A generated picture is compared, by squared pixel distance, with its subject's six drawings as decoded from their stored
+codes. It counts if the nearest is the requested one. If k drawings are equally near, because their codes are equal,
+each counts 1/k. Guessing scores 1/6.
 """
 
 import numpy as np
@@ -27,10 +27,10 @@ DECODE_BATCH = 32
 
 
 def six_variants(tokens: str) -> pd.DataFrame:
-    """The drawings of the subjects that have all six variants: `COLUMNS`, one row a drawing.
+    """Returns the drawings of the subjects that have all six variants: `COLUMNS`, one row per drawing.
 
     Raises:
-        InputError: the token table does not know of compositions.
+        InputError: the token table has no composition columns.
     """
     tables = []
     for shard in list_token_shards(tokens):
@@ -46,17 +46,17 @@ def six_variants(tokens: str) -> pd.DataFrame:
 
 
 def nearest_credit(pictures: np.ndarray, variants: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores each picture by whether it is nearest to the variant that was asked for.
+    """Scores each picture 1 if it is nearest to the requested variant, 0 if not.
 
     Args:
         pictures: uint8 [n, S, S, 3].
         variants: uint8 [n, 6, S, S, 3], the six drawings of each picture's subject.
-        wanted: int [n], which of them was asked for.
+        wanted: int [n], index of the requested variant.
 
     Returns:
-        float [n], 1/k where the wanted one is among the k nearest, else 0; and int [n], the nearest (of k the first).
+        float [n], 1/k if the requested one is among the k nearest, else 0; and int [n], the nearest (the first of k).
     """
-    # In integers: drawings with the same codes must come out equally near.
+    # In integers: drawings with equal codes must have exactly equal distances.
     distance = np.stack(
         [
             ((six.astype(np.int64) - picture.astype(np.int64)) ** 2).sum((1, 2, 3))
@@ -69,16 +69,16 @@ def nearest_credit(pictures: np.ndarray, variants: np.ndarray, wanted: np.ndarra
 
 
 def score_composition(paths: RunPaths) -> dict[str, float]:
-    """Scores the run's generated pictures of subjects in six variants; pictures of other subjects are left out.
+    """Scores the run's generated pictures of subjects in six variants; pictures of other subjects are ignored.
 
-    Writes the single scores and a sheet to `samples`.
+    Writes the scores of all pictures and a sheet to `samples`.
 
     Returns:
-        `composition_seen` and `composition_unseen`, with all languages and by language; and `composition_ceiling`,
-        what the true drawings get, before the VQ-GAN had them: how well it keeps the tones apart.
+        `composition_seen` and `composition_unseen`, over all languages and by language; and `composition_ceiling`, the
+        score of the original drawings before the VQ-GAN, which shows how well it separates the tones.
 
     Raises:
-        InputError: no picture is of such a subject.
+        InputError: no picture shows such a subject.
     """
     vqgan, drawings = vqgan_of_tokens(paths), six_variants(paths.tokens)
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
@@ -108,8 +108,11 @@ def score_composition(paths: RunPaths) -> dict[str, float]:
 
 
 def _sheet(table: pd.DataFrame, drawn: np.ndarray, six: np.ndarray, wanted: np.ndarray) -> Image.Image:
-    """Unseen pairs, one a column: the drawing from its stored codes over the tone asked for, and each language's
-    picture; the tone it is nearest to stands under it where that is another."""
+    """Draws a sheet of unseen pairs, one per column.
+
+    A column has the drawing of the requested tone, decoded from its stored codes, and below it each language's picture.
+    If a picture is nearest to another tone, that tone is printed below it.
+    """
     unseen = table[table["composition"] == UNSEEN]
     columns = []
     for sample_id in spread(unseen["sample_id"].unique().tolist(), SHEET_COLUMNS):
@@ -124,7 +127,8 @@ def _sheet(table: pd.DataFrame, drawn: np.ndarray, six: np.ndarray, wanted: np.n
 
 
 def _decoded_variants(vqgan: ImageTokenizer, drawings: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The six drawings of each subject from their stored codes, uint8 [6, S, S, 3], in the order of `VARIANTS`."""
+    """Decodes the six drawings of each subject from their stored codes, uint8 [6, S, S, 3], in the order of
+    `VARIANTS`."""
     ordered = drawings.assign(place=drawings["tone"].map(VARIANTS.index)).sort_values(["subject", "place"])
     pixels = _decode(vqgan, ordered["codes"].to_list())
     return dict(

@@ -1,4 +1,4 @@
-"""The report's section on composition."""
+"""The section of the report on composition."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ NO_TONE = "no tone"
 
 
 def composition_sections(paths: RunPaths, metrics: dict[str, Any]) -> list[Section]:
-    """One section; none where the run was not scored for it."""
+    """Returns one section, or none if the run has no composition scores."""
     if not (paths.samples / COMPOSITION_FILE).exists() or f"composition_{UNSEEN}" not in metrics:
         return []
     text = (
@@ -31,7 +31,8 @@ def composition_sections(paths: RunPaths, metrics: dict[str, Any]) -> list[Secti
 
 
 def composition_plot(table: pd.DataFrame, metrics: dict[str, Any]) -> bytes:
-    """A PNG: the score of seen and unseen pairs by language, and the tone that each unseen pair is nearest to."""
+    """Returns a PNG: the scores of seen and unseen pairs by language, and the tone that each unseen pair is nearest
+    to."""
     figure = Figure(figsize=(10, 4))
     bars, tones = figure.subplots(1, 2, width_ratios=[1, 1.2])
     scores = table.groupby(["composition", "language"])["credit"].mean().unstack()

@@ -1,4 +1,4 @@
-"""Does the model know its drawings by heart? Generated pictures and captions, compared with what was trained on."""
+"""Tests if the model memorised its drawings: compares generated pictures and captions with the training data."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ COMPARED_AT_ONCE = 32
 
 
 def score_drawings(paths: RunPaths) -> dict[str, Any]:
-    """Retrieval of generated pictures, base and high resolution, and exact match of captions, by language; of the
-    scored drawings that the last stage trained on. Empty where there are none.
+    """Returns picture retrieval, base and high resolution, and exact match of captions, by language.
 
-    A picture is retrieved where its pixels are nearer (squared distance) to its own drawing, decoded from the
-    stored codes, than to any other trained one. A caption counts where it is its drawing's name to the letter.
+    Only the scored drawings that the last stage trained on count; without any, the result is empty. A picture is
+    retrieved if its pixels are nearer (squared distance) to its own drawing, decoded from the stored codes, than to any
+    other trained one. A caption counts if it equals its drawing's name exactly.
     """
     recipe = paths.recipe
     trained, scored = trained_samples(recipe, paths), scored_samples(recipe, paths)
@@ -46,7 +46,7 @@ def score_drawings(paths: RunPaths) -> dict[str, Any]:
 def retrieval(
     vqgan: ImageTokenizer, drawings: pd.DataFrame, pictures: pd.DataFrame, column: str, name: str
 ) -> dict[str, float]:
-    """For each language the share of pictures that are nearest to their own drawing, by the codes in `column`."""
+    """Returns by language the share of pictures that are nearest to their own drawing, using the codes in `column`."""
     unique = drawings.drop_duplicates("sample_id").dropna(subset=[column])
     sample_ids = unique["sample_id"].to_numpy()
     scored = pictures[pictures["sample_id"].isin(sample_ids)]
@@ -55,7 +55,7 @@ def retrieval(
     truth, drawn = pixels[: len(unique)].astype(np.float32), pixels[len(unique) :]
     squares, nearest = np.einsum("ij,ij->i", truth, truth), []
     for start in range(0, len(drawn), COMPARED_AT_ONCE):
-        # A picture's own square is the same for all drawings.
+        # The squared norm of the picture itself is the same for all drawings.
         distance = squares - 2 * drawn[start : start + COMPARED_AT_ONCE].astype(np.float32) @ truth.T
         nearest.append(distance.argmin(1))
     right = sample_ids[np.concatenate(nearest)] == scored["sample_id"].to_numpy()

@@ -1,4 +1,4 @@
-"""The scores that only the demo's corpora can have."""
+"""The scores that only the demo's corpora have."""
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo_scores.composition import score_composition
@@ -7,5 +7,5 @@ from pipeline.evaluation.run_scores import Score
 
 
 def demo_scores(recipe: Recipe) -> list[Score]:
-    """What the recipe asks for, the longest first."""
+    """Returns the scores that the recipe asks for, the longest first."""
     return [score_drawings, score_composition] if recipe.evaluation.composition else [score_drawings]

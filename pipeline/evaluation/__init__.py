@@ -1,2 +1,3 @@
-"""Scores of a run: tokens, export, FID and CLIP, text drift, documents, two experts against one. Imports
-`training`, `launch`, `benchmarks` and `pages`."""
+"""Scores of a run: tokens, export, FID and CLIP, text drift, documents, two experts compared with one. Imports
+`training`, `launch`, `benchmarks` and `pages`.
+"""

@@ -1,4 +1,6 @@
-"""The illustrated documents that a run trained on: prompts are their first lines, and generated ones are scored."""
+"""The illustrated documents that a run trained on: their first lines serve as prompts, and the generated ones are
+scored.
+"""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class TrueDocument:
-    """A document of the corpus: its first line, all its text, that text's number of ids, and its pictures' codes."""
+    """A document of the corpus: its first line, its whole text, the number of text ids, and the codes of its
+    pictures."""
 
     title: str
     text: str
@@ -28,7 +31,7 @@ class TrueDocument:
 
 
 def true_documents(recipe: Recipe, paths: RunPaths, corpus: str) -> list[TrueDocument]:
-    """The documents of one of the recipe's corpora, in their order."""
+    """Returns the documents of one of the recipe's corpora, in order."""
     tokens = paths.tokens_of(corpus)
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     index = build_row_index(RowSelection(tokens))
@@ -44,19 +47,19 @@ def true_documents(recipe: Recipe, paths: RunPaths, corpus: str) -> list[TrueDoc
 
 
 def newest_documents(paths: RunPaths) -> Path | None:
-    """The folder of those that were generated last."""
+    """Returns the folder of the newest generated documents."""
     return max(paths.documents.glob("[0-9]*"), default=None)
 
 
 def score_documents(recipe: Recipe, paths: RunPaths, vqgan: ImageTokenizer) -> dict[str, float]:
-    """How much of its documents the model reproduces from their first lines.
+    """Measures how well the model reproduces its documents from their first lines.
 
-    `documents_text_exact` is the share whose text is right to the letter, pictures left out of it;
-    `documents_retrieval`, the share of their pictures in whose place one was drawn that is nearer (squared distance of
+    `documents_text_exact` is the share of documents whose text, without pictures, is exactly right.
+    `documents_retrieval` is the share of their pictures for which the drawn picture is nearer (squared distance of
     pixels) to the right one, decoded from the stored codes, than to any other picture of the corpus.
 
     Raises:
-        InputError: none were generated.
+        InputError: no documents were generated.
     """
     folder = newest_documents(paths)
     if folder is None:
@@ -84,5 +87,5 @@ def score_documents(recipe: Recipe, paths: RunPaths, vqgan: ImageTokenizer) -> d
 
 
 def _decode(vqgan: ImageTokenizer, codes_BN: np.ndarray) -> np.ndarray:
-    """Float32 pixels [B, pixels]."""
+    """Returns decoded pixels, float32 [B, pixels]."""
     return vqgan.decode_all(codes_BN).reshape(len(codes_BN), -1).astype(np.float32)

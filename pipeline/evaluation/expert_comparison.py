@@ -1,9 +1,9 @@
-"""Why two experts: the same data, steps and seed with SemVIE and with one shared expert, and what each does to text.
+"""Compares SemVIE with one shared expert on the same data, steps and seed, and measures what each does to text.
 
 *two* is SemVIE. *shared* is `pipeline.benchmarks.baselines.Dense`: one Qwen2 stack on the joint vocabulary that starts
-from the language expert and learns from text and pictures alike. Both train the same parameters, in number and at the
-start in value: a matrix of every layer, the visual embedding and the visual head. Norms, text embedding and text head
-stay frozen in both. That favours the shared expert: what its text loses, it loses in the layers alone.
+from the language expert and learns from both text and pictures. Both train the same number of parameters with the same
+initial values: all matrices of the layers, the visual embedding and the visual head. Norms, text embedding and text
+head stay frozen in both. That favours the shared expert: its text can only degrade through the layers.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ EXPERTS = ("two", "shared")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What both are trained on and measured with.
+    """Training data and measurements of both models.
 
     Attributes:
-        run: the stage: its rows, order, batches, learning rates; nothing is written.
-        texts: ids of held-out texts, to measure the drift on.
-        measurements: how often the drift is measured, the start and the end included.
+        run: stage with its rows, order, batches and learning rates; nothing is written.
+        texts: ids of held-out texts that the drift is measured on.
+        measurements: number of drift measurements, including the start and the end.
     """
 
     run: StageRun
@@ -51,13 +51,13 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
     """Trains one of `EXPERTS` in this process, on the CPU or one GPU.
 
     Args:
-        experts: which.
-        comparison: on what.
-        report: gets each record as it comes.
+        experts: one of `EXPERTS`.
+        comparison: training data and measurements.
+        report: called with each new record.
 
     Returns:
-        One record a step: `step` (0 before the first), mean loss a label by task as `loss/...`, and in some of them
-        the drift, the fields of `Drift`.
+        One record a step: `step` (0 before the first), mean loss per label by task as `loss/...`, and in some records
+        the drift, as the fields of `Drift`.
     """
     run, steps = comparison.run, comparison.run.stage.steps
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -97,13 +97,13 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
 
 
 def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
-    """The model to train: both kinds start from the same weights and are the same function."""
+    """Makes the model to train. Both kinds start from the same weights and compute the same function."""
     assert experts in EXPERTS, experts
     model = load_base(
         run.base,
         run.codebook_size,
         getattr(torch, zero.dtype),
-        # A shared output projection would be frozen in the one of the shared expert.
+        # A shared output projection would be frozen in the shared expert.
         replace(run.model_options, shared_output_projection=False),
     )
     model.set_attn_implementation(run.stage.attention)
@@ -111,7 +111,7 @@ def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
 
 
 def text_logits(objective: Objective) -> TextLogits:
-    """The model's logits on text alone."""
+    """Returns the model's logits on text alone."""
     mars: MarsForCausalLM = objective.mars
     device = next(mars.parameters()).device
 

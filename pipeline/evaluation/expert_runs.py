@@ -1,4 +1,4 @@
-"""Runs the comparison of two experts with one on Ray: a stage's data, once with each."""
+"""Runs the comparison of two experts with one on Ray, on the data of one stage."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,10 +26,10 @@ DRIFT = ("mean_kl", "max_abs_diff", "perplexity")
 
 
 def comparison_of(recipe: Recipe, paths: RunPaths, stage_number: int, steps: int, num_texts: int) -> Comparison:
-    """What both are trained on: a stage's rows, tasks, batches and learning rates, for `steps` steps.
+    """Returns the settings of both trainings: a stage's rows, tasks, batches and learning rates, for `steps` steps.
 
     Raises:
-        InputError: see `stage_run`; or no caption is held out to measure the drift on.
+        InputError: see `stage_run`; or there is no held-out caption to measure the drift on.
     """
     run = stage_run(stage_number, recipe, paths, initial=None)
     stage = replace(
@@ -45,7 +45,7 @@ def comparison_of(recipe: Recipe, paths: RunPaths, stage_number: int, steps: int
 
 
 def run_comparison(recipe: Recipe, paths: RunPaths, comparison: Comparison) -> list[dict[str, Any]]:
-    """Trains one after the other and returns the records of both; see `train_experts`."""
+    """Trains one after the other. Returns the records of both; see `train_experts`."""
     stage, use_gpu = comparison.run.stage, recipe.scaling.use_gpu
     say(
         f"experts: {stage.steps} steps of {stage.global_batch_size} samples each, "
@@ -56,7 +56,7 @@ def run_comparison(recipe: Recipe, paths: RunPaths, comparison: Comparison) -> l
     records: list[dict[str, Any]] = []
     with ledger_attempt(paths, "compare_experts", use_gpu) as ledger:
         messages = actor_here(Messages).remote()
-        # A process of its own for each: neither inherits what the other left behind.
+        # Each runs in a process of its own, so that neither inherits state of the other.
         train: Any = ray.remote(num_cpus=cpus, num_gpus=1 if use_gpu else 0, max_calls=1)(_train)
         with relaying_messages(messages), reserved(cpus, int(use_gpu), together=True) as strategy:
             ledger.working.remote()

@@ -1,4 +1,4 @@
-"""Checks of an exported model: it loads, and its text is still the language expert's."""
+"""Checks an exported model: it loads, and its text output still equals the language expert's."""
 
 from typing import Any
 
@@ -15,11 +15,12 @@ from tokenization.text_tokenizer import end_of_text_id
 
 
 def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
-    """Loads the export in this fresh process and compares its text with that of the language expert's own class.
+    """Loads the export in this fresh process, and compares its text output with that of the language expert's own
+    class.
 
     Args:
-        paths: the run's.
-        held_out: ids of captions that nothing was trained on; perplexity is measured on them.
+        paths: paths of the run.
+        held_out: ids of captions outside all training data; perplexity is measured on them.
     """
     model = load_export(paths.export, fast_dtype("cpu"))
     captions = list_token_shards(paths.tokens)[0].read(["captions"])["captions"].to_pylist()
@@ -31,7 +32,7 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
         rows = model.config.text_vocab_size
         drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
         scores = {"text_perplexity": drift.perplexity, "base_text_perplexity": drift.base_perplexity}
-        # A picture may well follow a caption's last word.
+        # A picture may well follow the last word of a caption.
         beginnings = [ids[:-1] for ids in held_out if len(ids) > 1]
         if beginnings:
             share = opener_share(model, beginnings)

@@ -1,4 +1,4 @@
-"""Text that no stage of a run trained on."""
+"""Captions that no stage of a run trained on."""
 
 from pipeline.config.recipe import Recipe
 from pipeline.evaluation.text_drift import held_out_texts
@@ -6,9 +6,11 @@ from pipeline.runs.paths import RunPaths
 
 
 def held_out_captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
-    """The ids of up to `count` captions of the run's tokens that no stage trained on; none where they trained on every
-    row. A language expert that the run trained itself knows only the words that it read: captions with others are left
-    out, and so are the captions that it read."""
+    """Returns the ids of up to `count` captions that no stage trained on; none if the stages trained on every row.
+
+    A language expert that the run trained itself knows only the words of its training texts. For such a run, captions
+    with other words are left out, as are the captions that it trained on.
+    """
     name = recipe.first_corpus
     trained, own = [stage.sources[name].where for stage in recipe.stages if name in stage.sources], None
     if not recipe.language_expert_folder:

@@ -1,4 +1,4 @@
-"""FID and CLIP score by torchmetrics, with weights that the user has: nothing is downloaded."""
+"""FID and CLIP score by torchmetrics, with weights that the user provides: nothing is downloaded."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ FID_FILES = (
 
 @dataclass(frozen=True)
 class OutsideWeights:
-    """A file for `fid` and a folder for `clip_score`; empty to leave a score out."""
+    """A weights file for `fid` and a folder for `clip_score`; an empty path leaves its score out."""
 
     fid: str = ""
     clip: str = ""
 
 
 def check_weights(weights: OutsideWeights) -> None:
-    """Raises InputError where a path is not what it must be."""
+    """Raises InputError if a path is missing or of the wrong kind."""
     if weights.fid and not Path(weights.fid).is_file():
         raise InputError(f"--fid-weights {weights.fid!r} is no file; name {FID_FILES}")
     if weights.clip and not (Path(weights.clip) / "config.json").is_file():
@@ -45,7 +45,9 @@ def check_weights(weights: OutsideWeights) -> None:
 
 
 def outside_scores(paths: RunPaths, weights: OutsideWeights) -> dict[str, float]:
-    """FID of all generated pictures against the corpus's own, and CLIP score by language, where there are weights."""
+    """Returns the FID of all generated pictures against the corpus's own, and the CLIP score by language, if weights
+    are given.
+    """
     vqgan = vqgan_of_tokens(paths)
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     generated = decode_distinct(vqgan, pictures["codes"].to_list())
@@ -61,13 +63,13 @@ def outside_scores(paths: RunPaths, weights: OutsideWeights) -> dict[str, float]
 
 
 def fid(weights: str, real: np.ndarray, generated: np.ndarray) -> float:
-    """The Fréchet distance of the features of two sets of pictures.
+    """Returns the Fréchet distance between the features of two sets of pictures.
 
     Args:
         weights: a TorchScript file whose module gives [B, features] of uint8 pictures [B, 3, S, S]; it is called with
-            `return_features=True` where it has that argument, as the common `inception-2015-12-05.pt` has. Or
+            `return_features=True` if it has that argument, like the common `inception-2015-12-05.pt`. Or
             torch-fidelity's Inception weights, which need that package.
-        real, generated: uint8 [n, S, S, 3]. Compare figures at equal n only: few pictures give too high ones.
+        real, generated: uint8 [n, S, S, 3]. Compare values at equal n only: a small n biases them upwards.
 
     Raises:
         InputError: the file is neither, or a set has fewer than two pictures.
@@ -85,12 +87,12 @@ def fid(weights: str, real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def clip_score(weights: str, pictures: np.ndarray, prompts: list[str]) -> float:
-    """Mean of 100 times the cosine of a picture's and its prompt's embedding, at least 0.
+    """Returns the mean of 100 times the cosine between the embeddings of a picture and its prompt, at least 0.
 
     Args:
         weights: folder of a CLIP model, its tokenizer and its image processor, as transformers saves them.
         pictures: uint8 [n, S, S, 3].
-        prompts: one for each.
+        prompts: one prompt for each picture.
 
     Raises:
         InputError: the folder cannot be loaded.
@@ -107,7 +109,7 @@ def clip_score(weights: str, pictures: np.ndarray, prompts: list[str]) -> float:
 
 
 class _Features(nn.Module):
-    """A TorchScript module as torchmetrics calls it."""
+    """Adapts a TorchScript module to the interface that torchmetrics calls."""
 
     def __init__(self, scripted: Any) -> None:
         super().__init__()
@@ -117,12 +119,14 @@ class _Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] to [B, features]."""
+        """Maps uint8 [B, 3, S, S] to [B, features]."""
         return self._scripted(pictures, **self._options).flatten(1)
 
 
 class _Clip(nn.Module):
-    """A CLIP model whose feature functions give tensors, as torchmetrics expects; transformers 5 gives outputs."""
+    """Adapts a CLIP model to torchmetrics, which expects tensors from feature functions; transformers 5 returns
+    outputs.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -130,16 +134,16 @@ class _Clip(nn.Module):
         self.config = self._model.config
 
     def get_image_features(self, *inputs: Tensor) -> Tensor:
-        """[B, 3, S, S] to [B, features]."""
+        """Maps [B, 3, S, S] to [B, features]."""
         return _pooled(self._model.get_image_features(*inputs))
 
     def get_text_features(self, *inputs: Tensor) -> Tensor:
-        """Ids and mask, [B, T] each, to [B, features]."""
+        """Maps ids and mask, [B, T] each, to [B, features]."""
         return _pooled(self._model.get_text_features(*inputs))
 
 
 class _ClipProcessor:
-    """A CLIP model's tokenizer and image processor."""
+    """Combines the tokenizer and the image processor of a CLIP model."""
 
     def __init__(self, folder: str) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -154,9 +158,9 @@ class _ClipProcessor:
 def _fid_metric(weights: str, size_px: int) -> FrechetInceptionDistance:
     try:
         scripted = torch.jit.load(weights, map_location="cpu")
-    except RuntimeError:  # no TorchScript
+    except RuntimeError:  # not a TorchScript file
         return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights)
-    # Features are asked for a batch of the real size: the module decides itself how it resizes.
+    # Try the features of a batch of the real size: the module resizes pictures itself.
     return FrechetInceptionDistance(feature=_Features(scripted), input_img_size=(3, size_px, size_px))
 
 

@@ -1,4 +1,4 @@
-"""Scores a run, in tasks on Ray: its tokens, what was generated, its export."""
+"""Scores a run in Ray tasks: its tokens, its generated results, its export."""
 
 import json
 import operator
@@ -40,13 +40,13 @@ def evaluate_run(
     """Scores generated pictures and captions, the VQ-GAN and the export. Writes `METRICS_FILE` and the VQ-GAN's sheet.
 
     Args:
-        recipe, paths: the run.
-        own_scores: what the corpus has of scores of its own, the longest first.
-        outside: of the FID and the CLIP score.
-        footer: of the sheet.
+        recipe, paths: recipe and paths of the run.
+        own_scores: corpus-specific scores, the longest first.
+        outside: weights of the FID and the CLIP score.
+        footer: text at the bottom of the sheet.
 
     Raises:
-        InputError: nothing was generated yet, or weights are not what they must be.
+        InputError: nothing was generated yet, or weights are missing or of the wrong kind.
     """
     check_weights(outside)
     for name in (PICTURES_FILE, CAPTIONS_FILE):
@@ -58,7 +58,7 @@ def evaluate_run(
     with ledger_attempt(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
         ledger.working.remote()
         task: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)
-        # The longest first, so that no long task is left to run alone at the end.
+        # The longest first, so that no long task runs alone at the end.
         scores = [task(score).remote(paths) for score in own_scores]
         if outside.fid or outside.clip:
             scores.append(task(outside_scores).remote(paths, outside))
@@ -85,6 +85,6 @@ def evaluate_run(
 
 
 def language_expert_loss(paths: RunPaths) -> float | None:
-    """The last loss of the run's own language expert; None where the recipe brings one along."""
+    """Returns the last loss of the run's own language expert, or None if the recipe names an existing one."""
     record = paths.language_expert / TRAINING_FILE
     return json.loads(record.read_text())["loss"] if record.exists() else None

@@ -1,4 +1,4 @@
-"""The samples of a run that are generated and scored, and the files that hold what was generated for them."""
+"""The generated and scored samples of a run, and the files with their results."""
 
 import pandas as pd
 
@@ -14,15 +14,18 @@ GRID_FILE, VQ_SHEET_FILE = "grid.png", "vq_sheet.png"
 
 
 def trained_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """What the last stage trained on, a row for each language of a sample.
+    """Returns the training samples of the last stage, with one row for each language of a sample.
 
-    Columns: sample_id, language, caption, codes, high_codes (None where there are none).
+    Columns: sample_id, language, caption, codes, high_codes (None if there are none).
     """
     return _rows(paths, recipe.stages[-1].sources[recipe.first_corpus])
 
 
 def scored_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
-    """What is generated and scored, as `trained_samples`: those, where `evaluation.where` names no others."""
+    """Returns the samples to generate and score, with the columns of `trained_samples`.
+
+    They are those of `trained_samples`, unless `evaluation.where` selects others.
+    """
     if not recipe.evaluation.where:
         return trained_samples(recipe, paths)
     return _rows(paths, Source(where=recipe.evaluation.where))

@@ -1,6 +1,6 @@
 """The prompt files of T2I-CompBench and GenEval, and the folders that their scorers read.
 
-Both as their public repositories have them (Karine-Huang/T2I-CompBench, djghosh13/geneval), read in November 2026.
+Both follow their public repositories (Karine-Huang/T2I-CompBench, djghosh13/geneval), as of November 2026.
 """
 
 import json
@@ -24,10 +24,10 @@ class ScorerPrompt:
 
 
 def read_prompts(layout: str, path: Path) -> list[ScorerPrompt]:
-    """The prompts of a file: one a line, before a tab if there is one (T2I-CompBench), or JSON with `prompt` (GenEval).
+    """Reads prompts: one per line, up to a tab if there is one (T2I-CompBench), or JSON with `prompt` (GenEval).
 
     Raises:
-        InputError: there is no such file, it has no prompt, or a line that the layout's scorer would not understand.
+        InputError: the file is missing, or has no prompt, or a line that the layout's scorer cannot read.
     """
     if not path.is_file():
         raise InputError(f"--prompts {str(path)!r} is no file; name one of the benchmark's prompt files")
@@ -43,14 +43,14 @@ def read_prompts(layout: str, path: Path) -> list[ScorerPrompt]:
 
 
 def picture_file(layout: str, prompt: ScorerPrompt, prompt_number: int, sample: int, samples: int) -> str:
-    """Where a prompt's picture lies, below the output folder; numbers count from 0."""
+    """Returns the path of a prompt's picture below the output folder; numbers count from 0."""
     if layout == "geneval":
         return f"{_geneval_folder(prompt_number)}/samples/{sample:04d}.png"
     return f"samples/{_t2i_compbench_name(prompt.text, prompt_number * samples + sample)}"
 
 
 def write_metadata(layout: str, output: Path, prompts: list[ScorerPrompt]) -> None:
-    """Writes each prompt's own line into its folder, where GenEval's scorers read it; T2I-CompBench needs none."""
+    """Writes each prompt's own line into its folder, where GenEval's scorers read it. T2I-CompBench needs none."""
     if layout == "geneval":
         for number, prompt in enumerate(prompts):
             folder = output / _geneval_folder(number)
@@ -74,7 +74,7 @@ def _geneval(line: str, where: str) -> ScorerPrompt:
 
 
 def _t2i_compbench(line: str, where: str) -> ScorerPrompt:
-    """The scorers read the prompt from the picture's name, up to its first underscore."""
+    """T2I-CompBench: the scorers read the prompt from the picture's name, up to its first underscore."""
     text = line.split("\t")[0].strip()
     if not text or {"_", "/", "\0"} & set(text):
         raise InputError(

@@ -1,4 +1,5 @@
-"""What training does to the language expert: text logits and perplexity beside the base's, on text it never saw.
+"""Measures how training changes the language expert: text logits and perplexity compared with the base's, on unseen
+text.
 
 Shape letters: T ids of a text, V text rows.
 """
@@ -24,11 +25,11 @@ TextLogits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Drift:
-    """A model's text beside its base's, over all positions of some texts.
+    """Text output of a model compared with its base's, over all positions of some texts.
 
     Attributes:
-        mean_kl: of the base's next-id distribution from the model's, KL(base || model), nats.
-        max_abs_diff: largest difference of a logit.
+        mean_kl: mean KL(base || model) of the next-id distributions, nats.
+        max_abs_diff: largest absolute difference of a logit.
         perplexity, base_perplexity: exp of the mean cross-entropy of the next id.
     """
 
@@ -40,9 +41,9 @@ class Drift:
 
 @torch.no_grad()
 def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_id: int) -> Drift:
-    """Measures texts one by one, each between two `end_id`: both models then run the same shapes.
+    """Measures texts one by one, each between two `end_id`, so that both models run the same shapes.
 
-    Probabilities run over the text vocabulary alone.
+    Probabilities are over the text vocabulary alone.
     """
     kl, loss, base_loss, worst, count = 0.0, 0.0, 0.0, 0.0, 0
     for ids in texts:
@@ -58,14 +59,14 @@ def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_
 
 
 def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
-    """The ids of captions that no stage trained on, up to `count`, drawn from all over the token folder.
+    """Returns the ids of up to `count` captions that no stage trained on, drawn from the whole token folder.
 
     Args:
         tokens: folder or URL of token shards.
-        trained: the `where` of everything that was trained.
-        count: of captions; fewer where there are not so many, none where everything was trained on.
-        read: `where` of all that the language expert ever read: other captions are taken only if it knows each of
-            their ids. None for an expert that read more than this corpus.
+        trained: the `where` of all training data of the stages.
+        count: maximum number of captions; there may be fewer, or none if everything was trained on.
+        read: `where` of the language expert's training data: other captions are taken only if it was trained on each of
+            their ids. None for an expert that was trained on more than this corpus.
     """
     indices = [build_row_index(RowSelection(tokens, where)) for where in trained]
     known = None if read is None else _ids_of(tokens, read)

@@ -1,4 +1,4 @@
-"""What the stored codes keep of the corpus's pictures."""
+"""Measures how well the stored codes preserve the corpus's pictures."""
 
 from collections.abc import Sequence
 
@@ -16,21 +16,23 @@ from tokenization.vqgan.quality import Quality, quality_of
 
 
 def vqgan_of_tokens(paths: RunPaths) -> ImageTokenizer:
-    """The VQ-GAN with the arithmetic that it had when the run's tokens were made."""
+    """Returns the VQ-GAN with the arithmetic settings under which the run's tokens were made."""
     dtype = common_fingerprint(list_token_shards(paths.tokens)).encoder_dtype
     return ImageTokenizer(paths.vqgan, dtype=getattr(torch, dtype))
 
 
 def decode_distinct(vqgan: ImageTokenizer, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """Pixels uint8 [rows, S, S, 3] of codes. Equal rows, frequent where pictures are known by heart, are decoded
+    """Decodes codes to pixels, uint8 [rows, S, S, 3]. Equal rows, frequent if pictures are memorised, are decoded
     once."""
     grid, places = np.unique(np.stack([np.asarray(line) for line in codes]), axis=0, return_inverse=True)
     return vqgan.decode_all(grid)[places.ravel()]
 
 
 def quality_of_tokens(paths: RunPaths, shard: TokenShard) -> tuple[Quality, list[tuple[str, np.ndarray]]]:
-    """The quality of a shard's stored codes, and cells for a sheet (see `picture_sheet`): the shard's first picture,
-    decoded from its stored codes, and decoded from its codes at twice the size."""
+    """Returns the quality of a shard's stored codes, and cells for a sheet (see `picture_sheet`).
+
+    The cells are the shard's first picture, decoded from its stored codes and from its codes at twice the size.
+    """
     vqgan = vqgan_of_tokens(paths)
     table = shard.read(["sample_id", "codes"])
     stored = dict(zip(table["sample_id"].to_pylist(), table["codes"].to_pylist(), strict=True))

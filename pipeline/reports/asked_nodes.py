@@ -1,4 +1,4 @@
-"""The part of a dry run that says which actors start, and which nodes a cluster will be asked for."""
+"""The part of a dry run about the actors that start, and the nodes that a cluster is asked for."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from tokenization.config.workers import Workers
 
 
 def training_demand(recipe: Recipe, gpu: str) -> Demand:
-    """The placement group of a stage's workers; every stage of a recipe asks for the same."""
+    """Returns the placement group of a stage's workers; every stage of a recipe asks for the same."""
     scaling = recipe.scaling
     planned_on = gpu if scaling.use_gpu else ""
     return Demand("training workers", scaling.num_workers, scaling.worker_resources, at_once=True, gpu=planned_on)
 
 
 def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, Any]:
-    """Says which actors tokenization starts, and the nodes they ask a cluster for.
+    """Prints the actors that tokenization starts, and the nodes they ask a cluster for.
 
     Args:
-        workers: the recipe's.
-        cluster: its file; empty to ask none.
+        workers: worker settings of the recipe.
+        cluster: cluster file; empty for none.
         as_json: see `tables_to`.
 
     Raises:
@@ -50,7 +50,7 @@ def say_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> 
     """Prints which nodes a cluster starts for `demands`, and returns them as plain values.
 
     Raises:
-        UsageError: it can never start what they need.
+        UsageError: the cluster can never start them.
     """
     asked = nodes_for(cluster, demands)
     table = Table("nodes", "type", "of each", title=f"Asked of {cluster.path}, where only its head runs")

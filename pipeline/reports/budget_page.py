@@ -1,4 +1,6 @@
-"""The page of `jobs/budget.py report`: what was spent, over time and on what, beside the budget and others."""
+"""The page of `jobs/budget.py report`: spending over time and by use, compared with the budget and with published
+models.
+"""
 
 import html
 import time
@@ -21,7 +23,7 @@ COLOURS = dict(zip(CATEGORIES, ("#2a9d60", "#c0392b", "#e0a030", "#3b7dd8", "#8e
 
 
 def write_page(path: Path, figures: dict[str, Any], ledger: Ledger) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page atomically."""
     unit = f"{figures['device']}-days"
     parts = [
         f"<h1>Budget of run {html.escape(figures['recipe'])}</h1>",
@@ -42,7 +44,10 @@ def write_page(path: Path, figures: dict[str, Any], ledger: Ledger) -> None:
 
 
 def _over_time(figures: dict[str, Any], ledger: Ledger, unit: str) -> bytes:
-    """Attempts hold a constant number of devices, or nearly: straight lines between their starts and last rows."""
+    """Plots days over time.
+
+    Attempts hold a nearly constant number of devices, so straight lines connect their starts and last rows.
+    """
     rows = [row for row in records_of(ledger.table) if (row["gpu_model"] == "CPU") == (figures["device"] == "CPU")]
     ends = [(row["started"], row["started"] + row["elapsed_seconds"], row["gpu_days"]) for row in rows]
     times = sorted({moment for start, end, _ in ends for moment in (start, end)})

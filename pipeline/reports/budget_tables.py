@@ -1,4 +1,4 @@
-"""What `jobs/budget.py report` says, as plain values and as tables for a person."""
+"""The contents of `jobs/budget.py report`, as plain values and as tables for a person."""
 
 import time
 from typing import Any
@@ -30,7 +30,7 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
-    """The run in a few lines."""
+    """Summarises the run in a few lines."""
     lines = [("so far", _days(figures["gpu_days"], unit))]
     if figures["other_days"]:
         lines.append(
@@ -58,6 +58,6 @@ def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
 
 
 def _days(days: float, unit: str = "") -> str:
-    """Days with their unit; below one day, seconds too."""
+    """Formats days with their unit; below one day, seconds as well."""
     seconds = f"({days * SECONDS_PER_DAY:,.0f} s)" if 0 < days < 1 else ""
     return " ".join(filter(None, (f"{days:,.2f}" if days >= 1 else f"{days:.5f}", unit, seconds)))

@@ -1,4 +1,4 @@
-"""What `jobs/budget.py plan` does: it shows what a recipe will cost."""
+"""The implementation of `jobs/budget.py plan`, which shows what a recipe will cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,12 +23,12 @@ def plan_spending(
     price_per_gpu_hour: float,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Shows what the recipe will cost, and returns it.
+    """Shows what the recipe will cost, and returns the plan.
 
     Args:
-        recipe: with its overrides.
+        recipe: recipe with its overrides.
         gpu, mfu, encoder_mfu, price_per_gpu_hour: see `plan_costs`.
-        measured: files and folders with measured rates, see `read_rates`.
+        measured: files and folders with measured rates; see `read_rates`.
         as_json: see `tables_to`.
     """
     rates = read_rates(tuple(measured)) if measured else Rates()
@@ -39,7 +39,7 @@ def plan_spending(
 
 
 def plan_tables(figures: dict[str, Any]) -> list[Table]:
-    """Tables of what `pipeline.budget.cost_plan.as_object` returns."""
+    """Returns the tables for the output of `pipeline.budget.cost_plan.as_object`."""
     return [_factors(figures), _costs(figures), _sensitivities(figures)]
 
 

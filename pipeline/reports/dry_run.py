@@ -1,4 +1,4 @@
-"""The dry run of a recipe: its plan as tables for a person, and as one JSON object. Starts nothing."""
+"""The dry run of a recipe: its plan as tables for a person, and as one JSON object. It starts nothing."""
 
 import dataclasses
 from dataclasses import asdict
@@ -36,15 +36,15 @@ def dry_run(
     """Shows the plan of a recipe and returns it.
 
     Args:
-        recipe: with its overrides.
-        unchanged: the same recipe without any, to show what was overridden.
-        stage: its number, or `all`, or empty for all.
+        recipe: recipe with its overrides.
+        unchanged: the same recipe without overrides, to show what changed.
+        stage: stage number, or `all` or empty for all stages.
         gpu, mfu: see `plan_recipe`.
-        as_json: the tables go to standard error, so that standard output is the object alone.
-        cluster: file of the cluster that is asked for nodes; empty to ask none.
+        as_json: print the tables to standard error, so that standard output is the object alone.
+        cluster: file of the cluster that is asked for nodes; empty for none.
 
     Raises:
-        UsageError: the recipe cannot work, or the cluster can never give what it asks for.
+        UsageError: the recipe is impossible, or the cluster can never provide the nodes.
     """
     file = read_cluster_file(cluster) if cluster else None
     plan = plan_recipe(recipe, _numbers(recipe, stage), gpu, mfu)
@@ -59,7 +59,7 @@ def dry_run(
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:
-    """Every value of a recipe by the key that `--set` takes for it."""
+    """Returns every value of a recipe by its `--set` key."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         parts = [(field.name, getattr(node, field.name)) for field in dataclasses.fields(node)]
     elif isinstance(node, dict) and node:
@@ -74,7 +74,7 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
 
 
 def recipe_table(values: dict[str, Any], before: dict[str, Any]) -> Table:
-    """The resolved recipe; what overrides changed is marked."""
+    """Returns the resolved recipe, with overridden values marked."""
     table = Table("key", "value", "changed from", title="Recipe")
     for key, value in values.items():
         changed = key not in before or before[key] != value
@@ -84,7 +84,6 @@ def recipe_table(values: dict[str, Any], before: dict[str, Any]) -> Table:
 
 
 def model_table(plan: RecipePlan) -> Table:
-    """Sizes of the model."""
     config, counts = plan.config, plan.counts
     table = Table("", "", title="Model", show_header=False)
     rows = {
@@ -103,7 +102,7 @@ def model_table(plan: RecipePlan) -> Table:
 
 
 def batch_table(planned: PlannedStage) -> Table:
-    """The batch arithmetic of one stage, every factor."""
+    """Returns the batch arithmetic of one stage with every factor."""
     stage, work = planned.stage, planned.work
     world_size = work.kinds[0].rows // work.kinds[0].rows_per_rank
     kinds = [kind.kind.name.lower() for kind in work.kinds]
@@ -130,7 +129,6 @@ def batch_table(planned: PlannedStage) -> Table:
 
 
 def memory_table(plan: RecipePlan) -> Table:
-    """Memory of a rank by component."""
     zero = plan.recipe.zero
     whole = ", language expert whole" if zero.frozen_whole and zero.zero_stage == 3 else ""
     where = "GPU" if plan.device.memory_bytes else "process"
@@ -151,7 +149,7 @@ def memory_table(plan: RecipePlan) -> Table:
 
 
 def work_table(plan: RecipePlan) -> Table:
-    """Samples, tokens, FLOP and GPU-days, with what others took beside them."""
+    """Returns samples, tokens, FLOP and GPU-days, with published models for comparison."""
     device, ranks = plan.device, plan.recipe.scaling.num_workers
     caption = "FLOP without recomputation" + (
         f"; days at an assumed MFU of {device.mfu:g}" if device.peak_flop_per_s else ""
@@ -184,12 +182,12 @@ def work_table(plan: RecipePlan) -> Table:
 
 
 def a100_days(plan: RecipePlan) -> float:
-    """The plan's GPU-days on A100s, at the same assumed MFU."""
+    """Returns the plan's GPU-days on A100s, at the same assumed MFU."""
     return plan.flop / (A100.peak_flop_per_s * plan.device.mfu * DAY_S)
 
 
 def as_object(plan: RecipePlan, values: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """The plan as plain values; units stand in the names."""
+    """Returns the plan as plain values; names include the units."""
     device = plan.device
     on_gpus = device.peak_flop_per_s is not None
     return {
@@ -242,7 +240,7 @@ def _numbers(recipe: Recipe, text: str) -> list[int]:
 
 
 def _short(value: float) -> str:
-    """Three digits and a unit: 11.2 T for 11.2e12."""
+    """Formats a number with three digits and a unit: 11.2 T for 11.2e12."""
     for exponent, unit in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if value >= 10**exponent:
             return f"{value / 10**exponent:.3g} {unit}"
@@ -250,5 +248,5 @@ def _short(value: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    """The value as `--set` takes it, with its brackets escaped: rich would read them as markup."""
+    """Formats a value as `--set` takes it, with brackets escaped because rich would read them as markup."""
     return f"{value}".replace("[", "\\[")

@@ -1,4 +1,4 @@
-"""What the comparison of two experts with one leaves in a run: records, figures, a plot; and its figures as a table."""
+"""Files of the comparison of two experts with one: records, figures and a plot; and the figures as a table."""
 
 import json
 from dataclasses import asdict
@@ -22,12 +22,11 @@ UNPLOTTED = ("loss/opener", "loss/plain_text")
 
 
 def experts_folder(paths: RunPaths) -> Path:
-    """The comparison's folder."""
     return paths.run / "experts"
 
 
 def write_comparison(paths: RunPaths, comparison: Comparison, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Writes records, figures and plot, and returns the figures."""
+    """Writes records, figures and plot. Returns the figures."""
     folder, stage, table = experts_folder(paths), comparison.run.stage, pd.DataFrame(records)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_json(folder / RECORDS_FILE, orient="records", lines=True)
@@ -38,7 +37,8 @@ def write_comparison(paths: RunPaths, comparison: Comparison, records: list[dict
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures of each of `EXPERTS`: losses of the last steps, the drift at the end, the base's perplexity."""
+    """Returns the figures of each of `EXPERTS`: losses of the last steps, the drift at the end, the base's
+    perplexity."""
     found: dict[str, Any] = {}
     for experts, records in table.groupby("experts", sort=False):
         measured = records[records["mean_kl"].notna()].iloc[-1]
@@ -49,7 +49,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """Loss of each task, KL divergence and perplexity of held-out text, over the steps."""
+    """Plots the loss of each task, and KL divergence and perplexity of held-out text, over the steps."""
     losses = [name for name in _losses(table) if name not in UNPLOTTED]
     panels = {name: f"{name.removeprefix('loss/').replace('_', ' ')}, nats a label" for name in losses}
     panels |= {"mean_kl": "text: KL from the base, nats an id", "perplexity": "text: perplexity, held-out captions"}
@@ -70,7 +70,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
 
 def experts_table(figures: dict[str, Any]) -> pd.DataFrame:
-    """The figures of each side by side, as text."""
+    """Returns the figures of both in adjacent columns, as text."""
     rows = [
         {"": name} | {NAMES[experts]: f"{figures[experts][name]:.4g}" for experts in EXPERTS}
         for name in figures[EXPERTS[0]]

@@ -44,14 +44,14 @@ def model_card(
     vqgan_folder: str,
     language_expert: str,
 ) -> str:
-    """Markdown: the model, the recipe, the data's fingerprints, the ledger.
+    """Returns the card as Markdown: the model, the recipe, the data's fingerprints, the ledger.
 
     Args:
-        paths: the run's.
-        checkpoint: what is exported, of stage `stage_number`.
-        config: the exported model's.
-        vqgan: the run's image tokenizer, in `vqgan_folder` of the export.
-        language_expert: its name, where the export leaves its weights out; else empty.
+        paths: paths of the run.
+        checkpoint: the exported checkpoint, of stage `stage_number`.
+        config: config of the exported model.
+        vqgan: image tokenizer of the run, in `vqgan_folder` of the export.
+        language_expert: name of the language expert if the export leaves its weights out; otherwise empty.
     """
     recipe, counts = paths.recipe, count_parameters(config)
     manifest = checkpoint.manifest
@@ -91,7 +91,7 @@ def model_card(
 
 
 def _trained_as(paths: RunPaths, number: int) -> StageConfig:
-    """The stage as it was trained: the recipe may have changed between two stages."""
+    """Returns the stage's settings at its training: the recipe may have changed between two stages."""
     own = paths.stage(number) / "recipe.json"
     recipe = recipe_of(json.loads(own.read_text())) if own.exists() else paths.recipe
     return recipe.stages[number - 1]
@@ -135,7 +135,7 @@ def _stages(paths: RunPaths, checkpoint: Checkpoint, stage_number: int) -> str:
 
 
 def _losses(stage: Path, step: int) -> str:
-    """The losses, held-out ones too, of the last line up to `step`."""
+    """Returns the losses, including held-out ones, of the last line up to `step`."""
     up_to = [figures for figures in read_step_figures(stage) if figures.step <= step]
     if not up_to:
         return "not recorded"
@@ -167,7 +167,7 @@ def _data(paths: RunPaths, prints: dict[str, Fingerprint]) -> str:
 
 
 def _ledger(paths: RunPaths) -> str:
-    """Days of devices by job and stage, killed attempts included."""
+    """Returns device-days by job and stage, including killed attempts."""
     table = read_ledger(paths.ledger).table
     if not len(table):
         return "The run's folder has no ledger."

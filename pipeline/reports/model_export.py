@@ -1,4 +1,4 @@
-"""A checkpoint as a folder for others: the model, its VQ-GAN, its recipe and a model card."""
+"""Exports a checkpoint as a folder for others: the model, its VQ-GAN, its recipe and a model card."""
 
 import json
 from dataclasses import asdict
@@ -20,13 +20,14 @@ VQGAN_FOLDER = "vqgan"
 def export_with_card(
     paths: RunPaths, stage_number: int, checkpoint: Checkpoint, out: Path, language_expert: str
 ) -> None:
-    """Writes the folder, whole or not at all.
+    """Writes the folder atomically.
 
     Args:
-        paths: the run, with the recipe that the stage was trained with.
-        stage_number, checkpoint: what is exported.
+        paths: paths of the run, with the recipe that the stage was trained with.
+        stage_number, checkpoint: stage and checkpoint to export.
         out: a new folder.
-        language_expert: where whoever loads the model finds it; empty to put its weights into the export.
+        language_expert: folder or hub name from which the loaded model gets its language expert; empty to include its
+            weights in the export.
 
     Raises:
         InputError: the run's tokens or its language expert are missing, or do not fit its recipe.

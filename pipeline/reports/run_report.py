@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file from what the other jobs left in its folder."""
+"""The report of a run: one HTML file made from the other jobs' results in its folder."""
 
 import html
 import json
@@ -45,10 +45,10 @@ LEDGER_FORMATS = {
 
 
 def write_report(recipe: Recipe, paths: RunPaths) -> Path:
-    """Writes the report into the run's folder and returns its path.
+    """Writes the report into the run's folder. Returns its path.
 
     Raises:
-        InputError: the run was not scored, or a stage has no figures.
+        InputError: the run has no scores, or a stage has no figures.
     """
     scores_path = paths.run / SCORES_FILE
     if not scores_path.exists():
@@ -82,7 +82,7 @@ def write_report(recipe: Recipe, paths: RunPaths) -> Path:
 
 
 def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
-    """A PNG with the loss of each task over the steps of all stages; `stages` has their purposes by number."""
+    """Returns a PNG with the loss of each task over the steps of all stages; `stages` maps numbers to purposes."""
     figure = Figure(figsize=(5.2 * len(stages), 3.4))
     axes = figure.subplots(1, len(stages), squeeze=False)
     for axis, (number, purpose) in zip(axes[0], stages.items(), strict=True):
@@ -90,7 +90,7 @@ def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
             raise InputError(
                 f"{str(paths.stage(number) / METRICS_FILE)!r} has no figures; run jobs/train_stage.py again"
             )
-        last_run = {each.step: each.losses for each in figures}  # a step that was run again counts once
+        last_run = {each.step: each.losses for each in figures}  # the last run of a repeated step counts
         table = pd.DataFrame.from_dict(last_run, orient="index").sort_index()
         for task in map(str, table.columns):
             axis.plot(table.index, table[task], label=task.replace("_", " "), linewidth=1)
@@ -113,7 +113,7 @@ def _head(recipe: Recipe) -> list[str]:
 
 
 def _samples(paths: RunPaths) -> list[str]:
-    """Pictures, documents and captions that were generated."""
+    """The section of generated pictures, documents and captions."""
     return [
         "<h2>Pictures from prompts</h2><p>Each column: a picture of the corpus, and the pictures generated from its "
         "English and its Chinese caption; where the last stage trained for it, in both resolutions.</p>",
@@ -125,7 +125,7 @@ def _samples(paths: RunPaths) -> list[str]:
 
 
 def _documents(paths: RunPaths) -> list[str]:
-    """The first lines of some documents, and their generated pictures."""
+    """The section of some documents: their first lines, and their generated pictures."""
     folder = newest_documents(paths)
     if folder is None or not (folder / DOCUMENTS_GRID).exists():
         return []
@@ -149,7 +149,7 @@ def _scores(metrics: dict[str, Any]) -> str:
 
 
 def _ledger(paths: RunPaths) -> str:
-    """Days by job: CPU-days where no GPU was held."""
+    """The section of days by job: CPU-days if no GPU was held."""
     table = read_ledger(paths.ledger).table
     table["days"] = table["gpu_days"]
     table["unit"] = table["gpu_model"].map(days_unit)

@@ -1,4 +1,4 @@
-"""Sections of the report that only some runs have figures for."""
+"""Sections of the report that not every run has figures for."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from pipeline.runs.paths import RunPaths
 
 
 def preservation_sections(metrics: dict[str, Any]) -> list[Section]:
-    """The trained model's text beside its language expert's; nothing where no text was held out."""
+    """Compares the trained model's text with its language expert's. Returns nothing if no text was held out."""
     if "text_perplexity" not in metrics:
         return []
     names = ("text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "openers_in_text", "held_out_texts")
@@ -25,7 +25,7 @@ def preservation_sections(metrics: dict[str, Any]) -> list[Section]:
 
 
 def experts_sections(paths: RunPaths) -> list[Section]:
-    """The comparison of two experts with one; nothing where `jobs/compare_experts.py` has not run."""
+    """Shows the comparison of two experts with one. Returns nothing if `jobs/compare_experts.py` has not run."""
     folder = experts_folder(paths)
     if not (folder / SUMMARY_FILE).exists():
         return []

@@ -1,4 +1,4 @@
-"""What `jobs/budget.py report` does: it shows what a run has spent, and writes the page."""
+"""The implementation of `jobs/budget.py report`, which shows what a run has spent, and writes the page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +17,17 @@ from pipeline.runtime.terminal import say, say_error, tables_to
 def report_spending(
     recipe: Recipe, paths: RunPaths, budget: float, named: Mapping[str, str], page: Path, as_json: bool
 ) -> dict[str, Any]:
-    """Shows what the run's ledger says, writes it as a page, and returns it.
+    """Shows the run's spending and forecast, writes them as a page, and returns them.
 
     Args:
-        recipe, paths: of the run.
+        recipe, paths: recipe and paths of the run.
         budget, named: see `report_object`.
-        page: the file.
+        page: file of the page.
         as_json: see `tables_to`.
 
     Raises:
         InputError: the ledger has no rows.
-        UsageError: it is not known which GPU a model is.
+        UsageError: a device model cannot be mapped to a GPU.
     """
     ledger = read_ledger(paths.ledger)
     if not len(ledger.table):

@@ -1,4 +1,4 @@
-"""What a token dataset holds: statistics, and a sheet of random rows decoded to pictures and captions."""
+"""Describes a token dataset: statistics, and a sheet of random rows decoded to pictures and captions."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ class TokenDataset:
 
 
 def token_statistics(tokens: TokenDataset) -> dict[str, Any]:
-    """Counts of all shards, a task on Ray for each, and the rejects."""
+    """Returns counts over all shards, computed in one Ray task for each, and the rejects."""
     connect_to_ray()
     count = ray.remote(statistics_of_shard)
     codebook_size = tokens.fingerprint.codebook_size
@@ -58,7 +58,7 @@ def token_statistics(tokens: TokenDataset) -> dict[str, Any]:
 
 
 def statistics_table(figures: dict[str, Any]) -> Table:
-    """The statistics for a person."""
+    """Formats the statistics as a table for a person."""
     table = Table(show_header=False)
     for name, value in figures.items():
         for inner, number in value.items() if isinstance(value, dict) else [("", value)]:
@@ -71,10 +71,10 @@ def statistics_table(figures: dict[str, Any]) -> Table:
 def write_token_sheet(
     recipe: Recipe, paths: RunPaths, tokens: TokenDataset, num_rows: int, seed: int, footer: str
 ) -> Path:
-    """Writes a sheet of random rows into the run's folder and returns its path.
+    """Writes a sheet of random rows into the run's folder. Returns its path.
 
     Raises:
-        InputError: no row was drawn, or another VQ-GAN or vocabulary than the recipe's made the tokens.
+        InputError: no row was drawn, or a VQ-GAN or vocabulary other than the recipe's made the tokens.
     """
     check_made_with(recipe, paths, tokens.fingerprint, str(tokens.storage))
     tokenizer, vqgan = load_text_tokenizer(recipe.text_tokenizer, paths.text), ImageTokenizer(paths.vqgan)

@@ -37,9 +37,7 @@ def generate_samples(request: GenerationRequest) -> None:
     paths.samples.mkdir(parents=True, exist_ok=True)
     say(f"generate: {len(rows)} pictures{' in both resolutions' if request.high else ''} and as many captions")
     with ledger_attempt(paths, "generate", recipe.scaling.use_gpu) as ledger:
-        share = -(
-            -len(rows) // min(recipe.scaling.num_workers, len(rows))
-        )  # rows of a worker, in batches of equal size
+        share = -(-len(rows) // min(recipe.scaling.num_workers, len(rows)))  # rows of a worker, in equal batches
         batch_size = -(-share // -(-share // recipe.evaluation.batch_size))
         made = run_generators(generator_config(request, batch_size, with_vqgan=False), rows, recipe, ledger)
         table = pd.DataFrame(list(made)).sort_values("row_number")

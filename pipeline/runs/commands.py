@@ -11,9 +11,7 @@ def job_command(job: str, recipe: str, root: Path | str = "", overrides: Sequenc
     """Returns the words that run `jobs/JOB.py` with this Python and with values for `--recipe`, `--root` and
     `--set`."""
     words = [sys.executable, "-P", str(PROJECT / "jobs" / f"{job}.py"), "--recipe"]
-    words.append(
-        str(Path(recipe).absolute()) if recipe.endswith(".py") else recipe
-    )  # the process may have another working folder
+    words.append(str(Path(recipe).absolute()) if recipe.endswith(".py") else recipe)  # the process may run elsewhere
     if root:
         words += ["--root", str(root)]
     return words + [word for override in overrides for word in ("--set", override)]
