@@ -1,4 +1,4 @@
-"""Recipes: everything a run is made of."""
+"""Recipes: the complete settings of a run."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from tokenization.config.vqgan import VqganConfig
 from tokenization.config.workers import Workers
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
-"""Names that a recipe may give, and the packages they need."""
+"""Tracker names that a recipe may use, and the packages that they need."""
 
 MADE = ("drawings", "lists")
 """Corpora that `pipeline.demo.corpora` makes."""
@@ -32,13 +32,13 @@ class CorpusConfig:
     """A corpus.
 
     Attributes:
-        path: folder or `s3://bucket/prefix`; empty for what `jobs/make_corpus.py` makes.
-        tokens: folder or `s3://bucket/prefix` of its tokens; empty for the run's own.
-        made: what that job makes, one of `MADE`.
-        high_resolution: its pictures get the high resolution, where tokenization has one.
+        path: folder or `s3://bucket/prefix`; empty for a corpus that `jobs/make_corpus.py` makes.
+        tokens: folder or `s3://bucket/prefix` of its tokens; empty for the run's own folder.
+        made: the corpus that `jobs/make_corpus.py` makes, one of `MADE`.
+        high_resolution: its pictures are also encoded at the high resolution, if tokenization has one.
         layout, image_column, folder_shard_rows: see `CorpusSource`.
-        size_px, shard_rows: of a corpus that is made, side of a picture, px, and pictures a shard.
-        groups, lists_per_group, pictures_per_list: of `lists`, see `tokenization.demo.lists`.
+        size_px, shard_rows: side of a picture in px, and pictures per shard, if the run makes the corpus.
+        groups, lists_per_group, pictures_per_list: settings of `lists`, see `tokenization.demo.lists`.
     """
 
     path: str = ""
@@ -56,20 +56,20 @@ class CorpusConfig:
 
     @property
     def has_documents(self) -> bool:
-        """Whether its samples are interleaved documents."""
+        """True if its samples are interleaved documents."""
         return self.made == "lists" or self.layout == "documents"
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How a run is scored and shown.
+    """Settings of a run's evaluation and of its sample grids.
 
     Attributes:
-        temperature, top_k, guidance_scale: of the sampled codes; temperature 0 takes the likeliest.
+        temperature, top_k, guidance_scale: for sampling codes; temperature 0 takes the most likely code.
         batch_size: prompts generated at once.
-        max_caption_ids: of a generated caption.
+        max_caption_ids: maximum ids of a generated caption.
         grid_pictures: columns of the grid of generated pictures, and of the VQ-GAN's sheet.
-        where: pandas query over the token table's plain columns: the samples that are generated and scored; empty
+        where: pandas query over the token table's plain columns that selects the samples to generate and score; empty
             for those that the last stage trained on.
         documents: the corpus whose documents are generated from their first lines and scored; empty for none.
         composition: add the scores of `pipeline.demo_scores.composition`.
@@ -88,19 +88,19 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What a dry run takes for given where there is nothing yet to look at.
+    """Assumptions of a dry run about inputs that do not exist yet.
 
     Attributes:
-        gpu: model that the run is planned on, as in `A100-80GB`; empty where the recipe does not say.
-        language_expert_geometry: of the language expert in `language_expert_folder`, a name in `GEOMETRIES`; empty to
-            look into the folder.
-        mean_caption_ids: ids of a caption on average.
-        documents: pictures and text ids of a document on average, by the corpus that consists of such.
-        budget_gpu_days: of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left out:
-            none.
-        pictures, pictures_hr: to tokenize, and of them in the high resolution, too; 0 for as many as the stage with
-            most samples, and the one with that task, have samples.
-        gpu_days_beside: A100 GPU-days that others have published, by what they trained, to show beside the plan's.
+        gpu: model of the GPU that the run is planned on, as in `A100-80GB`; empty if the recipe does not set one.
+        language_expert_geometry: geometry of the language expert in `language_expert_folder`, a name in `GEOMETRIES`;
+            empty to read it from the folder.
+        mean_caption_ids: mean ids of a caption.
+        documents: mean pictures and mean text ids of a document, by corpus of interleaved documents.
+        budget_gpu_days: budget of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left
+            out: no budget.
+        pictures, pictures_hr: pictures to tokenize, and how many of them also at the high resolution. 0: as many as the
+            stage with the most samples has, and as many as the stage with the high-resolution task has.
+        gpu_days_beside: published A100 GPU-days of other models, by model, shown next to the plan's.
     """
 
     gpu: str = ""
@@ -115,13 +115,13 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run is made of.
+    """The complete settings of a run.
 
     Attributes:
         name: also the run's folder under the root.
-        corpora: by name. The first one's shards and tokens lie in the run's `corpus` and `tokens`, those of each other
-            one under `corpora/NAME`.
-        vqgan, tokenization: what makes tokens of them.
+        corpora: the corpora by name. The first one's shards and tokens are in the run's `corpus` and `tokens`, those of
+            the others under `corpora/NAME`.
+        vqgan, tokenization: settings for turning the corpora into tokens.
         vqgan_folder: a VQ-GAN, see `tokenization.vqgan.formats`; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
@@ -129,12 +129,12 @@ class Recipe:
         shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
-        checkpoint_folder: folder or `s3://bucket/prefix` that the stages' checkpoints go to; empty for the run's own.
-        ledger_folder: the same of the ledger: under it, a folder with the recipe's name.
-        trackers: `wandb`, `mlflow` or both: where training is shown beside TensorBoard.
-        plan: what a dry run assumes and compares with.
+        checkpoint_folder: folder or `s3://bucket/prefix` for the stages' checkpoints; empty for the run's own folder.
+        ledger_folder: folder or `s3://bucket/prefix` for the ledger, which gets a folder with the recipe's name there.
+        trackers: `wandb`, `mlflow` or both: trackers in addition to TensorBoard.
+        plan: assumptions and comparisons of a dry run.
         heartbeat_s: seconds between two ledger rows.
-        seed: of the order and of all draws.
+        seed: seed of the sample order and of all random draws.
     """
 
     name: str
@@ -162,7 +162,7 @@ class Recipe:
 
     @property
     def first_corpus(self) -> str:
-        """The name of the corpus that the run's `corpus` and `tokens` are of."""
+        """The name of the corpus in the run's `corpus` and `tokens` folders."""
         return next(iter(self.corpora))
 
     @property
@@ -172,11 +172,11 @@ class Recipe:
 
     @property
     def model_options(self) -> ModelOptions:
-        """What it chooses of the model."""
+        """The recipe's model options."""
         return ModelOptions(self.shared_output_projection, self.embedding_noise_std, self.picture_position_std)
 
     def problems(self) -> list[str]:
-        """What makes it impossible; empty where nothing does."""
+        """Returns the reasons why the recipe is invalid; empty if it is valid."""
         found = []
         if not self.corpora:
             found.append(f"recipe {self.name!r} has no corpus")
@@ -210,14 +210,14 @@ class Recipe:
 
 
 RENAMED = {"drawings_per_list": "pictures_per_list", "grid_drawings": "grid_pictures"}
-"""Settings that version 0.1.0 wrote under other names into `recipe.json`."""
+"""Settings that version 0.1.0 wrote into `recipe.json` under other names."""
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:
-    """The recipe that a stage kept in its `recipe.json`.
+    """Rebuilds the recipe that a stage stored in its `recipe.json`.
 
     Raises:
-        InputError: it is of a version of the project whose recipes have other values.
+        InputError: it was written by a version of the project whose recipes have other fields.
     """
     try:
         recipe: Recipe = _rebuilt(Recipe, values)
@@ -227,7 +227,7 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
 
 
 def _rebuilt(kind: Any, value: Any) -> Any:
-    """JSON's values as a type has them: dataclasses, tuples and dicts, one in the other."""
+    """Converts JSON values to a type: nested dataclasses, tuples and dicts."""
     if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         value = {RENAMED.get(name, name): each for name, each in value.items()}

@@ -1,18 +1,18 @@
-"""What a stage's rows and the language expert's positions allow of a sample's length."""
+"""Limits on a sample's length: a stage's `seq_len` and the language expert's positions."""
 
 from pipeline.config.stage import StageConfig
 
 LONGEST_FRAME = 16
-"""Ids around codes and caption, at most: an instruction, the picture's borders, the caption's end."""
+"""Maximum number of ids around codes and caption: an instruction, the picture's borders, the caption's end."""
 
 
 def longest_sample(num_codes: int, num_high_codes: int, max_caption_ids: int) -> int:
-    """Tokens that a sample of one picture can have; `num_high_codes` is 0 where it has no high resolution."""
+    """Maximum tokens of a sample of one picture; `num_high_codes` is 0 if it has no high resolution."""
     return num_codes + num_high_codes + max_caption_ids + LONGEST_FRAME
 
 
 def seq_len_problem(stage: StageConfig, num_codes: int, num_high_codes: int, max_caption_ids: int) -> str:
-    """Why such samples do not fit into a row of the stage; empty where they do."""
+    """Returns the reason why such samples do not fit into a row of the stage; empty if they fit."""
     longest = longest_sample(num_codes, num_high_codes, max_caption_ids)
     if stage.seq_len >= longest:
         return ""
@@ -24,8 +24,8 @@ def seq_len_problem(stage: StageConfig, num_codes: int, num_high_codes: int, max
 
 
 def positions_problem(stage: StageConfig, longest: int, has_documents: bool, max_positions: int) -> str:
-    """Why samples of up to `longest` tokens, or documents of up to `seq_len`, have more positions than the language
-    expert was trained on; empty where they have not."""
+    """Returns an error message if samples of up to `longest` tokens, or documents of up to `seq_len`, have more
+    positions than the language expert was trained on; else empty."""
     if has_documents:
         longest = max(longest, stage.seq_len)
     if longest <= max_positions:

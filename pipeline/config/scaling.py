@@ -11,13 +11,14 @@ class ScalingConfig:
 
     Attributes:
         num_workers: ranks, one process each.
-        min_workers: where the cluster cannot hold all of them, training goes on with at least so many, and grows back;
-            0 for exactly `num_workers`. The global batch size stays.
-        use_gpu: one GPU a rank.
-        cpus_per_worker: also the threads a rank computes with on a CPU.
+        min_workers: if the cluster cannot hold `num_workers`, training continues with at least this many, and later
+            grows back; 0 for exactly `num_workers`. The global batch size does not change.
+        use_gpu: one GPU per rank.
+        cpus_per_worker: CPUs per rank; also the number of its threads when it computes on a CPU.
         wait_for_all_s: with `min_workers`, seconds that an attempt waits for all workers before it starts with fewer.
-        grow_after_s: with `min_workers`, seconds that fewer workers train before they stop for more, with a checkpoint.
-        max_retries: attempts in a row that may end without a new checkpoint before the stage is given up.
+        grow_after_s: with `min_workers`, seconds that fewer workers train before they save and stop, to restart with
+            more.
+        max_retries: consecutive attempts that may end without a new checkpoint before the stage fails.
         custom_resources: Ray's custom resources that each rank asks for, to keep it on some nodes.
     """
 
@@ -32,22 +33,22 @@ class ScalingConfig:
 
     @property
     def num_cpus(self) -> int:
-        """Of all workers."""
+        """CPUs of all workers."""
         return self.num_workers * self.cpus_per_worker
 
     @property
     def num_gpus(self) -> int:
-        """Of all workers."""
+        """GPUs of all workers."""
         return self.num_workers if self.use_gpu else 0
 
     @property
     def worker_resources(self) -> dict[str, float]:
-        """What one worker holds, by Ray's names."""
+        """Resources of one worker, by Ray's names."""
         own = {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
         return own | self.custom_resources
 
     def problems(self) -> list[str]:
-        """What makes it impossible; empty where nothing does."""
+        """Returns the reasons why the settings are invalid; empty if they are valid."""
         found = at_least(1, self, ("num_workers", "cpus_per_worker"))
         found += at_least(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
         if self.min_workers > self.num_workers:

@@ -1,7 +1,7 @@
-"""Shares as whole numbers of parts, and how sources share a step's samples."""
+"""Shares as integer numbers of parts, and the division of a step's samples among sources."""
 
 PARTS = 1 << 24
-"""Shares are whole numbers of these parts: sums of floats would differ in the end."""
+"""Shares are integer multiples of 1 / `PARTS`, because sums of floats would drift."""
 
 
 def parts_of(weights: list[float]) -> list[int]:
@@ -11,7 +11,7 @@ def parts_of(weights: list[float]) -> list[int]:
 
 
 def no_room(weights: list[float], samples_per_step: int) -> str:
-    """What is wrong where the smaller sources can take more samples than a step has; else empty."""
+    """Returns an error message if the smaller sources can take more samples than a step has; else empty."""
     parts = parts_of(weights)
     most = sum(-(-part * samples_per_step // PARTS) for part in sorted(parts)[:-1])
     if most < samples_per_step:

@@ -1,4 +1,4 @@
-"""What a stage of the curriculum is: its samples, its batches, its optimization."""
+"""Settings of a stage of the curriculum: its samples, its batches, its optimization."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,15 +11,15 @@ LANGUAGES = ("en", "zh")
 
 
 INSTRUCTIONS = {"en": "Describe the picture in English: ", "zh": "用中文描述这张图片："}
-"""The captioning instruction of each language: so the model knows in which to answer."""
+"""The captioning instruction in each language. It tells the model which language to answer in."""
 
 
 ATTENTIONS = ("sdpa", "eager", "flex_attention")
-"""transformers' names of the functions that training can run. FlexAttention needs a GPU."""
+"""transformers' names of the attention functions that training can use. FlexAttention needs a GPU."""
 
 
 MAIN = "main"
-"""The corpus of a recipe that names none."""
+"""The name of the corpus in a recipe that names none."""
 CHOICES = {
     "attention": ATTENTIONS,
     "normalisation": NORMALISATIONS,
@@ -36,7 +36,8 @@ OPERATIONAL = (
     *("log_every_steps", "save_every_steps", "keep_checkpoints", "keep_every_steps"),
     *("validate_every_steps", "validation_rows", "sample_every_steps", "sample_prompts"),
 )
-"""What may change between two attempts: how a stage is run, watched and saved. But for rounding it learns the same."""
+"""Settings that may change between two attempts: how a stage runs, logs and saves. They change results by rounding
+only."""
 AT_LEAST_0 = (
     *("validate_every_steps", "sample_every_steps", "keep_every_steps", "compare_every_steps"),
     *("spike_factor", "roll_back_after", "checkpoint_every_layers"),
@@ -50,7 +51,7 @@ class Source:
     Attributes:
         weight: share of the stage's samples, relative to the other sources'.
         where: pandas query over the token table's plain columns and the side tables'; empty takes every row.
-        held_out: another such query: these rows are never trained on, and validation measures on them; empty for none.
+        held_out: another such query; its rows are used for validation and never for training; empty for none.
         side_tables: parquet files with a column `sample_id` and more columns for `where`; or folders of such files with
             the token shards' own relative paths, which are read shard by shard.
     """
@@ -66,59 +67,61 @@ class StageConfig:
     """One stage.
 
     Attributes:
-        purpose: what it is for, in words.
-        sources: what it trains on, by the corpus's name in the recipe. Rows of interleaved documents train as whole
-            documents, whatever the tasks' shares.
+        purpose: a description of the stage's purpose.
+        sources: its training data, by the corpus's name in the recipe. Rows of interleaved documents train as whole
+            documents, independent of the tasks' shares.
         task_shares: share of the single pictures' samples, by task (`SHARED_KINDS`); they sum to 1.
-        task_weights: weight of each task's mean loss, 1 where none is given; also of `opener`, a caption's; of
-            `plain_text`, where no picture opens; and of `document_text`, an interleaved document's openers and its text
-            after a picture. A caption gives one label to `opener`, and a quarter of
-            them, at a position drawn anew each time, one to `plain_text`: what the weights say of the two, openers take
-            to be usual.
-        high_resolution_role: `high_1` or `high_2`, whose borders a high-resolution picture gets.
+        task_weights: weight of each task's mean loss, by default 1; also of `opener`, the opener after a caption; of
+            `plain_text`, positions where no picture opens; and of `document_text`, an interleaved document's openers
+            and its text after a picture. Each caption has one `opener` label, and a quarter of the captions have one
+            `plain_text` label, at a random position. The ratio of these two weights sets the model's prior for openers.
+        high_resolution_role: `high_1` or `high_2`: the pair of borders around a high-resolution picture.
         high_resolution_group: K of next-K-token prediction.
-        text_to_image_noise: for each text-to-image sample a share between 0 and this is drawn, and so many of its
-            codes are seen by later positions as random ones. Most of a picture follows from its first codes; where
-            they cannot be relied on, more of them have to be learned from the caption. Ours.
-        high_resolution_noise: the same of a high-resolution picture's codes. Generation meets its own mistakes: a model
-            that only ever saw true codes follows them, and not the text and the base picture.
-        normalisation: over what a label's probability sums to one: `state`, what may come there; `joint`, all ids.
-        language_shares: share of the samples, by caption language; a picture without it takes one it has.
+        text_to_image_noise: for each text-to-image sample a share between 0 and this is drawn; later positions see that
+            share of its codes replaced with random ones. Most of a picture follows from its first codes. If these are
+            unreliable, the model must learn more of the codes from the caption. Not in the paper.
+        high_resolution_noise: the same for a high-resolution picture's codes. Generation sees its own mistakes: a model
+            trained on true codes alone follows those codes instead of the text and the base picture.
+        normalisation: the ids over which a label's probability sums to one: `state`, those that its state allows;
+            `joint`, all ids.
+        language_shares: share of the samples, by caption language. A picture without a caption in the drawn language
+            uses another of its captions.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
-        caption_crop: share of the others whose caption begins at a random one of its later ids. What the end of a
-            caption says is learned for itself, and not only together with the beginning. Ours.
+        caption_crop: share of the other samples whose caption begins at a random later id. So the model also learns the
+            end of a caption without its beginning. Not in the paper.
         steps: optimizer steps.
-        global_batch_size: samples an optimizer step, all ranks.
-        micro_batch_size: rows a rank takes in one forward.
-        seq_len: tokens of a packed row, at most.
+        global_batch_size: samples per optimizer step, over all ranks.
+        micro_batch_size: rows per rank in one forward pass.
+        seq_len: maximum tokens of a packed row.
         row_multiple: the text of a micro-step's rows is padded to the longest, rounded up to a multiple of this, so
-            that shapes repeat; and so are the pictures.
+            that shapes repeat. The pictures are padded in the same way.
         learning_rate: peak, reached after `warmup_steps`, then a cosine to `final_learning_rate`.
-        table_rate_factor: the visual embedding and head learn at this multiple of the rate. A row of theirs learns
-            only when its code comes, which in a small corpus is seldom.
-        weight_decay, adam_betas, gradient_clip: of AdamW.
+        table_rate_factor: the visual embedding and head use this multiple of the learning rate. Each of their rows
+            learns only from its own code, which is rare in a small corpus.
+        weight_decay, adam_betas, gradient_clip: settings of AdamW.
         window_shards: shards whose rows are mixed by the shuffle.
-        checkpoint_every_layers: recompute every n-th layer in the backward pass, 1 all of them, 0 none. The text
+        checkpoint_every_layers: recompute every n-th layer in the backward pass; 1: all layers, 0: none. The text
             prefix is never recomputed.
-        attention: transformers' name of the function that training runs: `sdpa`; `eager`, which is the faster one on
-            a CPU and holds all weights of a layer's attention at once; `flex_attention`, which skips what the mask
-            hides and needs a GPU.
+        attention: transformers' name of the attention function: `sdpa`; `eager`, which is faster on a CPU and holds all
+            attention weights of a layer at once; `flex_attention`, which skips masked blocks and needs a GPU.
         compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
-        spike_factor: a step whose loss is above this multiple of the median of the last 64 is skipped; 0 for no such
-            rule. One that is not finite is always skipped.
-        roll_back_after: so many skipped steps in a row put the weights back to the newest checkpoint; 0 for never.
-        end_after: so many end the run.
-        step_timeout_s: seconds without a step's end, a validation's or a checkpoint's after which the attempt is taken
-            to hang: the workers' stacks go to the log, and it is ended and tried again. The first step's include
-            loading the model and compiling.
-        compare_every_steps: between two comparisons of what must be equal on all ranks, 0 for none.
-        log_every_steps, save_every_steps: between two log lines and two checkpoints.
-        keep_checkpoints, keep_every_steps: the last so many checkpoints stay, and those whose step is a multiple of the
-            latter, 0 for none of these.
-        validate_every_steps: between two validations, 0 for none; the last step always has one where rows are held out.
-        validation_rows: held-out rows of each source that are used, at most.
-        sample_every_steps: between two grids of pictures drawn of `sample_prompts`, 0 for none.
-        sample_prompts: the prompts.
+        spike_factor: a step is skipped if its loss exceeds this multiple of the median of the last 64 losses; 0 turns
+            this off. A step with a loss that is not finite is always skipped.
+        roll_back_after: number of consecutive skipped steps after which the weights return to the newest checkpoint; 0
+            for never.
+        end_after: number of consecutive skipped steps after which the run ends.
+        step_timeout_s: if no step, validation or checkpoint ends within this many seconds, the attempt counts as hung:
+            the workers' stacks go to the log, and the attempt is ended and retried. For the first step the time
+            includes loading the model and compiling.
+        compare_every_steps: steps between two comparisons of the values that must be equal on all ranks; 0 for none.
+        log_every_steps, save_every_steps: steps between two log lines, and between two checkpoints.
+        keep_checkpoints, keep_every_steps: number of latest checkpoints to keep; and checkpoints whose step is a
+            multiple of `keep_every_steps` are kept, too (0: none of these).
+        validate_every_steps: steps between two validations; 0 for none. If rows are held out, the last step always has
+            one.
+        validation_rows: maximum number of held-out rows used from each source.
+        sample_every_steps: steps between two grids of pictures generated from `sample_prompts`; 0 for none.
+        sample_prompts: prompts of these grids.
     """
 
     purpose: str
@@ -165,15 +168,15 @@ class StageConfig:
 
     @property
     def needs_high_codes(self) -> bool:
-        """Whether it trains on pictures' high-resolution codes."""
+        """True if the stage trains on pictures' high-resolution codes."""
         return any(share > 0 and SHARED_KINDS[task].traits.needs_high_codes for task, share in self.task_shares.items())
 
     def resume_settings(self) -> dict[str, Any]:
-        """The settings that must be the same for a run to go on: all but the `OPERATIONAL` ones."""
+        """The settings that must be unchanged for a run to resume: all but the `OPERATIONAL` ones."""
         return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
 
     def problems(self) -> list[str]:
-        """What makes the stage impossible; empty where nothing does."""
+        """Returns the reasons why the stage is invalid; empty if it is valid."""
         found = self._share_problems()
         if not self.sources:
             found.append("sources is empty; name a corpus of the recipe")

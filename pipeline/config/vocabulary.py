@@ -1,4 +1,4 @@
-"""The joint vocabulary of text ids, VQ codes and picture borders, and what may come next in each state.
+"""The joint vocabulary of text ids, VQ codes and picture borders, and the ids that are allowed in each state.
 
 Layout: `0 .. V-1` text, `V .. V+C-1` codes, then six borders (three opener and closer pairs) and two
 reserved rows; V = 151,936 and C = 8,192 give the paper's total of 160,136.
@@ -17,11 +17,11 @@ Ids = TypeVar("Ids", "np.ndarray", "Tensor")
 NUM_BORDERS = 6
 NUM_RESERVED = 2
 NORMALISATIONS = ("state", "joint")
-"""Over what a label's probability sums to one: what its state allows, or (as in the paper's figure) all ids."""
+"""The ids over which a label's probability sums to one: those its state allows, or (as in the paper's figure) all."""
 
 
 class Role(Enum):
-    """What a picture in a sequence is for. The value is the pair's place among the borders."""
+    """The role of a picture in a sequence. The value is the index of its pair among the borders."""
 
     BASE = 0
     HIGH_1 = 1
@@ -29,7 +29,8 @@ class Role(Enum):
 
 
 class State(Enum):
-    """What the sequence so far allows next. After a picture's last code only its closer can come: no state."""
+    """The state of a sequence, which decides the ids allowed next. After a picture's last code only its closer can
+    come, which needs no state."""
 
     TEXT = "text"
     CODES = "codes"
@@ -37,15 +38,15 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Allowed:
-    """The ids a state allows: the whole text vocabulary or none of it, then rows of the visual head, an even step
-    apart. Logits stand in this order."""
+    """The ids that a state allows: the whole text vocabulary or none of it, then evenly spaced rows of the visual head.
+    Logits have this order."""
 
     num_text: int
     first_visual_id: int
     visual_rows: slice
 
     def places(self, ids: Ids) -> Ids:
-        """The places of allowed joint ids among the logits."""
+        """The indices of allowed joint ids among the logits."""
         visual = self.num_text + (ids - self.first_visual_id) // (self.visual_rows.step or 1)
         is_text = ids < self.num_text
         return ids * is_text + visual * ~is_text
@@ -88,7 +89,7 @@ class JointVocabulary:
         return self.opener(role) + 1
 
     def allowed(self, state: State | None) -> Allowed:
-        """What may come next: the loss normalises over it and decoding samples from it.
+        """The ids that may come next: the loss normalises over them and decoding samples from them.
 
         In text: any text id, or an opener (every second border row). In a picture: any code. None: every id.
         """

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """How parameters, gradients and optimizer states are partitioned.
+    """Settings for partitioning parameters, gradients and optimizer states.
 
     Attributes:
         zero_stage: 2 (gradients and optimizer) or 3 (parameters too).
-        persistence_threshold: parameters with fewer elements stay whole on every rank.
-        max_live_parameters: gathered parameters held at once, elements.
-        prefetch_bucket_size: elements gathered ahead of their use.
-        frozen_whole: every rank holds the language expert whole, instead of its part of it.
+        persistence_threshold: parameters with fewer elements are not partitioned.
+        max_live_parameters: maximum elements of gathered parameters held at once.
+        prefetch_bucket_size: elements gathered before they are used.
+        frozen_whole: every rank holds the whole language expert, instead of a partition of it.
         dtype: `bfloat16` or `float32`.
     """
 

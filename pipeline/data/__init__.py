@@ -1,2 +1,2 @@
-"""From token shards to micro-batches: rows, order, sequences, packing, collation, the plan of a step. Imports `config`,
+"""Turns token shards into micro-batches: rows, order, sequences, packing, collation, a step's plan. Imports `config`,
 `model` and the token table."""

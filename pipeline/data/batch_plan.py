@@ -1,8 +1,8 @@
-"""The plan of a stage: what each step trains on, the same on every rank and at every number of ranks.
+"""The plan of a stage: the samples of each step, the same on every rank and for any number of ranks.
 
-A step takes the next `global_batch_size` samples of the order; each draws its task, its language, its guidance dropout,
-where its caption begins and the caption position where no picture is to open from the seed. Samples of one kind are
-packed into rows, and rows dealt to the ranks.
+A step takes the next `global_batch_size` samples of the order. For each sample, draws from the seed decide its task,
+its language, its guidance dropout, the start of its caption, and the caption position of its `Task.PLAIN_TEXT` label.
+Samples of one kind are packed into rows, and rows are distributed to the ranks.
 """
 
 from collections import abc
@@ -25,18 +25,18 @@ from pipeline.data.token_reader import Row
 from pipeline.errors import InputError
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
-"""Third parts of random keys. The order's keys have a source there, so these are larger than any source."""
+"""Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
 
 
 class Reader(Protocol):
-    """Gives the rows of one source, as `TokenReader` does."""
+    """Returns the rows of one source, as `TokenReader` does."""
 
     def row(self, shard: int, place: int) -> Row:
         """The `place`-th selected sample of the `shard`-th shard."""
         ...
 
     def ahead(self, shards: list[int]) -> None:
-        """Announces that rows of these shards will be asked for soon."""
+        """Announces that rows of these shards will be read soon."""
         ...
 
 
@@ -48,11 +48,11 @@ class Step:
     """One optimizer step as one rank sees it.
 
     Attributes:
-        micro_steps: one forward and backward each. It holds a batch of every kind that the step has, in the same
-            order on all ranks, so that ZeRO-3 meets the same sequence of modules again and can keep and prefetch
-            what it gathers.
-        num_samples: of all ranks.
-        sample_ids: of all ranks, in the order's order.
+        micro_steps: one forward and backward pass each. A micro-step holds a batch of every kind in the step, in the
+            same order on all ranks, so that ZeRO-3 sees a repeating sequence of modules and can keep and prefetch
+            gathered parameters.
+        num_samples: number of samples over all ranks.
+        sample_ids: ids of the samples of all ranks, in the order of `MixedOrder`.
         label_counts: labels of each `Task` over all ranks, int64.
     """
 
@@ -64,7 +64,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The steps of one stage. `readers` are the sources', in the order's numbering."""
+    """The steps of one stage. `readers` has one reader per source, in the order's numbering."""
 
     stage: StageConfig
     stage_number: int
@@ -74,7 +74,7 @@ class StagePlan:
     builder: SequenceBuilder
 
     def step(self, step: int, rank: int, world_size: int) -> Step:
-        """The step's batches for `rank` of `world_size`; `step` counts from 0."""
+        """Builds the step's batches for `rank` of `world_size`; `step` counts from 0."""
         size = self.stage.global_batch_size
         random = generator(self.seed, self.stage_number, DRAW_STREAM, step)
         draws = np.column_stack([random.random((size, 3)), random.random(size), random.random(size)])
@@ -133,7 +133,7 @@ class StagePlan:
     def _cut(
         self, ids: list[int], dropout_draw: float, plain_draw: float, crop_draw: float
     ) -> tuple[list[int], int | None]:
-        """The ids that a sample keeps of a caption before a picture, and its plain position."""
+        """Returns the ids that are kept of a caption before a picture, and its plain position."""
         ids = [] if dropout_draw < self.stage.guidance_dropout else ids
         if len(ids) > 1 and crop_draw < self.stage.caption_crop:
             ids = ids[1 + int(crop_draw / self.stage.caption_crop * (len(ids) - 1)) :]
@@ -152,7 +152,7 @@ class StagePlan:
         self, kind: Kind, sequences: list[Sequence], weights: list[float], rank: int, world_size: int
     ) -> list[MicroBatch]:
         packed = pack_rows([sequence.num_run for sequence in sequences], self.stage.seq_len, world_size)
-        # All ranks run both experts in every micro-step: a row that came out empty gets a sample without labels.
+        # All ranks run both experts in every micro-step, so an empty row gets a sample without labels.
         filler = _without_labels(min(sequences, key=lambda sequence: sequence.num_run))
         packed = [row or [len(sequences)] for row in packed]
         sequences = [*sequences, filler]
@@ -176,7 +176,7 @@ class StagePlan:
 
 
 def loss_share(stage: StageConfig, task: Task, summed_loss: float, num_labels: int) -> float:
-    """The share of a task in a step's loss: the mean over the step's labels of the task, weighted."""
+    """A task's part of a step's loss: the weighted mean over the step's labels of that task."""
     return stage.task_weights.get(task.name.lower(), 1.0) * summed_loss / num_labels
 
 
@@ -191,7 +191,7 @@ def _without_labels(sequence: Sequence) -> Sequence:
 
 
 def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
-    """Yields the steps from `start` to `end`. Each is built, and pinned in memory, while the one before trains."""
+    """Yields the steps from `start` to `end`. Each is built, and pinned in memory, while the previous one trains."""
 
     def build(number: int) -> Step:
         step = plan.step(number, rank, world_size)

@@ -12,9 +12,11 @@ from pipeline.data.sequences import Sequence
 
 @dataclass(frozen=True)
 class BatchWork:
-    """Work of a micro-batch, without padding and without samples that have no labels (fillers): positions of both
-    modalities, and pairs of a query and a key that it sees, by the query's modality. `padded_tokens` counts all
-    positions of the tensors."""
+    """Work of a micro-batch, without padding and without samples that have no labels (fillers).
+
+    It counts positions of both modalities, and pairs of a query and a key that it sees, by the query's modality.
+    `padded_tokens` counts all positions of the tensors.
+    """
 
     text_tokens: int
     visual_tokens: int
@@ -28,7 +30,7 @@ class BatchWork:
 
 
 class Counted(Protocol):
-    """A micro-batch, or a planned one."""
+    """A real or a planned micro-batch."""
 
     @property
     def kind(self) -> Kind:
@@ -53,7 +55,7 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class CountedSample:
-    """A sample as a micro-batch of its own, without padding. See `Counted`."""
+    """A single sample as a micro-batch without padding. See `Counted`."""
 
     kind: Kind
     work: BatchWork
@@ -62,12 +64,12 @@ class CountedSample:
 
 
 def visual_positions(sequence: Sequence, vocabulary: JointVocabulary) -> np.ndarray:
-    """Which positions that are run are the visual expert's, bool [num_run]."""
+    """Marks the visual expert's positions among those that are run, bool [num_run]."""
     return sequence.ids[: sequence.num_run] >= vocabulary.text_vocab_size
 
 
 def positions_and_pairs(sequence: Sequence, is_visual: np.ndarray) -> np.ndarray:
-    """Text and visual positions, text and visual pairs of a sample, int64 [4]; zeros of one without labels."""
+    """Text and visual positions, text and visual pairs of a sample, int64 [4]; zeros for a sample without labels."""
     if not len(sequence.label_positions):
         return np.zeros(4, np.int64)
     visible = sequence.num_visible[: sequence.num_run]
@@ -76,13 +78,13 @@ def positions_and_pairs(sequence: Sequence, is_visual: np.ndarray) -> np.ndarray
 
 
 def batch_work(counts: np.ndarray, padded_tokens: int) -> BatchWork:
-    """The work of samples whose `positions_and_pairs` are `counts` in all."""
+    """The work of samples whose `positions_and_pairs` sum to `counts`."""
     text_tokens, visual_tokens, text_pairs, visual_pairs = counts.tolist()
     return BatchWork(text_tokens, visual_tokens, text_pairs, visual_pairs, padded_tokens)
 
 
 def is_code(ids: np.ndarray, vocabulary: JointVocabulary) -> np.ndarray:
-    """Which joint ids are codes, bool."""
+    """Marks the joint ids that are codes, bool."""
     return (ids >= vocabulary.code_offset) & (ids < vocabulary.code_offset + vocabulary.codebook_size)
 
 

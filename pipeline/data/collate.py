@@ -1,7 +1,7 @@
-"""Collation: packed rows of sequences become the tensors of one micro-step.
+"""Collation: turns packed rows of sequences into the tensors of one micro-step.
 
-A row is laid out as all its text, then all its pictures, whatever their order in the samples: both experts then work
-on contiguous slices, and the places carry what may attend to what.
+A row holds all its text, then all its pictures, independent of their order in the samples. So both experts work on
+contiguous slices, and the attention mask follows from the places.
 
 Shape letters: B rows, Tt and Tv positions of a row's text and visual stream, L labels.
 """
@@ -23,12 +23,12 @@ from pipeline.model.attention import PADDING_SEGMENT, PackedPositions
 
 @dataclass(frozen=True)
 class Labels:
-    """Some labels of a micro-batch.
+    """Labels of one modality of a micro-batch.
 
     Attributes:
-        index: int64 [L], positions of the flattened [B, Tt + Tv].
+        index: int64 [L], positions in the flattened [B, Tt + Tv].
         ids: int64 [L], the joint ids to predict.
-        weights: float32 [L], of each in the loss.
+        weights: float32 [L], the weight of each label in the loss.
         tasks: int64 [L], `Task` values.
     """
 
@@ -49,7 +49,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One rank's part of one micro-step. `text_labels` are text ids and openers, `code_labels` codes."""
+    """One rank's part of one micro-step. `text_labels` are text ids and openers; `code_labels` are codes."""
 
     kind: Kind
     text: Stream
@@ -69,11 +69,11 @@ class MicroBatch:
         return len(self.code_labels.index)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same batch on another device. From pinned memory the host does not wait for the copy."""
+        """Copies the batch to another device. From pinned memory the host does not wait for the copy."""
         return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "MicroBatch":
-        """The same batch in pinned memory, from which a GPU copies by itself."""
+        """Copies the batch to pinned memory, from which a GPU can copy asynchronously."""
         return _map(self, Tensor.pin_memory)
 
 
@@ -88,9 +88,9 @@ def collate(
 
     Args:
         kind: the kind of all sequences.
-        rows: for each row the sequences in it, one after the other.
+        rows: for each row its sequences, in order.
         vocabulary: the joint id layout.
-        task_weights: what one label of each `Task` weighs in the loss, by the task's value.
+        task_weights: weight of one label of each `Task` in the loss, by the task's value.
         row_multiple: each stream is padded to the longest of its rows, rounded up to a multiple of this.
     """
     assert all(sequence.kind is kind for row in rows for sequence in row)
@@ -133,7 +133,7 @@ class _Packer:
         self._filled = [0] * num_rows
 
     def add(self, row: int, ids: np.ndarray, positions: np.ndarray, sequence: Sequence, segment: int) -> np.ndarray:
-        """Appends the ids that stand at `positions` of a sample and returns where in the row they are."""
+        """Appends the ids at `positions` of a sample, and returns their positions in the row."""
         start, count = self._filled[row], len(ids)
         self._rows[row].append((ids, positions, np.full(count, segment), sequence.groups[positions]))
         self._filled[row] += count
@@ -141,7 +141,7 @@ class _Packer:
 
     @property
     def length(self) -> int:
-        """The padded length, equal for all rows."""
+        """The padded length of all rows."""
         return -(-max(1, *self._filled) // self._row_multiple) * self._row_multiple
 
     def padded(self, padding_id: int) -> Stream:

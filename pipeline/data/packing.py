@@ -7,10 +7,10 @@ from pipeline.errors import InputError
 
 
 def pack_rows(lengths: list[int], seq_len: int, world_size: int) -> list[list[int]]:
-    """Distributes samples over the fewest rows, a multiple of `world_size`, that all fit in `seq_len`.
+    """Distributes samples over the smallest multiple of `world_size` rows such that every row fits in `seq_len`.
 
-    Longest first into the emptiest row: rows come out nearly equal, so that ranks do equal work and padding
-    is small. Deterministic. Returns the sample indices of each row; with few samples rows can be empty.
+    Puts the longest sample first into the emptiest row: rows get nearly equal lengths, so that ranks do equal work and
+    padding is small. Deterministic. Returns the sample indices of each row; with few samples rows can be empty.
 
     Raises:
         InputError: a sample is longer than `seq_len`.
@@ -32,16 +32,16 @@ def pack_rows(lengths: list[int], seq_len: int, world_size: int) -> list[list[in
 def deal_rows(
     rows: list[list[int]], costs: Sequence[float], rank: int, world_size: int, size: int
 ) -> list[list[list[int]]]:
-    """The rows of each of a rank's micro-steps, `size` of them (fewer in the last).
+    """Returns the rows of each of a rank's micro-steps, `size` rows each (fewer in the last).
 
-    Ranks wait for each other in every layer, so a micro-step takes as long as its slowest rank: rows that cost alike
-    come into the same micro-step.
+    Ranks wait for each other in every layer, so a micro-step takes as long as its slowest rank. Therefore rows of
+    similar cost are put into the same micro-step.
 
     Args:
-        rows: as `pack_rows` gives them, a multiple of `world_size`.
-        costs: of each row, in any unit.
-        rank, world_size: whose rows.
-        size: rows a rank takes in one micro-step.
+        rows: as returned by `pack_rows`, a multiple of `world_size`.
+        costs: the cost of each row, in any unit.
+        rank, world_size: the rank that gets the rows.
+        size: rows per rank in one micro-step.
     """
     by_cost = sorted(range(len(rows)), key=lambda row: (-costs[row], row))
     dealt = []

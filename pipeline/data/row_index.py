@@ -1,4 +1,4 @@
-"""The row index: which rows of a token table a stage uses."""
+"""The row index: the rows of a token table that a stage uses."""
 
 import hashlib
 from collections.abc import Iterable
@@ -19,15 +19,16 @@ PICTURE_BORDERS = 2
 
 @dataclass(frozen=True)
 class RowIndex:
-    """The rows of each shard that a stage uses; of an interleaved document its first picture's. A bit a row: 200M rows
-    take 25 MB.
+    """The rows of each shard that a stage uses. An interleaved document is represented by its first picture's row.
+
+    It takes one bit per row: 25 MB for 200M rows.
 
     Attributes:
         shards: paths relative to the token folder, sorted.
-        chosen: for each shard its rows as bits, the first row's the highest of the first byte, uint8.
+        chosen: for each shard its rows as bits, uint8; the first row is the highest bit of the first byte.
         counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
-        contents: what identifies each shard's rows, see `content_sha256`.
+        contents: a hash of each shard's rows, see `content_sha256`.
     """
 
     shards: list[str]
@@ -40,7 +41,7 @@ class RowIndex:
     def of(
         cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0, contents: tuple[str, ...] = ()
     ) -> "RowIndex":
-        """Makes an index of each shard's row numbers, which rise."""
+        """Makes an index from each shard's row numbers, in ascending order."""
         chosen, counts = [], []
         for numbers in rows:
             bits = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, bool)
@@ -50,7 +51,7 @@ class RowIndex:
         return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents)
 
     def rows(self, shard: int) -> np.ndarray:
-        """The row numbers of the `shard`-th shard, rising, int64."""
+        """The row numbers of the `shard`-th shard, ascending, int64."""
         return np.flatnonzero(np.unpackbits(self.chosen[shard]))
 
     def sha256(self) -> str:
@@ -67,8 +68,8 @@ class RowSelection:
 
     Attributes:
         tokens: folder or URL of token shards.
-        where: a pandas query over the plain columns of the token table and of side tables; empty selects all. Of a
-            document the first picture's row decides.
+        where: a pandas query over the plain columns of the token table and of side tables; empty selects all. For a
+            document, the first picture's row decides.
         side_tables: see `Source`.
         max_document_ids: longer documents are left out, and counted; None leaves none out.
         held_out: another query, whose rows are left out.
@@ -99,7 +100,7 @@ def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
 
 
 def build_row_index(selection: RowSelection) -> RowIndex:
-    """Reads the columns that the selection asks about, of all shards.
+    """Reads the columns that the selection needs, from all shards, and builds the index.
 
     Raises:
         InputError: the token folder or a side table cannot be used, or a query names an unknown column or selects
@@ -112,7 +113,7 @@ def build_row_index(selection: RowSelection) -> RowIndex:
     names_of = [[name for name in shard.schema().names if name not in HEAVY_COLUMNS] for shard in shards]
     known = sorted(set().union(*names_of))
     for shard, names in zip(shards, names_of, strict=True):
-        # A column that no picture of a shard had is missing from that shard, and empty for all its rows.
+        # A column without a value in a shard is missing from that shard, and counts as empty for all its rows.
         frame = shard.read(names).to_pandas().reindex(columns=known)
         for side in sides:
             frame = side.join(frame, shard.name)
@@ -143,7 +144,7 @@ def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _samples(shard: TokenShard, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
-    """Row numbers at which samples start, and how many documents are too long to be one."""
+    """Returns the row numbers at which samples start, and the number of documents that are too long."""
     document = shard.read(["document"])["document"].combine_chunks()
     if not isinstance(document, pa.StructArray) or document.null_count == num_rows:
         return np.arange(num_rows), 0
@@ -156,5 +157,5 @@ def _samples(shard: TokenShard, num_rows: int, max_document_ids: int | None) -> 
     lengths = np.full(num_rows, num_codes + PICTURE_BORDERS)
     for name in ("before", "after"):
         lengths += pa.compute.list_value_length(document.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
-    fits = (np.add.reduceat(lengths, starts) < max_document_ids) | ~in_document[starts]  # less: an end follows
+    fits = (np.add.reduceat(lengths, starts) < max_document_ids) | ~in_document[starts]  # `<`: an end id follows
     return starts[fits], int((~fits).sum())

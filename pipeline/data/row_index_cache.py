@@ -1,4 +1,4 @@
-"""Keeps a stage's row index with the run. For 200M rows it takes minutes to make and a second to read."""
+"""Stores a stage's row index with the run. For 200M rows it takes minutes to build and a second to read."""
 
 import hashlib
 import json
@@ -16,9 +16,10 @@ MADE_FROM_KEY, TOO_LONG_KEY = b"mars.made_from", b"mars.too_long"
 
 
 def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
-    """`build_row_index`, read from `file` if that was made from the same shards and settings.
+    """Reads the index from `file` if it was made from the same shards and settings, or builds and stores it.
 
-    The same are: the selection, and path, size and time of change of all token shards and side tables.
+    They count as the same if the selection, and the path, size and modification time of all token shards and side
+    tables, are unchanged.
 
     Raises:
         InputError: see `build_row_index`.
@@ -44,7 +45,7 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
 def _kept(file: Path, made_from: bytes) -> RowIndex | None:
     try:
         table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError):  # not there, or damaged: it can be made again
+    except (pa.ArrowInvalid, OSError):  # missing or damaged: it can be rebuilt
         return None
     metadata = table.schema.metadata or {}
     if metadata.get(MADE_FROM_KEY) != made_from:

@@ -1,4 +1,4 @@
-"""The order of samples: a function of (seed, stage, epoch, position), seekable, in bounded memory."""
+"""The order of samples: a function of (seed, stage, epoch, position). It is seekable and uses bounded memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ from pipeline.config.shares import PARTS, no_room, parts_of
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """Shards are shuffled and cut into windows; rows are shuffled inside a window.
+    """Shuffles the shards and cuts them into windows, then shuffles the rows inside each window.
 
-    Reading in this order touches `window_shards` shards at a time, each of them once an epoch.
+    Reading in this order uses `window_shards` shards at a time, and each shard once per epoch.
 
     Attributes:
         rows_by_shard: selected rows of each shard, int64 [shards].
-        seed: the run's.
+        seed: the run's seed.
         stage_number: two stages of a run have different orders.
-        source_number: and so have two sources of a stage.
+        source_number: two sources of a stage have different orders.
         window_shards: shards whose rows are mixed.
     """
 
@@ -39,7 +39,10 @@ class SampleOrder:
         self._cache.update(epoch=lru_cache(2)(self._shuffle_epoch), window=lru_cache(4)(self._shuffle_window))
 
     def at(self, position: int) -> tuple[int, int]:
-        """The shard, and the place among its selected rows, of the sample at `position`, counted over all epochs."""
+        """Returns the shard, and the index among its selected rows, of the sample at `position`.
+
+        `position` counts over all epochs.
+        """
         epoch, offset = divmod(position, self.num_samples)
         _, ends = self._cache["epoch"](epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
@@ -48,7 +51,7 @@ class SampleOrder:
         return int(shards[offset - start]), int(rows[offset - start])
 
     def near(self, position: int) -> list[int]:
-        """The shards of the window of `position`, and those of the next window."""
+        """The shards of the window that contains `position`, and those of the next window."""
         epoch, offset = divmod(position, self.num_samples)
         shards, ends = self._cache["epoch"](epoch)
         window = int(np.searchsorted(ends, offset, side="right"))
@@ -58,7 +61,7 @@ class SampleOrder:
         return list(dict.fromkeys(here.tolist()))
 
     def _shuffle_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's shards in order, and the offset at which each window of them ends."""
+        """The epoch's shards in order, and the offset at which each window ends."""
         shards = generator(self.seed, self.stage_number, self.source_number, epoch).permutation(len(self.rows_by_shard))
         ends = np.cumsum(self.rows_by_shard[shards])[self.window_shards - 1 :: self.window_shards]
         if len(shards) % self.window_shards:
@@ -77,15 +80,16 @@ class SampleOrder:
 
 @dataclass(frozen=True)
 class MixedOrder:
-    """The orders of several sources, each of which gives every step its share of the samples.
+    """The orders of several sources. Each source contributes its share of every step's samples.
 
-    Before step s, source i has given floor(share_i * s * samples_per_step) samples, and the one with the largest share
-    all others: so any step is found without going through those before it, and each source runs through its own epochs.
+    Before step s, source i has contributed floor(share_i * s * samples_per_step) samples, and the source with the
+    largest share all remaining ones. So any step can be computed without the steps before it, and each source has its
+    own epochs.
 
     Attributes:
-        orders: of the sources.
-        weights: of the sources, relative to each other.
-        samples_per_step: of all sources.
+        orders: the orders of the sources.
+        weights: the weights of the sources, relative to each other.
+        samples_per_step: samples per step over all sources.
     """
 
     orders: list[SampleOrder]
@@ -97,7 +101,7 @@ class MixedOrder:
             raise ValueError(problem)
 
     def step(self, step: int) -> list[tuple[int, int, int]]:
-        """Source, shard, and place among the shard's selected rows, of each sample of the step."""
+        """Source, shard, and index among the shard's selected rows, of each sample of the step."""
         before, after = self.taken(step), self.taken(step + 1)
         return [
             (source, *order.at(position))
@@ -111,7 +115,7 @@ class MixedOrder:
         return [order.near(max(before[source], after[source] - 1)) for source, order in enumerate(self.orders)]
 
     def taken(self, step: int) -> list[int]:
-        """Samples that each source has given before `step`."""
+        """Number of samples that each source has contributed before `step`."""
         parts = parts_of(self.weights)
         taken = [part * step * self.samples_per_step // PARTS for part in parts]
         largest = parts.index(max(parts))

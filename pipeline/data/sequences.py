@@ -7,8 +7,8 @@ high resolution: `caption <img> c1..cN </img> <img_h> x K h1..hM`, loss as in te
 interleaved:     text and pictures `<img> c1..cN </img>` in any order, `<|endoftext|>`; loss on all but the closers
 
 Next-K-token prediction: the high codes are cut into groups of K. Inside a group every position sees every other;
-between groups attention is causal. A position predicts the code K places on, so no prediction sees its own label.
-The K openers are the first group. K = 1 is ordinary next-token prediction, and what all other ids are: groups of one.
+between groups attention is causal. A position predicts the code K positions later, so no prediction sees its own label.
+The K openers are the first group. K = 1 is ordinary next-token prediction. All other ids are groups of one.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import JointVocabulary, Role
 
 PLAIN_SHARE = 0.25
-"""Of the captions before a picture that have a `Task.PLAIN_TEXT` label. Three rows of the head learn from it, and in a
-small model the text vocabulary's logits are what costs most."""
+"""Share of the captions before a picture that have a `Task.PLAIN_TEXT` label. Only three rows of the head learn from
+it, and in a small model the text vocabulary's logits are the largest cost."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Sequence:
     """One sample. Arrays are int64.
 
     Attributes:
-        kind: decides the row it is packed into.
+        kind: the sample's kind. Rows contain samples of one kind.
         ids: joint ids [T].
-        groups: [T], never falling: a position sees the groups up to its own, its own whole.
-        label_positions: positions [L] that predict something.
+        groups: [T], non-decreasing. A position sees all groups up to its own, including all of its own.
+        label_positions: positions [L] that have a label.
         label_ids: the joint id each of them predicts [L].
         label_tasks: `Task` values [L].
     """
@@ -45,30 +45,30 @@ class Sequence:
 
     @property
     def num_run(self) -> int:
-        """Positions that training runs: nothing attends to those after the last label's group, and none of them
-        predicts anything."""
+        """Number of positions that training runs. The positions after the last label's group are left out: no label
+        depends on them."""
         if not len(self.label_positions):
             return len(self.ids)
         return int(np.searchsorted(self.groups, self.groups[self.label_positions[-1]], side="right"))
 
     @property
     def num_visible(self) -> np.ndarray:
-        """How many positions each one sees, itself included, int64 [T]."""
+        """Number of positions that each one sees, itself included, int64 [T]."""
         return np.searchsorted(self.groups, self.groups, side="right")
 
 
 @dataclass(frozen=True)
 class SampleParts:
-    """The parts of a sample of a single picture. `SequenceBuilder.sample` takes those that its kind needs.
+    """The parts of a sample of a single picture. `SequenceBuilder.sample` uses those that its kind needs.
 
     Attributes:
-        caption_ids: text ids, as far as the sample has them.
-        language: of the caption.
+        caption_ids: text ids of the caption, without those that were dropped or cut.
+        language: language of the caption.
         codes: raw VQ indices [N].
-        high_codes: raw VQ indices [M] of the same picture at the high resolution; None where the row has none.
-        seen_codes: what later positions see of the codes that are predicted.
+        high_codes: raw VQ indices [M] of the same picture at the high resolution, or None.
+        seen_codes: the codes that later positions see in place of the predicted ones.
         plain_position: see `SequenceBuilder.text_to_image`.
-        role, group_size: of the high-resolution picture.
+        role, group_size: role and group size of the high-resolution picture.
     """
 
     caption_ids: list[int]
@@ -122,10 +122,10 @@ class SequenceBuilder:
         plain_position: int | None = None,
         seen_codes: np.ndarray | None = None,
     ) -> Sequence:
-        """`codes` are raw VQ indices [N]. An empty caption makes the unconditional sample for guidance.
+        """Builds a text-to-image sample. An empty caption makes the unconditional sample for guidance.
 
-        `plain_position` is a caption position before the last: its label is `Task.PLAIN_TEXT`. With `seen_codes` [N]
-        later positions see those; what is to be predicted stays `codes`.
+        `codes` are raw VQ indices [N]. `plain_position` is a caption position before the last one; its label is
+        `Task.PLAIN_TEXT`. With `seen_codes` [N] later positions see those codes; the labels are still `codes`.
         """
         caption = np.asarray(caption_ids, np.int64)
         ids = np.concatenate([caption, self._picture(codes)])
@@ -152,10 +152,10 @@ class SequenceBuilder:
         seen_high_codes: np.ndarray | None = None,
         plain_position: int | None = None,
     ) -> Sequence:
-        """`codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes; K is `group_size`.
+        """Builds a high-resolution sample; K is `group_size`.
 
-        With `seen_high_codes` [M] later positions see those; what is to be predicted stays `high_codes`.
-        `plain_position`: see `text_to_image`.
+        `codes` and `high_codes` are raw VQ indices [N] and [M] of one picture at two sizes. With `seen_high_codes` [M]
+        later positions see those codes; the labels are still `high_codes`. `plain_position`: see `text_to_image`.
 
         Raises:
             ValueError: K does not divide M.
@@ -178,7 +178,7 @@ class SequenceBuilder:
         )
 
     def interleaved(self, segments: list[list[int] | np.ndarray]) -> Sequence:
-        """A document's parts in order: text ids as lists, pictures as arrays of raw VQ indices.
+        """Builds a document's sample. `segments` in order: text ids as lists, pictures as arrays of raw VQ indices.
 
         Raises:
             ValueError: there is no picture.
@@ -199,7 +199,7 @@ class SequenceBuilder:
         return Sequence(Kind.INTERLEAVED, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def captioning(self, codes: np.ndarray, caption_ids: list[int], language: str) -> Sequence:
-        """`codes` are raw VQ indices [N].
+        """Builds a captioning sample. `codes` are raw VQ indices [N].
 
         Raises:
             ValueError: there is no instruction for `language`.
@@ -211,7 +211,7 @@ class SequenceBuilder:
         return Sequence(Kind.CAPTIONING, ids, np.arange(len(ids)), positions, ids[positions + 1], tasks)
 
     def caption_prompt(self, codes: np.ndarray, language: str) -> np.ndarray:
-        """The joint ids that a caption in `language` follows: instruction and picture, int64."""
+        """The joint ids before a caption in `language`: instruction and picture, int64."""
         if language not in self.instruction_ids:
             known = ", ".join(sorted(self.instruction_ids))
             raise ValueError(f"no captioning instruction for language {language!r}; known: {known}")

@@ -17,12 +17,12 @@ THREADS = 4
 class ShardFetcher:
     """Fetches some columns of shards in background threads.
 
-    The columns are kept in unlinked files in the folder for temporary files, and mapped into memory. They are gone when
-    nothing refers to them any more, however the process ends.
+    The columns are kept in unlinked files in the folder for temporary files, and mapped into memory. The system removes
+    them when nothing refers to them any more, even if the process is killed.
 
     Args:
         storage: the token folder.
-        columns: of the token table.
+        columns: columns of the token table.
     """
 
     def __init__(self, storage: Storage, columns: list[str]) -> None:
@@ -31,16 +31,16 @@ class ShardFetcher:
         self._coming: dict[str, Future[pa.Table]] = {}
 
     def ahead(self, names: Iterable[str]) -> None:
-        """Begins to fetch these shards, unless that has begun already."""
+        """Starts to fetch these shards, unless they are already being fetched."""
         for name in names:
             if name not in self._coming:
                 self._coming[name] = self._threads.submit(self._fetch, name)
 
     def take(self, name: str) -> pa.Table:
-        """The shard's columns; waits for them.
+        """Waits for the shard's columns and returns them.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the shard cannot be read.
         """
         self.ahead([name])
         return self._coming.pop(name).result()

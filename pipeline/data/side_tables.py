@@ -1,4 +1,4 @@
-"""Side tables: scores and other columns that came after tokenization, keyed by `sample_id`."""
+"""Side tables: scores and other columns that were computed after tokenization, keyed by `sample_id`."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ KEY = "sample_id"
 
 
 class SideTable:
-    """More columns to filter by.
+    """A table of additional columns to filter by.
 
     Args:
-        path: a parquet file, which is held whole; or a folder of such files with the token shards' relative paths.
+        path: a parquet file, which is held in memory; or a folder of such files with the token shards' relative paths.
 
     Raises:
         InputError: there is nothing at `path`.
@@ -28,10 +28,11 @@ class SideTable:
         self._matched = 0
 
     def join(self, frame: pd.DataFrame, shard: str) -> pd.DataFrame:
-        """The rows of one token shard with this table's columns; a row that it does not have gets empty ones.
+        """Adds this table's columns to the rows of one token shard; a row that the table lacks gets empty values.
 
         Raises:
-            InputError: no readable parquet, no or a repeated `sample_id`, or a column that the rows have already.
+            InputError: the file is no readable parquet, `sample_id` is missing or repeated, or the rows already have
+                one of the columns.
         """
         columns = self._read(self._path / shard) if self._path.is_dir() else self._whole
         if double := [name for name in columns if name in frame]:
@@ -40,7 +41,7 @@ class SideTable:
         return frame.join(columns, on=KEY)
 
     def check_matched(self) -> None:
-        """Raises InputError if not one row of the token table was found: then the keys are of another corpus."""
+        """Raises InputError if no row of the token table was found: then the keys belong to another corpus."""
         if not self._matched:
             raise InputError(
                 f"side table {str(self._path)!r} has no sample_id of these tokens; its keys must be those of the token "

@@ -1,4 +1,4 @@
-"""Reading the rows of token shards for training."""
+"""Reads the rows of token shards for training."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Caption:
 class Row:
     """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions.
 
-    Or a whole interleaved document: the first picture's values, and in `document` text ids as lists and pictures'
+    For an interleaved document: the first picture's values, and in `document` the text ids as lists and the pictures'
     codes, in order.
     """
 
@@ -53,7 +53,7 @@ def caption_texts(tokens: str | Path, index: RowIndex) -> dict[str, dict[str, st
 
 
 def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]:
-    """The text ids of each selected interleaved document: before its first picture, between two, and after the last."""
+    """The text ids of each selected interleaved document: before the first picture, between two, after the last."""
     texts: list[list[list[int]]] = []
     reader = TokenReader(tokens, index, held_shards=1)
     for shard, count in enumerate(index.counts):
@@ -70,13 +70,14 @@ def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]
 
 
 class TokenReader:
-    """Reads samples by shard and place, and keeps the tables of the last few shards.
+    """Reads samples by shard and place, and caches the tables of the last few shards.
 
     Args:
         tokens: folder or URL of token shards.
-        index: the rows.
-        held_shards: how many shards are kept.
-        high_resolution: read its codes, too: they take most of the memory. Without them `high_codes` is None.
+        index: the rows that can be read.
+        held_shards: number of shards to cache.
+        high_resolution: also read the high-resolution codes, which take most of the memory. Otherwise `high_codes` is
+            None.
     """
 
     def __init__(self, tokens: str | Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
@@ -87,7 +88,7 @@ class TokenReader:
         self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
 
     def ahead(self, shards: list[int]) -> None:
-        """Begins to fetch shards that will be read soon, unless they are on a file system of this machine."""
+        """Starts to fetch shards that will be read soon, unless they are on a local file system."""
         if self._fetcher:
             wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
             self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
@@ -107,7 +108,7 @@ class TokenReader:
         whole = self._fetcher.take(name) if self._fetcher else TokenShard(self._storage, name).read(self._columns)
         table = whole.select(self._columns)
         rows = self._index.rows(shard)
-        if table["document"].null_count == len(table):  # no sample is made of several rows
+        if table["document"].null_count == len(table):  # no sample spans several rows
             table, rows = table.take(pa.array(rows)), np.arange(len(rows))
         return table.replace_schema_metadata().combine_chunks(), rows
 

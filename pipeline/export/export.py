@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder, and the checks that an export must pass."""
+"""Exports a trained model as a Hugging Face folder, and checks exports."""
 
 import json
 import math
@@ -32,9 +32,9 @@ from pipeline.weights.starting_model import INDEX_FILE, save_configs
 from pipeline.weights.tensor_files import PIECE_ELEMENTS, NewTensor, write_safetensors
 
 SOURCE_FILE = "mars_source.txt"
-"""Names the checkpoint that an export was made from."""
+"""File with the name of the checkpoint that an export was made from."""
 SHARD_BYTES = 5_000_000_000
-"""Of a file, at most."""
+"""Maximum bytes of one weight file."""
 
 
 def export_model(
@@ -47,19 +47,19 @@ def export_model(
     beside: str = "",
     finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes the base with the checkpoint's visual weights to `out`, in bfloat16, whole or not at all.
+    """Writes the base with the checkpoint's visual weights to `out` in bfloat16, atomically.
 
-    Tensors pass through in pieces: neither the base nor the checkpoint is ever in memory.
+    Tensors are copied in pieces: neither the base nor the checkpoint is ever fully in memory.
 
     Args:
         base: the language expert, or the starting model, that the checkpoint was trained on.
-        checkpoint: any.
-        codebook_size: of the VQ-GAN.
-        options: of the model that was trained.
-        tokenizer: the text's.
-        out: what is there is replaced.
-        beside: leaves the language expert out, and names the folder or the hub's model that it is loaded from.
-        finish: adds files to the folder before it gets its place.
+        checkpoint: the checkpoint to export.
+        codebook_size: codes of the VQ-GAN.
+        options: options of the trained model.
+        tokenizer: the text tokenizer.
+        out: the export's folder; an existing one is replaced.
+        beside: if set, the export leaves out the language expert, which is then loaded from this folder or hub name.
+        finish: adds files to the folder before it is moved to `out`.
 
     Raises:
         InputError: the checkpoint belongs to another base or model, or is damaged.
@@ -115,7 +115,7 @@ def _trained(reader: SliceReader, name: str, shape: tuple[int, ...]) -> NewTenso
 
 
 def _write_shards(folder: Path, tensors: list[NewTensor]) -> None:
-    """The tensors in files of up to `SHARD_BYTES`, with their index, as `save_pretrained` names them."""
+    """Writes the tensors to files of up to `SHARD_BYTES`, and their index, with the names of `save_pretrained`."""
     dtype, shards, size = torch.bfloat16, list[list[NewTensor]](), SHARD_BYTES
     for tensor in tensors:
         own = tensor.count * dtype.itemsize
@@ -138,16 +138,16 @@ def _write_shards(folder: Path, tensors: list[NewTensor]) -> None:
 
 
 def exported_from(out: Path) -> str | None:
-    """The name of the checkpoint that the export in `out` was made from; None where there is none."""
+    """Returns the name of the checkpoint that the export in `out` was made from, or None if there is no export."""
     source = out / SOURCE_FILE
     return source.read_text() if source.exists() else None
 
 
 def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCausalLM:
-    """The exported model, ready to generate.
+    """Loads the exported model for generation.
 
     Raises:
-        InputError: `folder` is no exported MARS model.
+        InputError: `folder` is not an exported MARS model.
     """
     if not (folder / "config.json").exists():
         raise InputError(
@@ -162,7 +162,7 @@ def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCau
 
 @torch.no_grad()
 def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[list[int]]) -> float:
-    """Largest difference between the model's text logits and those of the base's own class, on text alone."""
+    """Largest absolute difference between the model's text logits and those of the base model, on text alone."""
     reference = load_language_expert(base, model.dtype).eval()
     worst = 0.0
     for ids in texts:
@@ -173,7 +173,7 @@ def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[lis
 
 
 def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
-    """Whether every visual matrix differs from the one training started from."""
+    """True if every visual matrix differs from its value at the start of training."""
     config = model.config
     start = load_base(
         base,

@@ -1,4 +1,4 @@
-"""Whether the trained weights of a checkpoint fit a model, its options and its language expert."""
+"""Checks that the trained weights of a checkpoint fit a model, its options and its language expert."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ OBJECTIVE_PREFIX = "mars."
 
 
 def check_same_shapes(own: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]], source: object) -> None:
-    """Raises InputError where the trained parameters of `source` are not the model's `own` ones."""
+    """Raises InputError if names or shapes of the trained parameters of `source` differ from the model's `own` ones."""
     for name, shape in own.items():
         if name not in shapes:
             raise InputError(f"checkpoint {str(source)!r} is of another model: {name} is missing")
@@ -26,7 +26,7 @@ def trained_shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def check_picture_positions_of(checkpoint: Checkpoint, std: float) -> None:
-    """Raises InputError where a checkpoint was trained with another `picture_position_std`."""
+    """Raises InputError if a checkpoint was trained with another `picture_position_std`."""
     if (trained := checkpoint.manifest.picture_position_std) != std:
         raise InputError(
             f"checkpoint {str(checkpoint)!r} was trained with picture_position_std {trained}, not {std}; undo the "
@@ -35,7 +35,7 @@ def check_picture_positions_of(checkpoint: Checkpoint, std: float) -> None:
 
 
 def check_base_of(checkpoint: Checkpoint, base_hash: str, base: Path) -> None:
-    """Raises InputError where a checkpoint was trained on another language expert than `base`, of this hash."""
+    """Raises InputError if a checkpoint was trained on another language expert than `base` with hash `base_hash`."""
     if checkpoint.manifest.base_sha256 != base_hash:
         raise InputError(
             f"checkpoint {str(checkpoint)!r} was trained on another language expert than {str(base)!r}; "

@@ -1,5 +1,5 @@
-"""A Ray Data stage that generates with an exported model: prompts to pictures, pictures to captions, prompts to
-illustrated documents."""
+"""A Ray Data actor that generates with an exported model: pictures from prompts, captions from pictures, illustrated
+documents from prompts."""
 
 import base64
 import io
@@ -25,22 +25,22 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What a `Generator` needs to know.
+    """Settings of a `Generator`.
 
     Attributes:
         export: an exported model's folder.
-        batch_size: rows generated at once; smaller batches are padded, so that pictures do not depend on what shares
-            the batch.
-        prompt_len: text ids of a prompt, at most.
-        num_codes: of a picture.
-        sampling: how codes, and the text of documents, are chosen.
-        caption_sampling: how captions are.
-        max_caption_ids: of a caption.
-        high: the high-resolution picture after each one; None for none.
-        documents: limits of illustrated documents; None where prompts are for pictures.
-        vqgan: a saved VQ-GAN, which encodes pictures and turns codes into PNGs; None leaves codes as they are.
-        vqgan_dtype: of its encoder, as the tokens' fingerprint has it.
-        use_gpu: run on CUDA, steps compiled.
+        batch_size: rows generated at once; smaller batches are padded, so that pictures do not depend on the other rows
+            of the batch.
+        prompt_len: maximum text ids of a prompt.
+        num_codes: codes of a picture.
+        sampling: sampling of codes, and of the text of documents.
+        caption_sampling: sampling of captions.
+        max_caption_ids: maximum ids of a caption.
+        high: the high-resolution picture after each base picture; None for none.
+        documents: limits of illustrated documents; None if prompts are for single pictures.
+        vqgan: a saved VQ-GAN, which encodes pictures and decodes codes to PNGs; None to return codes only.
+        vqgan_dtype: dtype of its encoder, as in the tokens' fingerprint.
+        use_gpu: run on CUDA with compiled steps.
     """
 
     export: Path
@@ -58,11 +58,11 @@ class GeneratorConfig:
 
 
 class Generator:
-    """Works on batches (columns by name) of at most `batch_size` rows; which columns there are says what is made.
+    """Maps batches (columns by name) of at most `batch_size` rows. The input columns decide the output columns.
 
-    From `prompt` come `drawn_codes` and, where there is a high resolution, `drawn_high_codes`; with a VQ-GAN also `png`
-    and `high_png`. Where there are limits of documents, `segments` come instead, as JSON: dicts with `text`, or `codes`
-    and, in base64, `png`. From `pixels` or `codes`, and `language`, comes `caption`. Every row has a `seed`.
+    `prompt` gives `drawn_codes` and, with a high resolution, `drawn_high_codes`; with a VQ-GAN also `png` and
+    `high_png`. If `documents` is set, `prompt` gives `segments` instead, as JSON: dicts with `text`, or with `codes`
+    and a base64 `png`. `pixels` or `codes`, together with `language`, give `caption`. Every row has a `seed`.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -80,11 +80,11 @@ class Generator:
             self._vqgan = ImageTokenizer(config.vqgan, device, getattr(torch, config.vqgan_dtype))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch with the columns made of it."""
+        """Returns the batch with the generated columns."""
         made: dict[str, np.ndarray] = {}
         if "prompt" in batch:
             lines = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
-            prompts = [ids[: self._config.prompt_len] for ids in lines]  # as the tokens' captions are cut
+            prompts = [ids[: self._config.prompt_len] for ids in lines]  # the same cut as for the tokens' captions
             seeds = [int(seed) for seed in batch["seed"]]
             made |= self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds)
         if "pixels" in batch:

@@ -1,9 +1,9 @@
-"""The model one step at a time, over a static cache of keys and values.
+"""Incremental decoding with a static cache of keys and values.
 
-Slot p of a row's cache belongs to the row's position p, so rows of differing length need no padding between prompt and
-answer: a query is told how many slots it sees, and what lies behind is not there for it. A later step overwrites it.
+Slot p of a row's cache belongs to the row's position p, so rows of different lengths need no padding between prompt and
+answer: each query gets the number of slots that it sees. Slots after that are ignored, and later steps overwrite them.
 
-Every pass runs one expert on all of its positions: prompts and captions are all text, pictures all visual.
+Every pass runs one expert on all of its positions: prompts and captions are text only, pictures are visual only.
 
 Shape letters: R rows of the cache, B <= R rows of a pass, T positions of a pass, S slots, D hidden size, G key heads,
 d head size.
@@ -22,21 +22,21 @@ from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.torch_private import mark_static_address
 
 SLOT_MULTIPLE = 64
-"""Slots are rounded up to a multiple of this: attention kernels like even sizes, and shapes repeat."""
+"""Slots are rounded up to a multiple of this: attention kernels prefer such sizes, and shapes repeat."""
 
 
 class Decoder:
-    """Rows of ids that grow from pass to pass.
+    """Decodes rows of ids, some positions per pass.
 
-    All tensors are made here once and keep their addresses, as CUDA graphs ask.
+    All tensors are allocated once and keep their addresses, as CUDA graphs require.
 
     Args:
-        model: the model; its device and dtype are the cache's.
+        model: the model. The cache has its device and dtype.
         num_rows: rows of the cache.
-        capacity: positions of a row, at most.
-        many_steps: many picture steps will come: on a CPU, lay out the visual weights for them first.
-        whole_cache: attend to all slots in every pass, what is not there masked, so that all passes of a shape are
-            alike; otherwise only to the slots that some row has filled.
+        capacity: maximum positions of a row.
+        many_steps: many picture steps will follow: on a CPU, pack the visual weights for them first.
+        whole_cache: attend to all slots in every pass, with unused ones masked, so that all passes of a shape run the
+            same operations. Otherwise attend only to the slots that some row has filled.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Decoder:
         num_slots = -(-(capacity + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
         head_dim = config.hidden_size // config.num_attention_heads
         shape = (num_rows, config.num_key_value_heads, num_slots, head_dim)
-        # Zeros and not whatever memory held: a masked slot still enters a sum, with weight 0.
+        # Zeros, not uninitialized memory: a masked slot still enters a sum, with weight 0.
         self._keys = [weight.new_zeros(shape) for _ in self._layers]
         self._values = [weight.new_zeros(shape) for _ in self._layers]
         self._visual_experts = [layer.visual_expert for layer in self._layers]
@@ -71,16 +71,16 @@ class Decoder:
 
     @property
     def idle_position(self) -> int:
-        """The position of a row that takes no part in a pass: a slot that no query ever sees."""
+        """The position for rows that are idle in a pass: a slot that no query ever sees."""
         return self.capacity
 
     def text(self, ids: Tensor, positions: Tensor, num_seen: int) -> Tensor:
-        """Text ids through the text expert.
+        """Runs text ids through the text expert.
 
         Args:
-            ids: int64 [B, T], of the cache's first B rows.
-            positions: int64 [B, T] of each id; it sees all before it, and itself.
-            num_seen: the most slots that any query sees.
+            ids: int64 [B, T], for the cache's first B rows.
+            positions: int64 [B, T], the position of each id. An id sees all positions before it, and itself.
+            num_seen: the maximum number of slots that any query sees.
 
         Returns:
             Hidden states after the final norm, [B, T, D].
@@ -89,9 +89,12 @@ class Decoder:
         return self._run(False, hidden, positions, positions + 1, num_seen)
 
     def visual(self, ids: Tensor, positions: Tensor, picture_positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
-        """Visual joint ids through the visual expert: as `text`, but each query sees the first `seen` slots, int64
-        [B, T]: its own group of next-K-token prediction whole. `picture_positions`, int64 [B, T], count from the
-        picture's opener (see the module of that name)."""
+        """Runs visual joint ids through the visual expert.
+
+        As `text`, but each query sees the first `seen` slots, int64 [B, T], which include its whole group of
+        next-K-token prediction. `picture_positions`, int64 [B, T], count from the picture's opener (see the module of
+        that name).
+        """
         hidden = self.model.model.embed_visual(ids, picture_positions)
         return self._run(True, hidden, positions, seen, num_seen)
 
@@ -105,7 +108,7 @@ class Decoder:
         num_rows = len(hidden)
         num_slots = len(self._slots) if self._whole_cache else num_seen
         rows = self._rows[:num_rows]
-        # As numbers to add: the attention of a CPU would make them of a bool mask in every layer anew.
+        # An additive mask: CPU attention would convert a bool mask to one in every layer.
         hidden_slots = self._slots[:num_slots] >= seen[:, :, None]
         mask = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill_(hidden_slots, float("-inf"))[:, None]
         rotary = self.model.model.rotary_emb(hidden, positions)

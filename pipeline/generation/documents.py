@@ -1,7 +1,7 @@
-"""Documents that the model writes and illustrates by itself: text in which it opens pictures.
+"""Generates illustrated documents: the model writes text and opens pictures in it.
 
-What may come next is the state's, row by row: in text any text id or the base picture's opener; in a picture a code;
-after the last code the closer, forced; after the closer text again.
+Each row's state decides which ids may come next. In text: any text id, or the base picture's opener. In a picture: a
+code. After the last code the closer is forced, and text follows.
 
 Shape letters: B prompts, R rows of the cache (2B with guidance: the conditional ones first), D hidden size.
 """
@@ -23,12 +23,12 @@ Segment = list[int] | np.ndarray
 
 @dataclass(frozen=True)
 class DocumentLimits:
-    """What ends a document beside its end id.
+    """Limits of a document, in addition to its end id.
 
     Attributes:
-        num_codes: N of a picture.
-        max_pictures: openers are masked after this many.
-        max_text_ids: of all text of a document.
+        num_codes: N, the codes of a picture.
+        max_pictures: openers are masked after this many pictures.
+        max_text_ids: maximum ids of all text in a document.
     """
 
     num_codes: int
@@ -37,14 +37,14 @@ class DocumentLimits:
 
     @property
     def max_ids(self) -> int:
-        """Ids after the prompt, at most."""
+        """Maximum number of ids after the prompt."""
         return self.max_text_ids + self.max_pictures * (self.num_codes + 2)
 
 
 @dataclass(frozen=True)
 class OpenerShare:
-    """How readily pictures open where none belongs: the share of positions whose likeliest id is an opener, and the
-    mean probability of the openers together."""
+    """Statistics of openers at positions where no picture belongs: the share of positions whose most likely id is an
+    opener, and the mean of the openers' total probability."""
 
     greedy: float
     probability: float
@@ -52,9 +52,10 @@ class OpenerShare:
 
 @dataclass
 class _Document:
-    """One row: its state, and the joint id that it runs next.
+    """One row: its state, and the pending joint id, which runs next.
 
-    `position` is that id's; `picture_position` its place in the picture, counted from the opener, -1 in text.
+    `position` is the pending id's position; `picture_position` is its position in the picture, counted from the opener,
+    or -1 in text.
     """
 
     vocabulary: JointVocabulary
@@ -75,12 +76,12 @@ class _Document:
 
     @property
     def position_in_picture(self) -> int:
-        """Of the pending id, where it is visual: a closer, if it is in no picture."""
+        """The picture position of a pending visual id. A visual id outside of a picture is a closer."""
         return self.picture_position if self.in_picture else self.limits.num_codes + 1
 
     @property
     def state(self) -> State | None:
-        """What may follow the pending id; None where nothing is to be chosen: the closer is forced, or all is done."""
+        """The state after the pending id, or None if nothing is chosen: the closer is forced, or the row is done."""
         if self.done or self.picture_position == self.limits.num_codes:
             return None
         return State.CODES if self.in_picture else State.TEXT
@@ -96,7 +97,7 @@ class _Document:
         self.done = self.num_text_ids == self.limits.max_text_ids
 
     def take(self, joint_id: int, end_id: int) -> None:
-        """Appends what was chosen."""
+        """Appends the chosen id."""
         self.num_chosen += 1
         self.position += 1
         self.pending_id = joint_id
@@ -135,20 +136,20 @@ def generate_documents(
     seeds: list[int] | None = None,
     prompt_len: int = 0,
 ) -> list[list[Segment]]:
-    """What follows each prompt of text ids: texts and pictures in order, without borders and end id.
+    """Continues each prompt of text ids. Returns texts and pictures in order, without borders and end id.
 
-    The rows of a batch advance together, each in its own state. Every pass has all rows, those it does not concern
-    idle, so that a row's document depends on its prompt and its seed alone. With guidance, a picture's unconditional
-    half begins at its opener; text is not guided.
+    The rows of a batch advance together, each in its own state. Every pass includes all rows, some of them idle, so
+    that a row's document depends only on its prompt and its seed. With guidance, a picture's unconditional half begins
+    at its opener; text is not guided.
 
     Args:
         model: the model.
         prompts: text ids, at least one each.
-        limits: of the documents.
-        end_id: ends a document.
-        sampling: how ids and codes are chosen.
-        seeds: of the rows; the sampling's for all where None.
-        prompt_len: prompts are padded to this many ids; 0: the longest of the batch.
+        limits: limits of the documents.
+        end_id: the id that ends a document.
+        sampling: sampling of ids and codes.
+        seeds: one seed per row; None uses the sampling's seed for all rows.
+        prompt_len: prompts are padded to this many ids; 0: to the longest of the batch.
     """
     assert all(prompts), "a document needs a prompt"
     vocabulary, device = model.config.vocabulary, model.head.visual_weight.device
@@ -179,7 +180,7 @@ def generate_documents(
 def _choose_ids(
     decoder: Decoder, documents: list[_Document], hidden_RD: Tensor, sampling: Sampling, numbers: Tensor, end_id: int
 ) -> None:
-    """Gives every document that goes on its next id."""
+    """Chooses the next id of every unfinished document."""
     vocabulary, states = decoder.model.config.vocabulary, [document.state for document in documents]
     chosen: dict[State, list[int]] = {}
     if State.TEXT in states:
@@ -203,7 +204,7 @@ def _choose_ids(
 def _run_pending(
     decoder: Decoder, documents: list[_Document], hidden_RD: Tensor, sampling: Sampling, num_seen: int
 ) -> Tensor:
-    """Runs each document's pending id through its expert; hidden states after it, [R, D]."""
+    """Runs each document's pending id through its expert. Returns the hidden states, [R, D]."""
     vocabulary, idle = decoder.model.config.vocabulary, decoder.idle_position
     ids = np.asarray([document.pending_id for document in documents])
     going = np.asarray([not document.done for document in documents])
@@ -211,7 +212,7 @@ def _run_pending(
     in_picture_R = np.asarray([document.position_in_picture for document in documents])
     is_visual = ids >= vocabulary.text_vocab_size
     if sampling.guided:
-        # The unconditional half has its own count: it begins at the opener and takes no part outside of a picture.
+        # The unconditional half has its own positions: it begins at the opener and is idle outside of pictures.
         picture_positions = np.asarray([document.picture_position for document in documents])
         ids, is_visual = np.concatenate([ids, ids]), np.concatenate([is_visual, is_visual])
         positions = np.concatenate([positions, picture_positions])
@@ -222,7 +223,7 @@ def _run_pending(
         takes_part = going & (is_visual == visual)
         if not takes_part.any():
             continue
-        rows = decoder.num_rows if visual else len(documents)  # no unconditional half is ever in text
+        rows = decoder.num_rows if visual else len(documents)  # the unconditional half is never in text
         filler = vocabulary.code_offset if visual else 0
         ids_B1 = torch.from_numpy(np.where(takes_part, ids, filler)[:rows, None]).to(device)
         at = torch.from_numpy(np.where(takes_part, positions, idle)[:rows, None]).to(device)
@@ -239,7 +240,7 @@ def _run_pending(
 
 @torch.no_grad()
 def opener_share(model: MarsForCausalLM, texts: list[list[int]]) -> OpenerShare:
-    """How readily pictures open in plain texts of ids, over all their positions."""
+    """Measures `OpenerShare` over all positions of plain texts of ids."""
     vocabulary, device = model.config.vocabulary, model.head.visual_weight.device
     greedy, probability, positions = 0, 0.0, 0
     for text in filter(None, texts):

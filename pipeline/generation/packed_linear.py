@@ -1,8 +1,8 @@
-"""Linear layers whose weights are laid out once as a CPU's matrix products want them.
+"""Linear layers whose weights are packed once into the layout of a CPU's matrix products.
 
-A decoding step multiplies few rows by large weights, again and again. As they come, the products lay the weights out
-anew in every call, which for 4 rows takes longer than to multiply them. oneDNN can do it once; `torch.compile` uses the
-same two operations where weights are frozen.
+A decoding step multiplies few rows by large weights, many times. By default every call packs the weights again, which
+for 4 rows takes longer than the multiplication. oneDNN can pack them once; `torch.compile` uses the same two operations
+for frozen weights.
 """
 
 from typing import TypeVar, cast
@@ -15,12 +15,11 @@ from pipeline.runtime.torch_private import mkldnn_has_bfloat16, packed_linear, p
 M = TypeVar("M", bound=nn.Module)
 
 USUAL_ROWS = 16
-"""Rows of the products that the layout is chosen for. Others work with it, too."""
+"""Number of rows that the layout is optimized for. Other numbers work, too."""
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether weights like this one can be laid out here: on a CPU with oneDNN, in float32 or, where it has that,
-    bfloat16."""
+    """True if weights like this one can be packed here: on a CPU with oneDNN, in float32 or, if supported, bfloat16."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
@@ -29,7 +28,7 @@ def can_pack(weight: Tensor) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """`x @ weight.T + bias`, without gradient; a copy of the weights, which later changes do not reach."""
+    """`x @ weight.T + bias`, without gradient. It holds a copy of the weights, which does not follow later changes."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class PackedLinear(nn.Module):
 
 
 def packed(module: M) -> M:
-    """A copy of the module with every linear layer packed; everything else is shared with the original."""
+    """Returns a copy of the module with every linear layer packed; everything else is shared with the original."""
     if isinstance(module, nn.Linear):
         return cast(M, PackedLinear(module.weight, module.bias))
     return with_children(module, {name: packed(child) for name, child in module.named_children()})

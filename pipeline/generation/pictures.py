@@ -1,4 +1,4 @@
-"""Free-running generation: pictures as codes from prompts, captions from pictures.
+"""Generates pictures as codes from prompts, and captions from pictures.
 
 Shape letters: B prompts, R rows of the cache (2B with guidance: the conditional ones first), N codes of a picture,
 M of a high-resolution one, K codes chosen at once.
@@ -19,10 +19,10 @@ from pipeline.model.mars import MarsForCausalLM
 
 @dataclass(frozen=True)
 class HighResolution:
-    """High-resolution pictures as they were trained.
+    """The high-resolution settings that a model was trained with.
 
     Attributes:
-        role: whose borders they get.
+        role: the role that decides the pictures' borders.
         group_size: K of next-K-token prediction; it divides `num_codes`.
         num_codes: M.
     """
@@ -33,7 +33,7 @@ class HighResolution:
 
     @classmethod
     def of_stage(cls, stage: StageConfig, num_codes: int | None) -> "HighResolution | None":
-        """As `stage` trains it; None where it has no such task.
+        """Returns the settings of `stage`, or None if the stage has no high-resolution task.
 
         Args:
             stage: a stage's settings.
@@ -51,26 +51,26 @@ class HighResolution:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Raw VQ indices, int64: `codes` [B, N], and `high_codes` [B, M] where a high resolution was asked for."""
+    """Raw VQ indices, int64: `codes` [B, N], and `high_codes` [B, M] if a high resolution was requested."""
 
     codes: np.ndarray
     high_codes: np.ndarray | None
 
 
 class PictureGenerator:
-    """Draws batches of one shape, again and again, with one cache.
+    """Generates batches of one shape with one reused cache.
 
-    A row's picture depends on its prompt and its seed alone: batches are padded to `batch_size` rows and prompts to
-    `prompt_len` ids, so that all matrix products keep their shapes, whatever shares the batch.
+    A row's picture depends only on its prompt and its seed: batches are padded to `batch_size` rows and prompts to
+    `prompt_len` ids, so that the shapes of all matrix products are independent of the other rows.
 
     Args:
         model: the model.
-        batch_size: prompts of a batch.
-        prompt_len: text ids of a prompt, at most.
+        batch_size: prompts in a batch.
+        prompt_len: maximum text ids of a prompt.
         num_codes: N.
-        sampling: how codes are chosen.
-        high: draw a high-resolution picture after each base picture.
-        many_steps: see `Decoder`; not while ZeRO-3 holds the weights in partitions.
+        sampling: sampling of codes.
+        high: generate a high-resolution picture after each base picture.
+        many_steps: see `Decoder`; must be False while ZeRO-3 partitions the weights.
         compile_steps: run every step after the first as a CUDA graph made by `torch.compile`; on CUDA only.
     """
 
@@ -100,7 +100,7 @@ class PictureGenerator:
 
     @torch.no_grad()
     def draw(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
-        """Pictures for at most `batch_size` prompts of text ids; an empty one is unconditional."""
+        """Generates pictures for at most `batch_size` prompts of text ids; an empty prompt is unconditional."""
         uniform = self._start(prompts, seeds)
         opener = torch.full_like(self._positions, self._vocabulary.opener(Role.BASE))[:, None]
         codes = self._decode(opener, 1, uniform[:, : self._num_codes])
@@ -111,7 +111,7 @@ class PictureGenerator:
 
     @torch.no_grad()
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
-        """Runs prompts and their base pictures, int64 [B, N], so that `go_on` can add the high resolution."""
+        """Runs prompts and their given base pictures, int64 [B, N]. `go_on` then generates the high resolution."""
         self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
         codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
@@ -121,7 +121,7 @@ class PictureGenerator:
 
     @torch.no_grad()
     def go_on(self) -> np.ndarray:
-        """High-resolution codes [B, M] after the pictures that were read: those that `draw` would add."""
+        """Generates the high-resolution codes [B, M] for the pictures that were read, as `draw` does."""
         return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
 
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
@@ -131,18 +131,18 @@ class PictureGenerator:
         assert max(lengths) <= self._prompt_len
         prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
         if self._prompt_len:
-            # Behind a shorter prompt padding takes slots that its picture overwrites.
+            # After a shorter prompt, padding fills slots that its picture overwrites.
             ids = torch.tensor([[*prompt, *[0] * (self._prompt_len - len(prompt))] for prompt in prompts])
             positions = torch.arange(self._prompt_len, device=self._device).expand(self._batch_size, -1)
             self._decoder.text(ids.to(self._device), positions, self._prompt_len)
         counts = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         self._positions = torch.cat([counts, torch.zeros_like(counts)]) if self._sampling.guided else counts
-        self._openers_at = self._positions.clone()  # an alias would be compiled to a graph of its own
-        self._num_seen = self._prompt_len  # and not the batch's longest: shapes must not depend on what shares it
+        self._openers_at = self._positions.clone()  # an alias would be compiled to a separate graph
+        self._num_seen = self._prompt_len  # not the batch's longest: shapes must not depend on the other rows
         return uniform_numbers(seeds, self._num_codes + (self._high.num_codes if self._high else 0), self._device)
 
     def _decode_high(self, codes_BN: Tensor, uniform: Tensor) -> Tensor:
-        """High-resolution codes [B, M] after a base picture whose last code has not been run yet."""
+        """Generates high-resolution codes [B, M] after a base picture whose last code has not been run yet."""
         assert self._high is not None
         last = self._both_halves(codes_BN[:, -1:] + self._vocabulary.code_offset)
         closer = torch.full_like(last, self._vocabulary.closer(Role.BASE))
@@ -151,25 +151,27 @@ class PictureGenerator:
         return self._decode(ids, self._high.group_size, uniform[:, self._num_codes :])
 
     def _decode(self, ids: Tensor, group_size: int, uniform: Tensor) -> Tensor:
-        """As many codes as there are random numbers, `group_size` at once: [B, codes].
+        """Generates one code per random number, `group_size` at once: [B, codes].
 
-        `ids`, joint ones [R, T], come first; their last `group_size` are a group, the others of one each.
+        Runs the joint `ids` [R, T] first. Their last `group_size` form one group, the others groups of one.
         """
         codes = []
         for numbers in uniform.split(group_size, dim=1):
             if self._compiled_step and ids.shape[1] == group_size:
-                # All slots are attended to: a number that changes would mean another graph.
+                # Attends to all slots: a changing number would need another graph.
                 chosen = self._compiled_step(ids, self._positions, self._openers_at, numbers.contiguous(), 0)
             else:
                 chosen = self._step(ids, self._positions, self._openers_at, numbers, self._num_seen + ids.shape[1])
-            codes.append(chosen.clone())  # a CUDA graph writes its next result to the same place
+            codes.append(chosen.clone())  # a CUDA graph writes its next result to the same memory
             self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
             ids = self._both_halves(codes[-1] + self._vocabulary.code_offset)
         return torch.cat(codes, dim=1)
 
     def _step(self, ids: Tensor, positions: Tensor, openers_at: Tensor, uniform: Tensor, num_seen: int) -> Tensor:
-        """Joint ids [R, T] at `positions` [R] and after, of pictures whose openers are at `openers_at` [R]; the codes
-        [B, K] chosen after the last K of them."""
+        """Runs joint ids [R, T] from `positions` [R] on, of pictures whose openers are at `openers_at` [R].
+
+        Returns the codes [B, K] chosen after the last K ids.
+        """
         group_size = uniform.shape[1]
         hidden = self._hidden(ids, positions, openers_at, group_size, num_seen)
         logits = guide(self._decoder.logits(hidden[:, -group_size:], State.CODES), self._sampling)
@@ -182,7 +184,7 @@ class PictureGenerator:
         return self._decoder.visual(ids, at, in_picture, positions[:, None] + seen, num_seen)
 
     def _run(self, ids: Tensor, group_size: int) -> None:
-        """Runs ids [R, T] and chooses nothing."""
+        """Runs ids [R, T] without choosing codes."""
         self._hidden(ids, self._positions, self._openers_at, group_size, self._num_seen + ids.shape[1])
         self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
 
@@ -191,16 +193,16 @@ class PictureGenerator:
 
 
 def positions_after_prompt(num_codes: int, high: HighResolution | None) -> int:
-    """Positions that a picture takes at most: borders, codes, and those of the high resolution."""
+    """Maximum number of positions of a picture: borders, codes, and those of the high resolution."""
     return 2 + num_codes + (high.group_size + high.num_codes if high else 0)
 
 
 def generate_codes(
     model: MarsForCausalLM, prompts: list[list[int]], num_codes: int, sampling: Sampling, seeds: list[int] | None = None
 ) -> np.ndarray:
-    """Pictures for text prompts, one batch: raw VQ indices, int64 [B, N]. Prompts may differ in length.
+    """Generates pictures for one batch of text prompts: raw VQ indices, int64 [B, N]. Prompts may differ in length.
 
-    `seeds` are the rows' own; the sampling's for all where None.
+    `seeds` has one seed per row; None uses the sampling's seed for all rows.
     """
     prompt_len = max(len(prompt) for prompt in prompts)
     generator = PictureGenerator(model, len(prompts), prompt_len, num_codes, sampling)
@@ -217,16 +219,16 @@ def generate_captions(
     seeds: list[int] | None = None,
     text_len: int = 0,
 ) -> list[list[int]]:
-    """The text after each prompt, up to `end_id`, an opener, or `max_new_ids`.
+    """Generates the text after each prompt, up to `end_id`, an opener, or `max_new_ids`.
 
     Args:
         model: the model.
-        prompts: joint ids as `SequenceBuilder.caption_prompt` makes them: text, then a picture, all of one size.
-        end_id: ends a caption.
-        max_new_ids: of a caption.
-        sampling: how text ids are chosen, as it comes the likeliest; guidance does not apply.
-        seeds: of the rows; the sampling's for all where None.
-        text_len: text ids of a prompt, padded to this many; 0: the longest of the batch.
+        prompts: joint ids as made by `SequenceBuilder.caption_prompt`: text, then a picture, all pictures of one size.
+        end_id: the id that ends a caption.
+        max_new_ids: maximum ids of a caption.
+        sampling: sampling of text ids, greedy by default; guidance does not apply.
+        seeds: one seed per row; None uses the sampling's seed for all rows.
+        text_len: the text of a prompt is padded to this many ids; 0: to the longest of the batch.
     """
     text_vocab_size, device = model.config.text_vocab_size, model.head.visual_weight.device
     texts = [prompt[prompt < text_vocab_size] for prompt in prompts]
@@ -262,7 +264,7 @@ def generate_captions(
 
 
 def _padded(rows: list, count: int) -> list:
-    """The rows, and the first of them again until there are `count`."""
+    """Pads the rows to `count` with copies of the first one."""
     return [*rows, *[rows[0]] * (count - len(rows))]
 
 

@@ -1,4 +1,4 @@
-"""What each position of a packed batch may attend to, in the form that the attention function takes.
+"""Attention masks of packed batches, in the form that each attention function takes.
 
 Shape letters: B rows, Tq queries, Tk keys.
 """
@@ -11,34 +11,34 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 PADDING_SEGMENT = -1
-"""Padding is a sample of its own: it sees padding, so no query is without a key."""
+"""The segment of padding. Padding attends to padding, so every query has a key."""
 
 
 @dataclass(frozen=True)
 class PackedPositions:
-    """Where positions stand, int64 [B, T] each: the sample of the row (`segments`), and in it the group of
-    next-K-token prediction (`groups`, see `pipeline.data.sequences`)."""
+    """The places of positions in a row, int64 [B, T] each: the sample (`segments`), and the group of next-K-token
+    prediction in that sample (`groups`, see `pipeline.data.sequences`)."""
 
     segments: Tensor
     groups: Tensor
 
     def followed_by(self, other: "PackedPositions") -> "PackedPositions":
-        """These places and then the other's."""
+        """These places, followed by the other's."""
         return PackedPositions(
             torch.cat([self.segments, other.segments], dim=1), torch.cat([self.groups, other.groups], dim=1)
         )
 
 
 def attention_mask(queries: PackedPositions, keys: PackedPositions, attention: str, dtype: torch.dtype) -> Any:
-    """Lets a query see the keys of its sample whose group is not later than its own.
+    """Builds the mask: a query sees the keys of its own sample whose group is not later than its own.
 
-    Build it once a batch: all layers share it.
+    Build it once per batch: all layers share it.
 
     Args:
         queries: places of [B, Tq] queries.
         keys: places of [B, Tk] keys.
         attention: one of `ATTENTIONS`.
-        dtype: of the hidden states.
+        dtype: dtype of the hidden states.
 
     Returns:
         bool [B, 1, Tq, Tk] for `sdpa`; the same as 0 and the dtype's lowest number for `eager`, which adds its mask

@@ -1,4 +1,4 @@
-"""The layers between embeddings and heads, in transformers' terms: everything of SemVIE but its heads.
+"""SemVIE without its heads, as a transformers model: embeddings, layers and the final norm.
 
 Shape letters: B rows, T positions, D hidden size.
 """
@@ -26,7 +26,7 @@ LAST_OPENER = "mars_last_opener"
 
 
 class MarsPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of the model class."""
+    """The attributes by which transformers recognises the abilities of a model class."""
 
     config_class = MarsConfig
     base_model_prefix = "model"
@@ -38,7 +38,7 @@ class MarsPreTrainedModel(PreTrainedModel):
 
 
 class MarsModel(MarsPreTrainedModel):
-    """The layers between embeddings and heads."""
+    """SemVIE without its heads."""
 
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config)
@@ -60,20 +60,20 @@ class MarsModel(MarsPreTrainedModel):
         use_cache: bool | None = None,
         picture_position_ids: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
-        """Text and pictures in any order.
+        """Runs text and pictures in any order.
 
         Args:
             input_ids: int64 [B, T], joint vocabulary.
-            attention_mask: [B, T] with 0 at padding; a position sees itself and what came before.
-            position_ids: int64 [B, T]; counts on from the cache where None.
-            picture_position_ids: int64 [B, T], of visual ids the position in their picture (see
-                `picture_positions`); where None counted from the openers, also those that the cache has met.
+            attention_mask: [B, T] with 0 at padding; a position sees itself and all earlier ones.
+            position_ids: int64 [B, T]; None continues after the cached positions.
+            picture_position_ids: int64 [B, T], position of each visual id in its picture (see `picture_positions`);
+                None counts from the openers, including those in the cache.
 
         Returns:
             `last_hidden_state` [B, T, D] after the final norm, and the cache.
 
         Raises:
-            ValueError: an id goes on with a picture whose beginning is not known, and its position in it is not given.
+            ValueError: an id continues a picture whose opener is unknown, and its picture position is not given.
         """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -100,7 +100,7 @@ class MarsModel(MarsPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
     def _picture_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
-        """Of ids [B, T]; those of a picture that the cache has the beginning of count on."""
+        """Picture positions of ids [B, T]; they continue the count of a picture that began in the cache."""
         opener = self.config.vocabulary.opener(Role.BASE)
         num_before = 0 if cache is None else cache.get_seq_length()
         if not num_before:
@@ -121,7 +121,7 @@ class MarsModel(MarsPreTrainedModel):
         visual_positions: Tensor,
         attention_mask: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Rows laid out as text, then pictures, whatever their order in the samples.
+        """Runs rows that hold all text, then all pictures, independent of their order in the samples.
 
         Ids and positions are int64 [B, Tt] and [B, Tv]; the mask runs over Tt + Tv queries and keys (see
         `pipeline.model.attention`). Returns the final hidden states [B, Tt, D] and [B, Tv, D].
@@ -137,7 +137,7 @@ class MarsModel(MarsPreTrainedModel):
     def forward_prefix(
         self, text_ids: Tensor, position_ids: Tensor, attention_mask: Any
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Text that depends on frozen weights only: [B, Tt] ids to [B, Tt, D] and each layer's keys and values."""
+        """Runs text that depends on frozen weights only: ids [B, Tt] to [B, Tt, D] and each layer's keys and values."""
         text = self.embed_tokens(text_ids)
         rotary = self.rotary_emb(text, position_ids)
         prefix = []
@@ -149,7 +149,7 @@ class MarsModel(MarsPreTrainedModel):
     def forward_after_prefix(
         self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Any
     ) -> Tensor:
-        """Pictures after their text: [B, Tv] joint ids to [B, Tv, D]. The mask runs over Tt + Tv keys."""
+        """Runs pictures after their text: joint ids [B, Tv] to [B, Tv, D]. The mask covers Tt + Tv keys."""
         visual = self.embed_visual(visual_ids)
         rotary = self.rotary_emb(visual, position_ids)
         for layer, key_value in zip(self._decoder_layers(), prefix, strict=True):
@@ -157,7 +157,7 @@ class MarsModel(MarsPreTrainedModel):
         return self.norm(visual)
 
     def compile_layers(self, partitioned: bool = False) -> None:
-        """Compiles every layer's passes; where ZeRO-3 has `partitioned` the parameters, what it can compile of them."""
+        """Compiles every layer's passes; if ZeRO-3 has `partitioned` the parameters, only what is between products."""
         for layer in self._decoder_layers():
             if partitioned:
                 layer.compile_between_products()

@@ -11,8 +11,8 @@ from pipeline.model.loss import linear_cross_entropy
 class JointHead(nn.Module):
     """A frozen matrix over the text vocabulary and a trained one over the visual rows.
 
-    One module that owns both and computes the loss itself: ZeRO-3 gathers a partitioned weight for the module
-    that owns it, while that module runs.
+    One module owns both and computes the loss itself, because ZeRO-3 gathers a partitioned weight only while the module
+    that owns it runs.
     """
 
     def __init__(self, config: MarsConfig) -> None:
@@ -30,16 +30,16 @@ class JointHead(nn.Module):
         labels: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits over what `state` allows (over everything where None), [..., rows]; or, with labels, the loss.
+        """Returns logits [..., rows] over the ids that `state` allows (None: all ids); or, with labels, the loss.
 
         Args:
             hidden: normed hidden states [..., D]; [L, D] with labels.
-            state: decides what the logits run over: text rows first, then visual rows.
+            state: decides the ids that the logits cover: text rows first, then visual rows.
             labels: int64 [L], joint ids that `state` allows.
-            weights: float32 [L], of each label in the sum.
+            weights: float32 [L], the weight of each label in the sum.
 
         Returns:
-            With labels: the weighted sum of the losses, and each of them [L].
+            With labels: the weighted sum of the losses, and the single losses [L].
         """
         allowed = self.vocabulary.allowed(state)
         text_weight = self.text_weight if allowed.num_text else None

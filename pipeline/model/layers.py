@@ -40,14 +40,14 @@ class RotaryEmbedding(Float32Buffers, Qwen2RotaryEmbedding):
     """Qwen2's rotary embedding whose frequencies stay float32.
 
     `module.bfloat16()`, which DeepSpeed calls, would round them: a position's angle would be off by up to 0.4%,
-    and the trained model would meet other angles once it is loaded with `from_pretrained`.
+    and the angles would differ once the trained model is loaded with `from_pretrained`.
     """
 
     float32_buffers = ("inv_freq", "original_inv_freq")
 
 
 class VisualEmbedding(nn.Embedding):
-    """The embedding of joint visual ids, with their positions in their picture."""
+    """The embedding of joint visual ids plus the encoding of their positions in the picture."""
 
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config.vocabulary.num_visual, config.hidden_size)
@@ -55,9 +55,9 @@ class VisualEmbedding(nn.Embedding):
         self.opener = config.vocabulary.opener(Role.BASE)
 
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Joint ids [B, T] of pictures, each from its opener on, to [B, T, D].
+        """Joint ids [B, T] to [B, T, D]. Without `positions`, every picture must start at its opener.
 
-        `positions` are those in the picture, int64 and shaped as the ids, where the ids do not show them.
+        `positions` are positions in the picture, int64, in the shape of the ids.
         """
         hidden = super().forward(ids - self.text_vocab_size)
         if not self.picture_position_std:
@@ -67,19 +67,19 @@ class VisualEmbedding(nn.Embedding):
 
 
 class GatedMlp(Qwen2MLP):
-    """Qwen2's FFN; what lies between its matrix products is a function of its own, so that it compiles by itself."""
+    """Qwen2's FFN. The operations between its matrix products are a separate method, which can be compiled alone."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., D] to [..., D]."""
         return self.down_proj(self.gated(self.gate_proj(hidden), self.up_proj(hidden)))
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """act(gate) * up, of any shape. The activation has no parameters: no hook that gathers them needs to run."""
+        """act(gate) * up, in any shape. The activation has no parameters, so no hook needs to gather them."""
         return self.act_fn.forward(gate) * up
 
 
 class Expert(nn.Module):
-    """One modality's projections and FFN, the Qwen2 layer's without its norms."""
+    """One modality's projections and FFN: a Qwen2 layer without its norms."""
 
     def __init__(self, config: MarsConfig, with_output_projection: bool = True) -> None:
         super().__init__()
@@ -92,22 +92,22 @@ class Expert(nn.Module):
         self.mlp = GatedMlp(config)
 
     def qkv(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [..., H*d], keys and values [..., G*d] of [..., D]."""
+        """[..., D] to queries [..., H*d], keys and values [..., G*d]."""
         return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
 
 
 class MarsDecoderLayer(nn.Module):
     """Both experts, the two norms they share, and the attention over the joint sequence.
 
-    `forward` runs a batch with text and pictures in any order. `forward_text` and `forward_visual` run a batch
-    whose text comes first in every sample in two passes: the text's needs no gradient.
+    `forward` runs a batch with text and pictures in any order. If text comes first in every sample, `forward_text` and
+    `forward_visual` run the batch in two passes, and the text pass needs no gradient.
     """
 
     def __init__(self, config: MarsConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
         self.head_dim = config.hidden_size // config.num_attention_heads
-        # The names that transformers' attention functions read from the module they are handed.
+        # The attributes that transformers' attention functions read from the module that they get.
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
@@ -125,9 +125,9 @@ class MarsDecoderLayer(nn.Module):
         attention_mask: Any,
         past_key_values: Cache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Both streams, as `routing` has them ([Nt, D] and [Nv, D], or [B, Tt, D] and [B, Tv, D]), through the layer.
+        """Runs both streams through the layer, shaped as in `routing`: [Nt, D], [Nv, D] or [B, Tt, D], [B, Tv, D].
 
-        The mask is the attention function's: see `pipeline.model.attention`.
+        The mask has the attention function's form: see `pipeline.model.attention`.
         """
         text_qkv = self._qkv(self.text_expert, text)
         visual_qkv = self._qkv(self.visual_expert, visual)
@@ -145,29 +145,29 @@ class MarsDecoderLayer(nn.Module):
         )
 
     def forward_text(self, text: Tensor, rotary: Rotary, attention_mask: Any) -> tuple[Tensor, KeyValue]:
-        """Text alone, [B, Tt, D]; also its keys and values, for `forward_visual`."""
+        """Runs text alone, [B, Tt, D]. Also returns its keys and values, for `forward_visual`."""
         queries, keys, values = self.rotate(*self._qkv(self.text_expert, text), rotary)
         key_value = KeyValue(keys, values)
         attended = self.attend(queries, *key_value, attention_mask)
         return self._finish(self.text_expert, self.text_expert.o_proj, text, attended), key_value
 
     def forward_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Any) -> Tensor:
-        """Pictures, [B, Tv, D], that attend to the text before them and to themselves: Tt + Tv keys."""
+        """Runs pictures, [B, Tv, D], which attend to the text before them and to themselves: Tt + Tv keys."""
         queries, keys, values = self.rotate(*self._qkv(self.visual_expert, visual), rotary)
         key_value = KeyValue(torch.cat([prefix.keys, keys], dim=2), torch.cat([prefix.values, values], dim=2))
         attended = self.attend(queries, *key_value, attention_mask)
         return self._finish(self.visual_expert, self.visual_o_proj, visual, attended)
 
     def compile_passes(self) -> None:
-        """Has `torch.compile` fuse each of the three passes. Shapes that repeat are compiled once."""
+        """Compiles each of the three passes with `torch.compile`. Repeating shapes are compiled once."""
         for name in ("forward", "forward_text", "forward_visual"):
             setattr(self, name, torch.compile(getattr(self, name)))
 
     def compile_between_products(self) -> None:
-        """Has `torch.compile` fuse only what lies between the matrix products: norms, rotary positions, the FFN's gate.
+        """Compiles only the operations between the matrix products: norms, rotary positions, the FFN's gate.
 
-        None of it calls a module. ZeRO-3 gathers a module's parameters in hooks around its call, which break a
-        compiled pass into pieces, anew in every layer, until dynamo gives up after `recompile_limit` of them.
+        None of them calls a module. ZeRO-3 gathers a module's parameters in hooks around its call. These hooks break a
+        compiled pass into graphs, again in every layer, until dynamo stops after `recompile_limit` of them.
         """
         for owner, name in (
             (self.input_layernorm, "forward"),
@@ -201,6 +201,6 @@ class MarsDecoderLayer(nn.Module):
         return attended.flatten(2)
 
     def _finish(self, expert: Expert, o_proj: nn.Linear, hidden: Tensor, attended: Tensor) -> Tensor:
-        """Output projection, FFN, and both residual connections."""
+        """Applies the output projection, the FFN, and both residual connections."""
         hidden = hidden + o_proj(attended)
         return hidden + expert.mlp(self.post_attention_layernorm(hidden))

@@ -1,4 +1,4 @@
-"""A language expert's folder, loaded as a frozen base with a visual expert beside it."""
+"""Loads a language expert's folder as a frozen base, and adds a visual expert."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.weights.starting_model import StartOptions, finished_record, verif
 
 
 def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:
-    """The language expert in `folder`, in `dtype`, as transformers' own class, whatever format it comes in.
+    """Loads the language expert in `folder`, in any supported format, as transformers' own class in `dtype`.
 
     Raises:
         InputError: see `open_language_expert`.
@@ -34,10 +34,10 @@ def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCaus
 def load_base(
     folder: Path, codebook_size: int, dtype: torch.dtype, options: ModelOptions = DEFAULT_OPTIONS
 ) -> MarsForCausalLM:
-    """A starting MARS model on the language expert in `folder`; or the one that `jobs/init_model.py` made, in `folder`.
+    """Loads the starting model in `folder` made by `jobs/init_model.py`, or makes one from the language expert there.
 
     Raises:
-        InputError: `folder` is neither, see `open_language_expert` and `finished_record`.
+        InputError: `folder` holds neither, see `open_language_expert` and `finished_record`.
     """
     if is_starting_model(folder):
         record = finished_record(folder, StartOptions(codebook_size, options))
@@ -49,7 +49,7 @@ def load_base(
 
 
 def base_sha256(model: MarsForCausalLM) -> str:
-    """A hash over the frozen parameters, whole, rounded to bfloat16: whatever dtype they were loaded in, the same."""
+    """A hash of the complete frozen parameters, rounded to bfloat16: it does not depend on the dtype they have now."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         if not is_trained(name):
@@ -60,7 +60,7 @@ def base_sha256(model: MarsForCausalLM) -> str:
 
 
 def qwen2_config(config: LanguageExpertConfig, vocab_size: int) -> Qwen2Config:
-    """The demo's language expert as a Qwen2 of `vocab_size` rows."""
+    """The demo's language expert as a Qwen2 config with `vocab_size` rows."""
     return Qwen2Config(
         vocab_size=vocab_size,
         hidden_size=config.hidden_size,

@@ -1,4 +1,4 @@
-"""Cross-entropy from hidden states, without ever holding the logits of all positions.
+"""Cross-entropy from hidden states, without holding the logits of all positions at once.
 
 Shape letters: N positions with a label, D hidden size, V text rows, R visual rows that the state allows.
 """
@@ -13,10 +13,10 @@ CHUNK_BYTES = LOSS_CHUNK_BYTES
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Losses [N] of `hidden @ [text_weight; visual_weight]^T`, the gradients computed along the way.
+    """Losses [N] of `hidden @ [text_weight; visual_weight]^T`, with the gradients computed in the forward pass.
 
-    Computing them in the forward pass needs the weights once; the idea is Liger's fused linear cross-entropy
-    (Hsu 2024, arXiv 2410.10989). The text head is frozen and gets no gradient.
+    So the weights are needed only once. The idea is from Liger's fused linear cross-entropy (Hsu 2024, arXiv
+    2410.10989). The text head is frozen and gets no gradient.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     hidden_ND: Tensor, text_weight_VD: Tensor | None, visual_weight_RD: Tensor, labels_N: Tensor, weights_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the cross-entropies, and each of them, float32.
+    """Weighted sum of the cross-entropies, and the single ones, float32.
 
     Args:
         hidden_ND: normed hidden states at the labelled positions.

@@ -28,7 +28,7 @@ from pipeline.weights.visual_only import with_language_expert
 class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
     """SemVIE with its two heads: a frozen one over the text vocabulary, a trained one over the visual rows.
 
-    The visual embedding and head are never tied, whatever the base's are.
+    The visual embedding and head are never tied, even if those of the base are.
     """
 
     _tied_weights_keys = {"head.text_weight": "model.embed_tokens.weight"}
@@ -41,12 +41,12 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "MarsForCausalLM":
-        """See transformers; of a folder that holds the visual expert alone, with the language expert that it names.
+        """See transformers. If the folder holds the visual expert alone, also loads the language expert that it names.
 
-        Another place of that one is given as `language_expert_source`, a folder or a hub name.
+        `language_expert_source`, a folder or a hub name, gives another location of the language expert.
 
         Raises:
-            InputError: the language expert is not at hand, or another one.
+            InputError: the language expert is not available, or is a different one.
         """
         config = kwargs.pop("config", None)
         if pretrained_model_name_or_path is None:
@@ -57,12 +57,12 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
             )
         if config.language_expert_source:
             state = with_language_expert(str(pretrained_model_name_or_path), config)
-            config.language_expert_source = config.language_expert_sha256 = ""  # both are here now
+            config.language_expert_source = config.language_expert_sha256 = ""  # the model now holds both experts
             return super().from_pretrained(None, *args, config=config, state_dict=state, **{"dtype": "auto"} | kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The text embedding: what the base's own tools would call the embedding."""
+        """The text embedding, which is the input embedding for tools of the base model."""
         return self.model.embed_tokens
 
     @can_return_tuple
@@ -79,8 +79,8 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given.
 
-        With `labels` (int64 [B, T], `input_ids` with -100 where nothing is to be predicted) also the mean cross-entropy
-        of each next id over all ids. The pipeline trains with `pipeline.training.objective` instead.
+        With `labels` (int64 [B, T], `input_ids` with -100 at ignored positions) also the mean cross-entropy of each
+        next id over all ids. The pipeline trains with `pipeline.training.objective` instead.
         """
         output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, picture_position_ids)
         logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
@@ -90,11 +90,10 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See transformers. Where it is given all ids so far, the last of which are run, they say where in a picture
-        those are; where only some, what the cache met before does.
+        """See transformers. Picture positions follow from all ids so far if these are given, else from the cache.
 
         Raises:
-            ValueError: `picture_position_ids` are given, which cannot be known of ids that are yet to be chosen.
+            ValueError: `picture_position_ids` are given. They cannot be known for ids that are not generated yet.
         """
         if kwargs.pop("picture_position_ids", None) is not None:
             raise ValueError("generate counts picture_position_ids by itself; leave them out")
@@ -109,14 +108,14 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
     def from_language_expert(
         cls, base: Qwen2ForCausalLM, codebook_size: int, options: ModelOptions = DEFAULT_OPTIONS
     ) -> "MarsForCausalLM":
-        """A starting model: the base's weights in both experts, visual embedding and head from the means.
+        """Makes a starting model: the base's weights in both experts, visual embedding and head from mean rows.
 
-        The means run over the rows up to the last one that the tokenizer uses: padding rows are not words.
+        The means are over the rows up to the last one that the tokenizer uses, without padding rows.
 
         Args:
-            base: the language expert; its dtype becomes the model's.
+            base: the language expert; the model gets its dtype.
             codebook_size: codes of the VQ-GAN.
-            options: what the recipe chooses.
+            options: the recipe's model options.
         """
         config = MarsConfig.from_language_expert(base.config, codebook_size, options)
         with torch.device(base.device):
@@ -142,7 +141,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return model.freeze_language_expert()
 
     def freeze_language_expert(self) -> "MarsForCausalLM":
-        """Leaves exactly the visual parameters trainable."""
+        """Makes only the visual parameters trainable."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(is_trained(name))
         return self
@@ -150,9 +149,9 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
     def keep_frozen_whole(self) -> "MarsForCausalLM":
         """Turns the frozen parameters into buffers, which DeepSpeed neither partitions nor gathers.
 
-        ZeRO-3 then holds the language expert whole on every rank (about 15 GB in bfloat16 at Qwen-7B's size) and has
-        half as much to gather. They are not saved with a checkpoint, as frozen parameters are not. Call it with the
-        model on its device: a move would copy a tied text table twice.
+        ZeRO-3 then holds the whole language expert on every rank (about 15 GB in bfloat16 at Qwen-7B's size) and
+        gathers half as much. Like frozen parameters, these buffers are not saved with a checkpoint. Call it after the
+        model was moved to its device: a move would copy a tied text table twice.
         """
         for module in self.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -163,12 +162,12 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
 
 
 def is_trained(name: str) -> bool:
-    """Whether the parameter of this name belongs to the visual side."""
+    """True if the parameter of this name belongs to the visual side."""
     return "visual" in name
 
 
 def is_visual_table(name: str) -> bool:
-    """Whether the parameter of this name is the visual embedding or head: one row a code."""
+    """True if the parameter of this name is the visual embedding or head: one row per code."""
     return name.endswith(("embed_visual.weight", "head.visual_weight"))
 
 

@@ -1,8 +1,8 @@
-"""Which positions of a batch are text and which are visual, and how the two streams meet in the attention.
+"""Routes a batch's positions to the text or the visual expert, and joins both streams for the attention.
 
-Two forms of one thing. Training lays its rows out as all text, then all pictures: the attention's mask and the
-rotary positions carry a sample's order, so nothing but contiguous slices is needed. A batch in any other order,
-as in generation, is routed by an index.
+There are two forms. In training, rows hold all text, then all pictures: the attention mask and the rotary positions
+carry a sample's order, so contiguous slices are enough. A batch in any other order, as in generation, is routed by an
+index.
 
 Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones, Nt and Nv those of the batch.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Routing(Protocol):
-    """Joins both experts' streams into the attention's order and splits what the attention gives back."""
+    """Joins both experts' streams into the attention's order and splits the attention's result."""
 
     def join(self, text: Tensor, visual: Tensor) -> Tensor:
         """Both streams as [B, T, ...]."""
@@ -26,7 +26,7 @@ class Routing(Protocol):
 
 @dataclass(frozen=True)
 class StreamRouting:
-    """Streams [B, Tt, ...] and [B, Tv, ...] that stand one after the other in every row."""
+    """Streams [B, Tt, ...] and [B, Tv, ...]: in every row all text, then all pictures."""
 
     num_text: int
 
@@ -54,7 +54,7 @@ class IndexRouting:
 
     @classmethod
     def of(cls, input_ids: Tensor, text_vocab_size: int) -> "IndexRouting":
-        """Routes every id of [B, T] at or above `text_vocab_size` to the visual expert."""
+        """Builds the routing of ids [B, T]: every id at or above `text_vocab_size` goes to the visual expert."""
         is_visual = input_ids.flatten() >= text_vocab_size
         text_index, visual_index = torch.nonzero(~is_visual).flatten(), torch.nonzero(is_visual).flatten()
         restore = torch.empty_like(is_visual, dtype=torch.int64)
@@ -65,7 +65,7 @@ class IndexRouting:
     def join(self, text: Tensor, visual: Tensor) -> Tensor:
         """Both streams in the batch's order, [B, T, ...]."""
         if not len(visual):
-            joint = text  # all text: already in order, and bit for bit the base model's tensor
+            joint = text  # text only: already in order, and bit-identical to the base model's tensor
         elif not len(text):
             joint = visual
         else:

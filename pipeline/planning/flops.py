@@ -21,8 +21,8 @@ class Flop:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of a model: all, those that training changes, and those that a visual position passes through
-    (one expert of each layer with the norms, and the visual head's rows for codes; embeddings are only looked up)."""
+    """Parameter counts of a model: total, trainable, and active for a visual position (one expert of each layer with
+    the norms, and the visual head's rows for codes; embeddings are only looked up)."""
 
     total: int
     trainable: int
@@ -30,7 +30,7 @@ class ParameterCounts:
 
 
 def count_parameters(config: ModelSizes) -> ParameterCounts:
-    """Counts from the sizes alone; a test compares with the model."""
+    """Counts parameters from the sizes alone; a test compares with the model."""
     hidden, layers, visual_rows = config.hidden_size, config.num_hidden_layers, config.vocabulary.num_visual
     head_dim = hidden // config.num_attention_heads
     biases = layers * head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
@@ -39,7 +39,7 @@ def count_parameters(config: ModelSizes) -> ParameterCounts:
     norms = (2 * layers + 1) * hidden
     text_tables = config.text_vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     trainable = visual_expert + 2 * visual_rows * hidden
-    # A shared output projection is the text expert's, and visual positions pass through it, too.
+    # A shared output projection belongs to the text expert, and visual positions use it, too.
     return ParameterCounts(
         total=trainable + expert + norms + text_tables,
         trainable=trainable,
@@ -48,7 +48,7 @@ def count_parameters(config: ModelSizes) -> ParameterCounts:
 
 
 def expert_parameters(config: ModelSizes) -> int:
-    """Matrix elements that one token passes through in one expert, all layers: q, k, v, o and the FFN's three."""
+    """Matrix elements that one token uses in one expert, over all layers: q, k, v, o and the FFN's three."""
     head_dim = config.hidden_size // config.num_attention_heads
     attention = config.hidden_size * head_dim * 2 * (config.num_attention_heads + config.num_key_value_heads)
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
@@ -58,9 +58,9 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
     """FLOP of a micro-batch, without padding. N is `expert_parameters`.
 
     A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
-    weights are frozen, and 2N in a prefix that nothing is differentiated through. A shared output projection is frozen
-    for visual tokens, too. Attention has two products of a query with each key it sees, 4 * hidden size * layers a
-    pair forward and twice that backward. The head is computed at labels alone: 6 FLOP a visual weight, 4 a text weight.
+    weights are frozen, and 2N in a prefix without a backward pass. A shared output projection is frozen for visual
+    tokens, too. Attention has two products per pair of a query and a key that it sees: 4 * hidden size * layers
+    forward, twice that backward. The head is computed at labels only: 6 FLOP per visual weight, 4 per text weight.
     """
     work, hidden, parameters = batch.work, config.hidden_size, expert_parameters(config)
     prefix = batch.kind.has_text_prefix
@@ -79,11 +79,12 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
 
 
 def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
-    """FLOP that gradient checkpointing of every n-th layer (0: of none) repeats for a micro-batch.
+    """FLOP that gradient checkpointing of every n-th layer (0: none) repeats for a micro-batch.
 
-    It is these layers' forward pass: 2N a token and one of attention's three parts. The text of a prefix is not in it,
-    because it has no backward pass, and neither is the visual FFN's last product, because torch stops at what the
-    backward pass needs. `flop_of` does not count these FLOP, so a device's use is above MFU by this share.
+    These are the layers' forward pass: 2N per token and one of attention's three parts. The text of a prefix is not
+    included, because it has no backward pass. The visual FFN's last product is not included either, because torch stops
+    after what the backward pass needs. `flop_of` does not count these FLOP, so the hardware's utilization is above MFU
+    by this share.
     """
     if not every:
         return 0.0
@@ -97,8 +98,8 @@ def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
 
 
 def encoder_flop_of(config: VqganConfig, size_px: int) -> float:
-    """FLOP of the convolutions that encode one picture of `size_px`: two a weight and place of the output, as torch
-    counts them (a test compares). The encoder is diffusers' `VQModel`'s, without attention."""
+    """FLOP of the convolutions that encode one picture of `size_px`: two per weight and output position, as counted by
+    torch (a test compares). The encoder is that of diffusers' `VQModel`, without attention."""
     side, channels, flop = size_px, 3, 0
 
     def convolve(outputs: int, kernel: int = 3) -> None:

@@ -1,8 +1,8 @@
-"""Memory of a rank while it trains, by component, from configurations alone.
+"""Memory of a rank in training, by component, from configurations alone.
 
-Weights and optimizer follow from parameter counts and DeepSpeed's partitioning; activations from what autograd keeps,
-counted tensor by tensor in `layer_bytes` (a test compares with what it really keeps on a CPU). Fused kernels and
-`torch.compile` keep less; the allocator's gaps come on top.
+Weights and optimizer follow from parameter counts and DeepSpeed's partitioning; activations from the tensors that
+autograd keeps, counted one by one in `layer_bytes` (a test compares with the tensors kept on a CPU). Fused kernels and
+`torch.compile` keep less; the allocator's fragmentation is not included.
 
 Letters: T trained and F frozen parameters, W ranks, e bytes of an element in the model's dtype, D hidden size, I the
 FFN's size, H query heads and G key-value heads of size d.
@@ -18,19 +18,19 @@ from pipeline.planning.flops import ParameterCounts
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's `reduce_bucket_size`, which the project leaves as it is."""
+"""DeepSpeed's default `reduce_bucket_size`, which the project does not change."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
-"""DeepSpeed's `sub_group_size`, likewise: ZeRO-3 updates that many at once."""
+"""DeepSpeed's default `sub_group_size`, also unchanged: ZeRO-3 updates this many elements at once."""
 RUNTIME_BYTES = 3_000_000_000
-"""Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, gaps."""
+"""Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, fragmentation."""
 GRADIENTS_OF_LAYER = {"sdpa": 0.5, "flex_attention": 0.5, "eager": 1.5}
-"""Gradients inside a layer's backward pass, at most, as a share of what the layer keeps. Measured on a CPU (a test)."""
+"""Maximum gradients in a layer's backward pass, as a share of what the layer keeps. Measured on a CPU (a test)."""
 
 
 @dataclass(frozen=True)
 class RowShape:
     """One kind's part of a micro-step on one rank: `rows` with text [rows, text_length] and pictures [rows,
-    visual_length], and of them `labels` positions with a label."""
+    visual_length], of which `labels` positions have a label."""
 
     kind: Kind
     rows: int
@@ -51,8 +51,9 @@ class RowShape:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of one rank. `runtime` is held always, `start` until the model is partitioned. After that the next four are
-    held, and with them either another four, in a micro-step's backward pass, or `update`, in the optimizer's step."""
+    """Bytes of one rank. `runtime` is always held, `start` until the model is partitioned. After that the next four
+    fields are held, together with either another four, in a micro-step's backward pass, or `update`, in the optimizer's
+    step."""
 
     start: int
     runtime: int
@@ -73,7 +74,7 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """The most that is held at once."""
+        """Maximum bytes held at once."""
         micro_step = self.activations + self.gathered + self.reduce_buckets + self.head
         return self.runtime + max(self.start, self.states + max(micro_step, self.update))
 
@@ -98,7 +99,8 @@ def memory_plan(
     - `gradients`: 4 T / W, accumulated in float32.
     - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments.
     - `activations`: see `activation_bytes`.
-    - `gathered`: under ZeRO-3, e times what is partitioned, at most `max_live_parameters`, at least the largest module.
+    - `gathered`: under ZeRO-3, e times the partitioned parameters, at most `max_live_parameters`, at least the largest
+      module.
     - `reduce_buckets`: 2 e times DeepSpeed's bucket, at most T: gradients on their way to the rank that keeps them.
     - `head`: see `head_bytes`.
     - `update`: 4 T / W, the gradients once more as DeepSpeed flattens them; under ZeRO-3 one sub-group of them.
@@ -106,10 +108,10 @@ def memory_plan(
     Args:
         config: the model.
         counts: its `count_parameters`.
-        stage, zero: what is trained, and how it is partitioned.
+        stage, zero: settings of the stage and of partitioning.
         world_size: W.
-        shapes: of the largest micro-step, one a kind.
-        use_gpu: counts `RUNTIME_BYTES`.
+        shapes: shapes of the largest micro-step, one per kind.
+        use_gpu: include `RUNTIME_BYTES`.
     """
     element = element_bytes(zero.dtype)
     trained, frozen = counts.trainable, counts.total - counts.trainable
@@ -138,21 +140,21 @@ def element_bytes(dtype: str) -> int:
 
 
 def largest_module(config: ModelSizes, frozen_whole: bool) -> int:
-    """Elements of the head, which is gathered as one: its visual rows, and the text rows where they are partitioned."""
+    """Elements of the head, which is gathered as one: its visual rows, and the text rows if they are partitioned."""
     text = 0 if frozen_whole else config.text_vocab_size
     return config.hidden_size * (config.vocabulary.num_visual + text)
 
 
 def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str) -> int:
-    """Bytes that autograd keeps of one layer that is not recomputed.
+    """Bytes that autograd keeps for one layer that is not recomputed.
 
-    A visual position: float32 input and root mean square of two norms, 8D + 8; the normed inputs of the trained
-    projections and of the FFN, 2eD; the FFN's gate, its activation, its other half and their product, 4eI. A text
-    position that gradients pass through keeps no input of a frozen matrix: 8D + 8 and 3eI; a prefix nothing.
-    Attention: queries eHd, keys and values 2eHd (2eGd for FlexAttention, which does not repeat them) of what is
-    attended to, the output eHd and 4H of softmax statistics a query; the output once more for the trained projection,
-    where it is cut out of a joint row. `sdpa` also keeps the mask in the model's dtype, e a pair of positions; `eager`
-    has no statistics but the softmax, 4H a pair, and that in the model's dtype where it is another, eH.
+    Per visual position: float32 input and root mean square of two norms, 8D + 8; the normed inputs of the trained
+    projections and of the FFN, 2eD; the FFN's gate, its activation, its other half and their product, 4eI. Per text
+    position with a gradient: 8D + 8 and 3eI, because inputs of frozen matrices are not kept. A prefix keeps nothing.
+    Attention: queries eHd per query; keys and values 2eHd per key (2eGd for FlexAttention, which does not repeat them);
+    the output eHd and softmax statistics 4H per query; the output once more for the trained projection, if it is sliced
+    from a joint row. `sdpa` also keeps the mask in the model's dtype, e per pair of positions. `eager` keeps the
+    softmax instead of statistics, 4H per pair, and a copy in the model's dtype if that is not float32, eH.
     """
     element, hidden, heads = element_bytes(dtype), config.hidden_size, config.num_attention_heads
     prefix, is_eager = shape.kind.has_text_prefix, attention == "eager"
@@ -180,7 +182,7 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
 def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
     """Bytes that a micro-step keeps for its backward pass.
 
-    For every kind: `layer_bytes` of each layer, or only its input (eD a position that gradients pass through) if
+    For every kind: `layer_bytes` of each layer, or only its input (eD per position with a gradient) if
     `checkpoint_every_layers` recomputes it; the keys and values of a text prefix, 2eGd; the final norm's 4D + 4. Once:
     the gradients of the largest layer, and if layers are recomputed, that layer itself.
     """
@@ -200,9 +202,9 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
 
 
 def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
-    """The loss's chunk of logits in float32 about four times (in the model's dtype and joined, as probabilities, and
-    their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes a weight),
-    and hidden states at the labels with their gradients, 2eD."""
+    """Bytes of the loss: about four times a chunk of float32 logits (in the model's dtype and joined, as probabilities,
+    and their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes per
+    weight), and hidden states at the labels with their gradients, 2eD."""
     element, hidden = element_bytes(dtype), config.hidden_size
     labels = sum(shape.labels for shape in shapes)
     rows = config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size

@@ -1,4 +1,4 @@
-"""The plan of a recipe, from the recipe alone: batches, memory, work and GPU-days, and what makes it impossible."""
+"""The plan of a recipe, from the recipe alone: batches, memory, work, GPU-days, and the reasons why it is invalid."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,8 @@ class Device:
 
     Attributes:
         name: the GPU's model, or `CPU`.
-        peak_flop_per_s, memory_bytes: of one.
-        mfu: the share of the peak that is assumed.
+        peak_flop_per_s, memory_bytes: peak and memory of one device.
+        mfu: the assumed share of the peak.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Device:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage's plan. `gpu_days` is None on CPUs; `budget_gpu_days` 0 where there is none."""
+    """One stage's plan. `gpu_days` is None on CPUs; `budget_gpu_days` is 0 if there is no budget."""
 
     number: int
     stage: StageConfig
@@ -67,16 +67,16 @@ class RecipePlan:
 
 
 def plan_recipe(recipe: Recipe, numbers: list[int], gpu: str = "", mfu: float = ASSUMED_MFU) -> RecipePlan:
-    """Plans the stages of these numbers.
+    """Plans stages by their numbers.
 
     Args:
-        recipe: with its overrides.
-        numbers: from 1.
-        gpu: model to plan on instead of the recipe's.
-        mfu: share of the peak to assume.
+        recipe: the recipe, with overrides applied.
+        numbers: stage numbers, from 1.
+        gpu: GPU model to plan on instead of the recipe's.
+        mfu: assumed share of the peak.
 
     Raises:
-        UsageError: the recipe cannot work as it is; the message has every reason that was found.
+        UsageError: the recipe is invalid; the message has every reason that was found.
     """
     device = planned_device(recipe, gpu, mfu)
     config, lengths = planned_config(recipe), sample_lengths(recipe)
@@ -108,7 +108,7 @@ def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
     """The device that the run is planned on.
 
     Raises:
-        UsageError: nobody said which GPU, it is none that is known, or the MFU is no share.
+        UsageError: no GPU is set, the GPU is unknown, or the MFU is not a share.
     """
     if not 0 < mfu <= 1:
         raise UsageError(f"--mfu {mfu:g}: the share of the peak that is assumed lies above 0 and is at most 1")
@@ -130,7 +130,7 @@ def planned_config(recipe: Recipe) -> Geometry:
     """The sizes of the recipe's model.
 
     Raises:
-        UsageError: the language expert's geometry is not known, or the folder's is another.
+        UsageError: the language expert's geometry is unknown, or differs from the folder's.
     """
     name, folder = recipe.plan.language_expert_geometry, recipe.language_expert_folder
     known = ", ".join(SIZES)
@@ -174,7 +174,7 @@ def geometry_of(folder: Path) -> Geometry:
     Raises:
         InputError: see `language_expert_config`.
     """
-    from pipeline.weights.language_expert_formats import language_expert_config  # loads transformers
+    from pipeline.weights.language_expert_formats import language_expert_config  # imports transformers
 
     base = language_expert_config(folder)
     names = (*QWEN2_SIZES, "max_position_embeddings", "tie_word_embeddings")
@@ -186,7 +186,7 @@ def sample_lengths(recipe: Recipe) -> SampleLengths:
     """The lengths that the recipe's tokenization will give.
 
     Raises:
-        UsageError: a size is no multiple of the VQ-GAN's factor, or captions are longer on average than at most.
+        UsageError: a size is no multiple of the VQ-GAN's factor, or the mean caption is longer than the maximum.
     """
     tokenization, factor = recipe.tokenization, 2 ** (len(recipe.vqgan.block_out_channels) - 1)
     for name in ("size_px", "size_hr_px"):
@@ -211,7 +211,7 @@ def row_shapes(stage: StageConfig, work: StageWork) -> list[RowShape]:
 
 
 def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, lengths: SampleLengths) -> list[str]:
-    """Reasons why samples of the stage cannot be made or do not fit into a row."""
+    """Returns the reasons why samples of the stage cannot be made or do not fit into a row."""
     found = []
     wants_high = stage.needs_high_codes
     group_size, high_px = stage.high_resolution_group, recipe.tokenization.size_hr_px
@@ -243,15 +243,15 @@ def sample_problems(recipe: Recipe, stage: StageConfig, config: Geometry, length
 
 
 def plan_problems(planned: PlannedStage, device: Device, world_size: int) -> list[str]:
-    """Reasons why the plan does not suit the ranks, the GPU, or the budget.
+    """Returns the reasons why the plan does not suit the ranks, the GPU, or the budget.
 
-    Samples are packed into a multiple of `world_size` rows, so `global_batch_size` need not be one. But a kind with
-    fewer samples than ranks leaves rows empty in every step, and their ranks compute a filler's worth of nothing.
+    Samples are packed into a multiple of `world_size` rows, so `global_batch_size` need not be such a multiple. But a
+    kind with fewer samples than ranks leaves rows empty in every step, and their ranks only compute fillers.
     """
     found = []
     size = planned.stage.global_batch_size
     for kind in planned.work.kinds:
-        # Documents are no task: they may be rare, and come once in many steps.
+        # Documents have no task share: they may be rare, and need not be in every step.
         if kind.samples < world_size and kind.kind is not Kind.INTERLEAVED:
             enough = -(-size * world_size // kind.samples)
             found.append(

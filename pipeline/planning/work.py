@@ -1,6 +1,6 @@
 """The expected work of a stage, from its settings alone: tokens, FLOP, rows and micro-steps.
 
-Samples are built, packed and counted by the code that trains. Only their lengths are assumed.
+Samples are built, packed and counted by the same code as in training. Only their lengths are assumed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,21 +20,21 @@ from pipeline.data.sequences import PLAIN_SHARE, SampleParts, Sequence, Sequence
 from pipeline.planning.flops import Flop, flop_of, recomputed_flop_of
 
 Documents = Mapping[str, tuple[int, int]]
-"""Pictures and text ids of a document on average, by the corpus that consists of such."""
+"""Mean pictures and mean text ids of a document, by corpus of interleaved documents."""
 NO_DOCUMENTS: Documents = MappingProxyType({})
 
 INSTRUCTION_IDS = {"en": 7, "zh": 6}
-"""Ids of each captioning instruction in Qwen's vocabulary."""
+"""Number of ids of each captioning instruction in Qwen's vocabulary."""
 
 
 @dataclass(frozen=True)
 class SampleLengths:
-    """The lengths that stand for a corpus.
+    """The assumed lengths of a corpus's samples.
 
     Attributes:
-        num_codes: of a picture.
-        num_high_codes: of its high resolution; 0 where there is none.
-        mean_caption_ids, max_caption_ids: of a caption, on average and at most.
+        num_codes: codes of a picture.
+        num_high_codes: codes of its high resolution; 0 if there is none.
+        mean_caption_ids, max_caption_ids: mean and maximum ids of a caption.
     """
 
     num_codes: int
@@ -43,27 +43,27 @@ class SampleLengths:
     max_caption_ids: int
 
     def longest(self, high_resolution: bool) -> int:
-        """The most tokens that a sample can have."""
+        """Maximum tokens of a sample."""
         return longest_sample(self.num_codes, self.num_high_codes if high_resolution else 0, self.max_caption_ids)
 
 
 @dataclass(frozen=True)
 class KindWork:
-    """One kind's samples of a step, all ranks, as expected.
+    """The expected work of one kind's samples in a step, over all ranks.
 
     Attributes:
-        kind: of the samples.
-        samples: a step.
-        text_tokens, visual_tokens: a sample.
-        flop: a sample, as `flop_of` counts it.
-        recomputed_flop: a sample, on top of that.
-        rows: a step, a multiple of the ranks.
-        rows_per_rank: a step.
-        micro_steps: a step, of `micro_batch_size` rows a rank, the last with fewer.
-        row_text_length, row_visual_length: of the tensors that the fullest row goes into, padding included.
-        row_labels: of the row with most of them.
-        padding_fraction: what would be padding, were every row as long as the fullest: rows that do not come out
-            even, and rows without a sample.
+        kind: kind of the samples.
+        samples: samples per step.
+        text_tokens, visual_tokens: tokens per sample.
+        flop: FLOP per sample, as counted by `flop_of`.
+        recomputed_flop: additional FLOP of recomputation per sample.
+        rows: rows per step, a multiple of the ranks.
+        rows_per_rank: rows per step and rank.
+        micro_steps: micro-steps per step, of `micro_batch_size` rows per rank; the last may have fewer.
+        row_text_length, row_visual_length: lengths of the tensors that hold the fullest row, with padding.
+        row_labels: labels of the row with the most labels.
+        padding_fraction: share of padding if every row were as long as the fullest: from rows of uneven length, and
+            rows without a sample.
     """
 
     kind: Kind
@@ -82,13 +82,13 @@ class KindWork:
 
     @property
     def tokens(self) -> float:
-        """Tokens of a sample, of both modalities."""
+        """Tokens of both modalities per sample."""
         return self.text_tokens + self.visual_tokens
 
 
 @dataclass(frozen=True)
 class StageWork:
-    """A stage's expected work. A micro-step holds rows of every kind that is left, so they run side by side."""
+    """A stage's expected work. A micro-step holds rows of every kind that still has rows in the step."""
 
     kinds: tuple[KindWork, ...]
     steps: int
@@ -108,12 +108,12 @@ class StageWork:
 
     @property
     def flop(self) -> float:
-        """Without recomputation."""
+        """FLOP of the stage without recomputation."""
         return self.steps * sum(kind.samples * kind.flop.total for kind in self.kinds)
 
     @property
     def recomputed_flop(self) -> float:
-        """FLOP of recomputation, on top of `flop`."""
+        """FLOP of recomputation, in addition to `flop`."""
         return self.steps * sum(kind.samples * kind.recomputed_flop for kind in self.kinds)
 
 
@@ -124,10 +124,10 @@ def stage_work(
     world_size: int,
     documents: Documents = NO_DOCUMENTS,
 ) -> StageWork:
-    """The work that is expected of a stage whose settings are possible (see `StageConfig.problems`).
+    """Computes the expected work of a stage with valid settings (see `StageConfig.problems`).
 
-    Every caption has the mean length: attention, the one cost that is not linear in it, is a small part. So has every
-    document; `documents` says which of the stage's sources consist of such.
+    Every caption has the mean length: attention, the only cost that is not linear in it, is a small part. Every
+    document has the mean length, too; `documents` lists the sources that consist of documents.
 
     Raises:
         InputError: a sample does not fit into `seq_len`.
@@ -146,8 +146,11 @@ def stage_work(
 def expected_samples(
     config: ModelSizes, stage: StageConfig, lengths: SampleLengths, documents: Documents = NO_DOCUMENTS
 ) -> list[tuple[float, Sequence]]:
-    """Samples of each task with a whole, a cropped and no caption, and in each language, and a document of each source
-    of such, with their share of the stage's. A cropped caption has half of the ids."""
+    """Returns typical samples, each with its share of the stage's samples.
+
+    They are samples of each task and language with a whole, a cropped and no caption, and a document of each source of
+    documents. A cropped caption has half of the ids.
+    """
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
     builder = SequenceBuilder(config.vocabulary, instructions, 0)
     codes, high = np.zeros(lengths.num_codes, np.uint16), np.zeros(lengths.num_high_codes, np.uint16)
@@ -172,7 +175,7 @@ def expected_samples(
 
 
 def _caption_draws(stage: StageConfig, caption: list[int]) -> Iterator[tuple[list[int], float, int | None]]:
-    """The forms that `StagePlan` gives a caption before a picture: ids, share of such samples, plain position."""
+    """Yields the forms that `StagePlan` gives to a caption before a picture: ids, share of samples, plain position."""
     cropped = stage.caption_crop if len(caption) > 1 else 0.0
     for ids, share in (
         (caption, (1 - stage.guidance_dropout) * (1 - cropped)),

@@ -1,1 +1,1 @@
-"""Processes, Ray connections, clocks and locks: nothing here knows of MARS. Imports `pipeline.errors` alone."""
+"""Processes, Ray connections, clocks and locks, independent of MARS. Imports `pipeline.errors` alone."""

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work."""
+"""Runs work in a background thread."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_background(follow: Callable[[threading.Event], object], name: str) -> Iterator[None]:
-    """While the enclosed work runs, a thread of this name runs `follow`. The event that it gets is set when the work
-    has ended; then its end is waited for."""
+    """Runs `follow` in a thread called `name` while the enclosed block runs.
+
+    At the end of the block it sets the event that `follow` got, and waits for the thread.
+    """
     ended = threading.Event()
     follower = threading.Thread(target=follow, args=(ended,), name=name, daemon=True)
     follower.start()

@@ -1,10 +1,10 @@
-"""How many workers the cluster can hold now."""
+"""The number of workers that fit into the cluster now."""
 
 from pipeline.runtime.ray_private import draining_nodes, free_resources
 
 
 def workers_that_fit(worker_resources: dict[str, float], most: int) -> int:
-    """Workers for which there is room, at most `most`; none on a node that is about to be taken away."""
+    """Returns the number of workers that fit, at most `most`. Nodes that are about to be taken away do not count."""
     leaving, fit = draining_nodes(), 0
     for node, free in free_resources().items():
         if node not in leaving:

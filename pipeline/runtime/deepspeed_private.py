@@ -17,13 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
-"""Name of the op that DeepSpeed compiles for CPU workers. Used to wait for its lock."""
+"""Name of the op that DeepSpeed compiles for CPU workers. Used to wait for the op's lock."""
 
 
 @dataclass(frozen=True)
 class OwnPart:
-    """Elements `start` to `start + count` of a flattened parameter, which this rank's optimizer updates: they lie in
-    `flat` from `offset` on."""
+    """Elements `start` to `start + count` of a flattened parameter, which this rank's optimizer updates. They are in
+    `flat`, from `offset` on."""
 
     flat: Tensor
     offset: int
@@ -32,23 +32,23 @@ class OwnPart:
 
 
 def shared_memory_file(rank: int) -> Path:
-    """Where a CPU rank maps the memory that ranks of one machine reduce through, 69 MB. Used to remove the file: the
-    op never does."""
+    """The file of the shared memory through which CPU ranks of one machine reduce, 69 MB. Used to remove the file,
+    which the op never does."""
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     return Path("/dev/shm", f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}")
 
 
 def partition(parameter: nn.Parameter, first: nn.Parameter | None, config: dict[str, Any]) -> tuple[Tensor, int]:
-    """Has ZeRO-3 partition one parameter, as `deepspeed.zero.Init` does with those of a whole model. Used to load a
-    model that no rank ever holds whole.
+    """Partitions one parameter by ZeRO-3, as `deepspeed.zero.Init` does for a whole model. Used to load a model that no
+    rank ever holds whole.
 
     Args:
-        parameter: is left with no elements of its own.
-        first: the parameter that the first call partitioned; None in that call.
-        config: DeepSpeed's.
+        parameter: the parameter, which keeps no elements itself.
+        first: the parameter of the first call; None in that call.
+        config: DeepSpeed's config.
 
     Returns:
-        This rank's part, without padding, and where in the flattened parameter it starts.
+        This rank's part, without padding, and its first element in the flattened parameter.
     """
     import deepspeed
 
@@ -64,19 +64,20 @@ def partition(parameter: nn.Parameter, first: nn.Parameter | None, config: dict[
 
 
 def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The shape that a parameter has when it is gathered. Used in checkpoints, whose shapes do not depend on ZeRO."""
+    """The shape of a gathered parameter. Used in checkpoints, whose shapes do not depend on ZeRO."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def held_part(parameter: nn.Parameter) -> Tensor:
-    """What ZeRO-3 left on this rank; all of it where it is not partitioned. Used for checksums of frozen weights."""
+    """This rank's partition of a parameter, or the whole parameter if it is not partitioned. Used for checksums of
+    frozen weights."""
     part: Tensor | None = getattr(parameter, "ds_tensor", None)
     return parameter if part is None else part
 
 
 def is_whole(parameter: Any) -> bool:
-    """Whether every rank holds all of it: ZeRO-3 did not partition it, or keeps it gathered because it is small. Used
-    to compare such weights between the ranks."""
+    """True if every rank holds the whole parameter: ZeRO-3 did not partition it, or keeps it gathered because it is
+    small. Used to compare such weights between the ranks."""
     return getattr(parameter, "ds_tensor", None) is None or bool(parameter.ds_persist)
 
 
@@ -95,8 +96,8 @@ def adam_state(optimizer: Any, flat: Tensor) -> dict[str, Tensor]:
 
 
 def own_part(optimizer: Any, parameter: nn.Parameter) -> OwnPart | None:
-    """Where this rank's part of a trained parameter lies; None where it has none. Used to cut checkpoints into slices
-    whose places do not depend on the number of ranks."""
+    """Locates this rank's part of a trained parameter; None if the rank has no part. Used to cut checkpoints into
+    slices whose places do not depend on the number of ranks."""
     zero_parameter: Any = parameter
     if _is_zero_3(optimizer):
         group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
@@ -114,8 +115,8 @@ def own_part(optimizer: Any, parameter: nn.Parameter) -> OwnPart | None:
 
 @torch.no_grad()
 def copy_flat_weights_to_model(optimizer: Any) -> None:
-    """Makes the model's weights follow `flat_weights`, which were written to. Every rank calls it. Used to resume, and
-    to undo a step."""
+    """Copies `flat_weights` to the model's weights. Every rank calls it after a write to them. Used to resume, and to
+    undo a step."""
     if _is_zero_3(optimizer):
         optimizer.checkpoint_event_prologue()
         for group in range(len(optimizer.fp32_partitioned_groups_flat)):

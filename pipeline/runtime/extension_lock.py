@@ -1,5 +1,5 @@
-"""The lock of the op that DeepSpeed compiles for CPU workers: a killed process leaves it behind, and torch would wait
-for it for ever, without a word."""
+"""The lock of the op that DeepSpeed compiles for CPU workers. A killed process leaves it behind, and torch would wait
+for it forever, silently."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP
 from pipeline.runtime.torch_private import extension_folder
 
 LOG_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
-"""To compile takes about a minute."""
+"""Seconds. Compiling takes about a minute."""
 
 
 def await_extension_lock(log: Callable[[str], None]) -> None:
-    """Returns once no process compiles or loads the op; takes a lock away that is older than `STALE_AFTER_S`.
+    """Waits until no process compiles or loads the op. Removes a lock that is older than `STALE_AFTER_S`.
 
     Args:
-        log: gets a line where that takes a while.
+        log: receives a line if it waits longer than `LOG_AFTER_S`.
     """
     lock = extension_folder(SHARED_MEMORY_OP) / "lock"
     started, told = time.monotonic(), False

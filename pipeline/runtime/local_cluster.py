@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose nodes can be killed: to try what a run survives."""
+"""A Ray cluster of several nodes on this machine whose nodes can be killed, for tests of fault tolerance."""
 
 import os
 import secrets
@@ -19,23 +19,23 @@ QUICK_TO_NOTICE = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""Ray takes a node for lost within seconds. Its own settings wait longer, since real networks are slower."""
+"""Settings with which Ray declares a node lost within seconds. Ray's defaults wait longer, for real networks."""
 START_TIMEOUT_S = 120.0
 
 
 class LocalNodes:
-    """A head that has no CPUs for workers, and nodes of one CPU each. A node that fails to start, as it may on a busy
-    machine, is started again.
+    """A head without CPUs for workers, and nodes of one CPU each. If a node fails to start, as can happen on a busy
+    machine, it is started again.
 
     Args:
-        folder: for the nodes' logs.
-        num_nodes: beside the head.
-        environment: further variables of all Ray's processes.
+        folder: folder for the nodes' logs.
+        num_nodes: number of nodes in addition to the head.
+        environment: additional environment variables of all Ray processes.
 
     Attributes:
-        nodes: those that were not killed.
-        environment: for commands that are to use the cluster.
-        port, dashboard: the head's, and its dashboard's.
+        nodes: the nodes that were not killed.
+        environment: environment for commands that use the cluster.
+        port, dashboard: ports of the head and of its dashboard.
     """
 
     def __init__(self, folder: Path, num_nodes: int, environment: dict[str, str] | None = None) -> None:
@@ -43,7 +43,7 @@ class LocalNodes:
         folder.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self.environment = os.environ | QUICK_TO_NOTICE | {"PATH": path, "RAY_TMPDIR": "/tmp"} | (environment or {})
-        # A token in the user's home would switch authentication on for Ray's servers and not for its clients.
+        # A token in the user's home would enable authentication for Ray's servers, but not for its clients.
         self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             self.environment.pop(name, None)
@@ -67,19 +67,19 @@ class LocalNodes:
         return head
 
     def add_node(self) -> None:
-        """Starts one more, without waiting for it."""
+        """Starts one more node, without waiting for it."""
         with self._changing:
             self.nodes.append(self._start_node())
 
     def kill_node(self, number: int) -> int:
-        """SIGKILL to all processes of a node, which is then gone from `nodes`; returns the pid of what started it."""
+        """Sends SIGKILL to all processes of a node and removes it from `nodes`. Returns the pid that started it."""
         with self._changing:
             node = self.nodes.pop(number)
         kill_tree(node)
         return int(node.pid)
 
     def train_workers(self) -> list[psutil.Process]:
-        """The processes that train, on all nodes."""
+        """The training processes on all nodes."""
         found = []
         for node in list(self.nodes):
             with suppress(psutil.NoSuchProcess):
@@ -87,7 +87,7 @@ class LocalNodes:
         return found
 
     def stop(self) -> None:
-        """Kills all of it."""
+        """Kills the whole cluster."""
         self._ended.set()
         self._keeper.join()
         for process in [*self.nodes, self.head]:
@@ -104,7 +104,7 @@ class LocalNodes:
 
     def _start(self, *words: str) -> psutil.Process:
         self._started += 1
-        # Beside another cluster of this machine the agents' fixed ports would be taken.
+        # With another cluster on this machine, the agents' fixed ports would be in use.
         agent = [f"--dashboard-agent-listen-port={free_port()}"]
         if "--head" in words:
             agent += [f"--dashboard-port={self.dashboard}"]
@@ -121,7 +121,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def kill_tree(process: psutil.Process) -> None:
-    """SIGKILL to a process and all that it has started; waits for their end."""
+    """Sends SIGKILL to a process and all its descendants, and waits for their end."""
     with suppress(psutil.NoSuchProcess):
         tree = [process, *process.children(recursive=True)]
         for each in tree:
@@ -131,7 +131,7 @@ def kill_tree(process: psutil.Process) -> None:
 
 
 def words_of(process: psutil.Process) -> str:
-    """Its command line; empty where it has ended."""
+    """The process's command line; empty if the process has ended."""
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -139,7 +139,7 @@ def words_of(process: psutil.Process) -> str:
 
 
 def free_port() -> int:
-    """One that nothing listens at now."""
+    """Returns a port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
-"""Lines from actors and tasks to whoever runs the job.
+"""Passes lines from actors and tasks to the user of a job.
 
-What processes of Ray print goes to Ray's logs: the libraries in them have too much to say.
+The output of Ray's processes goes to Ray's logs, because the libraries in them print too much.
 """
 
 import threading
@@ -25,7 +25,7 @@ class Messages:
 
     @ray.method
     def log(self, line: str) -> None:
-        """Keeps a line."""
+        """Stores a line."""
         self._keep(line)
 
     @ray.method
@@ -43,7 +43,7 @@ M = TypeVar("M", bound=Messages)
 
 @contextmanager
 def relaying_messages(messages: ActorProxy[M]) -> Iterator[None]:
-    """Says the lines of the actor as they come, and the last of them at the end."""
+    """Prints the actor's lines as they arrive, and the remaining ones at the end."""
 
     def follow(ended: threading.Event) -> None:
         may_have_more = True
@@ -57,7 +57,7 @@ def relaying_messages(messages: ActorProxy[M]) -> Iterator[None]:
 
 
 def _say_all(messages: ActorProxy[M]) -> bool:
-    """Whether there may be more."""
+    """Prints all lines so far. Returns True if there may be more."""
     try:
         for line in ray.get(messages.take.remote(), timeout=TIMEOUT_S):
             say(line)

@@ -1,4 +1,4 @@
-"""Actors that must live as long as the job that started them."""
+"""Placement of actors, and reservation of devices for tasks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +17,24 @@ T = TypeVar("T")
 
 
 def actor_here(actor_class: type[T]) -> ActorClass[T]:
-    """`actor_class` as a remote class whose actors take no CPU and stay on this process's node: a node that is lost
-    elsewhere does not take them along."""
+    """Returns `actor_class` as a remote class whose actors take no CPU and stay on this process's node, so that they
+    survive the loss of any other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
     return ray.remote(**options)(actor_class)
 
 
 RESERVE_S = 60.0
-"""Between two lines about devices that are waited for."""
+"""Seconds between two lines about devices that a job waits for."""
 
 
 @contextmanager
 def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[PlacementGroupSchedulingStrategy]:
-    """Holds devices for tasks, so that the ledger sees them. Yields the tasks' `scheduling_strategy`.
+    """Reserves devices for tasks, so that the ledger counts them. Yields the tasks' `scheduling_strategy`.
 
     Args:
-        cpus, gpus: in all; fewer where the cluster has fewer CPUs.
-        together: for one task that takes them all; else for tasks of one CPU each.
+        cpus, gpus: total number of devices; fewer CPUs if the cluster has fewer.
+        together: True for one task that takes all devices; False for tasks of one CPU each.
     """
     total = int(ray.cluster_resources().get("CPU", 1))
     gpu = {"GPU": float(gpus)} if gpus else {}
@@ -49,7 +49,7 @@ def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[Place
 
 
 def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
-    """Says so where workers will wait: the cluster has not that much free now."""
+    """Prints a line if the cluster does not have these devices free now, so that workers will wait."""
     free = ray.available_resources()
     for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):
         if free.get(kind, 0) < wanted:

@@ -1,17 +1,17 @@
-"""How much memory this process takes, by Linux's own count."""
+"""The memory use of this process, as counted by Linux."""
 
 from pathlib import Path
 
 
 class MemoryGrowth:
-    """Counts from when it is made. `ru_maxrss` would not do: a process inherits that from the one that started it."""
+    """The growth of memory since this object was made. `ru_maxrss` does not work: a process inherits its parent's."""
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc(5))
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak (proc(5))
         self._before = _kilobytes("VmRSS")
 
     def peak_bytes(self) -> int:
-        """The most that the process has held since, beyond what it held at first; mapped pages count."""
+        """The process's peak memory since then, minus its memory at the start; mapped pages count."""
         return max(0, _kilobytes("VmHWM") - self._before) * 1024
 
 

@@ -1,4 +1,4 @@
-"""Connecting to Ray: to a cluster that runs, or to one that starts here."""
+"""Connects to Ray: joins a running cluster, or starts one here."""
 
 import logging
 import os
@@ -19,20 +19,21 @@ KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 """glibc's settings (mallopt(3)) for a Ray that a job starts on a machine without a GPU: freed memory stays with the
-process. As they come, large tensors are mapped anew and their pages faulted in, about a tenth of the demo's step. Ray
-Train runs the loop in a thread, whose own arena would not keep them: one arena for all threads."""
+process. With the defaults, large tensors are mapped again each time and their pages are faulted in, which takes about a
+tenth of the demo's step. All threads use one arena, because the loop runs in a thread of Ray Train, whose own arena
+would not keep freed memory."""
 
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
-"""Environment variable: 1 shows what Ray's workers and the libraries in them print."""
+"""Environment variable: 1 shows the output of Ray's workers and of the libraries in them."""
 
 
 def connect_to_ray() -> None:
-    """Joins the cluster at hand (RAY_ADDRESS, or one that runs on this machine), or starts Ray here."""
+    """Joins a running cluster (at RAY_ADDRESS, or on this machine), or starts Ray here."""
     if not ray.is_initialized():
-        # A cluster that was killed leaves its address behind, and Ray would wait for it for minutes, again and again.
+        # A killed cluster leaves its address behind, and every job would wait for it for minutes.
         address = None if "RAY_ADDRESS" in os.environ or _answers(read_cluster_address()) else "local"
-        # The libraries' notices of changes to come are for us, not for whoever runs the job.
+        # The libraries' deprecation warnings are for this project's developers, not for users.
         os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
         small = address == "local" and not torch.cuda.is_available()
         if small:
@@ -40,21 +41,21 @@ def connect_to_ray() -> None:
                 os.environ.setdefault(name, value)
         ray.init(
             address,
-            # The dashboard of a Ray that ends with the job would cost more of a few cores than it shows.
+            # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
             include_dashboard=False if small else None,
             logging_level=logging.ERROR,
             log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
         )
-    # Jobs report their own progress; Ray Data's tables would bury it.
+    # Jobs report their own progress; Ray Data's tables would hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # What it says of memory is about imports of torch that all workers share.
+    # Its memory warnings count torch's imports, which all workers share.
     ray.data.DataContext.get_current().issue_detectors_config.detectors = []
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     hide_data_progress()
 
 
 def _answers(address: str | None) -> bool:
-    """Whether something listens at `host:port`."""
+    """True if something listens at `host:port`."""
     host, separator, port = (address or "").rpartition(":")
     if not separator:
         return False

@@ -1,8 +1,8 @@
 """Everything of Ray that is not public; written against Ray 2.60.0. No other module names any of it.
 
 Ray has no public interface that does these things and works without its dashboard. Each function says what it is used
-for. `tests/pipeline/runtime/test_ray_private.py` has a test for each name: it says what broke when Ray moves one.
-Imports stand inside the functions, so that a job loads only the parts of Ray that it uses.
+for. `tests/pipeline/runtime/test_ray_private.py` has a test for each name, which fails if Ray moves or removes it.
+Imports are inside the functions, so that a job loads only the parts of Ray that it uses.
 """
 
 import copy
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 UNPLACED = b"\xff"
-"""Ray fills an id that is not set with this byte."""
+"""The byte that fills an unset id in Ray."""
 HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
-"""States of actors that hold resources. One that is pending creation loads its model."""
+"""States of actors that hold resources. An actor that is pending creation loads its model."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Share:
 
 
 class StartableType(Protocol):
-    """A type of nodes that the autoscaler may start: see `cluster.cluster_file.NodeType`."""
+    """A node type that the autoscaler may start: see `cluster.cluster_file.NodeType`."""
 
     @property
     def name(self) -> str:
@@ -38,23 +38,23 @@ class StartableType(Protocol):
 
     @property
     def resources(self) -> dict[str, float]:
-        """Of one node, by Ray's names."""
+        """Resources of one node, by Ray's names."""
 
     @property
     def min_workers(self) -> int:
-        """Nodes that always run."""
+        """Minimum number of running nodes."""
 
     @property
     def max_workers(self) -> int:
-        """Nodes that run at most."""
+        """Maximum number of running nodes."""
 
     @property
     def priority(self) -> int:
-        """Of types that suit alike, the highest is started first."""
+        """Among types that suit equally well, the highest priority is started first."""
 
 
 def read_cluster_address() -> str | None:
-    """`host:port` of the cluster that was last started on this machine; None where none was.
+    """Returns `host:port` of the cluster that was last started on this machine, or None.
 
     Used by jobs to join that cluster only if it still answers. `ray.init("auto")` waits for minutes for a dead one.
     """
@@ -65,7 +65,7 @@ def read_cluster_address() -> str | None:
 
 
 def hide_data_progress() -> None:
-    """Used by jobs, which report their own progress: Ray Data's would bury it."""
+    """Turns off Ray Data's progress bars. Used by jobs, which report their own progress."""
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
@@ -77,8 +77,8 @@ def draining_nodes() -> set[str]:
 
 
 def free_resources() -> dict[str, dict[str, float]]:
-    """What is free on each node that lives, by node id. Used to count the workers that fit, node by node:
-    `ray.available_resources` only has the sum."""
+    """Free resources of each live node, by node id. Used to count the workers that fit on each node:
+    `ray.available_resources` has only the sum."""
     from ray._private.state import available_resources_per_node
 
     free: dict[str, dict[str, float]] = available_resources_per_node()
@@ -86,9 +86,9 @@ def free_resources() -> dict[str, dict[str, float]]:
 
 
 def job_ended_ago_s(job_id: str) -> float | None:
-    """Seconds since the job's driver ended, in whatever way, as Ray's head has noticed it; None while it lives.
+    """Seconds since the job's driver ended for any reason, as seen by Ray's head; None while it lives.
 
-    Used by the ledger, which counts what a job holds until it ends. 0 where Ray has forgotten the job.
+    0 if Ray no longer knows the job. Used by the ledger, which counts a job's resources until the job ends.
     """
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
@@ -104,7 +104,7 @@ def job_ended_ago_s(job_id: str) -> float | None:
 
 
 def placement_group_shares(job_id: str) -> list[Share]:
-    """What a job holds in placement groups. Used by the ledger."""
+    """Resources that a job holds in placement groups. Used by the ledger."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
@@ -119,7 +119,7 @@ def placement_group_shares(job_id: str) -> list[Share]:
 
 
 def actor_shares(job_id: str) -> list[Share]:
-    """What a job's actors hold outside of placement groups. Used by the ledger."""
+    """Resources that a job's actors hold outside of placement groups. Used by the ledger."""
     import ray
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
@@ -127,7 +127,7 @@ def actor_shares(job_id: str) -> list[Share]:
     accessor, job, found = state._connect_and_get_accessor(), ray.JobID(bytes.fromhex(job_id)), []
     for content in [content for name in HOLDING_ACTORS for content in accessor.get_actor_table(job, name)]:
         actor = gcs_pb2.ActorTableData.FromString(content)
-        has_process = actor.address.worker_id.strip(UNPLACED)  # else it waits for resources
+        has_process = actor.address.worker_id.strip(UNPLACED)  # otherwise the actor still waits for resources
         if has_process and not actor.placement_group_id.strip(UNPLACED):
             found.append(Share(actor.address.node_id.hex(), dict(actor.required_resources)))
     return found
@@ -135,7 +135,7 @@ def actor_shares(job_id: str) -> list[Share]:
 
 def announced_preemptions() -> list[str]:
     """Ids of this worker group's nodes that are about to be taken away. Used in a worker of Ray Train, which then asks
-    all ranks to save and end. Does not wait; the public `ray.train.get_preemption_info` is a barrier of all ranks."""
+    all ranks to save and end. Does not block; the public `ray.train.get_preemption_info` is a barrier of all ranks."""
     from ray.train.v2._internal.execution.context import get_train_context
 
     notice = get_train_context().preemption_context.preemption_info
@@ -143,14 +143,14 @@ def announced_preemptions() -> list[str]:
 
 
 def original_error(failure: BaseException) -> BaseException:
-    """What a worker of Ray Train raised, which Ray Train wraps. Used to end a job with the error's own exit code."""
+    """Returns the error that a worker raised, which Ray Train wraps. Used to end a job with that error's exit code."""
     original: BaseException = getattr(failure, "_base_exc", failure)
     return original
 
 
 def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
-    """A client of Ray's jobs whose requests end after `timeout_s`. Used to follow a submitted job: Ray's own client
-    waits for ever for an answer on a connection that is dead."""
+    """Returns a client of Ray's jobs whose requests time out after `timeout_s`. Used to follow a submitted job: Ray's
+    own client waits forever on a dead connection."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
@@ -161,7 +161,8 @@ def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
 
 
 def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file for `ray up` with Ray's defaults, checked as `ray up` does. Used to check cluster files.
+    """Completes the content of a file for `ray up` with Ray's defaults, and checks it as `ray up` does. Used to check
+    cluster files.
 
     Raises:
         ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
@@ -169,14 +170,15 @@ def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
     from ray.autoscaler._private.providers import _get_default_config
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    _get_default_config(content["provider"])  # raises where there is no such provider
+    _get_default_config(content["provider"])  # raises if there is no such provider
     config: dict[str, Any] = prepare_config(copy.deepcopy(content))
     validate_config(config)
     return config
 
 
 def cluster_config_of_manifest(content: dict[str, Any]) -> dict[str, Any]:
-    """What the autoscaler derives from a RayCluster manifest, checked. Used to check manifests for KubeRay.
+    """Returns the checked config that the autoscaler derives from a RayCluster manifest. Used to check manifests for
+    KubeRay.
 
     Raises:
         ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
@@ -201,14 +203,14 @@ def nodes_to_start(
     single: Sequence[dict[str, float]],
     gangs: Sequence[Sequence[dict[str, float]]],
 ) -> tuple[dict[str, int], bool]:
-    """Which nodes the autoscaler starts for requests of resources, where only the head runs; and whether that meets all
-    of them. Used to say before a job starts what it will cost, or that it can never run.
+    """Returns the nodes that the autoscaler starts for resource requests when only the head runs, and True if they meet
+    all requests. Used to tell before a job starts what it will cost, or that it can never run.
 
     Args:
-        types: what may be started.
-        max_nodes: beside the head.
+        types: node types that may be started.
+        max_nodes: maximum number of nodes in addition to the head.
         single: requests that are met one by one.
-        gangs: requests that are met all together or not at all, as a placement group's.
+        gangs: groups of requests that are met all together or not at all, like those of a placement group.
     """
     from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest

@@ -1,4 +1,4 @@
-"""How long parts of a step take, by the clock of the device that runs them."""
+"""Measures the durations of a step's parts with the clock of the device that runs them."""
 
 import time
 
@@ -6,11 +6,11 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds between marks by name. On CUDA the device itself notes the marks, so that nothing has to be
-    waited for before the end of the step.
+    """Adds up the seconds between marks by name. On CUDA the marks are CUDA events, so that the host need not wait
+    before the end of the step.
 
     Args:
-        device: that runs what is timed.
+        device: the device that runs the timed work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -19,17 +19,17 @@ class Stopwatch:
         self._laps: list[tuple[str, torch.cuda.Event | float, torch.cuda.Event | float]] = []
 
     def start(self) -> None:
-        """From here on, up to the next lap."""
+        """Sets a mark, at which the next lap begins."""
         self._last = self._now()
 
     def lap(self, name: str) -> None:
-        """Up to here since the last mark it was `name` that took its time."""
+        """Sets a mark, and adds the time since the previous mark to `name`."""
         now = self._now()
         self._laps.append((name, self._last, now))
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        """Of all laps so far, by name. On CUDA it waits until they are over."""
+        """Seconds of all laps so far, by name. On CUDA it waits for their end."""
         sums: dict[str, float] = {}
         for name, start, end in self._laps:
             if isinstance(start, float) or isinstance(end, float):

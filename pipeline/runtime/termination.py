@@ -1,4 +1,4 @@
-"""SIGTERM to a job: the machine, or whoever runs the job, wants it to end soon."""
+"""Handles SIGTERM, by which the machine or the user asks a job to end soon."""
 
 import signal
 import sys
@@ -11,23 +11,23 @@ from pipeline.errors import PreemptedError
 
 
 class Termination:
-    """Whether the job was asked to end, and whether a worker would hear of it.
+    """The state of a request to end the job.
 
     Attributes:
-        asked: the job was asked to end.
-        nobody_trains: no worker would hear of it; the job then ends at once.
+        asked: True if the job was asked to end.
+        nobody_trains: True if no worker trains that could receive the request; the job then ends at once.
     """
 
     def __init__(self) -> None:
         self.asked, self.nobody_trains = threading.Event(), threading.Event()
 
     def check(self) -> None:
-        """Raises PreemptedError where the job was asked to end and no worker trains."""
+        """Raises PreemptedError if the job was asked to end and no worker trains."""
         if self.asked.is_set() and self.nobody_trains.is_set():
             raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler. The second signal ends the process."""
+        """The signal handler. A second signal ends the process."""
         if self.asked.is_set():
             sys.exit(128 + number)
         self.asked.set()
@@ -36,9 +36,9 @@ class Termination:
 
 @contextmanager
 def termination() -> Iterator[Termination]:
-    """Within it SIGTERM is noted.
+    """Context manager that records SIGTERM instead of ending the process.
 
-    Enter it on the main thread, after Ray was started: Ray has a handler of its own, which ends the process.
+    Enter it on the main thread after Ray was started: Ray installs its own handler, which ends the process.
     """
     state = Termination()
     before = signal.signal(signal.SIGTERM, state.handle)

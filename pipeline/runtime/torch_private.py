@@ -1,7 +1,7 @@
 """Everything of torch that is not public; written against torch 2.13. No other module names any of it.
 
-Each function says what it is used for. `tests/pipeline/runtime/test_torch_private.py` has a test for each name: it
-says what broke when torch moves one.
+Each function says what it is used for. `tests/pipeline/runtime/test_torch_private.py` has a test for each name, which
+fails if torch moves or removes it.
 """
 
 import copy
@@ -16,15 +16,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def mkldnn_has_bfloat16() -> bool:
-    """Whether oneDNN can lay out bfloat16 weights on this CPU. Used before `packed_weight`."""
+    """True if oneDNN can pack bfloat16 weights on this CPU. Used before `packed_weight`."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def packed_weight(weight: Tensor, usual_rows: int) -> Tensor:
-    """A linear layer's weight [out, in], laid out once as oneDNN multiplies it. Used for decoding on CPUs.
+    """Packs a linear layer's weight [out, in] into oneDNN's layout. Used for decoding on CPUs.
 
-    The public `torch.utils.mkldnn.to_mkldnn` computes the same, but also converts the rows in every call: twice as long
-    for 8 rows of 256 by [1024, 256] (59 us against 27 us on an EPYC with AVX512).
+    The public `torch.utils.mkldnn.to_mkldnn` computes the same, but also converts the rows in every call: that takes
+    twice as long for 8 rows of 256 by [1024, 256] (59 us against 27 us on an EPYC with AVX512).
     """
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), usual_rows)
     return packed
@@ -37,32 +37,33 @@ def packed_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def with_children(module: M, children: dict[str, nn.Module | None]) -> M:
-    """A shallow copy of a module that has other children and shares all else. Used to swap linear layers for packed
-    ones in a copy. To set attributes, the public way, would change the original, too: both share a dict of children."""
+    """Returns a shallow copy of a module with other children, which shares everything else. Used to replace linear
+    layers by packed ones in a copy. Setting attributes, the public way, would also change the original: both share one
+    dict of children."""
     copied = copy.copy(module)
     copied._modules = children
     return copied
 
 
 def mark_static_address(tensor: Tensor) -> None:
-    """Tells `torch.compile` that the tensor never moves. Used for the decoder's caches: a CUDA graph then writes to
-    them in place and does not copy them at every step."""
+    """Tells `torch.compile` that the tensor's address never changes. Used for the decoder's caches: a CUDA graph then
+    writes to them in place and does not copy them at every step."""
     torch._dynamo.mark_static_address(tensor)
 
 
 def extension_folder(op: str) -> Path:
-    """Where torch compiles an extension of this name; made if need be. Used to find the lock that a killed process
-    leaves there. The public `get_default_build_root` is the folder above, without the versions in the name."""
+    """The folder in which torch compiles an extension of this name; created if missing. Used to find the lock that a
+    killed process leaves there. The public `get_default_build_root` is the parent folder, without the versions."""
     from torch.utils.cpp_extension import _get_build_directory
 
     return Path(_get_build_directory(op, False))
 
 
 class Float32Buffers(nn.Module):
-    """A module whose buffers `float32_buffers` stay float32 whatever dtype it is converted to; they move with it.
+    """A module whose buffers `float32_buffers` stay float32 in any dtype conversion; they follow device moves.
 
     Used for rotary frequencies, which `module.bfloat16()` would round. Overrides `_apply`, which `to`, `bfloat16` and
-    their like call on every module; nothing public is called on a module inside of the one that is converted.
+    similar methods call on every submodule; no public method is called on the submodules of a converted module.
     """
 
     float32_buffers: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Finds ranks that hang: where no step ends for too long, all stacks are written down.
+"""Detects ranks that hang: if no step ends for too long, writes the stacks of all threads to a file.
 
-The clock is CPython's own, in C: it goes off even where a rank waits inside of a collective or holds the interpreter's
-lock. Ending the attempt is for whoever started the ranks: see `pipeline.launch.attempt_watch`.
+The timer is CPython's faulthandler, in C: it fires even if a rank waits in a collective or holds the interpreter's
+lock. The process that started the ranks ends the attempt: see `pipeline.launch.attempt_watch`.
 """
 
 import faulthandler
@@ -13,11 +13,11 @@ STACKS_FOLDER = "stacks"
 
 
 class StepWatchdog:
-    """One rank's clock.
+    """One rank's timer.
 
     Args:
-        folder: the stage's.
-        rank: of this process.
+        folder: the stage's folder.
+        rank: rank of this process.
         timeout_s: seconds between two calls of `heartbeat` after which the stacks are written, to `stacks_file`.
     """
 
@@ -30,15 +30,15 @@ class StepWatchdog:
         self._timeout_s = timeout_s
 
     def heartbeat(self) -> None:
-        """Restarts the clock."""
+        """Restarts the timer."""
         faulthandler.dump_traceback_later(self._timeout_s, file=self._file)
 
     def close(self) -> None:
-        """Stops the clock."""
+        """Stops the timer."""
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
 
 
 def stacks_file(folder: Path, rank: int) -> Path:
-    """Where a rank's stacks go."""
+    """The file for a rank's stacks."""
     return folder / STACKS_FOLDER / f"rank-{rank:05d}.txt"
