@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 
 # On two processes, of which one works while the other waits. A file's tests stay in one process, and the files that take
 # longest begin first.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest $(PARALLEL)

@@ -29,15 +29,8 @@ LONGEST_FIRST = (
 """Where the tests run on several processes, these are begun first, so that all processes end at about the same time."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay in one process; so do files that share a cluster. Tests of whole runs are slow."""
-    for item in items:
-        if item.nodeid.startswith("tests/end_to_end/"):
-            item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("xdist_group") is None:
-            uses_fake_nodes = "aws_on_fake_nodes" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("fake nodes" if uses_fake_nodes else item.nodeid.split("::")[0]))
+    """Sorts the tests; those of a file stay together, since they share what is expensive to set up."""
     items.sort(key=_place)
 
 
