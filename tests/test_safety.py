@@ -43,7 +43,7 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path: Path) -> None:
 def test_a_manifest_cannot_name_files_of_other_folders(tmp_path: Path, file: str) -> None:
     """Not even one whose own hash fits."""
     folder = tmp_path / "checkpoints"
-    name = make(folder, 10)
+    name = make(str(folder), 10)
     manifest = open_checkpoint(str(folder), name).manifest
     record = next(iter(manifest.files.values()))
     write_manifest(open_storage(folder), name, replace(manifest, files={file: record}))

@@ -73,7 +73,7 @@ def test_the_head_of_a_file_says_what_it_is_what_for_and_what_it_costs(path: Pat
     ],
 )
 def test_what_ray_up_would_trip_over_after_minutes_is_found_before(
-    tmp_path: Path, change: tuple[str, ...], message: str
+    tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     path = filled(AWS, tmp_path, change)
     with pytest.raises(UsageError) as refused:

@@ -175,7 +175,9 @@ def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_dri
 ) -> None:
     ray.init(nodes.cluster.address, log_to_driver=False)
     try:
-        used, placed, ended = [], {}, threading.Event()
+        used: list[int] = []
+        placed: dict[str, set[str | None]] = {}
+        ended = threading.Event()
         head = next(node for node in ray.nodes() if not node["Resources"].get("CPU"))
 
         def watch() -> None:

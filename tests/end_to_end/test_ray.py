@@ -310,6 +310,7 @@ def test_bad_input_is_refused_before_ray_starts(
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.ray_connection.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
     spec = spec_from_file_location("demo", trained.checkout / "jobs" / "recipes" / "demo.py")
+    assert spec is not None
     recipe = module_from_spec(spec)
     spec.loader.exec_module(recipe)
     monkeypatch.setitem(sys.modules, "jobs.recipes.demo", recipe)

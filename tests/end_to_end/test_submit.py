@@ -160,7 +160,5 @@ def test_without_the_token_the_error_says_what_to_set(aws_on_fake_nodes: FakeClu
     ],
     ids=str,
 )
-def test_only_what_a_resume_can_mend_is_submitted_again(
-    ended: dict[str, tuple[int, str, list[int]]], goes_on: bool, code: int
-) -> None:
+def test_only_what_a_resume_can_mend_is_submitted_again(ended: Ended, goes_on: bool, code: int) -> None:
     assert (may_go_on(ended), exit_code(ended)) == (goes_on, code)

@@ -18,7 +18,7 @@ def test_there_is_one_input_error() -> None:
 
 
 @pytest.mark.parametrize("kind", [InputError, OutageError])
-def test_bad_input_and_a_storage_that_does_not_answer_end_a_job_with_the_code_for_input(kind: str) -> None:
+def test_bad_input_and_a_storage_that_does_not_answer_end_a_job_with_the_code_for_input(kind: type[Exception]) -> None:
     error = pickle.loads(pickle.dumps(kind("what was wrong")))
     assert str(error) == "what was wrong" and isinstance(error, OURS)
     assert exit_code_of(error) is ExitCode.INPUT
@@ -28,10 +28,10 @@ def test_an_outage_does_not_make_a_checkpoint_count_as_damaged(tmp_path: Path, m
     (tmp_path / "step-00000001-00000000").mkdir()
     (tmp_path / "step-00000001-00000000" / "manifest.json").write_text("{}")
 
-    def unanswered(self, name) -> None:
+    def unanswered(self: LocalFolder, name: str) -> None:
         raise OutageError("503 Slow Down")
 
-    assert newest_complete(tmp_path) is None
+    assert newest_complete(str(tmp_path)) is None
     monkeypatch.setattr(LocalFolder, "local", unanswered)
     with pytest.raises(OutageError):
-        newest_complete(tmp_path)
+        newest_complete(str(tmp_path))

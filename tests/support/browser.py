@@ -5,13 +5,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from tests.support.checkout import CHECKOUT
 
 SCREENSHOTS = CHECKOUT / "runs" / "screenshots"
 """Kept for whoever looks at what a test saw; `runs/` is not in git."""
-PHONE, SCREEN = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PHONE, SCREEN = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,15 @@ class Seen:
     screenshot: Path
 
 
+def errors_of(page: Page) -> list[str]:
+    """A list that grows with each error that the page meets."""
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
+    return errors
+
+
 def look_at(page_file: Path, name: str) -> dict[str, Seen]:
     """Opens the page twice, `phone` and `screen`."""
     chromium = shutil.which("chromium")
@@ -35,19 +44,16 @@ def look_at(page_file: Path, name: str) -> dict[str, Seen]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for device, viewport in (("phone", PHONE), ("screen", SCREEN)):
             page = browser.new_page(viewport=viewport)
-            errors: list[str] = []
-            page.on("console", lambda message, errors=errors: errors.append(message.text))
-            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
-            page.on("requestfailed", lambda request, errors=errors: errors.append(f"failed: {request.url}"))
+            errors = errors_of(page)
             page.goto(page_file.absolute().as_uri())
             page.wait_for_load_state("networkidle")
             pictures = page.evaluate(
                 "[...document.images].map(i => ({alt: i.alt, natural: i.naturalWidth, width: i.clientWidth}))"
             )
-            widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            page_px, window_px = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
             screenshot = SCREENSHOTS / f"{name}-{device}.png"
             page.screenshot(path=screenshot, full_page=True)
-            seen[device] = Seen(errors, pictures, *widths, screenshot)
+            seen[device] = Seen(errors, pictures, page_px, window_px, screenshot)
             page.close()
         browser.close()
     return seen

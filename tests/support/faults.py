@@ -6,11 +6,14 @@ import resource
 import time
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from pipeline.data.collate import MicroBatch
-from pipeline.training.objective import MicroLoss
+from pipeline.training.objective import MicroLoss, Objective
+
+REAL_FORWARD = Objective.forward
 
 
 def full_disk_of_rank_1(rank: int, step: int) -> None:
@@ -41,20 +44,16 @@ def full_disk_at_the_end(rank: int, step: int) -> None:
 
 def poison(steps: range, how: str, rank: int, step: int) -> None:
     """Makes the losses, or only the gradients, of some steps useless, on rank 1 alone."""
-    import pipeline.training.objective as objective
-
-    if not hasattr(objective, "_real"):
-        objective._real = objective.Objective.forward
     factor = {"loss": math.nan, "gradient": 1.0, "spike": 1e4}[how] if rank == 1 and step in steps else 1.0
 
-    def forward(self, batches: list[MicroBatch]) -> MicroLoss:
-        part = objective._real(self, batches)
+    def forward(self: Objective, batches: list[MicroBatch]) -> MicroLoss:
+        part = REAL_FORWARD(self, batches)
         loss = part.loss * factor
         if how == "gradient" and rank == 1 and step in steps and loss.requires_grad:
             loss.register_hook(lambda gradient: gradient * math.inf)
         return replace(part, loss=loss, task_losses=part.task_losses * factor)
 
-    objective.Objective.forward = forward
+    patch.object(Objective, "forward", forward).start()
 
 
 def poison_until_tried(steps: range, rank: int, step: int) -> None:
@@ -64,9 +63,9 @@ def poison_until_tried(steps: range, rank: int, step: int) -> None:
     poison(steps, "loss", rank, step)
     real = loop.try_step
 
-    def tried(*args: Any) -> Any:
+    def tried(*args: Any, **kwargs: Any) -> Any:
         poison(range(0), "loss", rank, 0)
-        return real(*args)
+        return real(*args, **kwargs)
 
     if step == 0:
         loop.try_step = tried
@@ -87,7 +86,7 @@ def flip_a_bit(name: str, rank: int, step: int) -> None:
 
     real = loop.ReplicaCheck.__call__
 
-    def flipped(self, *args: Any) -> Any:
+    def flipped(self: loop.ReplicaCheck, *args: Any) -> Any:
         if rank == 1:
             module = self._engine.module
             parameter = dict([*module.named_parameters(), *module.named_buffers()])[name]
@@ -98,23 +97,22 @@ def flip_a_bit(name: str, rank: int, step: int) -> None:
         return real(self, *args)
 
     if step == 2:
-        loop.ReplicaCheck.__call__ = flipped
+        patch.object(loop.ReplicaCheck, "__call__", flipped).start()
 
 
 def add_otherwise_the_second_time(rank: int, step: int) -> None:
     """A rank whose device adds up a little more when it runs a step again."""
-    import pipeline.training.objective as objective
     import pipeline.training.step_verification as verification
 
-    real, forward, count = verification.train_step, objective.Objective.forward, itertools.count(1)
+    real, forward, count = verification.train_step, Objective.forward, itertools.count(1)
 
-    def more(self, batches: list[MicroBatch]) -> Any:
+    def more(self: Objective, batches: list[MicroBatch]) -> MicroLoss:
         part = forward(self, batches)
         return replace(part, loss=part.loss * 1.0001, task_losses=part.task_losses * 1.0001)
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         if next(count) == 2 and rank == 1:
-            objective.Objective.forward = more
-        return real(*args)
+            patch.object(Objective, "forward", more).start()
+        return real(*args, **kwargs)
 
     verification.train_step = counted

@@ -21,7 +21,8 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(config))
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
     names = list(weights)
-    size, weight_map = -(-len(names) // files), {}
+    size = -(-len(names) // files)
+    weight_map: dict[str, str] = {}
     for number in range(files):
         part = {name: weights[name].clone() for name in names[number * size : (number + 1) * size]}
         file = f"{stem}-{number + 1:05d}-of-{files:05d}.{suffix}"

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ def noise_png(seed: int, size_px: int = 32) -> bytes:
     return content.getvalue()
 
 
-def write_tar(path: Path, samples: list[tuple[str, bytes | None, dict | bytes | None]]) -> None:
+TarSample = tuple[str, bytes | None, dict | bytes | None]
+"""Key, picture and metadata; None is left out of the tar."""
+
+
+def write_tar(path: Path, samples: Sequence[TarSample]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, picture, meta in samples:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from jobs.common.recipes import load_recipe
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan
-from pipeline.data.sample_order import MixedOrder
+from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import Sequence, SequenceBuilder
 from pipeline.data.token_reader import Caption, Row
 
@@ -60,5 +60,5 @@ def plan_of_mars_7b(stage_number: int, **changes: Any) -> StagePlan:
     recipe = load_recipe("mars_7b")
     assert (recipe.tokenization.size_px, recipe.tokenization.max_caption_ids) == (256, 512)
     stage = replace(recipe.stages[stage_number - 1], **changes)
-    order = MixedOrder([rows], [1.0], stage.global_batch_size)
+    order = MixedOrder([cast(SampleOrder, rows)], [1.0], stage.global_batch_size)
     return RememberingPlan(stage, stage_number, 0, order, [rows], builder)

@@ -2,11 +2,12 @@
 against. Nothing here is shared with the package."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     model_type="qwen",
     vocab_size=300,
     hidden_size=32,
@@ -30,7 +31,7 @@ def random_weights(config: dict, dtype: torch.dtype = torch.float32) -> dict[str
     generator = torch.Generator().manual_seed(7)
     D, half = config["hidden_size"], config["intermediate_size"] // 2
     width = config["kv_channels"] * config["num_attention_heads"]
-    shapes = {"transformer.wte.weight": (config["vocab_size"], D)}
+    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (config["vocab_size"], D)}
     for layer in range(config["num_hidden_layers"]):
         own = {
             "ln_1.weight": (D,),

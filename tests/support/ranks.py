@@ -163,13 +163,13 @@ def _watch_steps(rank: int, launch: Launch) -> None:
     if launch.before_step:
         launch.before_step(rank, 0)
 
-    def counted(*args: Any) -> StepResult:
+    def counted(*args: Any, **kwargs: Any) -> StepResult:
         number = next(count)
         if launch.stop_after is not None and number > launch.stop_after:
             raise _Killed
         if launch.before_step:
             launch.before_step(rank, number)
-        return real(*args)
+        return real(*args, **kwargs)
 
     loop.train_step = counted
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from pipeline.benchmarks.baselines import run_both_experts
 from pipeline.config.vocabulary import Role
 from pipeline.data.sequences import Sequence
+from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.model.picture_positions import picture_positions
 
@@ -25,6 +26,7 @@ def hidden_by_selection(mars: MarsForCausalLM, ids: torch.Tensor, groups: torch.
     mask = (groups[None, :] <= groups[:, None])[None, None].expand(len(ids), 1, -1, -1)
     rotary = model.rotary_emb(hidden, places[None])
     for layer in model.layers:
+        assert isinstance(layer, MarsDecoderLayer)
         hidden = run_both_experts(layer, hidden, is_visual, rotary, mask)
     return model.norm(hidden)
 

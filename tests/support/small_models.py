@@ -11,7 +11,9 @@ TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299
 
 def small_config(**changes: Any) -> MarsConfig:
     """One model's config, where all kinds of them would show nothing more."""
-    values = dict(text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64)
+    values: dict[str, Any] = dict(
+        text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64
+    )
     values |= dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, picture_position_std=0.05)
     return MarsConfig(**values | changes)
 

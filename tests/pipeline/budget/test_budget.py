@@ -100,8 +100,8 @@ def test_steps_that_were_done_again_are_lost_and_the_rest_is_told_apart(tmp_path
     assert seconds.loc["train_stage-1-1", "lost to failures"] == pytest.approx(3 * (STEP_S - WAIT_S) + 4)
     assert seconds.loc["train_stage-1-1", "productive"] == pytest.approx(kept)
     assert seconds.loc["train_stage-1-1", "checkpointing"] == pytest.approx(4)
-    others = seconds.loc["train_stage-1-2", ["starting", "idle", "waiting for data"]]
-    assert others.tolist() == pytest.approx([60, 3, 10])
+    others = [seconds.loc["train_stage-1-2", part] for part in ("starting", "idle", "waiting for data")]
+    assert others == pytest.approx([60, 3, 10])
     assert seconds.loc["train_stage-1-2", "lost to failures"] == 0
     assert spent.loc["train_stage-2-3", "outcome"] == "killed", "it fell silent"
     assert seconds.loc["train_stage-2-3", "lost to failures"] == pytest.approx(30), "it did no step"
@@ -148,7 +148,7 @@ def test_a_gpu_that_is_not_known_is_asked_for_and_never_guessed(tmp_path: Path) 
     assert figures["a100_gpu_days"] == pytest.approx(figures["gpu_days"])
 
 
-def step_of(work: StageWork) -> tuple[float, dict[str, float]]:
+def step_of(work: StageWork) -> tuple[float, dict[str, Any]]:
     """Seconds of a step whose captions' FLOP cost three times as much as others', and its figures by kind."""
     flop = {kind.kind.name.lower(): kind.samples * kind.flop.total for kind in work.kinds}
     forward = {kind: amount * (3e-15 if kind == "captioning" else 1e-15) for kind, amount in flop.items()}

@@ -34,7 +34,7 @@ from pipeline.errors import InputError
 from pipeline.model.loading import base_sha256, load_base
 from tests.support.checkpoints import SHAPES, make, values
 from tests.support.trained_weights import trained_state
-from tokenization.files.storage import open_storage
+from tokenization.files.storage import Storage, open_storage
 
 
 @pytest.mark.parametrize("wrote, reads", [(1, 1), (2, 2), (2, 1), (1, 2), (4, 3), (3, 4), (8, 3)])
@@ -65,11 +65,17 @@ def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(
 def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checkpoints.manifest.BLOCK_BYTES", 256)
     monkeypatch.setattr(slice_files, "BLOCK_BYTES", 256)
-    url, taken = str(tmp_path), []
+    url = str(tmp_path)
+    taken: list[tuple[str, int]] = []
     checkpoint = open_checkpoint(url, make(url, 3, world_size=4))
     storage = type(open_storage(url))
     real = storage.read
-    monkeypatch.setattr(storage, "read", lambda *a: taken.append((a[1], a[3] - a[2])) or real(*a))
+
+    def read(self: Storage, name: str, start: int, stop: int) -> bytes:
+        taken.append((name, stop - start))
+        return real(self, name, start, stop)
+
+    monkeypatch.setattr(storage, "read", read)
     reader, size = SliceReader(checkpoint), 3000 // 2
     for key in KEYS:
         reader.read("mars.c", key, size, size)
@@ -84,7 +90,7 @@ def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url: str) ->
     storage.delete(f"{missing}/{rank_file(1)}")
     storage.delete(f"{open_one}/{MANIFEST_FILE}")
     storage.write(f"{unreadable}/{MANIFEST_FILE}", lambda path: path.write_text('{"step": 50'))
-    passed_over = []
+    passed_over: list[str] = []
     assert [checkpoint.name for checkpoint in complete_checkpoints(url, passed_over)] == [good]
     assert [reason.split(": ", 1)[1].split(":")[0] for reason in passed_over] == [
         "manifest.json is not readable",
@@ -185,7 +191,7 @@ def test_a_manifest_that_was_altered_is_passed_over_whatever_was_altered(
     record = json.loads(manifest.read_text())
     change(record)
     manifest.write_text(json.dumps(record))
-    passed_over = []
+    passed_over: list[str] = []
     assert [checkpoint.name for checkpoint in complete_checkpoints(url, passed_over)] == [good]
     assert said in passed_over[0]
 
@@ -195,7 +201,7 @@ def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path: Path) -> 
     (tmp_path / name).rename(tmp_path / name.replace("20", "90", 1))
     (tmp_path / "step-x").mkdir()
     (tmp_path / "step-x" / "notes").write_text("somebody's")
-    passed_over = []
+    passed_over: list[str] = []
     assert not list(complete_checkpoints(str(tmp_path), passed_over))
     assert "is of step 20" in passed_over[0]
 
@@ -207,11 +213,11 @@ def test_two_attempts_never_share_a_folder() -> None:
 def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no checkpoint"):
         finished_checkpoint(tmp_path)
-    make(tmp_path / "checkpoints", 10)
+    make(str(tmp_path / "checkpoints"), 10)
     with pytest.raises(InputError, match=r"stopped at step 10.*--allow-unfinished"):
         finished_checkpoint(tmp_path)
     assert finished_checkpoint(tmp_path, allow_unfinished=True).manifest.step == 10
-    last = make(tmp_path / "checkpoints", 20, finished=True)
+    last = make(str(tmp_path / "checkpoints"), 20, finished=True)
     for place in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / last):
         assert finished_checkpoint(place).name == last
     (tmp_path / "checkpoints" / last / rank_file(0)).unlink()

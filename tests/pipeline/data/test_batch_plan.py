@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
-from pipeline.data.batch_plan import StagePlan
-from pipeline.data.collate import MicroBatch
+from pipeline.data.batch_plan import StagePlan, Step
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
@@ -125,7 +124,7 @@ def test_shards_of_another_vqgan_are_refused(tokens: Path) -> None:
         build_row_index(RowSelection(tokens))
 
 
-def labels_of(step: list[list[MicroBatch]], task: Task) -> int:
+def labels_of(step: Step, task: Task) -> int:
     return sum(
         int((labels.tasks == task.value).sum())
         for batches in step.micro_steps
@@ -145,6 +144,7 @@ def test_a_document_is_one_sample_of_all_its_parts_in_order(tmp_path: Path, buil
     index = build_row_index(RowSelection(tmp_path / "documents"))
     assert index.rows(0).tolist() == [0, 1, 3, 6, 7, 9]
     row = TokenReader(tmp_path / "documents", index, 1).row(0, 1)
+    assert row.document is not None
     assert row.document[0] == [21, 30] and row.document[2] == [21, 31] and row.document[4] == [50]
     assert (row.document[1] == lines[1]["codes"]).all() and (row.document[3] == lines[2]["codes"]).all()
 

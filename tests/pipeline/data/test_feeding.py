@@ -5,6 +5,7 @@ from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.benchmarks.feed import FeedBenchmark, measure_feed
@@ -82,9 +83,16 @@ def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, m
     """Whatever a step reads had been asked for in the step before, or earlier."""
     begun: list[str] = []
     fetch = ShardFetcher._fetch
-    monkeypatch.setattr(ShardFetcher, "_fetch", lambda self, name: begun.append(name) or fetch(self, name))
-    plan, read = plan_of(URL), set()
+
+    def recorded(self: ShardFetcher, name: str) -> pa.Table:
+        begun.append(name)
+        return fetch(self, name)
+
+    monkeypatch.setattr(ShardFetcher, "_fetch", recorded)
+    plan = plan_of(URL)
+    read: set[str] = set()
     (reader,) = plan.readers
+    assert isinstance(reader, TokenReader)
     for number in range(8):
         wait(reader._fetcher._coming.values())
         there = set(begun)

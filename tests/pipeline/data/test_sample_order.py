@@ -71,10 +71,10 @@ def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("recipe, stage", [("mars_7b", 1), ("mars_7b", 3), ("mars_1b", 3)])
-def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path: Path, recipe: str, stage: int) -> None:
+@pytest.mark.parametrize("name, stage", [("mars_7b", 1), ("mars_7b", 3), ("mars_1b", 3)])
+def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path: Path, name: str, stage: int) -> None:
     """A stage's window and the next one's first shard, 10,000 rows each, in 300 MB: tried with a fifth of them."""
-    recipe = load_recipe(recipe)
+    recipe = load_recipe(name)
     tokenization, held = recipe.tokenization, recipe.stages[stage - 1].window_shards + 1
     high = (tokenization.size_hr_px // 16) ** 2 if recipe.stages[stage - 1].task_shares.get("high_resolution") else None
     fingerprint = Fingerprint(
@@ -130,14 +130,14 @@ def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(
     if no_room(weights, size):
         return
     mixed = MixedOrder(orders, weights, size)
-    read = [[] for _ in orders]
+    read: list[list[tuple[int, int]]] = [[] for _ in orders]
     for step in range(20):
         samples = mixed.step(step)
         assert len(samples) == size
         for source, shard, row in samples:
             read[source].append((shard, row))
-    for order, samples in zip(orders, read, strict=True):
-        assert samples == [order.at(position) for position in range(len(samples))]
+    for order, taken in zip(orders, read, strict=True):
+        assert taken == [order.at(position) for position in range(len(taken))]
     assert mixed.taken(20) == [len(samples) for samples in read]
     assert sum(mixed.taken(far)) == far * size
     for taken, weight in zip(mixed.taken(far), weights, strict=True):

@@ -52,7 +52,8 @@ def of_one(segments: list) -> list[int]:
 def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch: pytest.MonkeyPatch, seed: int, scale: float) -> None:
     """Told from what the decoder was fed, row by row, and not from the result."""
     model = eager_model()
-    vocabulary, fed = model.config.vocabulary, {row: [] for row in range(len(PROMPTS))}
+    vocabulary = model.config.vocabulary
+    fed: dict[int, list[tuple[int, int]]] = {row: [] for row in range(len(PROMPTS))}
 
     def recorded(run: Callable) -> Callable:
         def recording(decoder: Any, ids: torch.Tensor, positions: torch.Tensor, *rest: Any) -> Any:

@@ -14,7 +14,7 @@ from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
-from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, generate_codes
+from pipeline.generation.pictures import HighResolution, PictureGenerator, Pictures, generate_captions, generate_codes
 from pipeline.generation.sampling import GREEDY, Sampling
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
@@ -50,6 +50,11 @@ def drawing(
     return PictureGenerator(mars, batch_size, prompt_len, NUM_CODES, sampling, high)
 
 
+def high_codes(made: Pictures) -> np.ndarray:
+    assert made.high_codes is not None
+    return made.high_codes
+
+
 def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model: MarsForCausalLM) -> None:
     """Rows of differing length, text and picture, one id at a time."""
     generator = np.random.default_rng(0)
@@ -77,20 +82,20 @@ def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(
     """The mask of a group, positions and openers are those of training, or pictures would come out as others."""
     builder = builder_of(model)
     made = drawing(model, GREEDY, high(group_size)).draw([prompt, [15]], [0, 0])
-    sequence = builder.high_resolution(prompt, made.codes[0], made.high_codes[0], Role.HIGH_1, group_size)
+    sequence = builder.high_resolution(prompt, made.codes[0], high_codes(made)[0], Role.HIGH_1, group_size)
     batch = collate(Kind.HIGH_RESOLUTION, [[sequence]], builder.vocabulary, [1.0] * 4, 1)
     hidden = torch.cat(Objective(model).hidden_states(batch), dim=1).flatten(0, 1)
     labels = batch.code_labels
     logits = model.head(hidden[labels.index], State.CODES)
     assert len(logits) == NUM_CODES + NUM_HIGH
     assert logits.argmax(-1).tolist() == (labels.ids - TEXT_VOCAB).tolist()
-    assert len({*made.codes[0], *made.high_codes[0]}) > 2, "pictures of one code would show nothing"
+    assert len({*made.codes[0], *high_codes(made)[0]}) > 2, "pictures of one code would show nothing"
 
 
 def test_a_group_of_one_is_ordinary_next_token_prediction(model: MarsForCausalLM) -> None:
     made = drawing(model, GREEDY, high(1)).draw(PROMPTS, [0] * 3)
     vocabulary = model.config.vocabulary
-    for prompt, low, codes in zip(PROMPTS, made.codes, made.high_codes, strict=True):
+    for prompt, low, codes in zip(PROMPTS, made.codes, high_codes(made), strict=True):
         opener, closer = vocabulary.opener(Role.BASE), vocabulary.closer(Role.BASE)
         ids = [*prompt, opener, *(low + TEXT_VOCAB), closer, vocabulary.opener(Role.HIGH_1)]
         for code in codes:
@@ -106,7 +111,7 @@ def test_a_high_resolution_picture_of_a_base_picture_is_the_one_drawn_with_it(
     generator = drawing(model, sampling, high(4))
     made = generator.draw(PROMPTS, [1, 2, 3])
     generator.read(PROMPTS, made.codes, [1, 2, 3])
-    assert np.array_equal(generator.go_on(), made.high_codes)
+    assert np.array_equal(generator.go_on(), high_codes(made))
     without = drawing(model, sampling).draw(PROMPTS, [1, 2, 3])
     assert np.array_equal(without.codes, made.codes) and without.high_codes is None
 
@@ -124,7 +129,7 @@ def test_the_same_prompt_and_seed_give_the_same_picture_whatever_shares_the_batc
     ):
         made = generator.draw(prompts, seeds)
         assert np.array_equal(made.codes[row], alone.codes[0])
-        assert np.array_equal(made.high_codes[row], alone.high_codes[0])
+        assert np.array_equal(high_codes(made)[row], high_codes(alone)[0])
     assert not np.array_equal(made.codes[3], alone.codes[0]), "another seed draws another picture"
     assert len(made.codes) == 4
 
@@ -183,9 +188,14 @@ def counting(function: Callable, count: Callable) -> Callable:
 def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(
     model: MarsForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[State] = []
     own = Decoder.logits
-    monkeypatch.setattr(Decoder, "logits", lambda self, hidden, state: asked.append(state) or own(self, hidden, state))
+
+    def recorded(self: Decoder, hidden: torch.Tensor, state: State) -> torch.Tensor:
+        asked.append(state)
+        return own(self, hidden, state)
+
+    monkeypatch.setattr(Decoder, "logits", recorded)
     drawing(model, GREEDY, high(4)).draw(PROMPTS, [0] * 3)
     assert asked == [State.CODES] * (NUM_CODES + NUM_HIGH // 4)
 
@@ -201,14 +211,14 @@ def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size:
     generator._compiled_step = torch.compile(generator._step, backend="eager", fullgraph=True, dynamic=False)
     generator._decoder._whole_cache = True
     made = generator.draw(PROMPTS, [1, 2, 3])
-    assert np.array_equal(made.codes, expected.codes) and np.array_equal(made.high_codes, expected.high_codes)
+    assert np.array_equal(made.codes, expected.codes) and np.array_equal(high_codes(made), high_codes(expected))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert graphs == (1 if group_size == 1 else 2), "one graph a number of codes at once, however many steps"
 
 
 def test_all_that_the_benchmark_compares_draw_the_same_pictures() -> None:
     """Or its ratios would compare different work."""
-    lines = []
+    lines: list[str] = []
     benchmark = GenerationBenchmark(small_config(), batch_size=2, text_ids=5, num_codes=8, rounds=2)
     figures = measure_generation(benchmark, torch.device("cpu"), lines.append)
     assert len(lines) == 3 and figures["device"].startswith("CPU")
@@ -222,7 +232,7 @@ def test_a_used_cache_draws_as_a_new_one(model: MarsForCausalLM) -> None:
     used = drawing(model, RANDOM, high(4))
     used.draw([[31, 32, 33, 34], [35, 36, 37]], [5, 6])
     fresh = drawing(model, RANDOM, high(4)).draw(PROMPTS, [1, 2, 3])
-    assert np.array_equal(used.draw(PROMPTS, [1, 2, 3]).high_codes, fresh.high_codes)
+    assert np.array_equal(high_codes(used.draw(PROMPTS, [1, 2, 3])), high_codes(fresh))
 
 
 def test_captions_of_unequal_prompts_are_the_whole_passes_likeliest(model: MarsForCausalLM) -> None:
@@ -232,7 +242,8 @@ def test_captions_of_unequal_prompts_are_the_whole_passes_likeliest(model: MarsF
     captions = generate_captions(model, prompts, END_ID, 6)
     assert captions == generate_captions(model, prompts, END_ID, 6, text_len=8)
     for prompt, caption in zip(prompts, captions, strict=True):
-        ids, expected = prompt.tolist(), []
+        ids = prompt.tolist()
+        expected: list[int] = []
         while len(expected) < 6:
             hidden = hidden_by_selection(model, torch.tensor([ids]))[0, -1]
             chosen = int(model.head(hidden, State.TEXT).argmax())

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +23,10 @@ ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
 class Cluster:
     """Attempts that end as they are told to, and a cluster with room for so many workers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends: list, room: tuple[int, ...] = (4,)) -> None:
-        self.ends, self.room, self.saved, self.workers, self.told = list(ends), list(room), 0, [], []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends: list, room: Sequence[int] = (4,)) -> None:
+        self.ends, self.room, self.saved = list(ends), list(room), 0
+        self.workers: list[int] = []
+        self.told: list[str] = []
         monkeypatch.setattr(attempts, "RETRY_PAUSE_S", 0.0)
         monkeypatch.setattr(attempts, "POLL_S", 0.01)
         monkeypatch.setattr(attempts, "workers_that_fit", lambda _, most: min(most, self.now()))
@@ -110,7 +113,8 @@ def test_a_range_that_cannot_be_is_refused(change: dict[str, Any], said: str) ->
 def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train does so when an attempt ends: the autoscaler would take the nodes that are left."""
     cluster = Cluster(monkeypatch, [(5, None)])
-    asked, often = [], threading.Event()
+    asked: list[int] = []
+    often = threading.Event()
 
     def request_resources(bundles: list[dict]) -> None:
         asked.append(len(bundles))
@@ -119,7 +123,7 @@ def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypat
 
     monkeypatch.setattr(attempts, "request_resources", request_resources)
     monkeypatch.setattr(attempts, "ASK_AGAIN_S", 0.01)
-    cluster.attempt = lambda scaling: assert_set(often)
+    monkeypatch.setattr(cluster, "attempt", lambda scaling: assert_set(often))
     cluster.run(ELASTIC)
     assert set(asked) == {ELASTIC.num_workers}, "Ray was not up: nothing is taken back"
 

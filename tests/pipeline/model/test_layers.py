@@ -28,7 +28,7 @@ def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix
         Objective(mars),
     )
     plain = torch.autograd.grad(objective(batches).loss, trained)
-    runs = Counter()
+    runs: Counter[str] = Counter()
     for name in ("forward", "forward_text", "forward_visual"):
         monkeypatch.setattr(MarsDecoderLayer, name, counting(getattr(MarsDecoderLayer, name), runs))
     mars.gradient_checkpointing_enable()
@@ -42,7 +42,7 @@ def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix
     assert runs == {"forward_text": 2 * layers, "forward_visual": 2 * (layers + again), "forward": layers + again}
 
 
-def counting(function: Callable, runs: list) -> Callable:
+def counting(function: Callable, runs: Counter[str]) -> Callable:
     def counted(*args: Any, **kwargs: Any) -> Any:
         runs[function.__name__] += 1
         return function(*args, **kwargs)

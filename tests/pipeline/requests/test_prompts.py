@@ -8,12 +8,10 @@ import pytest
 
 from pipeline.errors import InputError, UsageError
 from pipeline.requests.prompts import read_prompts
-from pipeline.requests.request import (
-    prompt_rows,
-)
+from pipeline.requests.request import prompt_rows
 
 
-def read(path: Path, *texts: str, max_ids: int = 4) -> list:
+def read(path: Path | str, *texts: str, max_ids: int = 4) -> list:
     return read_prompts(texts, str(path), lambda lines: [len(line.split()) for line in lines], max_ids)
 
 
@@ -32,8 +30,8 @@ def test_jsonl_gives_prompts_their_language_seed_and_id(tmp_path: Path) -> None:
     cat, sun = read(path)
     assert (cat.text, cat.language, cat.seed, cat.id) == ("红猫", "zh", 7, "cat")
     assert (sun.text, sun.language, sun.seed, sun.id) == ("sun", None, None, "1")
-    rows = prompt_rows([cat, sun], 2, seed=3)
-    assert [(row["id"], row["seed"]) for row in rows] == [("cat", 7), ("cat", 8), ("1", 3), ("1", 4)]
+    drawn = prompt_rows([cat, sun], 2, seed=3)
+    assert [(row["id"], row["seed"]) for row in drawn] == [("cat", 7), ("cat", 8), ("1", 3), ("1", 4)]
 
 
 def test_every_bad_line_of_a_file_is_named_with_its_number_in_one_error(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_lock_left_behind_is_removed_and_named(lock: Path) -> None:
     lock.touch()
     before = time.time() - STALE_AFTER_S - 10
     os.utime(lock, (before, before))
-    told = []
+    told: list[str] = []
     await_extension_lock(told.append)
     assert not lock.exists() and len(told) == 1 and str(lock) in told[0] and "was killed" in told[0]
 
@@ -34,7 +34,8 @@ def test_a_lock_that_is_held_is_waited_for_and_told_of(lock: Path, monkeypatch: 
     monkeypatch.setattr(extension_lock, "POLL_S", 0.05)
     lock.touch()
     threading.Timer(1.0, lock.unlink).start()
-    told, started = [], time.monotonic()
+    told: list[str] = []
+    started = time.monotonic()
     await_extension_lock(told.append)
     assert time.monotonic() - started > 0.9
     assert len(told) == 1 and "waits while another process compiles" in told[0]

@@ -52,7 +52,9 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(
     mars.freeze_language_expert()
     sequences = samples(builder)[kind]
     trained = [p for p in mars.parameters() if p.requires_grad]
-    expected = sum(loss_by_definition(mars, each, WEIGHTS, normalisation == "joint") for each in sequences)
+    expected = sum(
+        (loss_by_definition(mars, each, WEIGHTS, normalisation == "joint") for each in sequences), torch.zeros(())
+    )
     expected_gradients = torch.autograd.grad(expected, trained)
 
     batch = collate(kind, [sequences[:2], sequences[2:]], builder.vocabulary, WEIGHTS, 8)

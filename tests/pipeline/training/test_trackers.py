@@ -72,7 +72,9 @@ def test_a_tracker_that_fails_is_told_of_once_and_opened_again_and_the_others_go
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk, a service that is down: neither is worth a training."""
-    told, broken, seen = [], [True], []
+    told: list[str] = []
+    seen: list[int] = []
+    broken = [True]
 
     class Service:
         def scalars(self, figures: dict, step: int) -> None:

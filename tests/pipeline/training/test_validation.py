@@ -70,7 +70,9 @@ def test_documents_are_measured_whole(alone: None, objective: Objective, tmp_pat
     source, builder = held_out(tmp_path / "documents", ""), builder_of(objective.mars)
     figures = validate(objective, validation_sets(STAGE, 1, (source,), builder), torch.device("cpu"))
     reader = TokenReader(source.tokens, source.index, 1)
-    sequences = [builder.interleaved(reader.row(0, place).document) for place in range(6)]
+    documents = [reader.row(0, place).document for place in range(6)]
+    sequences = [builder.interleaved(document) for document in documents if document is not None]
+    assert len(sequences) == 6
     texts = sum(int((each.label_tasks == Task.DOCUMENT_TEXT.value).sum()) for each in sequences)
     expected = bits(objective, sequences, Task.DOCUMENT_TEXT) / texts
     assert figures["documents/bits_a_text_id"] == pytest.approx(expected, rel=1e-5)

@@ -1,14 +1,16 @@
 """Two gloo ranks under ZeRO-3 are partitioned for real and compute what one process computes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.config.tasks import Task
@@ -113,11 +115,12 @@ def _accumulation_rank(rank: int, port: int, run: StageRun, result: Path) -> Non
 
     join(rank, 2, port)
     model = load_base(run.base, CODEBOOK, torch.bfloat16)
-    engine = make_engine(Scaled(model), run.stage, replace(run.zero, dtype="bfloat16"))
+    engine = make_engine(cast(Objective, Scaled(model)), run.stage, replace(run.zero, dtype="bfloat16"))
+    forward = cast(Callable[[float], torch.Tensor], engine)
     # 1 + 255 * 2^-9: in bfloat16, whose step at 1 is 2^-7, every one of the small ones would be lost.
     sizes = [1.0] + [2.0**-9] * 255
     for number, size in enumerate(sizes, start=1):
-        accumulate(engine, engine(size) / dist.get_world_size(), last=number == len(sizes))
+        accumulate(engine, forward(size) / dist.get_world_size(), last=number == len(sizes))
         if number < len(sizes):
             engine.step()
     gradient = safe_get_full_grad(engine.module.mars.model.embed_visual.weight)
@@ -127,8 +130,12 @@ def _accumulation_rank(rank: int, port: int, run: StageRun, result: Path) -> Non
     os._exit(0)
 
 
-class Scaled(Objective):
-    """Its gradient for every visual embedding row is the number it is called with."""
+class Scaled(nn.Module):
+    """Its gradient for every visual embedding row is the number it is called with. Stands in for `Objective`."""
+
+    def __init__(self, model: MarsForCausalLM) -> None:
+        super().__init__()
+        self.mars = model
 
     def forward(self, size: float) -> torch.Tensor:
         ids = torch.arange(self.mars.config.vocabulary.num_visual) + self.mars.config.text_vocab_size
@@ -160,8 +167,9 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     engine = make_engine(Objective(model), run.stage, run.zero)
     for number in range(2):
         train_step(engine, plan.step(number, rank, 2), run.stage, StepGuard(0.0, 0, 1), torch.device("cpu"))
-    held = sum(p.ds_tensor.numel() for p in engine.module.parameters())
-    left_whole = sum(p.data.numel() for p in engine.module.parameters())
+    parameters: list[Any] = list(engine.module.parameters())  # ZeRO-3 gives each a `ds_tensor`
+    held = sum(p.ds_tensor.numel() for p in parameters)
+    left_whole = sum(p.data.numel() for p in parameters)
     moments = sum(
         value.numel()
         for state in engine.optimizer.optimizer.state.values()

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkout import CHECKOUT
 from tests.support.corpora import corpus_in
-from tests.support.pictures import noise_png, write_tar
+from tests.support.pictures import TarSample, noise_png, write_tar
 from tests.support.small_run import small_vqgan
 from tokenization.config.pictures import Limits, Transform
 from tokenization.config.tokenization import TokenizationConfig
@@ -29,7 +29,7 @@ from tokenization.job.rows import read_chunks
 from tokenization.text_tokenizer import NUM_RANKS, text_ids
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=16, caption_columns={"caption": "en"}, max_caption_ids=50)
-FORMATS = {
+FORMATS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"progressive": True},
     "WEBP": {},
@@ -88,8 +88,10 @@ def damaged_metadata() -> Iterator[Any]:
     yield from (b"{}", b'{"other": "x"}', b"[" * 100_000, b'{"caption": ' + b"9" * 5000 + b"}")
 
 
-def damaged_samples() -> list[tuple[str, bytes | None, dict | bytes]]:
-    samples = [(f"picture{number}", content, GOOD) for number, content in enumerate(damaged_pictures())]
+def damaged_samples() -> list[TarSample]:
+    samples: list[TarSample] = [
+        (f"picture{number}", content, GOOD) for number, content in enumerate(damaged_pictures())
+    ]
     for number in range(8):
         for place, content in enumerate(damaged_metadata()):
             samples.append((f"text{number}-{place}", noise_png(place), content))

@@ -233,7 +233,12 @@ def test_a_picture_comes_or_goes_and_the_folders_shards_are_others(tmp_path: Pat
 
 def test_the_high_resolution_is_for_the_rows_of_a_filter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write_folder(tmp_path, "csv")
-    how = {"caption_columns": {"caption": "en"}, "encode_batch_size": 2, "size_px": 16, "size_hr_px": 48}
+    how: dict[str, Any] = {
+        "caption_columns": {"caption": "en"},
+        "encode_batch_size": 2,
+        "size_px": 16,
+        "size_hr_px": 48,
+    }
     for where, chosen in (("score >= 1", [2, 3, 4]), ("", [0, 1, 2, 3, 4]), ("beauty > 1", [])):
         config = TokenizationConfig(hr_where=where, **how)
         chunks = list(read_chunks(corpus_in(tmp_path), "000000", config, tokenizer))

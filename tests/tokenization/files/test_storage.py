@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, s3: FaultyS3) -> Sto
 def test_what_is_written_is_listed_read_and_deleted(storage: Storage) -> None:
     assert storage.names() == []
     for name in ("b.json", "a/c.json", "a/.hidden"):
-        storage.write(name, lambda path, name=name: path.write_text(name))
+        storage.write(name, partial(Path.write_text, data=name))
     again = pickle.loads(pickle.dumps(storage))
     assert again.names() == ["a/c.json", "b.json"]
     with again.local("a/c.json") as path:

@@ -5,6 +5,7 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.corpora import corpus_in
-from tests.support.pictures import noise_png, png, write_tar
+from tests.support.pictures import TarSample, noise_png, png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.pictures import Transform
 from tokenization.config.tokenization import TokenizationConfig
@@ -90,14 +91,14 @@ def test_a_token_folder_keeps_to_its_corpus(tmp_path: Path) -> None:
 
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path: Path) -> None:
-    rows = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
+    rows: list[dict[str, Any]] = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
     assert _pass_through([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
     assert _pass_through([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
 
 
 def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     good = {"caption_en": "a very long caption indeed", "caption_zh": "猫", "score": 0.5}
-    samples = [
+    samples: list[TarSample] = [
         ("a", noise_png(1), good),
         ("b", png()[:60], good),
         ("c", None, good),

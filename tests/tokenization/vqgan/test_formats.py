@@ -54,12 +54,13 @@ def write_taming(folder: Path, weights: dict[str, Tensor]) -> Path:
     best score, and settings as omegaconf keeps them."""
     folder.mkdir(parents=True)
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
-    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    callback = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    vars(module)["ModelCheckpoint"] = callback
     names = ["pytorch_lightning", "pytorch_lightning.callbacks", module.__name__]
     sys.modules |= dict.fromkeys(names[:2], types.ModuleType("parent")) | {module.__name__: module}
     loss = {"loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4), "loss.logvar": torch.zeros(())}
     best, settings = np.float32(0.25), defaultdict(dict, {"type": typing.Any, "ddconfig": {"ch": 128}})
-    checkpoint = {"epoch": 3, "state_dict": weights | loss, "callbacks": {module.ModelCheckpoint: {"best": best}}}
+    checkpoint = {"epoch": 3, "state_dict": weights | loss, "callbacks": {callback: {"best": best}}}
     checkpoint["hyper_parameters"] = settings
     checkpoint |= {"optimizer_states": [{"state": {}, "param_groups": []}], "pytorch-lightning_version": "1.0.8"}
     try:
@@ -102,8 +103,8 @@ def test_codes_and_pictures_are_the_projects_own(
     assert len(np.unique(expected)) > 20, "codes that are all alike would show nothing"
     np.testing.assert_array_equal(codes, expected)
     drawn = (reference.decode(weights, kind, torch.from_numpy(codes)) - low) / (high - low) * 255
-    drawn = drawn.clamp(0, 255).permute(0, 2, 3, 1).numpy()
-    assert np.abs(vqgan.decode(codes) - drawn).max() <= 0.51
+    pixels = drawn.clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    assert np.abs(vqgan.decode(codes) - pixels).max() <= 0.51
     # As an export has it, a diffusers folder, it is the same.
     save_vqgan(load_vqgan(place), tmp_path / "saved")
     saved = ImageTokenizer(tmp_path / "saved")
