@@ -25,9 +25,9 @@ class Report(JobOptions):
     html: str = ""
     """File for the page with plots. Default: budget.html in the run's folder."""
     budget_gpu_days: float = 0.0
-    """GPU-days to compare with. Default: the run's limit, or what the recipe plans with, if any."""
+    """GPU-days to compare with. Default: the run's limit, or the recipe's planned budget, if any."""
     gpu_model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=MODEL")] = ()
-    """What a GPU counts as whose model is not known, as in --gpu-model unknown=A100. May be repeated."""
+    """GPU that an unknown model counts as, as in --gpu-model unknown=A100. May be repeated."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Plan:
     mfu: float = 0.0
     """Share of the GPU's peak to assume, 0 to 1. Default: 0.5."""
     benchmark: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")] = ()
-    """Measured rates instead: what `jobs/benchmark.py train --json` or `tokenize --json` printed, or the ledger folder
-    of another run. May be repeated."""
+    """Measured rates to use instead: output of `jobs/benchmark.py train --json` or `tokenize --json`, or the ledger
+    folder of another run. May be repeated."""
     encoder_mfu: float = ASSUMED_ENCODER_MFU
-    """Share of the peak to assume of the VQ-GAN's encoder."""
+    """Share of the peak to assume for the VQ-GAN's encoder."""
     price_per_gpu_hour: float = 0.0
     """Price of an hour of one GPU, in any currency; 0 for none."""
     json: bool = False

@@ -21,11 +21,11 @@ class Options(JobOptions):
     """Flags of `compare_experts`."""
 
     steps: int = 200
-    """Optimizer steps of each."""
+    """Optimizer steps of each model."""
     texts: int = 128
     """Held-out captions to measure the drift on."""
     stage: int = 1
-    """Whose rows, tasks, batches and learning rates are used."""
+    """Stage whose rows, tasks, batches and learning rates are used."""
     json: bool = False
     """Print the figures as one JSON object, last."""
 

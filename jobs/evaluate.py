@@ -13,9 +13,9 @@ class Options(JobOptions):
     """Flags of `evaluate`."""
 
     fid_weights: str = ""
-    """Local file of Inception weights, TorchScript or torch-fidelity's: adds the FID."""
+    """Local file of Inception weights, TorchScript or torch-fidelity's. Adds the FID."""
     clip_weights: str = ""
-    """Local folder of a CLIP model as transformers saves it: adds the CLIP score."""
+    """Local folder of a CLIP model in transformers' format. Adds the CLIP score."""
     json: bool = False
     """Print the metrics as one JSON object, last."""
 

@@ -19,19 +19,19 @@ class Options(JobOptions):
     """Flags of `export_for_scorers`."""
 
     layout: Literal["t2i-compbench", "geneval"] = "geneval"
-    """Whose."""
+    """Benchmark whose layout is written."""
     prompts: str = ""
     """The benchmark's prompt file: a text file of T2I-CompBench, or GenEval's evaluation_metadata.jsonl."""
     output: str = ""
     """New folder for the pictures."""
     samples: int = 0
-    """Pictures a prompt (default: as the benchmark draws, 10 for t2i-compbench, 4 for geneval)."""
+    """Pictures per prompt (default: the benchmark's own number, 10 for t2i-compbench, 4 for geneval)."""
     temperature: float = 1.0
-    """Of the sampled codes."""
+    """Sampling temperature of the codes."""
     guidance_scale: float | None = None
     """Classifier-free guidance; 1 for none (default: the recipe's)."""
     seed: int = 0
-    """Of the sampling."""
+    """Seed of the sampling."""
 
 
 def main(options: Options) -> None:

@@ -21,15 +21,15 @@ class Options(JobOptions):
 
     checkpoint: str = ""
     """A run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or not
-    (default: the run of --recipe and --root). The recipe is the one that the run kept; of a checkpoint in S3, that of
+    (default: the run of --recipe and --root). The recipe is the one stored in the run; for a checkpoint in S3, that of
     --recipe."""
     out: str = ""
     """New folder for the model."""
     visual_only: bool = False
-    """Leave the language expert out: half of the size. Loading then fetches it from where --language-expert says."""
+    """Leave the language expert out, which halves the size. Loading then fetches it from --language-expert."""
     language_expert: str = ""
-    """With --visual-only: folder or hub name of the language expert, as whoever loads the model finds it (default: as
-    the recipe names it)."""
+    """With --visual-only: folder or hub name from which the exported model loads its language expert (default: the
+    recipe's)."""
 
 
 def main(options: Options) -> None:

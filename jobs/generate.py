@@ -41,31 +41,31 @@ class Options(JobOptions):
     image: tuple[str, ...] = ()
     """Picture files to caption."""
     language: Literal["en", "zh"] = "en"
-    """Of captions."""
+    """Language of captions."""
     resolution: Annotated[int, _default("as --high-resolution says")] = 0
-    """Side of the pictures, px: one that the run was trained for."""
+    """Side of the pictures in px; the run must have been trained for it."""
     high_resolution: Literal["yes", "no", "auto"] = "auto"
-    """Draw a high-resolution picture after each one. auto: where the last stage has trained for it."""
+    """Draw a high-resolution picture after each one. auto: if the last stage was trained for it."""
     num_pictures_each: int = 1
-    """Results for each prompt, with seeds that count up."""
+    """Results for each prompt, with consecutive seeds."""
     max_pictures: int = 4
-    """Of joint: pictures of a document, at most."""
+    """For joint: maximum number of pictures in a document."""
     max_text_ids: int = 256
-    """Of joint: text ids that are written, at most."""
+    """For joint: maximum number of generated text ids."""
     temperature: Annotated[float | None, _default("the recipe's; captions take the likeliest")] = None
-    """Divides the logits; 0 takes the likeliest."""
+    """Divides the logits; 0 takes the most likely code."""
     top_k: Annotated[int | None, _default("the recipe's")] = None
-    """Sample among this many likeliest; 0 among all."""
+    """Sample from this many most likely ones; 0 for all."""
     top_p: float = 1.0
-    """Sample among the likeliest that together reach this probability; 1 for all."""
+    """Sample from the most likely ones that together reach this probability; 1 for all."""
     guidance_scale: Annotated[float | None, _default("the recipe's")] = None
     """Classifier-free guidance of pictures; 1 for none."""
     seed: int = 0
-    """Of the sampling, where a prompt has none of its own. Same seed, prompt and batch size: same picture."""
+    """Seed of the sampling for prompts without a seed. The same seed, prompt and batch size give the same picture."""
     batch_size: Annotated[int, _default(f"{PROMPT_BATCH}, or the recipe's where that is less")] = 0
     """Rows generated at once; fewer are padded. For the scored samples: the recipe's."""
     output: Annotated[str, _default("samples/prompts in the run's folder")] = ""
-    """Folder for results; each run of the job makes a numbered one in it. For the scored samples: `samples`."""
+    """Folder for results; each job makes a numbered folder in it. For the scored samples: `samples`."""
 
     @property
     def has_request(self) -> bool:

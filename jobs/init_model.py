@@ -19,9 +19,9 @@ class Options(JobOptions):
     """Flags of `init_model`."""
 
     codebook_size: int = 0
-    """Codes of the VQ-GAN (default: asked of the recipe's VQ-GAN, which must then be there)."""
+    """Codebook size of the VQ-GAN (default: read from the recipe's VQ-GAN, which must then exist)."""
     json: bool = False
-    """The result as one JSON object on the last line."""
+    """Print the result as one JSON object on the last line."""
 
 
 def main(options: Options) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Options(JobOptions):
     rows: int = 12
     """Random rows on the sheet; 0 for no sheet."""
     seed: int = 0
-    """Which rows are drawn."""
+    """Seed of the choice of rows."""
     json: bool = False
     """Print the statistics as one JSON object, last."""
 

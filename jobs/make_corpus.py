@@ -18,13 +18,13 @@ class Options(JobOptions):
     """recipe: the recipe's corpora that have no path. noise: pictures of noise with captions of random words, for
     benchmarks."""
     rows: int = 10_000
-    """Of noise: pictures."""
+    """For noise: number of pictures."""
     size_px: int = 384
-    """Of noise: shorter side of the pictures, px; the longer one is up to half as long again."""
+    """For noise: shorter side of the pictures, px; the longer one is up to 1.5 times as long."""
     shard_rows: int = 1000
-    """Of noise: pictures a shard."""
+    """For noise: pictures per shard."""
     output: str = ""
-    """Of noise: folder for the shards (default: `noise` in the run's folder)."""
+    """For noise: folder for the shards (default: `noise` in the run's folder)."""
 
 
 def main(options: Options) -> None:

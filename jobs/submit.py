@@ -29,25 +29,25 @@ class Options:
     """Flags of `submit`."""
 
     address: str = ""
-    """The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, where `ray dashboard` and
-    `kubectl port-forward` bring it."""
+    """The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265, which `ray dashboard` and
+    `kubectl port-forward` provide."""
     working_dir: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: the checkout, or this folder)")] = str(
         checkout()
     )
-    """Folder that the job runs from, sent to the cluster (512 MiB at most; what .gitignore names is left out). Empty:
+    """Folder that the job runs from, sent to the cluster (512 MiB at most, without the files in .gitignore). Empty:
     the checkout that the cluster was started from."""
     env: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Environment variable of the job and its workers. May be repeated."""
     name: str = ""
-    """Submission id, to which the attempt is added. Default: the job's file name and the time."""
+    """Submission id; the attempt number is appended. Default: the job's file name and the time."""
     attach: str = ""
-    """Submission id of a job to wait for that was submitted before, instead of a new one."""
+    """Submission id of an existing job to follow, instead of submitting a new one."""
     resubmissions: int = 3
-    """How often in a row to submit again a job that broke off without a reason of its own. Preemptions do not count."""
+    """Maximum number of resubmissions in a row after unexplained failures. Preemptions do not count."""
     pause_s: float = 10.0
-    """Seconds before submitting again: what broke the job may need a moment."""
+    """Seconds before each resubmission, so that a temporary fault can pass."""
     give_up_min: float = 60.0
-    """Minutes without an answer after which the cluster counts as gone."""
+    """Minutes without an answer from the cluster after which the job client gives up."""
 
 
 def main(options: Options, command: list[str]) -> None:

@@ -31,7 +31,7 @@ def _recipes(usual: object, metavar: str) -> Any:
 
 @dataclass(frozen=True)
 class Options(JobOptions):
-    """Flags of `tokenize`. What is not given is the recipe's; `--set` reaches all its other values."""
+    """Flags of `tokenize`. A flag that is not given takes the recipe's value; `--set` changes any other value."""
 
     corpus: Annotated[str | None, _recipes("the corpus that the project makes", "FOLDER")] = None
     """Folder or s3://bucket/prefix to tokenize instead of the recipe's first corpus, and nothing else."""
@@ -39,42 +39,42 @@ class Options(JobOptions):
     """Folder or s3://bucket/prefix for the tokens of the first corpus, and of no other."""
     layout: Annotated[str | None, _recipes("by its files", f"{{{','.join(CORPUS_FORMATS)}}}")] = None
     """The corpus's format, as docs/formats.md describes it: for example tar shards, or a folder with metadata.jsonl.
-    Empty: by its files."""
+    Empty: detected from its files."""
     image_column: Annotated[str | None, _recipes("the only one", "COLUMN")] = None
     """Of parquet: the column of the pictures' bytes. Empty: the only such column, or one of the usual names."""
     captions: Annotated[tuple[str, ...] | None, _recipes(CAPTIONS, "LANGUAGE=COLUMN")] = None
     """Caption columns and their languages, as in --captions en=caption zh=caption_zh."""
     max_caption_ids: Annotated[int | None, _recipes(USUAL.max_caption_ids, "INT")] = None
-    """Text ids of a caption, at most; longer ones are cut and marked."""
+    """Maximum text ids of a caption; longer ones are cut and marked."""
     resolution: Annotated[int | None, _recipes(USUAL.size_px, "INT")] = None
     """Side of the square that is encoded, px; a multiple of the VQ-GAN's factor."""
     hr_resolution: Annotated[int | None, _recipes("0", "INT")] = None
-    """Side at which the same crop is encoded once more, px; a multiple of the factor. 0: not at all."""
+    """Side at which the same crop is encoded a second time, px; a multiple of the factor. 0 for none."""
     hr_where: Annotated[str | None, _recipes("all", "QUERY")] = None
     """Which pictures get the high resolution, as a pandas query over a row of the corpus: --hr-where 'score >= 6'.
     Empty: all."""
     encode_batch_size: Annotated[int | None, _recipes(USUAL.encode_batch_size, "INT")] = None
-    """Pictures that are encoded at once."""
+    """Pictures encoded at once."""
     encoders: Annotated[int | None, _recipes(1, "INT")] = None
-    """Encoding actors: one GPU each where the recipe uses GPUs, else one CPU."""
+    """Number of encoding actors, each with one GPU if the recipe uses GPUs, or else one CPU."""
     readers: Annotated[int | None, _recipes(0, "INT")] = None
-    """Reading and decoding actors, at most. 0: as many as the cluster has CPUs."""
+    """Maximum number of reading and decoding actors. 0: the number of the cluster's CPUs."""
     max_bytes: Annotated[int | None, _recipes(USUAL.limits.max_bytes, "INT")] = None
-    """Larger picture files are rejected, bytes."""
+    """Maximum size of a picture file in bytes; larger ones are rejected."""
     max_pixels: Annotated[int | None, _recipes(USUAL.limits.max_pixels, "INT")] = None
-    """Pictures of more pixels are rejected, px."""
+    """Maximum number of pixels; pictures with more are rejected."""
     max_side: Annotated[int | None, _recipes(USUAL.limits.max_side_px, "INT")] = None
-    """Pictures whose longer side is longer are rejected, px."""
+    """Maximum longer side in px; other pictures are rejected."""
     min_side: Annotated[int | None, _recipes(USUAL.limits.min_side_px, "INT")] = None
-    """Pictures whose shorter side is shorter are rejected, px."""
+    """Minimum shorter side in px; other pictures are rejected."""
     max_aspect_ratio: Annotated[float | None, _recipes(USUAL.limits.max_aspect_ratio, "FLOAT")] = None
-    """Pictures with more of longer side over shorter side are rejected."""
+    """Maximum ratio of longer to shorter side; other pictures are rejected."""
     json: bool = False
-    """Print the manifest as one JSON object, last; of a dry run, the nodes."""
+    """Print the manifest as one JSON object, last; for a dry run, the nodes."""
     dry_run: bool = False
-    """Tokenize nothing: say which actors the job will start, and with --cluster which nodes those ask for."""
+    """Tokenize nothing: print the actors that the job will start, and with --cluster the nodes they ask for."""
     cluster: str = ""
-    """With --dry-run: cluster file, as in cluster/aws_a100.yaml. Exit code 2 where it can never give the nodes."""
+    """With --dry-run: cluster file, as in cluster/aws_a100.yaml. Exit code 2 if it can never start the nodes."""
 
     def applied(self, recipe: Recipe) -> Recipe:
         """Returns the recipe with the values of the flags.

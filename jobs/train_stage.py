@@ -19,29 +19,29 @@ class Options(JobOptions):
     """Flags of `train_stage`."""
 
     stage: str = ""
-    """Stage to train, from 1, or `all`. Default: the next one that is not finished; of a dry run, all."""
+    """Stage to train, from 1, or `all`. Default: the next unfinished one; for a dry run, all."""
     initial_checkpoint: str = ""
-    """Checkpoint, or stage's folder, whose weights a stage starts from. Default: the stage before's last."""
+    """Checkpoint or stage folder whose weights a stage starts from. Default: the previous stage's last checkpoint."""
     allow_unfinished: bool = False
-    """Start from a stage that did not finish, too."""
+    """Also accept a stage that did not finish as the start."""
     budget_gpu_days: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="[SCOPE=]DAYS")] = ()
-    """GPU-days (CPU-days where no GPU trains) that the stage may take in all its attempts, as in 300 or stage=300, or
-    the run with all its jobs, as in run=587. May be repeated. At 80% and 95% there is a warning, at 100% a checkpoint
-    and the end with exit code 5. The ledger remembers it; 0 takes it away. Default: what the attempt before had."""
+    """Limit in GPU-days (CPU-days if no GPU trains) for all attempts at the stage, as in 300 or stage=300, or for all
+    jobs of the run, as in run=587. May be repeated. The job warns at 80% and 95%; at 100% it writes a checkpoint and
+    ends with exit code 5. The ledger keeps the limit; 0 removes it. Default: the previous attempt's limit."""
     verify_step: bool = False
     """Run the stage's next step twice on its workers and compare, instead of training. Nothing is trained. Exit code 1
-    where they differ: a node that computes wrongly spoils weeks."""
+    if they differ, which means that a node computes wrongly."""
     dry_run: bool = False
-    """Plan instead: print the resolved recipe, batches, memory, FLOP and GPU-days, or what makes it impossible."""
+    """Only plan: print the resolved recipe, batches, memory, FLOP and GPU-days, or why the recipe is impossible."""
     json: bool = False
-    """With --dry-run: the plan as one JSON object on the last line."""
+    """With --dry-run: print the plan as one JSON object on the last line."""
     gpu: str = ""
     """With --dry-run: GPU model to plan on, as in A100-80GB, instead of the recipe's."""
     mfu: float = ASSUMED_MFU
     """With --dry-run: share of the GPU's peak to assume."""
     cluster: str = ""
-    """With --dry-run: cluster file, as in cluster/aws_a100.yaml, to say which nodes the stage will ask for. Exit code 2
-    where it can never get them."""
+    """With --dry-run: cluster file, as in cluster/aws_a100.yaml, to print the nodes that the stage will ask for. Exit
+    code 2 if it can never get them."""
 
 
 def main(options: Options) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Looks at a page as a person with a phone and one with a screen would, in a real browser."""
+"""Opens a page in a real browser at the size of a phone and of a screen."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ PHONE, SCREEN = ViewportSize(width=390, height=844), ViewportSize(width=1280, he
 
 @dataclass(frozen=True)
 class Seen:
-    """What a page showed: complaints of its console, pictures with their width as drawn, widths in px."""
+    """The observations on a page: console messages, pictures with their drawn width, widths in px."""
 
     errors: list[str]
     pictures: list[dict]
@@ -35,7 +35,7 @@ def errors_of(page: Page) -> list[str]:
 
 
 def look_at(page_file: Path, name: str) -> dict[str, Seen]:
-    """Opens the page twice, `phone` and `screen`."""
+    """Opens the page twice, as `phone` and as `screen`."""
     chromium = shutil.which("chromium")
     assert chromium, "the Debian package chromium is missing: apt-get install chromium"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def look_at(page_file: Path, name: str) -> dict[str, Seen]:
 
 
 def check_page(page_file: Path, name: str, num_pictures: int) -> None:
-    """Nothing is in the console, every picture is there and drawn, and nothing is wider than the window."""
+    """Checks that the console is empty, every picture is drawn, and nothing is wider than the window."""
     for device, seen in look_at(page_file, name).items():
         assert seen.errors == [], f"{name} on a {device}"
         assert len(seen.pictures) == num_pictures, [picture["alt"] for picture in seen.pictures]

@@ -1,4 +1,4 @@
-"""Checkpoints without a model."""
+"""Makes checkpoints without a model."""
 
 import math
 from pathlib import Path
@@ -19,13 +19,13 @@ SHAPES = {"mars.a": (7, 9), "mars.b": (5,), "mars.c": (100, 30)}
 
 
 def values(name: str, key: str, step: int) -> torch.Tensor:
-    """What the parameter or a moment is at a step, flattened."""
+    """Returns the values of a parameter or a moment at a step, flattened."""
     start = 1000 * step + 100 * list(SHAPES).index(name) + 10 * KEYS.index(key)
     return torch.arange(math.prod(SHAPES[name]), dtype=torch.float32) + start
 
 
 def make(url: str, step: int, world_size: int = 2, finished: bool = False, manifest: bool = True) -> str:
-    """A checkpoint whose parameters are cut as ZeRO-3 cuts them."""
+    """Makes a checkpoint whose parameters are partitioned like ZeRO-3's."""
     storage, name, files = open_storage(url), new_folder_name(step), {}
     for rank in range(world_size):
         slices = []

@@ -15,7 +15,7 @@ VALUES = {"FILL_IN_DIGEST": "0" * 64, "FILL_IN_REGION": "us-east-1", "FILL_IN_ZO
 
 
 def filled(path: Path, folder: Path, *changes: tuple[str, str]) -> Path:
-    """A copy with values in place of the placeholders, and some text changed."""
+    """Copies a file with values in place of its placeholders, and with some text replaced."""
     text = PLACEHOLDER.sub(lambda found: VALUES.get(found[0], found[0][8:].lower().replace("_", "-")), path.read_text())
     for old, new in changes:
         assert old in text, old

@@ -1,4 +1,4 @@
-"""Small corpora."""
+"""Makes small corpora."""
 
 from pathlib import Path
 from typing import Any

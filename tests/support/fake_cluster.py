@@ -1,6 +1,6 @@
-"""A file for `ray up` on one machine: its provider exchanged for Ray's fake one, whose nodes are raylets side by side.
+"""Runs a file for `ray up` on one machine, with Ray's fake provider, whose nodes are raylets on the same host.
 
-Only the provider, its credentials and what it would install are exchanged. Node types, their resources, bounds and
+Only the provider, its credentials and its installation commands are replaced. Node types, their resources, bounds and
 priorities are the file's own, and so is the autoscaler that acts on them.
 """
 
@@ -46,14 +46,14 @@ EXCHANGED = {
 def on_this_machine(
     path: Path, gcs_address: str, offers: Path, idle_s: float, resources: dict[str, int] | None = None
 ) -> dict[str, Any]:
-    """The configuration of the file's cluster with fake nodes.
+    """Returns the configuration of the file's cluster with fake nodes.
 
     Args:
         path: the cluster file.
-        gcs_address: of the head.
-        offers: file of what `MarketProvider` offers.
-        idle_s: seconds after which an idle node goes, where the file says minutes.
-        resources: of nodes of which only the machine itself knows.
+        gcs_address: address of the head.
+        offers: file with the nodes that `MarketProvider` offers.
+        idle_s: seconds after which an idle node is removed, instead of the file's minutes.
+        resources: resources of nodes whose file leaves them to the machine.
     """
     real = read_cluster_file(str(path)).config
     config = copy.deepcopy(real) | EXCHANGED | {"idle_timeout_minutes": idle_s / 60}
@@ -122,7 +122,7 @@ class FakeCluster:
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
         )
-        # A driver is none of the nodes.
+        # A driver is not a node.
         for name in ("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING", "RAY_NODE_TYPE_NAME"):
             del self.environment[name]
         self.dashboard = f"http://127.0.0.1:{dashboard}"
@@ -139,19 +139,20 @@ class FakeCluster:
         )
 
     def drive(self, script: str, *words: str, timeout: float = 600) -> Any:
-        """What a driver prints as JSON on its last line."""
+        """Returns the JSON that a driver prints on its last line."""
         done = self.type(sys.executable, "-P", "-c", script, *words, timeout=timeout)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     def offer(self, **nodes: int) -> None:
-        """Has the provider start no more than so many nodes of some types from now on, as a market that runs dry."""
+        """Limits the number of nodes of some types that the provider starts from now on, like a market that runs
+        dry."""
         written = self._offers.with_suffix(".new")
         written.write_text(json.dumps(nodes))
         written.replace(self._offers)
 
     def take_away(self, node_type: str) -> None:
-        """Kills one node of a type with all that runs on it."""
+        """Kills one node of a type and everything that runs on it."""
         raylet = next(
             process
             for process in psutil.process_iter(["name", "environ"])
@@ -163,7 +164,7 @@ class FakeCluster:
                 process.kill()
 
     def stop(self) -> None:
-        """Ends the head and all nodes, which are its children or were started by them."""
+        """Stops the head and all nodes, which are its children or were started by them."""
         mine = [
             process
             for process in psutil.process_iter(["cmdline", "environ"])

@@ -1,4 +1,4 @@
-"""What goes wrong on a rank: bad batches, a disk that is full, a bit that flips. For `on_ranks(before_step=...)`."""
+"""Injects faults on a rank: bad batches, a full disk, a flipped bit. For `on_ranks(before_step=...)`."""
 
 import itertools
 import math
@@ -17,16 +17,16 @@ REAL_FORWARD = Objective.forward
 
 
 def full_disk_of_rank_1(rank: int, step: int) -> None:
-    """Files cannot grow beyond 1,000 bytes while steps 1 to 4 run: the kernel refuses, as on a full disk."""
+    """Limits files to 1,000 bytes while steps 1 to 4 run: the kernel refuses to write, as on a full disk."""
     if rank == 1 and step in (1, 5):
-        time.sleep(1)  # what is being written is to meet the limit that it began under
+        time.sleep(1)  # the file being written must still meet its limit
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (1000 if step == 1 else resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         )
 
 
 def full_disk_of_rank_0(rank: int, step: int) -> None:
-    """As above, of the rank that writes for all: TensorBoard's events, the list of skipped steps."""
+    """Does the same on the rank that writes for all: TensorBoard's events, the list of skipped steps."""
     if rank == 0 and step == 1:
         time.sleep(1)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
@@ -43,7 +43,7 @@ def full_disk_at_the_end(rank: int, step: int) -> None:
 
 
 def poison(steps: range, how: str, rank: int, step: int) -> None:
-    """Makes the losses, or only the gradients, of some steps useless, on rank 1 alone."""
+    """Makes the losses, or only the gradients, of some steps invalid, on rank 1 alone."""
     factor = {"loss": math.nan, "gradient": 1.0, "spike": 1e4}[how] if rank == 1 and step in steps else 1.0
 
     def forward(self: Objective, batches: list[MicroBatch]) -> MicroLoss:
@@ -57,7 +57,7 @@ def poison(steps: range, how: str, rank: int, step: int) -> None:
 
 
 def poison_until_tried(steps: range, rank: int, step: int) -> None:
-    """What is wrong lies in those steps' samples: those that are tried after the stage's last step are good."""
+    """Poisons the samples of some steps; the samples that are tried after the stage's last step are good."""
     import pipeline.training.loop as loop
 
     poison(steps, "loss", rank, step)
@@ -81,7 +81,7 @@ def use_a_folder_of_its_own(rank: int, step: int) -> None:
 
 
 def flip_a_bit(name: str, rank: int, step: int) -> None:
-    """What a bad memory cell of rank 1 does before step 2."""
+    """Flips a bit on rank 1 before step 2, like a bad memory cell."""
     import pipeline.training.loop as loop
 
     real = loop.ReplicaCheck.__call__
@@ -101,7 +101,7 @@ def flip_a_bit(name: str, rank: int, step: int) -> None:
 
 
 def add_otherwise_the_second_time(rank: int, step: int) -> None:
-    """A rank whose device adds up a little more when it runs a step again."""
+    """Simulates a device that computes a slightly larger sum when it runs a step again."""
     import pipeline.training.step_verification as verification
 
     real, forward, count = verification.train_step, Objective.forward, itertools.count(1)

@@ -1,9 +1,9 @@
-"""What KubeRay's CRDs admit, reduced to the fields that a user may set in a RayCluster or a RayJob.
+"""The schema of KubeRay's CRDs, reduced to the fields that a user may set in a RayCluster or a RayJob.
 
 Written from the types that the CRDs are generated from (ray-operator/apis/ray/v1/raycluster_types.go and
-rayjob_types.go of KubeRay after 1.5): names, types, what is required, and enumerations. Left out: TLS, network
-policies, ingress, history server, and storage of the GCS, which are refused here although KubeRay knows them. Pod
-templates are not part of it: those are Kubernetes' own, and its strict schema (package kubernetes-validate) has them.
+rayjob_types.go of KubeRay after 1.5): names, types, required fields, and enumerations. Left out: TLS, network policies,
+ingress, history server, and storage of the GCS, which are rejected here although KubeRay accepts them. Pod templates
+are Kubernetes' own and are checked by its strict schema (package kubernetes-validate).
 """
 
 from typing import Any
@@ -104,17 +104,17 @@ METADATA = closed(("name",), name=STRING, namespace=STRING, labels=STRINGS, anno
 
 
 def manifest(kind: str) -> dict[str, Any]:
-    """The schema of a manifest of this kind."""
+    """Returns the schema of a manifest of this kind."""
     spec = {"RayCluster": RAY_CLUSTER_SPEC, "RayJob": RAY_JOB_SPEC}[kind]
     keys = ("apiVersion", "kind", "metadata", "spec")
     return closed(keys, apiVersion=one_of("ray.io/v1"), kind=one_of(kind), metadata=METADATA, spec=spec)
 
 
 def check_pod_template(template: dict[str, Any]) -> None:
-    """Against Kubernetes' own schema, unknown fields refused.
+    """Checks a pod template against Kubernetes' own schema and rejects unknown fields.
 
     Raises:
-        kubernetes_validate.ValidationError: it is none.
+        kubernetes_validate.ValidationError: it is not a valid template.
     """
     pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "checked"}, "template": template}
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)

@@ -1,4 +1,4 @@
-"""Small checkpoints of language experts, in every kind of file."""
+"""Makes small checkpoints of language experts, in every file format."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.small_models import TEXT_VOCAB
 def write_folder(
     folder: Path, config: dict, weights: dict[str, Tensor], kind: str = "safetensors", files: int = 3
 ) -> Path:
-    """Writes a checkpoint in `files` parts with their index, as the hub has them."""
+    """Writes a checkpoint in `files` parts with an index, in the hub's layout."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")

@@ -1,4 +1,4 @@
-"""A driver that holds two CPUs of a cluster and keeps a ledger: the ledger's tests start and kill it."""
+"""A driver that holds two CPUs of a cluster and keeps a ledger. The ledger's tests start and kill it."""
 
 import os
 import sys

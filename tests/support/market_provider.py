@@ -1,4 +1,4 @@
-"""Ray's fake provider as a market that runs dry: it starts no more nodes of a type than are on offer."""
+"""Ray's fake provider as a market that runs dry: it starts no more nodes of a type than are offered."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
 
 class MarketProvider(FakeMultiNodeProvider):
-    """Reads what is on offer, nodes by type, from the file `provider.offers`; of other types there is no end."""
+    """Reads the offered nodes by type from the file `provider.offers`; other types are unlimited."""
 
     def create_node_with_resources_and_labels(
         self, node_config: dict, tags: dict[str, str], count: int, resources: dict, labels: dict

@@ -10,7 +10,7 @@ from tests.support.small_models import small_config
 
 
 def random_model(**changes: Any) -> MarsForCausalLM:
-    """Weights large enough that codes depend on what came before."""
+    """Returns a model whose random weights are large enough that codes depend on their context."""
     torch.manual_seed(3)
     mars = AutoModelForCausalLM.from_config(small_config(**changes), dtype=torch.float32).eval()
     for parameter in mars.parameters():

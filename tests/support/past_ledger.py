@@ -1,4 +1,4 @@
-"""A ledger as it was at an earlier time: rows are only ever added."""
+"""Reconstructs a ledger at an earlier time, which works because rows are only ever added."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.ledger.rows import read_ledger
 
 
 def ledger_after(share: float, ledger: Path, into: Path) -> Path:
-    """As it was when `share` of what training takes in all had been held."""
+    """Returns the ledger at the time when `share` of the training's total time had been held."""
     rows = [json.loads(line) for path in ledger.glob("*.jsonl") for line in path.read_text().splitlines()]
     whole = sum(row["device_seconds"] for row in rows if row["job"] == "train_stage" and row["event"].startswith("end"))
     held: dict[str, float] = {}

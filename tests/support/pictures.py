@@ -1,4 +1,4 @@
-"""Small pictures, and tar shards of them."""
+"""Makes small pictures, and tar shards of them."""
 
 import json
 import tarfile

@@ -1,4 +1,4 @@
-"""Plans of the shipped recipes."""
+"""Makes plans of the shipped recipes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +36,7 @@ class WebLikeRows:
 
 
 class RememberingPlan(StagePlan):
-    """Builds a step's sequences once, not once a rank."""
+    """Builds a step's sequences once and reuses them for every rank."""
 
     def _sequence(self, row: Any, *draws: Any) -> Sequence:
         return built_once(

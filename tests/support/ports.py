@@ -11,8 +11,10 @@ def free_port() -> int:
 
 
 def wait_until_open(port: int, deadline: float) -> None:
-    """Until something listens at the port, or `time.monotonic()` is past the deadline. Ray's own command, asked again
-    and again, would import Ray each time."""
+    """Waits until something listens at the port, or `time.monotonic()` is past the deadline.
+
+    Polling with Ray's own command would import Ray each time.
+    """
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

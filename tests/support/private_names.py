@@ -1,4 +1,4 @@
-"""What tests of foreign libraries' private names share."""
+"""Helpers of the tests for private names in foreign libraries."""
 
 import ast
 import importlib
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def private_name(name: str, used_for: str, parameters: tuple[str, ...] = ()) -> object:
-    """What a dotted name stands for. Fails with what it was used for where it is gone, or lacks one of `parameters`."""
+    """Returns the object of a dotted name. Fails, with its purpose, if it is gone or lacks one of `parameters`."""
     library = name.split(".")[0]
     broken = f"{library} {version(library)} has no {name}, which is used for: {used_for}. See {library}_private.py"
     words = name.split(".")
@@ -31,7 +31,8 @@ def private_name(name: str, used_for: str, parameters: tuple[str, ...] = ()) -> 
 
 
 def names_in(path: Path, library: str) -> set[str]:
-    """The names that a module imports from `library`, dotted, and the attributes it reads that begin with `_`."""
+    """Returns the dotted names that a module imports from `library`, and the attributes it reads that begin with
+    `_`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == library:

@@ -1,4 +1,4 @@
-"""A real Prometheus beside a test."""
+"""Runs a real Prometheus during a test."""
 
 import json
 import shutil
@@ -33,13 +33,13 @@ class Prometheus:
         self._process = subprocess.Popen([program, *words], stderr=(folder / "log").open("w"))
 
     def values(self, query: str) -> list[float]:
-        """All values of a query since the start, second by second; an expression that it does not take raises."""
+        """Returns all values of a query since the start, one per second. Raises if the expression is invalid."""
         times = {"start": self._began, "end": time.time(), "step": 1}
         series = self._ask("query_range", query=query, **times)["result"]
         return [float(value) for each in series for _, value in each["values"]]
 
     def names(self, prefix: str) -> list[str]:
-        """Of metrics that it has seen."""
+        """Returns the names of the metrics that it has seen."""
         return [name for name in self._ask("label/__name__/values") if name.startswith(prefix)]
 
     def stop(self) -> None:

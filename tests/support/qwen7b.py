@@ -1,5 +1,6 @@
-"""Qwen-7B as its paper and public code describe it, small, with its own tensor names: what a conversion is checked
-against. Nothing here is shared with the package."""
+"""Small reference of Qwen-7B after its paper and public code, with its own tensor names, to check conversions against.
+It shares no code with the package.
+"""
 
 import math
 from typing import Any
@@ -27,7 +28,7 @@ SMALL: dict[str, Any] = dict(
 
 
 def random_weights(config: dict, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Weights under Qwen-7B's names. `intermediate_size` counts both halves of the FFN."""
+    """Returns random weights under Qwen-7B's names. `intermediate_size` counts both halves of the FFN."""
     generator = torch.Generator().manual_seed(7)
     D, half = config["hidden_size"], config["intermediate_size"] // 2
     width = config["kv_channels"] * config["num_attention_heads"]
@@ -53,7 +54,7 @@ def random_weights(config: dict, dtype: torch.dtype = torch.float32) -> dict[str
 
 
 def logits(config: dict, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """[T] ids to [T, vocab_size] logits.
+    """Maps ids [T] to logits [T, vocab_size].
 
     Beyond `seq_length` the queries are scaled by log(position, seq_length), and the rotary base grows.
     """

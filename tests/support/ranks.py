@@ -1,4 +1,4 @@
-"""A small stage trained on several processes of this machine."""
+"""Trains a small stage on several processes of this machine."""
 
 import itertools
 import multiprocessing
@@ -54,13 +54,13 @@ class Launch:
     """A training on several processes.
 
     Attributes:
-        run: what is trained.
-        port: at which rank 0 waits for the others.
+        run: stage to train.
+        port: port at which rank 0 waits for the others.
         figures: file for rank 0's figures of each step.
-        stop_after: the step after which the processes end as if they were killed.
+        stop_after: step after which the processes end as if they were killed.
         before_step: called with the rank and the number of the step to come; with 0 before training begins.
-        environment: further variables of the processes.
-        stop: what is asked for, at the end of which step.
+        environment: additional environment variables of the processes.
+        stop: a step, and the stop that is requested at its end.
     """
 
     world_size: int
@@ -74,7 +74,7 @@ class Launch:
 
 
 def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
-    """Trains on gloo processes, as the further attributes of `Launch` say; returns rank 0's figures of each step."""
+    """Trains on gloo processes with the given attributes of `Launch`. Returns rank 0's figures for each step."""
     launch = Launch(world_size, run, free_port(), run.output.with_name(f"figures-{os.urandom(4).hex()}.pt"), **how)
     spawn(_rank, world_size, launch)
     left = list(Path("/dev/shm").glob(f"deepspeed_*_{launch.port}_*"))
@@ -83,13 +83,13 @@ def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
 
 
 def spawn(rank: Callable, world_size: int, *args: Any) -> None:
-    """Runs a process a rank, forked from one that has imported what all of them need."""
+    """Runs one process for each rank, forked from one that has imported everything they need."""
     multiprocessing.set_forkserver_preload(["tests.support.preload"])
     mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
 
 
 def join(rank: int, world_size: int, port: int) -> None:
-    """Joins a gloo group that checks every collective against the other ranks'."""
+    """Joins a gloo group that compares every collective with those of the other ranks."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(world_size), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
@@ -98,7 +98,7 @@ def join(rank: int, world_size: int, port: int) -> None:
 
 @dataclass
 class NotingReporter:
-    """A rank's reporter. It notes lines in a file, and asks to stop from a step on."""
+    """A rank's reporter that writes lines to a file, and requests a stop from a given step on."""
 
     run: StageRun
     stop: tuple[int, StopRequest] | None
@@ -136,7 +136,7 @@ def _rank(rank: int, launch: Launch) -> None:
         if launch.stop_after is not None:
             wait_for_checkpoint(run, reporter.figures[-1].step)
     dist.barrier()
-    os._exit(0)  # the process groups that DeepSpeed made would otherwise wait for each other
+    os._exit(0)  # the process groups that DeepSpeed made would wait for each other at exit
 
 
 def _note(run: StageRun, line: str) -> None:
@@ -145,7 +145,7 @@ def _note(run: StageRun, line: str) -> None:
 
 
 def wait_for_checkpoint(run: StageRun, steps: int) -> None:
-    """It is written beside the training, and a process that ends at once would cut it off."""
+    """Waits for the checkpoint, which is written in the background: a process that ended at once would cut it off."""
     due = steps // run.stage.save_every_steps * run.stage.save_every_steps
     while (found := newest_complete(run.checkpoints)) is None or found.manifest.step < due:
         time.sleep(0.1)
@@ -156,7 +156,7 @@ class _Killed(BaseException):
 
 
 def _watch_steps(rank: int, launch: Launch) -> None:
-    """Stops the loop when it starts a later step than `stop_after`, as a kill between two checkpoints would."""
+    """Stops the loop when it starts a step after `stop_after`, as a kill between two checkpoints would."""
     import pipeline.training.loop as loop
 
     real, count = loop.train_step, itertools.count(1)
@@ -175,7 +175,7 @@ def _watch_steps(rank: int, launch: Launch) -> None:
 
 
 def named(run: StageRun, name: str) -> StageRun:
-    """The same run in another folder."""
+    """Returns the same run in another folder."""
     output = run.output.with_name(name)
     return replace(run, output=output, checkpoints=str(output / "checkpoints"))
 

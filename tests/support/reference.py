@@ -1,4 +1,4 @@
-"""The model computed the plain way: both experts on every position, then the position's own selected."""
+"""A plain implementation of the model: both experts run on every position, then the position's own is selected."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ ROLES = list(Role)
 
 
 def hidden_by_selection(mars: MarsForCausalLM, ids: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
-    """Final hidden states [B, T, D] of ids [B, T]; a position sees the groups [T] up to its own."""
+    """Returns the final hidden states [B, T, D] of ids [B, T]; a position sees the groups [T] up to its own."""
     model, text_vocab_size = mars.model, mars.config.text_vocab_size
     is_visual = (ids >= text_vocab_size)[..., None]
     text = model.embed_tokens(ids.clamp(max=text_vocab_size - 1))
@@ -32,7 +32,7 @@ def hidden_by_selection(mars: MarsForCausalLM, ids: torch.Tensor, groups: torch.
 
 
 def loss_by_definition(mars: MarsForCausalLM, sequence: Sequence, weights: list[float], joint: bool) -> torch.Tensor:
-    """The weighted loss of one sample alone, label by label from its logits."""
+    """Returns the weighted loss of one sample alone, label by label from its logits."""
     vocabulary = mars.config.vocabulary
     groups = torch.from_numpy(sequence.groups)
     logits = mars.head(hidden_by_selection(mars, torch.from_numpy(sequence.ids)[None], groups))[0]

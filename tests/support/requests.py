@@ -1,4 +1,4 @@
-"""Recipes and a fingerprint that requests for generation are checked against."""
+"""Recipes and a fingerprint that the tests check requests for generation against."""
 
 from dataclasses import replace
 

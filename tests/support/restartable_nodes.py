@@ -7,7 +7,7 @@ class RestartableNodes(LocalNodes):
     """`LocalNodes` with a head that can be killed and started again."""
 
     def restart_head(self) -> None:
-        """Kills the head with all that it knows, and every node with it, and starts others at the same address."""
+        """Kills the head with its state and every node, and starts new ones at the same address."""
         with self._changing:
             count, nodes, self.nodes = len(self.nodes), self.nodes, []
             for process in [*nodes, self.head]:

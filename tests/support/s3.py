@@ -1,4 +1,4 @@
-"""An S3 server over HTTP on this machine (moto's), which fails as it is told to."""
+"""An S3 server (moto's) over HTTP on this machine that fails on demand."""
 
 import threading
 from collections import Counter
@@ -15,8 +15,11 @@ SECRET = "NeverWriteThisAnywhere"
 
 
 class FaultyS3:
-    """Serves until `stop`. Every `fault_every`-th request fails, by turns: a 500, a request to slow down, an answer
-    that is cut off in its middle. 0: none does."""
+    """Serves until `stop`.
+
+    Every `fault_every`-th request fails, alternating between a 500, a request to slow down, and an answer that is cut
+    off in the middle. 0 turns faults off.
+    """
 
     KINDS = ("500", "slow down", "cut")
 
@@ -27,7 +30,7 @@ class FaultyS3:
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        urlopen(Request(f"{self.url}/moto-api/reset", method="POST")).close()  # what an earlier server left
+        urlopen(Request(f"{self.url}/moto-api/reset", method="POST")).close()  # remove the state of an earlier server
 
     def environment(self) -> dict[str, str]:
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}

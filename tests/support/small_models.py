@@ -10,7 +10,7 @@ TEXT_VOCAB, CODEBOOK, END_ID = 300, 32, 299
 
 
 def small_config(**changes: Any) -> MarsConfig:
-    """One model's config, where all kinds of them would show nothing more."""
+    """Returns one model's config, for tests where other kinds of models would add nothing."""
     values: dict[str, Any] = dict(
         text_vocab_size=TEXT_VOCAB, codebook_size=CODEBOOK, hidden_size=32, intermediate_size=64
     )

@@ -1,4 +1,4 @@
-"""A checkout with a small recipe, and a small VQ-GAN."""
+"""Makes a checkout with a small recipe, and a small VQ-GAN."""
 
 import shutil
 import subprocess
@@ -49,7 +49,7 @@ ROWS = 20
 
 
 def small_checkout(folder: Path) -> Path:
-    """A copy of the checkout whose `demo` is small, on a corpus beside it."""
+    """Copies the checkout with a small `demo` recipe, and makes its corpus next to the copy."""
     checkout, corpus, vqgan = folder / "checkout", folder / "corpus", folder / "vq"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):

@@ -1,4 +1,4 @@
-"""A connection that can be cut."""
+"""A TCP connection that a test can cut."""
 
 import socket
 import threading
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 class TcpProxy:
-    """Passes connections to 127.0.0.1 on to `target_port`, until `cut`; then refuses them, until `mend`."""
+    """Forwards connections from 127.0.0.1 to `target_port` until `cut`; then refuses them until `mend`."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port, self._cut = target_port, False

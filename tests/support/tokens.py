@@ -22,7 +22,7 @@ STAGE = StageConfig(
         "opener": 0.1,
         "plain_text": 0.2,
         "high_resolution": 0.7,
-    },  # 1 where none is given
+    },  # 1 if none is given
     high_resolution_group=4,
     global_batch_size=16,
     micro_batch_size=2,
@@ -57,7 +57,7 @@ def write_tokens(
 
 
 def write_documents(folder: Path, rows: int = 6, longest: int = 3) -> list:
-    """Documents of 1 to `longest` pictures, one after the other."""
+    """Writes documents of 1 to `longest` pictures, one after the other."""
     generator, lines = np.random.default_rng(1), []
     for number in range(rows):
         pictures = 1 + number % longest

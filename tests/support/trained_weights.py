@@ -1,4 +1,4 @@
-"""The trained weights of a checkpoint, whole and in memory."""
+"""Reads the trained weights of a checkpoint whole into memory."""
 
 from torch import Tensor
 
@@ -10,10 +10,10 @@ from pipeline.model.mars import MarsForCausalLM, is_trained
 
 
 def trained_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The trained parameters in a checkpoint, float32, under the model's own names.
+    """Returns the trained parameters in a checkpoint, float32, under the model's own names.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the checkpoint is damaged.
     """
     reader = SliceReader(checkpoint)
     try:
@@ -26,7 +26,7 @@ def load_trained(model: MarsForCausalLM, state: dict[str, Tensor], source: objec
     """Puts the trained parameters of `source` into `model`.
 
     Raises:
-        InputError: names or shapes are not this model's.
+        InputError: names or shapes differ from this model's.
     """
     own = {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
     check_same_shapes(

@@ -1,6 +1,5 @@
-"""The VQ-GANs of taming-transformers (open-muse's is the same) and LlamaGen as their papers and public code describe
-them, on a dict of tensors under their own names: what a conversion is checked against. Nothing here is shared with the
-package.
+"""Reference VQ-GANs of taming-transformers (open-muse's is the same) and LlamaGen, after their papers and public code,
+on a dict of tensors under their own names, to check conversions against. They share no code with the package.
 """
 
 import torch
@@ -12,14 +11,14 @@ Weights = dict[str, Tensor]
 
 
 def level_name(kind: str, half: str, level: int, last: int) -> str:
-    """Of the level whose pictures are the `level`-th finest."""
+    """Returns the name of the level with the `level`-th finest pictures."""
     if kind == "llamagen":
         return f"{half}.conv_blocks.{level if half == 'encoder' else last - level}"
     return f"{half}.{'down' if half == 'encoder' else 'up'}.{level}"
 
 
 def block_names(kind: str) -> tuple[str, str, list[str]]:
-    """A level's resnets and attentions, and the blocks in the middle, attention second."""
+    """Returns a level's resnets and attentions, and the blocks in the middle, with attention second."""
     if kind == "llamagen":
         return "res", "attn", ["mid.0", "mid.1", "mid.2"]
     return "block", "attn", ["mid.block_1", "mid.attn_1", "mid.block_2"]
@@ -28,7 +27,7 @@ def block_names(kind: str) -> tuple[str, str, list[str]]:
 def random_weights(
     kind: str, codebook_size: int, embed_dim: int, latent: int = 24, blocks: int = 2, attention: bool = True
 ) -> Weights:
-    """Weights of an f16 model, attention at the coarsest level and in the middle."""
+    """Returns weights of an f16 model with attention at the coarsest level and in the middle."""
     generator, weights = torch.Generator().manual_seed(5), Weights()
     resnet_name, attention_name, mid = block_names(kind)
     last = len(WIDTHS) - 1
@@ -106,7 +105,7 @@ def run_resnet(weights: Weights, name: str, hidden: Tensor) -> Tensor:
 
 
 def run_attention(weights: Weights, name: str, hidden: Tensor) -> Tensor:
-    """One head over all places of the grid."""
+    """Runs single-head attention over all positions of the grid."""
     if f"{name}.q.weight" not in weights:
         return hidden
     normed = run_norm(weights, f"{name}.norm", hidden)
@@ -143,7 +142,7 @@ def run_middle(weights: Weights, kind: str, half: str, hidden: Tensor) -> Tensor
 
 @torch.no_grad()
 def encode(weights: Weights, kind: str, pixels: Tensor) -> Tensor:
-    """Pixels float32 [B, 3, S, S], in the model's own range, to codes [B, N]."""
+    """Maps pixels float32 [B, 3, S, S], in the model's own range, to codes [B, N]."""
     hidden = run_levels(weights, kind, "encoder", run_conv(weights, "encoder.conv_in", pixels))
     hidden = F.silu(run_norm(weights, "encoder.norm_out", run_middle(weights, kind, "encoder", hidden)))
     latents = run_conv(weights, "quant_conv", run_conv(weights, "encoder.conv_out", hidden)).flatten(2).transpose(1, 2)
@@ -155,7 +154,7 @@ def encode(weights: Weights, kind: str, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(weights: Weights, kind: str, codes: Tensor) -> Tensor:
-    """Codes [B, N] of square pictures to pixels [B, 3, S, S] in the model's own range."""
+    """Maps codes [B, N] of square pictures to pixels [B, 3, S, S] in the model's own range."""
     codebook, grid = weights["quantize.embedding.weight"], round(codes.shape[1] ** 0.5)
     if kind == "llamagen":
         codebook = F.normalize(codebook, dim=-1)
