@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended.
+    """The outcome of a job.
 
     Attributes:
         status: `SUCCEEDED`, `FAILED`, `STOPPED`, or `LOST`, if the cluster does not know the job.

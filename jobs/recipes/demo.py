@@ -40,7 +40,6 @@ LISTS = CorpusConfig(made="lists", groups=GROUPS, size_px=128, high_resolution=F
 
 
 def recipe() -> Recipe:
-    """The demo's recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
         sources={"drawings": Source(weight=0.98, where=TRAINED, held_out=HELD_OUT), "lists": Source(weight=0.02)},

@@ -30,7 +30,6 @@ SCORED = "0 <= composition_rank < 194"
 
 
 def recipe() -> Recipe:
-    """The recipe."""
     stage = StageConfig(
         purpose="draw subjects in given skin tones",
         sources={MAIN: Source(where=SEEN)},

@@ -48,7 +48,6 @@ SAMPLE_PROMPTS = (
 
 
 def recipe() -> Recipe:
-    """The recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",
         sources={MAIN: Source(held_out=HELD_OUT)},

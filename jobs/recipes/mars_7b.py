@@ -46,7 +46,6 @@ SAMPLE_PROMPTS = (
 
 
 def recipe() -> Recipe:
-    """The recipe."""
     first = StageConfig(
         purpose="align image and text in both directions",  # [paper], and both tasks
         sources={MAIN: Source(held_out=HELD_OUT)},

@@ -1,1 +1,1 @@
-"""The demo's corpora, made where they are missing. Imports `runs` and `tokenization.demo`."""
+"""Makes the demo's corpora if they are missing. Imports `runs` and `tokenization.demo`."""

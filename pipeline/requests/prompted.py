@@ -43,7 +43,6 @@ def generate_from_prompts(
 def caption_pictures(
     request: GenerationRequest, files: tuple[str, ...], language: str, batch_size: int, parent: Path
 ) -> None:
-    """Captions picture files."""
     rows = caption_rows(files, language, request.sampling.seed, request.fingerprint)
     _generate(request, generator_config(request, batch_size, with_vqgan=True), rows, parent, save_captions)
 

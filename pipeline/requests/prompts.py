@@ -19,10 +19,10 @@ class Prompt:
 
     Attributes:
         text: the prompt itself.
-        place: its location, for messages.
-        id: its own id, or its number.
+        place: location in the file or command line, for messages.
+        id: given id, or the prompt's number.
         language: language in the file; only passed on.
-        seed: its own seed, or None for the job's.
+        seed: given seed, or None for the job's.
     """
 
     text: str

@@ -65,8 +65,9 @@ def load_partitioned(
 
 
 def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
-    """Verifies on one rank a node. Either all ranks go on or none does: a rank that waited for the others would
-    hang."""
+    """Verifies the files on one rank of each node. All ranks continue or none does, because a rank that waits would
+    hang.
+    """
     record, problem = None, None
     try:
         record = finished_record(folder, options)

@@ -19,7 +19,8 @@ from pipeline.training.step_guard import StepGuard
 
 
 class StageCheckpoints:
-    """One rank's access to them. Every rank makes one before it reads any checkpoint, and calls the same methods.
+    """One rank's access to the stage's checkpoints. Every rank makes one before it reads any checkpoint, and calls the
+    same methods.
 
     Args:
         engine: DeepSpeed's engine.

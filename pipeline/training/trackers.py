@@ -92,7 +92,7 @@ class MlFlow:
 class Trackers:
     """All trackers of a stage. A tracker that fails, for example on a full disk, is logged and reopened later.
 
-    Training goes on without it.
+    Training continues without it.
 
     Args:
         run: the stage.
