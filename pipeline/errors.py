@@ -1,4 +1,4 @@
-"""What stops a run on purpose, and the exit codes; `jobs/common/exit_codes.py` says which error has which."""
+"""Exceptions that stop a run on purpose, and the exit codes; `jobs/common/exit_codes.py` maps one to the other."""
 
 from enum import IntEnum
 
@@ -7,7 +7,7 @@ from tokenization.errors import OutageError as OutageError
 
 
 class ExitCode(IntEnum):
-    """How a job ended."""
+    """The exit code of a job."""
 
     DONE = 0
     OTHER = 1
@@ -37,19 +37,19 @@ class StoppedError(RuntimeError):
 
 
 class PreemptedError(StoppedError):
-    """Its machines are about to be taken away, or somebody stops the job. There is a checkpoint."""
+    """The machines are about to be removed, or the job was asked to stop. There is a checkpoint."""
 
 
 class NodeLostError(PreemptedError):
-    """Of the machines some are about to be taken away: with the others it may go on. There is a checkpoint."""
+    """Some of the machines are about to be removed; the run can resume on the others. There is a checkpoint."""
 
 
 class BudgetError(StoppedError):
-    """What it may cost is spent. There is a checkpoint."""
+    """The budget is spent. There is a checkpoint."""
 
 
 class ResizeError(StoppedError):
-    """It is to go on at another number of workers. There is a checkpoint."""
+    """The run must resume with another number of workers. There is a checkpoint."""
 
 
 class WorkersLostError(RuntimeError):
@@ -57,8 +57,8 @@ class WorkersLostError(RuntimeError):
 
 
 class CorruptionError(RuntimeError):
-    """What must be equal is not: memory, a device or a link is at fault."""
+    """Values that must be equal differ: memory, a device or a link is at fault."""
 
 
 class UsageError(ValueError):
-    """A flag or a recipe is wrong. The message names the thing, the rule, and what to do."""
+    """A flag or a recipe is wrong. The message names the value, the rule, and the remedy."""

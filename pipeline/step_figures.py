@@ -1,4 +1,5 @@
-"""The figures of an optimizer step: what the train loop reports, and what a stage's folder keeps as JSON lines."""
+"""The figures of an optimizer step, as the training loop reports them and a stage's folder stores them as JSON
+lines."""
 
 import json
 import math
@@ -11,11 +12,11 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class CheckpointStall:
-    """How long training stood still for a checkpoint.
+    """The time for which training stood still for a checkpoint.
 
     Attributes:
-        seconds: of the stall.
-        share: of the time since the checkpoint before.
+        seconds: duration of the stall.
+        share: share of the time since the previous checkpoint.
     """
 
     seconds: float
@@ -24,25 +25,25 @@ class CheckpointStall:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """One optimizer step. Counts are of all ranks, times of rank 0.
+    """The figures of one optimizer step. Counts are over all ranks, times are rank 0's.
 
     Attributes:
         step: counts from 1.
-        losses: mean cross-entropy of a label by task, nats; without those that are not finite.
-        gradient_norm: before clipping; None where it is not finite or the step was skipped.
-        learning_rate: of the step, before the factor of a parameter group.
-        samples, tokens: that the step processed.
+        losses: mean cross-entropy per label by task, nats; tasks with a loss that is not finite are left out.
+        gradient_norm: norm before clipping; None if it is not finite or the step was skipped.
+        learning_rate: learning rate of the step, before the factor of a parameter group.
+        samples, tokens: numbers of samples and tokens that the step processed.
         padding_fraction: share of the processed positions that hold no token.
         flop: model FLOP.
-        flop_by_kind: the same by the kind of the samples.
+        flop_by_kind: the same by kind of sample.
         update_s: seconds of the optimizer's update.
-        forward_s_by_kind: seconds of the forward passes by the kind of the samples.
+        forward_s_by_kind: seconds of the forward passes by kind of sample.
         step_s: seconds of the whole step, `data_wait_s` included.
         data_wait_s: seconds that the step waited for its samples.
         skipped_steps: steps of the stage whose update was not applied, so far.
-        mfu: model FLOP utilisation; None where the device's peak is not known.
-        validation: what `pipeline.training.validation.validate` measured after the step.
-        checkpoint: the stall of a checkpoint that was begun after the step before; None where there was none.
+        mfu: model FLOP utilisation; None if the device's peak is unknown.
+        validation: figures of `pipeline.training.validation.validate` after the step.
+        checkpoint: stall of a checkpoint that began after the previous step, or None.
         beside_s: seconds after the step for validation, samples and comparisons.
     """
 
@@ -66,7 +67,7 @@ class StepFigures:
     beside_s: float = 0.0
 
     def to_json(self) -> dict[str, float]:
-        """The figures by their names in `METRICS_FILE` and in the trackers."""
+        """Returns the figures by their names in `METRICS_FILE` and in the trackers."""
         measured: dict[str, float | None] = {
             **_prefixed("loss", self.losses),
             "gradient_norm": self.gradient_norm,
@@ -119,11 +120,12 @@ class StepFigures:
 
 
 def read_step_figures(stage: Path) -> list[StepFigures]:
-    """The figures of every step that was run, in the order in which they ran, those of steps that were lost and run
-    again too. A line that a crash of the machine left torn is passed over: its step ran, and its figures are gone.
+    """Returns the figures of every step in the order of execution, including steps that were lost and repeated.
+
+    A line that was torn by a crash of the machine is skipped: its step ran, but its figures are lost.
 
     Args:
-        stage: the stage's folder.
+        stage: folder of the stage.
     """
     path = stage / METRICS_FILE
     if not path.exists():
