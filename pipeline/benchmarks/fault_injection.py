@@ -21,7 +21,7 @@ from pipeline.step_figures import read_step_figures
 KINDS = ("worker", "node", "driver")
 POLL_S = 0.05
 WHILE_SAVING_SHARE = 0.3
-"""Of the kills that wait for a checkpoint to be begun, and then come at once."""
+"""Share of the kills that wait for the start of a checkpoint and then follow at once."""
 
 
 @dataclass(frozen=True)

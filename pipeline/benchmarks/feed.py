@@ -28,7 +28,7 @@ from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
 
 TIMED_STEPS = 5
-"""Taken from the loader one after the other, at the end, to time it alone."""
+"""Steps taken from the loader without a pause, at the end, to time it alone."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.terminal import say
 
 CHECKED_LAYERS, CHECKED_CODES = 2, 16
-"""Of the comparison in float32 before a run of another dtype, whose rounding parts sequences that are alike."""
+"""Size of the comparison in float32 before a run in another dtype, whose rounding makes equal sequences diverge."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def measure_generation(
 
 
 Run = Callable[[], tuple[float, np.ndarray]]
-"""Draws a batch: the seconds it took, and the codes [B, N]."""
+"""Draws a batch. Returns the seconds it took, and the codes [B, N]."""
 
 
 def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, Run]:

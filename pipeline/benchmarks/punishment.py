@@ -21,9 +21,10 @@ from pipeline.runtime.local_cluster import LocalNodes
 from pipeline.runtime.terminal import say
 
 STEPS_PER_MINUTE = 24
-"""Of the stage, by the minutes that the punished run is to take: in the demo two fifths of it, the rest are starts."""
+"""Steps of the stage per planned minute of the run with kills: in the demo they take two fifths of it, starts the
+rest."""
 TIMEOUT_FACTOR = 4.0
-"""A run that takes so many times the minutes has hung."""
+"""A run that takes this multiple of the planned minutes counts as hung."""
 INPUTS = ("make_corpus", "tokenize", "train_lm")
 
 

@@ -23,7 +23,7 @@ from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.objective import Objective
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Difference of two sets of hidden states that count as equal, as a share of their norm, by dtype."""
+"""Maximum difference of hidden states that count as equal, as a share of their norm, by dtype."""
 
 
 @dataclass(frozen=True)

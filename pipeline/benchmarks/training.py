@@ -13,8 +13,9 @@ from pipeline.planning.flops import count_parameters, expert_parameters
 from pipeline.runtime.terminal import say
 
 TRAINED_BYTES, FROZEN_BYTES, ACTIVATION_BYTES = 8, 2, 160_000
-"""On a GPU, bf16: a trained parameter with its gradient and two moments; a frozen one; and what the backward pass of
-Qwen-7B's layer keeps of a position, both experts run (the naive baseline), about 2 * (20 * 4,096)."""
+"""Bytes on a GPU in bf16: of a trained parameter with its gradient and two moments, of a frozen parameter, and of
+the activations that the backward pass keeps per position and layer of Qwen-7B when both experts run (the naive
+baseline), about 2 * (20 * 4,096)."""
 
 
 def benchmark_training(settings: TrainSettings) -> dict[str, Any]:

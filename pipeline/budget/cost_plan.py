@@ -17,11 +17,11 @@ from pipeline.planning.flops import encoder_flop_of
 from pipeline.planning.recipe_plan import DAY_S, Device, RecipePlan, plan_recipe, planned_device
 
 ASSUMED_START_S = 600.0
-"""From a stage's devices to its first step: weights read, DeepSpeed and torch.compile set up."""
+"""Seconds from getting a stage's devices to its first step: reading weights, setting up DeepSpeed and torch.compile."""
 ASSUMED_COPY_BYTES_PER_S = 10e9
-"""Speed of a checkpoint's copy from a GPU to its host, over PCIe. Training goes on while the copy is written."""
+"""Speed of a checkpoint's copy from a GPU to its host, over PCIe. Training continues while the copy is written."""
 STATE_BYTES = 12
-"""Bytes of a trained parameter in a checkpoint: float32 weight and AdamW's two moments."""
+"""Bytes per trained parameter in a checkpoint: float32 weight and AdamW's two moments."""
 CHANGE = 0.1
 """The share by which each factor is varied."""
 

@@ -14,12 +14,12 @@ from pipeline.planning.recipe_plan import planned_config, sample_lengths
 from pipeline.planning.work import StageWork, stage_work
 
 UNMEASURED = 0.15
-"""Assumed uncertainty of what a stage costs that has not begun."""
+"""Assumed relative uncertainty of the cost of a stage that has not begun."""
 MEASURED = 0.05
-"""Least uncertainty of what is left, in stages that have begun."""
+"""Minimum relative uncertainty of the remaining cost of a stage that has begun."""
 FIRST_STEPS = 0.05
-"""Share of a stage's steps whose cost says as much as what is known of it from the stages before: its first steps are
-slow, and few."""
+"""Share of a stage's steps at which their cost weighs as much as the estimate from earlier stages: the first steps
+are slow, and few."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Published A100 GPU-days of text-to-image models, for comparison."""
 
 SD15_GPU_DAYS = 6250.0
-"""Stable Diffusion 1.5, as MARS's paper states it."""
+"""Stable Diffusion 1.5, as stated in MARS's paper."""
 PAPER_GPU_DAYS = 587.0
-"""MARS, its paper."""
+"""MARS, as stated in its paper."""
 PUBLISHED = {
     "Stable Diffusion 1.5 (MARS's paper)": SD15_GPU_DAYS,
     "PixArt-alpha (its page)": 675.0,

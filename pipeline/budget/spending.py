@@ -13,7 +13,7 @@ from pipeline.ledger.rows import records_of
 
 CATEGORIES = ("productive", "lost to failures", "waiting for data", "checkpointing", "starting", "idle")
 SILENT_HEARTBEATS = 3
-"""After so many without a row an attempt that did not end counts as killed."""
+"""Heartbeats without a row after which an attempt that has not ended counts as killed."""
 GROUPS = ("job", "stage", "attempt", "gpu_model")
 
 

@@ -23,7 +23,7 @@ COMPOSITION_FILE, COMPOSITION_SHEET_FILE = "composition.parquet", "composition.p
 SHEET_COLUMNS = 12
 COLUMNS = ("sample_id", "codes", "subject", "tone", "composition")
 DECODE_BATCH = 32
-"""Another batch would round some pixels otherwise, and scores could no longer be compared with earlier ones."""
+"""Another batch size would round some pixels differently, and scores could not be compared with earlier ones."""
 
 
 def six_variants(tokens: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from pipeline.runs.paths import RunPaths
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 COMPARED_AT_ONCE = 32
-"""Pictures whose distances to all drawings are in memory at once."""
+"""Number of pictures whose distances to all drawings are in memory at once."""
 
 
 def score_drawings(paths: RunPaths) -> dict[str, Any]:

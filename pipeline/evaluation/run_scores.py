@@ -26,12 +26,12 @@ from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, list_token_shards
 
 METRICS_FILE = "metrics.json"
-"""In the run's folder."""
+"""File in the run's folder."""
 HELD_OUT_TEXTS = 256
-"""Captions that the perplexity is measured on."""
+"""Number of captions that the perplexity is measured on."""
 
 Score = Callable[[RunPaths], dict[str, Any]]
-"""Metrics of a run by name; one task on one CPU."""
+"""Returns metrics of a run by name; runs in one task on one CPU."""
 
 
 def evaluate_run(

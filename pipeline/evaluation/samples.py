@@ -10,7 +10,7 @@ from pipeline.runs.paths import RunPaths
 
 PICTURES_FILE, CAPTIONS_FILE = "pictures.parquet", "captions.parquet"
 GRID_FILE, VQ_SHEET_FILE = "grid.png", "vq_sheet.png"
-"""All in `RunPaths.samples`."""
+"""Files in `RunPaths.samples`."""
 
 
 def trained_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 
 LAYOUTS = ("t2i-compbench", "geneval")
 USUAL_SAMPLES = {"t2i-compbench": 10, "geneval": 4}
-"""Pictures a prompt, as each benchmark draws."""
+"""Pictures per prompt in each benchmark's own protocol."""
 MAX_NAME_BYTES = 255
 
 

@@ -20,7 +20,7 @@ from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 
 TextLogits = Callable[[Tensor], Tensor]
-"""A model on text alone: int64 [1, T] to its logits over the text vocabulary, [1, T, V]."""
+"""A model on text alone: maps int64 [1, T] to logits over the text vocabulary, [1, T, V]."""
 
 
 @dataclass(frozen=True)

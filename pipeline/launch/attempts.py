@@ -26,9 +26,9 @@ from pipeline.training.stop_request import StopRequest
 
 POLL_S = 1.0
 ASK_AGAIN_S = 2.0
-"""Between two requests to the autoscaler, which others overwrite; far below any cluster's idle timeout."""
+"""Seconds between two requests to the autoscaler, which others overwrite; far below any cluster's idle timeout."""
 RETRY_PAUSE_S = 5.0
-"""Before another attempt, times the number of those in a row that saved nothing."""
+"""Seconds before another attempt, multiplied by the number of attempts in a row that saved nothing."""
 
 Log = Callable[[str], None]
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from pipeline.training.stop_request import StopRequest
 from tokenization.files.atomic_writing import append_whole
 
 MAX_UNWRITTEN = 100_000
-"""Lines of figures kept while the disk takes none, about 50 MB."""
+"""Lines of figures kept in memory while the disk cannot be written, about 50 MB."""
 
 
 class StageMonitor(Monitor[StepFigures]):

@@ -19,13 +19,14 @@ from pipeline.runtime.ray_private import original_error
 from pipeline.training.process import Rank, set_up_process
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
-"""GPU nodes take minutes to start; Ray Train's own 60 s would tear the group down and ask for it again, for ever."""
+"""GPU nodes take minutes to start. Ray Train's default of 60 s would tear the group down and request it again,
+forever."""
 ELASTIC_START_S = 300
 PREEMPTION_POLL_S = 2
-"""Between two looks of Ray Train's watcher at which nodes are about to be taken away. Its own 5 s are a good part of a
-notice of 30 s."""
+"""Seconds between two checks of Ray Train's watcher for nodes that are about to be removed. Its default of 5 s is a
+large part of a notice of 30 s."""
 ERROR_CHARACTERS = 300
-"""Of what a lost worker died of, in a line for whoever runs the job."""
+"""Maximum characters of a lost worker's error in the log line."""
 
 NO_RETRIES: Any = FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0)
 

@@ -25,7 +25,7 @@ from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
 
 WORTH_A_STARTING_MODEL = 2e9
-"""Bytes of a language expert."""
+"""Size of a language expert, in bytes, above which a starting model is recommended."""
 
 
 def initial_checkpoint(number: int, chosen: str, allow_unfinished: bool, paths: RunPaths) -> Checkpoint | None:

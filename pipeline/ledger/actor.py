@@ -26,14 +26,14 @@ from pipeline.runtime.placement import actor_here
 from pipeline.step_figures import StepFigures
 
 NAMESPACE = "mars-ledger"
-"""Ray's, of the actors: they outlive the job."""
+"""Ray namespace of the actors, which outlive the job."""
 LOOKS_PER_HEARTBEAT = 10
 LOOK_S = (0.05, 1.0)
-"""Least and most seconds between two looks at what is held."""
+"""Minimum and maximum seconds between two measurements of the held devices."""
 LAST_WRITES, LAST_PAUSE_S = 5, 1.0
-"""How often the last row is tried."""
+"""Number of attempts to write the last row, and the seconds between them."""
 REREAD_EVERY = 10
-"""Heartbeats between two looks at what the run's other jobs have spent meanwhile."""
+"""Heartbeats between two reads of the other jobs' spending."""
 
 
 class LedgerActor:

@@ -11,7 +11,7 @@ from pipeline.ledger.account import Held
 from pipeline.runtime.ray_private import actor_shares, job_ended_ago_s, placement_group_shares
 
 UNKNOWN_MODEL = "unknown"
-"""Of a GPU whose node does not say: asked for where it matters, never guessed."""
+"""Model of a GPU whose node does not report one. The user is asked for it if it matters; it is never guessed."""
 
 
 class HeldDevices:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.ledger.account import Attempt
 
 WARN_AT = (0.8, 0.95)
-"""Shares of a limit."""
+"""Shares of a limit at which there is a warning."""
 
 
 @dataclass(frozen=True)

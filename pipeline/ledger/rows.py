@@ -21,7 +21,7 @@ from tokenization.files.storage import open_storage
 SUFFIX = ".jsonl"
 READS_AT_ONCE = 16
 CLOCK_TOLERANCE_S = 5.0
-"""By so much a wall clock may drift from the monotonic one in an attempt before it counts as having jumped."""
+"""Seconds that the wall clock may drift from the monotonic one in an attempt before it counts as a jump."""
 OPTIONAL = {
     "number": 0,
     "budget_gpu_days": 0.0,
@@ -35,7 +35,7 @@ OPTIONAL = {
     "kinds": None,
     "update_seconds": 0.0,
 }
-"""Columns that ledgers of earlier versions lack, and what stands for them."""
+"""Columns that ledgers of earlier versions lack, and their default values."""
 
 
 class RowWriter:

@@ -15,7 +15,7 @@ from pipeline.pages.sheets import picture_sheet, spread
 INDEX_PARQUET, INDEX_JSONL, GRID_FILE, PAGE_FILE = "index.parquet", "index.jsonl", "grid.png", "index.html"
 PICTURES_FOLDER = "pictures"
 CODE_COLUMNS = ("codes", "high_codes")
-"""They are in the parquet index only."""
+"""Columns that only the parquet index has."""
 GRID_COLUMNS = 12
 
 

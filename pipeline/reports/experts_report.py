@@ -15,9 +15,9 @@ from pipeline.runs.paths import RunPaths
 
 RECORDS_FILE, SUMMARY_FILE, PLOT_FILE = "records.jsonl", "experts.json", "experts.png"
 LAST_STEPS = 20
-"""The losses in the table are means over so many last steps."""
+"""The losses in the table are means over this number of last steps."""
 SMOOTHED_STEPS = 10
-"""The plotted losses are running means over so many steps."""
+"""The plotted losses are running means over this number of steps."""
 UNPLOTTED = ("loss/opener", "loss/plain_text")
 
 

@@ -10,7 +10,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.generation.sampling import seed_problems
 
 SHOWN_PROBLEMS = 20
-"""Bad lines that an error names; the others are counted."""
+"""Maximum number of bad lines that an error lists; the others are counted."""
 
 
 @dataclass(frozen=True)

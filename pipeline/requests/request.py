@@ -18,7 +18,8 @@ from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 
 PROMPT_MULTIPLE = 64
-"""A document's prompts are padded to a multiple of this many ids: shapes then seldom depend on the other prompts."""
+"""Prompts of documents are padded to a multiple of this number of ids, so that shapes seldom depend on other
+prompts."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.runs.paths import RunPaths
 
 RECIPE_FILE = "recipe.json"
-"""In a stage's folder."""
+"""File in a stage's folder."""
 STAGE_FOLDER = re.compile(r"stage(\d+)")
 STAGE_IN_PLACE = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
 

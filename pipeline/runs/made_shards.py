@@ -14,7 +14,8 @@ from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 
 ShardTasks = dict[Path, tuple[Callable[..., None], tuple[object, ...], int]]
-"""A shard's path to what writes it, that function's arguments after the path, and the shard's rows."""
+"""Maps a shard's path to the function that writes it, the function's arguments after the path, and the number of
+rows."""
 
 
 def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:

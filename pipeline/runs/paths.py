@@ -9,7 +9,7 @@ from pipeline.weights.start_file import is_starting_model
 from tokenization.config.sources import PACKAGED, SHIPPED, CorpusSource
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""The folder of the project's packages: a checkout, or where the project is installed."""
+"""Folder of the project's packages: a checkout, or the installation folder."""
 PACKAGE_CACHE_MARK = "_ray_pkg_"
 
 

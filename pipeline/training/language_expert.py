@@ -30,7 +30,7 @@ from tokenization.dtypes import fast_autocast
 from tokenization.text_tokenizer import text_ids
 
 TRAINING_FILE = "training.json"
-"""The settings and the last step's figures, beside the weights."""
+"""File with the settings and the last step's figures, next to the weights."""
 
 
 def train_language_expert(

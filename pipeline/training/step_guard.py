@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SPIKE_WINDOW = 64
-"""Steps whose losses a loss is compared with."""
+"""Number of recent steps whose losses a new loss is compared with."""
 MIN_HISTORY = 16
-"""Fewer say nothing yet."""
+"""Minimum number of losses before spikes are detected."""
 GRADIENT_PROBLEM = "its gradient is not finite"
 
 

@@ -13,8 +13,9 @@ from pipeline.training.step import StepResult, train_step
 from pipeline.training.step_guard import StepGuard
 
 LOSS_TOLERANCE, MOMENT_TOLERANCE = 1e-3, 1e-2
-"""Differences of losses and of AdamW's first moments, relative to the largest, that are put down to kernels that add in
-any order, as some on GPUs do. Ours. (Weights say less: where moments are small, only their sign moves them.)"""
+"""Tolerated differences of losses and of AdamW's first moments, relative to the largest, for kernels that add in any
+order, as some on GPUs do. The values are this project's own choice. (Weights are less informative: if moments are
+small, only their sign moves the weights.)"""
 
 
 def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.device) -> str:

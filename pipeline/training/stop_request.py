@@ -15,7 +15,7 @@ KINDS: dict[str, type[StoppedError]] = {
     "budget": BudgetError,
     "resize": ResizeError,
 }
-"""Why a stage may be stopped, and what then ends the loop."""
+"""Reasons to stop a stage, and the error that ends the loop for each."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.training.stage_run import StageRun
 
 PROJECT = "mars"
 REOPEN_STEPS = 10
-"""Steps until a tracker that failed is tried again."""
+"""Steps before a failed tracker is tried again."""
 
 
 class Tracker(Protocol):
