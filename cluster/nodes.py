@@ -100,8 +100,7 @@ def _too_much(cluster: ClusterFile, demands: list[Demand]) -> str:
 
 
 def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
-    """Returns warnings about node types that the autoscaler may fall back to although their GPU is not the planned
-    one."""
+    """Returns warnings about node types the autoscaler may fall back to although their GPU is not the planned one."""
     found = []
     for demand in demands:
         fitting = [kind for kind in cluster.node_types if capacity(kind, demand.resources)]

@@ -1,6 +1,4 @@
-"""Measures the time that training waits for its samples: runs the loader at the pace of a recipe's steps, without the
-model.
-"""
+"""Measures training's wait for samples: runs the loader at the pace of a recipe's steps, without the model."""
 
 import statistics
 import tempfile

@@ -1,5 +1,4 @@
-"""Measures how fast pictures are drawn on one device, compared with other methods that draw the same ones, in one
-run."""
+"""Measures how fast pictures are drawn on one device, compared with other methods in the same run."""
 
 import statistics
 import time

@@ -1,6 +1,4 @@
-"""Compares a training that is killed repeatedly with an undisturbed one: its cost, and if both end with the same
-weights.
-"""
+"""Compares a training that is killed repeatedly with an undisturbed one: the cost, and the weights at the end."""
 
 import json
 import os

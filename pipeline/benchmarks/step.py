@@ -135,8 +135,7 @@ def _figures(
 
 
 def starting_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausalLM:
-    """Returns a model with random weights whose visual expert copies the language expert, as at the start of
-    training."""
+    """Returns a model with random weights; its visual expert copies the language expert, as at training's start."""
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype)

@@ -82,8 +82,7 @@ def _productive_until(row: dict[str, Any], step: float) -> float:
 
 
 def a100_factor(model: str, named: Mapping[str, str]) -> float | None:
-    """Returns A100 days per day of this GPU, the ratio of their dense bf16 peaks. None for CPUs, which have no
-    conversion.
+    """Returns A100 days per day of this GPU, the ratio of their dense bf16 peaks; None for CPUs.
 
     Args:
         model: device model in the ledger.

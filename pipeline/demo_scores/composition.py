@@ -127,8 +127,7 @@ def _sheet(table: pd.DataFrame, drawn: np.ndarray, six: np.ndarray, wanted: np.n
 
 
 def _decoded_variants(vqgan: ImageTokenizer, drawings: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Decodes the six drawings of each subject from their stored codes, uint8 [6, S, S, 3], in the order of
-    `VARIANTS`."""
+    """Decodes each subject's six drawings from their stored codes, uint8 [6, S, S, 3], in `VARIANTS`' order."""
     ordered = drawings.assign(place=drawings["tone"].map(VARIANTS.index)).sort_values(["subject", "place"])
     pixels = _decode(vqgan, ordered["codes"].to_list())
     return dict(

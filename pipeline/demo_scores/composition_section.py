@@ -31,8 +31,7 @@ def composition_sections(paths: RunPaths, metrics: dict[str, Any]) -> list[Secti
 
 
 def composition_plot(table: pd.DataFrame, metrics: dict[str, Any]) -> bytes:
-    """Returns a PNG: the scores of seen and unseen pairs by language, and the tone that each unseen pair is nearest
-    to."""
+    """Returns a PNG: scores of seen and unseen pairs by language, and the nearest tone of each unseen pair."""
     figure = Figure(figsize=(10, 4))
     bars, tones = figure.subplots(1, 2, width_ratios=[1, 1.2])
     scores = table.groupby(["composition", "language"])["credit"].mean().unstack()

@@ -1,6 +1,4 @@
-"""The illustrated documents that a run trained on: their first lines serve as prompts, and the generated ones are
-scored.
-"""
+"""The illustrated documents that a run trained on: first lines are prompts, and generated documents are scored."""
 
 import json
 from dataclasses import dataclass
@@ -21,8 +19,7 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 @dataclass(frozen=True)
 class TrueDocument:
-    """A document of the corpus: its first line, its whole text, the number of text ids, and the codes of its
-    pictures."""
+    """A document of the corpus: its first line, its text, the number of text ids, and its pictures' codes."""
 
     title: str
     text: str

@@ -15,8 +15,7 @@ from tokenization.text_tokenizer import end_of_text_id
 
 
 def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
-    """Loads the export in this fresh process, and compares its text output with that of the language expert's own
-    class.
+    """Loads the export in this fresh process, and compares its text with that of the language expert's own class.
 
     Args:
         paths: paths of the run.

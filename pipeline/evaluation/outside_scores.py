@@ -45,9 +45,7 @@ def check_weights(weights: OutsideWeights) -> None:
 
 
 def outside_scores(paths: RunPaths, weights: OutsideWeights) -> dict[str, float]:
-    """Returns the FID of all generated pictures against the corpus's own, and the CLIP score by language, if weights
-    are given.
-    """
+    """Returns the FID of all generated pictures and the CLIP score by language, each if its weights are given."""
     vqgan = vqgan_of_tokens(paths)
     pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
     generated = decode_distinct(vqgan, pictures["codes"].to_list())
@@ -124,9 +122,7 @@ class _Features(nn.Module):
 
 
 class _Clip(nn.Module):
-    """Adapts a CLIP model to torchmetrics, which expects tensors from feature functions; transformers 5 returns
-    outputs.
-    """
+    """Adapts a CLIP model, whose feature functions return outputs in transformers 5, to torchmetrics' tensors."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()

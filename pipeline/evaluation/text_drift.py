@@ -1,5 +1,4 @@
-"""Measures how training changes the language expert: text logits and perplexity compared with the base's, on unseen
-text.
+"""Measures how training changes the language expert: text logits and perplexity against the base's, on unseen text.
 
 Shape letters: T ids of a text, V text rows.
 """

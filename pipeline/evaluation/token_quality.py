@@ -22,8 +22,7 @@ def vqgan_of_tokens(paths: RunPaths) -> ImageTokenizer:
 
 
 def decode_distinct(vqgan: ImageTokenizer, codes: Sequence[np.ndarray]) -> np.ndarray:
-    """Decodes codes to pixels, uint8 [rows, S, S, 3]. Equal rows, frequent if pictures are memorised, are decoded
-    once."""
+    """Decodes codes to pixels, uint8 [rows, S, S, 3]. Equal rows (memorised pictures) are decoded once."""
     grid, places = np.unique(np.stack([np.asarray(line) for line in codes]), axis=0, return_inverse=True)
     return vqgan.decode_all(grid)[places.ravel()]
 

@@ -55,8 +55,7 @@ def train_stages(
 def verify_step(
     recipe: Recipe, paths: RunPaths, wanted: str, chosen: str, allow_unfinished: bool, budget: tuple[str, ...]
 ) -> None:
-    """Runs the next step of a stage twice on its workers and compares. Trains nothing. For the arguments see
-    `train_stages`.
+    """Runs the next step of a stage twice on its workers and compares. Arguments as in `train_stages`.
 
     Raises:
         CorruptionError: the two differ.

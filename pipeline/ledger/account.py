@@ -115,9 +115,7 @@ class Account:
 
     @property
     def seconds(self) -> float:
-        """Device-seconds divided by the largest number of devices held at once: the duration, if that number never
-        changed.
-        """
+        """Device-seconds divided by the largest number of devices held at once: the duration if it never changed."""
         return self._device_seconds / self._max_devices if self._max_devices else 0.0
 
     def look(self, held: Held) -> None:

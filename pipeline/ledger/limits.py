@@ -10,9 +10,7 @@ WARN_AT = (0.8, 0.95)
 
 @dataclass(frozen=True)
 class Spent:
-    """Days spent so far on the attempt's kind of device: by the attempt, and by its stage and its run over all
-    attempts.
-    """
+    """Days spent so far on the attempt's kind of device: its own, and all attempts' of its stage and run."""
 
     attempt: float
     stage: float

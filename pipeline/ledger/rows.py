@@ -1,5 +1,4 @@
-"""Storage of ledger rows: one JSON-lines file an attempt in a local folder, or one object a row in S3, which cannot
-append.
+"""Stores ledger rows: a JSON-lines file per attempt in a folder, or an object per row in S3, which cannot append.
 
 Rows are cumulative, so the last row of an attempt covers all of it. Written rows never change.
 """

@@ -48,9 +48,7 @@ def file_name(number: int, text: str) -> str:
 
 
 def save_index(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes both indices. Their rows are equal except for the codes. In the parquet, a document's `segments` are JSON
-    text.
-    """
+    """Writes both indices. Only the parquet has the codes; a document's `segments` are JSON text in it."""
     texts = [{"segments": json.dumps(row["segments"], ensure_ascii=False)} if "segments" in row else {} for row in rows]
     pd.DataFrame([row | text for row, text in zip(rows, texts, strict=True)]).to_parquet(folder / INDEX_PARQUET)
     with (folder / INDEX_JSONL).open("w", encoding="utf-8") as lines:

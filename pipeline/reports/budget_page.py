@@ -1,6 +1,4 @@
-"""The page of `jobs/budget.py report`: spending over time and by use, compared with the budget and with published
-models.
-"""
+"""The page of `jobs/budget.py report`: spending over time and by use, against the budget and published models."""
 
 import html
 import time

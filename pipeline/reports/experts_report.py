@@ -37,8 +37,7 @@ def write_comparison(paths: RunPaths, comparison: Comparison, records: list[dict
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """Returns the figures of each of `EXPERTS`: losses of the last steps, the drift at the end, the base's
-    perplexity."""
+    """Returns each of `EXPERTS`' figures: losses of the last steps, the drift at the end, the base's perplexity."""
     found: dict[str, Any] = {}
     for experts, records in table.groupby("experts", sort=False):
         measured = records[records["mean_kl"].notna()].iloc[-1]

@@ -49,9 +49,7 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
 def run_generators(
     config: GeneratorConfig, rows: list[dict], recipe: Recipe, ledger: ActorProxy[LedgerActor]
 ) -> Iterator[dict[str, Any]]:
-    """Runs the rows through a pool of `Generator`s on Ray Data. Yields them as they finish; `row_number` identifies a
-    row.
-    """
+    """Runs rows through a pool of `Generator`s on Ray Data, yields results as they finish, with `row_number`."""
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
     workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))

@@ -35,8 +35,7 @@ class Prompt:
 def read_prompts(
     texts: tuple[str, ...], file: str, num_ids: Callable[[list[str]], list[int]], max_ids: int
 ) -> list[Prompt]:
-    """Returns the prompts of the command line, then those of `file`: one per line in `.txt`, one object per line in
-    `.jsonl`.
+    """Returns the prompts of the command line, then those of `file`: lines of `.txt` or objects of `.jsonl`.
 
     Args:
         texts: prompts of the command line.

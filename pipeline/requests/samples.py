@@ -28,9 +28,7 @@ def generate_for_scores(request: GenerationRequest) -> None:
 
 
 def generate_samples(request: GenerationRequest) -> None:
-    """Generates a picture from each caption of the scored samples, a caption from their codes in each language, and the
-    grid.
-    """
+    """Generates a picture from each scored caption, a caption from the codes in each language, and the grid."""
     recipe, paths, fingerprint = request.recipe, request.paths, request.fingerprint
     samples = scored_samples(recipe, paths).drop(columns="high_codes").assign(seed=request.sampling.seed)
     rows = samples.rename(columns={"caption": "prompt"}).to_dict("records")

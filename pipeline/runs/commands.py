@@ -8,8 +8,7 @@ from pipeline.runs.paths import PROJECT
 
 
 def job_command(job: str, recipe: str, root: Path | str = "", overrides: Sequence[str] = ()) -> list[str]:
-    """Returns the words that run `jobs/JOB.py` with this Python and with values for `--recipe`, `--root` and
-    `--set`."""
+    """Returns the words that run `jobs/JOB.py` with this Python and values for `--recipe`, `--root`, `--set`."""
     words = [sys.executable, "-P", str(PROJECT / "jobs" / f"{job}.py"), "--recipe"]
     words.append(str(Path(recipe).absolute()) if recipe.endswith(".py") else recipe)  # the process may run elsewhere
     if root:

@@ -25,9 +25,7 @@ class RunPaths:
         return self._of_corpus(name) / "corpus"
 
     def source_of(self, name: str) -> CorpusSource:
-        """Source of one of the recipe's corpora and how it is read: the corpus's own path, or the shards of
-        `jobs/make_corpus.py`.
-        """
+        """One of the recipe's corpora and how to read it: its own path, or the shards of `jobs/make_corpus.py`."""
         own = self.recipe.corpora[name]
         path = (
             own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus_of(name))
@@ -53,9 +51,7 @@ class RunPaths:
 
     @property
     def base(self) -> Path:
-        """Source of the frozen language expert for training: the starting model if there is one, else the language
-        expert.
-        """
+        """Source of the frozen language expert in training: the starting model, if there is one."""
         return self.start if is_starting_model(self.start) else self.language_expert
 
     def stage(self, number: int) -> Path:

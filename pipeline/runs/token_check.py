@@ -24,8 +24,7 @@ def checked_fingerprint(recipe: Recipe, paths: RunPaths, corpus: str = "") -> Fi
 
 
 def check_made_with(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint, tokens: str) -> None:
-    """Raises InputError if a VQ-GAN or vocabulary other than the recipe's made `tokens`, which have that
-    fingerprint."""
+    """Raises InputError if `tokens` (with that fingerprint) were made by another VQ-GAN or vocabulary."""
     text_sha256 = text_vocabulary_sha256(load_text_tokenizer(recipe.text_tokenizer, paths.text))
     for name, have, want in (
         (f"VQ-GAN than {str(paths.vqgan)!r}", fingerprint.vq_sha256, image_tokenizer_sha256(paths.vqgan)),

@@ -19,8 +19,7 @@ from pipeline.training.objective import MicroLoss, Objective
 
 
 class Forward(Protocol):
-    """A training objective, or the engine that wraps it. Computes the loss of a micro-step from one batch of each
-    kind."""
+    """A training objective, or the engine around it. Computes a micro-step's loss from one batch of each kind."""
 
     def __call__(self, batches: list[MicroBatch], /) -> MicroLoss: ...
 
@@ -139,9 +138,7 @@ def accumulate(engine: Engine, loss: torch.Tensor, last: bool) -> None:
 
 
 def put_tools_on_path() -> None:
-    """Puts the folder of the running Python on PATH: DeepSpeed builds its CPU op with the `ninja` of the virtual
-    environment.
-    """
+    """Puts the running Python's folder on PATH: DeepSpeed builds its CPU op with the `ninja` that is there."""
     folder = str(Path(sys.executable).parent)
     if folder not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")

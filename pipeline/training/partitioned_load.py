@@ -65,8 +65,9 @@ def load_partitioned(
 
 
 def _verified_record(folder: Path, options: StartOptions) -> StartRecord:
-    """Verifies the files on one rank of each node. All ranks continue or none does, because a rank that waits would
-    hang.
+    """Verifies the files on one rank of each node.
+
+    All ranks continue or none does, because a rank that waits for the others would hang.
     """
     record, problem = None, None
     try:
@@ -106,8 +107,7 @@ class _Partitions:
         self._first: nn.Parameter | None = None
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
-        """Partitions a parameter. Returns this rank's part without padding, and its offset in the flattened
-        parameter."""
+        """Partitions a parameter. Returns this rank's part without padding, and its offset when flattened."""
         put_tools_on_path()
         own = partition(parameter, self._first, self._config)
         if self._first is None:

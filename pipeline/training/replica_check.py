@@ -19,8 +19,7 @@ from pipeline.runtime.deepspeed_private import held_part, is_whole
 
 
 class ReplicaCheck:
-    """One rank's part of the comparisons. Every rank makes one once the model is set up, and calls it at the same
-    points.
+    """One rank's part of the comparisons. Every rank makes one after model setup, and calls it at the same points.
 
     Args:
         engine: DeepSpeed's engine.

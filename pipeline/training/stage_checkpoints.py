@@ -19,8 +19,9 @@ from pipeline.training.step_guard import StepGuard
 
 
 class StageCheckpoints:
-    """One rank's access to the stage's checkpoints. Every rank makes one before it reads any checkpoint, and calls the
-    same methods.
+    """One rank's access to the stage's checkpoints.
+
+    Every rank makes one before it reads any checkpoint, and calls the same methods.
 
     Args:
         engine: DeepSpeed's engine.
@@ -67,9 +68,7 @@ class StageCheckpoints:
         return newest
 
     def go_back(self, done: int) -> CheckpointManifest | None:
-        """Restores weights and moments from the newest checkpoint of at most `done` steps. Returns None if there is
-        none.
-        """
+        """Restores weights and moments from the newest checkpoint of at most `done` steps, or returns None."""
         assert self._writer
         self.wait()
         return self._resumed(at_most_step=done)

@@ -145,8 +145,7 @@ class FakeCluster:
         return json.loads(done.stdout.splitlines()[-1])
 
     def offer(self, **nodes: int) -> None:
-        """Limits the number of nodes of some types that the provider starts from now on, like a market that runs
-        dry."""
+        """Limits the number of nodes of some types that the provider starts from now on."""
         written = self._offers.with_suffix(".new")
         written.write_text(json.dumps(nodes))
         written.replace(self._offers)

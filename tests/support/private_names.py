@@ -31,8 +31,7 @@ def private_name(name: str, used_for: str, parameters: tuple[str, ...] = ()) -> 
 
 
 def names_in(path: Path, library: str) -> set[str]:
-    """Returns the dotted names that a module imports from `library`, and the attributes it reads that begin with
-    `_`."""
+    """Returns the dotted names that a module imports from `library`, and the `_` attributes that it reads."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == library:
