@@ -1,4 +1,4 @@
-"""Which type of number a device multiplies fastest. Importing this module does not import torch."""
+"""The dtype with which a device multiplies fastest. Importing this module does not import torch."""
 
 from typing import TYPE_CHECKING
 

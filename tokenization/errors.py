@@ -1,4 +1,4 @@
-"""What stops a job on purpose: input that cannot be used, and storage that does not answer."""
+"""Errors that end a job: input that cannot be used, and storage that does not answer."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,4 @@ class InputError(ValueError):
 
 
 class OutageError(OSError):
-    """A storage service did not answer, or not well, again and again. Later it may. Says nothing of the input."""
+    """A storage service repeatedly failed to answer. A later attempt may succeed; the input may be intact."""

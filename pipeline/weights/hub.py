@@ -10,13 +10,13 @@ from pipeline.errors import InputError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 BESIDE_WEIGHTS = ("*.json", "*.tiktoken", "*.txt", "*.md", "LICENSE*", "NOTICE*")
-"""What is fetched with the weights. Never code."""
+"""Patterns of the files that are fetched with the weights. Code is never fetched."""
 
 
 def model_folder(source: str) -> Path:
-    """The folder `source`, or where the hub's model of that name lies on this machine; fetched, if need be.
+    """Returns the folder `source`, or the local folder of the hub's model of that name, which is fetched if missing.
 
-    Safetensors are fetched where the model has them, else the `.bin` files.
+    Fetches safetensors if the model has them, else the `.bin` files.
 
     Raises:
         InputError: there is no such folder, and no such model or no network.
@@ -32,7 +32,7 @@ def model_folder(source: str) -> Path:
         except (HfHubHTTPError, HFValidationError) as error:
             line = " ".join(str(error).split())[:200]
             raise InputError(f"the hub does not give {source!r}: {line}; check the name and HF_TOKEN") from error
-        except OSError as error:  # no network, or told to stay offline, and no copy from before
+        except OSError as error:  # no network, or offline mode, and no earlier copy
             raise InputError(
                 f"{source!r} is no folder here, and the hub cannot be reached to fetch a model of that name; fetch it "
                 f"where there is a network (hf download {source} --local-dir FOLDER) and name the folder"

@@ -1,7 +1,7 @@
-"""A language expert's folder in any of its formats, read as MARS names its tensors.
+"""Reads a language expert's folder in any supported format, under MARS's tensor names.
 
-Three formats: Qwen2's (Qwen1.5, Qwen2, Qwen2.5), Qwen-7B's own, whose projections are fused, and MARS's, of which the
-text side is taken. Only configs and tensors are read: a folder's own code never runs.
+There are three formats: Qwen2's (Qwen1.5, Qwen2, Qwen2.5), Qwen-7B's own, with fused projections, and MARS's, of which
+only the text side is read. Only configs and tensors are read: a folder's own code never runs.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from pipeline.errors import InputError
 from pipeline.weights.tensor_files import NewTensor, TensorFile, TensorFolder, bytes_of, open_tensor_folder, pieces_of
 
 FORMATS = ("qwen2", "qwen", "mars")
-"""`model_type` in a folder's config.json."""
+"""Supported values of `model_type` in a folder's config.json."""
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
-"""Endings of buffers that old checkpoints have and that follow from the config."""
+"""Name endings of buffers in old checkpoints, which follow from the config."""
 HEAD, EMBEDDING = "head.text_weight", "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows `start` to `start + shape[0]` of a tensor in a file: all of them, or one of several that are fused."""
+    """Rows `start` to `start + shape[0]` of a tensor in a file: the whole tensor, or one part of a fused tensor."""
 
     source: str
     start: int
@@ -38,14 +38,14 @@ class Part:
 
 @dataclass(frozen=True)
 class LanguageExpertFiles:
-    """A language expert that is not loaded.
+    """The files of a language expert, whose tensors are not loaded.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         format: one of `FORMATS`.
-        config: its config as a Qwen2.
+        config: its config as a Qwen2 config.
         tensors: its files.
-        parts: where each of MARS's text tensors lies, in the model's order; a tied head has none.
+        parts: the location of each of MARS's text tensors, in the model's order; a tied head has none.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class LanguageExpertFiles:
     parts: dict[str, Part]
 
     def tensor(self, name: str, file: TensorFile) -> NewTensor:
-        """One of `parts`, read from the opened file that holds it."""
+        """One of `parts`, read from its opened file."""
         part = self.parts[name]
         row = math.prod(part.shape[1:])
         return NewTensor(name, part.shape, lambda: pieces_of(file, part.source, part.start * row, part.shape[0] * row))
@@ -65,7 +65,7 @@ class LanguageExpertFiles:
         return self.tensors.file_of[self.parts[name].source]
 
     def read(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the text side, whole, as it is stored, file by file."""
+        """Yields every whole tensor of the text side in its stored dtype, file by file."""
         for file in self.tensors.files:
             opened = self.tensors.open(file)
             for name, part in self.parts.items():
@@ -73,12 +73,12 @@ class LanguageExpertFiles:
                     yield name, torch.cat([*self.tensor(name, opened).pieces()]).view(part.shape)
 
     def base_sha256(self) -> str:
-        """`pipeline.model.loading.base_sha256` of the model that this becomes, from the files."""
+        """Computes `pipeline.model.loading.base_sha256` of the resulting model from the files."""
         digest, opened = hashlib.sha256(), dict[str, TensorFile]()
         for name in sorted(self.parts):
             file = self.file_of(name)
             if file not in opened:
-                opened.clear()  # before the next one: what cannot be mapped lies in memory whole
+                opened.clear()  # close before the next one: a file that cannot be mapped is in memory as a whole
                 opened[file] = self.tensors.open(file)
             digest.update(name.encode())
             _hash_rounded(digest, self.tensor(name, opened[file]))
@@ -86,17 +86,17 @@ class LanguageExpertFiles:
 
 
 def _hash_rounded(digest: Any, tensor: NewTensor) -> None:
-    """Holds nothing of the tensor behind it: a piece would keep all of it in memory while the next file is opened."""
+    """Hashes a tensor and keeps no reference to it: a piece would keep its whole file in memory."""
     for piece in tensor.pieces():
         digest.update(bytes_of(piece.to(torch.bfloat16)))
 
 
 def open_language_expert(folder: Path) -> LanguageExpertFiles:
-    """Looks into the folder, and checks every tensor's name and shape against its config.
+    """Opens the folder, and checks every tensor's name and shape against its config.
 
     Raises:
-        InputError: it is none of the formats, has settings that MARS does not compute, or names the first tensor that
-            is missing, unexpected or misshapen.
+        InputError: the folder has none of the formats, or settings that MARS does not support; or a tensor is missing,
+            unexpected or misshapen, and the message names the first one.
     """
     values = read_config(folder)
     kind = values["model_type"]
@@ -119,10 +119,10 @@ def open_language_expert(folder: Path) -> LanguageExpertFiles:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json.
+    """Reads a folder's config.json.
 
     Raises:
-        InputError: there is none, or it is of no format that can be a language expert.
+        InputError: there is none, or it is not of a language expert's format.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -143,10 +143,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def language_expert_config(folder: Path) -> Qwen2Config:
-    """The language expert's config as a Qwen2.
+    """Reads the language expert's config as a Qwen2 config.
 
     Raises:
-        InputError: see `open_language_expert`; the tensors are not looked at.
+        InputError: see `open_language_expert`; the tensors are not checked.
     """
     values = read_config(folder)
     if values["model_type"] == "mars":
@@ -163,15 +163,15 @@ def language_expert_config(folder: Path) -> Qwen2Config:
 
 
 def qwen2_config_of_qwen(values: dict[str, Any], folder: Path) -> Qwen2Config:
-    """Qwen-7B's config as a Qwen2 that computes the same.
+    """Converts Qwen-7B's config to a Qwen2 config that computes the same.
 
-    Its logn attention scales the queries, and its dynamic NTK the rotary base, only of sequences longer than its
+    Its logn attention scales the queries, and its dynamic NTK scales the rotary base, only in sequences longer than its
     training length `seq_length` (the Qwen repository's FAQ; `log(i, seq_length)` and `2^ceil(log2(n / seq_length) + 1)
-    - 1` are 1 up to there). A Qwen2 has neither, so where either is on, `max_position_embeddings` is that length, and
-    what is longer is refused wherever samples are.
+    - 1` are 1 up to there). A Qwen2 has neither, so if either is on, `max_position_embeddings` is that length, and
+    longer samples are refused.
 
     Raises:
-        InputError: a value is missing, or one that a Qwen2 cannot have.
+        InputError: a value is missing, or is not supported by Qwen2.
     """
     try:
         heads, hidden_size = values["num_attention_heads"], values["hidden_size"]
@@ -186,7 +186,7 @@ def qwen2_config_of_qwen(values: dict[str, Any], folder: Path) -> Qwen2Config:
         config = Qwen2Config(
             vocab_size=values["vocab_size"],
             hidden_size=hidden_size,
-            intermediate_size=values["intermediate_size"] // 2,  # Qwen counts both of its halves
+            intermediate_size=values["intermediate_size"] // 2,  # Qwen counts both halves
             num_hidden_layers=values["num_hidden_layers"],
             num_attention_heads=heads,
             num_key_value_heads=heads,
@@ -205,26 +205,26 @@ def qwen2_config_of_qwen(values: dict[str, Any], folder: Path) -> Qwen2Config:
 
 
 def text_name(own_name: str) -> str:
-    """MARS's name of a Qwen2 tensor."""
+    """MARS's name for a Qwen2 tensor."""
     if own_name == "lm_head.weight":
         return HEAD
     return own_name.replace(".self_attn.", ".text_expert.").replace(".mlp.", ".text_expert.mlp.")
 
 
 def visual_twin(name: str) -> str:
-    """The visual expert's tensor that starts as a copy of this one of the language expert's."""
+    """The name of the visual expert's tensor that starts as a copy of this tensor of the language expert."""
     return name.replace(".text_expert.", ".visual_expert.")
 
 
 def qwen2_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of a Qwen2 by its own names, in the model's order."""
+    """Shapes of a Qwen2's tensors by its own names, in the model's order."""
     with torch.device("meta"):
         model = Qwen2ForCausalLM(config)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _fused_parts(expected: dict[str, tuple[int, ...]]) -> dict[str, Part]:
-    """Qwen-7B's: `c_attn` is query, key and value; `w2` goes through SiLU, `w1` does not."""
+    """Parts of Qwen-7B's fused tensors: `c_attn` is query, key and value; SiLU applies to `w2`, not to `w1`."""
     plain = {
         "model.embed_tokens.": "transformer.wte.",
         "model.norm.": "transformer.ln_f.",

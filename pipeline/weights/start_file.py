@@ -1,11 +1,11 @@
-"""How a folder with a starting model is told from another one."""
+"""Recognises folders with a starting model."""
 
 from pathlib import Path
 
 START_FILE = "init_model.json"
-"""The record, beside the weights."""
+"""File name of the record, which is stored with the weights."""
 
 
 def is_starting_model(folder: Path) -> bool:
-    """Whether `make_starting_model` has begun to write to the folder."""
+    """True if `make_starting_model` has started to write to the folder."""
     return (folder / START_FILE).exists()

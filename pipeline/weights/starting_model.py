@@ -1,8 +1,8 @@
-"""The model that training starts from, made shard by shard out of a language expert that is never loaded.
+"""Makes the model that training starts from, file by file, from a language expert that is never loaded.
 
-Each file of the language expert becomes one of the starting model: its tensors, copies of the experts' for the visual
-side, and, from the two tables, those of the codes. Tensors pass through in pieces, files are written whole or not at
-all, and a record of what was made of what lets an interrupted attempt go on.
+Each file of the language expert becomes one file of the starting model: its tensors, copies of the expert's tensors for
+the visual side, and the tables of the codes, computed from the two text tables. Tensors are copied in pieces, and files
+are written atomically. A record of each file's source lets an interrupted attempt continue.
 """
 
 import json
@@ -38,7 +38,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What decides the starting model beside the language expert; `dtype` as in `ZeroConfig`."""
+    """Options that decide the starting model, in addition to the language expert; `dtype` as in `ZeroConfig`."""
 
     codebook_size: int
     model: ModelOptions = ModelOptions()
@@ -46,17 +46,17 @@ class StartOptions:
 
     @classmethod
     def of(cls, codebook_size: int, dtype: str, **model: Any) -> "StartOptions":
-        """The options that `as_object` gave."""
+        """Rebuilds options from the result of `as_object`."""
         return cls(codebook_size, ModelOptions(**model), dtype)
 
     def as_object(self) -> dict[str, Any]:
-        """As the record has them: the model's options beside the others."""
+        """The options as in the record: one flat object with the model's options."""
         return {"codebook_size": self.codebook_size, **asdict(self.model), "dtype": self.dtype}
 
 
 @dataclass(frozen=True)
 class MadeFile:
-    """A file of the starting model, and the hash of the language expert's file that it was made of."""
+    """A file of the starting model, with the hash of the language expert's file that it was made from."""
 
     size: int
     sha256: str
@@ -66,14 +66,14 @@ class MadeFile:
 
 @dataclass(frozen=True)
 class StartRecord:
-    """What a starting model was made of.
+    """The record of a starting model's sources.
 
     Attributes:
         language_expert: the folder or hub name that was given.
-        format: of the language expert.
+        format: format of the language expert.
         options: see `StartOptions`.
-        files: what is made so far, by name.
-        base_sha256: `pipeline.model.loading.base_sha256` of it; empty as long as it is not finished.
+        files: the files made so far, by name.
+        base_sha256: the model's `pipeline.model.loading.base_sha256`; empty until it is finished.
     """
 
     language_expert: str
@@ -84,7 +84,7 @@ class StartRecord:
 
 
 def read_record(folder: Path) -> StartRecord:
-    """What a starting model was made of.
+    """Reads the record of a starting model.
 
     Raises:
         InputError: the record is not readable.
@@ -98,10 +98,12 @@ def read_record(folder: Path) -> StartRecord:
 
 
 def finished_record(folder: Path, options: StartOptions) -> StartRecord:
-    """The record of a finished starting model that has these options (its dtype may differ), files there in full size.
+    """Returns the record of a finished starting model with these options (its dtype may differ).
+
+    Checks that its files exist in full size.
 
     Raises:
-        InputError: it is not finished, damaged, or was made with other options.
+        InputError: it is unfinished, damaged, or made with other options.
     """
     record = read_record(folder)
     if not record.base_sha256:
@@ -121,7 +123,7 @@ def finished_record(folder: Path, options: StartOptions) -> StartRecord:
 
 
 def verify_files(folder: Path, record: StartRecord) -> None:
-    """Raises InputError where a file is not what was written."""
+    """Raises InputError if a file differs from its recorded hash."""
     for name, made in record.files.items():
         if file_sha256(folder / name) != made.sha256:
             raise InputError(
@@ -132,19 +134,19 @@ def verify_files(folder: Path, record: StartRecord) -> None:
 def make_starting_model(
     expert: LanguageExpertFiles, named: str, options: StartOptions, out: Path, log: Callable[[str], None]
 ) -> StartRecord:
-    """Writes the starting model to `out`: what `MarsForCausalLM.from_language_expert` makes, as a Hugging Face folder.
+    """Writes the starting model to `out` as a Hugging Face folder: the same as `MarsForCausalLM.from_language_expert`.
 
-    A file that is there, whole, and made of what its source is now is left alone.
+    A complete file is kept if its source is unchanged.
 
     Args:
         expert: the language expert.
-        named: how the user named it, for the record.
-        options: of the model.
+        named: the name that the user gave for it, for the record.
+        options: options of the model.
         out: a new folder, or one of an earlier attempt.
-        log: gets a line a file.
+        log: receives one line per file.
 
     Raises:
-        InputError: `out` was begun with another language expert or other options, or the disk has not enough room.
+        InputError: `out` was begun with another language expert or other options, or the disk is too small.
     """
     record = _claim(out, StartRecord(named, expert.format, options))
     dtype = getattr(torch, options.dtype)
@@ -157,7 +159,7 @@ def make_starting_model(
         record.files[name] = made
         _save(out, record)
         weight_map |= dict.fromkeys(SafetensorsFile(out / name).shapes, name)
-    for name in record.files.keys() - set(weight_map.values()):  # of an attempt when the source had other files
+    for name in record.files.keys() - set(weight_map.values()):  # left by an attempt whose source had other files
         (out / name).unlink(missing_ok=True)
         del record.files[name]
     total_bytes = sum(made.size for made in record.files.values())
@@ -170,7 +172,7 @@ def make_starting_model(
 
 
 def save_configs(config: MarsConfig, dtype: torch.dtype, out: Path) -> None:
-    """config.json and generation_config.json, as `save_pretrained` writes them."""
+    """Writes config.json and generation_config.json as `save_pretrained` does."""
     config.architectures = ["MarsForCausalLM"]
     config.dtype = dtype
     config.save_pretrained(out)
@@ -186,13 +188,13 @@ def _make_file(
     before: MadeFile | None,
     log: Callable[[str], None],
 ) -> MadeFile:
-    """Makes one file, where that is not done. Nothing of its source stays in memory behind it."""
+    """Makes one file if it is missing or outdated. Keeps nothing of its source in memory."""
     source_sha256 = file_sha256(expert.tensors.folder / source)
     if before and before.source_sha256 == source_sha256 and path.exists() and file_sha256(path) == before.sha256:
         log(f"{path.name} is already there, made of {source}")
         return before
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # a killed attempt's: its room is needed
+    partial.unlink(missing_ok=True)  # left by a killed attempt: its space is needed
     tensors = list(_tensors_of(expert, source, expert.tensors.open(source), config, dtype))
     size = sum(tensor.count for tensor in tensors) * dtype.itemsize
     free = shutil.disk_usage(path.parent).free
@@ -212,7 +214,7 @@ def _make_file(
 def _tensors_of(
     expert: LanguageExpertFiles, source: str, opened: TensorFile, config: MarsConfig, dtype: torch.dtype
 ) -> Iterator[NewTensor]:
-    """What one file of the language expert becomes."""
+    """Yields the starting model's tensors that are made from one file of the language expert."""
     for name in expert.parts:
         if expert.file_of(name) != source:
             continue
@@ -246,15 +248,15 @@ def _head(words: NewTensor, config: MarsConfig, dtype: torch.dtype) -> NewTensor
 
 
 def _mean(words: NewTensor, dtype: torch.dtype) -> Tensor:
-    """Of the rows as the model will have them."""
+    """The mean of the words' rows in the model's dtype."""
     return mean_row((piece.to(dtype) for piece in words.pieces()), num_words(words.shape[0]), words.shape[1])
 
 
 def _claim(out: Path, wanted: StartRecord) -> StartRecord:
-    """The record of an earlier attempt, or a new one."""
+    """Returns the record of an earlier attempt, or writes a new one."""
     out.mkdir(parents=True, exist_ok=True)
     if not is_starting_model(out):
-        if any(not path.name.startswith(".") for path in out.iterdir()):  # hidden ones are of a killed attempt
+        if any(not path.name.startswith(".") for path in out.iterdir()):  # hidden files were left by a killed attempt
             raise InputError(f"{str(out)!r} is not empty and no starting model; name a new folder")
         _save(out, wanted)
         return wanted

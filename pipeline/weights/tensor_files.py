@@ -1,7 +1,7 @@
-"""Tensors in files: read a piece at a time out of a model's folder, and written as they come.
+"""Tensors in files: read from a model's folder and written to new files in pieces.
 
-A model of many gigabytes passes through in pieces of `PIECE_ELEMENTS`, so that neither a whole file nor a whole tensor
-is held. Nothing is unpickled but tensors: `torch.load` runs with `weights_only`.
+A model of many gigabytes is copied in pieces of `PIECE_ELEMENTS`, so that neither a whole file nor a whole tensor is in
+memory. Only tensors are unpickled: `torch.load` runs with `weights_only`.
 """
 
 import hashlib
@@ -20,9 +20,10 @@ from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.torch_files import is_mappable, unpickled
 
 PIECE_ELEMENTS = 2**20
-"""Elements that are read and written at once: 4 MB as float32."""
+"""Elements that are read and written at once: 4 MB in float32."""
 INDEXED = ("model.safetensors", "pytorch_model.bin")
-"""What a folder may hold, the first of them that is there: alone, or in parts that `NAME.index.json` lists."""
+"""Supported weight files of a folder; the first that exists is used, as one file or in parts listed in
+`NAME.index.json`."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -34,14 +35,14 @@ class TensorFile(Protocol):
     shapes: dict[str, tuple[int, ...]]
 
     def read(self, name: str, start: int, count: int) -> Tensor:
-        """Elements `start` to `start + count` of a flattened tensor, as they are stored: [count]."""
+        """Elements `start` to `start + count` of a flattened tensor in the stored dtype: [count]."""
 
 
 class SafetensorsFile:
-    """A safetensors file; only what is asked for is read.
+    """A safetensors file; only the requested elements are read.
 
     Raises:
-        InputError: it is cut off, no safetensors, or of a dtype that no model's weights have.
+        InputError: the file is truncated, is not a safetensors file, or has a dtype that no model's weights have.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,11 +80,11 @@ class SafetensorsFile:
 
 
 class TorchFile:
-    """A file of `torch.save`, mapped into memory anew for each tensor: what is mapped stays in memory as long as
-    anything of it does.
+    """A file of `torch.save`. It is mapped again for each tensor, because a mapping stays in memory as long as any
+    tensor in it is referenced.
 
     Raises:
-        InputError: it holds something other than tensors, or is damaged.
+        InputError: the file is damaged, or holds something other than tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +102,7 @@ class TorchFile:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a `torch.save` file, never anything else; and whether they are mapped, or in memory.
+    """Returns the tensors of a `torch.save` file, and True if they are mapped, False if they are in memory.
 
     Raises:
         InputError: see `TorchFile`.
@@ -114,13 +115,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
 
 @dataclass(frozen=True)
 class TensorFolder:
-    """The tensors of a model's folder, in whichever files they lie.
+    """The tensors of a model's folder, in one or several files.
 
     Attributes:
-        folder: where.
-        files: their names, in order.
+        folder: the folder.
+        files: names of the files, in order.
         file_of: the file of each tensor.
-        shapes: of each tensor.
+        shapes: the shape of each tensor.
     """
 
     folder: Path
@@ -129,16 +130,16 @@ class TensorFolder:
     shapes: dict[str, tuple[int, ...]]
 
     def open(self, file: str) -> TensorFile:
-        """One of the files. A torch file stays mapped as long as what is returned lives."""
+        """Opens one of the files. A torch file stays mapped as long as the returned object lives."""
         path = self.folder / file
         return TorchFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
 
 
 def open_tensor_folder(folder: Path) -> TensorFolder:
-    """Looks into a model's folder.
+    """Finds the weight files in a model's folder.
 
     Raises:
-        InputError: it has no weights, or a file or a tensor that its index lists is missing.
+        InputError: the folder has no weights, or a file or a tensor that its index lists is missing.
     """
     whole = next((name for name in INDEXED if (folder / name).exists()), None)
     index = next((name for name in INDEXED if (folder / f"{name}.index.json").exists()), None)
@@ -170,7 +171,7 @@ def open_tensor_folder(folder: Path) -> TensorFolder:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor that is to be written: `pieces` gives its elements in order, flattened, in any dtype."""
+    """A tensor to be written: `pieces` yields its flattened elements in order, in any dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -178,23 +179,26 @@ class NewTensor:
 
     @property
     def count(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     def renamed(self, name: str) -> "NewTensor":
-        """The same under another name."""
+        """The same tensor under another name."""
         return replace(self, name=name)
 
 
 def pieces_of(file: TensorFile, name: str, start: int, count: int) -> Iterator[Tensor]:
-    """Elements `start` to `start + count` of a flattened tensor, in pieces."""
+    """Yields elements `start` to `start + count` of a flattened tensor, in pieces."""
     for first in range(start, start + count, PIECE_ELEMENTS):
         yield file.read(name, first, min(PIECE_ELEMENTS, start + count - first))
 
 
 def write_safetensors(path: Path, tensors: list[NewTensor], dtype: torch.dtype) -> str:
-    """Writes the tensors one after the other, and returns the file's sha256. The format is safetensors' own: the
-    length of a JSON header, the header, the bytes (its library can only write what is in memory whole)."""
+    """Writes the tensors one after the other, and returns the file's sha256.
+
+    The format is that of safetensors: the length of a JSON header, the header, the bytes. The safetensors library can
+    only write tensors that are completely in memory.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -219,5 +223,5 @@ def write_safetensors(path: Path, tensors: list[NewTensor], dtype: torch.dtype) 
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """A CPU tensor's memory."""
+    """A view of a CPU tensor's memory as bytes."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""A folder that holds the visual expert alone, put together again with the language expert that it belongs to."""
+"""Combines a folder that holds the visual expert alone with its language expert."""
 
 import math
 
@@ -12,14 +12,14 @@ from pipeline.weights.tensor_files import open_tensor_folder
 
 
 def with_language_expert(place: str, config: MarsConfig) -> dict[str, Tensor]:
-    """The whole model's tensors, on the CPU.
+    """Returns the whole model's tensors, on the CPU.
 
     Args:
         place: folder or hub name of the visual expert.
-        config: its own, which names the language expert and has its hash.
+        config: the visual expert's config, which has the language expert's name and hash.
 
     Raises:
-        InputError: the language expert is not at hand, or not the one that the visual expert was trained beside.
+        InputError: the language expert is not available, or is not the one that the visual expert was trained with.
     """
     tensors = open_tensor_folder(model_folder(place))
     state: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""How pictures are scaled and cropped, and which are refused."""
+"""Settings for scaling and cropping pictures, and limits for rejecting them."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,13 +8,13 @@ RESAMPLING = "bicubic"
 
 @dataclass(frozen=True)
 class Limits:
-    """Source pictures beyond these are rejected, before they are decoded.
+    """Limits for source pictures. Pictures beyond them are rejected before they are decoded.
 
     Attributes:
-        max_bytes: of the file.
-        max_pixels: width times height; Pillow's own bound for what may be a decompression bomb.
-        max_side_px: of the longer side.
-        min_side_px: of the shorter side.
+        max_bytes: maximum size of the file.
+        max_pixels: maximum width times height; Pillow's own limit against decompression bombs.
+        max_side_px: maximum length of the longer side.
+        min_side_px: minimum length of the shorter side.
         max_aspect_ratio: longer side over shorter side; a centre square shows too little of a longer picture.
     """
 
@@ -25,12 +25,12 @@ class Limits:
     max_aspect_ratio: float = 20.0
 
     def check_bytes(self, num_bytes: int) -> None:
-        """Raises ValueError where the file is too large."""
+        """Raises ValueError if the file is too large."""
         if num_bytes > self.max_bytes:
             raise ValueError(f"picture has {num_bytes} bytes, more than max_bytes {self.max_bytes}")
 
     def check_size(self, width: int, height: int) -> None:
-        """Raises ValueError where the size, in px, is beyond a limit."""
+        """Raises ValueError if the size, in px, is beyond a limit."""
         size, longer, shorter = f"picture has {width} x {height} px", max(width, height), min(width, height)
         if width * height > self.max_pixels:
             raise ValueError(f"{size}, more than max_pixels {self.max_pixels}")
@@ -49,7 +49,7 @@ class Transform:
     Attributes:
         size_px: side of the square handed to the VQ-GAN, px.
         size_hr_px: side of the same crop at the high resolution, px; 0 for none.
-        limits: which pictures are taken.
+        limits: limits of the pictures that are used.
     """
 
     size_px: int
@@ -57,6 +57,6 @@ class Transform:
     limits: Limits = Limits()
 
     def parameters(self) -> dict[str, int | float | str]:
-        """What the fingerprint records."""
+        """The values that the fingerprint records."""
         own = {"size_px": self.size_px, "size_hr_px": self.size_hr_px} | asdict(self.limits)
         return own | {"crop": "centre square", "resampling": RESAMPLING, "alpha": "over white"}

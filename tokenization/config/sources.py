@@ -1,4 +1,4 @@
-"""Where tokenization reads from: corpora, and what comes with the project or its packages."""
+"""Sources of tokenization: corpora, and files that ship with the project or its packages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,18 @@ CORPUS_FORMATS = {
     "imagefolder": "tokenization.corpora.folder:ImageFolder",
 }
 """The corpus formats by name, each with the place of its `CorpusFormat` class. The class is imported when a corpus is
-opened, so that settings and `--help` need none of what reads pictures."""
+opened, so that settings and `--help` do not import the libraries that read pictures."""
 
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Where a corpus lies and how it is read. Plain values.
+    """The location and the format of a corpus. Plain values.
 
     Attributes:
         url: a local folder or `s3://bucket/prefix`.
-        layout: one of `CORPUS_FORMATS`; empty: detected by the files.
-        image_column: of parquet: see `tokenization.corpora.parquet.read_parquet`.
-        folder_shard_rows: of an imagefolder: pictures of a virtual shard.
+        layout: one of `CORPUS_FORMATS`; empty: detected from the files.
+        image_column: for parquet: see `tokenization.corpora.parquet.read_parquet`.
+        folder_shard_rows: for an imagefolder: pictures per virtual shard.
         max_bytes: larger members and pictures are not read.
     """
 

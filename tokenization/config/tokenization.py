@@ -7,17 +7,18 @@ from tokenization.config.pictures import Limits, Transform
 
 @dataclass(frozen=True)
 class TokenizationConfig:
-    """What decides the tokens.
+    """The settings that decide the tokens.
 
     Attributes:
         size_px: side of the square that is encoded, px.
-        size_hr_px: side at which the same crop is encoded once more, px; 0 for not at all.
-        hr_where: pandas query over the corpus's own columns: which pictures get the high resolution; empty for all.
-        caption_columns: metadata column to the language of its captions; several may have one language.
+        size_hr_px: side of the same crop encoded at the high resolution, px; 0 for none.
+        hr_where: pandas query over the corpus's own columns that selects the pictures to encode at the high resolution;
+            empty for all.
+        caption_columns: maps metadata columns to the language of their captions; several may have the same language.
         max_caption_ids: longer captions are cut to this many ids and marked.
         encode_batch_size: pictures the VQ-GAN encodes at once; the last batch of a shard is padded to it.
         encoder_dtype: `float32`, `bfloat16` or `float16`.
-        limits: which pictures are taken.
+        limits: limits of the pictures that are used.
     """
 
     size_px: int = 128
@@ -31,10 +32,10 @@ class TokenizationConfig:
 
     @property
     def transform(self) -> Transform:
-        """What becomes of a picture."""
+        """The transform of source pictures."""
         return Transform(self.size_px, self.size_hr_px, self.limits)
 
     @property
     def encode_batch_size_hr(self) -> int:
-        """As many pixels at once as at the base resolution."""
+        """Batch size at the high resolution, with as many pixels per batch as at the base resolution."""
         return max(1, self.encode_batch_size * self.size_px**2 // self.size_hr_px**2) if self.size_hr_px else 0

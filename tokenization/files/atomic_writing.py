@@ -1,4 +1,4 @@
-"""Files on disk that are written whole or not at all, whatever happens to the process or the machine."""
+"""Atomic writes to files on disk, which survive a crash of the process or the machine."""
 
 import os
 import uuid
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
-    """Has `fill` write a file beside `path` and moves it there: whole or not at all."""
+    """Lets `fill` write a temporary file in the folder of `path`, then moves it to `path`. Atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # not longer than the name it will have
+    partial = path.with_name(f".{uuid.uuid4().hex}")  # not longer than the final name
     try:
         fill(partial)
         _to_disk(partial)
@@ -20,11 +20,10 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def append_whole(path: Path, text: str) -> None:
-    """Appends lines to a file, all of them or nothing. Behind a line that a crash of the machine left torn, they begin
-    with a new one.
+    """Appends lines to a file, all of them or none. If a crash left the last line incomplete, starts on a new line.
 
     Raises:
-        OSError: it cannot be written, as on a full disk; the file is as it was.
+        OSError: the file cannot be written, as on a full disk; it is unchanged.
     """
     content = text.encode()
     with path.open("a+b", buffering=0) as file:
@@ -42,7 +41,7 @@ def append_whole(path: Path, text: str) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file, or what a folder lists, would survive a loss of power."""
+    """Waits until a file, or a folder's list of files, would survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What a name, a place and a content must be."""
+"""Checks of names, places and contents of files."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ from tokenization.errors import InputError
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative name stays in its folder: no empty part, no `.`, no `..`."""
+    """True if a relative name stays in its folder: no empty part, no `.`, no `..`."""
     return not {"", ".", ".."} & set(name.split("/"))
 
 
 def check_apart(corpus: str, output: str) -> None:
-    """Keeps what is read and what is written from mixing.
+    """Checks that a corpus and an output folder do not overlap.
 
     Raises:
-        InputError: one lies in the other, or they are the same.
+        InputError: one is inside the other, or they are the same.
     """
     places = []
     for url in (corpus, output):
@@ -25,7 +25,7 @@ def check_apart(corpus: str, output: str) -> None:
 
 
 def check_whole(content: bytes, size: int, place: str) -> bytes:
-    """The content of a part of a file.
+    """Returns `content`, a part of a file, after a check of its length.
 
     Raises:
         InputError: it has fewer bytes than `size`.

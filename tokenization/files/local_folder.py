@@ -13,7 +13,7 @@ from tokenization.files.checks import check_whole, is_inside
 
 
 class LocalFolder:
-    """A folder of a file system."""
+    """A folder of a local or network file system. See `Storage`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,7 +22,7 @@ class LocalFolder:
         return str(self.folder)
 
     def names(self) -> list[str]:
-        """Links are followed, but into no folder twice; devices and pipes are left out."""
+        """Follows links, but enters no folder twice; leaves out devices and pipes."""
         found = []
         visited: set[tuple[int, int]] = set()
         for folder, folders, files in os.walk(self.folder, followlinks=True):
@@ -38,7 +38,7 @@ class LocalFolder:
         return sorted(found)
 
     def versions(self) -> dict[str, str]:
-        """Size and time of change."""
+        """Size and modification time of each file."""
         states = {name: (self.folder / name).stat() for name in self.names()}
         return {name: f"{state.st_size} {state.st_mtime_ns}" for name, state in states.items()}
 
@@ -69,7 +69,7 @@ class LocalFolder:
         return path.read_text() if path.exists() else None
 
     def swap(self, name: str, expected: str | None, text: str) -> bool:
-        """A lock beside the file keeps others out, on a network's file system if that has locks."""
+        """Uses a lock file in the same folder, which works on a network file system only if it supports locks."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.lock").open("w") as lock:

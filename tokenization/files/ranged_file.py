@@ -1,4 +1,4 @@
-"""A file of a storage as Python knows files: only what is asked for is read."""
+"""A file of a storage as a Python file object, which reads only the requested bytes."""
 
 import io
 
@@ -6,7 +6,7 @@ from tokenization.files.storage import Storage
 
 
 class RangedFile(io.RawIOBase):
-    """To be read from anywhere in it.
+    """A seekable, read-only file object.
 
     Raises:
         InputError: there is no such file.
@@ -24,11 +24,11 @@ class RangedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """The place of the next byte."""
+        """The offset of the next byte."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to a place, counted from the start, from here, or from the end."""
+        """Moves to an offset from the start, the current offset, or the end."""
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
         return self._place
 

@@ -1,4 +1,4 @@
-"""A `Storage` in an S3 bucket, or in another service that speaks S3."""
+"""A `Storage` in an S3 bucket, or in another service with an S3 interface."""
 
 import tempfile
 import time
@@ -26,13 +26,13 @@ from tokenization.files.checks import check_whole, is_inside
 
 S3_SCHEME = "s3://"
 ATTEMPTS = 10
-"""Of a request or a part of a file, with growing pauses, before S3 counts as gone: about two minutes."""
+"""Attempts at a request or a part of a file, with growing pauses, before S3 counts as down: about two minutes."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-"""What S3 answers where the condition of a write does not hold."""
+"""S3's error codes for a conditional write whose condition does not hold."""
 
 
 class S3Folder:
-    """What lies under a prefix of a bucket. Files come and go whole, through a temporary folder of this machine."""
+    """The files under a prefix of a bucket. Whole files are transferred through a local temporary folder."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
@@ -57,7 +57,7 @@ class S3Folder:
         return sorted(self.versions())
 
     def versions(self) -> dict[str, str]:
-        """S3's tags."""
+        """The ETag of each file."""
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             items = [item for page in pages for item in page.get("Contents", ())]
@@ -92,7 +92,7 @@ class S3Folder:
         return check_whole(content, stop - start, f"{self}/{name}")
 
     def _fetched(self, name: str, **how: str) -> tuple[bytes, str]:
-        """An object's content and its tag. An answer that was cut off is asked for again: boto3 itself does not."""
+        """An object's content and its ETag. Repeats a request whose answer was cut off, which boto3 itself does not."""
         for attempt in range(ATTEMPTS):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, **how)
             try:
@@ -104,7 +104,7 @@ class S3Folder:
         raise AssertionError("the last attempt returns or raises")
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
-        """An upload in parts shows under its name only once it is complete."""
+        """Uploads the file. A multipart upload is visible under its name only once it is complete."""
         with tempfile.TemporaryDirectory(prefix="mars-s3-") as folder:
             path = Path(folder) / Path(name).name
             fill(path)
@@ -116,7 +116,7 @@ class S3Folder:
             return self._text_of(name)[0]
 
     def swap(self, name: str, expected: str | None, text: str) -> bool:
-        """S3 itself refuses what comes second."""
+        """Uses a conditional write: S3 refuses the second of two concurrent ones."""
         place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + name}
         with self._explained(name):
             now, tag = self._text_of(name)
@@ -128,12 +128,12 @@ class S3Folder:
             except ClientError as error:
                 if error.response["Error"]["Code"] not in REFUSED:
                     raise
-                # A request that was answered with an error, and repeated, may have been carried out all the same.
+                # A request that got an error and was repeated may have been carried out nevertheless.
                 return self._text_of(name)[0] == text
         return True
 
     def _text_of(self, name: str) -> tuple[str | None, str | None]:
-        """A small file's content and its tag; None where there is none."""
+        """A small file's content and its ETag; None if there is no such file."""
         try:
             content, tag = self._fetched(name)
         except self._client.exceptions.NoSuchKey:
@@ -162,7 +162,7 @@ class S3Folder:
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the service is at fault, and not what it was asked for."""
+    """True if the service is at fault, and not the request."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or error.response.get("Error", {}).get("Code") == "SlowDown"

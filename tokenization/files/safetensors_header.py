@@ -1,7 +1,7 @@
-"""What stands at the beginning of a safetensors file: the length of a JSON header, and the header.
+"""Reads the beginning of a safetensors file: the length of a JSON header, and the header.
 
-safetensors' own `safe_open` gives rows of a tensor; it does not tell where in the file they lie, which is what reads of
-flattened pieces and of checkpoints in S3 need.
+safetensors' own `safe_open` returns rows of a tensor, but not their offsets in the file, which are needed to read
+flattened pieces and checkpoints in S3.
 """
 
 import json
@@ -26,7 +26,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file, by name.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: it is cut off, or no safetensors file.
+        OSError, ValueError, KeyError, TypeError, AttributeError: the file is truncated, or no safetensors file.
     """
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")

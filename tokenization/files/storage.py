@@ -10,60 +10,60 @@ from tokenization.files.s3_folder import S3_SCHEME, S3Folder
 
 
 class Storage(Protocol):
-    """A folder: names are paths relative to it, with slashes. It may not exist yet. Pickles."""
+    """A folder. Names are relative paths with slashes. It may not exist yet. It can be pickled."""
 
     def names(self) -> list[str]:
-        """All files in it, sorted; hidden ones and what is half-written left out."""
+        """All files in it, sorted, without hidden and incomplete ones."""
 
     def versions(self) -> dict[str, str]:
-        """Something for each of `names` that is another one when the file has changed."""
+        """A version for each of `names`, which changes whenever the file changes."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """True if there is such a file."""
 
     def local(self, name: str) -> Any:
-        """Context manager: the path of the file on this machine, or of a copy that goes away with it.
+        """Context manager that gives the path of the local file, or of a temporary copy.
 
         Raises:
             InputError: there is no such file, or it cannot be read.
         """
 
     def size(self, name: str) -> int:
-        """Of a file, in bytes.
+        """Size of a file in bytes.
 
         Raises:
             InputError: there is no such file.
         """
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Some bytes of a file.
+        """Returns bytes `start` to `stop` of a file.
 
         Raises:
             InputError: there is no such file, or it ends before.
         """
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
-        """Has `fill` write a file and puts it here under `name`: whole or not at all."""
+        """Lets `fill` write a file, and stores it under `name`. Atomic."""
 
     def text(self, name: str) -> str | None:
-        """A small file's content; None where there is none."""
+        """Returns a small file's content, or None if there is no such file."""
 
     def swap(self, name: str, expected: str | None, text: str) -> bool:
-        """Puts `text` in place of a small file's content, if that is still `expected`; None: if there is no such file.
+        """Replaces a small file's content by `text` if it is still `expected` (None: if there is no such file).
 
         Returns:
-            Whether it did. Of several that try at once one does.
+            True if it did. If several try at once, only one succeeds.
         """
 
     def delete_folder(self, name: str) -> None:
         """Removes all files whose names begin with `name` and a slash, hidden ones too."""
 
     def delete(self, name: str) -> None:
-        """Removes the file, if it is there."""
+        """Removes the file if it exists."""
 
 
 def open_storage(url: str | Path) -> Storage:
-    """A local folder, or `s3://bucket/prefix` with AWS's usual chain of credentials and AWS_ENDPOINT_URL.
+    """Opens a local folder, or `s3://bucket/prefix` with AWS's usual credential chain and AWS_ENDPOINT_URL.
 
     Raises:
         InputError: another scheme, or no bucket.

@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, read without running any of it."""
+"""Reads files of `torch.save` without running any code in them."""
 
 import pickle
 import zipfile
@@ -12,16 +12,16 @@ from tokenization.errors import InputError
 
 
 def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, mapped: bool = False) -> Any:
-    """What a file of `torch.save` holds: tensors and plain values, by `weights_only`.
+    """Returns the content of a file of `torch.save`: tensors and plain values, by `weights_only`.
 
     Args:
         path: the file.
-        stand_in: gets the name of each thing that the file would import, and gives a class to put in its place, or
+        stand_in: gets the name of each object that the file would import, and returns a class to use in its place, or
             None to refuse the file.
-        mapped: read the tensors when they are used, where torch can: it cannot map what it wrote before 1.6.
+        mapped: read the tensors when they are used, if torch can: it cannot map files of torch before 1.6.
 
     Raises:
-        InputError: it is damaged, or something in it would have to run to be read.
+        InputError: the file is damaged, or could only be read by running code in it.
     """
     try:
         names = names_in(path)
@@ -40,10 +40,10 @@ def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, m
 
 
 def is_mappable(path: Path) -> bool:
-    """Whether the file is of torch 1.6 or later."""
+    """True if the file was written by torch 1.6 or later."""
     return zipfile.is_zipfile(path)
 
 
 def names_in(path: Path) -> list[str]:
-    """What a file would import to be read; nothing is known of those before torch 1.6."""
+    """Names that the file would import; unknown for files of torch before 1.6."""
     return torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_mappable(path) else []
