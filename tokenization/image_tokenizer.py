@@ -1,3 +1,3 @@
-"""The name by which model cards import `ImageTokenizer`; it lives in `tokenization.vqgan.image_tokenizer`."""
+"""The module from which model cards import `ImageTokenizer`, defined in `tokenization.vqgan.image_tokenizer`."""
 
 from tokenization.vqgan.image_tokenizer import ImageTokenizer as ImageTokenizer

@@ -16,7 +16,7 @@ from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 from tokenization.files.hashing import file_sha256
 
-# Qwen splits like GPT-4's tokenizer, but takes digits one by one (Qwen's tokenization_qwen.py).
+# Qwen splits like GPT-4's tokenizer, but splits digits one by one (Qwen's tokenization_qwen.py).
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -25,7 +25,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number
 """Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
 NUM_RANKS = 151_643
 RANK_FILE = "qwen.tiktoken"
-"""Its name in a folder of Qwen-7B."""
+"""Name of the rank file in a folder of Qwen-7B."""
 
 
 def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
@@ -63,12 +63,12 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
 
 
 def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
-    """A hash of everything that decides which ids a text gets."""
+    """A hash of everything that decides the ids of a text."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """The ids of texts. What looks like a special token, as `<|endoftext|>`, is ordinary text."""
+    """The ids of texts. Special tokens in a text, such as `<|endoftext|>`, are treated as ordinary text."""
     return tokenizer([_readable(text) for text in texts], split_special_tokens=True)["input_ids"] if texts else []
 
 
@@ -87,8 +87,8 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def _readable(text: str) -> str:
-    """The text as Qwen's tokenizer reads it. Halves of surrogate pairs become U+FFFD, as in tiktoken. NFC is applied
-    here, because Python's tables know more marks than those of `tokenizers`."""
+    """Normalises the text as Qwen's tokenizer does. Lone surrogates become U+FFFD, as in tiktoken. NFC is applied here,
+    because Python's tables have more marks than those of `tokenizers`."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -33,7 +33,7 @@ class Corpus:
         """Names of the shards, sorted: relative paths, or numbers if the format makes virtual shards.
 
         Raises:
-            InputError: there is none.
+            InputError: there are no shards.
         """
         shards = self._format.shards(self._names)
         for shard in shards:
@@ -46,11 +46,11 @@ class Corpus:
         return shards
 
     def description(self) -> dict[str, Any]:
-        """Plain values that decide which rows the shards have. `tokenization.json` records them."""
+        """Plain values that decide the rows of the shards. `tokenization.json` records them."""
         return {"url": self.source.url, "layout": self.layout, **self._format.settings()}
 
     def read(self, shard: str) -> Iterator[Sample]:
-        """The samples of one shard, in its order.
+        """Yields the samples of one shard, in its order.
 
         Raises:
             InputError: the shard cannot be read to its end.

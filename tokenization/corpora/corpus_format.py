@@ -14,7 +14,7 @@ class CorpusFormat(ABC):
 
     Attributes:
         suffix: ending of the files by which the format is detected.
-        looked_for: what messages call these files.
+        looked_for: name of these files in messages.
     """
 
     suffix: ClassVar[str] = ""
@@ -33,7 +33,7 @@ class CorpusFormat(ABC):
         return self.own_files(names)
 
     def settings(self) -> dict[str, Any]:
-        """Plain values that decide which rows the shards have. A change of one makes it another corpus."""
+        """Plain values that decide the rows of the shards. A changed value makes a different corpus."""
         return {}
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
     {"id": "page 7", "segments": [{"text": "First we cut."}, {"image": "7/cut.jpg"}, {"text": "Done."}]}
 
-Pictures are files of the same folder. Every picture is a sample; it carries the text since the picture before it, and
-the last one of a document also the text after it. A document whose one picture cannot be used loses all of them.
+Pictures are files in the same folder. Every picture is a sample with the text between the previous picture and itself;
+the last one of a document also has the text after it. If one picture cannot be used, the whole document is rejected.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ from tokenization.files.storage import Storage
 
 
 class Documents(CorpusFormat):
-    """JSONL shards of interleaved documents. A row that is no document is a sample with a problem."""
+    """JSONL shards of interleaved documents. A row that is not a document becomes a sample with a problem."""
 
     suffix = ".jsonl"
     looked_for = ".jsonl shard of documents"

@@ -1,4 +1,4 @@
-"""A folder of pictures with `metadata.jsonl` or `metadata.csv`, as Hugging Face's imagefolder has it."""
+"""A folder of pictures with `metadata.jsonl` or `metadata.csv`, in the layout of Hugging Face's imagefolder."""
 
 import csv
 import hashlib
@@ -49,7 +49,7 @@ class ImageFolder(CorpusFormat):
                 yield Sample(listed.key, content, listed.metadata, problem)
 
     def sha256(self) -> str:
-        """A hash of the keys. Where a picture is added or removed, the virtual shards change, and so does this."""
+        """A hash of the keys. It changes when a picture is added or removed, as the virtual shards do."""
         return hashlib.sha256("\n".join(sample.key for _, sample in self.listing).encode()).hexdigest()
 
     @cached_property
@@ -91,13 +91,13 @@ class ImageFolder(CorpusFormat):
                 picture = posixpath.normpath(posixpath.join(folder, file_name))
                 if picture in pictures:
                     yield picture, Sample(readable(picture), None, row)
-                else:  # also what points outside of the folder: nothing there is listed
+                else:  # also links out of the folder: their targets are not listed
                     message = f"{readable(file_name)!r} is no picture of this folder"
                     yield "", Sample(key, problem=("no picture", message))
 
 
 def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | None, tuple[str, str] | tuple[()]]:
-    """A picture's bytes, or the problem of its sample. A file of more than `max_bytes` is not read."""
+    """Returns a picture's bytes, or the problem of its sample. A file of more than `max_bytes` is not read."""
     try:
         if not is_inside(name) or not storage.exists(name):
             return None, ("no picture", f"{readable(name)!r} is no file of this folder")
@@ -106,14 +106,14 @@ def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | N
             if size > max_bytes:
                 return None, ("bad member", f"{readable(name)!r} has {size} bytes, more than max_bytes {max_bytes}")
             return path.read_bytes(), ()
-    except (OSError, ValueError) as error:  # no permission, a name that no file can have
+    except (OSError, ValueError) as error:  # no permission, or an invalid file name
         if isinstance(error, OutageError) or (isinstance(error, InputError) and error.__cause__):
             raise  # the storage itself fails
         return None, ("no picture", f"{readable(name)!r} cannot be read: {error}")
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers from 1, each with its object, or with a message if it is none. Blank lines are left out."""
+    """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

@@ -1,4 +1,4 @@
-"""A corpus of noise, of any size: for benchmarks and tests, where only the work counts."""
+"""A corpus of noise of any size, for benchmarks and tests that do not depend on the content."""
 
 import io
 import json
@@ -18,10 +18,10 @@ WORDS = {
 
 
 def write_noise_shard(path: Path, first_row: int, num_rows: int, size_px: int, seed: int) -> None:
-    """Writes rows `first_row` and on as JPEG pictures with captions, about as img2dataset writes photographs.
+    """Writes rows from `first_row` on as JPEG pictures with captions, similar to photographs from img2dataset.
 
-    A picture is coarse noise, scaled up, with a little fine noise on it: JPEG needs about a photograph's bytes for it.
-    Its longer side is up to half as long again as `size_px`, its shorter one is `size_px`.
+    A picture is scaled-up coarse noise plus a little fine noise, so that its JPEG is about as large as a photograph's.
+    Its shorter side is `size_px`, its longer side up to 1.5 times `size_px`.
     """
 
     def fill(partial: Path) -> None:
@@ -37,7 +37,7 @@ def write_noise_shard(path: Path, first_row: int, num_rows: int, size_px: int, s
 
 
 def _caption(words: list[str], generator: np.random.Generator) -> str:
-    """About 20 words on average, with a long tail."""
+    """Makes a caption of about 20 words on average, with a long tail."""
     return " ".join(generator.choice(words, 1 + int(generator.gamma(2.0, 10.0))))
 
 

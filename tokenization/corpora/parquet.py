@@ -1,4 +1,4 @@
-"""Parquet shards with the pictures' bytes in a column and captions in others."""
+"""Parquet shards with the pictures' bytes in one column and captions in others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ class ParquetShards(CorpusFormat):
 
 
 def read_parquet(path: Path, picture_column: str = "") -> Iterator[Sample]:
-    """The rows of one shard, in its order; a row's key is its number.
+    """Yields the rows of one shard, in its order; a row's key is its number.
 
     Args:
         path: the shard.
@@ -63,7 +63,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
                 row[name] = column[place].as_py()
-            except (UnicodeDecodeError, ValueError, OverflowError) as error:  # text that is none, dates beyond Python's
+            except (UnicodeDecodeError, ValueError, OverflowError) as error:  # invalid text or dates out of range
                 row[name] = error
         yield row
 

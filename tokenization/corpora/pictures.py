@@ -11,21 +11,21 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from tokenization.config.pictures import RESAMPLING, Transform
 
 REDUCING_GAP = 3.0
-"""Before it resamples, Pillow averages whole blocks down to this multiple of the wanted size; JPEG decodes to it."""
+"""Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
 FILTER = Image.Resampling[RESAMPLING.upper()]
 SIDEWAYS = (5, 6, 7, 8)
-"""EXIF's orientations in which width and height change places."""
+"""EXIF orientations that swap width and height."""
 
 Image.init()
-Image.MAX_IMAGE_PIXELS = None  # the limits below decide, also where they allow more
+Image.MAX_IMAGE_PIXELS = None  # the limits below decide, even if they allow more
 FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
-"""All that Pillow opens by itself; for EPS it would run Ghostscript on what a stranger wrote."""
+"""All formats that Pillow opens by itself; for EPS it would run Ghostscript on untrusted input."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` uint8 [size_px, size_px, 3], `pixels_hr` the same at the high resolution or None; source size and crop
-    box (left, top, side) in source px, after EXIF's rotation."""
+    """A decoded picture: `pixels` uint8 [size_px, size_px, 3], `pixels_hr` the same at the high resolution or None;
+    source size and crop box (left, top, side) in source px, after EXIF's rotation."""
 
     pixels: np.ndarray
     pixels_hr: np.ndarray | None
@@ -35,7 +35,7 @@ class Picture:
 
 
 def load_picture(content: bytes, transform: Transform) -> Picture:
-    """Decodes the first frame, rotates after EXIF, puts alpha over white, crops and scales.
+    """Decodes the first frame, rotates it by EXIF, blends alpha over white, crops and scales.
 
     Raises:
         ValueError: the bytes are no picture that Pillow can read, or it is beyond the limits.
@@ -43,18 +43,18 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     transform.limits.check_bytes(len(content))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limits decide about bombs; damaged metadata does no harm
+            warnings.simplefilter("ignore")  # the limits catch decompression bombs; damaged metadata is harmless
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 full = image.size
                 transform.limits.check_size(*full)
                 needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
                 turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-                image.draft(None, (needed, needed))  # JPEG alone: to 1/2, 1/4 or 1/8, while that is enough
+                image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
                 reduced = image.size != full
                 rgb = _over_white(ImageOps.exif_transpose(image))
     except ValueError:
         raise
-    except Exception as error:  # Pillow's decoders let out whatever broken bytes make them raise
+    except Exception as error:  # broken bytes can make Pillow's decoders raise any exception
         raise ValueError(f"not a readable picture: {error}") from error
     if reduced:
         width, height = full[::-1] if turned else full

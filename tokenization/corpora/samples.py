@@ -1,11 +1,11 @@
-"""`Sample`, which every corpus format is read as: a key, a picture's bytes, and metadata."""
+"""`Sample`, the common form of all corpus formats: a key, a picture's bytes, and metadata."""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_DEPTH = 50
-"""Depth of nested JSON. Deeper values would exhaust Python's stack when they are pickled."""
+"""Maximum depth of nested JSON. Deeper values would exhaust Python's stack when they are pickled."""
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class Segment:
     """A picture's place in an interleaved document.
 
     Attributes:
-        document: names it within its shard.
-        place, of: the picture's number among the document's, from 0, and how many those are.
-        before: the text since the picture before it, or since the start.
+        document: the document's name within its shard.
+        place, of: the picture's index in the document, from 0, and the number of the document's pictures.
+        before: the text between the previous picture, or the start, and this one.
         after: the text after the document's last picture; empty on the others.
     """
 
@@ -28,13 +28,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as the corpus has it.
+    """One sample of a corpus.
 
     Attributes:
-        key: names it within its shard; valid Unicode.
-        picture: the file's bytes, None where there is none.
+        key: its name within its shard; valid Unicode.
+        picture: the file's bytes, or None.
         metadata: captions and all other columns.
-        problem: why the sample cannot be used, as (reason, message); empty if it can.
+        problem: if the sample cannot be used, the (reason, message); else empty.
         segment: its place in an interleaved document; None for a picture with captions.
     """
 
@@ -70,6 +70,7 @@ def _check_depth(value: Any, depth: int) -> None:
 
 
 def readable(name: bytes | str) -> str:
-    """A name as valid Unicode. Bytes that are not UTF-8 become escapes, also where Python keeps them as surrogates."""
+    """A name as valid Unicode. Bytes that are not UTF-8 become escapes, including those that Python holds as
+    surrogates."""
     content = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
     return content.decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""WebDataset tar shards, as img2dataset writes them: a picture and a `.json` under one key."""
+"""WebDataset tar shards, as written by img2dataset: a picture and a `.json` under one key."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ from tokenization.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
 MAX_PADDING = 1 << 16
-"""Zeros at the end: tar pads to a multiple of 10,240 bytes. A download that left off may end in many more."""
+"""Maximum number of zeros at the end: tar pads to a multiple of 10,240 bytes. An aborted download may have more."""
 
 
 class WebDataset(CorpusFormat):
@@ -26,13 +26,13 @@ class WebDataset(CorpusFormat):
 
 
 def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
-    """The samples of one shard, in its order. Members of a sample lie together, as WebDataset prescribes.
+    """Yields the samples of one shard, in its order. Members of a sample are adjacent, as WebDataset requires.
 
-    Nothing is ever unpacked: names with `..`, links and devices do no harm. A member that is no ordinary file, or
-    larger than `max_bytes`, makes its sample a problem.
+    Nothing is ever unpacked, so names with `..`, links and devices are harmless. If a member is not a regular file, or
+    is larger than `max_bytes`, its sample has a problem.
 
     Raises:
-        InputError: the file is no tar, or cut short.
+        InputError: the file is not a tar archive, or is truncated.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -58,9 +58,9 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """Checks that the archive really ends at `offset`: with zeros, and not many of them.
+    """Checks that the archive really ends at `offset`: only a limited number of zeros may follow.
 
-    tarfile takes a damaged or missing header for the end.
+    tarfile interprets a damaged or missing header as the end.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -74,7 +74,7 @@ def _check_end(path: Path, offset: int) -> None:
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Writes a file into a tar: the same bytes every time."""
+    """Writes a file into a tar archive, deterministically."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))

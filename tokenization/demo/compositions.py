@@ -1,4 +1,4 @@
-"""Which pairs of a subject and a skin tone are held out, to see whether a model composes what it never saw together."""
+"""Holds out pairs of a subject and a skin tone, to test if a model combines what it never saw together."""
 
 import hashlib
 
@@ -11,12 +11,12 @@ HELD_OUT_SHARE = 0.1
 
 
 def compositions(drawings: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, int]]:
-    """Says of every drawing whether its pair of subject and tone is held out.
+    """Assigns each drawing's pair of subject and tone to the seen or the held-out pairs.
 
-    A subject counts that is drawn in all six variants with at most one modifier each: couples, which have two even
-    where both are alike, do not. A tenth of their pairs is unseen, at most one of a subject and as many of each variant
-    as of the others, so that every subject and every tone remains in what is seen. The choice follows from the
-    subjects alone.
+    It uses the subjects that are drawn in all six variants with at most one modifier each. This excludes couples, which
+    have two modifiers even if both are equal. A tenth of the pairs is unseen: at most one pair of each subject, and
+    equally many of each variant, so that every subject and every tone occurs among the seen pairs. The choice depends
+    on the subjects alone.
 
     Args:
         drawings: subject (any text that tells subjects apart) and the tone of each modifier.

@@ -1,6 +1,6 @@
-"""Illustrated lists of OpenMoji drawings, English and Chinese: interleaved documents to learn joint generation from.
+"""Illustrated lists of OpenMoji drawings, English and Chinese: interleaved documents for joint generation.
 
-The layout is `tokenization.corpora.documents`'s: one JSONL file, and the pictures beside it.
+The layout is that of `tokenization.corpora.documents`: one JSONL file, with the pictures in the same folder.
 """
 
 import json
@@ -28,7 +28,7 @@ class IllustratedList:
 def illustrated_lists(
     drawings: list[Drawing], groups: tuple[str, ...], lists_per_group: int, drawings_per_list: int
 ) -> list[IllustratedList]:
-    """For each group and language that many lists, of the group's drawings without skin tone in their order."""
+    """Makes `lists_per_group` lists per group and language, of the group's drawings without skin tone, in order."""
     lists = []
     for group in groups:
         members = sorted((each for each in drawings if each.group == group and each.group_rank >= 0), key=_rank)
@@ -40,7 +40,7 @@ def illustrated_lists(
 
 
 def write_lists(path: Path, lists: list[IllustratedList], size_px: int) -> None:
-    """Renders the drawings at `size_px` beside `path`, then writes the documents there, whole or not at all."""
+    """Renders the drawings at `size_px` into the folder of `path`, then writes the documents to `path` atomically."""
     for drawing in {drawing.code_points: drawing for each in lists for drawing in each.drawings}.values():
         _write(path.with_name(_picture_name(drawing)), render(drawing.svg_path, size_px))
     lines = [json.dumps(document(each, number), ensure_ascii=False) + "\n" for number, each in enumerate(lists)]
@@ -48,7 +48,7 @@ def write_lists(path: Path, lists: list[IllustratedList], size_px: int) -> None:
 
 
 def document(each: IllustratedList, number: int) -> dict:
-    """A row of the JSONL file: the title, then a line and a picture for each drawing."""
+    """Makes a row of the JSONL file: the title, then a line and a picture for each drawing."""
     segments: list[dict[str, str]] = []
     text = each.title
     for place, drawing in enumerate(each.drawings, start=1):

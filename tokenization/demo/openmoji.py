@@ -51,11 +51,11 @@ UNICODE_BLOCKS = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing and what is known of it.
+    """One drawing and its metadata.
 
     `subject` is the English name without skin tones; `tone` the tones' names, empty for none;
     `group_rank` counts the drawings of a group that have no tone, in code point order (-1 for toned ones);
-    `composition` and `composition_rank` say whether its pair of subject and tone is held out (see `compositions`).
+    `composition` and `composition_rank` tell if its pair of subject and tone is held out (see `compositions`).
     """
 
     svg_path: str
@@ -93,7 +93,7 @@ def list_drawings() -> list[Drawing]:
         try:
             points = tuple(int(part, 16) for part in path.stem.split("-"))
         except ValueError:
-            continue  # not a sequence of code points: one of OpenMoji's own extras, which have no Unicode name
+            continue  # not a sequence of code points: one of OpenMoji's own additions, which have no Unicode name
         character = _named_form(points, names)
         if character is not None:
             found.append((points, character, str(path)))
@@ -131,7 +131,7 @@ def list_drawings() -> list[Drawing]:
 
 
 def write_shard(path: Path, drawings: list[Drawing], shard_index: int, size_px: int) -> None:
-    """Renders `drawings` at `size_px` over white into the tar `path`, whole or not at all."""
+    """Renders `drawings` at `size_px` over white into the tar archive `path`, atomically."""
 
     def fill(partial: Path) -> None:
         with tarfile.open(partial, "w") as tar:
@@ -146,7 +146,7 @@ def write_shard(path: Path, drawings: list[Drawing], shard_index: int, size_px: 
 
 
 def render(svg_path: str, size_px: int) -> bytes:
-    """One SVG file as a square PNG over white."""
+    """Renders one SVG file as a square PNG over white."""
     import resvg_py
 
     return bytes(

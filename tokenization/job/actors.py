@@ -1,7 +1,7 @@
 """The parts of tokenization that run on Ray's workers: reading, encoding, and writing whole shards.
 
-Readers hand chunks to encoders through Ray Data. Encoders hand rows to the writer that the shard's name chooses;
-the driver gets a few numbers a chunk, no picture and no code.
+Readers pass chunks to encoders through Ray Data. Encoders pass rows to a writer, chosen by the shard's name. The driver
+gets only a few numbers per chunk, no pictures and no codes.
 """
 
 import json
@@ -37,7 +37,7 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 class Reader:
-    """Ray Data stage: a shard's name to its chunks. Each row is one encoding batch, so no batch crosses shards."""
+    """Ray Data stage from a shard's name to its chunks. Each row is one encoding batch, so no batch crosses shards."""
 
     def __init__(self, corpus: Corpus, config: TokenizationConfig, text_source: str, text_cache: Any) -> None:
         self._corpus, self._config = corpus, config
@@ -50,7 +50,7 @@ class Reader:
                 for chunk in read_chunks(self._corpus, str(shard), self._config, self._tokenizer):
                     index = chunk.index + 1
                     yield {"chunk": [pickle.dumps(chunk)]}
-            except Exception as error:  # one shard must not end the job, whatever is wrong with it
+            except Exception as error:  # one bad shard must not end the job
                 message = (
                     str(error) if isinstance(error, InputError | OutageError) else f"{type(error).__name__}: {error}"
                 )
@@ -67,7 +67,7 @@ class Encoder:
         self._threads = ThreadPoolExecutor(2 if workers.use_gpu else 1)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Chunks to a few numbers of each. A GPU encodes one chunk while another is unpickled or sent on."""
+        """Encodes chunks and returns a few numbers of each. A GPU encodes one while another is unpickled or sent."""
         counts = list(self._threads.map(self._one, batch["chunk"]))
         names = ("shard", "index", "last", "error", "rows", "rejects")
         return {name: list(values) for name, values in zip(names, zip(*counts, strict=True), strict=True)}
@@ -103,9 +103,9 @@ class Encoder:
 
 
 class Writer:
-    """Actor that collects the chunks of its shards and writes each shard once it is whole.
+    """Actor that collects the chunks of its shards and writes each shard once it is complete.
 
-    What it holds is lost if it dies; the driver then has the shard read again.
+    If it dies, its chunks are lost, and the driver has the shards read again.
     """
 
     def __init__(self, output: str, fingerprint: Fingerprint) -> None:
@@ -113,7 +113,7 @@ class Writer:
         self._chunks: dict[str, dict[int, tuple[list[dict], list[dict]]]] = {}
 
     def add(self, shard: str, index: int, rows: list[dict[str, Any]], rejects: list[dict[str, str]]) -> None:
-        """Takes one chunk. A chunk that came before is replaced: an encoder may have died after it sent it."""
+        """Stores one chunk. A repeated chunk replaces the first: an encoder may have died after it sent it."""
         self._chunks.setdefault(shard, {})[index] = (rows, rejects)
 
     def finish(self, shard: str, num_chunks: int) -> ShardStatistics | None:
@@ -138,17 +138,17 @@ class Writer:
         return statistics
 
     def drop(self, shard: str) -> None:
-        """Forgets the chunks of a shard that could not be read to its end."""
+        """Discards the chunks of a shard that could not be read to its end."""
         self._chunks.pop(shard, None)
 
 
 def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> ImageTokenizer:
-    """The image tokenizer as it encodes a corpus."""
+    """Loads the image tokenizer with a job's settings."""
     device = "cuda" if workers.use_gpu else "cpu"
     compiled = workers.use_gpu and workers.compile_encoder
     return ImageTokenizer(vq_folder, device, getattr(torch, config.encoder_dtype), compiled)
 
 
 def writer_of(shard: str, num_writers: int) -> int:
-    """Which writer has a shard: the same in every process."""
+    """The index of a shard's writer, the same in every process."""
     return zlib.crc32(shard.encode()) % num_writers

@@ -1,4 +1,4 @@
-"""The speed of tokenization, beside its parts alone and beside a loop of one picture at a time."""
+"""Measures the speed of tokenization, compared with its single parts and with a loop over single pictures."""
 
 import json
 import tempfile
@@ -27,13 +27,13 @@ from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 STEADY = (0.25, 0.85)
-"""Shares of all pictures between which the pipeline's rate is taken: its actors are up, and none has run dry."""
+"""Shares of all pictures between which the pipeline's rate is measured: all actors have started, and none is idle."""
 WARMUP_BATCHES = 2
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Pictures a second: the pipeline, and on the same cores the readers alone, the encoders alone, and the loop."""
+    """Pictures per second: of the pipeline, and on the same cores of the readers, the encoders, and the loop alone."""
 
     pipeline: float
     reader: float
@@ -42,8 +42,8 @@ class Rates:
     peak_rss_bytes: int
 
     def ideal(self, encoders_have_gpus: bool) -> float:
-        """The rate of the parts together if nothing were lost. On the same cores their times add up; readers on cores
-        and encoders on GPUs run side by side."""
+        """The rate of the parts together without losses. On the same cores their times add up; readers on CPUs and
+        encoders on GPUs run in parallel."""
         if encoders_have_gpus:
             return min(self.reader, self.encoder)
         return 1 / (1 / self.reader + 1 / self.encoder)
@@ -58,13 +58,13 @@ def measure_tokenization(
     naive_pictures: int,
     say: Callable[[str], None],
 ) -> Rates:
-    """Measures everything in one run on the Ray that is connected.
+    """Measures all rates in one run on the connected Ray cluster.
 
     Args:
         corpus, config, tools, workers: see `tokenize_corpus`.
-        num_pictures: of the corpus.
-        naive_pictures: that the loop of one picture at a time takes.
-        say: told how it goes.
+        num_pictures: pictures of the corpus.
+        naive_pictures: pictures for the loop over single pictures.
+        say: receives lines of progress.
     """
     cores = int(ray.cluster_resources().get("CPU", 1))
     with tempfile.TemporaryDirectory() as folder, peak_memory() as peak:
@@ -94,13 +94,13 @@ def measure_tokenization(
 
 
 def steady_rate(times: list[tuple[float, int]], num_pictures: int) -> float:
-    """Pictures a second between the `STEADY` shares, from (time, pictures so far)."""
+    """Pictures per second between the `STEADY` shares, from (time, pictures so far)."""
     first, last = (next(entry for entry in times if entry[1] >= share * num_pictures) for share in STEADY)
     return (last[1] - first[1]) / (last[0] - first[0])
 
 
 def reader_seconds(corpus: Corpus, shard: str, config: TokenizationConfig, tools: Tools) -> float:
-    """Seconds a picture that reading, decoding and the text take, on one core."""
+    """Seconds per picture for reading, decoding and text tokenization, on one core."""
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
     chunks = read_chunks(corpus, shard, config, tokenizer)
     next(chunks)
@@ -111,7 +111,7 @@ def reader_seconds(corpus: Corpus, shard: str, config: TokenizationConfig, tools
 
 
 def encoder_seconds(config: TokenizationConfig, tools: Tools, workers: Workers, batches: int) -> float:
-    """Seconds a picture that encoding takes, from pixels in memory to codes in memory."""
+    """Seconds per picture for encoding, from pixels in memory to codes in memory."""
     vqgan = load_encoder(config, tools.vq_folder, workers)
     shape = (config.encode_batch_size, config.size_px, config.size_px, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -126,7 +126,7 @@ def encoder_seconds(config: TokenizationConfig, tools: Tools, workers: Workers, 
 def naive_seconds(
     corpus: Corpus, config: TokenizationConfig, tools: Tools, use_gpu: bool, threads: int, num_pictures: int
 ) -> float:
-    """Seconds a picture of the loop that is usually shipped: read, decode, encode one, write a file for it."""
+    """Seconds per picture of the usual simple loop: read, decode and encode one picture, write one file for it."""
     torch.set_num_threads(threads)
     vqgan = ImageTokenizer(tools.vq_folder, "cuda" if use_gpu else "cpu", getattr(torch, config.encoder_dtype))
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
@@ -147,7 +147,7 @@ def naive_seconds(
 
 
 def encoder_flop(config: TokenizationConfig, tools: Tools) -> float:
-    """Floating-point operations that encoding one picture takes, as torch counts them."""
+    """FLOP for encoding one picture, as counted by torch."""
     vqgan = ImageTokenizer(tools.vq_folder)
     with FlopCounterMode(display=False) as counter:
         vqgan.encode(np.zeros((1, config.size_px, config.size_px, 3), np.uint8))
@@ -156,8 +156,8 @@ def encoder_flop(config: TokenizationConfig, tools: Tools) -> float:
 
 @contextmanager
 def peak_memory() -> Any:
-    """Yields a list of one item: at the end, the most bytes that this process, its children and Ray's workers held at
-    once, without what they share."""
+    """Yields a list of one item. At the end it is the peak memory, in bytes, of this process, its children and Ray's
+    workers together, without shared memory."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:
@@ -181,6 +181,6 @@ def peak_memory() -> Any:
 def _own_bytes(process: psutil.Process) -> int:
     try:
         memory = process.memory_info()
-    except psutil.Error:  # it ended in between
+    except psutil.Error:  # the process has just ended
         return 0
     return memory.rss - getattr(memory, "shared", 0)

@@ -24,8 +24,8 @@ class Chunk:
     """Up to `encode_batch_size` rows of one shard.
 
     `pixels` uint8 [encode_batch_size, S, S, 3], padded with zeros; `rows` without their codes;
-    `pixels_hr` uint8 [n, S_hr, S_hr, 3] and `places_hr` the rows they belong to; `rejects` met since the chunk before;
-    `last` where the shard ends; `error` where it cannot be read.
+    `pixels_hr` uint8 [n, S_hr, S_hr, 3], and `places_hr` the indices of their rows; `rejects` since the previous chunk;
+    `last` is True in the shard's last chunk; `error` is set if the shard cannot be read.
     """
 
     shard: str
@@ -42,7 +42,7 @@ class Chunk:
 def read_chunks(
     corpus: Corpus, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[Chunk]:
-    """The chunks of one shard, in its order. A sample that cannot be used becomes a reject.
+    """Yields the chunks of one shard, in its order. A sample that cannot be used becomes a reject.
 
     Raises:
         InputError: the shard cannot be read to its end.
@@ -67,7 +67,7 @@ def read_chunks(
 
 @dataclass(frozen=True)
 class _Usable:
-    """A sample that becomes a row. `texts`: captions by column; of a document's picture, the texts around it."""
+    """A sample that becomes a row. `texts`: captions by column; for a document's picture, the texts around it."""
 
     sample: Sample
     texts: dict[str, str]
@@ -81,7 +81,7 @@ class _Reject(Exception):
 
 
 def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    """The pictures of a document together, every other sample alone."""
+    """Groups the pictures of each document; every other sample is a group of one."""
     document: list[Sample] = []
     for sample in samples:
         document.append(sample)
@@ -93,7 +93,7 @@ def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
 def _checked_together(
     samples: list[Sample], seen: set[str], config: TokenizationConfig
 ) -> tuple[list[_Usable], list[_Reject]]:
-    """All samples of a document, or why each of them is rejected: a document is used whole or not at all."""
+    """Returns the usable samples of a document, or a reject for each: a document is used completely or not at all."""
     usable: list[_Usable] = []
     problems: list[_Reject] = []
     for sample in samples:
@@ -126,7 +126,7 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> _Usa
 
 
 def _texts(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
-    """Captions by column; of a document's picture, the texts around it."""
+    """Captions by column; for a document's picture, the texts around it."""
     if sample.segment is not None:
         around = {"before": sample.segment.before, "after": sample.segment.after}
         return {name: text for name, text in around.items() if text}
@@ -188,8 +188,8 @@ def _high(picture: Picture) -> np.ndarray:
 
 
 def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
-    """The corpus's own columns. A name that the table itself has gets `source_` before it."""
-    # The row has these already: its captions, the source's size, and in img2dataset's tars its key.
+    """The corpus's own columns. A name that the table itself uses gets the prefix `source_`."""
+    # The row already has these: its captions, the source's size, and in img2dataset's tars its key.
     dropped = {"width", "height"} if sample.segment else {*config.caption_columns, "width", "height"}
     if sample.metadata.get("key") == sample.key:
         dropped.add("key")
@@ -201,7 +201,7 @@ def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]
 
 
 def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
-    """Places of the rows for which the query holds. It holds for none if it names a column that no row has."""
+    """Indices of the rows that match the query. None match if it names a column that no row has."""
     if not where:
         return list(range(len(rows)))
     plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
@@ -212,29 +212,29 @@ def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
 
 
 def check_query(where: str) -> None:
-    """Raises InputError if `where` is no pandas query, whatever the columns are."""
+    """Raises InputError if `where` is not a valid pandas query for any columns."""
     if where:
         with suppress(pd.errors.UndefinedVariableError):
             query_rows(pd.DataFrame({"sample_id": ["x"]}), where)
 
 
 def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
-    """Places of the rows for which a pandas query holds.
+    """Indices of the rows that match a pandas query.
 
     Raises:
-        InputError: it is no query, or compares what cannot be compared.
-        UndefinedVariableError: pandas', for a column that is not there.
+        InputError: the query is invalid, or compares values that cannot be compared.
+        UndefinedVariableError: pandas' error for a missing column.
     """
     try:
         return [int(place) for place in frame.query(where, engine="python").index]
     except pd.errors.UndefinedVariableError:
         raise
-    except Exception as error:  # whatever the query's own operations raise
+    except Exception as error:  # the query's own operations can raise any exception
         raise InputError(f"hr_where {where!r} cannot be applied: {type(error).__name__}: {error}") from error
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """A column of text that is all numbers, as a csv has it, becomes numbers."""
+    """Converts a text column to numbers if all its values are numbers, as in a csv file."""
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):
@@ -243,7 +243,7 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Tools:
-    """The places of the two tokenizers: paths that every worker can read."""
+    """The paths of the two tokenizers, which every worker must be able to read."""
 
     vq_folder: Path
     text_source: str

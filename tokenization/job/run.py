@@ -39,13 +39,13 @@ from tokenization.vqgan.image_tokenizer import (
 CHUNKS_AT_ONCE_ON_GPU = 4
 ENCODERS_PER_WRITER = 8
 PASSES_WITHOUT_PROGRESS = 3
-"""After so many passes in a row that finish no shard, the cluster counts as broken."""
+"""After this many consecutive passes that finish no shard, the cluster counts as broken."""
 STATISTICS_AT_ONCE = 32
 
 
 @dataclass
 class Progress:
-    """Progress of a job. `shards_before` were done when it began; `rows` and `rejects` count this job alone."""
+    """Progress of a job. `shards_before` were done when it started; `rows` and `rejects` count this job alone."""
 
     shards: int
     shards_before: int
@@ -69,10 +69,10 @@ def tokenize_corpus(
     Args:
         corpus: what to tokenize.
         output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their statistics.
-        config: what decides the tokens.
+        config: the settings that decide the tokens.
         tools: the two tokenizers.
-        workers: who does the work.
-        report: called again and again as the work goes on.
+        workers: the job's actors.
+        report: called repeatedly with the progress.
 
     Raises:
         InputError: VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
@@ -113,8 +113,7 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
     """The fingerprint of tokens made with these tools and this config.
 
     Raises:
-        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype none that is known; or see
-            `check_pixel_range`.
+        InputError: a size is no multiple of the VQ-GAN's factor, or a dtype is unknown; or see `check_pixel_range`.
     """
     vqgan = ImageTokenizer(tools.vq_folder)
     check_pixel_range(tools.vq_folder, vqgan)
@@ -168,7 +167,7 @@ def _one_pass(
     for counts in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
         shard, index = counts["shard"], counts["index"]
         if shard in ended or index in seen.setdefault(shard, set()):
-            continue  # an actor died after it had sent this chunk
+            continue  # a repeated chunk: an actor died after it had sent it
         seen[shard].add(index)
         progress.rows += counts["rows"]
         progress.rejects += counts["rejects"]
@@ -199,7 +198,7 @@ def _all_statistics(
 ) -> Iterator[tuple[str, ShardStatistics]]:
     for reference in written:
         statistics, shard = ray.get(reference), writing.pop(reference)
-        if statistics is not None:  # else its writer died in between: the next pass reads the shard again
+        if statistics is not None:  # otherwise its writer died: the next pass reads the shard again
             progress.shards_done += 1
             yield shard, statistics
 

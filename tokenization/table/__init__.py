@@ -1,2 +1,2 @@
-"""The token table, which is the contract with `pipeline`: schema, shards, manifest, statistics. Imports `corpora` and
+"""The token table, the interface to `pipeline`: schema, shards, manifest, statistics. Imports `corpora` and
 `files`."""

@@ -1,4 +1,4 @@
-"""Statistics of each shard, and the manifest that adds them up: how many rows were written, and how many rejected."""
+"""Statistics of each shard, and the manifest with their sums: the rows that were written, and those rejected."""
 
 import json
 from base64 import b64decode, b64encode
@@ -15,7 +15,7 @@ from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
 SETTINGS_FILE = "tokenization.json"
-"""Holds the corpus and the fingerprint that all tokens of the folder belong to."""
+"""File with the corpus and the fingerprint of all tokens in the folder."""
 STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
 
 
@@ -24,10 +24,10 @@ class ShardStatistics:
     """Counts of one shard.
 
     Attributes:
-        rows_out, rows_hr: rows written, and those of them with codes of the high resolution.
-        rejects: by reason.
+        rows_out, rows_hr: rows written, and how many of them have codes of the high resolution.
+        rejects: number of rejects by reason.
         truncated_captions: captions that were cut.
-        codes_in_use: one bit a code, packed, base64.
+        codes_in_use: one bit per code, packed, base64.
     """
 
     rows_out: int
@@ -39,7 +39,7 @@ class ShardStatistics:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Counts of a corpus: `rows_in == rows_out + rows_rejected`. Failed shards are listed apart."""
+    """Counts of a corpus: `rows_in == rows_out + rows_rejected`. Failed shards are listed separately."""
 
     corpus: str
     fingerprint: dict[str, Any]
@@ -55,12 +55,12 @@ class Manifest:
 
 
 def token_name(shard: str) -> str:
-    """Path of the token shard of an input shard: the same, as parquet."""
+    """Path of the token shard of an input shard: the same path with `.parquet`."""
     return str(PurePosixPath(shard).with_suffix(".parquet"))
 
 
 def rejects_name(shard: str) -> str:
-    """Path of a shard's rejects, if it has any: JSON lines with key, reason and message."""
+    """Path of the file with a shard's rejects, if it has any: JSON lines with key, reason and message."""
     return f"{REJECTS_FOLDER}/{PurePosixPath(shard).with_suffix('.jsonl')}"
 
 
@@ -142,7 +142,7 @@ def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprin
 
 
 def write_json(output: Storage, name: str, value: Any, indent: int | None = None) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     output.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -153,7 +153,7 @@ def read_shard_statistics(output: Storage, shard: str) -> ShardStatistics:
 
 
 def _differences(begun: dict[str, Any], wanted: dict[str, Any], within: str = "") -> list[str]:
-    """Every value that differs, as `name (was, not wanted)`."""
+    """Lists every value that differs, as `name (was, not wanted)`."""
     found = []
     for name in sorted(begun.keys() | wanted.keys()):
         was, now = begun.get(name), wanted.get(name)

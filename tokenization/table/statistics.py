@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tokenization.files.storage import Storage
 
 ROW_NUMBERS = (".parquet/", ".jsonl/")
-"""Parts of ids whose key is only the number of a row or a line. Such keys are not compared across shards."""
+"""Substrings of ids whose key is only a row or line number. Such keys are not compared across shards."""
 
 
 @dataclass
@@ -91,12 +91,12 @@ def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> Toke
 
 
 def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
-    """The sum of the parts, of which there is at least one."""
+    """The sum of at least one part."""
     remaining = iter(parts)
     total = next(remaining)
     keys, pictures = [total.keys], [total.pictures]
     for part in remaining:
-        total.codes = total.codes + part.codes  # not in place: what comes from Ray is read-only
+        total.codes = total.codes + part.codes  # not in place: arrays from Ray are read-only
         total.codes_hr = total.codes_hr + part.codes_hr
         total.shards, total.rows, total.rows_hr = (
             total.shards + part.shards,
@@ -112,7 +112,7 @@ def add_up(parts: Iterable[TokenStatistics]) -> TokenStatistics:
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy of the codes' distribution. So many equally frequent codes have the same entropy."""
+    """exp of the entropy of the codes' distribution: the number of equally frequent codes with the same entropy."""
     share = counts[counts > 0] / max(1, counts.sum())
     return float(np.exp(-(share * np.log(share)).sum()))
 
@@ -128,7 +128,7 @@ def _hashes(contents: Any) -> np.ndarray:
 
 
 def _repeated(hashes: np.ndarray) -> int:
-    """How many hashes occurred before."""
+    """Number of hashes that repeat an earlier one."""
     return len(hashes) - len(np.unique(hashes))
 
 

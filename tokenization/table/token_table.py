@@ -1,6 +1,6 @@
 """The token table: its schema, its fingerprint, and reading and writing its shards.
 
-One parquet file for each input shard, one row a picture. The contract between tokenization and training.
+It has one parquet file per input shard and one row per picture. It is the interface between tokenization and training.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ DOCUMENT_TYPE = pa.struct(
         ("after", pa.list_(pa.int32())),
     ]
 )
-"""A picture's place in an interleaved document, and the text ids before it and, of the last one, after it."""
+"""A picture's place in an interleaved document, the text ids before it, and after the last picture those after it."""
 CROP_TYPE = pa.struct([("left", pa.int32()), ("top", pa.int32()), ("side", pa.int32())])
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Everything that decides a shard's codes and ids. Shards may be mixed only if it is equal.
+    """Everything that decides a shard's codes and ids. Shards may be mixed only if their fingerprints are equal.
 
-    `factor` are pixels to a code along one side, `pixel_range` the VQ-GAN's values of black and white.
+    `factor` is the number of pixels per code along one side; `pixel_range` has the VQ-GAN's values of black and white.
     """
 
     vq_sha256: str
@@ -102,7 +102,7 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
 
 
 def content_sha256(rows: list[dict[str, Any]]) -> str:
-    """A hash of what training reads of the rows: ids, codes, captions, places in documents."""
+    """A hash of the values that training reads: ids, codes, captions, places in documents."""
     digest = hashlib.sha256()
     for row in rows:
         text = [row["sample_id"], row["captions"], row.get("document")]
@@ -118,7 +118,7 @@ def _pass_through(values: list[Any]) -> pa.Array:
         array = pa.array(values)
         if not pa.types.is_nested(array.type):
             return array
-    except (pa.ArrowException, OverflowError, UnicodeError):  # of several types, beyond 64 bits, halves of surrogates
+    except (pa.ArrowException, OverflowError, UnicodeError):  # mixed types, integers beyond 64 bits, or lone surrogates
         pass
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     return pa.array([None if text is None else readable(text) for text in texts], pa.string())
@@ -126,7 +126,7 @@ def _pass_through(values: list[Any]) -> pa.Array:
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One parquet file of a token folder. From S3, only the columns that are asked for are fetched.
+    """One parquet file of a token folder. From S3, only the requested columns are fetched.
 
     Attributes:
         storage: the token folder.
@@ -140,17 +140,17 @@ class TokenShard:
         return f"{self.storage}/{self.name}"
 
     def schema(self) -> pa.Schema:
-        """From the file's footer.
+        """The schema in the file's footer.
 
         Raises:
-            InputError: it is no readable parquet.
+            InputError: the file is no readable parquet.
         """
         with self._opened() as file:
             return file.schema_arrow
 
     @property
     def num_rows(self) -> int:
-        """From the file's footer."""
+        """Number of rows, from the file's footer."""
         with self._opened() as file:
             return int(file.metadata.num_rows)
 

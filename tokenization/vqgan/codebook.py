@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 LLOYD_STEPS = 10
 NEAREST_CHUNK = 4096
-"""Latents whose distances to all codes are held at once."""
+"""Number of latents whose distances to all codes are held at once."""
 
 
 class Codebook(nn.Module):
-    """Vector quantization whose codes are moving averages of the latents they stand for (van den Oord 2017, A.1)."""
+    """Vector quantization whose codes are moving averages of their assigned latents (van den Oord 2017, A.1)."""
 
     codes_KD: Tensor
     sum_KD: Tensor
@@ -51,7 +51,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def cluster(self, latents_ND: Tensor, generator: torch.Generator) -> None:
         """Sets the codes by k-means over these latents (Lloyd 1982)."""
-        # Equal latents, such as those of blank patches, count once: copies of a code would never be used.
+        # Equal latents, such as those of blank patches, count once: duplicate codes would never be used.
         start_ND = latents_ND.unique(dim=0)
         order = torch.randperm(len(start_ND), generator=generator)[: len(self.usage_K)].to(start_ND.device)
         codes_KD = self.codes_KD.clone()
@@ -70,20 +70,20 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def take(self, codes_KD: Tensor) -> None:
-        """Starts from these codes, each as if used for a while at twice the threshold."""
+        """Sets the codes, with statistics as if each had been used for a while at twice the threshold."""
         self.codes_KD.copy_(codes_KD)
         self.usage_K.fill_(2 * self.dead_code_usage)
         self.sum_KD.copy_(self.codes_KD * self.usage_K[:, None])
 
     def _move(self, codes: Tensor, latents_ND: Tensor, generator: torch.Generator) -> int:
-        # At most one code for each latent: more would only be copies of each other.
+        # At most one code per latent: more would only be duplicates.
         codes = codes[torch.randperm(len(codes), generator=generator)[: len(latents_ND)].to(codes.device)]
         pick = torch.randint(len(latents_ND), (len(codes),), generator=generator).to(latents_ND.device)
         picked = latents_ND[pick]
         if dist.is_initialized():
             dist.broadcast(picked, src=0)
         self.codes_KD[codes] = picked
-        # As if used for a while at twice the threshold: time enough to win latents of its own.
+        # As if used for a while at twice the threshold: enough time to win its own latents.
         self.usage_K[codes] = 2 * self.dead_code_usage
         self.sum_KD[codes] = picked * self.usage_K[codes, None]
         return len(codes)

@@ -17,7 +17,7 @@ from tokenization.errors import InputError
 def picture_batches(
     corpus: Corpus, size_px: int, batch_size: int, rank: int, world_size: int, seed: int, buffer_size: int = 4096
 ) -> Iterator[Tensor]:
-    """Batches uint8 [batch_size, 3, size_px, size_px]; each rank reads shards of its own.
+    """Yields batches uint8 [batch_size, 3, size_px, size_px]; each rank reads its own shards.
 
     Pictures leave a buffer of `buffer_size` in random order while shards, shuffled every epoch, fill it.
     Pictures that cannot be read are left out.
@@ -36,7 +36,7 @@ def picture_batches(
 
 
 def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
-    """Pictures uint8 [B, 3, 2H, 2W] as float32 [B, 3, H, W] in [0, 1]: all scaled down, or a crop of each."""
+    """Converts pictures uint8 [B, 3, 2H, 2W] to float32 [B, 3, H, W] in [0, 1]: all scaled down, or all cropped."""
     size = config.image_size_px
     if torch.rand((), generator=generator).item() < config.crop_share:
         top, left = torch.randint(size + 1, (2,), generator=generator).tolist()
@@ -46,7 +46,7 @@ def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generato
 
 
 def recolour(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Each colour channel of each picture between two random levels instead of between 0 and 1."""
+    """Maps each colour channel of each picture from [0, 1] to the range between two random levels."""
     levels = torch.rand(2, len(images_BCHW), 3, 1, 1, generator=generator).to(images_BCHW)
     return torch.lerp(levels[0], levels[1], images_BCHW)
 
@@ -75,7 +75,7 @@ def _endless_pictures(
                 try:
                     pixels = load_picture(sample.picture, transform).pixels
                 except ValueError:
-                    continue  # tokenization names and counts these; for training they do not matter
+                    continue  # tokenization reports and counts these; training ignores them
                 readable += 1
                 yield pixels
         if not readable:

@@ -16,30 +16,30 @@ FORMATS: dict[str, VqganFormat] = {
     "llamagen": LLAMAGEN_FILE,
     "taming": TAMING_FILE,
 }
-"""A folder is of the format whose `class_name` its config.json has, a file of tensors of the first whose
+"""A folder has the format whose `class_name` is in its config.json. A file of tensors has the first format whose
 `tensor_prefix` fits."""
 SETTINGS_FILE = "image_tokenizer.json"
-"""Beside the weights, where a folder's pixel range is not what its format implies: {"pixel_range": [0, 1]}."""
+"""File next to the weights if a folder's pixel range is not that of its format: {"pixel_range": [0, 1]}."""
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 NOT_WEIGHTS = ("loss.", "quantize.codebook_used", "colorize")
-"""Beginnings of the names of tensors that training checkpoints hold beside the model's."""
+"""Name prefixes of tensors that training checkpoints hold in addition to the model's."""
 
 
 def find_vqgan(place: Path | str) -> VqganPlace:
-    """Looks for a VQ-GAN in a folder, or takes the file that `place` is. Reads no tensor.
+    """Finds the VQ-GAN in the folder or file `place`. Reads no tensor.
 
     Raises:
         InputError: there is none, or a folder has several.
     """
     path = Path(place)
-    if (path / "vqvae" / "config.json").exists():  # a pipeline's folder, as aMUSEd's
+    if (path / "vqvae" / "config.json").exists():  # a pipeline's folder, such as aMUSEd's
         path = path / "vqvae"
     folder = path.parent if path.is_file() else path
     config, settings = folder / "config.json", folder / SETTINGS_FILE
     beside = tuple(file for file in (config, settings) if file.exists())
     class_name = read_json(config).get("_class_name") if config.exists() else None
     of_folder = next((name for name, kind in FORMATS.items() if class_name and kind.class_name == class_name), "")
-    if path.is_file() and path.suffix in FILE_ENDINGS:  # what lies beside it says what it is, as in a folder
+    if path.is_file() and path.suffix in FILE_ENDINGS:  # the files next to it decide its format, as in a folder
         return VqganPlace(of_folder, path, beside)
     files = sorted(file for file in path.glob("*") if file.suffix in FILE_ENDINGS) if path.is_dir() else []
     if of_folder and (wanted := FORMATS[of_folder].weights_file):
@@ -58,8 +58,8 @@ def load_vqgan(place: Path | str) -> Vqgan:
     """Loads the VQ-GAN of a folder or a file.
 
     Raises:
-        InputError: see `find_vqgan`; it is damaged, of another architecture, or the message names the first of its
-            tensors that is missing, unexpected or misshapen.
+        InputError: see `find_vqgan`; it is damaged or of another architecture; or a tensor is missing, unexpected or
+            misshapen, and the message names the first one.
     """
     found = find_vqgan(place)
     read = read_safetensors if found.weights.suffix == ".safetensors" else read_checkpoint
@@ -74,7 +74,7 @@ def load_vqgan(place: Path | str) -> Vqgan:
 
 
 def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
-    """Writes a VQ-GAN whose model is diffusers' as a folder that `load_vqgan` reads back the same."""
+    """Writes a VQ-GAN with a diffusers model to a folder. `load_vqgan` restores it exactly."""
     vqgan.model.save_pretrained(folder)
     (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
 

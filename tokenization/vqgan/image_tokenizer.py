@@ -16,21 +16,21 @@ from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT
 
 DECODE_BATCH = 8
-"""Pictures that `decode_all` decodes at once: 32 overflow a CPU's caches, and each then takes a third longer."""
+"""Pictures that `decode_all` decodes at once. With 32, a CPU's caches overflow: each picture takes a third longer."""
 TELLING_PSNR_DB, TELLING_GAIN_DB = 15.0, 3.0
-"""A round trip in the other pixel range that is as good as the first, and better by the second, gives the right one
-away. Weights that were never trained give pictures of 10 dB at most, whatever the range."""
+"""The other pixel range is the right one if its round trip reaches the first value and is better by the second.
+Untrained weights reach at most 10 dB in any range."""
 
 
 class ImageTokenizer:
     """Encodes and decodes with a VQ-GAN in any of the formats of `tokenization.vqgan.formats`.
 
     Args:
-        folder: where it lies, or its file.
-        device: where it runs.
-        dtype: arithmetic of encoder and decoder.
-        compile_encoder: compile the encoder for each shape of pictures that comes, a minute each. A code can differ
-            from the uncompiled one's where two are about as near.
+        folder: its folder or file.
+        device: the device that it runs on.
+        dtype: dtype of encoder and decoder.
+        compile_encoder: compile the encoder for each new shape of pictures, which takes a minute each. A code can
+            differ from the uncompiled encoder's if two codes are about equally near.
 
     Raises:
         InputError: see `load_vqgan`.
@@ -48,13 +48,13 @@ class ImageTokenizer:
         self.pixel_range = loaded.pixel_range
         """Values of black and white in the encoder's input and the decoder's output."""
         self.factor = loaded.factor
-        """Pixels to a code, along one side."""
-        # In float32: rounded rows of a normalised codebook would no longer be of one length.
+        """Pixels per code along one side."""
+        # In float32: rounded rows of a normalised codebook would no longer have equal lengths.
         self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
-        # VQModel's own `to` would warn, on the console, of modules that it has not.
+        # VQModel's own `to` would warn about modules that it does not have.
         self._vqgan = nn.Module.to(loaded.model, self.device, dtype)
         self._codes = torch.compile(self._nearest_codes, dynamic=False) if compile_encoder else self._nearest_codes
-        if self.device.type == "cuda":  # whose convolutions run on tensor cores in this order
+        if self.device.type == "cuda":  # GPU convolutions run on tensor cores in this memory format
             self._vqgan.to(memory_format=torch.channels_last)
 
     @property
@@ -63,21 +63,21 @@ class ImageTokenizer:
 
     @torch.no_grad()
     def encode(self, pixels_BSS3: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [B, S, S, 3] to codes int64 [B, N], N = (S / factor)^2."""
+        """Encodes pictures uint8 [B, S, S, 3] to codes int64 [B, N], N = (S / factor)^2."""
         pixels = torch.from_numpy(pixels_BSS3).to(self.device)
         return self._codes(pixels).view(len(pixels), -1).cpu().numpy()
 
     def _nearest_codes(self, pixels_BSS3: torch.Tensor) -> torch.Tensor:
-        pixels = pixels_BSS3.permute(0, 3, 1, 2)  # in memory already channels last
+        pixels = pixels_BSS3.permute(0, 3, 1, 2)  # already channels last in memory
         low, high = self.pixel_range
         latents = self._vqgan.quant_conv(self._vqgan.encoder(pixels.to(self.dtype) / (255 / (high - low)) + low))
         flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).float()
-        # argmin of the squared distance; the latent's own square does not change it.
+        # argmin of the squared distance; the latent's own square is constant.
         return (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: np.ndarray) -> np.ndarray:
-        """Codes [B, N] of square pictures to pixels uint8 [B, S, S, 3]."""
+        """Decodes codes [B, N] of square pictures to pixels uint8 [B, S, S, 3]."""
         grid = round(codes_BN.shape[1] ** 0.5)
         index = torch.from_numpy(codes_BN.astype(np.int64)).to(self.device)
         latents = self._vqgan.quantize.embedding.weight[index].view(len(index), grid, grid, -1).permute(0, 3, 1, 2)
@@ -94,17 +94,17 @@ class ImageTokenizer:
         )
 
     def decode_all(self, codes_BN: np.ndarray, batch_size: int = DECODE_BATCH) -> np.ndarray:
-        """As `decode`, for any number of pictures. Another `batch_size` can round a pixel otherwise."""
+        """As `decode`, for any number of pictures. Another `batch_size` can round pixels differently."""
         return np.concatenate(
             [self.decode(codes_BN[start : start + batch_size]) for start in range(0, len(codes_BN), batch_size)]
         )
 
 
 def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
-    """Sends a picture through codes and back, in the pixel range that the format implies and in the other.
+    """Encodes and decodes a picture, in the format's pixel range and in the other one.
 
     Raises:
-        InputError: the other is plainly the one that the weights were trained on.
+        InputError: the weights were clearly trained on the other range.
     """
     picture = _test_picture(8 * vqgan.factor)[None]
     stated = vqgan.pixel_range
@@ -124,7 +124,7 @@ def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
 
 
 def image_tokenizer_sha256(folder: Path | str) -> str:
-    """A hash of the weights, and of the files beside them that decide what comes out, for the fingerprint."""
+    """A hash for the fingerprint: of the weights, and of the other files that decide codes and pixels."""
     found, digest = find_vqgan(folder), hashlib.sha256()
     for path in (*found.beside, found.weights):
         with path.open("rb") as file:
@@ -133,8 +133,8 @@ def image_tokenizer_sha256(folder: Path | str) -> str:
 
 
 def _test_picture(side: int) -> np.ndarray:
-    """A yellow disc with a black and a red spot on white, uint8 [side, side, 3]: large areas and small ones,
-    as any picture has."""
+    """A yellow disc with a black and a red spot on white, uint8 [side, side, 3]: it has large and small areas, as any
+    picture does."""
     across, down = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
     picture = np.full((side, side, 3), 255, np.uint8)
     for colour, x, y, radius in (

@@ -1,6 +1,6 @@
-"""The latents before there are codes: their start, the noise on them, and the codes that replace it.
+"""The latents before quantization starts: their initialization, their noise, and the first codes.
 
-Shape letters: N latents, D their channels, F channels of what the encoder ends with.
+Shape letters: N latents, D their channels, F channels of the encoder's last features.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ from tokenization.vqgan.data import scale_batch
 from tokenization.vqgan.model import Autoencoder
 
 CLUSTERED_BATCHES = 128
-"""Batches whose latents k-means groups into the first codes."""
+"""Number of batches whose latents k-means clusters into the first codes."""
 SPREAD_BATCHES = 32
-"""Batches whose principal components become the first latents."""
+"""Number of batches from which the principal components of the first latents are computed."""
 
 
 @torch.no_grad()
 def spread_latents(
     model: Autoencoder, config: VqganConfig, batches: Iterator[Tensor], device: torch.device, generator: torch.Generator
 ) -> None:
-    """Makes the first latents the whitened principal components of what the encoder ends with.
+    """Initializes the latents as whitened principal components of the encoder's last features.
 
-    Random projections all follow lightness; the hues in them drown in bfloat16's rounding.
+    Random projections would all follow lightness, and their hues would be lost in bfloat16's rounding.
     """
     features = []
     last = model.vqgan.encoder.conv_out
@@ -57,10 +57,8 @@ def latent_noise(latents_ND: Tensor, std: float) -> Tensor:
 def cluster_latents(
     model: Autoencoder, config: VqganConfig, batches: Iterator[Tensor], device: torch.device, generator: torch.Generator
 ) -> None:
-    """Whitens the latents, and makes the first codes out of those of the next `CLUSTERED_BATCHES` batches.
-
-    Over the latents of all ranks together.
-    """
+    """Whitens the latents, and clusters those of the next `CLUSTERED_BATCHES` batches of all ranks into the first
+    codes."""
     latents = []
     for _ in range(CLUSTERED_BATCHES):
         images = scale_batch(next(batches).to(device), config, generator)
@@ -71,9 +69,9 @@ def cluster_latents(
 
 @torch.no_grad()
 def whiten(vqgan: VQModel, latents_ND: Tensor) -> Tensor:
-    """Changes the latents' coordinates so that these have mean zero and covariance one; pictures stay the same.
+    """Changes the latents' coordinates to mean zero and unit covariance; the decoded pictures do not change.
 
-    Distances to codes then count every direction alike. Returns the latents in the new coordinates.
+    Distances to codes then weight every direction equally. Returns the latents in the new coordinates.
     """
     mean_D, root_DD = latents_ND.mean(0), covariance_root(latents_ND)
     into, out = vqgan.quant_conv, vqgan.post_quant_conv
@@ -96,7 +94,8 @@ def covariance_root(latents_ND: Tensor) -> Tensor:
 
 
 def covariance(latents_ND: Tensor) -> Tensor:
-    """Float64 [D, D], and a millionth of its mean variance in every direction, so that it has an inverse."""
+    """The covariance, float64 [D, D], plus a millionth of its mean variance in every direction, so that it is
+    invertible."""
     centred_ND = (latents_ND - latents_ND.mean(0)).double()
     covariance_DD = centred_ND.T @ centred_ND / len(centred_ND)
     floor = 1e-6 * covariance_DD.diagonal().mean().detach()

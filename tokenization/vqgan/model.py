@@ -1,4 +1,4 @@
-"""The VQ-GAN that training starts from, as an autoencoder whose latents can be reached, and its discriminator.
+"""The initial VQ-GAN for training, as an autoencoder with accessible latents, and its discriminator.
 
 Shape letters: B images, H and W pixels, h and w code grid, D latent channels, N = B*h*w vectors.
 """
@@ -18,7 +18,7 @@ from tokenization.vqgan.vqgan_format import SYMMETRIC
 
 
 def build_vqgan(config: VqganConfig) -> VQModel:
-    """An untrained diffusers `VQModel` with factor 2^(number of blocks - 1)."""
+    """Builds an untrained diffusers `VQModel` with factor 2^(number of blocks - 1)."""
     blocks = len(config.block_out_channels)
     vqgan = VQModel(
         down_block_types=("DownEncoderBlock2D",) * blocks,
@@ -40,9 +40,9 @@ def build_vqgan(config: VqganConfig) -> VQModel:
 def carry_colours(vqgan: VQModel) -> None:
     """Initializes the residual stream as a linear pyramid: means of 2x2 pixels down, copies up, residual branches zero.
 
-    With torch's own initialization each convolution on the way shrinks the signal against its bias, lightness arrives
-    at the latents first, and training never takes up the hues. Zero residual branches are Goyal 2017's; a stream that
-    averages down and copies up is the shortcut of DC-AE (Chen 2024), here as an initialization only.
+    With torch's default initialization each convolution shrinks the signal relative to its bias, lightness reaches the
+    latents first, and training never learns the hues. Zero residual branches are from Goyal 2017; a stream that
+    averages down and copies up is the shortcut of DC-AE (Chen 2024), here used as an initialization only.
     """
     for module in vqgan.modules():
         if isinstance(module, ResnetBlock2D):
@@ -69,7 +69,7 @@ def start_vqgan(config: VqganConfig) -> VQModel:
     """The model that training starts from.
 
     Raises:
-        InputError: `initial_folder` is no saved VQ-GAN, or one that does not fit.
+        InputError: `initial_folder` is not a saved VQ-GAN, or does not fit the config.
     """
     model = build_vqgan(config)
     if config.initial_folder:
@@ -96,7 +96,7 @@ def start_vqgan(config: VqganConfig) -> VQModel:
 
 
 class Autoencoder(nn.Module):
-    """The trained part of a `VQModel`, and the step that goes through it."""
+    """The trained part of a `VQModel`, and its training pass."""
 
     def __init__(self, vqgan: VQModel, config: VqganConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Names of a VQ-GAN's tensors in taming-transformers, open-muse and LlamaGen, and its geometry, read from them."""
+"""Tensor names of VQ-GANs in taming-transformers, open-muse and LlamaGen, and geometry derived from the tensors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenization.errors import InputError
 
 NUM_GROUPS = 32
-"""Groups of the norms: the one number that no tensor shows. All three projects have 32."""
+"""Groups of the norms: the only number that no tensor shows. All three projects use 32."""
 PARTS = {
     "conv_norm_out": "norm_out",
     "conv_shortcut": "nin_shortcut",
@@ -20,7 +20,7 @@ PARTS = {
     "downsamplers.0": "downsample",
     "upsamplers.0": "upsample",
 }
-"""Diffusers' names on the left."""
+"""Maps diffusers' names to those of the three projects."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Names:
     """One project's names.
 
     Attributes:
-        down, up: of the encoder's levels and the decoder's.
-        resnet, attention: of a level's blocks.
-        mid_resnets, mid_attention: of the blocks in the middle.
-        up_from_finest: the decoder's levels count from the largest pictures on, as the encoder's do.
+        down, up: names of the encoder's and the decoder's levels.
+        resnet, attention: names of a level's blocks.
+        mid_resnets, mid_attention: names of the blocks in the middle.
+        up_from_finest: True if the decoder's levels are numbered from the highest resolution, as the encoder's are.
     """
 
     down: str
@@ -43,7 +43,7 @@ class Names:
     up_from_finest: bool
 
     def source(self, name: str, num_levels: int) -> str:
-        """The project's name of the tensor that diffusers calls `name`."""
+        """The project's name for the tensor that diffusers calls `name`."""
         for own, theirs in PARTS.items():
             name = name.replace(f".{own}.", f".{theirs}.")
         match name.split("."):
@@ -67,7 +67,7 @@ class Names:
 
 
 TAMING = Names("down", "up", "block", "attn", ("mid.block_1", "mid.block_2"), "mid.attn_1", up_from_finest=True)
-"""Also open-muse's."""
+"""Names in taming-transformers and open-muse."""
 LLAMAGEN = Names("conv_blocks", "conv_blocks", "res", "attn", ("mid.0", "mid.2"), "mid.1", up_from_finest=False)
 
 
@@ -75,7 +75,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, place: str) -> dict[st
     """The config of the `VQModel` that has these tensors.
 
     Raises:
-        InputError: one is missing without which it cannot be told, or no `VQModel` has such a geometry.
+        InputError: a tensor that is needed to derive it is missing, or no `VQModel` has such a geometry.
     """
 
     def shape(name: str) -> tuple[int, ...]:
@@ -86,7 +86,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, place: str) -> dict[st
         return tuple(tensors[name].shape)
 
     def levels(prefix: str) -> tuple[list[int], list[int], list[bool]]:
-        """Widths, numbers of resnets, and whether there is attention, by level."""
+        """Widths, numbers of resnets, and presence of attention, by level."""
         own = [name.removeprefix(prefix).split(".") for name in tensors if name.startswith(prefix)]
         widths, resnets, attention = [], [], []
         for level in range(1 + max((int(parts[0]) for parts in own), default=0)):

@@ -1,4 +1,4 @@
-"""The four formats that VQ-GANs are published in, all loaded as a diffusers `VQModel`.
+"""The four formats of published VQ-GANs, all loaded as a diffusers `VQModel`.
 
 A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint, and
 LlamaGen's. The last three are the same architecture under other names, so their tensors are renamed. Widths, codebook
@@ -24,11 +24,11 @@ OLD_ATTENTION_NAMES = (
     (".value.", ".to_v."),
     (".proj_attn.", ".to_out.0."),
 )
-"""Attention's names before diffusers 0.15, and today's."""
+"""Attention's names before diffusers 0.15, and the current ones."""
 
 
 def load_diffusers(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
-    """A diffusers folder. aMUSEd's, which is open-muse's model, has pixels from 0 to 1."""
+    """Loads a diffusers folder. aMUSEd's, which is open-muse's model, has pixels from 0 to 1."""
     config = read_json(place.weights.parent / "config.json")
     if config.get("norm_type", "group") != "group":
         raise InputError(
@@ -42,7 +42,7 @@ def load_diffusers(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel
 
 
 def load_open_muse(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
-    """A folder of open-muse's `VQGANModel`, with pixels from 0 to 1, as torchvision's ToTensor makes them."""
+    """Loads a folder of open-muse's `VQGANModel`, with pixels from 0 to 1, as from torchvision's ToTensor."""
     config = geometry_of(tensors, TAMING, str(place.weights))
     if config["layers_per_block"] == 1 and "AttnDownEncoderBlock2D" in config["down_block_types"]:
         raise InputError(
@@ -59,12 +59,12 @@ def load_renamed(
     place: VqganPlace,
     tensors: dict[str, Tensor],
 ) -> LoadedModel:
-    """Tensors of the `VQModel` architecture under another project's names.
+    """Loads tensors of the `VQModel` architecture with another project's names.
 
     Args:
         names: the project's names.
-        pixel_range: what the project feeds its encoder.
-        is_normalised: whether the project normalises the codebook's rows when it looks for the nearest.
+        pixel_range: pixel range of the project's encoder input.
+        is_normalised: True if the project normalises the codebook's rows before it searches for the nearest.
         place, tensors: see `VqganFormat`.
     """
     model = _empty(geometry_of(tensors, names, str(place.weights)))
@@ -86,12 +86,12 @@ def _empty(config: dict[str, Any]) -> VQModel:
 
 
 def _factor(model: VQModel) -> int:
-    """Every level but the last halves the picture."""
+    """Pixels per code along one side: every level but the last halves the picture."""
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
 def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, place: str) -> dict[str, Tensor]:
-    """The tensors under diffusers' names, each in its shape there."""
+    """Returns the tensors with diffusers' names and shapes."""
     state, used, num_levels = {}, set(), len(model.config.block_out_channels)
     for name, empty in model.state_dict().items():
         source = names.source(name, num_levels) if names else name
@@ -114,7 +114,7 @@ def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, pl
 
 
 def _current_name(name: str) -> str:
-    """The name that diffusers has for a tensor since 0.15."""
+    """The name of a tensor in diffusers since 0.15."""
     if ".attentions." in name:
         for old, new in OLD_ATTENTION_NAMES:
             name = name.replace(old, new)

@@ -1,4 +1,4 @@
-"""How well a VQ-GAN keeps pictures: PSNR through the codes, and the codes in use."""
+"""Reconstruction quality of a VQ-GAN: PSNR through the codes, and the codes in use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tokenization.corpora.pictures import load_picture
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 BATCH_SIZE = 8
-"""With 32 a CPU's caches overflow, and a picture takes a third longer."""
+"""Pictures encoded at once. With 32, a CPU's caches overflow and each picture takes a third longer."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Quality:
 
     Attributes:
         squared_error: mean squared error of each picture on pixels 0 to 255, summed.
-        pictures: how many.
-        used: bool [codebook_size].
+        pictures: number of pictures.
+        used: codes that occurred, bool [codebook_size].
     """
 
     squared_error: float
@@ -34,12 +34,12 @@ class Quality:
 
     @property
     def psnr_db(self) -> float:
-        """Peak signal-to-noise ratio of the mean squared error over all pictures, dB."""
+        """Peak signal-to-noise ratio, from the mean squared error over all pictures, dB."""
         return 10 * float(np.log10(255**2 * self.pictures / self.squared_error))
 
 
 def quality_of(vqgan: ImageTokenizer, pictures: list[np.ndarray], codes: list[np.ndarray] | None = None) -> Quality:
-    """Decodes the stored codes of these pictures, or where there are none, those it encodes them to.
+    """Measures the quality of the pictures decoded from the stored codes, or if None, from newly encoded ones.
 
     Args:
         vqgan: encodes and decodes.
@@ -57,7 +57,7 @@ def quality_of(vqgan: ImageTokenizer, pictures: list[np.ndarray], codes: list[np
 
 
 def quality_of_shard(vqgan_folder: Path, corpus: Corpus, shard: str, size_px: int, dtype: torch.dtype) -> Quality:
-    """Encodes and decodes the readable pictures of a shard at `size_px`."""
+    """Measures the quality of the readable pictures of a shard at `size_px`."""
     pictures = []
     for sample in corpus.read(shard):
         if sample.picture is not None:

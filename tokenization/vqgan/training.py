@@ -37,8 +37,8 @@ def train_vqgan(
 ) -> VQModel:
     """Trains on `batches` of pictures at twice the training size, uint8 [B, 3, 2H, 2W], B this rank's share.
 
-    Goes on from `output/training_state.pt` where it exists and was made with the same config, `steps` aside.
-    Returns the trained model, its codebook in `quantize.embedding`; only the caller saves it.
+    Resumes from `output/training_state.pt` if it exists and was made with the same config, except for `steps`.
+    Returns the trained model, with its codebook in `quantize.embedding`; the caller has to save it.
 
     Raises:
         InputError: the state in `output` was made with another config.
@@ -65,7 +65,7 @@ def train_vqgan(
 
 
 class _Training:
-    """The models, their optimizers, and the random numbers of one training."""
+    """The models, their optimizers, and the random generators of one training."""
 
     def __init__(self, config: VqganConfig, device: torch.device) -> None:
         self._config, self._device = config, device
@@ -80,7 +80,7 @@ class _Training:
         self._generator = torch.Generator().manual_seed(config.seed)
 
     def start(self, state_path: Path, batches: Iterator[Tensor]) -> int:
-        """Takes what an earlier run has left, or begins. Returns the steps that are done."""
+        """Resumes from an earlier run's state, or initializes the training. Returns the number of completed steps."""
         if state_path.exists():
             state = torch.load(state_path, map_location=self._device, weights_only=True)
             _check_same_config(state["config"], self._config, state_path)
@@ -97,15 +97,18 @@ class _Training:
         return 0
 
     def end_noise(self, batches: Iterator[Tensor]) -> None:
-        """Makes the codebook of what the encoder gives by now; from here on latents are quantized."""
+        """Makes the codebook from the encoder's current latents; from here on latents are quantized."""
         cluster_latents(self._model, self._config, batches, self._device, self._generator)
         _broadcast([self._model])
         for parameter in whitened_parameters(self._model.vqgan):
             self._optimizer.state.pop(parameter, None)
 
     def step(self, step: int, batches: Iterator[Tensor]) -> dict[str, Tensor | int]:
-        """One update of all that learns at `step`, from 0. Returns its loss, the loss's parts and what became of the
-        codes; tensors stay on the device, so that nothing waits for it."""
+        """Runs one update of everything that is trained at `step`, counted from 0.
+
+        Returns the loss, its parts and statistics of the codes. Tensors stay on the device, so that the host does not
+        wait for it.
+        """
         config, model = self._config, self._model
         decoder_only = step >= config.steps - config.decoder_only_steps
         quantizing = step >= config.noise_steps
@@ -143,7 +146,7 @@ class _Training:
         return {"loss": loss} | codes | parts
 
     def save(self, state_path: Path, done: int) -> None:
-        """Writes all that `start` takes, whole or not at all."""
+        """Writes the state that `start` reads, atomically."""
         state = {"step": done, "config": asdict(self._config), "model": self._model.state_dict()}
         state |= {"optimizer": self._optimizer.state_dict(), "generator": self._generator.get_state()}
         if self._adversary:
@@ -153,7 +156,7 @@ class _Training:
         os.replace(state_path.with_suffix(".partial"), state_path)
 
     def trained(self) -> VQModel:
-        """The model, with its codebook where diffusers has it."""
+        """The model, with its codebook in diffusers' place."""
         self._model.vqgan.quantize.embedding.weight.data.copy_(self._model.codebook.codes_KD)
         return self._model.vqgan
 
@@ -180,12 +183,12 @@ class _Adversary:
         self._device = device
 
     def loss(self, pictures: Tensor) -> Tensor:
-        """The autoencoder's: low where its pictures are taken for real."""
+        """The autoencoder's adversarial loss: low if its pictures are classified as real."""
         with fast_autocast(self._device):
             return -self.discriminator(pictures).float().mean()
 
     def learn(self, images: Tensor, pictures: Tensor) -> None:
-        """One update, with the hinge loss."""
+        """Runs one update of the discriminator with the hinge loss."""
         with fast_autocast(self._device):
             real, generated = self.discriminator(images).float(), self.discriminator(pictures).float()
         self.optimizer.zero_grad(set_to_none=True)
@@ -195,7 +198,7 @@ class _Adversary:
 
 
 def reconstruction_loss(config: VqganConfig, pictures: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum and its parts, on pixels in [0, 1]; `chroma` is not in the sum."""
+    """The weighted loss and its parts, on pixels in [0, 1]; `chroma` is not included in the sum."""
     error = pictures - images
     parts = {
         "mse": error.square().mean(),

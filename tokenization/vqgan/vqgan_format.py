@@ -1,4 +1,4 @@
-"""The definition of a VQ-GAN format: how its files are recognised, and how its tensors become a model."""
+"""The definition of a VQ-GAN format: recognising its files, and making a model from its tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Vqgan:
     Attributes:
         model: float32, on the CPU; or another module with the parts of a `VQModel` that `ImageTokenizer` uses:
             `encoder`, `quant_conv`, `quantize.embedding`, `post_quant_conv` and `decoder`. A normalised codebook's rows
-            have length 1: the nearest of them is the nearest in angle, whatever the length of the latent.
+            have length 1: the nearest row is then the nearest in angle, for a latent of any length.
         pixel_range: values of black and white.
-        factor: pixels to a code, along one side.
+        factor: pixels per code along one side.
         format: its name in `tokenization.vqgan.formats.FORMATS`.
     """
 
@@ -35,7 +35,7 @@ class VqganPlace:
     """The files of a VQ-GAN.
 
     Attributes:
-        format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names have to tell.
+        format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names decide it.
         weights: the file of tensors.
         beside: other files that decide which codes and pixels come out.
     """

@@ -1,4 +1,4 @@
-"""Tensors out of the files that people publish. Nothing but tensors is unpickled."""
+"""Reads tensors from published weight files. Only tensors are unpickled."""
 
 import json
 from pathlib import Path
@@ -16,10 +16,10 @@ INERT = (
     *("builtins.dict", "builtins.list", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
     *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode"),
 )
-"""What training checkpoints name beside their tensors: trainers, settings, numbers. An empty stand-in is put in place
-of each; the real one is never imported."""
+"""Names in training checkpoints other than tensors: trainers, settings, numbers. Each is replaced by an empty stand-in;
+the real object is never imported."""
 STATE_KEYS = ("state_dict", "ema", "model")
-"""Where a training checkpoint has the model's tensors: Lightning's, and LlamaGen's."""
+"""Keys of the model's tensors in training checkpoints of Lightning and of LlamaGen."""
 
 
 class _StandIn:
@@ -34,7 +34,7 @@ class _StandIn:
 
 
 class _DictStandIn:
-    """Stands in for a subclass of dict, which `weights_only` would not fill: makes a plain dict."""
+    """Replaces a subclass of dict, which `weights_only` would not fill, by a plain dict."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return {}
@@ -47,10 +47,10 @@ def _stand_in(name: str) -> Any | None:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
 
     Raises:
-        InputError: it is none, or cut short.
+        InputError: the file is no safetensors file, or is truncated.
     """
     try:
         return load_file(path)
@@ -59,10 +59,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The model's tensors in a torch file, which may be a training checkpoint.
+    """Reads the model's tensors from a torch file, which may be a training checkpoint.
 
     Raises:
-        InputError: it is none, or something in it would have to run to be read.
+        InputError: the file is no torch file, or could only be read by running code in it.
     """
     found = unpickled(path, _stand_in)
     inner = next(
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if it holds another value.
+    """Reads the object in a JSON file; empty if the file holds another value.
 
     Raises:
         InputError: the file cannot be read, or is no JSON.
