@@ -1,7 +1,7 @@
-"""How the next id is chosen from its logits.
+"""Chooses the next id from its logits.
 
-Every row has random numbers of its own, one for each id it chooses, drawn in advance from its own seed: what else
-shares the batch changes nothing, and a device never waits for a draw.
+Every row has its own random numbers, one per id, drawn in advance from the row's seed. So a row does not depend on the
+other rows of the batch, and a device never waits for a draw.
 
 Shape letters: B rows, K ids chosen at once, C choices.
 """
@@ -16,15 +16,15 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is chosen.
+    """Sampling settings for the next id.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest.
-        top_k: sample among this many likeliest; 0 among all.
-        top_p: sample among the likeliest that together reach this probability (Holtzman 2019), after temperature and
-            `top_k`; 1 for all.
+        temperature: divides the logits; 0 takes the most likely id.
+        top_k: sample among this many most likely ids; 0: among all.
+        top_p: sample among the most likely ids that together reach this probability (Holtzman 2019), after temperature
+            and `top_k`; 1: among all.
         guidance_scale: 1 for none; otherwise `uncond + scale * (cond - uncond)` on the logits (Ho 2022).
-        seed: of the rows that name none of their own.
+        seed: seed of rows that do not have their own.
     """
 
     temperature: float = 1.0
@@ -35,13 +35,13 @@ class Sampling:
 
     @property
     def guided(self) -> bool:
-        """Whether every row needs its unconditional half."""
+        """True if every row needs its unconditional half."""
         return self.guidance_scale != 1.0
 
     def problems(self) -> list[str]:
-        """What makes it impossible; empty where nothing does."""
+        """Returns the reasons why the settings are invalid; empty if they are valid."""
         values = {name: getattr(self, name) for name in ("temperature", "top_k", "guidance_scale")}
-        # Written so that NaN is a problem, too.
+        # Written so that NaN is a problem.
         found = [
             f"{name} is {value}, it must be at least 0 and finite"
             for name, value in values.items()
@@ -53,25 +53,25 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0.0)
-"""Takes the likeliest."""
+"""Takes the most likely id."""
 
 
 def seed_problems(seed: int) -> list[str]:
-    """What makes a seed impossible; empty where nothing does."""
+    """Returns the reasons why a seed is invalid; empty if it is valid."""
     return [] if 0 <= seed <= MAX_SEED else [f"seed is {seed}, it must be from 0 to 2^63 - 1"]
 
 
 def uniform_numbers(seeds: list[int], count: int, device: torch.device) -> Tensor:
-    """For each row `count` numbers from [0, 1) that follow from its seed alone, float32 [B, count]. More of them begin
-    with the same ones."""
+    """For each row `count` numbers from [0, 1) that depend on its seed alone, float32 [B, count]. A larger `count` only
+    appends numbers."""
     rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
 
 
 def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """Places among the choices, int64 [...], of float32 logits [..., C] and numbers from [0, 1) [...].
+    """Returns indices of the chosen ids, int64 [...], for float32 logits [..., C] and numbers from [0, 1) [...].
 
-    By inverting the cumulative distribution: one number a choice decides, and no draw depends on C.
+    Inverts the cumulative distribution: each choice needs one random number, independent of C.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -86,14 +86,14 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
         probabilities = probabilities.masked_fill(likelier >= sampling.top_p, 0)
     cumulative = probabilities.cumsum(-1)
     total = cumulative[..., -1:]
-    # Below the total even after rounding: what the threshold falls into then has a probability above 0.
+    # Below the total even after rounding, so that the chosen id has a probability above 0.
     threshold = torch.minimum(uniform[..., None] * total, torch.nextafter(total, torch.zeros_like(total)))
     places = torch.searchsorted(cumulative, threshold, right=True)
     return (places if order is None else order.gather(-1, places))[..., 0]
 
 
 def guide(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Classifier-free guidance: [2B, ...], the conditional rows first, to [B, ...]; [B, ...] as it is where none."""
+    """Classifier-free guidance: [2B, ...], the conditional rows first, to [B, ...]; without guidance, no change."""
     if not sampling.guided:
         return logits
     conditional, unconditional = logits.chunk(2)

@@ -68,7 +68,6 @@ class SafetensorsFile:
                 )
 
     def read(self, name: str, start: int, count: int) -> Tensor:
-        """See `TensorFile`."""
         one = self._stored[name]
         dtype = DTYPES[one.dtype]
         content = bytearray(count * dtype.itemsize)
@@ -94,7 +93,6 @@ class TorchFile:
         self._held = {} if self._is_mapped else tensors
 
     def read(self, name: str, start: int, count: int) -> Tensor:
-        """See `TensorFile`."""
         if name not in self._held:
             self._held = {}
             self._held = {name: load_tensors(self.path)[0][name]}

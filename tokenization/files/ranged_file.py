@@ -16,11 +16,9 @@ class RangedFile(io.RawIOBase):
         self._storage, self._name, self._size, self._place = storage, name, storage.size(name), 0
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
         return True
 
     def tell(self) -> int:

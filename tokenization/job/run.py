@@ -67,7 +67,7 @@ def tokenize_corpus(
     """Tokenizes the shards of a corpus that `output` does not have yet, and writes the manifest.
 
     Args:
-        corpus: what to tokenize.
+        corpus: the corpus to tokenize.
         output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their statistics.
         config: the settings that decide the tokens.
         tools: the two tokenizers.

@@ -22,7 +22,7 @@ class TokenStatistics:
 
     Attributes:
         shards, rows, rows_hr: shards, rows, and rows with codes of the high resolution.
-        codes, codes_hr: how often each code occurs, int64 [codebook].
+        codes, codes_hr: number of occurrences of each code, int64 [codebook].
         captions: by language, number of captions of each length in ids.
         truncated: captions that were cut, by language.
         keys, pictures: a hash of each row's key within its shard, and of its codes, uint64.
