@@ -39,7 +39,6 @@ class Slice:
 
     @property
     def count(self) -> int:
-        """Number of elements."""
         return self.tensors["master"].numel()
 
 

@@ -167,7 +167,6 @@ class Recipe:
 
     @property
     def corpus(self) -> CorpusConfig:
-        """The first corpus."""
         return self.corpora[self.first_corpus]
 
     @property

@@ -33,7 +33,7 @@ class Kind(Enum):
 
     @property
     def traits(self) -> "KindTraits":
-        """Its line of `KINDS`."""
+        """The kind's line in `KINDS`."""
         return KINDS[self]
 
     @property

@@ -39,7 +39,7 @@ class Counted(Protocol):
 
     @property
     def work(self) -> BatchWork:
-        """Its positions and pairs."""
+        """Positions and attention pairs of all its samples."""
         ...
 
     @property

@@ -97,7 +97,6 @@ class _Document:
         self.done = self.num_text_ids == self.limits.max_text_ids
 
     def take(self, joint_id: int, end_id: int) -> None:
-        """Appends the chosen id."""
         self.num_chosen += 1
         self.position += 1
         self.pending_id = joint_id

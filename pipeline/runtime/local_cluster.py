@@ -87,7 +87,6 @@ class LocalNodes:
         return found
 
     def stop(self) -> None:
-        """Kills the whole cluster."""
         self._ended.set()
         self._keeper.join()
         for process in [*self.nodes, self.head]:

@@ -25,7 +25,6 @@ class Messages:
 
     @ray.method
     def log(self, line: str) -> None:
-        """Stores a line."""
         self._keep(line)
 
     @ray.method

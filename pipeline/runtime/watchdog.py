@@ -30,11 +30,9 @@ class StepWatchdog:
         self._timeout_s = timeout_s
 
     def heartbeat(self) -> None:
-        """Restarts the timer."""
         faulthandler.dump_traceback_later(self._timeout_s, file=self._file)
 
     def close(self) -> None:
-        """Stops the timer."""
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
 

@@ -29,7 +29,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TensorFile(Protocol):
-    """A file of tensors."""
+    """A weight file whose tensors are read in pieces, in any format."""
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -177,7 +177,6 @@ class NewTensor:
 
     @property
     def count(self) -> int:
-        """Number of elements."""
         return math.prod(self.shape)
 
     def renamed(self, name: str) -> "NewTensor":
