@@ -23,8 +23,6 @@ TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
 
 MADE = ("drawings", "lists")
 """Corpora that `pipeline.demo.corpora` makes."""
-OLD_NAMES = {"grid_drawings": "grid_pictures", "drawings_per_list": "pictures_per_list"}
-"""Fields as the `recipe.json` of older runs names them."""
 
 
 @dataclass(frozen=True)
@@ -229,8 +227,7 @@ def _rebuilt(kind: Any, value: Any) -> Any:
     """Converts JSON values to a type: nested dataclasses, tuples and dicts."""
     if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
-        value = {RENAMED.get(name, name): each for name, each in value.items()}
-        named = {OLD_NAMES.get(name, name): each for name, each in value.items()}
+        named = {RENAMED.get(name, name): each for name, each in value.items()}
         return kind(**{name: _rebuilt(hints[name], each) for name, each in named.items()})
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
