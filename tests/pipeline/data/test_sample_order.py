@@ -139,8 +139,8 @@ def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(
         assert len(samples) == size
         for source, shard, row in samples:
             read[source].append((shard, row))
-    for order, taken in zip(orders, read, strict=True):
-        assert taken == [order.at(position) for position in range(len(taken))]
+    for order, known in zip(orders, read, strict=True):
+        assert known == [order.at(position) for position in range(len(known))]
     assert mixed.taken(20) == [len(samples) for samples in read]
     assert sum(mixed.taken(far)) == far * size
     for taken, weight in zip(mixed.taken(far), weights, strict=True):
