@@ -13,7 +13,7 @@ from pipeline.benchmarks.fault_injection import FaultInjector, figures_of, run_u
 from pipeline.config.benchmarks import KillSettings
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError, UsageError
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 from pipeline.runs.commands import job_command
 from pipeline.runtime.local_cluster import LocalNodes
 from pipeline.runtime.terminal import say

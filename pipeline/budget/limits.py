@@ -4,7 +4,7 @@ import math
 
 from pipeline.errors import BudgetError, UsageError
 from pipeline.ledger.account import Limits
-from pipeline.ledger.rows import days_of, read_ledger
+from pipeline.ledger.rows import days_of, last_rows
 from pipeline.runs.paths import RunPaths
 
 SCOPES = ("stage", "run")
@@ -41,15 +41,12 @@ def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
     Raises:
         BudgetError: one of them is already spent.
     """
-    table, device = read_ledger(paths.ledger).table, "GPU" if paths.recipe.scaling.use_gpu else "CPU"
-    stage, run = 0.0, 0.0
-    spent = (0.0, 0.0)
-    if len(table):
-        of_stage = table[(table["job"] == "train_stage") & (table["stage"] == str(number))]
-        trained = table[table["job"] == "train_stage"]
-        stage = float(of_stage["budget_gpu_days"].iloc[-1]) if len(of_stage) else 0.0
-        run = float(trained["run_budget_gpu_days"].iloc[-1]) if len(trained) else 0.0
-        spent = days_of(table, "train_stage", str(number), device)
+    (rows, _), device = last_rows(paths.ledger), "GPU" if paths.recipe.scaling.use_gpu else "CPU"
+    trained = [row for row in rows if row["job"] == "train_stage"]
+    of_stage = [row for row in trained if row["stage"] == str(number)]
+    stage = float(of_stage[-1]["budget_gpu_days"]) if of_stage else 0.0
+    run = float(trained[-1]["run_budget_gpu_days"]) if trained else 0.0
+    spent = days_of(rows, "train_stage", str(number), device)
     limits = Limits(given.get("stage", stage), given.get("run", run))
     for scope, name, used, limit in (
         ("stage", f"stage {number}", spent[0], limits.stage_gpu_days),

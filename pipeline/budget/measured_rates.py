@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.errors import UsageError
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pipeline.budget.forecast import forecast
 from pipeline.budget.published import PUBLISHED
 from pipeline.budget.spending import CATEGORIES, GROUPS, a100_factor, burn_rate, spending
 from pipeline.config.recipe import Recipe
-from pipeline.ledger.rows import Ledger, records_of
 from pipeline.ledger.sums import sums_by
+from pipeline.ledger.table import Ledger, records_of
 
 COUNTS = ("steps", "samples", "tokens", "flop")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.config.gpus import A100, GPU_TYPES, peak_flop_per_s
 from pipeline.errors import UsageError
 from pipeline.ledger.account import SECONDS_PER_DAY
-from pipeline.ledger.rows import records_of
+from pipeline.ledger.table import records_of
 
 CATEGORIES = ("productive", "lost to failures", "waiting for data", "checkpointing", "starting", "idle")
 SILENT_HEARTBEATS = 3

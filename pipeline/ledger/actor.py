@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Counts, Limits
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
-from pipeline.ledger.rows import RowWriter, days_of, read_ledger
+from pipeline.ledger.rows import RowWriter, days_of, last_rows
 from pipeline.runtime.placement import actor_here
 from pipeline.step_figures import StepFigures
 
@@ -162,17 +162,15 @@ class LedgerActor:
 
     def _spent_by_others(self) -> tuple[float, float]:
         """Returns the days of the other attempts of the stage and of the run, on the same kind of device."""
-        attempt, table = self._account.attempt, read_ledger(self._place).table
-        if not len(table):
-            return 0.0, 0.0
-        others = table[table["attempt"] != attempt.attempt]
+        attempt, (rows, _) = self._account.attempt, last_rows(self._place)
+        others = [row for row in rows if row["attempt"] != attempt.attempt]
         return days_of(others, attempt.job, attempt.stage, attempt.device)
 
 
 def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
     """Returns the next attempt of a ledger."""
-    table = read_ledger(place).table
-    number = int(table["number"].max()) + 1 if len(table) else 1
+    rows, _ = last_rows(place)
+    number = max((int(row["number"]) for row in rows), default=0) + 1
     name = f"{job}{stage and '-' + stage}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
     return Attempt(name, number, run, job, stage, device, limits.stage_gpu_days, limits.run_gpu_days)
 

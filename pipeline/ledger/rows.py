@@ -5,13 +5,11 @@ Rows are cumulative, so the last row of an attempt covers all of it. Written row
 
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.ledger.account import SECONDS_PER_DAY
@@ -19,8 +17,6 @@ from tokenization.files.storage import open_storage
 
 SUFFIX = ".jsonl"
 READS_AT_ONCE = 16
-CLOCK_TOLERANCE_S = 5.0
-"""Seconds that the wall clock may drift from the monotonic one in an attempt before it counts as a jump."""
 OPTIONAL = {
     "number": 0,
     "budget_gpu_days": 0.0,
@@ -125,27 +121,18 @@ def rows_of(content: bytes, place: str) -> Rows:
     return Rows(rows, whole, torn)
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """The contents of a ledger.
+def last_rows(place: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Reads the last row of each attempt, in order of attempts, with `gpu_days` (devices times seconds over 86,400).
+    The ledger may grow in the meantime.
 
-    Attributes:
-        table: the last row of each attempt in order of attempts, with `gpu_days` (devices times seconds over 86,400).
-        remarks: anomalies, what they mean, and what to do.
-    """
-
-    table: pd.DataFrame
-    remarks: tuple[str, ...]
-
-
-def read_ledger(place: str | Path) -> Ledger:
-    """Reads a ledger, which may grow in the meantime.
+    Returns:
+        The rows, and a remark for each torn line.
 
     Raises:
-        InputError: it contains a file that is not part of a ledger, or S3 refuses access.
+        InputError: the ledger contains a file that is not part of a ledger, or S3 refuses access.
         OutageError: S3 does not answer.
     """
-    found, remarks = _last_rows(str(place))
+    found, remarks = _stored_rows(str(place))
     for row in found:
         for name, usual in OPTIONAL.items():
             row.setdefault(name, usual)
@@ -156,30 +143,21 @@ def read_ledger(place: str | Path) -> Ledger:
         row.setdefault("held", 0.0)
         row.setdefault("device_seconds", row["gpu_count"] * row["seconds"])
         row["gpu_days"] = row["gpu_count"] * row["seconds"] / SECONDS_PER_DAY
-    ordered = sorted(found, key=_place)
-    table = pd.DataFrame(ordered)
-    if found:
-        remarks += [*_jumped_clocks(table), *_overlaps(table)]
-    return Ledger(table, tuple(remarks))
+    return sorted(found, key=_order), remarks
 
 
-def _place(row: dict[str, Any]) -> tuple[float, float]:
+def _order(row: dict[str, Any]) -> tuple[float, float]:
     return row["number"], row["started"]
 
 
-def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns the records of a table as dicts by column."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+def days_of(rows: Iterable[dict[str, Any]], job: str, stage: str, device: str) -> tuple[float, float]:
+    """Returns the `GPU` or `CPU` days of some attempts' last rows: those of a job's stage, and those of all."""
+    of_kind = [row for row in rows if row["device"] == device]
+    of_stage = [row for row in of_kind if (row["job"], row["stage"]) == (job, stage)]
+    return sum(float(row["gpu_days"]) for row in of_stage), sum(float(row["gpu_days"]) for row in of_kind)
 
 
-def days_of(table: pd.DataFrame, job: str, stage: str, device: str) -> tuple[float, float]:
-    """Returns the `GPU` or `CPU` days of a ledger's rows: those of a job's stage, and those of all."""
-    of_kind = table[table["device"] == device]
-    of_stage = of_kind[(of_kind["job"] == job) & (of_kind["stage"] == stage)]
-    return float(of_stage["gpu_days"].sum()), float(of_kind["gpu_days"].sum())
-
-
-def _last_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _stored_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
     if "://" not in place:
         files = [rows_of(path.read_bytes(), str(path)) for path in sorted(Path(place).glob(f"*{SUFFIX}"))]
         return [file.rows[-1] for file in files if file.rows], [file.torn for file in files if file.torn]
@@ -195,32 +173,3 @@ def _last_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
     for name, text in zip(newest.values(), texts, strict=True):
         rows += rows_of((text or "").encode(), f"{place}/{name}").rows
     return rows, []
-
-
-def _jumped_clocks(table: pd.DataFrame) -> list[str]:
-    found = []
-    for row in records_of(table):
-        jump = row["time"] - row["started"] - row["elapsed_seconds"]
-        if abs(jump) > CLOCK_TOLERANCE_S:
-            found.append(
-                f"the clock of the machine that kept {row['attempt']} jumped by {jump:+.0f} s meanwhile. Durations are "
-                "measured with another clock and are right; times of day are not: set up NTP there"
-            )
-    return found
-
-
-def _overlaps(table: pd.DataFrame) -> list[str]:
-    """Returns the attempts of one stage that ran at the same time, which means that a run's name was used twice."""
-    found = []
-    trained = table[table["stage"] != ""]
-    for (job, stage), attempts in trained.groupby(["job", "stage"], sort=False):
-        rows = sorted(records_of(attempts), key=lambda row: row["started"])
-        for earlier, later in pairwise(rows):
-            shared = min(later["started"] + later["elapsed_seconds"], earlier["started"] + earlier["elapsed_seconds"])
-            if (shared_s := shared - later["started"]) > CLOCK_TOLERANCE_S and earlier["device_seconds"]:
-                found.append(
-                    f"{earlier['attempt']} and {later['attempt']} of {job} {stage} ran at the same time for "
-                    f"{shared_s:.0f} s: two runs of the name {later['run']!r}, or one that was started twice. Both "
-                    "count; give one of them another recipe name or --root"
-                )
-    return found

@@ -10,8 +10,8 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint, newest_complete
 from pipeline.config.recipe import recipe_of
 from pipeline.config.stage import StageConfig
-from pipeline.ledger.rows import read_ledger, records_of
 from pipeline.ledger.sums import days_unit, sums_by
+from pipeline.ledger.table import read_ledger, records_of
 from pipeline.planning.flops import count_parameters
 from pipeline.runs.paths import RunPaths, language_expert_name
 from pipeline.step_figures import read_step_figures

@@ -18,8 +18,8 @@ from pipeline.errors import InputError
 from pipeline.evaluation.documents import newest_documents
 from pipeline.evaluation.run_scores import METRICS_FILE as SCORES_FILE
 from pipeline.evaluation.samples import CAPTIONS_FILE, GRID_FILE, VQ_SHEET_FILE
-from pipeline.ledger.rows import read_ledger
 from pipeline.ledger.sums import days_unit, sums_by
+from pipeline.ledger.table import read_ledger
 from pipeline.pages.figures import png_of
 from pipeline.pages.html import image_of, page_of, table_of
 from pipeline.pages.prompt_results import GRID_FILE as DOCUMENTS_GRID

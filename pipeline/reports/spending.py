@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.budget.report import report_object
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 from pipeline.reports.budget_page import write_page
 from pipeline.reports.budget_tables import report_tables
 from pipeline.runs.paths import RunPaths

@@ -10,6 +10,7 @@ from pipeline.config.gpus import peak_flop_per_s
 from pipeline.data.batch_plan import StagePlan, prefetch
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.runtime.extension_lock import await_extension_lock
+from pipeline.training.agreed_stop import agreed_stop
 from pipeline.training.engine import Engine, make_engine
 from pipeline.training.objective import Objective
 from pipeline.training.replica_check import ReplicaCheck, check_same_language_expert
@@ -21,7 +22,6 @@ from pipeline.training.stage_run import StageRun, make_plan, starting_model
 from pipeline.training.step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.step_verification import try_step, verify_step
-from pipeline.training.stop_request import agreed_stop
 from pipeline.training.trackers import Trackers
 from pipeline.training.validation import ValidationSet, validate, validation_sets
 

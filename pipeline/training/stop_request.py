@@ -1,13 +1,8 @@
-"""Ends a stage early on request: all ranks stop after the same step, with a checkpoint."""
+"""Requests to end a stage early. Imports no torch: the monitor's process needs none."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.distributed as dist
-
 from pipeline.errors import BudgetError, NodeLostError, PreemptedError, ResizeError, StoppedError, WorkersLostError
-from pipeline.runtime.agreement import from_first_rank
 
 KINDS: dict[str, type[StoppedError]] = {
     "preempted": PreemptedError,
@@ -37,13 +32,3 @@ class StopRequest:
             return WorkersLostError(reason) if self.kind in ("node", "resize") else StoppedError(reason)
         goes_on = "" if self.kind == "budget" else ", the same command goes on from it"
         return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
-
-
-def agreed_stop(stop_requested: Callable[[], StopRequest | None], device: torch.device) -> StopRequest | None:
-    """Returns rank 0's `stop_requested` on every rank. Every rank calls it."""
-    request = stop_requested() if dist.get_rank() == 0 else None
-    exists = torch.tensor([request is not None], dtype=torch.int32, device=device)
-    dist.broadcast(exists, src=0)
-    if not exists.item():
-        return None
-    return from_first_rank(request)

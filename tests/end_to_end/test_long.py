@@ -10,7 +10,7 @@ import pytest
 from jobs.budget import Plan, plan
 from jobs.common.recipes import load_recipe
 from pipeline.budget.forecast import forecast
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 from tests.support.checkout import CHECKOUT
 from tests.support.past_ledger import ledger_after
 

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.config.language_expert import LanguageExpertConfig
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 from pipeline.model.loading import qwen2_config
 from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster

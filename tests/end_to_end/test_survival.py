@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.checkpoints.manifest import newest_complete
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 from pipeline.step_figures import read_step_figures
 from tests.support.restartable_nodes import RestartableNodes
 from tests.support.small_run import small_checkout

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.ledger.rows import read_ledger
+from pipeline.ledger.table import read_ledger
 
 
 def ledger_after(share: float, ledger: Path, into: Path) -> Path:

@@ -15,7 +15,8 @@ from pipeline.budget.spending import spending
 from pipeline.errors import BudgetError, UsageError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
 from pipeline.ledger.limits import LimitWatch, Spent
-from pipeline.ledger.rows import RowWriter, read_ledger
+from pipeline.ledger.rows import RowWriter
+from pipeline.ledger.table import read_ledger
 from pipeline.planning.flops import encoder_flop_of
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import StageWork

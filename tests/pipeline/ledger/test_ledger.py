@@ -16,7 +16,8 @@ from ray.cluster_utils import Cluster
 
 from pipeline.errors import InputError
 from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
-from pipeline.ledger.rows import RowWriter, read_ledger
+from pipeline.ledger.rows import RowWriter
+from pipeline.ledger.table import read_ledger
 from pipeline.step_figures import StepFigures
 from tests.support.checkout import CHECKOUT
 from tests.support.s3 import BUCKET, FaultyS3
