@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+GRAPH_LIMIT = 64
+"""Kinds, gradients or none, and lengths fixed or varying make about a dozen graphs of attention."""
 
 
 def mkldnn_has_bfloat16() -> bool:
@@ -75,3 +77,12 @@ class Float32Buffers(nn.Module):
             if buffer.device.type != "meta":
                 setattr(self, name, buffer.to(self.get_buffer(name).device))
         return self
+
+
+def fail_on_too_many_graphs() -> None:
+    """Lets torch.compile make `GRAPH_LIMIT` graphs of a function, and raise an error at one more. Used in training:
+    beyond its own limit of 8, torch silently goes on uncompiled, and FlexAttention then stores all scores."""
+    import torch._dynamo.config
+
+    torch._dynamo.config.recompile_limit = GRAPH_LIMIT
+    torch._dynamo.config.fail_on_recompile_limit_hit = True

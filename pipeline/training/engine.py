@@ -1,8 +1,5 @@
 """The DeepSpeed engine, and the only place that knows DeepSpeed's key names."""
 
-import os
-import sys
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,6 +11,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch
 from pipeline.model.mars import is_visual_table
+from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.deepspeed_private import shared_memory_file
 from pipeline.training.objective import MicroLoss, Objective
 
@@ -75,7 +73,7 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
     Needs an initialized `torch.distributed` group. The number of micro-steps varies from step to step, so the caller
     sets the accumulation boundary itself.
     """
-    put_tools_on_path()
+    set_up_compilation()
     import deepspeed
 
     tables: list[nn.Parameter] = []
@@ -125,6 +123,7 @@ def engine_config(stage: StageConfig, zero: ZeroConfig) -> dict[str, Any]:
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device at each forward pass and step
     }
 
 
@@ -135,10 +134,3 @@ def accumulate(engine: Engine, loss: torch.Tensor, last: bool) -> None:
     """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss * engine.dp_world_size, scale_wrt_gas=False)
-
-
-def put_tools_on_path() -> None:
-    """Puts the running Python's folder on PATH: DeepSpeed builds its CPU op with the `ninja` that is there."""
-    folder = str(Path(sys.executable).parent)
-    if folder not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")

@@ -19,8 +19,9 @@ from pipeline.errors import InputError
 from pipeline.model.layers import RotaryEmbedding
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.agreement import agree_on_problem
+from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.deepspeed_private import partition
-from pipeline.training.engine import engine_config, put_tools_on_path
+from pipeline.training.engine import engine_config
 from pipeline.weights.starting_model import StartOptions, StartRecord, finished_record, verify_files
 from pipeline.weights.tensor_files import PIECE_ELEMENTS, TensorFile, TensorFolder, open_tensor_folder
 
@@ -108,7 +109,7 @@ class _Partitions:
 
     def own_part(self, parameter: nn.Parameter) -> tuple[Tensor, int]:
         """Partitions a parameter. Returns this rank's part without padding, and its offset when flattened."""
-        put_tools_on_path()
+        set_up_compilation()
         own = partition(parameter, self._first, self._config)
         if self._first is None:
             self._first = parameter

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.training.engine import put_tools_on_path
+from pipeline.runtime.compiled_ops import set_up_compilation
+from pipeline.runtime.torch_private import fail_on_too_many_graphs
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ ONLY_RANK = Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
 
 
 def set_up_process(rank: Rank, device: torch.device) -> None:
-    """Sets the variables for the process's place and device. Call it before `torch.distributed` and DeepSpeed start."""
-    put_tools_on_path()
+    """Sets the variables for the process's place and device, and the limits of compilation.
+
+    Call it before `torch.distributed` and DeepSpeed start.
+    """
+    set_up_compilation()
+    fail_on_too_many_graphs()
     os.environ |= {
         "RANK": str(rank.rank),
         "WORLD_SIZE": str(rank.world_size),

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from pipeline.config.zero import ZeroConfig
+from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP, shared_memory_file
-from pipeline.training.engine import engine_config, put_tools_on_path
+from pipeline.training.engine import engine_config
 from tests.support.private_names import private_name
 from tests.support.ranks import STAGE, free_port, join, spawn
 
@@ -22,6 +23,7 @@ NAMES = {
     "zero3 parameter.ds_numel": SLICES,
     "zero3 parameter.ds_shape": "checkpoints have shapes that do not depend on ZeRO",
     "zero3 parameter.ds_persist": "weights that are whole on every rank are compared between the ranks",
+    "zero3 parameter.ds_active_sub_modules": "weights stay gathered while sample pictures are drawn",
     "zero3 parameter.convert_to_zero_parameters": LOADING,
     "zero3 optimizer.fp32_partitioned_groups_flat": SLICES,
     "zero3 optimizer.grad_position": SLICES,
@@ -61,7 +63,7 @@ def test_the_op_for_cpus_has_the_name_that_its_lock_is_looked_for_by() -> None:
 
 
 def _look(rank: int, port: int, result: Path) -> None:
-    put_tools_on_path()
+    set_up_compilation()
     os.environ["DS_ACCELERATOR"] = "cpu"
     join(rank, 1, port)
     import deepspeed

@@ -71,3 +71,16 @@ def test_buffers_that_must_not_be_rounded_are_not() -> None:
     whole = nn.Sequential(Frequencies()).to(torch.bfloat16)
     assert whole[0].get_buffer("other").dtype == torch.bfloat16
     assert torch.equal(whole[0].get_buffer("exact"), torch.tensor([1 / 3])), "positions would be off by up to 0.4%"
+
+
+@pytest.mark.slow
+def test_a_function_that_needs_too_many_graphs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
+    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", False)
+    monkeypatch.setattr(torch_private, "GRAPH_LIMIT", 3)
+    torch_private.fail_on_too_many_graphs()
+    compiled = torch.compile(lambda tensor: tensor + 1, backend="eager", dynamic=False)
+    for size in (2, 3, 4):
+        compiled(torch.zeros(size))
+    with pytest.raises(Exception, match="recompile_limit"):
+        compiled(torch.zeros(5))

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
 from pipeline.model.loading import load_base
+from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.process_memory import MemoryGrowth
-from pipeline.training.engine import put_tools_on_path
 from pipeline.training.stage_run import StageRun, starting_model
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
@@ -95,7 +95,7 @@ def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: Sta
 
 
 def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
-    put_tools_on_path()
+    set_up_compilation()
     import deepspeed
 
     join(rank, 2, port)
