@@ -15,15 +15,16 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError, UsageError
 from pipeline.ledger.table import read_ledger
 from pipeline.runs.commands import job_command
+from pipeline.runs.paths import run_paths
 from pipeline.runtime.local_cluster import LocalNodes
 from pipeline.runtime.terminal import say
+from tokenization.table.token_table import MANIFEST_FILE
 
 STEPS_PER_MINUTE = 24
 """Steps of the stage per planned minute of the run with kills: in the demo they take two fifths of it, starts the
 rest."""
 TIMEOUT_FACTOR = 4.0
 """A run that takes this multiple of the planned minutes counts as hung."""
-INPUTS = ("make_corpus", "tokenize", "train_lm")
 
 
 def benchmark_kills(
@@ -81,12 +82,16 @@ def benchmark_kills(
 
 
 def _make_inputs(recipe: Recipe, recipe_name: str, root: Path, changes: Sequence[str]) -> None:
-    """Makes the inputs of the stage once."""
+    """Makes the inputs of the stage that are not there yet."""
+    paths = run_paths(str(root), recipe)
+    is_done = {
+        "make_corpus": bool(recipe.corpus.path),
+        "tokenize": all(Path(paths.tokens_of(name), MANIFEST_FILE).exists() for name in recipe.corpora),
+        "train_lm": (paths.base / "config.json").exists(),
+    }
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    for job in INPUTS:
-        if job == "make_corpus" and recipe.corpus.path:
-            continue
-        say(f"punish: {job}, where it is not done yet")
+    for job in (job for job, done in is_done.items() if not done):
+        say(f"punish: {job}")
         words = job_command(job, recipe_name, root, changes)
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -21,11 +22,13 @@ QUICK_TO_NOTICE = {
 }
 """Settings with which Ray declares a node lost within seconds. Ray's defaults wait longer, for real networks."""
 START_TIMEOUT_S = 120.0
+SOCKET_TIMEOUT_S = 20.0
+"""Seconds to wait for a node's sockets before the next node starts."""
 
 
 class LocalNodes:
-    """A head without CPUs for workers, and nodes of one CPU each. If a node fails to start, as can happen on a busy
-    machine, it is started again.
+    """A head without CPUs for workers, and nodes of one CPU each, which no job outside finds by itself. If a node fails
+    to start, as can happen on a busy machine, it is started again.
 
     Args:
         folder: folder for the nodes' logs.
@@ -42,7 +45,10 @@ class LocalNodes:
         self._folder, self._started, self._changing, self._ended = folder, 0, threading.Lock(), threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        self.environment = os.environ | QUICK_TO_NOTICE | {"PATH": path, "RAY_TMPDIR": "/tmp"} | (environment or {})
+        # Jobs outside look for a cluster in Ray's usual folder. The path is short, since sockets lie in it.
+        self._ray_folder = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
+        self.environment = os.environ | QUICK_TO_NOTICE | {"PATH": path, "RAY_TMPDIR": self._ray_folder.name}
+        self.environment |= environment or {}
         # A token in the user's home would enable authentication for Ray's servers, but not for its clients.
         self.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -67,7 +73,7 @@ class LocalNodes:
         return head
 
     def add_node(self) -> None:
-        """Starts one more node, without waiting for it."""
+        """Starts one more node, without waiting until it has joined."""
         with self._changing:
             self.nodes.append(self._start_node())
 
@@ -92,6 +98,7 @@ class LocalNodes:
         for process in [*self.nodes, self.head]:
             kill_tree(process)
         self.nodes = []
+        self._ray_folder.cleanup()
 
     def _keep(self) -> None:
         while not self._ended.wait(1.0):
@@ -99,7 +106,19 @@ class LocalNodes:
                 self.nodes = [node if _is_alive(node) else self._start_node() for node in self.nodes]
 
     def _start_node(self) -> psutil.Process:
-        return self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+        """Starts a node, and waits until its raylet listens.
+
+        Two raylets that start at once give their sockets the same name, and the later one dies. Its `ray start` notices
+        that after 30 s.
+        """
+        before, deadline = self._sockets(), time.monotonic() + SOCKET_TIMEOUT_S
+        node = self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+        while self._sockets() == before and _is_alive(node) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return node
+
+    def _sockets(self) -> set[Path]:
+        return set(Path(self._ray_folder.name).glob("ray/session_*/sockets/raylet*"))
 
     def _start(self, *words: str) -> psutil.Process:
         self._started += 1
