@@ -3,7 +3,9 @@
 import io
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -13,6 +15,8 @@ from tokenization.config.pictures import RESAMPLING, Transform
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
 FILTER = Image.Resampling[RESAMPLING.upper()]
+LATE_SHARE = 2
+"""A picture of at most this multiple of the high resolution's pixels is resized to it only when that is asked for."""
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -24,14 +28,20 @@ FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: `pixels` uint8 [size_px, size_px, 3], `pixels_hr` the same at the high resolution or None;
-    source size and crop box (left, top, side) in source px, after EXIF's rotation."""
+    """A decoded and cropped picture.
+
+    Attributes:
+        pixels: uint8 [size_px, size_px, 3].
+        width, height: size of the source in px, after EXIF's rotation.
+        crop: left, top and side of the crop, in source px.
+        high: returns the crop at the high resolution, uint8 [size_hr_px, size_hr_px, 3]; None without one.
+    """
 
     pixels: np.ndarray
-    pixels_hr: np.ndarray | None
     width: int
     height: int
     crop: tuple[int, int, int]
+    high: Callable[[], np.ndarray] | None = None
 
 
 def load_picture(content: bytes, transform: Transform) -> Picture:
@@ -68,8 +78,17 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
         return np.asarray(rgb.resize((size_px, size_px), FILTER, box=box, reducing_gap=REDUCING_GAP))
 
-    high = square(transform.size_hr_px) if transform.size_hr_px else None
-    return Picture(square(transform.size_px), high, width, height, (left, top, side))
+    high = None
+    if size_hr_px := transform.size_hr_px:
+        # Most pictures of a corpus are never asked for it. A large one is resized all the same, since it takes more
+        # memory as it is.
+        early = square(size_hr_px) if rgb.width * rgb.height > LATE_SHARE * size_hr_px**2 else None
+        high = partial(square, size_hr_px) if early is None else partial(_same, early)
+    return Picture(square(transform.size_px), width, height, (left, top, side), high)
+
+
+def _same(pixels: np.ndarray) -> np.ndarray:
+    return pixels
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -183,8 +183,8 @@ def _chunk(
 
 
 def _high(picture: Picture) -> np.ndarray:
-    assert picture.pixels_hr is not None
-    return picture.pixels_hr
+    assert picture.high is not None
+    return picture.high()
 
 
 def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
