@@ -10,7 +10,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
@@ -25,6 +25,11 @@ ELASTIC_START_S = 300
 PREEMPTION_POLL_S = 2
 """Seconds between two checks of Ray Train's watcher for nodes that are about to be removed. Its default of 5 s is a
 large part of a notice of 30 s."""
+COLLECTIVE_TIMEOUT_S = 1800
+"""Seconds after which a collective that some rank does not join is an error."""
+GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+"""Environment variables of GPU workers, where the user has set none. Rows and gathered weights have many sizes, which
+would leave holes in fixed segments of the allocator."""
 ERROR_CHARACTERS = 300
 """Maximum characters of a lost worker's error in the log line."""
 
@@ -49,19 +54,27 @@ def worker_group(
     start_s = scaling.wait_for_all_s + ELASTIC_START_S if scaling.min_workers else WORKER_GROUP_START_TIMEOUT_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
+    run_config: Any = RunConfig(
+        name=name,
+        storage_path=str(storage.absolute()),
+        # `pipeline.launch.attempts` retries: another attempt may have other workers, and has its own ledger rows.
+        failure_config=NO_RETRIES,
+        worker_runtime_env={"env_vars": _gpu_environment()} if scaling.use_gpu else None,
+    )
     return ray.train.torch.TorchTrainer(
         worker,
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.worker_resources
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(storage.absolute()),
-            # `pipeline.launch.attempts` retries: another attempt may have other workers, and has its own ledger rows.
-            failure_config=NO_RETRIES,
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if scaling.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
         ),
+        run_config=run_config,
     )
+
+
+def _gpu_environment() -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in GPU_ENVIRONMENT.items()}
 
 
 @contextmanager

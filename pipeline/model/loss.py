@@ -9,8 +9,6 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from pipeline.config.model_sizes import LOSS_CHUNK_BYTES
 
-CHUNK_BYTES = LOSS_CHUNK_BYTES
-
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Losses [N] of `hidden @ [text_weight; visual_weight]^T`, with the gradients computed in the forward pass.
@@ -32,7 +30,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses_N = hidden_ND.new_empty(len(hidden_ND), dtype=torch.float32)
         hidden_grad = torch.empty_like(hidden_ND)
         weight_grad = torch.zeros_like(visual_weight_RD, dtype=torch.float32)
-        rows = max(1, CHUNK_BYTES // (4 * (num_text + len(visual_weight_RD))))
+        chunk_bytes = LOSS_CHUNK_BYTES.get(hidden_ND.device.type, LOSS_CHUNK_BYTES["cpu"])
+        rows = max(1, chunk_bytes // (4 * (num_text + len(visual_weight_RD))))
         for start in range(0, len(hidden_ND), rows):
             part = slice(start, start + rows)
             hidden, labels = hidden_ND[part], labels_N[part, None]

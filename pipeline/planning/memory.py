@@ -111,7 +111,7 @@ def memory_plan(
         stage, zero: settings of the stage and of partitioning.
         world_size: W.
         shapes: shapes of the largest micro-step, one per kind.
-        use_gpu: include `RUNTIME_BYTES`.
+        use_gpu: include `RUNTIME_BYTES`, and take the loss's chunks of a GPU.
     """
     element = element_bytes(zero.dtype)
     trained, frozen = counts.trainable, counts.total - counts.trainable
@@ -129,7 +129,7 @@ def memory_plan(
         activations=activation_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,
         reduce_buckets=2 * element * min(REDUCE_BUCKET_ELEMENTS, trained),
-        head=head_bytes(config, stage, zero.dtype, shapes),
+        head=head_bytes(config, stage, zero.dtype, shapes, use_gpu),
         update=4 * min(own, SUB_GROUP_ELEMENTS) if partitioned else 4 * own,
     )
 
@@ -201,11 +201,12 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
     return kept + int((GRADIENTS_OF_LAYER[stage.attention] + bool(recomputed)) * largest)
 
 
-def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape], use_gpu: bool) -> int:
     """Bytes of the loss: about four times a chunk of float32 logits (in the model's dtype and joined, as probabilities,
     and their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes per
     weight), and hidden states at the labels with their gradients, 2eD."""
     element, hidden = element_bytes(dtype), config.hidden_size
     labels = sum(shape.labels for shape in shapes)
     rows = config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
-    return 4 * LOSS_CHUNK_BYTES + (4 + element) * rows * hidden + 2 * element * hidden * labels
+    chunk = LOSS_CHUNK_BYTES["cuda" if use_gpu else "cpu"]
+    return 4 * chunk + (4 + element) * rows * hidden + 2 * element * hidden * labels

@@ -188,7 +188,7 @@ def test_the_loss_in_chunks_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch
     hidden.requires_grad_(), visual.requires_grad_()
     plain = (F.cross_entropy(hidden @ torch.cat([text, visual]).T, labels, reduction="none") * weights).sum()
     expected = torch.autograd.grad(plain, (hidden, visual))
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 59 * 5)
+    monkeypatch.setitem(loss.LOSS_CHUNK_BYTES, "cpu", 4 * 59 * 5)
     total, losses = loss.linear_cross_entropy(hidden, text, visual, labels, weights)
     torch.testing.assert_close(total, plain)
     torch.testing.assert_close((losses * weights).sum(), plain)
