@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.config.benchmarks import FeedSettings
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import MAIN, Source, StageConfig
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan, prefetch
 from pipeline.data.row_index import RowSelection, build_row_index
@@ -19,7 +20,7 @@ from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import UsageError
-from pipeline.planning.recipe_plan import DAY_S, plan_recipe
+from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
 from pipeline.runtime.terminal import say
 from tokenization.files.storage import open_storage
@@ -71,7 +72,7 @@ def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
         vocabulary=plan.config.vocabulary,
         lengths=plan.lengths,
         world_size=recipe.scaling.num_workers,
-        step_s=planned.gpu_days * DAY_S / recipe.scaling.num_workers / planned.stage.steps,
+        step_s=planned.gpu_days * SECONDS_PER_DAY / recipe.scaling.num_workers / planned.stage.steps,
         steps=settings.steps,
         shard_rows=settings.shard_rows,
     )

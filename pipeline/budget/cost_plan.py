@@ -12,9 +12,10 @@ from pipeline.budget.published import PAPER_GPU_DAYS, SD15_GPU_DAYS
 from pipeline.budget.spending import a100_factor
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.recipe import Recipe
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
 from pipeline.planning.flops import encoder_flop_of
-from pipeline.planning.recipe_plan import DAY_S, Device, RecipePlan, plan_recipe, planned_device
+from pipeline.planning.recipe_plan import Device, RecipePlan, plan_recipe, planned_device
 
 ASSUMED_START_S = 600.0
 """Seconds from getting a stage's devices to its first step: reading weights, setting up DeepSpeed and torch.compile."""
@@ -178,11 +179,11 @@ def _stage_cost(plan: RecipePlan, place: int, rate: float, rates: Rates) -> Cost
     stalls = _checkpoints(planned.stage) * _stall_s(plan) * devices
     return Cost(
         part=f"stage {planned.number}",
-        training=training / DAY_S,
+        training=training / SECONDS_PER_DAY,
         tokenization=0.0,
-        checkpoints=(stalls if rates.checkpoint_share is None else training * rates.checkpoint_share) / DAY_S,
-        starting=start_s * devices / DAY_S,
-        waiting=training * (rates.waiting_share + rates.idle_share) / DAY_S,
+        checkpoints=(stalls if rates.checkpoint_share is None else training * rates.checkpoint_share) / SECONDS_PER_DAY,
+        starting=start_s * devices / SECONDS_PER_DAY,
+        waiting=training * (rates.waiting_share + rates.idle_share) / SECONDS_PER_DAY,
     )
 
 
@@ -218,7 +219,7 @@ def _tokenization(
     else:
         seconds = 0.0
         factors["tokenization: left out"] = Factor(0, "", "no rate of it was measured on this CPU")
-    return Cost("tokenization", 0.0, seconds / DAY_S, 0.0, 0.0, 0.0), factors
+    return Cost("tokenization", 0.0, seconds / SECONDS_PER_DAY, 0.0, 0.0, 0.0), factors
 
 
 def _checkpoints(stage: Any) -> int:

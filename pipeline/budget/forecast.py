@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.config.recipe import Recipe
 from pipeline.config.tasks import Kind
-from pipeline.ledger.account import SECONDS_PER_DAY
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.ledger.table import records_of
 from pipeline.planning.recipe_plan import planned_config, sample_lengths
 from pipeline.planning.work import StageWork, stage_work

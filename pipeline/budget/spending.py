@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config.gpus import A100, GPU_TYPES, peak_flop_per_s
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
-from pipeline.ledger.account import SECONDS_PER_DAY
 from pipeline.ledger.table import records_of
 
 CATEGORIES = ("productive", "lost to failures", "waiting for data", "checkpointing", "starting", "idle")

@@ -7,28 +7,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.checkpoints.engine import PartitionedEngine
+from pipeline.checkpoints.identity import Identity, check_identity
 from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
 from pipeline.checkpoints.optimizer_slices import KEYS, Slice, apply_master_weights, local_slices, trained_shapes
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
 from pipeline.runtime.agreement import agree_on_problem, from_first_rank
-
-WHAT = {
-    "recipe_sha256": "other stage settings",
-    "base_sha256": "another language expert",
-    "row_index_sha256": "another selection of rows, or rows of other content",
-    "initial_sha256": "another checkpoint to start from",
-}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The values that must be unchanged for a run to resume: see `CheckpointManifest`."""
-
-    recipe_sha256: str
-    base_sha256: str
-    row_index_sha256: str
-    initial_sha256: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ def resume(
         told = checkpoint.manifest
         if at_most_step is not None and (told.step > at_most_step or told.guard.get("in_row")):
             continue
-        _check(checkpoint, identity)
+        check_identity(checkpoint, asdict(identity))
         if damage := _load(engine, checkpoint, KEYS):
             passed_over.append(f"{checkpoint.name}: {damage}")
             continue
@@ -118,16 +102,6 @@ def _log(log: Callable[[str], None], taken: Checkpoint | None, world_size: int, 
         saved_by = taken.manifest.world_size
         others = f", which {saved_by} workers wrote; now there are {world_size}" if saved_by != world_size else ""
         log(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
-
-
-def _check(checkpoint: Checkpoint, identity: Identity) -> None:
-    for name, wanted in asdict(identity).items():
-        if name == "initial_sha256" and not wanted:
-            continue  # it may have been deleted since: nothing more is read from it
-        if getattr(checkpoint.manifest, name) != wanted:
-            raise InputError(
-                f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
-            )
 
 
 def _load(engine: PartitionedEngine, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:

@@ -91,7 +91,7 @@ def run_attempts(launch: Launch) -> None:
                     "an attempt has ended, another one goes on from the newest checkpoint"
                     f"{row if unsaved_in_row else ''}: {error}"
                 )
-                termination.asked.wait(RETRY_PAUSE_S * unsaved_in_row)
+                termination.requested.wait(RETRY_PAUSE_S * unsaved_in_row)
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def watching_attempt(
             with _logging_errors():
                 if termination.nobody_trains.is_set() and ray.get(monitor.has_workers.remote()):
                     termination.nobody_trains.clear()
-            if termination.asked.is_set():
+            if termination.requested.is_set():
                 monitor.request_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
                 return
             missing = max_workers - scaling.num_workers
@@ -178,4 +178,4 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
         if now - logged_at > 60:
             log(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
             logged_at = now
-        termination.asked.wait(POLL_S)
+        termination.requested.wait(POLL_S)

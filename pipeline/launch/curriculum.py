@@ -6,12 +6,12 @@ from pipeline.budget.limits import given_limits, limits_of
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.launch.attempts import run_attempts
-from pipeline.launch.stage import StageLaunch, announce, initial_checkpoint, is_finished
+from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
-from pipeline.runtime.termination import Termination, termination
+from pipeline.runtime.termination import Termination, recording_sigterm
 
 
 def train_stages(
@@ -45,10 +45,11 @@ def train_stages(
         limits_of(paths, number, limits)
         initial = initial_checkpoint(number, chosen, allow_unfinished, paths)
         run = stage_run(number, recipe, paths, initial)
+        check_unchanged(run)
         announce(run, recipe)
         connect_to_ray()
-        with termination() as asked:
-            run_attempts(StageLaunch(run, paths, limits, asked))
+        with recording_sigterm() as termination:
+            run_attempts(StageLaunch(run, paths, limits, termination))
         say(f"stage {number}: finished, in {run.output}")
 
 

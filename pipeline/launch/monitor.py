@@ -8,7 +8,7 @@ import ray
 from ray.actor import ActorHandle, ActorProxy
 
 from pipeline.config.stage import StageConfig
-from pipeline.launch.attempt_watch import AttemptWatch
+from pipeline.launch.attempt_watchdog import AttemptWatchdog
 from pipeline.launch.prometheus import StageMetrics
 from pipeline.launch.reporting import Monitor
 from pipeline.ledger.actor import LedgerActor
@@ -36,7 +36,7 @@ class StageMonitor(Monitor[StepFigures]):
         self, run_name: str, stage_number: int, stage: StageConfig, folder: Path, ledger: ActorProxy[LedgerActor]
     ) -> None:
         super().__init__()
-        self._watch = AttemptWatch(folder, stage.step_timeout_s, self._keep)
+        self._watch = AttemptWatchdog(folder, stage.step_timeout_s, self._keep)
         self._name, self._steps, self._log_every = f"stage {stage_number}", stage.steps, stage.log_every_steps
         self._metrics, self._ledger = folder / METRICS_FILE, ledger
         self._counting: list[ray.ObjectRef[tuple[list[str], str]]] = []

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.budget.limits import limits_of
+from pipeline.checkpoints.identity import check_identity
 from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newest_complete
 from pipeline.config.recipe import Recipe
 from pipeline.config.scaling import ScalingConfig
@@ -55,6 +56,16 @@ def is_finished(paths: RunPaths, number: int) -> bool:
     """True if the stage has its last checkpoint."""
     found = newest_complete(paths.checkpoints(number))
     return found is not None and found.manifest.finished
+
+
+def check_unchanged(run: StageRun) -> None:
+    """Checks before any worker starts that the stage can go on from its newest checkpoint. The workers check the rest.
+
+    Raises:
+        InputError: the checkpoint was made with other settings.
+    """
+    if newest := newest_complete(run.checkpoints):
+        check_identity(newest, {"recipe_sha256": run.recipe_sha256})
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def sample_prompts(stage: StageConfig, recipe: Recipe, paths: RunPaths, fingerpr
                 f"{fingerprint.max_caption_ids}; shorten it"
             )
     high = HighResolution.of_stage(stage, fingerprint.num_codes_hr)
-    return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan, fingerprint.encoder_dtype)
+    return SamplePrompts(ids, fingerprint.num_codes, high, paths.vqgan)
 
 
 def check_high_resolution(number: int, stage: StageConfig, source: SourceRows) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.step_figures import StepFigures
 
-SECONDS_PER_DAY = 86_400
 COUNTERS = (
     *("productive_seconds", "data_wait_seconds", "checkpoint_seconds", "starting_seconds"),
     *("steps", "samples", "tokens", "flop", "update_seconds"),

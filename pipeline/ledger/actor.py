@@ -17,8 +17,9 @@ import ray
 from ray.actor import ActorHandle, ActorProxy
 from ray.util.metrics import Gauge
 
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import InputError
-from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Counts, Limits
+from pipeline.ledger.account import Account, Attempt, Counts, Limits
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, last_rows

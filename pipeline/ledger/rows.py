@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import InputError
-from pipeline.ledger.account import SECONDS_PER_DAY
 from tokenization.files.storage import open_storage
 
 SUFFIX = ".jsonl"

@@ -9,12 +9,12 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.sample_limits import positions_problem, seq_len_problem
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
 from pipeline.planning.flops import ParameterCounts, count_parameters
 from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
 from pipeline.planning.work import SampleLengths, StageWork, stage_work
 
-DAY_S = 86_400
 QWEN2_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SAME = ("text_vocab_size", *QWEN2_SIZES, "tie_word_embeddings")
 
@@ -35,7 +35,7 @@ class Device:
     mfu: float
 
     def days(self, flop: float) -> float | None:
-        return flop / (self.peak_flop_per_s * self.mfu * DAY_S) if self.peak_flop_per_s else None
+        return flop / (self.peak_flop_per_s * self.mfu * SECONDS_PER_DAY) if self.peak_flop_per_s else None
 
 
 @dataclass(frozen=True)

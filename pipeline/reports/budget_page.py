@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.budget.spending import CATEGORIES
-from pipeline.ledger.account import SECONDS_PER_DAY
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.ledger.table import Ledger, records_of
 from pipeline.pages.figures import png_of
 from pipeline.pages.html import image_of, page_of, table_of

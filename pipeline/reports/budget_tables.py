@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.budget.spending import CATEGORIES
-from pipeline.ledger.account import SECONDS_PER_DAY
+from pipeline.config.units import SECONDS_PER_DAY
 
 
 def report_tables(figures: dict[str, Any]) -> list[Table]:

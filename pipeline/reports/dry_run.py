@@ -9,8 +9,9 @@ from rich.table import Table
 from cluster.cluster_file import read_cluster_file
 from pipeline.config.gpus import A100
 from pipeline.config.recipe import Recipe
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
-from pipeline.planning.recipe_plan import DAY_S, PlannedStage, RecipePlan, plan_recipe
+from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
 from pipeline.planning.work import KindWork
 from pipeline.reports.asked_nodes import say_nodes, training_demand
 from pipeline.runtime.terminal import tables_to
@@ -183,7 +184,7 @@ def work_table(plan: RecipePlan) -> Table:
 
 def a100_days(plan: RecipePlan) -> float:
     """Returns the plan's GPU-days on A100s, at the same assumed MFU."""
-    return plan.flop / (A100.peak_flop_per_s * plan.device.mfu * DAY_S)
+    return plan.flop / (A100.peak_flop_per_s * plan.device.mfu * SECONDS_PER_DAY)
 
 
 def as_object(plan: RecipePlan, values: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

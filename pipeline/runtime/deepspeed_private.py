@@ -8,6 +8,8 @@ do less: they work for ZeRO-3 alone, and make AdamW's moments only in its first 
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_HOLDER = -1
+"""Stands for a module that uses a parameter; the numbers of DeepSpeed's own modules count from 0."""
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """Name of the op that DeepSpeed compiles for CPU workers. Used to wait for the op's lock."""
 
@@ -79,6 +83,27 @@ def is_whole(parameter: Any) -> bool:
     """True if every rank holds the whole parameter: ZeRO-3 did not partition it, or keeps it gathered because it is
     small. Used to compare such weights between the ranks."""
     return getattr(parameter, "ds_tensor", None) is None or bool(parameter.ds_persist)
+
+
+@contextmanager
+def kept_gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Gathers the parameters that ZeRO-3 partitioned, and keeps them while modules are called inside. Used to draw
+    pictures: each of some hundred codes would gather all weights anew. Every rank calls it. No gradients inside.
+    """
+    import deepspeed
+
+    partitioned: list[Any] = [each for each in parameters if not is_whole(each)]
+    if not partitioned:
+        yield
+        return
+    with deepspeed.zero.GatheredParameters(partitioned):
+        for parameter in partitioned:
+            parameter.ds_active_sub_modules.add(_HOLDER)
+        try:
+            yield
+        finally:
+            for parameter in partitioned:
+                parameter.ds_active_sub_modules.discard(_HOLDER)
 
 
 def flat_weights(optimizer: Any) -> list[Tensor]:

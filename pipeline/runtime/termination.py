@@ -14,28 +14,28 @@ class Termination:
     """The state of a request to end the job.
 
     Attributes:
-        asked: True if the job was asked to end.
-        nobody_trains: True if no worker trains that could receive the request; the job then ends at once.
+        requested: set if the job was asked to end.
+        nobody_trains: set if no worker trains that could receive the request; the job then ends at once.
     """
 
     def __init__(self) -> None:
-        self.asked, self.nobody_trains = threading.Event(), threading.Event()
+        self.requested, self.nobody_trains = threading.Event(), threading.Event()
 
     def check(self) -> None:
         """Raises PreemptedError if the job was asked to end and no worker trains."""
-        if self.asked.is_set() and self.nobody_trains.is_set():
+        if self.requested.is_set() and self.nobody_trains.is_set():
             raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. A second signal ends the process."""
-        if self.asked.is_set():
+        if self.requested.is_set():
             sys.exit(128 + number)
-        self.asked.set()
+        self.requested.set()
         self.check()
 
 
 @contextmanager
-def termination() -> Iterator[Termination]:
+def recording_sigterm() -> Iterator[Termination]:
     """Context manager that records SIGTERM instead of ending the process.
 
     Enter it on the main thread after Ray was started: Ray installs its own handler, which ends the process.

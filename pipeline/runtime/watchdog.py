@@ -1,7 +1,7 @@
 """Detects ranks that hang: if no step ends for too long, writes the stacks of all threads to a file.
 
 The timer is CPython's faulthandler, in C: it fires even if a rank waits in a collective or holds the interpreter's
-lock. The process that started the ranks ends the attempt: see `pipeline.launch.attempt_watch`.
+lock. The process that started the ranks ends the attempt: see `pipeline.launch.attempt_watchdog`.
 """
 
 import faulthandler

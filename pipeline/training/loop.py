@@ -9,7 +9,7 @@ import torch.distributed as dist
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.data.batch_plan import StagePlan, prefetch
 from pipeline.errors import InputError, NonFiniteError
-from pipeline.runtime.extension_lock import await_extension_lock
+from pipeline.runtime.compiled_ops import await_compilation, set_up_compilation
 from pipeline.training.agreed_stop import agreed_stop
 from pipeline.training.engine import Engine, make_engine
 from pipeline.training.objective import Objective
@@ -73,7 +73,7 @@ class StageTraining:
         on_gpu = device.type == "cuda"
         steps = prefetch(self.plan, start_step, stage.steps, self.rank, self.world_size, pin=on_gpu)
         peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if on_gpu else None
-        problem = ""
+        problem, drawing_s = "", 0.0
         try:
             for number in range(start_step, stage.steps):
                 self.reporter.heartbeat()
@@ -94,7 +94,6 @@ class StageTraining:
                 if is_due(stage.compare_every_steps, done):
                     self.replicas(step, result.task_losses)
                 validation = self._validate(done)
-                self._draw_samples(done, trackers)
 
                 figures = replace(
                     figures,
@@ -104,15 +103,18 @@ class StageTraining:
                     mfu=figures.flop / (step_s * self.world_size * peak) if peak else None,
                     validation=validation,
                     checkpoint=self.checkpoints.take_stall(),
-                    beside_s=time.monotonic() - stepped,
+                    beside_s=time.monotonic() - stepped + drawing_s,
                 )
                 if trackers:
                     self.reporter.post(figures)
                     trackers.scalars(figures.to_json(), done)
                 self._save_or_stop(done, problem)
+                # After the checkpoint: if drawing fails, the next attempt does not come back to it again and again.
+                drawing_s = self._draw_samples(done, trackers) if done < stage.steps else 0.0
             if problem:
                 self._check_weights()
             self._finish()
+            self._draw_samples(stage.steps, trackers)
         finally:
             if trackers:
                 trackers.close()
@@ -146,13 +148,16 @@ class StageTraining:
         self.reporter.heartbeat()
         return measured
 
-    def _draw_samples(self, done: int, trackers: Trackers | None) -> None:
+    def _draw_samples(self, done: int, trackers: Trackers | None) -> float:
+        """Draws sample pictures if they are due after step `done`. Returns the seconds that it took."""
         if not self.run.samples or not is_due(self.run.stage.sample_every_steps, done):
-            return
+            return 0.0
+        started = time.monotonic()
         self.reporter.heartbeat()
-        picture = draw_samples(self.engine, self.run.samples, self.rank)
+        picture = draw_samples(self.engine, self.run.samples, self.rank, self.device)
         if trackers and picture is not None:
             trackers.picture("samples", picture, done)
+        return time.monotonic() - started
 
     def _save_or_stop(self, done: int, problem: str) -> None:
         """Saves a checkpoint if one is due, and ends the loop if the guard or a stop request asks for it.
@@ -230,7 +235,8 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
 
     reporter.heartbeat()
     if device.type == "cpu":
-        await_extension_lock(log)
+        set_up_compilation()
+        await_compilation(log)
     model, base_hash = starting_model(run, device)
     check_same_language_expert(base_hash)
     plan = make_plan(run, model.config.vocabulary)

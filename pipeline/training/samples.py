@@ -8,7 +8,9 @@ import torch
 
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY
+from pipeline.runtime.deepspeed_private import kept_gathered
 from pipeline.training.engine import Engine
+from tokenization.dtypes import fast_dtype
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 GAP_PX = 4
@@ -23,32 +25,32 @@ class SamplePrompts:
         num_codes: codes of a base picture.
         high: the high resolution drawn after each base picture, or None.
         vqgan: folder of the VQ-GAN that decodes codes to pixels.
-        vqgan_dtype: dtype the VQ-GAN runs in.
     """
 
     ids: list[list[int]]
     num_codes: int
     high: HighResolution | None
     vqgan: Path
-    vqgan_dtype: str
 
 
 @torch.no_grad()
-def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int) -> np.ndarray | None:
+def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int, device: torch.device) -> np.ndarray | None:
     """Draws one row of pictures with greedy decoding, uint8 [H, W, 3]; high-resolution pictures are in a second row.
 
-    Every rank calls it, since ZeRO-3 gathers each weight on all of them. Rank 0 gets the picture.
+    Every rank calls it, since ZeRO-3 gathers the weights on all of them: the trained ones once for all codes. Rank 0
+    gets the picture, which the VQ-GAN decodes on `device` in the dtype that is fast there.
     """
     engine.eval()
     longest = max(map(len, prompts.ids))
     generator = PictureGenerator(
         engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
     )
-    pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
+    with kept_gathered(parameter for parameter in engine.module.parameters() if parameter.requires_grad):
+        pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
     engine.train()
     if rank:
         return None
-    vqgan = ImageTokenizer(prompts.vqgan, dtype=getattr(torch, prompts.vqgan_dtype))
+    vqgan = ImageTokenizer(prompts.vqgan, device, fast_dtype(device))
     rows = [_row(vqgan.decode(codes)) for codes in (pictures.codes, pictures.high_codes) if codes is not None]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

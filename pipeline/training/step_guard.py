@@ -29,7 +29,7 @@ class StepGuard:
         roll_back_after: number of skipped steps in a row that cause a roll back; 0 for never.
         end_after: number of skipped steps in a row that end the run.
         history: losses of the last `SPIKE_WINDOW` applied steps.
-        in_row: steps skipped since the last applied one.
+        consecutive_skips: steps skipped since the last applied one.
         skipped: all steps skipped in the stage.
     """
 
@@ -37,7 +37,7 @@ class StepGuard:
     roll_back_after: int
     end_after: int
     history: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
-    in_row: int = 0
+    consecutive_skips: int = 0
     skipped: int = 0
 
     def problem(self, loss: float) -> str:
@@ -53,29 +53,29 @@ class StepGuard:
     def note(self, loss: float, problem: str) -> None:
         """Counts a step, which was applied or was skipped for a problem."""
         if problem:
-            self.in_row += 1
+            self.consecutive_skips += 1
             self.skipped += 1
         else:
-            self.in_row = 0
+            self.consecutive_skips = 0
             self.history.append(loss)
 
     @property
     def must_roll_back(self) -> bool:
         """True if the weights must be rolled back now."""
-        return self.in_row == self.roll_back_after > 0
+        return self.consecutive_skips == self.roll_back_after > 0
 
     @property
     def must_end(self) -> bool:
         """True if too many steps in a row were skipped."""
-        return self.in_row >= self.end_after
+        return self.consecutive_skips >= self.end_after
 
     def state(self) -> dict[str, Any]:
         """Returns the state that a checkpoint stores."""
-        return {"history": list(self.history), "in_row": self.in_row, "skipped": self.skipped}
+        return {"history": list(self.history), "in_row": self.consecutive_skips, "skipped": self.skipped}
 
     def load(self, state: dict[str, Any]) -> None:
         """Restores the state from a checkpoint."""
         self.history = deque(state["history"], maxlen=SPIKE_WINDOW)
         self.skipped = state["skipped"]
         # After a run ended on skipped steps and a person restarts it, the count begins anew.
-        self.in_row = state["in_row"] if state["in_row"] < self.end_after else 0
+        self.consecutive_skips = state["in_row"] if state["in_row"] < self.end_after else 0

@@ -22,7 +22,7 @@ NO_NOISE: dict[str, Any] = {traits.noise_setting: 0.0 for traits in KINDS.values
 
 
 @dataclass(frozen=True)
-class HeldRows:
+class RowsInMemory:
     """Rows held in memory, with the reading interface of a `TokenReader`'s first shard."""
 
     rows: list[Row]
@@ -129,4 +129,4 @@ def _first_rows(source: SourceRows, max_rows: int) -> list[Row]:
 def _plan(stage: StageConfig, stage_number: int, rows: list[Row], builder: SequenceBuilder) -> StagePlan:
     order = SampleOrder(np.asarray([len(rows)]), 0, stage_number, 1)
     one_step = replace(stage, global_batch_size=len(rows))
-    return StagePlan(one_step, stage_number, 0, MixedOrder([order], [1.0], len(rows)), [HeldRows(rows)], builder)
+    return StagePlan(one_step, stage_number, 0, MixedOrder([order], [1.0], len(rows)), [RowsInMemory(rows)], builder)

@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
+from pipeline.checkpoints.manifest import newest_complete
+from pipeline.step_figures import read_step_figures
 from tests.support.checkout import CHECKOUT
+from tests.support.forked_jobs import run_forked_job, start_job
+from tests.support.past_run import PAST_RUN, RECIPE, copy_past_inputs, copy_past_run
 
-PAST_RUN = Path(__file__).parent / "past_run"
-PLACE = "PAST_RUN"
-"""What stands in the kept files for the folder that the run lies in."""
 PROMPT = "red circle"
 
 
@@ -28,28 +29,20 @@ class Copy:
     """The past run in a new folder, and its jobs as users type them."""
 
     def __init__(self, folder: Path, address: str) -> None:
-        shutil.copytree(PAST_RUN, folder)
-        for path in [*folder.rglob("*.json"), *folder.rglob("*.md")]:
-            path.write_text(path.read_text().replace(PLACE, str(folder)))
-        self.folder, self.run = folder, folder / "past"
+        self.folder, self.run = folder, copy_past_run(folder)
         self._environment = os.environ | {"RAY_ADDRESS": address}
 
     def type(self, job: str, *words: str) -> subprocess.CompletedProcess:
         where = ["--recipe", str(self.folder / "recipe.py"), "--root", str(self.folder)]
-        return self.python("-P", f"jobs/{job}.py", *words, *where)
-
-    def python(self, *words: str) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=CHECKOUT,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        done = run_forked_job([f"jobs/{job}.py", *words, *where], self._environment, CHECKOUT, timeout_s=600)
+        assert done.returncode == 0, f"{job} {words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done
+
+    def python(self, code: str) -> subprocess.CompletedProcess:
+        words = [sys.executable, "-c", code]
+        return subprocess.run(
+            words, cwd=CHECKOUT, env=self._environment, capture_output=True, text=True, timeout=600, check=True
+        )
 
     def token_times(self) -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in self.run.rglob("tokens/**/*.parquet")}
@@ -97,7 +90,7 @@ def look(copy: Copy) -> dict[str, Any]:
         "untouched": untouched,
         "rows": {name: books[name] for name in ("rows_in", "rows_out", "rows_hr", "rejects_by_reason", "codes_in_use")},
         "fingerprints": {"shapes": books["fingerprint"], "pages": books["further_corpora"]["pages"]["fingerprint"]},
-        "drawn": last_line(copy.python("-c", f"{given}{snippet}{shown}")),
+        "drawn": last_line(copy.python(f"{given}{snippet}{shown}")),
         "report": (copy.run / "report.html").read_text(),
     }
 
@@ -122,13 +115,18 @@ def expected() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
-    """Two copies, each with its jobs: one core each."""
+def cluster() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def begun(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future]]:
+    """Two copies, each with its jobs: one core each."""
     folder = tmp_path_factory.mktemp("past")
     with ThreadPoolExecutor(2) as pool:
         yield {do.__name__: pool.submit(do, Copy(folder / do.__name__, cluster.address)) for do in (go_on, look)}
-    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +184,30 @@ def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(
     looked_at: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert looked_at["drawn"] == expected["drawn"]
+
+
+def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
+    cluster: Cluster, ended: dict[str, Any], tmp_path: Path
+) -> None:
+    """The first stage once more, from its start; what past code trained is the run that nothing disturbed."""
+    run, log = copy_past_inputs(tmp_path), tmp_path / "log"
+    words = ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(tmp_path)]
+    job = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
+    while not (figures := read_step_figures(run / "stage1")) or figures[-1].step < 3:
+        assert job.is_alive(), log.read_text()
+        time.sleep(0.05)
+    job.terminate()
+    job.join(120)
+    assert job.exitcode == 7, log.read_text()
+    saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
+    assert saved == read_step_figures(run / "stage1")[-1].step < 24, "nothing that was learned is lost"
+    assert "a checkpoint was written, the same command goes on from it" in log.read_text().replace("\n", " ")
+    done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    figures, past = (read_step_figures(folder / "past" / "stage1") for folder in (tmp_path, PAST_RUN))
+    assert [each.step for each in figures] == list(range(1, 25)), "each step is there once"
+    for own, undisturbed in zip(figures, past, strict=True):
+        assert own.losses == pytest.approx(undisturbed.losses, rel=1e-6), own.step
 
 
 @pytest.mark.long

@@ -1,8 +1,15 @@
-"""Imports for the forkserver before it forks ranks: everything that a training needs, including what DeepSpeed and
-transformers import at first use. Otherwise every rank would spend seconds on it.
+"""Imports for the forkserver before it forks ranks and jobs: what they need, including what DeepSpeed
+and transformers import at first use. Otherwise each of them would spend seconds on it. Ray is not among them: it reads
+its environment variables when it is imported, and each job has its own.
 """
 
 import gc
+
+import deepspeed  # noqa: F401
+import pandas  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+from diffusers import VQModel  # noqa: F401
+from transformers import AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
 
 import tests.support.ranks  # noqa: F401
 

@@ -1,7 +1,6 @@
 """Trains a small stage on several processes of this machine."""
 
 import itertools
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step import StepResult
 from pipeline.training.stop_request import StopRequest
+from tests.support.forkserver import forkserver
 from tests.support.ports import free_port
 from tests.support.small_models import CODEBOOK
 from tokenization.config.vqgan import VqganConfig
@@ -84,7 +84,7 @@ def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
 
 def spawn(rank: Callable, world_size: int, *args: Any) -> None:
     """Runs one process for each rank, forked from one that has imported everything they need."""
-    multiprocessing.set_forkserver_preload(["tests.support.preload"])
+    forkserver()
     mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
 
 

@@ -12,8 +12,9 @@ from jobs.common.recipes import load_recipe
 from pipeline.budget.forecast import forecast, planned_work
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.budget.spending import spending
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import BudgetError, UsageError
-from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
+from pipeline.ledger.account import Account, Attempt, Held
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger

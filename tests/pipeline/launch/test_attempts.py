@@ -14,7 +14,7 @@ from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
 from pipeline.launch import attempts
 from pipeline.launch.attempts import run_attempts
-from pipeline.runtime.termination import Termination, termination
+from pipeline.runtime.termination import Termination, recording_sigterm
 
 FIXED = ScalingConfig(num_workers=4, max_retries=2)
 ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
@@ -48,8 +48,8 @@ class Cluster:
     def log(self, line: str) -> None:
         self.told.append(line)
 
-    def run(self, scaling: ScalingConfig, asked: Termination | None = None) -> None:
-        self.scaling, self.termination = scaling, asked or Termination()
+    def run(self, scaling: ScalingConfig, termination: Termination | None = None) -> None:
+        self.scaling, self.termination = scaling, termination or Termination()
         run_attempts(self)
 
 
@@ -92,10 +92,10 @@ def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch: pytest.M
 
 
 def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Termination()
-    asked.asked.set()
+    termination = Termination()
+    termination.requested.set()
     with pytest.raises(PreemptedError, match="while no worker trained"):
-        Cluster(monkeypatch, [], room=[1]).run(ELASTIC, asked)
+        Cluster(monkeypatch, [], room=[1]).run(ELASTIC, termination)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def assert_set(event: threading.Event) -> None:
 
 def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains() -> None:
     """While the job waits for nodes, nobody would hear of it: it ends at once."""
-    with termination() as known:
+    with recording_sigterm() as known:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert known.asked.wait(5)
+        assert known.requested.wait(5)
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-    with termination() as known:
+    with recording_sigterm() as known:
         known.nobody_trains.set()
         with pytest.raises(PreemptedError, match="while no worker trained"):
             os.kill(os.getpid(), signal.SIGTERM)

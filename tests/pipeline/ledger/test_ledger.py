@@ -14,8 +14,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import InputError
-from pipeline.ledger.account import SECONDS_PER_DAY, Account, Attempt, Held
+from pipeline.ledger.account import Account, Attempt, Held
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger
 from pipeline.step_figures import StepFigures

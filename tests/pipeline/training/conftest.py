@@ -76,7 +76,7 @@ def run_in(folder: Path, inputs: Path) -> StageRun:
             SourceRows("documents", documents, build_row_index(RowSelection(documents, "", (), STAGE.seq_len)), 1.0),
         ),
         held_out=(SourceRows("main", pictures, held_out),),
-        samples=SamplePrompts([[11], [12, 13]], 9, HighResolution(Role.HIGH_1, 4, 16), inputs / "vq", "float32"),
+        samples=SamplePrompts([[11], [12, 13]], 9, HighResolution(Role.HIGH_1, 4, 16), inputs / "vq"),
         instruction_ids={"en": [5, 6, 7], "zh": [8, 9]},
         end_id=END_ID,
         output=folder / "stage1",

@@ -15,7 +15,7 @@ MAX_LINES = 80
 """Lines of a rank's stacks that go to the log; all of them are in its file."""
 
 
-class AttemptWatch:
+class AttemptWatchdog:
     """Part of the monitor actor that knows the workers, and kills them when they hang.
 
     Args:

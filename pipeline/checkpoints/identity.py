@@ -1,0 +1,39 @@
+"""What must be unchanged for a run to go on from a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.errors import InputError
+
+WHAT = {
+    "recipe_sha256": "other stage settings",
+    "base_sha256": "another language expert",
+    "row_index_sha256": "another selection of rows, or rows of other content",
+    "initial_sha256": "another checkpoint to start from",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The values that must be unchanged for a run to resume: see `CheckpointManifest`."""
+
+    recipe_sha256: str
+    base_sha256: str
+    row_index_sha256: str
+    initial_sha256: str
+
+
+def check_identity(checkpoint: Checkpoint, values: Mapping[str, str]) -> None:
+    """Checks a checkpoint against some or all values of an `Identity`, by their names.
+
+    Raises:
+        InputError: one of them differs.
+    """
+    for name, wanted in values.items():
+        if name == "initial_sha256" and not wanted:
+            continue  # it may have been deleted since: nothing more is read from it
+        if getattr(checkpoint.manifest, name) != wanted:
+            raise InputError(
+                f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
+            )

@@ -1,0 +1,3 @@
+"""Units that settings, plans and ledgers share."""
+
+SECONDS_PER_DAY = 86_400
