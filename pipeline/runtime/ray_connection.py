@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import socket
 
 import ray
 import ray.data
 import torch
 
+from pipeline.errors import OutageError, UsageError
 from pipeline.runtime.ray_private import hide_data_progress, read_cluster_address
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
@@ -28,24 +30,21 @@ WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 """Environment variable: 1 shows the output of Ray's workers and of the libraries in them."""
 
 
+ADDRESS = "RAY_ADDRESS"
+"""Environment variable with the address of the cluster."""
+ANSWER_S = 10.0
+"""Seconds to wait until a cluster's head takes a connection."""
+
+
 def connect_to_ray() -> None:
-    """Joins a running cluster (at RAY_ADDRESS, or on this machine), or starts Ray here."""
+    """Joins a running cluster (at RAY_ADDRESS, or on this machine), or starts Ray here, and says which.
+
+    Raises:
+        UsageError: RAY_ADDRESS is no address of a cluster.
+        OutageError: there is no cluster at that address.
+    """
     if not ray.is_initialized():
-        # A killed cluster leaves its address behind, and every job would wait for it for minutes.
-        address = None if "RAY_ADDRESS" in os.environ or _answers(read_cluster_address()) else "local"
-        # The libraries' deprecation warnings are for this project's developers, not for users.
-        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
-        small = address == "local" and not torch.cuda.is_available()
-        if small:
-            for name, value in KEEP_FREED_MEMORY.items():
-                os.environ.setdefault(name, value)
-        ray.init(
-            address,
-            # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
-            include_dashboard=False if small else None,
-            logging_level=logging.ERROR,
-            log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
-        )
+        _connect()
     # Jobs report their own progress; Ray Data's tables would hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     # Its memory warnings count torch's imports, which all workers share.
@@ -54,13 +53,76 @@ def connect_to_ray() -> None:
     hide_data_progress()
 
 
-def _answers(address: str | None) -> bool:
-    """True if something listens at `host:port`."""
+def _connect() -> None:
+    wanted = os.environ.get(ADDRESS, "")
+    if wanted:
+        check_address(wanted)
+    # A killed cluster leaves its address behind, and every job would wait for it for minutes.
+    address = wanted or ("auto" if answers(read_cluster_address()) else "local")
+    # The libraries' deprecation warnings are for this project's developers, not for users.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
+    small = address == "local" and not torch.cuda.is_available()
+    if small:
+        for name, value in KEEP_FREED_MEMORY.items():
+            os.environ.setdefault(name, value)
+    try:
+        ray.init(
+            address,
+            # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
+            include_dashboard=False if small else None,
+            logging_level=logging.ERROR,
+            log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
+        )
+    except ConnectionError as error:
+        raise OutageError(f"{_named(wanted or address)} cannot be joined: {error}. {REMEDY}") from error
+    if address == "local":
+        say(f"Ray: started here, for this job, with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    else:
+        say(f"Ray: joined the cluster at {ray.get_runtime_context().gcs_address}")
+
+
+REMEDY = f"Start one with `ray start --head`, correct {ADDRESS}, or unset it to use Ray on this machine"
+
+
+def _named(address: str) -> str:
+    return "the Ray cluster of this machine" if address == "auto" else f"the Ray cluster at {address!r}"
+
+
+def check_address(address: str) -> None:
+    """Checks an address that jobs can join: `HOST:PORT`, `auto` or `local`.
+
+    Raises:
+        UsageError: it has another form.
+        OutageError: nothing listens there.
+    """
+    if address == "local":
+        return
+    if address == "auto":
+        if not answers(read_cluster_address()):
+            raise OutageError(f"{ADDRESS} is 'auto', and no Ray cluster runs on this machine. {REMEDY}")
+        return
+    scheme, separator, _ = address.partition("://")
+    if separator:
+        is_dashboard = scheme.startswith("http")
+        what = "the address of a dashboard" if is_dashboard else "an address of Ray Client"
+        submit = f", or use `ray job submit --address {address} -- COMMAND`" if is_dashboard else ""
+        raise UsageError(
+            f"{ADDRESS} is {address!r}, {what}, which jobs cannot join: give HOST:PORT of the head's GCS, as "
+            f"`ray start` prints it (port 6379 by default){submit}"
+        )
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):[0-9]{1,5}", address):
+        raise UsageError(f"{ADDRESS} is {address!r}, it must be HOST:PORT, 'auto' or 'local'")
+    if not answers(address):
+        raise OutageError(f"nothing listens at {ADDRESS} {address!r}. {REMEDY}")
+
+
+def answers(address: str | None) -> bool:
+    """True if something listens at `HOST:PORT`."""
     host, separator, port = (address or "").rpartition(":")
     if not separator:
         return False
     try:
-        with socket.create_connection((host, int(port)), timeout=2):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
             return True
-    except OSError:
+    except (OSError, OverflowError):
         return False

@@ -1,7 +1,6 @@
 """A wrong recipe key, value or flag is refused in one line that says what is right."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.errors import InputError, UsageError
 from pipeline.launch.stage_inputs import check_high_resolution
 from pipeline.runs.paths import run_paths
-from pipeline.runtime import ray_connection
 from pipeline.training.language_expert import TRAINING_FILE
 from tests.support.checkout import CHECKOUT
 from tests.support.tokens import write_tokens
@@ -156,40 +154,6 @@ def test_a_language_expert_of_other_settings_is_not_taken_for_this_one(tmp_path:
     with pytest.raises(UsageError, match="another num_hidden_layers, steps"):
         changed = ("language_expert.steps=7", "language_expert.num_hidden_layers=9")
         train_lm.main(train_lm.Options(root=str(tmp_path), set=changed))
-
-
-def test_the_address_a_killed_cluster_left_behind_is_not_waited_for() -> None:
-    import socket
-
-    from pipeline.runtime.ray_connection import _answers
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        assert not _answers(f"127.0.0.1:{port}")
-        listener.listen()
-        assert _answers(f"127.0.0.1:{port}")
-    assert not _answers(None)
-
-
-@pytest.mark.parametrize("has_gpu", [False, True])
-def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(monkeypatch: pytest.MonkeyPatch, has_gpu: bool) -> None:
-    started: dict[str, Any] = {}
-    environment: dict[str, str] = {}
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: started.update(options, address=address))
-    monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(ray_connection, "_answers", lambda address: False)
-    ray_connection.connect_to_ray()
-    assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
-    assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu
-
-    environment.clear()
-    environment["RAY_ADDRESS"] = "10.0.0.1:6379"
-    ray_connection.connect_to_ray()
-    assert started["address"] is None and started["include_dashboard"] is None
-    assert "MALLOC_MMAP_MAX_" not in environment
 
 
 def test_flex_attention_is_refused_where_no_gpu_trains() -> None:

@@ -1,0 +1,88 @@
+"""An address that no job can join is refused in one line that says which one is meant, before Ray waits for it."""
+
+import os
+import socket
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import OutageError, UsageError
+from pipeline.runtime import ray_connection
+from pipeline.runtime.ray_connection import answers, check_address
+from tests.support.ports import free_port
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://head:10001", "an address of Ray Client"),
+        ("http://127.0.0.1:8265", "ray job submit --address http://127.0.0.1:8265"),
+        ("https://cluster.example", "ray job submit --address https://cluster.example"),
+        ("head", "must be HOST:PORT, 'auto' or 'local'"),
+        ("head:port", "must be HOST:PORT"),
+        ("10.0.0.1:6379:1", "must be HOST:PORT"),
+        (" ", "must be HOST:PORT"),
+    ],
+)
+def test_an_address_of_another_form_is_refused_with_the_form_that_is_meant(address: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_address(address)
+    assert said in str(caught.value) and repr(address) in str(caught.value)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = time.monotonic()
+    for address in (f"127.0.0.1:{free_port()}", "no.such.host.invalid:6379", "127.0.0.1:99999"):
+        with pytest.raises(OutageError, match="nothing listens at RAY_ADDRESS"):
+            check_address(address)
+    monkeypatch.setattr(ray_connection, "read_cluster_address", lambda: None)
+    with pytest.raises(OutageError, match="no Ray cluster runs on this machine"):
+        check_address("auto")
+    assert time.monotonic() - started < 15
+
+
+def test_an_address_where_something_listens_is_taken() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        check_address(f"127.0.0.1:{server.getsockname()[1]}")
+    check_address("local")
+
+
+def test_the_address_a_killed_cluster_left_behind_is_not_waited_for() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert not answers(f"127.0.0.1:{port}")
+        listener.listen()
+        assert answers(f"127.0.0.1:{port}")
+    assert not answers(None)
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has_gpu: bool
+) -> None:
+    started: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(ray_connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_connection.ray, "init", lambda address, **options: started.update(options, address=address))
+    monkeypatch.setattr(ray_connection.ray, "cluster_resources", lambda: {"CPU": 3.0})
+    joined = SimpleNamespace(gcs_address="10.0.0.1:6379")
+    monkeypatch.setattr(ray_connection.ray, "get_runtime_context", lambda: joined)
+    monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(ray_connection, "answers", lambda address: address == "10.0.0.1:6379")
+    ray_connection.connect_to_ray()
+    assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
+    assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu
+    assert "Ray: started here, for this job, with 3 CPUs" in capsys.readouterr().err
+
+    environment.clear()
+    environment["RAY_ADDRESS"] = "10.0.0.1:6379"
+    ray_connection.connect_to_ray()
+    assert started["address"] == "10.0.0.1:6379" and started["include_dashboard"] is None
+    assert "MALLOC_MMAP_MAX_" not in environment
+    assert "Ray: joined the cluster at 10.0.0.1:6379" in capsys.readouterr().err
