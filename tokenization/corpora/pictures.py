@@ -15,8 +15,9 @@ from tokenization.config.pictures import RESAMPLING, Transform
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
 FILTER = Image.Resampling[RESAMPLING.upper()]
-LATE_SHARE = 2
-"""A picture of at most this multiple of the high resolution's pixels is resized to it only when that is asked for."""
+LATE_SHARE = 1
+"""A picture of at most this multiple of the high resolution's pixels is resized to it only when that is asked for. Till
+then Pillow holds 4 bytes a pixel of it; the resized one has 3."""
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 

@@ -139,6 +139,8 @@ def naive_seconds(
             sample = next(samples)
             assert sample.picture is not None
             picture = load_picture(sample.picture, config.transform)
+            if picture.high:
+                picture.high()
             codes = vqgan.encode(picture.pixels[None])[0]
             captions = [sample.metadata[column] for column in config.caption_columns]
             record = {"codes": codes.tolist(), "captions": [text_ids(tokenizer, [text])[0] for text in captions]}
