@@ -1,6 +1,6 @@
 #!/usr/bin/env -S python -P
 """Measures MARS on this machine's device: `train`, `generate`, `tokenize` and `feed` measure times, `punish` injects
-kills, `size` counts parameters.
+kills, `count` counts collectives and the host's time, `size` counts parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -13,6 +13,7 @@ import tyro
 from jobs.common.cli import JobOptions, at_least, run_job
 from jobs.common.recipes import load_recipe
 from pipeline.config.benchmarks import (
+    CountSettings,
     FeedSettings,
     GenerateSettings,
     KillSettings,
@@ -79,6 +80,20 @@ class Punish(KillSettings, JobOptions):
 
 
 @dataclass(frozen=True)
+class Count(CountSettings):
+    """Counts what a step of a recipe costs besides its arithmetic, with the real code on a narrow model and collectives
+    that move nothing: CPU seconds of the host, collectives and their bytes, for training and for drawing samples.
+    """
+
+    recipe: str = "mars_7b"
+    """Name in `jobs/recipes`, or the path of a .py file."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Override one value of the recipe, as in zero.zero_stage=2; repeatable."""
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
 class Size:
     """Counts the parameters of a geometry, without making the model."""
 
@@ -94,11 +109,12 @@ Options = (
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
     | Annotated[Feed, tyro.conf.subcommand("feed")]
     | Annotated[Punish, tyro.conf.subcommand("punish")]
+    | Annotated[Count, tyro.conf.subcommand("count")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Feed | Punish | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Size) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
     if isinstance(options, Train):
         figures = train(options)
@@ -110,6 +126,8 @@ def main(options: Train | Generate | Tokenize | Feed | Punish | Size) -> dict[st
         figures = feed(options)
     elif isinstance(options, Punish):
         figures = punish(options)
+    elif isinstance(options, Count):
+        figures = count(options)
     else:
         figures = size(options)
     show(figures)
@@ -175,6 +193,15 @@ def punish(options: Punish) -> dict[str, Any]:
     from pipeline.benchmarks.punishment import benchmark_kills
 
     return benchmark_kills(options, recipe, options.recipe, root, options.set)
+
+
+def count(options: Count) -> dict[str, Any]:
+    at_least(options, ranks=1, ranks_per_node=1, layers=0)
+    recipe = load_recipe(options.recipe, options.set)
+
+    from pipeline.benchmarks.count import benchmark_counts
+
+    return benchmark_counts(options, recipe)
 
 
 def size(options: Size) -> dict[str, Any]:

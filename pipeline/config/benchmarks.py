@@ -107,3 +107,15 @@ class KillSettings:
     """Mean seconds from one kill to the next; a kill during a checkpoint may come later."""
     most_kills: int = 10_000
     """Maximum number of kills."""
+
+
+@dataclass(frozen=True)
+class CountSettings:
+    """Settings of the benchmark that counts collectives and the host's time of a training step."""
+
+    ranks: int = 64
+    """Ranks of the training. This process is the first one; the others are not there."""
+    ranks_per_node: int = 8
+    """Ranks, and so GPUs, of a node."""
+    layers: int = 0
+    """Layers instead of the recipe's. 0: not given."""

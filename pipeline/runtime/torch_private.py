@@ -7,12 +7,15 @@ fails if torch moves or removes it.
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 M = TypeVar("M", bound=nn.Module)
+DispatchMode = TorchDispatchMode
+"""Base of contexts that see every operator that is called inside. Used to count collectives."""
 GRAPH_LIMIT = 64
 """Kinds, gradients or none, and lengths fixed or varying make about a dozen graphs of attention."""
 
@@ -86,3 +89,24 @@ def fail_on_too_many_graphs() -> None:
 
     torch._dynamo.config.recompile_limit = GRAPH_LIMIT
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
+def join_fake_group(world_size: int) -> None:
+    """Makes this process rank 0 of a group whose collectives return at once and move nothing. Used to count what a
+    step does on many ranks."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+
+
+def process_group_of(arguments: tuple[Any, ...]) -> torch.distributed.ProcessGroup:
+    """The group among the arguments of a c10d operator. Used to tell groups inside a node from those between nodes."""
+    group = next(each for each in arguments if isinstance(each, torch.ScriptObject))
+    return torch.distributed.ProcessGroup.unbox(group)
+
+
+def tensors_in(arguments: Any) -> list[Tensor]:
+    """The tensors in nested lists of an operator's arguments. Used to add up their bytes."""
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import pipeline.runtime.torch_private as torch_private
+from pipeline.benchmarks.collectives import CollectiveCounter
 from tests.support.private_names import names_in, private_name
+from tests.support.ranks import spawn
 
 NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "torch.ops.mkldnn._is_mkldnn_bf16_supported": ("decoding on CPUs packs bfloat16 weights only where it can", ()),
@@ -84,3 +87,17 @@ def test_a_function_that_needs_too_many_graphs_is_an_error(monkeypatch: pytest.M
         compiled(torch.zeros(size))
     with pytest.raises(Exception, match="recompile_limit"):
         compiled(torch.zeros(5))
+
+
+@pytest.mark.slow
+def test_collectives_of_a_fake_group_are_seen_with_their_group() -> None:
+    spawn(_count_in_fake_group, 1)
+
+
+def _count_in_fake_group(rank: int) -> None:
+    torch_private.join_fake_group(16)
+    with CollectiveCounter(ranks_per_node=8) as counter:
+        dist.all_gather_into_tensor(torch.zeros(64), torch.zeros(4))
+    assert counter.volume.calls == 1, "c10d's operators are no longer dispatched"
+    assert counter.volume.gathered == 256
+    assert counter.volume.gathered_between_nodes == 256 * 15 / 16, "the group among the arguments was not found"

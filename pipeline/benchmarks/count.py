@@ -1,0 +1,276 @@
+"""Counts what a training step costs besides its arithmetic, without a GPU and without a network.
+
+The real code runs as rank 0 of torch's `fake` process group, whose collectives return at once. The model has the
+recipe's layers, but is narrow, so that the time is that of the host: Python, DeepSpeed's hooks, and launching. Numbers
+of elements in DeepSpeed's settings are scaled by the same factor. T is the size of the trained weights.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM
+
+from pipeline.architecture.mars_config import MarsConfig
+from pipeline.benchmarks.collectives import CollectiveCounter, Volume
+from pipeline.config.benchmarks import CountSettings
+from pipeline.config.recipe import Recipe
+from pipeline.config.stage import StageConfig
+from pipeline.config.tasks import Kind, Task
+from pipeline.config.zero import ZeroConfig
+from pipeline.data.collate import MicroBatch, collate
+from pipeline.data.sequences import SampleParts, SequenceBuilder
+from pipeline.generation.pictures import PictureGenerator
+from pipeline.generation.sampling import GREEDY
+from pipeline.model.mars import MarsForCausalLM
+from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.planning.work import StageWork
+from pipeline.runtime.deepspeed_private import kept_gathered, whole_shape
+from pipeline.runtime.terminal import say
+from pipeline.runtime.torch_private import join_fake_group
+from pipeline.training.engine import Engine, accumulate, make_engine
+from pipeline.training.objective import Objective
+from pipeline.training.process import Rank, set_up_process
+
+HIDDEN, HEADS, INTERMEDIATE, TEXT_VOCAB, CODEBOOK = 64, 4, 176, 512, 256
+CAPTION_IDS, NUM_CODES, NUM_HIGH, GROUP = 4, 16, 64, 16
+ROUNDS, SETTLE = 5, 3
+"""Timed repetitions, and steps before anything is counted: DeepSpeed records the order of modules first."""
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """The volume of one stage's steps.
+
+    Attributes:
+        micro_steps: kinds of each micro-step of a step.
+        step: an ordinary step.
+        after_validation, after_drawing: the step after each.
+        ideal: bytes of a step whose micro-steps gather each partitioned weight once for each pass that uses it, and
+            reduce each gradient once.
+    """
+
+    micro_steps: list[list[Kind]]
+    step: Volume
+    after_validation: Volume
+    after_drawing: Volume
+    ideal: float
+
+    @property
+    def over_ideal(self) -> float:
+        """The largest of the volumes over the ideal."""
+        return max(each.gathered + each.reduced for each in (self.step, self.after_validation, self.after_drawing)) / (
+            self.ideal
+        )
+
+
+def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
+    """Counts one step of each stage of the recipe on `settings.ranks` ranks."""
+    scaling, plan_settings = (
+        replace(recipe.scaling, num_workers=settings.ranks),
+        replace(recipe.plan, budget_gpu_days=()),
+    )
+    recipe = replace(recipe, scaling=scaling, plan=plan_settings)
+    plan = plan_recipe(recipe, list(range(1, len(recipe.stages) + 1)))
+    config = _narrow(settings.layers or plan.config.num_hidden_layers)
+    # Where all ranks are on one machine, DeepSpeed would wait for the memory that they share.
+    set_up_process(Rank(0, settings.ranks, 0, min(settings.ranks_per_node, settings.ranks - 1)), torch.device("cpu"))
+    join_fake_group(settings.ranks)
+    try:
+        plain_s = _plain_seconds(config, recipe.stages[0])
+        say(f"count: a micro-step takes {plain_s:.3f} s of CPU in plain torch")
+        counts: list[StageCount] = []
+        host_s = 0.0
+        drawing = Volume()
+        for planned in plan.stages:
+            bench = _Bench.make(config, planned.stage, recipe.zero, plan.config.hidden_size)
+            if not counts:
+                host_s = bench.host_seconds()
+                say(f"count: {host_s:.3f} s on rank 0 of {settings.ranks}")
+            count, drawn = bench.count(_sequence(planned.work), settings.ranks_per_node)
+            counts.append(count)
+            drawing = max(drawing, drawn, key=lambda volume: volume.gathered)
+            say(f"count: stage {planned.number}: {count.over_ideal:.2f} of the ideal volume")
+            trained = bench.trained_bytes
+    finally:
+        dist.destroy_process_group()
+    first = counts[0]
+    return {
+        "recipe": recipe.name,
+        "ranks": settings.ranks,
+        "ranks_per_node": settings.ranks_per_node,
+        "layers": config.num_hidden_layers,
+        "plain_s": plain_s,
+        "host_s": host_s,
+        "host_over_plain": host_s / plain_s,
+        "calls_a_micro_step": first.step.calls / len(first.micro_steps),
+        "gathered_t_a_step": first.step.gathered / trained,
+        "between_nodes_t_a_step": first.step.gathered_between_nodes / trained,
+        "volume_over_ideal": max(count.over_ideal for count in counts),
+        "volume_over_ideal_by_stage": [round(count.over_ideal, 4) for count in counts],
+        "drawing_t": drawing.gathered / trained,
+    }
+
+
+FIRST_KINDS = (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)
+
+
+def _narrow(layers: int) -> MarsConfig:
+    return MarsConfig(
+        text_vocab_size=TEXT_VOCAB,
+        codebook_size=CODEBOOK,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        max_position_embeddings=512,
+    )
+
+
+def _sequence(work: StageWork) -> list[list[Kind]]:
+    """The kinds of each micro-step of a step."""
+    return [[kind.kind for kind in work.kinds if kind.micro_steps > n] for n in range(work.grad_accum_steps)]
+
+
+def _plain_seconds(config: MarsConfig, stage: StageConfig) -> float:
+    """CPU seconds of a micro-step in plain torch."""
+    objective = Objective(_model(config, stage, whole=False))
+    batches = [_batch(config, kind) for kind in FIRST_KINDS]
+    return _seconds(lambda: objective(batches).loss.backward())
+
+
+def _model(config: MarsConfig, stage: StageConfig, whole: bool) -> MarsForCausalLM:
+    torch.manual_seed(0)
+    made: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = made.freeze_language_expert().train()
+    if stage.checkpoint_every_layers:
+        model.model.checkpoint_every = stage.checkpoint_every_layers
+        model.gradient_checkpointing_enable()
+    return model.keep_frozen_whole() if whole else model
+
+
+def _batch(config: MarsConfig, kind: Kind) -> MicroBatch:
+    builder = SequenceBuilder(config.vocabulary, {"en": [0] * 7}, 0)
+    codes, high = np.zeros(NUM_CODES, np.uint16), np.zeros(NUM_HIGH, np.uint16)
+    if kind is Kind.INTERLEAVED:
+        sample = builder.interleaved([[1] * CAPTION_IDS, codes])
+    else:
+        parts = SampleParts([1] * CAPTION_IDS, "en", codes, high, group_size=GROUP)
+        sample = builder.sample(kind, parts)
+    return collate(kind, [[sample]], config.vocabulary, [1.0] * len(Task), 8)
+
+
+def _seconds(run: Callable[[], object], then: Callable[[], object] = lambda: None) -> float:
+    """The least CPU seconds of some repetitions of `run`, on one thread. `then` follows each, and is not timed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        taken = []
+        for number in range(SETTLE + ROUNDS):
+            started = time.process_time()
+            run()
+            if number >= SETTLE:
+                taken.append(time.process_time() - started)
+            then()
+        return min(taken)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """An engine around the narrow model."""
+
+    engine: Engine
+    config: MarsConfig
+
+    @classmethod
+    def make(cls, config: MarsConfig, stage: StageConfig, zero: ZeroConfig, hidden_size: int) -> "_Bench":
+        scale = HIDDEN**2 / hidden_size**2
+        narrow = replace(
+            zero,
+            persistence_threshold=max(1, int(zero.persistence_threshold * HIDDEN / hidden_size)),
+            max_live_parameters=int(zero.max_live_parameters * scale),
+            prefetch_bucket_size=int(zero.prefetch_bucket_size * scale),
+            reduce_bucket_size=int(zero.reduce_bucket_size * scale),
+        )
+        model = _model(config, stage, zero.frozen_whole)
+        return cls(make_engine(Objective(model, stage.normalisation), stage, narrow), config)
+
+    @property
+    def trained_bytes(self) -> int:
+        """T."""
+        return self._bytes(lambda name: True)
+
+    def _bytes(self, wanted: Callable[[str], bool]) -> int:
+        named = self.engine.module.named_parameters()
+        return sum(
+            math.prod(whole_shape(each)) * each.element_size()
+            for name, each in named
+            if each.requires_grad and wanted(name)
+        )
+
+    def host_seconds(self) -> float:
+        """CPU seconds of a step's forward and backward pass, without the update, which follows each time: after it,
+        weights come from other nodes again, and secondary partitions are made anew."""
+        batches = [_batch(self.config, kind) for kind in FIRST_KINDS]
+        return _seconds(lambda: accumulate(self.engine, self.engine(batches).loss, last=True), self.engine.step)
+
+    def micro_step(self, kinds: list[Kind], last: bool) -> None:
+        batches = [_batch(self.config, kind) for kind in kinds]
+        accumulate(self.engine, self.engine(batches).loss, last=last)
+        self.engine.step()
+
+    def count(self, sequence: list[list[Kind]], ranks_per_node: int) -> tuple[StageCount, Volume]:
+        """Counts a step, one after validation, and one after drawing; and the drawing of a grid itself."""
+
+        def step() -> None:
+            for number, kinds in enumerate(sequence, start=1):
+                self.micro_step(kinds, last=number == len(sequence))
+
+        for _ in range(SETTLE):
+            step()
+        with _counting(ranks_per_node) as counter:
+            step()
+            ordinary = counter.take()
+            self._validate(sequence[0])
+            counter.take()
+            step()
+            validated = counter.take()
+            self._draw()
+            drawn = counter.take()
+            step()
+            after_drawing = counter.take()
+        layers, tables = self._bytes(lambda name: ".layers." in name), self._bytes(lambda name: ".layers." not in name)
+        # Tables: the embedding and the head are used in the forward pass alone.
+        ideal = len(sequence) * (2 * layers + tables + layers + tables)
+        return StageCount(sequence, ordinary, validated, after_drawing, ideal), drawn
+
+    @torch.no_grad()
+    def _validate(self, kinds: list[Kind]) -> None:
+        self.engine.eval()
+        for kind in kinds:
+            self.engine([_batch(self.config, kind)])
+        self.engine.train()
+
+    @torch.no_grad()
+    def _draw(self) -> None:
+        self.engine.eval()
+        model = self.engine.module.mars
+        generator = PictureGenerator(model, 1, CAPTION_IDS, NUM_CODES, GREEDY, None, many_steps=False)
+        with kept_gathered(self.engine.module.parameters()):
+            generator.draw([[1] * CAPTION_IDS], [0])
+        self.engine.train()
+
+
+@contextmanager
+def _counting(ranks_per_node: int) -> Iterator[CollectiveCounter]:
+    with CollectiveCounter(ranks_per_node) as counter:
+        yield counter
