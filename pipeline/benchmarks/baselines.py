@@ -3,6 +3,7 @@
 They share its loss, mask and attention function, so that only the routing differs. Training does not use them.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import Qwen2Model
 
 from pipeline.data.collate import MicroBatch
 from pipeline.model.attention import attention_mask
+from pipeline.model.backbone import PackedBatch
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.transformers_private import attention_of
@@ -20,11 +22,10 @@ from pipeline.training.objective import Objective
 class PrefixWithGradient(Objective):
     """Runs the text prefix in the same pass as the pictures, with gradients."""
 
-    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Returns the same states as the objective."""
-        text, visual = batch.text, batch.visual
-        positions = (text.positions, visual.positions)
-        return self.mars.model.forward_streams(text.ids, visual.ids, *positions, mask_of(batch, self.mars))
+    def packed(self, batch: MicroBatch) -> PackedBatch:
+        """Returns the model's input, with one mask over text and pictures."""
+        mask = mask_of(batch, self.mars)
+        return replace(super().packed(batch), attention_mask=mask, text_mask=None)
 
 
 class BothExperts(Objective):
@@ -34,8 +35,11 @@ class BothExperts(Objective):
         super().__init__(model)
         self._run_layer = torch.compile(run_both_experts) if compile_layers else run_both_experts
 
-    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def hidden_states(self, batches: list[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
         """Returns the same states as the objective."""
+        return [self._states_of(batch) for batch in batches]
+
+    def _states_of(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         model, num_text = self.mars.model, batch.text.ids.shape[1]
         hidden = embedded(self.mars, batch)
         positions = torch.cat([batch.text.positions, batch.visual.positions], dim=1)
@@ -94,8 +98,11 @@ class Dense(Objective):
         self.qwen2.norm, self.qwen2.rotary_emb = model.model.norm, model.model.rotary_emb
         self.qwen2.embed_tokens = nn.Identity()
 
-    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def hidden_states(self, batches: list[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
         """Returns the same states as the objective while the visual expert is a copy of the language expert."""
+        return [self._states_of(batch) for batch in batches]
+
+    def _states_of(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         positions = torch.cat([batch.text.positions, batch.visual.positions], dim=1)
         hidden = self.qwen2(
             inputs_embeds=embedded(self.mars, batch),

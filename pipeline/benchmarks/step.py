@@ -171,7 +171,7 @@ def assert_equal_outputs(objectives: dict[str, Objective], batch: MicroBatch, cl
     """Checks that all objectives compute the same hidden states at the labels while the visual expert is a copy."""
 
     def hidden(objective: Objective) -> torch.Tensor:
-        states = torch.cat(objective.hidden_states(batch), dim=1).flatten(0, 1)
+        states = torch.cat(objective.hidden_states([batch])[0], dim=1).flatten(0, 1)
         return states[batch.code_labels.index].float()
 
     routed = hidden(objectives["routed"])

@@ -104,7 +104,7 @@ class StageConfig:
             prefix is never recomputed.
         attention: transformers' name of the attention function: `sdpa`; `eager`, which is faster on a CPU and holds all
             attention weights of a layer at once; `flex_attention`, which skips masked blocks and needs a GPU.
-        compile_layers: fuse the layers' operations with `torch.compile`; under ZeRO-3, those between matrix products.
+        compile_layers: fuse the layers' operations with `torch.compile`.
         spike_factor: a step is skipped if its loss exceeds this multiple of the median of the last 64 losses; 0 turns
             this off. A step with a loss that is not finite is always skipped.
         roll_back_after: number of consecutive skipped steps after which the weights return to the newest checkpoint; 0

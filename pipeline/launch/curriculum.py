@@ -64,6 +64,7 @@ def verify_step(
     limits = given_limits(budget)
     number = _stage_to_verify(wanted, recipe, paths)
     run = stage_run(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
+    check_unchanged(run)
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 

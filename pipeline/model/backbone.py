@@ -3,12 +3,12 @@
 Shape letters: B rows, T positions, D hidden size.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
@@ -17,9 +17,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
-from pipeline.model.layers import KeyValue, MarsDecoderLayer, RotaryEmbedding, VisualEmbedding
+from pipeline.model.layers import MarsDecoderLayer, RotaryEmbedding, VisualEmbedding
+from pipeline.model.passes import JointPass, PrefixPass
 from pipeline.model.picture_positions import last_openers, picture_positions, picture_positions_after
 from pipeline.model.routing import IndexRouting, StreamRouting
+from pipeline.runtime.stopwatch import Stopwatch
 
 LAST_OPENER = "mars_last_opener"
 """Attribute of a cache: the number of each row's last picture opener, int64 [B]."""
@@ -35,6 +37,28 @@ class MarsPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch whose rows hold all text, then all pictures, independent of their order in the samples.
+
+    Attributes:
+        text_ids, visual_ids: joint ids, int64 [B, Tt] and [B, Tv].
+        text_positions, visual_positions: positions in the samples, in the same shapes.
+        attention_mask: over all Tt + Tv keys (see `pipeline.model.attention`); its queries are the pictures if there is
+            a `text_mask`, else text and pictures.
+        text_mask: mask among the text, if in every sample the text comes before the pictures; else None.
+        name: for the stopwatch.
+    """
+
+    text_ids: Tensor
+    visual_ids: Tensor
+    text_positions: Tensor
+    visual_positions: Tensor
+    attention_mask: Any
+    text_mask: Any = None
+    name: str = ""
 
 
 class MarsModel(MarsPreTrainedModel):
@@ -94,8 +118,8 @@ class MarsModel(MarsPreTrainedModel):
         probe = text.new_empty(()).expand(batch_size, length, 1)
         mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
-        for layer in self._decoder_layers():
-            text, visual = self._run(layer, layer, text, visual, routing, rotary, mask, past_key_values)
+        joint = JointPass(routing, rotary, mask, past_key_values)
+        text, visual = self._through_layers([text, visual], [joint])
         hidden = routing.join(self.norm(text), self.norm(visual))
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
 
@@ -113,62 +137,48 @@ class MarsModel(MarsPreTrainedModel):
             raise ValueError("input_ids go on with a picture; give picture_position_ids, counted from its opener")
         return picture_positions(ids, opener)
 
-    def forward_streams(
-        self,
-        text_ids: Tensor,
-        visual_ids: Tensor,
-        text_positions: Tensor,
-        visual_positions: Tensor,
-        attention_mask: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Runs rows that hold all text, then all pictures, independent of their order in the samples.
+    def forward_packed(
+        self, batches: Sequence[PackedBatch], watch: Stopwatch | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Runs micro-batches side by side: each layer runs all of them before the next layer.
 
-        Ids and positions are int64 [B, Tt] and [B, Tv]; the mask runs over Tt + Tv queries and keys (see
-        `pipeline.model.attention`). Returns the final hidden states [B, Tt, D] and [B, Tv, D].
+        `watch`, if given, gets laps under the batches' names. Returns the final hidden states of each batch,
+        [B, Tt, D] and [B, Tv, D].
         """
-        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids)
-        rotary = self.rotary_emb(text, torch.cat([text_positions, visual_positions], dim=1))
-        routing = StreamRouting(text_ids.shape[1])
-        for layer in self._decoder_layers():
-            text, visual = self._run(layer, layer, text, visual, routing, rotary, attention_mask)
-        return self.norm(text), self.norm(visual)
+        streams: list[Tensor] = []
+        passes: list[JointPass | PrefixPass] = []
+        for batch in batches:
+            text, visual = self.embed_tokens(batch.text_ids), self.embed_visual(batch.visual_ids)
+            streams += (text, visual)
+            passes.append(self._pass_of(batch, text, visual))
+            if watch:
+                watch.lap(batch.name)
+        streams = [self.norm(stream) for stream in self._through_layers(streams, passes, watch)]
+        return list(zip(streams[::2], streams[1::2], strict=True))
 
-    @torch.no_grad()
-    def forward_prefix(
-        self, text_ids: Tensor, position_ids: Tensor, attention_mask: Any
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Runs text that depends on frozen weights only: ids [B, Tt] to [B, Tt, D] and each layer's keys and values."""
-        text = self.embed_tokens(text_ids)
-        rotary = self.rotary_emb(text, position_ids)
-        prefix = []
-        for layer in self._decoder_layers():
-            text, key_value = layer.forward_text(text, rotary, attention_mask)
-            prefix.append(key_value)
-        return self.norm(text), prefix
+    def _pass_of(self, batch: PackedBatch, text: Tensor, visual: Tensor) -> JointPass | PrefixPass:
+        if batch.text_mask is None:
+            positions = torch.cat([batch.text_positions, batch.visual_positions], dim=1)
+            rotary = self.rotary_emb(text, positions)
+            return JointPass(StreamRouting(text.shape[1]), rotary, batch.attention_mask, name=batch.name)
+        return PrefixPass(
+            self.rotary_emb(text, batch.text_positions),
+            batch.text_mask,
+            self.rotary_emb(visual, batch.visual_positions),
+            batch.attention_mask,
+            batch.name,
+        )
 
-    def forward_after_prefix(
-        self, visual_ids: Tensor, prefix: list[KeyValue], position_ids: Tensor, attention_mask: Any
-    ) -> Tensor:
-        """Runs pictures after their text: joint ids [B, Tv] to [B, Tv, D]. The mask covers Tt + Tv keys."""
-        visual = self.embed_visual(visual_ids)
-        rotary = self.rotary_emb(visual, position_ids)
-        for layer, key_value in zip(self._decoder_layers(), prefix, strict=True):
-            visual = self._run(layer, layer.forward_visual, visual, key_value, rotary, attention_mask)
-        return self.norm(visual)
+    def _through_layers(
+        self, streams: Sequence[Tensor], passes: Sequence[JointPass | PrefixPass], watch: Stopwatch | None = None
+    ) -> Sequence[Tensor]:
+        recompute = self.gradient_checkpointing and self.training
+        for number, layer in enumerate(self.layers):
+            again = recompute and number % self.checkpoint_every == 0
+            streams = layer(*streams, passes=passes, recompute=again, watch=watch)
+        return streams
 
-    def compile_layers(self, partitioned: bool = False) -> None:
-        """Compiles every layer's passes; if ZeRO-3 has `partitioned` the parameters, only what is between products."""
-        for layer in self._decoder_layers():
-            if partitioned:
-                layer.compile_between_products()
-            else:
-                layer.compile_passes()
-
-    def _decoder_layers(self) -> list[MarsDecoderLayer]:
-        return cast(list[MarsDecoderLayer], list(self.layers))
-
-    def _run(self, layer: MarsDecoderLayer, function: Callable, *inputs: Any) -> Any:
-        if self.gradient_checkpointing and self.training and layer.layer_idx % self.checkpoint_every == 0:
-            # Nothing in a layer is random.
-            return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return function(*inputs)
+    def compile_layers(self) -> None:
+        """Compiles the passes of every layer."""
+        for layer in cast(list[MarsDecoderLayer], list(self.layers)):
+            layer.compile_passes()

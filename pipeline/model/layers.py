@@ -4,11 +4,12 @@ Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones,
 D hidden size, H query heads, G key and value heads, d head size.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2MLP,
@@ -20,13 +21,11 @@ from transformers.models.qwen2.modeling_qwen2 import (
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
+from pipeline.model.passes import JointPass, PrefixPass, Rotary
 from pipeline.model.picture_positions import picture_positions, position_encoding
-from pipeline.model.routing import Routing
+from pipeline.runtime.stopwatch import Stopwatch
 from pipeline.runtime.torch_private import Float32Buffers
 from pipeline.runtime.transformers_private import attention_of
-
-Rotary = tuple[Tensor, Tensor]
-"""Cosine and sine, each [B, T, d]."""
 
 
 class KeyValue(NamedTuple):
@@ -66,18 +65,6 @@ class VisualEmbedding(nn.Embedding):
         return hidden + position_encoding(positions, self.embedding_dim, self.picture_position_std).to(hidden.dtype)
 
 
-class GatedMlp(Qwen2MLP):
-    """Qwen2's FFN. The operations between its matrix products are a separate method, which can be compiled alone."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[..., D] to [..., D]."""
-        return self.down_proj(self.gated(self.gate_proj(hidden), self.up_proj(hidden)))
-
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """act(gate) * up, in any shape. The activation has no parameters, so no hook needs to gather them."""
-        return self.act_fn.forward(gate) * up
-
-
 class Expert(nn.Module):
     """One modality's projections and FFN: a Qwen2 layer without its norms."""
 
@@ -89,7 +76,7 @@ class Expert(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
         if with_output_projection:
             self.o_proj = nn.Linear(config.num_attention_heads * head_dim, config.hidden_size, bias=False)
-        self.mlp = GatedMlp(config)
+        self.mlp = Qwen2MLP(config)
 
     def qkv(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] to queries [..., H*d], keys and values [..., G*d]."""
@@ -99,8 +86,8 @@ class Expert(nn.Module):
 class MarsDecoderLayer(nn.Module):
     """Both experts, the two norms they share, and the attention over the joint sequence.
 
-    `forward` runs a batch with text and pictures in any order. If text comes first in every sample, `forward_text` and
-    `forward_visual` run the batch in two passes, and the text pass needs no gradient.
+    One call runs all micro-batches of a micro-step. So ZeRO-3 gathers a layer once in the forward and once in the
+    backward pass, and a layer's gradient is complete when its backward pass ends.
     """
 
     def __init__(self, config: MarsConfig, layer_idx: int) -> None:
@@ -118,40 +105,62 @@ class MarsDecoderLayer(nn.Module):
 
     def forward(
         self,
-        text: Tensor,
-        visual: Tensor,
-        routing: Routing,
-        rotary: Rotary,
-        attention_mask: Any,
-        past_key_values: Cache | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Runs both streams through the layer, shaped as in `routing`: [Nt, D], [Nv, D] or [B, Tt, D], [B, Tv, D].
+        *streams: Tensor,
+        passes: Sequence[JointPass | PrefixPass],
+        recompute: bool = False,
+        watch: Stopwatch | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Runs one or more passes.
 
-        The mask has the attention function's form: see `pipeline.model.attention`.
+        Args:
+            streams: text and visual hidden states of each pass in turn, shaped as in its routing: [Nt, D], [Nv, D] or
+                [B, Tt, D], [B, Tv, D].
+            passes: what else each pass needs.
+            recompute: recompute what has a gradient in the backward pass, instead of keeping its activations.
+            watch: gets a lap for each pass, under its name.
+
+        Returns:
+            The streams, in the same order and shapes.
         """
+        outputs: list[Tensor] = []
+        for each, text, visual in zip(passes, streams[::2], streams[1::2], strict=True):
+            if isinstance(each, PrefixPass):
+                with torch.no_grad():
+                    text, prefix = self.run_text(text, each.text_rotary, each.text_mask)
+                inputs = (visual, prefix, each.visual_rotary, each.visual_mask)
+                visual = _run(recompute, self.run_visual, *inputs)
+            else:
+                text, visual = _run(recompute, self.run_joint, text, visual, each)
+            outputs += (text, visual)
+            if watch:
+                watch.lap(each.name)
+        return tuple(outputs)
+
+    def run_joint(self, text: Tensor, visual: Tensor, joint: JointPass) -> tuple[Tensor, Tensor]:
+        """Runs both streams of a pass."""
         text_qkv = self._qkv(self.text_expert, text)
         visual_qkv = self._qkv(self.visual_expert, visual)
         queries, keys, values = (
-            routing.join(of_text, of_visual) for of_text, of_visual in zip(text_qkv, visual_qkv, strict=True)
+            joint.routing.join(of_text, of_visual) for of_text, of_visual in zip(text_qkv, visual_qkv, strict=True)
         )
-        queries, keys, values = self.rotate(queries, keys, values, rotary)
-        if past_key_values is not None:
-            keys, values = past_key_values.update(keys, values, self.layer_idx)
-        attended = self.attend(queries, keys, values, attention_mask)
-        text_attended, visual_attended = routing.split(attended)
+        queries, keys, values = self.rotate(queries, keys, values, joint.rotary)
+        if joint.cache is not None:
+            keys, values = joint.cache.update(keys, values, self.layer_idx)
+        attended = self.attend(queries, keys, values, joint.attention_mask)
+        text_attended, visual_attended = joint.routing.split(attended)
         return (
             self._finish(self.text_expert, self.text_expert.o_proj, text, text_attended),
             self._finish(self.visual_expert, self.visual_o_proj, visual, visual_attended),
         )
 
-    def forward_text(self, text: Tensor, rotary: Rotary, attention_mask: Any) -> tuple[Tensor, KeyValue]:
-        """Runs text alone, [B, Tt, D]. Also returns its keys and values, for `forward_visual`."""
+    def run_text(self, text: Tensor, rotary: Rotary, attention_mask: Any) -> tuple[Tensor, KeyValue]:
+        """Runs text alone, [B, Tt, D]. Also returns its keys and values, for `run_visual`."""
         queries, keys, values = self.rotate(*self._qkv(self.text_expert, text), rotary)
         key_value = KeyValue(keys, values)
         attended = self.attend(queries, *key_value, attention_mask)
         return self._finish(self.text_expert, self.text_expert.o_proj, text, attended), key_value
 
-    def forward_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Any) -> Tensor:
+    def run_visual(self, visual: Tensor, prefix: KeyValue, rotary: Rotary, attention_mask: Any) -> Tensor:
         """Runs pictures, [B, Tv, D], which attend to the text before them and to themselves: Tt + Tv keys."""
         queries, keys, values = self.rotate(*self._qkv(self.visual_expert, visual), rotary)
         key_value = KeyValue(torch.cat([prefix.keys, keys], dim=2), torch.cat([prefix.values, values], dim=2))
@@ -159,24 +168,12 @@ class MarsDecoderLayer(nn.Module):
         return self._finish(self.visual_expert, self.visual_o_proj, visual, attended)
 
     def compile_passes(self) -> None:
-        """Compiles each of the three passes with `torch.compile`. Repeating shapes are compiled once."""
-        for name in ("forward", "forward_text", "forward_visual"):
-            setattr(self, name, torch.compile(getattr(self, name)))
+        """Compiles each kind of pass with `torch.compile`. Repeating shapes are compiled once, for all layers.
 
-    def compile_between_products(self) -> None:
-        """Compiles only the operations between the matrix products: norms, rotary positions, the FFN's gate.
-
-        None of them calls a module. ZeRO-3 gathers a module's parameters in hooks around its call. These hooks break a
-        compiled pass into graphs, again in every layer, until dynamo stops after `recompile_limit` of them.
+        ZeRO-3 takes the layer as one unit: it gathers in hooks around the layer's call, and none is inside a pass.
         """
-        for owner, name in (
-            (self.input_layernorm, "forward"),
-            (self.post_attention_layernorm, "forward"),
-            (self, "rotate"),
-            (self.text_expert.mlp, "gated"),
-            (self.visual_expert.mlp, "gated"),
-        ):
-            setattr(owner, name, torch.compile(getattr(owner, name)))
+        for name in ("run_joint", "run_text", "run_visual"):
+            setattr(self, name, torch.compile(getattr(self, name)))
 
     @property
     def visual_o_proj(self) -> nn.Linear:
@@ -204,3 +201,9 @@ class MarsDecoderLayer(nn.Module):
         """Applies the output projection, the FFN, and both residual connections."""
         hidden = hidden + o_proj(attended)
         return hidden + expert.mlp(self.post_attention_layernorm(hidden))
+
+
+def _run(recompute: bool, function: Callable[..., Any], *inputs: Any) -> Any:
+    if recompute:  # nothing in a layer is random
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)

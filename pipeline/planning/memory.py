@@ -17,10 +17,8 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.planning.flops import ParameterCounts
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-REDUCE_BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default `reduce_bucket_size`, which the project does not change."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
-"""DeepSpeed's default `sub_group_size`, also unchanged: ZeRO-3 updates this many elements at once."""
+"""DeepSpeed's default `sub_group_size`, which the project leaves: ZeRO-3 updates so many elements at once."""
 RUNTIME_BYTES = 3_000_000_000
 """Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, fragmentation."""
 GRADIENTS_OF_LAYER = {"sdpa": 0.5, "flex_attention": 0.5, "eager": 1.5}
@@ -95,13 +93,14 @@ def memory_plan(
 
     - `start`: e (T + F). DeepSpeed moves the whole model to the device and partitions it there.
     - `frozen_weights`: e F, over W under ZeRO-3 unless `frozen_whole`.
-    - `trained_weights`: e T, over W under ZeRO-3.
+    - `trained_weights`: e T, over W under ZeRO-3. A secondary partition takes e times all
+      partitioned parameters over its size in addition.
     - `gradients`: 4 T / W, accumulated in float32.
     - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments.
     - `activations`: see `activation_bytes`.
     - `gathered`: under ZeRO-3, e times the partitioned parameters, at most `max_live_parameters`, at least the largest
-      module.
-    - `reduce_buckets`: 2 e times DeepSpeed's bucket, at most T: gradients on their way to the rank that keeps them.
+      module. torch's own linear layers (`saving_linear`) keep those of layers that are neither recomputed nor compiled.
+    - `reduce_buckets`: 2 e times `reduce_bucket_size`, at most T: gradients on their way to the rank that keeps them.
     - `head`: see `head_bytes`.
     - `update`: 4 T / W, the gradients once more as DeepSpeed flattens them; under ZeRO-3 one sub-group of them.
 
@@ -117,21 +116,31 @@ def memory_plan(
     trained, frozen = counts.trainable, counts.total - counts.trainable
     partitioned = zero.zero_stage == 3
     gatherable = (trained + (0 if zero.frozen_whole else frozen)) if partitioned else 0
-    live = min(gatherable, max(zero.max_live_parameters, largest_module(config, zero.frozen_whole)))
-    own = -(-trained // world_size)
+    live = max(zero.max_live_parameters, largest_module(config, zero.frozen_whole))
+    if not zero.saving_linear and not stage.compile_layers:
+        live += int(trained * _kept_share(config, stage))
+    live = min(gatherable, live)
+    own, size = -(-trained // world_size), zero.secondary_partition(world_size)
+    secondary = -(-gatherable // size) if size > 1 else 0
     return MemoryPlan(
         start=element * counts.total,
         runtime=RUNTIME_BYTES if use_gpu else 0,
         frozen_weights=element * (-(-frozen // world_size) if partitioned and not zero.frozen_whole else frozen),
-        trained_weights=element * (own if partitioned else trained),
+        trained_weights=element * (own + secondary if partitioned else trained),
         gradients=4 * own,
         master_and_moments=12 * own,
         activations=activation_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,
-        reduce_buckets=2 * element * min(REDUCE_BUCKET_ELEMENTS, trained),
+        reduce_buckets=2 * element * min(zero.reduce_bucket_size, trained),
         head=head_bytes(config, stage, zero.dtype, shapes, use_gpu),
         update=4 * min(own, SUB_GROUP_ELEMENTS) if partitioned else 4 * own,
     )
+
+
+def _kept_share(config: ModelSizes, stage: StageConfig) -> float:
+    """Share of the layers that is not recomputed."""
+    layers, every = config.num_hidden_layers, stage.checkpoint_every_layers
+    return 1 - (-(-layers // every) / layers if every else 0.0)
 
 
 def element_bytes(dtype: str) -> int:
@@ -140,9 +149,14 @@ def element_bytes(dtype: str) -> int:
 
 
 def largest_module(config: ModelSizes, frozen_whole: bool) -> int:
-    """Elements of the head, which is gathered as one: its visual rows, and the text rows if they are partitioned."""
+    """Elements of the largest of what is gathered as one: a layer, or the head. With `frozen_whole`, without their
+    text sides."""
     text = 0 if frozen_whole else config.text_vocab_size
-    return config.hidden_size * (config.vocabulary.num_visual + text)
+    head = config.hidden_size * (config.vocabulary.num_visual + text)
+    head_dim = config.hidden_size // config.num_attention_heads
+    attention = config.hidden_size * (2 * config.hidden_size + 2 * config.num_key_value_heads * head_dim)
+    expert = attention + 3 * config.hidden_size * config.intermediate_size
+    return max(head, expert if frozen_whole else 2 * expert)
 
 
 def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str) -> int:

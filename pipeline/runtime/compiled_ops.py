@@ -26,7 +26,8 @@ def set_up_compilation() -> None:
     tools = str(Path(sys.executable).parent)
     if tools not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = tools + os.pathsep + os.environ.get("PATH", "")
-    os.environ.setdefault(FOLDER_VARIABLE, str(_own_folder()))
+    if not os.environ.get(FOLDER_VARIABLE):
+        os.environ[FOLDER_VARIABLE] = str(_own_folder())
 
 
 def _own_folder() -> Path:
@@ -35,7 +36,7 @@ def _own_folder() -> Path:
     if os.access(prefix, os.W_OK):
         return prefix / "torch_extensions"
     name = f"mars-{hashlib.sha256(str(prefix).encode()).hexdigest()[:16]}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache")).absolute()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if os.access(existing, os.W_OK):
         return cache / "torch_extensions" / name

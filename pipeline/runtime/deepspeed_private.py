@@ -63,6 +63,8 @@ def partition(parameter: nn.Parameter, first: nn.Parameter | None, config: dict[
         converter: Any = first
         converter.convert_to_zero_parameters(param_list=[parameter])
     part: Tensor = partitioned.ds_tensor
+    # A secondary partition was made of what the parameter held before it was loaded, and gathers would prefer it.
+    partitioned.ds_secondary_tensor = None
     start = part.numel() * dist.get_rank()
     return part[: max(0, min(part.numel(), partitioned.ds_numel - start))], start
 
@@ -92,7 +94,8 @@ def kept_gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """
     import deepspeed
 
-    partitioned: list[Any] = [each for each in parameters if not is_whole(each)]
+    # Small ones, too, which DeepSpeed otherwise keeps: it lets go of them while it records a new order of modules.
+    partitioned: list[Any] = [each for each in parameters if getattr(each, "ds_tensor", None) is not None]
     if not partitioned:
         yield
         return
@@ -143,6 +146,7 @@ def copy_flat_weights_to_model(optimizer: Any) -> None:
     """Copies `flat_weights` to the model's weights. Every rank calls it after a write to them. Used to resume, and to
     undo a step."""
     if _is_zero_3(optimizer):
+        optimizer.invalidate_secondary_tensor()  # else a node would go on with its copy of the weights before
         optimizer.checkpoint_event_prologue()
         for group in range(len(optimizer.fp32_partitioned_groups_flat)):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)

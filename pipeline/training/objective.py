@@ -9,6 +9,7 @@ from pipeline.config.tasks import Task
 from pipeline.config.vocabulary import NORMALISATIONS, State
 from pipeline.data.collate import Labels, MicroBatch
 from pipeline.model.attention import attention_mask
+from pipeline.model.backbone import PackedBatch
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.stopwatch import Stopwatch
 from pipeline.runtime.transformers_private import attention_of
@@ -52,29 +53,35 @@ class Objective(nn.Module):
         task_losses, task_labels = loss.new_zeros(len(Task)), loss.new_zeros(len(Task))
         if self.watch:
             self.watch.start()
-        for batch in batches:
-            hidden = torch.cat(self.hidden_states(batch), dim=1).flatten(0, 1)
+        for batch, states in zip(batches, self.hidden_states(batches), strict=True):
+            hidden = torch.cat(states, dim=1).flatten(0, 1)
             for state, labels in self._states(batch):
                 part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.ids, labels.weights)
                 loss = loss + part
                 task_losses.index_add_(0, labels.tasks, losses)
                 task_labels.index_add_(0, labels.tasks, torch.ones_like(losses))
             if self.watch:
-                self.watch.lap(batch.kind.name.lower())
+                self.watch.lap(_name(batch))
         return MicroLoss(loss, task_losses, task_labels)
 
-    def hidden_states(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Returns the final hidden states of both streams, [B, Tt, D] and [B, Tv, D]."""
-        model, text, visual = self.mars.model, batch.text, batch.visual
-        attention = attention_of(self.mars)
+    def hidden_states(self, batches: list[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
+        """Returns the final hidden states of both streams of each batch, [B, Tt, D] and [B, Tv, D]."""
+        return self.mars.model.forward_packed([self.packed(batch) for batch in batches], self.watch)
+
+    def packed(self, batch: MicroBatch) -> PackedBatch:
+        """Returns the model's input, with the masks in the form of its attention function."""
+        text, visual, prefix = batch.text, batch.visual, batch.kind.has_text_prefix
+        attention, dtype = attention_of(self.mars), self.mars.dtype
         everything = text.places.followed_by(visual.places)
-        if not batch.kind.has_text_prefix:
-            mask = attention_mask(everything, everything, attention, self.mars.dtype)
-            return model.forward_streams(text.ids, visual.ids, text.positions, visual.positions, mask)
-        mask = attention_mask(text.places, text.places, attention, self.mars.dtype)
-        hidden, prefix = model.forward_prefix(text.ids, text.positions, mask)
-        mask = attention_mask(visual.places, everything, attention, self.mars.dtype)
-        return hidden, model.forward_after_prefix(visual.ids, prefix, visual.positions, mask)
+        return PackedBatch(
+            text.ids,
+            visual.ids,
+            text.positions,
+            visual.positions,
+            attention_mask(visual.places if prefix else everything, everything, attention, dtype),
+            attention_mask(text.places, text.places, attention, dtype) if prefix else None,
+            _name(batch),
+        )
 
     def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
         """Returns the states that the head runs on, each with its labels.
@@ -90,3 +97,7 @@ class Objective(nn.Module):
 
 def _tensors(labels: Labels) -> tuple[Tensor, ...]:
     return labels.index, labels.ids, labels.weights, labels.tasks
+
+
+def _name(batch: MicroBatch) -> str:
+    return batch.kind.name.lower()

@@ -37,7 +37,7 @@ class SamplePrompts:
 def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int, device: torch.device) -> np.ndarray | None:
     """Draws one row of pictures with greedy decoding, uint8 [H, W, 3]; high-resolution pictures are in a second row.
 
-    Every rank calls it, since ZeRO-3 gathers the weights on all of them: the trained ones once for all codes. Rank 0
+    Every rank calls it, since ZeRO-3 gathers the weights on all of them, once for all codes. Rank 0
     gets the picture, which the VQ-GAN decodes on `device` in the dtype that is fast there.
     """
     engine.eval()
@@ -45,7 +45,7 @@ def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int, device: torc
     generator = PictureGenerator(
         engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
     )
-    with kept_gathered(parameter for parameter in engine.module.parameters() if parameter.requires_grad):
+    with kept_gathered(engine.module.parameters()):
         pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
     engine.train()
     if rank:

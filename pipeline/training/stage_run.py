@@ -88,7 +88,7 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
         model.model.checkpoint_every = run.stage.checkpoint_every_layers
         model.gradient_checkpointing_enable()
     if run.stage.compile_layers:
-        model.model.compile_layers(partitioned=run.zero.zero_stage == 3)
+        model.model.compile_layers()
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
     return model, base_hash

@@ -138,7 +138,7 @@ def test_mars_7bs_figures_are_sane() -> None:
     first, second, third = plan["stages"]
     assert first["kinds"]["text_to_image"]["flop"] == pytest.approx(11e12, rel=0.05)
     assert [round(stage["samples"] / 1e6) for stage in plan["stages"]] == [200, 50, 10]
-    assert all(stage["memory_bytes"]["states"] == pytest.approx(17.3e9, rel=0.005) for stage in plan["stages"])
+    assert all(stage["memory_bytes"]["states"] == pytest.approx(18.9e9, rel=0.005) for stage in plan["stages"])
     assert plan["parameters"]["trainable"] == count_parameters(GEOMETRIES["qwen_7b"]).trainable
     assert plan["flop"] == first["flop"] + second["flop"] + third["flop"]
     assert plan["gpu_days"] == pytest.approx(plan["flop"] / (0.5 * 312e12 * 86_400))

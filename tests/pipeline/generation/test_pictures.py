@@ -84,7 +84,7 @@ def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(
     made = drawing(model, GREEDY, high(group_size)).draw([prompt, [15]], [0, 0])
     sequence = builder.high_resolution(prompt, made.codes[0], high_codes(made)[0], Role.HIGH_1, group_size)
     batch = collate(Kind.HIGH_RESOLUTION, [[sequence]], builder.vocabulary, [1.0] * 4, 1)
-    hidden = torch.cat(Objective(model).hidden_states(batch), dim=1).flatten(0, 1)
+    hidden = torch.cat(Objective(model).hidden_states([batch])[0], dim=1).flatten(0, 1)
     labels = batch.code_labels
     logits = model.head(hidden[labels.index], State.CODES)
     assert len(logits) == NUM_CODES + NUM_HIGH

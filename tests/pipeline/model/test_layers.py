@@ -29,7 +29,7 @@ def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix
     )
     plain = torch.autograd.grad(objective(batches).loss, trained)
     runs: Counter[str] = Counter()
-    for name in ("forward", "forward_text", "forward_visual"):
+    for name in ("run_joint", "run_text", "run_visual"):
         monkeypatch.setattr(MarsDecoderLayer, name, counting(getattr(MarsDecoderLayer, name), runs))
     mars.gradient_checkpointing_enable()
     mars.model.checkpoint_every = every
@@ -39,7 +39,7 @@ def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix
     layers = mars.config.num_hidden_layers
     again = -(-layers // every)
     # Two of the three batches have a text prefix.
-    assert runs == {"forward_text": 2 * layers, "forward_visual": 2 * (layers + again), "forward": layers + again}
+    assert runs == {"run_text": 2 * layers, "run_visual": 2 * (layers + again), "run_joint": layers + again}
 
 
 def counting(function: Callable, runs: Counter[str]) -> Callable:
@@ -51,14 +51,13 @@ def counting(function: Callable, runs: Counter[str]) -> Callable:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("partitioned", [pytest.param(False, marks=pytest.mark.long), True])
-def test_compiled_layers_give_the_same_loss_and_gradients(partitioned: bool) -> None:
+def test_compiled_layers_give_the_same_loss_and_gradients() -> None:
     torch.compiler.reset()
     mars, builder = small_model()
     trained = [p for p in mars.parameters() if p.requires_grad]
     batches, objective = some_batches(builder), Objective(mars)
     plain = torch.autograd.grad(objective(batches).loss, trained)
-    mars.model.compile_layers(partitioned)
+    mars.model.compile_layers()
     torch._dynamo.utils.counters.clear()
     for own, other in zip(torch.autograd.grad(objective(batches).loss, trained), plain, strict=True):
         torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)

@@ -19,7 +19,6 @@ from pipeline.data.collate import MicroBatch, collate
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.flops import count_parameters
 from pipeline.planning.memory import (
-    REDUCE_BUCKET_ELEMENTS,
     SUB_GROUP_ELEMENTS,
     RowShape,
     activation_bytes,
@@ -164,7 +163,7 @@ def test_the_fullest_moment_can_be_the_start() -> None:
 def test_deepspeeds_defaults_are_those_the_plan_counts_on() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    assert DeepSpeedZeroConfig().reduce_bucket_size == REDUCE_BUCKET_ELEMENTS
+    assert DeepSpeedZeroConfig().reduce_bucket_size == ZeroConfig().reduce_bucket_size
     assert DeepSpeedZeroConfig().sub_group_size == SUB_GROUP_ELEMENTS
 
 

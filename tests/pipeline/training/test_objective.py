@@ -90,7 +90,7 @@ def assert_logits_are_those_of_the_samples_alone(
     assert attention_of(mars) == attention
     batch = collate(sequences[0].kind, [sequences], mars.config.vocabulary, WEIGHTS, 8)
     with torch.no_grad():
-        text, visual = Objective(mars).hidden_states(batch)
+        text, visual = Objective(mars).hidden_states([batch])[0]
         mars.set_attn_implementation("sdpa")
         for segment, sequence in enumerate(sequences):
             ids, run = torch.from_numpy(sequence.ids), slice(0, sequence.num_run)
@@ -110,7 +110,7 @@ def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_grou
     batch = collate(Kind.HIGH_RESOLUTION, [[sequence]], builder.vocabulary, WEIGHTS, 1)
     embedded = []
     mars.model.embed_visual.register_forward_hook(lambda *call: embedded.append(call[-1]))
-    _, visual = Objective(mars).hidden_states(batch)
+    _, visual = Objective(mars).hidden_states([batch])[0]
     first = len(sequence.ids) - len(HIGH) - group_size  # the first opener of the high resolution
     num_text = 2
     for place, code in enumerate(HIGH):

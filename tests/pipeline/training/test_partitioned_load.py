@@ -55,6 +55,14 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
 
 
+def test_a_nodes_second_copy_is_of_the_weights_that_were_loaded(run: StageRun) -> None:
+    """Four ranks as two nodes. DeepSpeed makes the copy before the files are read."""
+    run = started(replace(run, stage=SHORT, samples=None, held_out=()))
+    copies = [replace(run.zero, secondary_partition_size=size) for size in (1, 2)]
+    found = [on_ranks(4, replace(named(run, f"copies {zero.secondary_partition_size}"), zero=zero)) for zero in copies]
+    assert losses(found[0]) == losses(found[1])
+
+
 def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> None:
     """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter."""
     torch.manual_seed(0)

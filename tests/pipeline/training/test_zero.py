@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from pipeline.training.objective import Objective
 from pipeline.training.stage_run import StageRun, make_plan
 from pipeline.training.step import train_step
 from pipeline.training.step_guard import StepGuard
+from tests.support.faults import poison
 from tests.support.ports import free_port
 from tests.support.ranks import STAGE, join, losses, named, on_ranks, spawn
 from tests.support.small_models import CODEBOOK
@@ -36,15 +38,18 @@ def start_of(run: StageRun) -> MarsForCausalLM:
 @pytest.mark.parametrize(
     "zero, stage",
     [
-        ({}, {"checkpoint_every_layers": 1}),
-        ({"frozen_whole": True}, {"checkpoint_every_layers": 2}),
+        ({"persistence_threshold": 1000}, {"checkpoint_every_layers": 1}),
+        (
+            {"frozen_whole": True, "persistence_threshold": 0, "saving_linear": False},
+            {"checkpoint_every_layers": 2},
+        ),
         pytest.param({}, {}, marks=pytest.mark.long),
         pytest.param({"zero_stage": 2}, {}, marks=pytest.mark.long),
         pytest.param({}, {"compile_layers": True, "checkpoint_every_layers": 1}, marks=pytest.mark.long),
     ],
     ids=[
         "zero 3, recomputing",
-        "zero 3, frozen whole, recomputing half",
+        "zero 3, frozen whole, plain linear layers, recomputing half",
         "zero 3",
         "zero 2",
         "zero 3, compiled, recomputing",
@@ -74,6 +79,18 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(
             assert torch.equal(parameter, before[name]), name
         elif parameter.dim() == 2:
             assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_second_copy_of_the_weights_in_each_node_changes_nothing(run: StageRun) -> None:
+    """Four ranks as two nodes: through validation, samples, and weights that are rolled back from a checkpoint."""
+    stage = replace(STAGE, save_every_steps=1, roll_back_after=2, end_after=4)
+    zero = replace(run.zero, persistence_threshold=0)
+    found = []
+    for size in (1, 2):
+        again = replace(named(run, f"copies {size}"), stage=stage, zero=replace(zero, secondary_partition_size=size))
+        found.append(on_ranks(4, again, before_step=partial(poison, range(4, 6), "loss")))
+    assert found[0][-1]["skipped_steps"] == 2
+    assert repr(losses(found[0])) == repr(losses(found[1])), "repr, since NaN is not equal to itself"
 
 
 def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
