@@ -103,6 +103,7 @@ def recipe() -> Recipe:
         zero=ZeroConfig(  # counted, not run: see docs/performance.md
             zero_stage=3,
             frozen_whole=True,
+            whole_layers=True,
             persistence_threshold=0,  # biases are gathered with their layer, and not one by one
             prefetch_bucket_size=250_000_000,  # a whole layer
             secondary_partition_size=8,  # a node of eight GPUs

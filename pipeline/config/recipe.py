@@ -195,6 +195,10 @@ class Recipe:
             problems = stage.problems()
             if stage.attention == "flex_attention" and not self.scaling.use_gpu:
                 problems.append("attention 'flex_attention' trains on GPUs only; set sdpa or eager")
+            if stage.compile_layers and self.zero.zero_stage == 3 and not self.zero.whole_layers:
+                problems.append(
+                    "compile_layers under ZeRO-3 needs zero.whole_layers=true; set it, or zero.zero_stage=2"
+                )
             for name in stage.sources.keys() - self.corpora.keys():
                 problems.append(f"sources has {name!r}; the recipe's corpora are {', '.join(self.corpora)}")
             if not problems and (

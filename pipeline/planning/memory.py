@@ -116,7 +116,7 @@ def memory_plan(
     trained, frozen = counts.trainable, counts.total - counts.trainable
     partitioned = zero.zero_stage == 3
     gatherable = (trained + (0 if zero.frozen_whole else frozen)) if partitioned else 0
-    live = max(zero.max_live_parameters, largest_module(config, zero.frozen_whole))
+    live = max(zero.max_live_parameters, largest_module(config, zero.frozen_whole, zero.whole_layers))
     if not zero.saving_linear and not stage.compile_layers:
         live += int(trained * _kept_share(config, stage))
     live = min(gatherable, live)
@@ -148,15 +148,16 @@ def element_bytes(dtype: str) -> int:
     return ELEMENT_BYTES[dtype]
 
 
-def largest_module(config: ModelSizes, frozen_whole: bool) -> int:
-    """Elements of the largest of what is gathered as one: a layer, or the head. With `frozen_whole`, without their
+def largest_module(config: ModelSizes, frozen_whole: bool, whole_layers: bool) -> int:
+    """Elements of the largest of what is gathered as one: the head, or a layer. With `frozen_whole`, without their
     text sides."""
     text = 0 if frozen_whole else config.text_vocab_size
     head = config.hidden_size * (config.vocabulary.num_visual + text)
     head_dim = config.hidden_size // config.num_attention_heads
     attention = config.hidden_size * (2 * config.hidden_size + 2 * config.num_key_value_heads * head_dim)
     expert = attention + 3 * config.hidden_size * config.intermediate_size
-    return max(head, expert if frozen_whole else 2 * expert)
+    layer = expert if frozen_whole else 2 * expert
+    return max(head, layer if whole_layers else 0)
 
 
 def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str) -> int:

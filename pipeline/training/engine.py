@@ -90,8 +90,7 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
         weight_decay=stage.weight_decay,
         fused=True,  # on a CPU as well: it takes a tenth of the time there
     )
-    if zero.zero_stage == 3:
-        # A layer is gathered as one: one hook and one collective instead of about ten.
+    if zero.zero_stage == 3 and zero.whole_layers:
         set_z3_leaf_modules(objective, [MarsDecoderLayer])
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=engine_config(stage, zero), dist_init_required=False

@@ -58,7 +58,7 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
 def test_a_nodes_second_copy_is_of_the_weights_that_were_loaded(run: StageRun) -> None:
     """Four ranks as two nodes. DeepSpeed makes the copy before the files are read."""
     run = started(replace(run, stage=SHORT, samples=None, held_out=()))
-    copies = [replace(run.zero, secondary_partition_size=size) for size in (1, 2)]
+    copies = [replace(run.zero, whole_layers=True, secondary_partition_size=size) for size in (1, 2)]
     found = [on_ranks(4, replace(named(run, f"copies {zero.secondary_partition_size}"), zero=zero)) for zero in copies]
     assert losses(found[0]) == losses(found[1])
 

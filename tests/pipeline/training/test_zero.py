@@ -40,16 +40,18 @@ def start_of(run: StageRun) -> MarsForCausalLM:
     [
         ({"persistence_threshold": 1000}, {"checkpoint_every_layers": 1}),
         (
-            {"frozen_whole": True, "persistence_threshold": 0, "saving_linear": False},
+            {"frozen_whole": True, "whole_layers": True, "saving_linear": False},
             {"checkpoint_every_layers": 2},
         ),
         pytest.param({}, {}, marks=pytest.mark.long),
         pytest.param({"zero_stage": 2}, {}, marks=pytest.mark.long),
-        pytest.param({}, {"compile_layers": True, "checkpoint_every_layers": 1}, marks=pytest.mark.long),
+        pytest.param(
+            {"whole_layers": True}, {"compile_layers": True, "checkpoint_every_layers": 1}, marks=pytest.mark.long
+        ),
     ],
     ids=[
         "zero 3, recomputing",
-        "zero 3, frozen whole, plain linear layers, recomputing half",
+        "zero 3, whole layers, frozen whole, plain linear layers, recomputing half",
         "zero 3",
         "zero 2",
         "zero 3, compiled, recomputing",
@@ -84,7 +86,7 @@ def test_two_ranks_train_as_one_process_does_and_the_frozen_half_stays(
 def test_a_second_copy_of_the_weights_in_each_node_changes_nothing(run: StageRun) -> None:
     """Four ranks as two nodes: through validation, samples, and weights that are rolled back from a checkpoint."""
     stage = replace(STAGE, save_every_steps=1, roll_back_after=2, end_after=4)
-    zero = replace(run.zero, persistence_threshold=0)
+    zero = replace(run.zero, whole_layers=True)
     found = []
     for size in (1, 2):
         again = replace(named(run, f"copies {size}"), stage=stage, zero=replace(zero, secondary_partition_size=size))
