@@ -16,8 +16,8 @@ class ZeroConfig:
         secondary_partition_size: ranks, those of a node, that together keep a second copy of the weights from a step's
             first use on, so that later gathers of the step stay inside the node (ZeRO++'s hpZ); 1 for none. Used
             where there are more ranks, in whole nodes.
-        whole_layers: under ZeRO-3, gather and release a layer as one, by one collective, in place of its ten tensors one
-            by one. `compile_layers` needs it. Gradient norms differ by rounding.
+        whole_layers: under ZeRO-3, gather and release a layer as one, by one collective, in place of its ten tensors.
+            `compile_layers` needs it. Gradient norms differ by rounding.
         saving_linear: compute linear layers with DeepSpeed's function for ZeRO-3, whose Python takes a quarter of the
             host's time. torch's own keeps a layer's gathered weights until its backward pass, if the layer is neither
             recomputed nor compiled. Results differ by rounding.
