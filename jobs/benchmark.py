@@ -196,7 +196,7 @@ def punish(options: Punish) -> dict[str, Any]:
 
 
 def count(options: Count) -> dict[str, Any]:
-    at_least(options, ranks=1, ranks_per_node=1, layers=0)
+    at_least(options, ranks=2, ranks_per_node=1, layers=0)
     recipe = load_recipe(options.recipe, options.set)
 
     from pipeline.benchmarks.count import benchmark_counts

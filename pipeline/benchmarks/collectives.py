@@ -29,14 +29,6 @@ class Volume:
     gathered_between_nodes: float = 0.0
     reduced: float = 0.0
 
-    def __add__(self, other: "Volume") -> "Volume":
-        return Volume(
-            self.calls + other.calls,
-            self.gathered + other.gathered,
-            self.gathered_between_nodes + other.gathered_between_nodes,
-            self.reduced + other.reduced,
-        )
-
 
 @dataclass
 class CollectiveCounter(DispatchMode):

@@ -7,14 +7,14 @@ of elements in DeepSpeed's settings are scaled by the same factor. T is the size
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
@@ -26,6 +26,7 @@ from pipeline.config.tasks import Kind, Task
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import SampleParts, SequenceBuilder
+from pipeline.errors import UsageError
 from pipeline.generation.pictures import PictureGenerator
 from pipeline.generation.sampling import GREEDY
 from pipeline.model.mars import MarsForCausalLM
@@ -40,6 +41,8 @@ from pipeline.training.process import Rank, set_up_process
 
 HIDDEN, HEADS, INTERMEDIATE, TEXT_VOCAB, CODEBOOK = 64, 4, 176, 512, 256
 CAPTION_IDS, NUM_CODES, NUM_HIGH, GROUP = 4, 16, 64, 16
+FIRST_KINDS = (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)
+"""Kinds of the timed micro-step."""
 ROUNDS, SETTLE = 5, 3
 """Timed repetitions, and steps before anything is counted: DeepSpeed records the order of modules first."""
 
@@ -52,8 +55,8 @@ class StageCount:
         micro_steps: kinds of each micro-step of a step.
         step: an ordinary step.
         after_validation, after_drawing: the step after each.
-        ideal: bytes of a step whose micro-steps gather each partitioned weight once for each pass that uses it, and
-            reduce each gradient once.
+        ideal: bytes of a step under ZeRO-3 whose micro-steps gather each partitioned weight once for each pass that
+            uses it, and reduce each gradient once.
     """
 
     micro_steps: list[list[Kind]]
@@ -71,7 +74,13 @@ class StageCount:
 
 
 def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
-    """Counts one step of each stage of the recipe on `settings.ranks` ranks."""
+    """Counts one step of each stage of the recipe on `settings.ranks` ranks.
+
+    Raises:
+        UsageError: the recipe has no stages, or they do not suit so many ranks.
+    """
+    if not recipe.stages:
+        raise UsageError(f"recipe {recipe.name!r} has no stages")
     scaling, plan_settings = (
         replace(recipe.scaling, num_workers=settings.ranks),
         replace(recipe.plan, budget_gpu_days=()),
@@ -96,11 +105,12 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
             count, drawn = bench.count(_sequence(planned.work), settings.ranks_per_node)
             counts.append(count)
             drawing = max(drawing, drawn, key=lambda volume: volume.gathered)
-            say(f"count: stage {planned.number}: {count.over_ideal:.2f} of the ideal volume")
+            say(f"count: stage {planned.number}: {count.step.calls} collectives a step")
             trained = bench.trained_bytes
     finally:
         dist.destroy_process_group()
     first = counts[0]
+    over = [round(count.over_ideal, 4) for count in counts] if recipe.zero.zero_stage == 3 else []
     return {
         "recipe": recipe.name,
         "ranks": settings.ranks,
@@ -112,13 +122,10 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
         "calls_a_micro_step": first.step.calls / len(first.micro_steps),
         "gathered_t_a_step": first.step.gathered / trained,
         "between_nodes_t_a_step": first.step.gathered_between_nodes / trained,
-        "volume_over_ideal": max(count.over_ideal for count in counts),
-        "volume_over_ideal_by_stage": [round(count.over_ideal, 4) for count in counts],
+        "volume_over_ideal": max(over) if over else None,
+        "volume_over_ideal_by_stage": over,
         "drawing_t": drawing.gathered / trained,
     }
-
-
-FIRST_KINDS = (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)
 
 
 def _narrow(layers: int) -> MarsConfig:
@@ -184,6 +191,10 @@ def _seconds(run: Callable[[], object], then: Callable[[], object] = lambda: Non
         torch.set_num_threads(threads)
 
 
+def _bytes(parameter: nn.Parameter) -> int:
+    return math.prod(whole_shape(parameter)) * parameter.element_size()
+
+
 @dataclass(frozen=True)
 class _Bench:
     """An engine around the narrow model."""
@@ -207,15 +218,11 @@ class _Bench:
     @property
     def trained_bytes(self) -> int:
         """T."""
-        return self._bytes(lambda name: True)
+        return sum(_bytes(each) for each in self._parameters if each.requires_grad)
 
-    def _bytes(self, wanted: Callable[[str], bool]) -> int:
-        named = self.engine.module.named_parameters()
-        return sum(
-            math.prod(whole_shape(each)) * each.element_size()
-            for name, each in named
-            if each.requires_grad and wanted(name)
-        )
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return list(self.engine.module.parameters())
 
     def host_seconds(self) -> float:
         """CPU seconds of a step's forward and backward pass, without the update, which follows each time: after it,
@@ -237,7 +244,7 @@ class _Bench:
 
         for _ in range(SETTLE):
             step()
-        with _counting(ranks_per_node) as counter:
+        with CollectiveCounter(ranks_per_node) as counter:
             step()
             ordinary = counter.take()
             self._validate(sequence[0])
@@ -248,9 +255,10 @@ class _Bench:
             drawn = counter.take()
             step()
             after_drawing = counter.take()
-        layers, tables = self._bytes(lambda name: ".layers." in name), self._bytes(lambda name: ".layers." not in name)
-        # Tables: the embedding and the head are used in the forward pass alone.
-        ideal = len(sequence) * (2 * layers + tables + layers + tables)
+        # Layers in both passes; embeddings and the head, whose gradient is ready by then, in the forward pass alone.
+        once = sum(map(_bytes, self._parameters))
+        again = sum(_bytes(each) for name, each in self.engine.module.named_parameters() if ".layers." in name)
+        ideal = len(sequence) * (once + again + self.trained_bytes)
         return StageCount(sequence, ordinary, validated, after_drawing, ideal), drawn
 
     @torch.no_grad()
@@ -268,9 +276,3 @@ class _Bench:
         with kept_gathered(self.engine.module.parameters()):
             generator.draw([[1] * CAPTION_IDS], [0])
         self.engine.train()
-
-
-@contextmanager
-def _counting(ranks_per_node: int) -> Iterator[CollectiveCounter]:
-    with CollectiveCounter(ranks_per_node) as counter:
-        yield counter

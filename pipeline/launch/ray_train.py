@@ -27,7 +27,7 @@ PREEMPTION_POLL_S = 2
 large part of a notice of 30 s."""
 COLLECTIVE_TIMEOUT_S = 1800
 """Seconds after which a collective that some rank does not join is an error."""
-GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """Environment variables of GPU workers, where the user has set none. Rows and gathered weights have many sizes, which
 would leave holes in fixed segments of the allocator."""
 ERROR_CHARACTERS = 300
