@@ -76,10 +76,15 @@ class Launch:
 def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
     """Trains on gloo processes with the given attributes of `Launch`. Returns rank 0's figures for each step."""
     launch = Launch(world_size, run, free_port(), run.output.with_name(f"figures-{os.urandom(4).hex()}.pt"), **how)
+    before = _shared_memory(launch.port)  # of a killed process that happened to have this port
     spawn(_rank, world_size, launch)
-    left = list(Path("/dev/shm").glob(f"deepspeed_*_{launch.port}_*"))
-    assert not left, "memory of every run would stay taken until the machine restarts"
+    left = _shared_memory(launch.port) - before
+    assert not left, f"{left}: memory of every run would stay taken until the machine restarts"
     return torch.load(launch.figures, weights_only=False)
+
+
+def _shared_memory(port: int) -> set[Path]:
+    return set(Path("/dev/shm").glob(f"deepspeed_*_{port}_*"))
 
 
 def spawn(rank: Callable, world_size: int, *args: Any) -> None:

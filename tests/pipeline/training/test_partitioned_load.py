@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.model.loading import load_base
 from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.process_memory import MemoryGrowth
+from pipeline.training.engine import unlink_shared_memory
 from pipeline.training.stage_run import StageRun, starting_model
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
@@ -120,5 +121,6 @@ def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
             with deepspeed.zero.GatheredParameters([parameter]):
                 tensors[name] = parameter.detach().clone()
     torch.save((tensors, growth, held), f"{result}-{rank}")
+    unlink_shared_memory()
     dist.barrier()
     os._exit(0)
