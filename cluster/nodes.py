@@ -84,15 +84,15 @@ def _why_never(cluster: ClusterFile, demand: Demand) -> str:
         return f"{demand}: no node type holds even one" + (
             f": {'; '.join(lacking)}" if lacking else " of them as a whole"
         )
-    held, nodes_left = 0, cluster.max_workers
+    most, nodes_left = 0, cluster.max_workers
     for kind in sorted(cluster.node_types, key=lambda each: capacity(each, demand.resources), reverse=True):
         if fit := capacity(kind, demand.resources):
             nodes = min(kind.max_workers, nodes_left)
-            held, nodes_left = held + nodes * fit, nodes_left - nodes
-    if held >= demand.count:
+            most, nodes_left = most + nodes * fit, nodes_left - nodes
+    if most >= demand.count:
         return ""
     limits = ", ".join(f"{k.max_workers} of {k.name}" for k in cluster.node_types if capacity(k, demand.resources))
-    return f"{demand}: the cluster holds {held} at most (max_workers {cluster.max_workers}; {limits})"
+    return f"{demand}: the cluster holds {most} at most (max_workers {cluster.max_workers}; {limits})"
 
 
 def _too_much(cluster: ClusterFile, demands: list[Demand]) -> str:

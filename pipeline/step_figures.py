@@ -44,7 +44,7 @@ class StepFigures:
         mfu: model FLOP utilisation; None if the device's peak is unknown.
         validation: figures of `pipeline.training.validation.validate` after the step.
         checkpoint: stall of a checkpoint that began after the previous step, or None.
-        beside_s: seconds after the step for validation, samples and comparisons.
+        between_steps_s: seconds after the step for validation, samples and comparisons.
     """
 
     step: int
@@ -64,7 +64,7 @@ class StepFigures:
     mfu: float | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     checkpoint: CheckpointStall | None = None
-    beside_s: float = 0.0
+    between_steps_s: float = 0.0
 
     def to_json(self) -> dict[str, float]:
         """Returns the figures by their names in `METRICS_FILE` and in the trackers."""
@@ -87,7 +87,7 @@ class StepFigures:
             **_prefixed("validation", self.validation),
             "checkpoint_stall_s": self.checkpoint.seconds if self.checkpoint else None,
             "checkpoint_stall_share": self.checkpoint.share if self.checkpoint else None,
-            "beside_s": self.beside_s,
+            "between_steps_s": self.between_steps_s,
         }
         return {name: value for name, value in measured.items() if value is not None}
 
@@ -115,7 +115,7 @@ class StepFigures:
             mfu=line.get("mfu"),
             validation=_of_prefix("validation", line),
             checkpoint=stall,
-            beside_s=line.get("beside_s", 0.0),
+            between_steps_s=line.get("between_steps_s", line.get("beside_s", 0.0)),
         )
 
 

@@ -82,9 +82,9 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
     if isinstance(node, tuple):
         if not name.isdigit() or int(name) >= len(node):
             raise UsageError(f"--set {key}: {name!r} is none of the positions 0 to {len(node) - 1}")
-        place = int(name)
-        changed = _set(node[place], rest, text, key) if rest else _parse(text, type(node[place]), key)
-        return (*node[:place], changed, *node[place + 1 :])
+        index = int(name)
+        changed = _set(node[index], rest, text, key) if rest else _parse(text, type(node[index]), key)
+        return (*node[:index], changed, *node[index + 1 :])
     if isinstance(node, dict):
         old = node.get(name)
         if is_dataclass(next(iter(node.values()), None)) and old is None:

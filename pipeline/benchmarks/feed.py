@@ -81,16 +81,16 @@ def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
         f"{benchmark.step_s:.2f} s, the pace of {recipe.scaling.num_workers} {plan.device.name} at MFU {settings.mfu:g}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        place = settings.place or folder
-        if MANIFEST_FILE not in open_storage(place).names():
-            write_tokens(place, benchmark, say)
-        figures = measure_feed(place, benchmark, say)
-    return {"recipe": recipe.name, "stage": settings.stage, "place": settings.place or "a local folder"} | figures
+        location = settings.location or folder
+        if MANIFEST_FILE not in open_storage(location).names():
+            write_tokens(location, benchmark, say)
+        figures = measure_feed(location, benchmark, say)
+    return {"recipe": recipe.name, "stage": settings.stage, "location": settings.location or "a local folder"} | figures
 
 
-def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> None:
+def write_tokens(location: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> None:
     """Writes shards of random tokens, enough for more than two windows, to a folder or URL."""
-    storage, lengths, random = open_storage(place), benchmark.lengths, np.random.default_rng(0)
+    storage, lengths, random = open_storage(location), benchmark.lengths, np.random.default_rng(0)
     samples = (benchmark.steps + 2) * benchmark.stage.global_batch_size
     shards = max(2 * benchmark.stage.window_shards + 1, -(-samples // benchmark.shard_rows))
     high = lengths.num_high_codes if benchmark.stage.needs_high_codes else None
@@ -118,25 +118,25 @@ def write_tokens(place: str, benchmark: FeedBenchmark, report: Callable[[str], N
         }
         for number, count in enumerate(counts.tolist())
     ]
-    report(f"writes {shards} shards of {benchmark.shard_rows} rows to {place}")
+    report(f"writes {shards} shards of {benchmark.shard_rows} rows to {location}")
     for shard in range(shards):
         storage.write(f"{shard:05d}.parquet", lambda path: write_token_shard(path, rows, fingerprint))
     storage.write(MANIFEST_FILE, lambda path: path.write_text("{}"))
 
 
-def measure_feed(place: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> dict[str, Any]:
+def measure_feed(location: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> dict[str, Any]:
     """Takes the first steps of an epoch from the loader, and sleeps `step_s` between two.
 
     Returns:
         `data_wait_share` of the steps' time, the median and the longest wait, and the loader's time for a step.
     """
     stage = replace(benchmark.stage, sources={MAIN: Source()})
-    index = build_row_index(RowSelection(place, "", (), stage.seq_len))
+    index = build_row_index(RowSelection(location, "", (), stage.seq_len))
     order = MixedOrder(
         [SampleOrder(index.counts, 0, benchmark.stage_number, stage.window_shards)], [1.0], stage.global_batch_size
     )
     high = stage.needs_high_codes
-    reader = TokenReader(place, index, stage.window_shards + 1, high)
+    reader = TokenReader(location, index, stage.window_shards + 1, high)
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
     builder = SequenceBuilder(benchmark.vocabulary, instructions, 0)
     plan = StagePlan(stage, benchmark.stage_number, 0, order, [reader], builder)

@@ -87,7 +87,7 @@ def _make_inputs(recipe: Recipe, recipe_name: str, root: Path, changes: Sequence
     is_done = {
         "make_corpus": bool(recipe.corpus.path),
         "tokenize": all(Path(paths.tokens_of(name), MANIFEST_FILE).exists() for name in recipe.corpora),
-        "train_lm": (paths.base / "config.json").exists(),
+        "train_lm": (paths.initial_model / "config.json").exists(),
     }
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for job in (job for job, done in is_done.items() if not done):

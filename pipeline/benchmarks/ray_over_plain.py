@@ -67,8 +67,8 @@ def ray_over_plain(benchmark: StepBenchmark, loop_steps: int, loop_runs: int) ->
                 output = Path(folder) / f"{name}{number}"
                 steps = loops[name](replace(run, output=output, checkpoints=str(output / "checkpoints")), scaling)
                 times[name] = statistics.median(each.step_s for each in steps[len(steps) // 3 :])
-            told = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
-            say(f"loop {number}/{loop_runs}: {told}{'' if number else ' (not counted)'}")
+            listed = ", ".join(f"{times[name]:.3f} s a step {name}" for name in order)
+            say(f"loop {number}/{loop_runs}: {listed}{'' if number else ' (not counted)'}")
             ratios.append(times["under Ray Train"] / times["without Ray"])
     return statistics.median(ratios[1:])
 

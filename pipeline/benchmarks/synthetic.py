@@ -20,11 +20,11 @@ def synthetic_run(
     folder: Path, config: MarsConfig, stage: StageConfig, zero: ZeroConfig, text_ids: int, num_codes: int
 ) -> StageRun:
     """Writes a random language expert and random token shards for one epoch of the stage into `folder`."""
-    base, tokens = folder / "lm", folder / "tokens"
+    language_expert, tokens = folder / "lm", folder / "tokens"
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config.language_expert(), dtype=getattr(torch, zero.dtype))
-    model.save_pretrained(base)
+    model.save_pretrained(language_expert)
     generator = np.random.default_rng(0)
     captions = {"caption_en": "en"}
     shape = [1, 16, 16, 3]
@@ -53,7 +53,7 @@ def synthetic_run(
         stage_number=1,
         seed=0,
         zero=zero,
-        base=base,
+        initial_model=language_expert,
         codebook_size=config.codebook_size,
         model_options=config.options,
         initial_checkpoint=None,

@@ -172,8 +172,8 @@ def unlimited(recipe: Recipe) -> Recipe:
     return replace(recipe, plan=replace(recipe.plan, budget_gpu_days=()))
 
 
-def _stage_cost(plan: RecipePlan, place: int, rate: float, rates: Rates) -> Cost:
-    planned, devices = plan.stages[place], plan.recipe.scaling.num_gpus or plan.recipe.scaling.num_cpus
+def _stage_cost(plan: RecipePlan, index: int, rate: float, rates: Rates) -> Cost:
+    planned, devices = plan.stages[index], plan.recipe.scaling.num_gpus or plan.recipe.scaling.num_cpus
     training = planned.work.flop / rate
     start_s = ASSUMED_START_S if rates.starting_s is None else rates.starting_s
     stalls = _checkpoints(planned.stage) * _stall_s(plan) * devices

@@ -35,37 +35,38 @@ class Rates:
     sources: tuple[str, ...] = ()
 
 
-def read_rates(places: tuple[str, ...]) -> Rates:
+def read_rates(locations: tuple[str, ...]) -> Rates:
     """Reads rates from the output of `jobs/benchmark.py train --json` or `tokenize --json`, and from ledgers' folders.
 
     Raises:
         UsageError: a file is neither, or the rates are of different devices.
     """
     rates = Rates()
-    for place in places:
-        path = Path(place)
-        if "://" in place or path.is_dir():
-            found = _of_ledger(place)
+    for location in locations:
+        path = Path(location)
+        if "://" in location or path.is_dir():
+            found = _of_ledger(location)
         elif path.is_file():
-            found = _of_benchmark(place, path.read_text())
+            found = _of_benchmark(location, path.read_text())
         else:
-            raise UsageError(f"--benchmark {place!r}: there is no such file or ledger folder")
+            raise UsageError(f"--benchmark {location!r}: there is no such file or ledger folder")
         if rates.device and found.device != rates.device:
             raise UsageError(
-                f"--benchmark: {place!r} was measured on {found.device}, {rates.sources[0]!r} on {rates.device}; "
+                f"--benchmark: {location!r} was measured on {found.device}, {rates.sources[0]!r} on {rates.device}; "
                 "measure both on one"
             )
         news = {name: value for name, value in vars(found).items() if value}
-        rates = Rates(**(vars(rates) | news | {"sources": (*rates.sources, place)}))
+        rates = Rates(**(vars(rates) | news | {"sources": (*rates.sources, location)}))
     return rates
 
 
-def _of_benchmark(place: str, text: str) -> Rates:
+def _of_benchmark(location: str, text: str) -> Rates:
     try:
         figures: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
     except (ValueError, IndexError) as error:
         raise UsageError(
-            f"--benchmark {place!r}: its last line is no JSON object; give what `jobs/benchmark.py train --json` prints"
+            f"--benchmark {location!r}: its last line is no JSON object; give what `jobs/benchmark.py "
+            "train --json` prints"
         ) from error
     device = str(figures.get("device", ""))
     name, _, rest = device.partition(", ")
@@ -76,21 +77,21 @@ def _of_benchmark(place: str, text: str) -> Rates:
         encoders = devices if name == "CPU" else int(figures.get("encoders", 1))
         return Rates(device=name, pictures_per_s=figures["images_per_s"] / encoders)
     raise UsageError(
-        f"--benchmark {place!r}: neither flop_per_step nor images_per_s is in it; give what `jobs/benchmark.py train "
-        "--json` or `tokenize --json` prints, or a run's ledger folder"
+        f"--benchmark {location!r}: neither flop_per_step nor images_per_s is in it; give what `jobs/benchmark.py "
+        "train --json` or `tokenize --json` prints, or a run's ledger folder"
     )
 
 
-def _of_ledger(place: str) -> Rates:
-    table = read_ledger(place).table
+def _of_ledger(location: str) -> Rates:
+    table = read_ledger(location).table
     if not len(table):
-        raise UsageError(f"--benchmark {place!r}: the folder holds no rows of a ledger")
+        raise UsageError(f"--benchmark {location!r}: the folder holds no rows of a ledger")
     trained = table[(table["job"] == "train_stage") & (table["steps"] > 0)]
     if not len(trained):
-        raise UsageError(f"--benchmark {place!r}: no attempt in this ledger trained a step")
+        raise UsageError(f"--benchmark {location!r}: no attempt in this ledger trained a step")
     models = sorted(set(trained["gpu_model"]))
     if len(models) > 1:
-        raise UsageError(f"--benchmark {place!r}: it was trained on {', '.join(models)}; give a ledger of one model")
+        raise UsageError(f"--benchmark {location!r}: it was trained on {', '.join(models)}; give a ledger of one model")
     work = trained["productive_seconds"] * trained["gpu_count"]
     by_stage = {
         int(str(stage)): float(rows["flop"].sum() / work[rows.index].sum()) for stage, rows in trained.groupby("stage")

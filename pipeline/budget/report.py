@@ -35,8 +35,8 @@ def report_object(recipe: Recipe, ledger: Ledger, budget: float, named: Mapping[
     total = float(of_kind["gpu_days"].sum())
     limit = float(table["run_budget_gpu_days"].iloc[-1]) or sum(recipe.plan.budget_gpu_days)
     budget = budget or limit
-    held = burn_rate(table, spent)
-    expected = forecast(recipe, table, held)
+    rate = burn_rate(table, spent)
+    expected = forecast(recipe, table, rate)
     models = [str(model) for model in spent["gpu_model"].unique() if model]
     factors = {model: factor for model in models if (factor := a100_factor(model, named)) is not None}
     a100 = sum(float(spent.loc[spent["gpu_model"] == model, "gpu_days"].sum()) * f for model, f in factors.items())
@@ -54,7 +54,7 @@ def report_object(recipe: Recipe, ledger: Ledger, budget: float, named: Mapping[
         "beside": PUBLISHED,
         "budget_gpu_days": budget or None,
         "share_of_budget": total / budget if budget else None,
-        "burn_rate_gpu_days_a_day": held,
+        "burn_rate_gpu_days_a_day": rate,
         "forecast": asdict(expected) if expected else None,
         "by_job": _grouped(spent, table, ["job", "gpu_model"]),
         "by_stage": _grouped(spent[spent["stage"] != ""], table, ["job", "stage", "gpu_model"]),

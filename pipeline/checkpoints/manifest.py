@@ -131,7 +131,7 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
     """
     storage = open_storage(url)
     names = set(storage.names())
-    for name in sorted(folders_of(names), key=_place, reverse=True):
+    for name in sorted(folders_of(names), key=_order, reverse=True):
         if f"{name}/{MANIFEST_FILE}" not in names:
             passed_over.append(f"{name}: {NEVER_FINISHED}")
             continue
@@ -188,13 +188,13 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
     return Checkpoint(url, name, manifest)
 
 
-def finished_checkpoint(place: str | Path, allow_unfinished: bool = False) -> Checkpoint:
-    """Returns the checkpoint at `place`, or the newest one if `place` is a stage or a folder of checkpoints.
+def finished_checkpoint(location: str | Path, allow_unfinished: bool = False) -> Checkpoint:
+    """Returns the checkpoint at `location`, or the newest one if `location` is a stage or a folder of checkpoints.
 
     Raises:
         InputError: there is none, it is damaged, or its stage did not finish and `allow_unfinished` is False.
     """
-    url = str(place).rstrip("/")
+    url = str(location).rstrip("/")
     if open_storage(url).exists(MANIFEST_FILE):
         parent, _, name = url.rpartition("/")
         try:
@@ -232,7 +232,7 @@ def remove_old(
     """
     storage = open_storage(url)
     names = set(storage.names())
-    folders = sorted(folders_of(names), key=_place)
+    folders = sorted(folders_of(names), key=_order)
     step = step_of(newest)
     finished = [name for name in folders if f"{name}/{MANIFEST_FILE}" in names]
     closed = [name for name in finished if step_of(name) < step]
@@ -255,7 +255,7 @@ def step_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _place(name: str) -> tuple[int, str]:
+def _order(name: str) -> tuple[int, str]:
     return step_of(name), name
 
 

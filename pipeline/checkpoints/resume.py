@@ -55,8 +55,8 @@ def resume(
         checkpoint = from_first_rank(next(candidates, None) if first else None)
         if checkpoint is None:
             break
-        told = checkpoint.manifest
-        if at_most_step is not None and (told.step > at_most_step or told.guard.get("in_row")):
+        manifest = checkpoint.manifest
+        if at_most_step is not None and (manifest.step > at_most_step or manifest.guard.get("in_row")):
             continue
         check_identity(checkpoint, asdict(identity))
         if damage := _load(engine, checkpoint, KEYS):
@@ -126,12 +126,12 @@ def _read(
     checkpoint: Checkpoint, slices: list[Slice], shapes: dict[str, tuple[int, ...]], keys: tuple[str, ...]
 ) -> list[list[Tensor]]:
     """Returns the slices' tensors in the order of `keys`, and changes nothing."""
-    held = checkpoint.manifest.shapes
-    if other := sorted(held.keys() ^ shapes.keys()):
+    saved = checkpoint.manifest.shapes
+    if other := sorted(saved.keys() ^ shapes.keys()):
         raise InputError(f"it is of another model: {len(other)} parameters differ ({other[0]}, ...)")
-    if other := [name for name, shape in shapes.items() if held[name] != shape]:
+    if other := [name for name, shape in shapes.items() if saved[name] != shape]:
         raise InputError(
-            f"it is of another model: {other[0]} has shape {held[other[0]]}, the model's is {shapes[other[0]]}"
+            f"it is of another model: {other[0]} has shape {saved[other[0]]}, the model's is {shapes[other[0]]}"
         )
     reader = SliceReader(checkpoint)
     return [[reader.read(each.name, key, each.start, each.count) for key in keys] for each in slices]

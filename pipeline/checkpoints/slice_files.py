@@ -59,8 +59,8 @@ class SliceReader:
                 continue
             low, high = max(start, placed.start), min(start + count, placed.start + placed.count)
             if low < high:
-                place = placed.places[KEYS.index(key)] + ELEMENT_BYTES * (low - placed.start)
-                content = bytearray(file.read(place, place + ELEMENT_BYTES * (high - low)))
+                offset = placed.places[KEYS.index(key)] + ELEMENT_BYTES * (low - placed.start)
+                content = bytearray(file.read(offset, offset + ELEMENT_BYTES * (high - low)))
                 part[low - start : high - start] = torch.frombuffer(content, dtype=torch.float32)
                 filled += high - low
         if filled != count:

@@ -78,7 +78,7 @@ class FeedSettings:
 
     stage: int = 1
     """Stage, from 1."""
-    place: str = ""
+    location: str = ""
     """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; tokens of an earlier measurement are reused.
     Default: a folder for temporary files."""
     gpu: str = ""

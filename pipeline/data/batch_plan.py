@@ -31,8 +31,8 @@ DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 class Reader(Protocol):
     """Returns the rows of one source, as `TokenReader` does."""
 
-    def row(self, shard: int, place: int) -> Row:
-        """The `place`-th selected sample of the `shard`-th shard."""
+    def row(self, shard: int, index: int) -> Row:
+        """The `index`-th selected sample of the `shard`-th shard."""
         ...
 
     def ahead(self, shards: list[int]) -> None:
@@ -80,7 +80,7 @@ class StagePlan:
         draws = np.column_stack([random.random((size, 3)), random.random(size), random.random(size)])
         for reader, shards in zip(self.readers, self.order.near(step), strict=True):
             reader.ahead(shards)
-        rows = [self.readers[source].row(shard, place) for source, shard, place in self.order.step(step)]
+        rows = [self.readers[source].row(shard, index) for source, shard, index in self.order.step(step)]
         sequences = [
             self._sequence(row, tuple(draw), (step, number))
             for number, (row, draw) in enumerate(zip(rows, draws, strict=True))

@@ -100,13 +100,13 @@ def collate(
     for row, sequences in enumerate(rows):
         for segment, sequence in enumerate(sequences):
             is_visual = visual_positions(sequence, vocabulary)
-            place = np.empty(len(is_visual), np.int64)  # in the row's stream
+            positions = np.empty(len(is_visual), np.int64)  # in the row's stream
             for packer, chosen in ((text, ~is_visual), (visual, is_visual)):
-                place[chosen] = packer.add(
+                positions[chosen] = packer.add(
                     row, sequence.ids[: sequence.num_run][chosen], np.nonzero(chosen)[0], sequence, segment
                 )
             at = sequence.label_positions
-            labels.append((row, place[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
+            labels.append((row, positions[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
             counts += positions_and_pairs(sequence, is_visual)
 
     row_length = text.length + visual.length

@@ -57,8 +57,8 @@ def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]
     texts: list[list[list[int]]] = []
     reader = TokenReader(tokens, index, held_shards=1)
     for shard, count in enumerate(index.counts):
-        for place in range(count):
-            parts = reader.row(shard, place).document
+        for row_number in range(count):
+            parts = reader.row(shard, row_number).document
             if parts is not None:
                 texts.append([[]])
                 for part in parts:
@@ -70,7 +70,7 @@ def document_texts(tokens: str | Path, index: RowIndex) -> list[list[list[int]]]
 
 
 class TokenReader:
-    """Reads samples by shard and place, and caches the tables of the last few shards.
+    """Reads samples by shard and index, and caches the tables of the last few shards.
 
     Args:
         tokens: folder or URL of token shards.
@@ -93,15 +93,15 @@ class TokenReader:
             wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
             self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
 
-    def row(self, shard: int, place: int) -> Row:
-        """The `place`-th selected sample of the `shard`-th shard."""
+    def row(self, shard: int, index: int) -> Row:
+        """The `index`-th selected sample of the `shard`-th shard."""
         if shard not in self._cache:
             self._cache[shard] = self._read(shard)
             while len(self._cache) > self._held:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(shard)
         table, rows = self._cache[shard]
-        return self._sample(table, int(rows[place]), f"{self._storage}/{self._index.shards[shard]}")
+        return self._sample(table, int(rows[index]), f"{self._storage}/{self._index.shards[shard]}")
 
     def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
         name = self._index.shards[shard]
@@ -126,7 +126,7 @@ class TokenReader:
         pictures = table.slice(row, document["of"].as_py())
         places = pictures["document"].to_pylist()
         if [(each["id"], each["place"]) for each in places] != [
-            (document["id"].as_py(), place) for place in range(document["of"].as_py())
+            (document["id"].as_py(), index) for index in range(document["of"].as_py())
         ]:
             raise InputError(f"document {document['id'].as_py()!r} is not whole in {shard!r}; tokenize it again")
         parts: list[list[int] | np.ndarray] = []

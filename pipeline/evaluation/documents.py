@@ -34,8 +34,8 @@ def true_documents(recipe: Recipe, paths: RunPaths, corpus: str) -> list[TrueDoc
     index = build_row_index(RowSelection(tokens))
     reader, found = TokenReader(tokens, index, held_shards=1), []
     for shard, count in enumerate(index.counts):
-        for place in range(count):
-            parts = reader.row(shard, place).document or []
+        for row_number in range(count):
+            parts = reader.row(shard, row_number).document or []
             ids = [number for part in parts if isinstance(part, list) for number in part]
             text = tokenizer.decode(ids)
             pictures = [part for part in parts if isinstance(part, np.ndarray)]

@@ -20,7 +20,7 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.data.batch_plan import prefetch
 from pipeline.errors import NonFiniteError
 from pipeline.evaluation.text_drift import TextLogits, text_drift
-from pipeline.model.loading import load_base, load_language_expert
+from pipeline.model.loading import load_initial_model, load_language_expert
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.engine import make_engine
 from pipeline.training.objective import Objective
@@ -67,15 +67,17 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     zero = replace(run.zero, zero_stage=2)  # one process has nothing to partition
     objective = make_objective(experts, run, zero)
-    base = load_language_expert(run.base, getattr(torch, zero.dtype)).to(device).eval()
-    base.set_attn_implementation(run.stage.attention)
+    language_expert = load_language_expert(run.initial_model, getattr(torch, zero.dtype)).to(device).eval()
+    language_expert.set_attn_implementation(run.stage.attention)
     engine = make_engine(objective.to(device), run.stage, zero)
     plan = make_plan(run, objective.mars.config.vocabulary)
     marks = {round(part * steps / max(1, comparison.measurements - 1)) for part in range(comparison.measurements)}
     marks |= {0, steps}
 
     def drift() -> dict[str, float]:
-        return asdict(text_drift(text_logits(objective), _logits_on(device, base), comparison.texts, run.end_id))
+        return asdict(
+            text_drift(text_logits(objective), _logits_on(device, language_expert), comparison.texts, run.end_id)
+        )
 
     records: list[dict[str, Any]] = [{"experts": experts, "step": 0} | drift()]
     report(records[0])
@@ -99,8 +101,8 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
 def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
     """Makes the model to train. Both kinds start from the same weights and compute the same function."""
     assert experts in EXPERTS, experts
-    model = load_base(
-        run.base,
+    model = load_initial_model(
+        run.initial_model,
         run.codebook_size,
         getattr(torch, zero.dtype),
         # A shared output projection would be frozen in the shared expert.

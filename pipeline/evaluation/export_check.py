@@ -26,10 +26,12 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
     texts = [caption["ids"] for row in captions[:16] for caption in row]
     scores: dict[str, Any] = {}
     if held_out:
-        base = load_language_expert(paths.base, model.dtype).eval()
+        language_expert = load_language_expert(paths.initial_model, model.dtype).eval()
         end_id = end_of_text_id(PreTrainedTokenizerFast.from_pretrained(paths.export))
         rows = model.config.text_vocab_size
-        drift = text_drift(lambda ids: model(ids).logits[..., :rows], lambda ids: base(ids).logits, held_out, end_id)
+        drift = text_drift(
+            lambda ids: model(ids).logits[..., :rows], lambda ids: language_expert(ids).logits, held_out, end_id
+        )
         scores = {"text_perplexity": drift.perplexity, "base_text_perplexity": drift.base_perplexity}
         # A picture may well follow the last word of a caption.
         beginnings = [ids[:-1] for ids in held_out if len(ids) > 1]
@@ -38,6 +40,6 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
             scores |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
     return scores | {
         "held_out_texts": len(held_out),
-        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.base, texts),
-        "visual_weights_moved": visual_weights_moved(model, paths.base),
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.initial_model, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.initial_model),
     }

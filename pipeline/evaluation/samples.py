@@ -37,8 +37,8 @@ def _rows(paths: RunPaths, source: Source) -> pd.DataFrame:
     reader = TokenReader(paths.tokens, index, held_shards=1)
     rows = []
     for shard, count in enumerate(index.counts):
-        for place in range(count):
-            row = reader.row(shard, place)
+        for row_number in range(count):
+            row = reader.row(shard, row_number)
             own = dict(sample_id=row.sample_id, codes=row.codes, high_codes=row.high_codes)
             for language in LANGUAGES:
                 text = texts[row.sample_id].get(language)

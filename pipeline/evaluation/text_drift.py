@@ -1,4 +1,4 @@
-"""Measures how training changes the language expert: text logits and perplexity against the base's, on unseen text.
+"""Measures how training changes text logits and perplexity against the language expert's, on unseen text.
 
 Shape letters: T ids of a text, V text rows.
 """
@@ -24,10 +24,10 @@ TextLogits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Drift:
-    """Text output of a model compared with its base's, over all positions of some texts.
+    """Text output of a model compared with its language expert's, over all positions of some texts.
 
     Attributes:
-        mean_kl: mean KL(base || model) of the next-id distributions, nats.
+        mean_kl: mean KL(language expert || model) of the next-id distributions, nats.
         max_abs_diff: largest absolute difference of a logit.
         perplexity, base_perplexity: exp of the mean cross-entropy of the next id.
     """
@@ -39,7 +39,7 @@ class Drift:
 
 
 @torch.no_grad()
-def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_id: int) -> Drift:
+def text_drift(model: TextLogits, language_expert: TextLogits, texts: list[list[int]], end_id: int) -> Drift:
     """Measures texts one by one, each between two `end_id`, so that both models run the same shapes.
 
     Probabilities are over the text vocabulary alone.
@@ -47,7 +47,7 @@ def text_drift(model: TextLogits, base: TextLogits, texts: list[list[int]], end_
     kl, loss, base_loss, worst, count = 0.0, 0.0, 0.0, 0.0, 0
     for ids in texts:
         line = torch.tensor([[end_id, *ids, end_id]])
-        own, reference = (logits(line)[0, :-1].float() for logits in (model, base))
+        own, reference = (logits(line)[0, :-1].float() for logits in (model, language_expert))
         own_log, reference_log = own.log_softmax(-1), reference.log_softmax(-1)
         kl += F.kl_div(own_log, reference_log, reduction="sum", log_target=True).item()
         loss += F.nll_loss(own_log, line[0, 1:], reduction="sum").item()
@@ -82,7 +82,7 @@ def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str
             for ids in _captions(TokenShard(storage, shard), free)
             if ids and (known is None or known.issuperset(ids))
         ]
-        found += [lines[place] for place in sorted(generator.permutation(len(lines))[:wanted])]
+        found += [lines[index] for index in sorted(generator.permutation(len(lines))[:wanted])]
     return found
 
 

@@ -20,12 +20,12 @@ from pipeline.config.model import ModelOptions
 from pipeline.errors import InputError
 from pipeline.export.trained_weights import (
     OBJECTIVE_PREFIX,
-    check_base_of,
+    check_language_expert_of,
     check_picture_positions_of,
     check_same_shapes,
     trained_shapes_of,
 )
-from pipeline.model.loading import load_base, load_language_expert
+from pipeline.model.loading import load_initial_model, load_language_expert
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.weights.language_expert_formats import LanguageExpertFiles, open_language_expert
 from pipeline.weights.starting_model import INDEX_FILE, save_configs
@@ -38,45 +38,46 @@ SHARD_BYTES = 5_000_000_000
 
 
 def export_model(
-    base: Path,
+    initial_model: Path,
     checkpoint: Checkpoint,
     codebook_size: int,
     options: ModelOptions,
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
-    beside: str = "",
+    language_expert_source: str = "",
     finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes the base with the checkpoint's visual weights to `out` in bfloat16, atomically.
+    """Writes the language expert with the checkpoint's visual weights to `out` in bfloat16, atomically.
 
-    Tensors are copied in pieces: neither the base nor the checkpoint is ever fully in memory.
+    Tensors are copied in pieces: neither the language expert nor the checkpoint is ever fully in memory.
 
     Args:
-        base: the language expert, or the starting model, that the checkpoint was trained on.
+        initial_model: the language expert, or the starting model, that the checkpoint was trained on.
         checkpoint: the checkpoint to export.
         codebook_size: codes of the VQ-GAN.
         options: options of the trained model.
         tokenizer: the text tokenizer.
         out: the export's folder; an existing one is replaced.
-        beside: if set, the export leaves out the language expert, which is then loaded from this folder or hub name.
+        language_expert_source: if set, the export leaves out the language expert, which is then loaded from this folder
+            or hub name.
         finish: adds files to the folder before it is moved to `out`.
 
     Raises:
-        InputError: the checkpoint belongs to another base or model, or is damaged.
+        InputError: the checkpoint belongs to another language expert or model, or is damaged.
     """
-    expert = open_language_expert(base)
-    base_hash = expert.base_sha256()
-    check_base_of(checkpoint, base_hash, base)
+    expert = open_language_expert(initial_model)
+    language_expert_hash = expert.base_sha256()
+    check_language_expert_of(checkpoint, language_expert_hash, initial_model)
     config = MarsConfig.from_language_expert(expert.config, codebook_size, options)
     check_picture_positions_of(checkpoint, config.picture_position_std)
-    if beside:
-        config.language_expert_source, config.language_expert_sha256 = beside, base_hash
+    if language_expert_source:
+        config.language_expert_source, config.language_expert_sha256 = language_expert_source, language_expert_hash
     with torch.device("meta"):
         model = MarsForCausalLM(config)
     shapes = {name: tuple(each.shape) for name, each in model.named_parameters() if is_trained(name)}
     check_same_shapes(shapes, trained_shapes_of(checkpoint), checkpoint)
     reader = SliceReader(checkpoint)
-    tensors = [_text(expert, name) for name in expert.parts if not beside]
+    tensors = [_text(expert, name) for name in expert.parts if not language_expert_source]
     tensors += [_trained(reader, name, shape) for name, shape in shapes.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
@@ -161,9 +162,9 @@ def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCau
 
 
 @torch.no_grad()
-def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[list[int]]) -> float:
-    """Largest absolute difference between the model's text logits and those of the base model, on text alone."""
-    reference = load_language_expert(base, model.dtype).eval()
+def text_logits_max_abs_diff(model: MarsForCausalLM, initial_model: Path, texts: list[list[int]]) -> float:
+    """Largest absolute difference between the model's text logits and those of the language expert, on text alone."""
+    reference = load_language_expert(initial_model, model.dtype).eval()
     worst = 0.0
     for ids in texts:
         batch = torch.tensor([ids])
@@ -172,11 +173,11 @@ def text_logits_max_abs_diff(model: MarsForCausalLM, base: Path, texts: list[lis
     return worst
 
 
-def visual_weights_moved(model: MarsForCausalLM, base: Path) -> bool:
+def visual_weights_moved(model: MarsForCausalLM, initial_model: Path) -> bool:
     """True if every visual matrix differs from its value at the start of training."""
     config = model.config
-    start = load_base(
-        base,
+    start = load_initial_model(
+        initial_model,
         config.codebook_size,
         model.dtype,
         config.options,

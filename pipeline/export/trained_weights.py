@@ -34,10 +34,10 @@ def check_picture_positions_of(checkpoint: Checkpoint, std: float) -> None:
         )
 
 
-def check_base_of(checkpoint: Checkpoint, base_hash: str, base: Path) -> None:
-    """Raises InputError if a checkpoint was trained on another language expert than `base` with hash `base_hash`."""
-    if checkpoint.manifest.base_sha256 != base_hash:
+def check_language_expert_of(checkpoint: Checkpoint, language_expert_hash: str, language_expert: Path) -> None:
+    """Raises InputError if a checkpoint was trained on another language expert than the one with this hash."""
+    if checkpoint.manifest.base_sha256 != language_expert_hash:
         raise InputError(
-            f"checkpoint {str(checkpoint)!r} was trained on another language expert than {str(base)!r}; "
+            f"checkpoint {str(checkpoint)!r} was trained on another language expert than {str(language_expert)!r}; "
             "train it again, or put its language expert back"
         )

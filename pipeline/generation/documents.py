@@ -187,8 +187,8 @@ def _choose_ids(
         allowed = vocabulary.allowed(State.TEXT)
         for role in Role:
             closed = [role is not Role.BASE or not document.may_open for document in documents]
-            place = int(allowed.places(torch.tensor(vocabulary.opener(role))))
-            logits[:, place].masked_fill_(torch.tensor(closed, device=logits.device), float("-inf"))
+            column = int(allowed.places(torch.tensor(vocabulary.opener(role))))
+            logits[:, column].masked_fill_(torch.tensor(closed, device=logits.device), float("-inf"))
         chosen[State.TEXT] = allowed.ids(choose(logits, sampling, numbers)).tolist()
     if State.CODES in states:
         logits = guide(decoder.logits(hidden_RD, State.CODES), sampling)

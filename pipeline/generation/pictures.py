@@ -178,9 +178,9 @@ class PictureGenerator:
         return choose(logits, self._sampling, uniform)
 
     def _hidden(self, ids: Tensor, positions: Tensor, openers_at: Tensor, group_size: int, num_seen: int) -> Tensor:
-        place = torch.arange(ids.shape[1], device=ids.device)
-        seen = torch.where(place < ids.shape[1] - group_size, place + 1, ids.shape[1])
-        at, in_picture = positions[:, None] + place, (positions - openers_at)[:, None] + place
+        offset = torch.arange(ids.shape[1], device=ids.device)
+        seen = torch.where(offset < ids.shape[1] - group_size, offset + 1, ids.shape[1])
+        at, in_picture = positions[:, None] + offset, (positions - openers_at)[:, None] + offset
         return self._decoder.visual(ids, at, in_picture, positions[:, None] + seen, num_seen)
 
     def _run(self, ids: Tensor, group_size: int) -> None:

@@ -93,14 +93,14 @@ def raising_errors_of_workers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """A worker's place in its group."""
+    """A worker's rank and its group."""
 
     device: torch.device
     rank: int
 
 
 def join_worker_group() -> WorkerContext:
-    """Sets up the process of a worker, and returns its place."""
+    """Sets up the process of a worker, and returns its rank."""
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank = Rank(
         context.get_world_rank(),

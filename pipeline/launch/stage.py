@@ -43,9 +43,9 @@ def initial_checkpoint(number: int, chosen: str, allow_unfinished: bool, paths: 
     """
     if not chosen and number == 1:
         return None
-    place = chosen or paths.checkpoints(number - 1)
+    location = chosen or paths.checkpoints(number - 1)
     try:
-        return finished_checkpoint(place if "://" in place else Path(place).absolute(), allow_unfinished)
+        return finished_checkpoint(location if "://" in location else Path(location).absolute(), allow_unfinished)
     except InputError:
         if chosen or newest_complete(paths.checkpoints(number)) is None:
             raise
@@ -134,12 +134,12 @@ def announce(run: StageRun, recipe: Recipe) -> None:
     )
     if run.initial_checkpoint:
         say(f"stage {number}: starts from the weights of {run.initial_checkpoint}")
-    if recipe.zero.zero_stage == 3 and not is_starting_model(run.base):
-        _say_what_is_loaded_whole(number, run.base)
+    if recipe.zero.zero_stage == 3 and not is_starting_model(run.initial_model):
+        _say_what_is_loaded_whole(number, run.initial_model)
 
 
-def _say_what_is_loaded_whole(number: int, base: Path) -> None:
-    files = [*base.glob("*.safetensors")] or [*base.glob("*.bin")]
+def _say_what_is_loaded_whole(number: int, folder: Path) -> None:
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
     whole_bytes = sum(path.stat().st_size for path in files)
     if whole_bytes > WORTH_A_STARTING_MODEL:
         say(

@@ -49,7 +49,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         stage_number=number,
         seed=recipe.seed,
         zero=recipe.zero,
-        base=paths.base,
+        initial_model=paths.initial_model,
         codebook_size=fingerprint.codebook_size,
         model_options=recipe.model_options,
         initial_checkpoint=initial,

@@ -50,7 +50,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Held:
+class DevicesNow:
     """The devices that a job holds now.
 
     Attributes:
@@ -117,7 +117,7 @@ class Account:
         """Device-seconds divided by the largest number of devices held at once: the duration if it never changed."""
         return self._device_seconds / self._max_devices if self._max_devices else 0.0
 
-    def look(self, held: Held) -> None:
+    def look(self, held: DevicesNow) -> None:
         """Records the devices that are held now.
 
         A change between two calls is assumed to have happened in the middle. The end of a killed job, whose keeper may
@@ -149,12 +149,12 @@ class Account:
         stall_s = figures.checkpoint.seconds if figures.checkpoint else 0.0
         if self._first_step is None:
             self._first_step = figures.step - 1
-            self._counters["starting_seconds"] = max(0.0, self.seconds - figures.step_s - figures.beside_s)
+            self._counters["starting_seconds"] = max(0.0, self.seconds - figures.step_s - figures.between_steps_s)
         if stall_s:  # stall of the checkpoint after the previous step
             self._marks = [*self._marks, [figures.step - 1, self._counters["productive_seconds"]]][-KEPT_MARKS:]
         self._step = figures.step
         self.add(
-            productive_seconds=figures.step_s - figures.data_wait_s + figures.beside_s,
+            productive_seconds=figures.step_s - figures.data_wait_s + figures.between_steps_s,
             data_wait_seconds=figures.data_wait_s,
             checkpoint_seconds=stall_s,
             steps=1,

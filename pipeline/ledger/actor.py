@@ -41,15 +41,15 @@ class LedgerActor:
     """Keeps the rows of one attempt.
 
     Args:
-        place: folder or `s3://bucket/prefix` of the ledger.
+        location: folder or `s3://bucket/prefix` of the ledger.
         attempt: the attempt.
         heartbeat_s: seconds between two rows.
         job_id: hex id of the Ray job whose devices are counted.
     """
 
-    def __init__(self, place: str, attempt: Attempt, heartbeat_s: float, job_id: str) -> None:
-        self._place, self._heartbeat_s = place, heartbeat_s
-        self._held, self._rows = HeldDevices(attempt.device, job_id), RowWriter(place, attempt.attempt)
+    def __init__(self, location: str, attempt: Attempt, heartbeat_s: float, job_id: str) -> None:
+        self._location, self._heartbeat_s = location, heartbeat_s
+        self._held, self._rows = HeldDevices(attempt.device, job_id), RowWriter(location, attempt.attempt)
         self._account = Account(attempt, self._rows.last)
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._problem, self._over = "", False
@@ -126,7 +126,7 @@ class LedgerActor:
                 try:
                     self._others = self._spent_by_others()
                 except (OSError, InputError) as error:
-                    self._problem = f"the ledger in {self._place!r} could not be read: {error}"
+                    self._problem = f"the ledger in {self._location!r} could not be read: {error}"
             self._write("heartbeat")
 
     def _show(self) -> None:
@@ -159,18 +159,18 @@ class LedgerActor:
                 self._rows.write(self._account.row(event))
                 self._problem = ""
             except (OSError, InputError) as error:
-                self._problem = f"the ledger in {self._place!r} could not be written: {error}; make room there"
+                self._problem = f"the ledger in {self._location!r} could not be written: {error}; make room there"
 
     def _spent_by_others(self) -> tuple[float, float]:
         """Returns the days of the other attempts of the stage and of the run, on the same kind of device."""
-        attempt, (rows, _) = self._account.attempt, last_rows(self._place)
+        attempt, (rows, _) = self._account.attempt, last_rows(self._location)
         others = [row for row in rows if row["attempt"] != attempt.attempt]
         return days_of(others, attempt.job, attempt.stage, attempt.device)
 
 
-def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
+def new_attempt(location: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
     """Returns the next attempt of a ledger."""
-    rows, _ = last_rows(place)
+    rows, _ = last_rows(location)
     number = max((int(row["number"]) for row in rows), default=0) + 1
     name = f"{job}{stage and '-' + stage}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:8]}"
     return Attempt(name, number, run, job, stage, device, limits.stage_gpu_days, limits.run_gpu_days)
@@ -178,17 +178,17 @@ def new_attempt(place: str, run: str, job: str, stage: str, device: str, limits:
 
 @contextmanager
 def keep_ledger(
-    place: str, attempt: Attempt, heartbeat_s: float, problems: list[str]
+    location: str, attempt: Attempt, heartbeat_s: float, problems: list[str]
 ) -> Iterator[ActorProxy[LedgerActor]]:
     """Keeps the ledger of the enclosed work of this Ray job. Yields the actor's handle.
 
     Args:
-        place, attempt, heartbeat_s: see `LedgerActor`.
+        location, attempt, heartbeat_s: see `LedgerActor`.
         problems: receives a line if the last row could not be written.
     """
     lasting = {"name": attempt.attempt, "namespace": NAMESPACE, "lifetime": "detached"}
     actor_class = actor_here(LedgerActor).options(**lasting, max_restarts=-1, max_task_retries=-1)
-    actor = actor_class.remote(place, attempt, heartbeat_s, ray.get_runtime_context().get_job_id())
+    actor = actor_class.remote(location, attempt, heartbeat_s, ray.get_runtime_context().get_job_id())
     ray.get(actor.spent.remote())  # the first row is written
     outcome = "failed"
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from pipeline.ledger.account import Held
+from pipeline.ledger.account import DevicesNow
 from pipeline.runtime.ray_private import actor_shares, job_ended_ago_s, placement_group_shares
 
 UNKNOWN_MODEL = "unknown"
@@ -26,17 +26,17 @@ class HeldDevices:
         self._kind, self._job_id = kind, job_id
         self._models: dict[str, str] = {}
 
-    def now(self) -> Held:
+    def now(self) -> DevicesNow:
         """Returns the devices that the job holds at this moment."""
         shares = [*placement_group_shares(self._job_id), *actor_shares(self._job_id)]
         nodes = [(share.node_id, share.resources.get(self._kind, 0.0)) for share in shares]
         devices = sum(count for _, count in nodes)
         if not devices:
-            return Held(0, "", job_ended_ago_s(self._job_id))
+            return DevicesNow(0, "", job_ended_ago_s(self._job_id))
         if self._kind == "CPU":
-            return Held(devices, "CPU")
+            return DevicesNow(devices, "CPU")
         models = {self._model_on(node) for node, count in nodes if count}
-        return Held(devices, "+".join(sorted(models)))
+        return DevicesNow(devices, "+".join(sorted(models)))
 
     def _model_on(self, node_id: str) -> str:
         if node_id not in self._models:

@@ -37,14 +37,14 @@ class RowWriter:
     """Appends the rows of one attempt.
 
     Args:
-        place: folder or `s3://bucket/prefix` of the ledger.
+        location: folder or `s3://bucket/prefix` of the ledger.
         attempt: name of the attempt.
     """
 
-    def __init__(self, place: str, attempt: str) -> None:
+    def __init__(self, location: str, attempt: str) -> None:
         self._attempt = attempt
-        self._storage = open_storage(place) if "://" in place else None
-        self._path = Path(place) / f"{attempt}{SUFFIX}"
+        self._storage = open_storage(location) if "://" in location else None
+        self._path = Path(location) / f"{attempt}{SUFFIX}"
         self.last: dict[str, Any] | None = None
         self._count, self._whole_bytes = 0, 0
         if self._storage:
@@ -92,7 +92,7 @@ class Rows:
     torn: str
 
 
-def rows_of(content: bytes, place: str) -> Rows:
+def rows_of(content: bytes, location: str) -> Rows:
     """Reads the rows of a file. The last line may be torn, if its writer was killed.
 
     Raises:
@@ -108,11 +108,11 @@ def rows_of(content: bytes, place: str) -> Rows:
         except ValueError as error:
             if number < len(lines) or line.endswith(b"\n"):
                 raise InputError(
-                    f"ledger file {place!r}: line {number} is no row of a ledger: {line[:60]!r}; rows are only ever "
+                    f"ledger file {location!r}: line {number} is no row of a ledger: {line[:60]!r}; rows are only ever "
                     "added, so somebody has changed it: put it back as it was, or move it out of the ledger"
                 ) from error
             torn = (
-                f"ledger file {place!r} ends in a torn line of {len(line)} bytes: its writer was killed, or still "
+                f"ledger file {location!r} ends in a torn line of {len(line)} bytes: its writer was killed, or still "
                 "writes. The row before it counts; there is nothing to do"
             )
             break
@@ -121,7 +121,7 @@ def rows_of(content: bytes, place: str) -> Rows:
     return Rows(rows, whole, torn)
 
 
-def last_rows(place: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
+def last_rows(location: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Reads the last row of each attempt, in order of attempts, with `gpu_days` (devices times seconds over 86,400).
     The ledger may grow in the meantime.
 
@@ -132,7 +132,7 @@ def last_rows(place: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
         InputError: the ledger contains a file that is not part of a ledger, or S3 refuses access.
         OutageError: S3 does not answer.
     """
-    found, remarks = _stored_rows(str(place))
+    found, remarks = _stored_rows(str(location))
     for row in found:
         for name, usual in OPTIONAL.items():
             row.setdefault(name, usual)
@@ -157,11 +157,11 @@ def days_of(rows: Iterable[dict[str, Any]], job: str, stage: str, device: str) -
     return sum(float(row["gpu_days"]) for row in of_stage), sum(float(row["gpu_days"]) for row in of_kind)
 
 
-def _stored_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
-    if "://" not in place:
-        files = [rows_of(path.read_bytes(), str(path)) for path in sorted(Path(place).glob(f"*{SUFFIX}"))]
+def _stored_rows(location: str) -> tuple[list[dict[str, Any]], list[str]]:
+    if "://" not in location:
+        files = [rows_of(path.read_bytes(), str(path)) for path in sorted(Path(location).glob(f"*{SUFFIX}"))]
         return [file.rows[-1] for file in files if file.rows], [file.torn for file in files if file.torn]
-    storage = open_storage(place)
+    storage = open_storage(location)
     newest: dict[str, str] = {}
     for name in storage.names():  # sorted
         attempt, slash, _ = name.rpartition("/")
@@ -171,5 +171,5 @@ def _stored_rows(place: str) -> tuple[list[dict[str, Any]], list[str]]:
         texts = list(pool.map(storage.text, newest.values()))
     rows = []
     for name, text in zip(newest.values(), texts, strict=True):
-        rows += rows_of((text or "").encode(), f"{place}/{name}").rows
+        rows += rows_of((text or "").encode(), f"{location}/{name}").rows
     return rows, []

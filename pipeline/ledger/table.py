@@ -26,9 +26,9 @@ class Ledger:
     remarks: tuple[str, ...]
 
 
-def read_ledger(place: str | Path) -> Ledger:
+def read_ledger(location: str | Path) -> Ledger:
     """Reads a ledger, which may grow in the meantime. Raises as `last_rows`."""
-    rows, remarks = last_rows(place)
+    rows, remarks = last_rows(location)
     table = pd.DataFrame(rows)
     if rows:
         remarks += [*_jumped_clocks(table), *_overlaps(table)]

@@ -31,7 +31,7 @@ def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCaus
     return Qwen2ForCausalLM.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
 
 
-def load_base(
+def load_initial_model(
     folder: Path, codebook_size: int, dtype: torch.dtype, options: ModelOptions = DEFAULT_OPTIONS
 ) -> MarsForCausalLM:
     """Loads the starting model in `folder` made by `jobs/init_model.py`, or makes one from the language expert there.

@@ -24,7 +24,7 @@ CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
 
 def spread(items: list, count: int) -> list:
     """Returns `count` items at equal distances."""
-    return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items)))]
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, min(count, len(items)))]
 
 
 def true_pictures(paths: RunPaths, sample_ids: list[str], size_px: int) -> dict[str, np.ndarray]:

@@ -36,7 +36,10 @@ def write_page(path: Path, figures: dict[str, Any], ledger: Ledger) -> None:
         table_of(_attempts(figures)),
     ]
     if figures["a100_gpu_days"] is not None:
-        parts += ["<h2>Beside others</h2>", image_of(_beside(figures), "A100 GPU-days beside published ones")]
+        parts += [
+            "<h2>Published models</h2>",
+            image_of(_against_published(figures), "A100 GPU-days of this run and of published models"),
+        ]
     page = page_of(f"Budget of {figures['recipe']}", parts)
     write_atomically(path, lambda partial: partial.write_text(page, encoding="utf-8"))
 
@@ -86,7 +89,7 @@ def _by_job(figures: dict[str, Any], unit: str) -> bytes:
     return png_of(figure)
 
 
-def _beside(figures: dict[str, Any]) -> bytes:
+def _against_published(figures: dict[str, Any]) -> bytes:
     bars = figures["beside"] | {"this run so far": figures["a100_gpu_days"]}
     figure = Figure(figsize=(8, 3))
     axis = figure.subplots()

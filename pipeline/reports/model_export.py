@@ -45,12 +45,12 @@ def export_with_card(
         (folder / "README.md").write_text(card)
 
     export_model(
-        paths.base,
+        paths.initial_model,
         checkpoint,
         fingerprint.codebook_size,
         options,
         tokenizer,
         out,
-        beside=language_expert,
+        language_expert_source=language_expert,
         finish=finish,
     )

@@ -29,14 +29,14 @@ class TokenDataset:
     """Token shards with their manifest.
 
     Args:
-        place: folder or `s3://bucket/prefix`.
+        location: folder or `s3://bucket/prefix`.
 
     Raises:
         InputError: there is no shard, or no manifest.
     """
 
-    def __init__(self, place: str) -> None:
-        self.storage: Storage = open_storage(place)
+    def __init__(self, location: str) -> None:
+        self.storage: Storage = open_storage(location)
         names = self.storage.names()
         self.shards = [name for name in names if name.endswith(".parquet")]
         if not self.shards or MANIFEST_FILE not in names:

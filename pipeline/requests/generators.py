@@ -42,7 +42,9 @@ def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> No
     if exported_from(paths.export) == checkpoint.name:
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
-    export_model(paths.base, checkpoint, fingerprint.codebook_size, recipe.model_options, tokenizer, paths.export)
+    export_model(
+        paths.initial_model, checkpoint, fingerprint.codebook_size, recipe.model_options, tokenizer, paths.export
+    )
     say(f"generate: exported {checkpoint.name} to {paths.export}")
 
 

@@ -19,14 +19,14 @@ class Prompt:
 
     Attributes:
         text: the prompt itself.
-        place: location in the file or command line, for messages.
+        location: location in the file or command line, for messages.
         id: given id, or the prompt's number.
         language: language in the file; only passed on.
         seed: given seed, or None for the job's.
     """
 
     text: str
-    place: str
+    location: str
     id: str
     language: str | None = None
     seed: int | None = None
@@ -75,9 +75,9 @@ def _problems(prompts: list[Prompt], num_ids: Callable[[list[str]], list[int]], 
     found = []
     for prompt, count in zip(prompts, num_ids([prompt.text for prompt in prompts]), strict=True):
         if not prompt.text.strip():
-            found.append(f"{prompt.place} is empty")
+            found.append(f"{prompt.location} is empty")
         elif count > max_ids:
-            found.append(f"{prompt.place} has {count} text ids, this model takes at most {max_ids}")
+            found.append(f"{prompt.location} has {count} text ids, this model takes at most {max_ids}")
     return found
 
 
@@ -94,18 +94,18 @@ def _read(path: Path, first_number: int) -> tuple[list[Prompt], list[str]]:
         lines.pop()  # the part after the last newline is not a line
     prompts, problems = [], []
     for number, line in enumerate(lines, start=1):
-        place, own_id = f"line {number}", str(first_number + number - 1)
+        location, own_id = f"line {number}", str(first_number + number - 1)
         if path.suffix == ".txt":
-            prompts.append(Prompt(line.removesuffix("\r"), place, own_id))
+            prompts.append(Prompt(line.removesuffix("\r"), location, own_id))
             continue
         try:
-            prompts.append(_parsed(line, place, own_id))
+            prompts.append(_parsed(line, location, own_id))
         except ValueError as error:
-            problems.append(f"{place} {error}")
+            problems.append(f"{location} {error}")
     return prompts, problems
 
 
-def _parsed(line: str, place: str, own_id: str) -> Prompt:
+def _parsed(line: str, location: str, own_id: str) -> Prompt:
     """Parses a line; keys other than `prompt`, `language`, `seed` and `id` are ignored.
 
     Raises:
@@ -127,16 +127,16 @@ def _parsed(line: str, place: str, own_id: str) -> Prompt:
             raise ValueError(f"has the seed {seed!r}, it must be a whole number")
         if problems := seed_problems(seed):
             raise ValueError(f"is wrong: {problems[0]}")
-    return Prompt(value["prompt"], place, str(value.get("id", own_id)), language, seed)
+    return Prompt(value["prompt"], location, str(value.get("id", own_id)), language, seed)
 
 
 def _repeated(prompts: list[Prompt]) -> list[str]:
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     found = []
     for prompt in prompts:
-        if prompt.id in places:
-            found.append(f"{prompt.place} has the id {prompt.id!r} of {places[prompt.id]}")
-        places.setdefault(prompt.id, prompt.place)
+        if prompt.id in locations:
+            found.append(f"{prompt.location} has the id {prompt.id!r} of {locations[prompt.id]}")
+        locations.setdefault(prompt.id, prompt.location)
     return found
 
 

@@ -12,25 +12,25 @@ from pipeline.runs.paths import RunPaths
 RECIPE_FILE = "recipe.json"
 """File in a stage's folder."""
 STAGE_FOLDER = re.compile(r"stage(\d+)")
-STAGE_IN_PLACE = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
+STAGE_IN_LOCATION = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
 
 
-def find_checkpoint(place: str, paths: RunPaths) -> tuple[RunPaths, int, Checkpoint]:
+def find_checkpoint(location: str, paths: RunPaths) -> tuple[RunPaths, int, Checkpoint]:
     """Returns the run with the stage's own recipe, the stage's number, and the checkpoint.
 
     Args:
-        place: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or not;
-            empty for the run of `paths`.
+        location: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or
+            not; empty for the run of `paths`.
         paths: the run of a checkpoint in S3, where no recipe is stored next to it.
 
     Raises:
         InputError: there is no such checkpoint, or no run around it.
     """
-    place = place.rstrip("/")
-    if "://" in place:
-        checkpoint = finished_checkpoint(place, allow_unfinished=True)
-        return paths, _number_in(place, str(checkpoint)), checkpoint
-    folder = Path(place).absolute() if place else paths.run
+    location = location.rstrip("/")
+    if "://" in location:
+        checkpoint = finished_checkpoint(location, allow_unfinished=True)
+        return paths, _number_in(location, str(checkpoint)), checkpoint
+    folder = Path(location).absolute() if location else paths.run
     stage_folder = next((each for each in (folder, *folder.parents) if _is_trained_stage(each)), None)
     if stage_folder:
         paths, number = _run_of(stage_folder)
@@ -58,8 +58,8 @@ def _is_trained_stage(folder: Path) -> bool:
     return STAGE_FOLDER.fullmatch(folder.name) is not None and (folder / RECIPE_FILE).exists()
 
 
-def _number_in(*places: str) -> int:
-    for place in places:
-        if found := STAGE_IN_PLACE.findall(place):
+def _number_in(*locations: str) -> int:
+    for location in locations:
+        if found := STAGE_IN_LOCATION.findall(location):
             return int(found[-1])
-    raise InputError(f"{places[0]!r} does not say which stage it is of; keep checkpoints under stage1, stage2, ...")
+    raise InputError(f"{locations[0]!r} does not say which stage it is of; keep checkpoints under stage1, stage2, ...")

@@ -20,12 +20,12 @@ def base_config(paths: RunPaths) -> Qwen2Config:
         InputError: it is missing, or cannot serve as one; see `language_expert_config`.
     """
     named = paths.recipe.language_expert_folder
-    if not paths.base.is_dir() and HUB_NAME.fullmatch(named):
+    if not paths.initial_model.is_dir() and HUB_NAME.fullmatch(named):
         raise InputError(
             f"language expert {named!r} is no folder here, and the run has no starting model; run jobs/init_model.py, "
             "which also fetches a model of that name from the hub"
         )
-    return language_expert_config(paths.base)
+    return language_expert_config(paths.initial_model)
 
 
 def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fingerprint, longest: int) -> None:
@@ -38,10 +38,10 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
         UsageError: samples can be longer than the sequences that the language expert was trained on.
     """
     config, recipe, named = base_config(paths), paths.recipe, language_expert_name(paths)
-    if is_starting_model(paths.base):
+    if is_starting_model(paths.initial_model):
         options = StartOptions(fingerprint.codebook_size, recipe.model_options)
-        record = finished_record(paths.base, options)
-        if paths.base == paths.start and record.language_expert != named:
+        record = finished_record(paths.initial_model, options)
+        if paths.initial_model == paths.start and record.language_expert != named:
             raise InputError(
                 f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
                 f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"

@@ -50,7 +50,7 @@ class RunPaths:
         return self.run / "start"
 
     @property
-    def base(self) -> Path:
+    def initial_model(self) -> Path:
         """Source of the frozen language expert in training: the starting model, if there is one."""
         return self.start if is_starting_model(self.start) else self.language_expert
 
@@ -60,10 +60,10 @@ class RunPaths:
 
     def checkpoints(self, number: int) -> str:
         """Folder or URL of a stage's checkpoints."""
-        place = self.recipe.checkpoint_folder.rstrip("/")
-        if not place:
+        location = self.recipe.checkpoint_folder.rstrip("/")
+        if not location:
             return str(self.stage(number) / "checkpoints")
-        return f"{place if '://' in place else Path(place).absolute()}/{self.recipe.name}/stage{number}"
+        return f"{location if '://' in location else Path(location).absolute()}/{self.recipe.name}/stage{number}"
 
     @property
     def vq(self) -> Path:
@@ -72,10 +72,10 @@ class RunPaths:
 
     def tokens_of(self, name: str) -> str:
         """Folder or URL of the token shards of one of the recipe's corpora."""
-        place = self.recipe.corpora[name].tokens
-        if "://" in place:
-            return place.rstrip("/")
-        return str(Path(place).absolute() if place else self._of_corpus(name) / "tokens")
+        location = self.recipe.corpora[name].tokens
+        if "://" in location:
+            return location.rstrip("/")
+        return str(Path(location).absolute() if location else self._of_corpus(name) / "tokens")
 
     @property
     def corpus_source(self) -> CorpusSource:
@@ -92,10 +92,10 @@ class RunPaths:
     @property
     def ledger(self) -> str:
         """Folder or URL of the ledger's rows."""
-        place = self.recipe.ledger_folder.rstrip("/")
-        if not place:
+        location = self.recipe.ledger_folder.rstrip("/")
+        if not location:
             return str(self.run / "ledger")
-        return f"{place if '://' in place else Path(place).absolute()}/{self.recipe.name}"
+        return f"{location if '://' in location else Path(location).absolute()}/{self.recipe.name}"
 
     @property
     def samples(self) -> Path:

@@ -53,15 +53,15 @@ def await_compilation(log: Callable[[str], None]) -> None:
         log: receives a line if it waits longer than `LOG_AFTER_S`.
     """
     lock = extension_folder(SHARED_MEMORY_OP) / "lock"
-    started, told = time.monotonic(), False
+    started, logged = time.monotonic(), False
     while (age_s := _age_s(lock)) is not None:
         if age_s > STALE_AFTER_S:
             lock.unlink(missing_ok=True)
             log(f"{lock} was {age_s:.0f} s old: who made it was killed; it is removed")
             return
-        if not told and time.monotonic() - started > LOG_AFTER_S:
+        if not logged and time.monotonic() - started > LOG_AFTER_S:
             log(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
-            told = True
+            logged = True
         time.sleep(POLL_S)
 
 

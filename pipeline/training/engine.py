@@ -1,4 +1,4 @@
-"""The DeepSpeed engine, and the only place that knows DeepSpeed's key names."""
+"""The DeepSpeed engine, and the only module that knows DeepSpeed's key names."""
 
 from typing import Any, Protocol, cast
 

@@ -103,7 +103,7 @@ class StageTraining:
                     mfu=figures.flop / (step_s * self.world_size * peak) if peak else None,
                     validation=validation,
                     checkpoint=self.checkpoints.take_stall(),
-                    beside_s=time.monotonic() - stepped + drawing_s,
+                    between_steps_s=time.monotonic() - stepped + drawing_s,
                 )
                 if trackers:
                     self.reporter.post(figures)
@@ -237,8 +237,8 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
     if device.type == "cpu":
         set_up_compilation()
         await_compilation(log)
-    model, base_hash = starting_model(run, device)
-    check_same_language_expert(base_hash)
+    model, language_expert_hash = starting_model(run, device)
+    check_same_language_expert(language_expert_hash)
     plan = make_plan(run, model.config.vocabulary)
     validation = validation_sets(stage, run.stage_number, run.held_out, plan.builder)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
@@ -252,7 +252,7 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
         validation=validation,
         replicas=ReplicaCheck(engine),
         guard=guard,
-        checkpoints=StageCheckpoints(engine, run, base_hash, guard, log),
+        checkpoints=StageCheckpoints(engine, run, language_expert_hash, guard, log),
         skipped=SkippedSteps(run.output, log),
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),

@@ -11,10 +11,10 @@ from pipeline.runtime.torch_private import fail_on_too_many_graphs
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of a process in its group.
+    """A process's rank in its group.
 
     Attributes:
-        rank, world_size: place and size in the whole group.
+        rank, world_size: rank and size of the whole group.
         local_rank, local_world_size: the same on its machine.
     """
 
@@ -28,7 +28,7 @@ ONLY_RANK = Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
 
 
 def set_up_process(rank: Rank, device: torch.device) -> None:
-    """Sets the variables for the process's place and device, and the limits of compilation.
+    """Sets the variables for the process's rank and device, and the limits of compilation.
 
     Call it before `torch.distributed` and DeepSpeed start.
     """

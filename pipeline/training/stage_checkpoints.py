@@ -26,7 +26,7 @@ class StageCheckpoints:
     Args:
         engine: DeepSpeed's engine.
         run: the stage that trains.
-        base_hash: hash of the loaded language expert.
+        language_expert_hash: hash of the loaded language expert.
         guard: its state is saved in and restored from checkpoints.
         log: called on rank 0 with lines for the operator.
 
@@ -35,11 +35,11 @@ class StageCheckpoints:
     """
 
     def __init__(
-        self, engine: Engine, run: StageRun, base_hash: str, guard: StepGuard, log: Callable[[str], None]
+        self, engine: Engine, run: StageRun, language_expert_hash: str, guard: StepGuard, log: Callable[[str], None]
     ) -> None:
         self._engine, self._run, self._guard, self._log = engine, run, guard, log
         initial = run.initial_checkpoint.manifest.sha256() if run.initial_checkpoint else ""
-        self._identity = Identity(run.recipe_sha256, base_hash, rows_sha256(run.sources), initial)
+        self._identity = Identity(run.recipe_sha256, language_expert_hash, rows_sha256(run.sources), initial)
         # A verification must not take ownership of the checkpoints from a run that trains.
         kept = RetentionPolicy(run.stage.keep_checkpoints, run.stage.keep_every_steps)
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)

@@ -16,7 +16,7 @@ from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
-from pipeline.model.loading import base_sha256, load_base
+from pipeline.model.loading import base_sha256, load_initial_model
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.transformers_private import attention_of
 from pipeline.training.partitioned_load import load_partitioned
@@ -32,7 +32,8 @@ class StageRun:
     Attributes:
         stage, stage_number, seed: the stage to train, and the seed of its sample order and random draws.
         zero: ZeRO partitioning.
-        base: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made from it.
+        initial_model: folder of the frozen language expert, or of the starting model that `jobs/init_model.py` made
+            from it.
         codebook_size: codebook size of the VQ-GAN.
         model_options: the recipe's model options.
         initial_checkpoint: last checkpoint of the previous stage, whose weights this one starts from.
@@ -52,7 +53,7 @@ class StageRun:
     stage_number: int
     seed: int
     zero: ZeroConfig
-    base: Path
+    initial_model: Path
     codebook_size: int
     model_options: ModelOptions
     initial_checkpoint: Checkpoint | None
@@ -75,12 +76,14 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
     Raises:
         InputError: the language expert or the stage's settings cannot be used.
     """
-    if run.zero.zero_stage == 3 and is_starting_model(run.base):
+    if run.zero.zero_stage == 3 and is_starting_model(run.initial_model):
         wanted = StartOptions(run.codebook_size, run.model_options)
-        model, base_hash = load_partitioned(run.base, wanted, run.stage, run.zero, device)
+        model, language_expert_hash = load_partitioned(run.initial_model, wanted, run.stage, run.zero, device)
     else:
-        model = load_base(run.base, run.codebook_size, getattr(torch, run.zero.dtype), run.model_options)
-        base_hash = base_sha256(model)
+        model = load_initial_model(
+            run.initial_model, run.codebook_size, getattr(torch, run.zero.dtype), run.model_options
+        )
+        language_expert_hash = base_sha256(model)
     model.set_attn_implementation(run.stage.attention)
     if attention_of(model) != run.stage.attention:  # transformers would only warn
         raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
@@ -91,7 +94,7 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
         model.model.compile_layers()
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
-    return model, base_hash
+    return model, language_expert_hash
 
 
 def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:

@@ -69,12 +69,12 @@ def try_step(
         after: filled with copies of this rank's weights and moments after the step.
     """
     slices, steps_before = local_slices(engine), optimizer_steps(engine)
-    held = [tensor for each in slices for tensor in each.tensors.values()]
-    before = [tensor.clone() for tensor in held]
+    tensors = [tensor for each in slices for tensor in each.tensors.values()]
+    before = [tensor.clone() for tensor in tensors]
     result = train_step(engine, step, stage, guard, device)
     if after is not None:
-        after += [tensor.clone() for tensor in held]
-    for tensor, old in zip(held, before, strict=True):
+        after += [tensor.clone() for tensor in tensors]
+    for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(old)
     apply_master_weights(engine, steps_before)
     return result

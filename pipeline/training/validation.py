@@ -27,9 +27,9 @@ class RowsInMemory:
 
     rows: list[Row]
 
-    def row(self, shard: int, place: int) -> Row:
+    def row(self, shard: int, index: int) -> Row:
         assert shard == 0
-        return self.rows[place]
+        return self.rows[index]
 
     def ahead(self, shards: list[int]) -> None:
         """Does nothing: the rows are in memory already."""
@@ -122,8 +122,8 @@ def _measures(each: ValidationSet, label_counts: np.ndarray) -> list[tuple[str, 
 
 def _first_rows(source: SourceRows, max_rows: int) -> list[Row]:
     reader = TokenReader(source.tokens, source.index, held_shards=1)
-    places = [(shard, place) for shard, count in enumerate(source.index.counts) for place in range(count)]
-    return [reader.row(shard, place) for shard, place in places[:max_rows]]
+    places = [(shard, index) for shard, count in enumerate(source.index.counts) for index in range(count)]
+    return [reader.row(shard, index) for shard, index in places[:max_rows]]
 
 
 def _plan(stage: StageConfig, stage_number: int, rows: list[Row], builder: SequenceBuilder) -> StagePlan:

@@ -242,9 +242,9 @@ def _fused_parts(expected: dict[str, tuple[int, ...]]) -> dict[str, Part]:
         source, start = name, 0
         for own, theirs in plain.items():
             source = source.replace(own, theirs)
-        for place, projection in enumerate((".q_proj.", ".k_proj.", ".v_proj.")):
+        for index, projection in enumerate((".q_proj.", ".k_proj.", ".v_proj.")):
             if projection in source:
-                source, start = source.replace(f".text_expert{projection}", ".attn.c_attn."), place * shape[0]
+                source, start = source.replace(f".text_expert{projection}", ".attn.c_attn."), index * shape[0]
         parts[name] = Part(source, start, shape)
     return parts
 

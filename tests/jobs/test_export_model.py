@@ -33,7 +33,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.generation.pictures import generate_codes
 from pipeline.generation.sampling import Sampling
 from pipeline.launch.stage_inputs import stage_run
-from pipeline.model.loading import base_sha256, load_base
+from pipeline.model.loading import base_sha256, load_initial_model
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.runs.paths import RunPaths
 from pipeline.weights.language_expert_formats import open_language_expert
@@ -99,8 +99,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     row = {"sample_id": "a", "codes": [1, 2, 3, 4], "captions": [], "width": 9, "height": 9}
     write_token_shard(Path(paths.tokens) / "a.parquet", [row], fingerprint)
     (Path(paths.tokens) / "manifest.json").write_text(json.dumps({"rows_in": 1234, "rows_out": 1233}))
-    model = load_base(paths.language_expert, 32, torch.bfloat16, ModelOptions(embedding_noise_std=0.02)).eval()
-    base_hash = base_sha256(model)
+    model = load_initial_model(paths.language_expert, 32, torch.bfloat16, ModelOptions(embedding_noise_std=0.02)).eval()
+    language_expert_hash = base_sha256(model)
     slices, shapes = [], {}
     for name, parameter in model.named_parameters():
         if is_trained(name):
@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
         samples=448,
         world_size=1,
         finished=True,
-        base_sha256=base_hash,
+        base_sha256=language_expert_hash,
         recipe_sha256="recipe",
         row_index_sha256="rows",
         initial_sha256="",
@@ -177,7 +177,7 @@ def test_the_cards_numbers_are_the_runs(trained: TrainedRun, tmp_path: Path) -> 
     assert "2 A100 GPU-days" in card and "2.5e+15" in card
     assert "1,233 of 1,234" in card and '`"a test\'s"`' not in card and "a test's | 7 of 7 | 448" in card
     assert "text_to_image 3.250" in card and "captioning 1.000" not in card, "the line after the checkpoint's step"
-    assert base_sha256(load_base(trained.paths.base, 32, torch.bfloat16)) in card
+    assert base_sha256(load_initial_model(trained.paths.initial_model, 32, torch.bfloat16)) in card
     assert "never begun" not in card and "32 codes, factor 16, pixels from -1 to 1" in card
     kept = recipe_of(json.loads((out / "recipe.json").read_text()))
     assert kept == trained.paths.recipe
@@ -228,7 +228,7 @@ def test_a_checkpoint_on_a_starting_model_exports_the_same(trained: TrainedRun, 
         open_language_expert(paths.language_expert), str(paths.language_expert), options, paths.start, print
     )
     try:
-        assert paths.base == paths.start
+        assert paths.initial_model == paths.start
         main(Options(checkpoint=str(paths.run), out=str(tmp_path / "out")))
     finally:
         for path in sorted(paths.start.iterdir()):

@@ -28,7 +28,7 @@ LINE = {
     "validation/captioning/en/bits_a_caption_byte": 4.5,
     "checkpoint_stall_s": 0.125,
     "checkpoint_stall_share": 0.0625,
-    "beside_s": 1.5,
+    "between_steps_s": 1.5,
 }
 
 

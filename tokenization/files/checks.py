@@ -1,4 +1,4 @@
-"""Checks of names, places and contents of files."""
+"""Checks of names, locations and contents of files."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ def check_apart(corpus: str, output: str) -> None:
     Raises:
         InputError: one is inside the other, or they are the same.
     """
-    places = []
+    locations = []
     for url in (corpus, output):
-        place = url if "://" in url else str(Path(url).resolve())
-        places.append(place.rstrip("/") + "/")
-    if places[0].startswith(places[1]) or places[1].startswith(places[0]):
+        location = url if "://" in url else str(Path(url).resolve())
+        locations.append(location.rstrip("/") + "/")
+    if locations[0].startswith(locations[1]) or locations[1].startswith(locations[0]):
         raise InputError(f"the output {output!r} and the corpus {corpus!r} lie in each other; choose another --output")
 
 
-def check_whole(content: bytes, size: int, place: str) -> bytes:
+def check_whole(content: bytes, size: int, location: str) -> bytes:
     """Returns `content`, a part of a file, after a check of its length.
 
     Raises:
         InputError: it has fewer bytes than `size`.
     """
     if len(content) != size:
-        raise InputError(f"{place!r} ends {size - len(content)} bytes too early")
+        raise InputError(f"{location!r} ends {size - len(content)} bytes too early")
     return content

@@ -32,8 +32,8 @@ class LocalFolder:
                 continue
             visited.add((status.st_dev, status.st_ino))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            place = Path(folder)
-            paths = [place / name for name in files if not name.startswith(".")]
+            root = Path(folder)
+            paths = [root / name for name in files if not name.startswith(".")]
             found += [path.relative_to(self.folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
         return sorted(found)
 

@@ -117,14 +117,14 @@ class S3Folder:
 
     def swap(self, name: str, expected: str | None, text: str) -> bool:
         """Uses a conditional write: S3 refuses the second of two concurrent ones."""
-        place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + name}
+        location: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + name}
         with self._explained(name):
             now, tag = self._text_of(name)
             if now != expected:
                 return False
             condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
             try:
-                self._client.put_object(**place, **condition, Body=text.encode())
+                self._client.put_object(**location, **condition, Body=text.encode())
             except ClientError as error:
                 if error.response["Error"]["Code"] not in REFUSED:
                     raise
@@ -156,9 +156,9 @@ class S3Folder:
         try:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
-            place = f"{S3_SCHEME}{self._bucket}/{self._prefix}{name}"
+            location = f"{S3_SCHEME}{self._bucket}/{self._prefix}{name}"
             kind = OutageError if _is_outage(error) else InputError
-            raise kind(f"{place!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
+            raise kind(f"{location!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
 
 
 def _is_outage(error: Exception) -> bool:

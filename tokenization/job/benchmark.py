@@ -76,7 +76,7 @@ def measure_tokenization(
         tokenize_corpus(corpus, folder, config, tools, workers, report)
         pipeline = steady_rate(times, num_pictures)
     say(f"pipeline: {pipeline:.1f} pictures/s")
-    shards = [corpus.shards[place % len(corpus.shards)] for place in range(cores)]
+    shards = [corpus.shards[index % len(corpus.shards)] for index in range(cores)]
     readers = [ray.remote(num_cpus=1)(reader_seconds).remote(corpus, shard, config, tools) for shard in shards]
     reader = sum(1 / seconds for seconds in ray.get(readers))
     say(f"readers alone, one on each of {cores} cores: {reader:.1f} pictures/s")

@@ -52,8 +52,8 @@ def recolour(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _take(buffer: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-    place = int(generator.integers(len(buffer)))
-    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    index = int(generator.integers(len(buffer)))
+    buffer[index], buffer[-1] = buffer[-1], buffer[index]
     return buffer.pop()
 
 

@@ -126,7 +126,7 @@ def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
 def image_tokenizer_sha256(folder: Path | str) -> str:
     """A hash for the fingerprint: of the weights, and of the other files that decide codes and pixels."""
     found, digest = find_vqgan(folder), hashlib.sha256()
-    for path in (*found.beside, found.weights):
+    for path in (*found.settings_files, found.weights):
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)  # adds to it
     return digest.hexdigest()

@@ -71,7 +71,7 @@ TAMING = Names("down", "up", "block", "attn", ("mid.block_1", "mid.block_2"), "m
 LLAMAGEN = Names("conv_blocks", "conv_blocks", "res", "attn", ("mid.0", "mid.2"), "mid.1", up_from_finest=False)
 
 
-def geometry_of(tensors: dict[str, Tensor], names: Names, place: str) -> dict[str, Any]:
+def geometry_of(tensors: dict[str, Tensor], names: Names, location: str) -> dict[str, Any]:
     """The config of the `VQModel` that has these tensors.
 
     Raises:
@@ -81,7 +81,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, place: str) -> dict[st
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
             raise InputError(
-                f"VQ-GAN {place!r}: tensor {name!r} is missing; it is cut short or of another architecture"
+                f"VQ-GAN {location!r}: tensor {name!r} is missing; it is cut short or of another architecture"
             )
         return tuple(tensors[name].shape)
 
@@ -102,7 +102,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, place: str) -> dict[st
         up_widths, up_resnets, up_attention = up_widths[::-1], up_resnets[::-1], up_attention[::-1]
     if down_widths != up_widths[::-1] or max(up_resnets) != max(down_resnets) + 1:
         raise InputError(
-            f"VQ-GAN {place!r} has a decoder of widths {up_widths[::-1]} and {max(up_resnets)} blocks a level, an "
+            f"VQ-GAN {location!r} has a decoder of widths {up_widths[::-1]} and {max(up_resnets)} blocks a level, an "
             f"encoder of {down_widths} and {max(down_resnets)}; only a decoder of the same widths with one block more "
             "is supported"
         )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tokenization.errors import InputError
 from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
-from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFormat, VqganPlace
+from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json
 
 OLD_ATTENTION_NAMES = (
@@ -27,36 +27,36 @@ OLD_ATTENTION_NAMES = (
 """Attention's names before diffusers 0.15, and the current ones."""
 
 
-def load_diffusers(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
+def load_diffusers(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     """Loads a diffusers folder. aMUSEd's, which is open-muse's model, has pixels from 0 to 1."""
-    config = read_json(place.weights.parent / "config.json")
+    config = read_json(files.weights.parent / "config.json")
     if config.get("norm_type", "group") != "group":
         raise InputError(
-            f"VQ-GAN {str(place.weights.parent)!r} has norm_type {config['norm_type']!r}, whose decoder sees the codes "
+            f"VQ-GAN {str(files.weights.parent)!r} has norm_type {config['norm_type']!r}, whose decoder sees the codes "
             "twice; only 'group' is supported"
         )
     model = _empty(config)
     current = {_current_name(name): value for name, value in tensors.items()}
-    model.load_state_dict(_renamed(model, current, None, str(place.weights)), assign=True)
+    model.load_state_dict(_renamed(model, current, None, str(files.weights)), assign=True)
     return LoadedModel(model, _factor(model), UNIT if model.config.lookup_from_codebook else SYMMETRIC)
 
 
-def load_open_muse(place: VqganPlace, tensors: dict[str, Tensor]) -> LoadedModel:
+def load_open_muse(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     """Loads a folder of open-muse's `VQGANModel`, with pixels from 0 to 1, as from torchvision's ToTensor."""
-    config = geometry_of(tensors, TAMING, str(place.weights))
+    config = geometry_of(tensors, TAMING, str(files.weights))
     if config["layers_per_block"] == 1 and "AttnDownEncoderBlock2D" in config["down_block_types"]:
         raise InputError(
-            f"VQ-GAN {str(place.weights)!r} has one block a level with attention, which open-muse then leaves out; "
+            f"VQ-GAN {str(files.weights)!r} has one block a level with attention, which open-muse then leaves out; "
             "no other code gives the same"
         )
-    return load_renamed(TAMING, UNIT, False, place, tensors)
+    return load_renamed(TAMING, UNIT, False, files, tensors)
 
 
 def load_renamed(
     names: Names,
     pixel_range: tuple[float, float],
     is_normalised: bool,
-    place: VqganPlace,
+    files: VqganFiles,
     tensors: dict[str, Tensor],
 ) -> LoadedModel:
     """Loads tensors of the `VQModel` architecture with another project's names.
@@ -65,10 +65,10 @@ def load_renamed(
         names: the project's names.
         pixel_range: pixel range of the project's encoder input.
         is_normalised: True if the project normalises the codebook's rows before it searches for the nearest.
-        place, tensors: see `VqganFormat`.
+        files, tensors: see `VqganFormat`.
     """
-    model = _empty(geometry_of(tensors, names, str(place.weights)))
-    model.load_state_dict(_renamed(model, tensors, names, str(place.weights)), assign=True)
+    model = _empty(geometry_of(tensors, names, str(files.weights)))
+    model.load_state_dict(_renamed(model, tensors, names, str(files.weights)), assign=True)
     if is_normalised:
         model.quantize.embedding.weight.data = F.normalize(model.quantize.embedding.weight.data, dim=-1)
     return LoadedModel(model, _factor(model), pixel_range)
@@ -90,25 +90,25 @@ def _factor(model: VQModel) -> int:
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
-def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, place: str) -> dict[str, Tensor]:
+def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, location: str) -> dict[str, Tensor]:
     """Returns the tensors with diffusers' names and shapes."""
     state, used, num_levels = {}, set(), len(model.config.block_out_channels)
     for name, empty in model.state_dict().items():
         source = names.source(name, num_levels) if names else name
         if source not in tensors:
-            raise InputError(f"VQ-GAN {place!r}: tensor {source!r} is missing; fetch the whole file again")
+            raise InputError(f"VQ-GAN {location!r}: tensor {source!r} is missing; fetch the whole file again")
         value = tensors[source]
         squeezed = value[:, :, 0, 0] if value.dim() == 4 and empty.dim() == 2 and value.shape[2:] == (1, 1) else value
         if squeezed.shape != empty.shape:
             raise InputError(
-                f"VQ-GAN {place!r}: tensor {source!r} has shape {tuple(value.shape)}, the others ask for "
+                f"VQ-GAN {location!r}: tensor {source!r} has shape {tuple(value.shape)}, the others ask for "
                 f"{tuple(empty.shape)}; fetch the file again"
             )
         state[name] = squeezed.float().contiguous()
         used.add(source)
     if unexpected := sorted(tensors.keys() - used):
         raise InputError(
-            f"VQ-GAN {place!r}: tensor {unexpected[0]!r} is unexpected; what has it is of another architecture"
+            f"VQ-GAN {location!r}: tensor {unexpected[0]!r} is unexpected; what has it is of another architecture"
         )
     return state
 

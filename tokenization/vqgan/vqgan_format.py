@@ -31,18 +31,18 @@ class Vqgan:
 
 
 @dataclass(frozen=True)
-class VqganPlace:
+class VqganFiles:
     """The files of a VQ-GAN.
 
     Attributes:
         format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names decide it.
         weights: the file of tensors.
-        beside: other files that decide which codes and pixels come out.
+        settings_files: other files that decide which codes and pixels come out.
     """
 
     format: str
     weights: Path
-    beside: tuple[Path, ...] = ()
+    settings_files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class VqganFormat:
             of tensors apart; empty takes every file.
     """
 
-    load: Callable[[VqganPlace, dict[str, Tensor]], LoadedModel]
+    load: Callable[[VqganFiles, dict[str, Tensor]], LoadedModel]
     class_name: str = ""
     weights_file: str = ""
     tensor_prefix: str = ""

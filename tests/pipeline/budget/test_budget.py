@@ -14,7 +14,7 @@ from pipeline.budget.limits import given_limits, limits_of
 from pipeline.budget.spending import spending
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import BudgetError, UsageError
-from pipeline.ledger.account import Account, Attempt, Held
+from pipeline.ledger.account import Account, Attempt, DevicesNow
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger
@@ -35,7 +35,7 @@ class Run:
     def __init__(
         self, place: Path | str, device: str = "GPU", model: str = "A100", devices: int = 8, recipe: str = "mars_1b"
     ) -> None:
-        self.place, self.device, self.held = str(place), device, Held(devices, model)
+        self.place, self.device, self.held = str(place), device, DevicesNow(devices, model)
         self.recipe, self.now, self.number = recipe, 1000.0, 0
 
     def clock(self) -> float:

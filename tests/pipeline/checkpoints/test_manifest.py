@@ -31,7 +31,7 @@ from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.owner import RunOwner
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
-from pipeline.model.loading import base_sha256, load_base
+from pipeline.model.loading import base_sha256, load_initial_model
 from tests.support.checkpoints import SHAPES, make, values
 from tests.support.trained_weights import trained_state
 from tokenization.files.storage import Storage, open_storage
@@ -257,9 +257,9 @@ def test_the_language_experts_hash_is_its_own_whatever_dtype_it_is_loaded_in(
 ) -> None:
     """A stage that trains in float32 is exported in bfloat16."""
     base.to(torch.bfloat16).save_pretrained(tmp_path)
-    hashes = {base_sha256(load_base(tmp_path, 24, dtype)) for dtype in (torch.bfloat16, torch.float32)}
+    hashes = {base_sha256(load_initial_model(tmp_path, 24, dtype)) for dtype in (torch.bfloat16, torch.float32)}
     assert len(hashes) == 1
     with torch.no_grad():
         base.model.layers[0].mlp.up_proj.weight[0, 0] += 1
     base.save_pretrained(tmp_path)
-    assert base_sha256(load_base(tmp_path, 24, torch.float32)) not in hashes
+    assert base_sha256(load_initial_model(tmp_path, 24, torch.float32)) not in hashes

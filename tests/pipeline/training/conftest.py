@@ -67,7 +67,7 @@ def run_in(folder: Path, inputs: Path) -> StageRun:
         stage_number=1,
         seed=0,
         zero=ZeroConfig(zero_stage=3, persistence_threshold=0, dtype="float32"),
-        base=inputs / "base",
+        initial_model=inputs / "base",
         codebook_size=CODEBOOK,
         model_options=ModelOptions(embedding_noise_std=0.02, picture_position_std=0.02),
         initial_checkpoint=None,

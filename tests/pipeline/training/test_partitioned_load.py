@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
-from pipeline.model.loading import load_base
+from pipeline.model.loading import load_initial_model
 from pipeline.runtime.compiled_ops import set_up_compilation
 from pipeline.runtime.process_memory import MemoryGrowth
 from pipeline.training.engine import unlink_shared_memory
@@ -33,10 +33,12 @@ SHORT = replace(STAGE, steps=2, validate_every_steps=0, sample_every_steps=0, sa
 
 def started(run: StageRun) -> StageRun:
     """The run on a starting model made of its language expert."""
-    start = run.base.with_name("start")
+    start = run.initial_model.with_name("start")
     options = StartOptions(run.codebook_size, run.model_options, dtype=run.zero.dtype)
-    make_starting_model(open_language_expert(run.base), str(run.base), options, start, lambda line: None)
-    return replace(run, base=start)
+    make_starting_model(
+        open_language_expert(run.initial_model), str(run.initial_model), options, start, lambda line: None
+    )
+    return replace(run, initial_model=start)
 
 
 def test_training_from_a_starting_model_is_training_from_its_language_expert(run: StageRun, tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     # With the language expert whole on every rank, its tensors are read whole.
     spawn(_load_rank, 2, free_port(), replace(run, zero=replace(run.zero, frozen_whole=True)), tmp_path / "loaded")
     loaded, _, _ = torch.load(tmp_path / "loaded-0")
-    base = dict(load_base(run.base, CODEBOOK, torch.float32, run.model_options).named_parameters())
+    base = dict(load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options).named_parameters())
     assert loaded.keys() - base.keys() == {"head.text_weight"}, "tied, it is the embedding"
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
 
@@ -78,9 +80,9 @@ def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> No
     )
     base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     base.save_pretrained(tmp_path / "large")
-    run = started(replace(run, base=tmp_path / "large"))
+    run = started(replace(run, initial_model=tmp_path / "large"))
     spawn(_load_rank, 2, free_port(), run, tmp_path / "loaded")
-    whole = sum(path.stat().st_size for path in run.base.glob("*.safetensors"))
+    whole = sum(path.stat().st_size for path in run.initial_model.glob("*.safetensors"))
     for rank in range(2):
         _, growth, held = torch.load(tmp_path / f"loaded-{rank}")
         assert held == pytest.approx(whole / 2, rel=0.01)
@@ -91,16 +93,16 @@ def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> No
 def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: StageRun) -> None:
     run = started(run)
     with pytest.raises(InputError, match="was made with codebook_size 32, the recipe has 40"):
-        load_base(run.base, 40, torch.float32, run.model_options)
-    path = next(run.base.glob("*.safetensors"))
+        load_initial_model(run.initial_model, 40, torch.float32, run.model_options)
+    path = next(run.initial_model.glob("*.safetensors"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{path.name} has changed since it was made"):
-        load_base(run.base, CODEBOOK, torch.float32, run.model_options)
+        load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options)
     path.unlink()
     with pytest.raises(InputError, match=f"{path.name} is damaged"):
-        load_base(run.base, CODEBOOK, torch.float32, run.model_options)
+        load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options)
 
 
 def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.checkpoints.manifest import complete_checkpoints, finished_checkpo
 from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
-from pipeline.model.loading import load_base
+from pipeline.model.loading import load_initial_model
 from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
 from tests.support.faults import use_a_folder_of_its_own
@@ -195,4 +195,4 @@ def test_a_damaged_stage_before_is_named_with_what_to_do(run: StageRun, undistur
 def test_a_checkpoint_of_another_model_is_refused_by_name(run: StageRun, undisturbed: Undisturbed) -> None:
     state = trained_state(finished_checkpoint(undisturbed()[0].checkpoints))
     with pytest.raises(InputError, match=r"another model.*shape"):
-        load_trained(load_base(run.base, CODEBOOK + 8, torch.float32), state, run.output)
+        load_trained(load_initial_model(run.initial_model, CODEBOOK + 8, torch.float32), state, run.output)

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.config.tasks import Task
-from pipeline.model.loading import load_base
+from pipeline.model.loading import load_initial_model
 from pipeline.model.mars import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.training.engine import accumulate, make_engine
 from pipeline.training.objective import Objective
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 def start_of(run: StageRun) -> MarsForCausalLM:
-    return load_base(run.base, CODEBOOK, torch.float32, run.model_options)
+    return load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     from deepspeed.utils import safe_get_full_grad
 
     join(rank, 2, port)
-    model = load_base(run.base, CODEBOOK, torch.float32)
+    model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
     plan = make_plan(run, model.config.vocabulary)
     engine = make_engine(Objective(model), run.stage, run.zero)
     micro_steps = plan.step(0, rank, 2).micro_steps
@@ -120,7 +120,7 @@ def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run: St
     spawn(_gradient_rank, 2, free_port(), run, tmp_path / "gradients")
     num_micro_steps, gradients = torch.load(tmp_path / "gradients")
     assert num_micro_steps > 1
-    model = load_base(run.base, CODEBOOK, torch.float32)
+    model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
     for batches in make_plan(run, model.config.vocabulary).step(0, 0, 1).micro_steps:
         Objective(model)(batches).loss.backward()
     expected = {name: p.grad for name, p in model.named_parameters() if is_trained(name)}
@@ -133,7 +133,7 @@ def _accumulation_rank(rank: int, port: int, run: StageRun, result: Path) -> Non
     from deepspeed.utils import safe_get_full_grad
 
     join(rank, 2, port)
-    model = load_base(run.base, CODEBOOK, torch.bfloat16)
+    model = load_initial_model(run.initial_model, CODEBOOK, torch.bfloat16)
     engine = make_engine(cast(Objective, Scaled(model)), run.stage, replace(run.zero, dtype="bfloat16"))
     forward = cast(Callable[[float], torch.Tensor], engine)
     # 1 + 255 * 2^-9: in bfloat16, whose step at 1 is 2^-7, every one of the small ones would be lost.
@@ -179,7 +179,7 @@ def test_the_visual_tables_learn_at_their_own_rate(run: StageRun) -> None:
 
 def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     join(rank, 2, port)
-    model = load_base(run.base, CODEBOOK, torch.float32)
+    model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
     whole = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     plan = make_plan(run, model.config.vocabulary)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.errors import InputError
-from pipeline.model.loading import load_base, load_language_expert
+from pipeline.model.loading import load_initial_model, load_language_expert
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.weights.hub import model_folder
 from pipeline.weights.language_expert_formats import language_expert_config, open_language_expert
@@ -64,7 +64,7 @@ def test_qwen2_checkpoints_load_bit_for_bit_and_the_layout_follows_their_table(
     model = write_qwen2(tmp_path, kind, **changes)
     ids = torch.randint(TEXT_VOCAB, (2, 9), generator=torch.Generator().manual_seed(1))
     assert torch.equal(load_language_expert(tmp_path, torch.float32).eval()(ids).logits, model(ids).logits)
-    mars = load_base(tmp_path, CODEBOOK, torch.float32)
+    mars = load_initial_model(tmp_path, CODEBOOK, torch.float32)
     assert mars.config.vocab_size == model.config.vocab_size + CODEBOOK + 8
     assert mars.config.rope_parameters == model.config.rope_parameters
 

@@ -17,7 +17,7 @@ from jobs.init_model import Options, main
 from pipeline.config.model import ModelOptions
 from pipeline.config.stage import Source, StageConfig
 from pipeline.errors import InputError, UsageError
-from pipeline.model.loading import base_sha256, load_base, load_language_expert
+from pipeline.model.loading import base_sha256, load_initial_model, load_language_expert
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runs.language_expert_check import check_base
 from pipeline.weights.language_expert_formats import open_language_expert
@@ -51,7 +51,7 @@ def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(
         out = tmp_path / dtype
         options = ModelOptions(shared, embedding_noise_std=0.02, picture_position_std=0.03)
         record = start(source, out, options=options, dtype=dtype)
-        expected = load_base(source, CODEBOOK, getattr(torch, dtype), options)
+        expected = load_initial_model(source, CODEBOOK, getattr(torch, dtype), options)
         made = MarsForCausalLM.from_pretrained(out, dtype=getattr(torch, dtype))
         assert made.config.options == expected.config.options == options
         own, other = dict(made.named_parameters()), dict(expected.named_parameters())
@@ -107,7 +107,7 @@ def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_r
     )
     result = main(options)
     recipe, paths = options.resolve()
-    assert paths.base == paths.start and result["vocab_size"] == TEXT_VOCAB + FINGERPRINT.codebook_size + 8
+    assert paths.initial_model == paths.start and result["vocab_size"] == TEXT_VOCAB + FINGERPRINT.codebook_size + 8
     assert main(options) == result | {"memory_growth_bytes": ANY}
     stage = StageConfig(purpose="a test's", sources={"drawings": Source()})
     check_base(paths, 1, stage, FINGERPRINT, qwen7b.SMALL["seq_length"])
