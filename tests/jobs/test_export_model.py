@@ -217,7 +217,7 @@ def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_anothe
     torch.manual_seed(5)
     stranger = AutoModelForCausalLM.from_config(open_language_expert(Path(own)).config, dtype=torch.bfloat16)
     stranger.save_pretrained(tmp_path / "stranger")
-    with pytest.raises(InputError, match="was trained beside another language expert"):
+    with pytest.raises(InputError, match="belongs to another language expert"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "visual", language_expert_source=str(tmp_path / "stranger"))
 
 
