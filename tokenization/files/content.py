@@ -1,0 +1,189 @@
+"""Says what bytes are, by their beginning: a HEIC picture, an HTML page, a Git LFS pointer, a LoRA adapter.
+
+Messages about pictures, shards, weights and tokenizers that cannot be used take their words from here.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenization.files.safetensors_header import stored_tensors
+from tokenization.files.signatures import (
+    ADAPTER_PARTS,
+    CONVERT,
+    EMPTY,
+    FETCH,
+    GGUF,
+    HEIF_BRANDS,
+    HTML,
+    LORA,
+    OPTIMIZER,
+    OPTIMIZER_KEYS,
+    POINTERS,
+    QUANTISED,
+    SAFETENSORS,
+    SIGNATURES,
+    TORCH,
+    TORCH_MEMBERS,
+    ZEROS,
+    Content,
+)
+
+START_BYTES = 4096
+"""How much of a file's beginning is looked at."""
+
+
+def content_of(start: bytes) -> Content | None:
+    """What a file is whose first bytes are `start`, `START_BYTES` of them or all; None if they tell nothing."""
+    if not start:
+        return EMPTY
+    if len(start) >= 512 and not start.strip(b"\0"):
+        return ZEROS
+    for offset, signature, content in SIGNATURES:
+        if start.startswith(signature, offset):
+            return content
+    if start[4:8] == b"ftyp":
+        return _of_brands(start)
+    if start.startswith(b"PK\x03\x04"):
+        return _of_zip(start)
+    if start[:2] == b"BM" and not start[6:10].strip(b"\0"):
+        return Content("a BMP picture", "picture")
+    if re.match(rb"P[1-7][\s#]", start):
+        return Content("a PNM picture", "picture")
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return Content("a Python pickle", "other", "write it without pickle")
+    if len(start) > 9 and int.from_bytes(start[:8], "little") < 1 << 30 and start[8:9] == b"{":
+        return SAFETENSORS
+    return _of_text(start)
+
+
+def content_of_file(path: Path) -> Content | None:
+    """What the file at `path` is. Of safetensors, the names of the tensors decide; nothing is unpickled.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        found = content_of(file.read(START_BYTES))
+    if found is SAFETENSORS:
+        try:
+            return content_of_tensors(stored_tensors(path)) or found
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return Content("a damaged safetensors file", "weights", "fetch it again")
+    return found
+
+
+def content_of_tensors(names: Iterable[str]) -> Content | None:
+    """What the tensors of these names are, if they are no whole model in plain numbers; else None."""
+    names = list(names)
+    if any(part in name for name in names for part in ADAPTER_PARTS):
+        return LORA
+    if any(OPTIMIZER_KEYS & set(re.split(r"[.:/]", name)) for name in names):
+        return OPTIMIZER
+    last = {name.rpartition(".")[2] for name in names}
+    for method, parts in QUANTISED.items():
+        if last & set(parts):
+            return quantised(method)
+    return None
+
+
+def content_of_model_folder(folder: Path) -> Content | None:
+    """What the model in a folder is, by its configuration, if it is no whole model in plain numbers; else None."""
+    if (folder / "adapter_config.json").is_file():
+        return LORA
+    if next(folder.glob("*.gguf"), None) and not next(folder.glob("*.safetensors"), None):
+        return GGUF
+    try:
+        return content_of_config(json.loads((folder / "config.json").read_text("utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def content_of_config(config: Any) -> Content | None:
+    """What the model of a `config.json` is, if it is quantised; else None."""
+    settings = config.get("quantization_config") if isinstance(config, dict) else None
+    if not settings:
+        return None
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return quantised(str(method) if method else "an unnamed method")
+
+
+def quantised(method: str) -> Content:
+    """A model that `method` quantised."""
+    return Content(f"a model quantised by {method}", "weights", "take the one in bfloat16, float16 or float32")
+
+
+def what_it_is(start: bytes) -> str:
+    """The same as part of a message, for any bytes: "it is an HTML page; fetch the file itself", or how they begin."""
+    found = content_of(start)
+    return f"it is {found}" if found else f"it begins with the bytes {start[:8].hex(' ')}"
+
+
+def what_file_is(path: Path) -> str:
+    """The same of the file at `path`; empty if it cannot be read."""
+    try:
+        if found := content_of_file(path):
+            return f"it is {found}"
+        with path.open("rb") as file:
+            return what_it_is(file.read(START_BYTES))
+    except OSError:
+        return ""
+
+
+def _of_brands(start: bytes) -> Content:
+    """Of ISO base media: the brands say which format uses that container."""
+    length = min(int.from_bytes(start[:4], "big"), len(start))
+    brands = [start[8:12], *(start[place : place + 4] for place in range(16, length, 4))]
+    if any(brand in (b"avif", b"avis") for brand in brands):
+        return Content("an AVIF picture", "picture")
+    if any(brand in HEIF_BRANDS for brand in brands):
+        return Content("a HEIC picture", "picture", CONVERT)
+    if brands[0] == b"crx ":
+        return Content("a Canon raw picture", "picture", CONVERT)
+    return Content("an MP4 or QuickTime video", "media", "take its frames as pictures")
+
+
+def _of_zip(start: bytes) -> Content:
+    """Of zip archives: the first member's name says what writes such ones."""
+    name = start[30 : 30 + int.from_bytes(start[26:28], "little")].decode("utf-8", "replace")
+    if name.rpartition("/")[2] in TORCH_MEMBERS:
+        return TORCH
+    if name.endswith(".npy"):
+        return Content("NumPy arrays (.npz)", "table")
+    if name in ("[Content_Types].xml", "mimetype"):
+        return Content("an Office document, an e-book or a drawing in a zip", "other", CONVERT)
+    return Content("a zip archive", "archive", "unpack it")
+
+
+def _of_text(start: bytes) -> Content | None:
+    wide = start[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = start.decode("utf-16", "ignore").encode() if wide else start.removeprefix(b"\xef\xbb\xbf")
+    head = text.lstrip()[:START_BYTES].lower()
+    for signature, content in POINTERS:
+        if head.startswith(signature):
+            return content
+    if head.startswith(b"<"):
+        if b"<svg" in head:
+            return Content("an SVG drawing", "other", "render it as PNG")
+        if re.search(rb"<(!doctype html|html|head|body|script|title|meta)\b", head):
+            return HTML
+        if b"<error>" in head or b"<code>" in head:
+            return Content("an error message of a storage service", "text", FETCH)
+        return Content("an XML text", "text")
+    try:
+        words = text.decode("utf-8", "strict" if len(start) < START_BYTES else "ignore")
+    except UnicodeDecodeError:
+        return None
+    if not words.strip() or not all(letter.isprintable() or letter in "\t\n\r\f" for letter in words):
+        return None
+    if head[:1] in (b"{", b"["):
+        return Content("a JSON text", "text")
+    first = " ".join(words.split())[:40]
+    return Content(f"a text that begins {first!r}", "text")
+
+
+def without_addresses(message: str) -> str:
+    """A message without addresses in memory, which differ from run to run, as Pillow writes them."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", message)
