@@ -138,7 +138,7 @@ def main(options: Options) -> dict[str, Any]:
     manifests = tokenize_corpora(recipe, replace(paths, recipe=recipe), options.names(recipe))
     (first, *others) = manifests
     result = asdict(manifests[first]) | {"further_corpora": {name: asdict(manifests[name]) for name in others}}
-    if options.json and any(manifest.failed_shards for manifest in manifests.values()):
+    if options.json and any(each.failed_shards or not each.rows_out for each in manifests.values()):
         print(json.dumps(result, ensure_ascii=False))
     check_shards(manifests)
     return result

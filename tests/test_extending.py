@@ -71,9 +71,9 @@ whole, lone = corpus.read("a.zip")
 print(corpus.layout, corpus.shards, whole.metadata["caption"], len(whole.picture), lone.problem[0])
 """
     assert copy.run("-c", program) == f"zip ['a.zip'] a cat {len(noise_png(1))} no picture\n"
-    assert "imagefolder,zip" in copy.run("-m", "jobs.tokenize", "--help")
+    assert "imagefolder,files,zip" in copy.run("-m", "jobs.tokenize", "--help")
     refused = copy.run("-m", "jobs.tokenize", "--layout", "rar", expected=2)
-    assert "--layout 'rar' is none of webdataset, parquet, documents, imagefolder, zip" in refused
+    assert "--layout 'rar' is none of webdataset, parquet, documents, imagefolder, files, zip" in refused
 
 
 def test_a_recipe_by_its_path_is_planned(tmp_path: Path) -> None:

@@ -8,18 +8,21 @@ from ray.util.metrics import Gauge
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import make_corpus
-from pipeline.errors import FailedShardsError
+from pipeline.errors import FailedShardsError, InputError
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say, say_error
 from tokenization.corpora.corpus import Corpus
+from tokenization.corpora.leftovers import UNREAD
 from tokenization.job.rows import Tools, check_query
-from tokenization.job.run import Progress, tokenize_corpus
+from tokenization.job.run import Progress, prepare_output, tokenize_corpus
 from tokenization.table.manifest import Manifest
 
 SAY_EVERY_S = 10.0
+NAMES_SHOWN = 5
+"""How many files that are not read are named."""
 
 
 def tokenize_corpora(recipe: Recipe, paths: RunPaths, names: list[str]) -> dict[str, Manifest]:
@@ -40,12 +43,20 @@ def check_shards(manifests: dict[str, Manifest]) -> None:
 
     Raises:
         FailedShardsError: at least one shard failed.
+        InputError: no sample of a corpus could be used.
     """
     failed = [message for manifest in manifests.values() for message in manifest.failed_shards.values()]
     for message in failed:
         say_error(f"failed: {message}")
     if failed:
         raise FailedShardsError(f"{len(failed)} shards could not be read; mend them and run the job again")
+    for manifest in manifests.values():
+        if not manifest.rows_out:
+            raise InputError(
+                f"corpus {manifest.corpus!r}: none of its {manifest.rows_in} samples can be used: "
+                f"{_counts(manifest.rejects_by_reason) or 'its shards are empty'}; rejects/ beside the tokens "
+                "has a line for each"
+            )
 
 
 def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
@@ -55,26 +66,46 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if not recipe.corpora[name].high_resolution:
         config = replace(config, size_hr_px=0)
     output = paths.tokens_of(name)
-    num_shards = len(corpus.shards)  # an unusable corpus is refused before Ray starts
-    say(f"tokenize: {num_shards} shards of layout {corpus.layout} in {corpus.source.url}")
+    tools = Tools(paths.vqgan, paths.text_source, paths.text)
+    fingerprint = prepare_output(corpus, output, config, tools)  # what cannot be used is refused before Ray starts
+    say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
+    _say_what_is_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
-        tools = Tools(paths.vqgan, paths.text_source, paths.text)
-        manifest = tokenize_corpus(corpus, output, config, tools, workers, ProgressReporter(ledger))
+        report = ProgressReporter(ledger)
+        manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
         f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
         f"{manifest.rows_rejected} rejected {manifest.rejects_by_reason or ''}"
     )
+    if manifest.ignored:
+        say(f"tokenize: ignored {_counts(manifest.ignored)}")
+    for column, count in manifest.not_numbers.items():
+        say_error(
+            f"{count} values of {column!r}, which hr_where compares with a number, are none; they count as missing"
+        )
     if config.size_hr_px and not manifest.rows_hr:
         say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
     return manifest
+
+
+def _say_what_is_ignored(corpus: Corpus) -> None:
+    """Names archives and tables that lie beside the shards: they may have been meant."""
+    for name in corpus.ignored.get(UNREAD, [])[:NAMES_SHOWN]:
+        say_error(f"{name!r} is not read: it is no shard of layout {corpus.layout}")
+    if (more := len(corpus.ignored.get(UNREAD, [])) - NAMES_SHOWN) > 0:
+        say_error(f"{more} more such files are not read")
+
+
+def _counts(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in by_reason.items())
 
 
 class ProgressReporter:
     """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards."""
 
     def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
-        self._next, self._ledger = 0.0, ledger
+        self._next, self._ledger, self._alarm = 0.0, ledger, ""
         self._counted = Counts()
         self._gauges = {
             name: Gauge(f"mars_tokenize_{name}", description)
@@ -89,6 +120,9 @@ class ProgressReporter:
     def __call__(self, progress: Progress) -> None:
         """Counts the work in the ledger, and logs a line if one is due."""
         now = time.monotonic()
+        if progress.alarm != self._alarm:
+            self._alarm = progress.alarm
+            say_error(f"tokenize: {progress.alarm}")
         so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
         if so_far != self._counted:
             self._ledger.working.remote()

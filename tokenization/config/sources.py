@@ -15,6 +15,7 @@ CORPUS_FORMATS = {
     "parquet": "tokenization.corpora.parquet:ParquetShards",
     "documents": "tokenization.corpora.documents:Documents",
     "imagefolder": "tokenization.corpora.folder:ImageFolder",
+    "files": "tokenization.corpora.folder:PictureFiles",
 }
 """The corpus formats by name, each with the place of its `CorpusFormat` class. The class is imported when a corpus is
 opened, so that settings and `--help` do not import the libraries that read pictures."""

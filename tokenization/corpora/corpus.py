@@ -1,5 +1,6 @@
 """An image-text corpus in any format of `CORPUS_FORMATS`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -8,9 +9,15 @@ from typing import Any
 
 from tokenization.config.sources import CORPUS_FORMATS, CorpusSource
 from tokenization.corpora.corpus_format import CorpusFormat
-from tokenization.corpora.samples import Sample, readable
+from tokenization.corpora.leftovers import leftovers
+from tokenization.corpora.names import is_picture, suffix_of
+from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.errors import InputError, OutageError
 from tokenization.files.storage import Storage, open_storage
+
+SHARDS_LOOKED_AT = 3
+"""How many files of a detected format must not be its own before the corpus is refused."""
+ENDINGS_SHOWN = 5
 
 
 class Corpus:
@@ -45,12 +52,26 @@ class Corpus:
             raise InputError(f"corpus {self.source.url!r} has no {self._format.looked_for} in it; see --layout")
         return shards
 
+    @cached_property
+    def ignored(self) -> dict[str, list[str]]:
+        """Names of the files beside the shards that are not read, by the reason."""
+        listed = self.storage.names(hidden=True)
+        return leftovers(self.storage, listed, set(self._names), self._format.files_read(self._names))
+
     def description(self) -> dict[str, Any]:
         """Plain values that decide the rows of the shards. `tokenization.json` records them."""
         return {"url": self.source.url, "layout": self.layout, **self._format.settings()}
 
     def read(self, shard: str) -> Iterator[Sample]:
         """Yields the samples of one shard, in its order.
+
+        Raises:
+            InputError: the shard cannot be read to its end.
+        """
+        return (found for found in self.read_all(shard) if isinstance(found, Sample))
+
+    def read_all(self, shard: str) -> Iterator[Sample | Ignored]:
+        """Yields the samples of one shard, in its order, and what is ignored in it.
 
         Raises:
             InputError: the shard cannot be read to its end.
@@ -70,13 +91,38 @@ class Corpus:
         return names
 
     def _detected(self) -> str:
-        found = [name for name in CORPUS_FORMATS if format_class(name).own_files(self._names)]
+        own = {name: format_class(name).own_files(self._names) for name in CORPUS_FORMATS}
+        found = [name for name in own if own[name] and not format_class(name).is_last_resort]
+        last = [name for name in own if own[name] and format_class(name).is_last_resort]
+        reasons = {name: self._reason(name, own[name]) for name in found}
+        if len(found) > 1 or last:  # files of another use may have an ending of shards
+            whole = [name for name in found if not reasons[name]]
+            found = whole or last or found
         if len(found) > 1:
             raise InputError(f"corpus {self.source.url!r} has files of {' and '.join(found)}; choose with --layout")
         if not found:
-            *first, last = (format_class(name).looked_for for name in CORPUS_FORMATS)
-            raise InputError(f"corpus {self.source.url!r} has no {', no '.join(first)} and no {last}")
+            *first, after = (format_class(name).looked_for for name in CORPUS_FORMATS)
+            raise InputError(f"corpus {self.source.url!r} has no {', no '.join(first)} and no {after}{self._endings()}")
+        if reason := reasons.get(found[0]):
+            raise InputError(f"corpus {self.source.url!r}: {reason}")
         return found[0]
+
+    def _reason(self, layout: str, names: list[str]) -> str:
+        """Why the first files of a format hold no samples; empty if one of them may."""
+        reason = ""
+        for name in names[:SHARDS_LOOKED_AT]:
+            if not (of_this := format_class(layout).why_no_samples(self.storage, name)):
+                return ""
+            reason = reason or of_this
+        return reason
+
+    def _endings(self) -> str:
+        """What the folder has instead of a corpus, for a message."""
+        counts = Counter(suffix_of(name) if "." in name else "" for name in self._names)
+        if pictures := sum(map(is_picture, self._names)):
+            return f"; its {pictures} pictures have no captions beside them"
+        shown = [f"{count} {f'.{suffix}' if suffix else 'without ending'}" for suffix, count in counts.most_common()]
+        return f"; its files are {', '.join(shown[:ENDINGS_SHOWN])}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"source": replace(self.source, layout=self.layout)}

@@ -8,12 +8,19 @@ the last one of a document also has the text after it. If one picture cannot be 
 
 import posixpath
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
-from tokenization.corpora.folder import METADATA_FILES, jsonl_rows, read_picture
+from tokenization.corpora.folder import METADATA_FILES
+from tokenization.corpora.metadata_tables import jsonl_rows
+from tokenization.corpora.named_files import read_picture
+from tokenization.corpora.names import is_picture
 from tokenization.corpora.samples import Sample, Segment, readable
 from tokenization.files.storage import Storage
+
+ROWS_LOOKED_AT = 1000
+"""Among as many rows of a shard must be a document."""
 
 
 class Documents(CorpusFormat):
@@ -25,6 +32,18 @@ class Documents(CorpusFormat):
     @classmethod
     def own_files(cls, names: list[str]) -> list[str]:
         return [name for name in super().own_files(names) if posixpath.basename(name) not in METADATA_FILES]
+
+    @classmethod
+    def why_no_samples(cls, storage: Storage, name: str) -> str:
+        with storage.local(name) as path:
+            rows = [row for _, row in islice(jsonl_rows(path), ROWS_LOOKED_AT)]
+        if not rows or any(isinstance(row, dict) and "segments" in row for row in rows):
+            return ""
+        return f"{name!r} is no .jsonl of documents: its rows have no `segments`; see docs/formats.md"
+
+    def files_read(self, names: list[str]) -> set[str]:
+        """The shards, and pictures, which their documents may name."""
+        return {*self.own_files(names), *filter(is_picture, names)}
 
     def read(self, shard: str) -> Iterator[Sample]:
         folder = posixpath.dirname(shard)
@@ -80,6 +99,5 @@ def _samples(
             texts.append("")
     for place, name in enumerate(names):
         segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
-        key, picture = f"{document}/{place}", posixpath.normpath(posixpath.join(folder, name))
-        content, problem = read_picture(storage, picture, max_bytes)
-        yield Sample(key, content, metadata, problem, segment)
+        content, problem = read_picture(storage, folder, name, max_bytes)
+        yield Sample(f"{document}/{place}", content, metadata, problem, segment)

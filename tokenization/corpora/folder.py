@@ -1,27 +1,58 @@
-"""A folder of pictures with `metadata.jsonl` or `metadata.csv`, in the layout of Hugging Face's imagefolder."""
+"""Folders of pictures, in virtual shards: with `metadata.jsonl`, `.csv` or `.parquet` as Hugging Face's imagefolder has
+them, or with a `.txt` or `.json` beside each picture as img2dataset's `files` and the trainers of LoRAs have them."""
 
-import csv
 import hashlib
 import posixpath
-import sys
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
-from tokenization.corpora.samples import Sample, parse_object, readable
-from tokenization.corpora.tar import PICTURE_SUFFIXES
-from tokenization.errors import InputError, OutageError
-from tokenization.files.checks import is_inside
+from tokenization.corpora.metadata_tables import FILE_NAME, file_column, rows_of
+from tokenization.corpora.named_files import read_picture
+from tokenization.corpora.names import TEXT_SUFFIXES, composed, is_picture, stem_of, suffix_of
+from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
+from tokenization.files.content import START_BYTES, what_it_is
 from tokenization.files.storage import Storage
 
-METADATA_FILES = ("metadata.jsonl", "metadata.csv")
-FILE_NAME = "file_name"
+METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-class ImageFolder(CorpusFormat):
-    """The samples of a folder, sorted by name and cut into virtual shards of `folder_shard_rows` samples.
+class PictureFolder(CorpusFormat):
+    """The samples of a folder, sorted by key and cut into virtual shards of `folder_shard_rows` samples."""
+
+    def shards(self, names: list[str]) -> list[str]:
+        return [f"{number:06d}" for number in range(-(-len(self.listing) // self.source.folder_shard_rows))]
+
+    def settings(self) -> dict[str, Any]:
+        return {"folder_shard_rows": self.source.folder_shard_rows, "listing": self.sha256()}
+
+    def read(self, shard: str) -> Iterator[Sample | Ignored]:
+        start = int(shard) * self.source.folder_shard_rows
+        for name, listed in self.listing[start : start + self.source.folder_shard_rows]:
+            if listed.problem:
+                yield listed
+            else:
+                content, problem = read_picture(self.storage, "", name, self.source.max_bytes)
+                yield self.completed(name, Sample(listed.key, content, listed.metadata, problem))
+
+    def sha256(self) -> str:
+        """A hash of the keys. It changes when a picture is added or removed, as the virtual shards do."""
+        return hashlib.sha256("\n".join(sample.key for _, sample in self.listing).encode()).hexdigest()
+
+    @property
+    @abstractmethod
+    def listing(self) -> list[tuple[str, Sample]]:
+        """All samples without their pictures' bytes, sorted by key, each with its file's name."""
+
+    def completed(self, name: str, sample: Sample) -> Sample:
+        """The sample with what lies beside its picture."""
+        return sample
+
+
+class ImageFolder(PictureFolder):
+    """Pictures and metadata tables, which name the pictures of their folder and of those in it.
 
     A sample's key is the picture's path in the folder. Rows without a picture, pictures without a row, and rows that
     cannot be read are samples too, with a problem.
@@ -31,41 +62,25 @@ class ImageFolder(CorpusFormat):
 
     @classmethod
     def own_files(cls, names: list[str]) -> list[str]:
-        return [name for name in names if posixpath.basename(name) in METADATA_FILES]
+        tables = METADATA_FILES if any(map(is_picture, names)) else METADATA_FILES[:2]  # a parquet may be a shard
+        return [name for name in names if posixpath.basename(name) in tables]
 
-    def shards(self, names: list[str]) -> list[str]:
-        return [f"{number:06d}" for number in range(-(-len(self.listing) // self.source.folder_shard_rows))]
-
-    def settings(self) -> dict[str, Any]:
-        return {"folder_shard_rows": self.source.folder_shard_rows, "listing": self.sha256()}
-
-    def read(self, shard: str) -> Iterator[Sample]:
-        start = int(shard) * self.source.folder_shard_rows
-        for name, listed in self.listing[start : start + self.source.folder_shard_rows]:
-            if listed.problem:
-                yield listed
-            else:
-                content, problem = read_picture(self.storage, name, self.source.max_bytes)
-                yield Sample(listed.key, content, listed.metadata, problem)
-
-    def sha256(self) -> str:
-        """A hash of the keys. It changes when a picture is added or removed, as the virtual shards do."""
-        return hashlib.sha256("\n".join(sample.key for _, sample in self.listing).encode()).hexdigest()
+    def files_read(self, names: list[str]) -> set[str]:
+        return {*self.own_files(names), *filter(is_picture, names)}
 
     @cached_property
     def listing(self) -> list[tuple[str, Sample]]:
-        """All samples without their pictures' bytes, sorted by key, each with its file's name."""
         names = self.storage.names()
-        pictures = {name for name in names if name.rpartition(".")[2].lower() in PICTURE_SUFFIXES}
+        files = _Names(self.storage, names)
         found: list[tuple[str, Sample]] = []
         named: set[str] = set()
         for table in self.own_files(names):
-            for name, sample in self._table(table, pictures):
+            for name, sample in self._table(table, files):
                 named.add(name)
                 found.append((name, sample))
         found += [
             (name, Sample(readable(name), problem=("no caption", "no row of the metadata names this picture")))
-            for name in pictures - named
+            for name in files.pictures - named
         ]
         found.sort(key=lambda entry: entry[1].key)
         before = [None, *(sample.key for _, sample in found)]
@@ -75,72 +90,98 @@ class ImageFolder(CorpusFormat):
             for (name, sample), key in zip(found, before, strict=False)
         ]
 
-    def _table(self, name: str, pictures: set[str]) -> Iterator[tuple[str, Sample]]:
+    def _table(self, name: str, files: "_Names") -> Iterator[tuple[str, Sample]]:
         folder = posixpath.dirname(name)
         with self.storage.local(name) as path:
-            rows = _csv_rows(path) if name.endswith(".csv") else jsonl_rows(path)
-            for number, row in rows:
+            for number, row in rows_of(path):
                 key = readable(f"{name}:{number}")
                 if isinstance(row, str):
                     yield "", Sample(key, problem=("bad metadata", row))
                     continue
-                file_name = row.pop(FILE_NAME, None)
+                column = file_column(row)
+                file_name = row.pop(column) if column else None
                 if not isinstance(file_name, str) or not file_name:
                     yield "", Sample(key, problem=("bad metadata", f"the row has no {FILE_NAME}"))
-                    continue
-                picture = posixpath.normpath(posixpath.join(folder, file_name))
-                if picture in pictures:
+                elif picture := files.find(folder, file_name):
                     yield picture, Sample(readable(picture), None, row)
                 else:  # also links out of the folder: their targets are not listed
-                    message = f"{readable(file_name)!r} is no picture of this folder"
-                    yield "", Sample(key, problem=("no picture", message))
+                    yield "", Sample(key, problem=("no picture", files.why_not(folder, file_name)))
 
 
-def read_picture(storage: Storage, name: str, max_bytes: int) -> tuple[bytes | None, tuple[str, str] | tuple[()]]:
-    """Returns a picture's bytes, or the problem of its sample. A file of more than `max_bytes` is not read."""
-    try:
-        if not is_inside(name) or not storage.exists(name):
-            return None, ("no picture", f"{readable(name)!r} is no file of this folder")
-        with storage.local(name) as path:
-            size = path.stat().st_size
-            if size > max_bytes:
-                return None, ("bad member", f"{readable(name)!r} has {size} bytes, more than max_bytes {max_bytes}")
-            return path.read_bytes(), ()
-    except (OSError, ValueError) as error:  # no permission, or an invalid file name
-        if isinstance(error, OutageError) or (isinstance(error, InputError) and error.__cause__):
-            raise  # the storage itself fails
-        return None, ("no picture", f"{readable(name)!r} cannot be read: {error}")
+class PictureFiles(PictureFolder):
+    """Pictures with a `.json`, a `.txt` or both beside each, under the same name. A key is the picture's path."""
+
+    looked_for = "picture with a .txt or .json of its name"
+    is_last_resort = True
+
+    @classmethod
+    def own_files(cls, names: list[str]) -> list[str]:
+        beside = {composed(stem_of(name)) for name in names if suffix_of(name) in ("json", *TEXT_SUFFIXES)}
+        return [name for name in names if is_picture(name) and composed(stem_of(name)) in beside]
+
+    def files_read(self, names: list[str]) -> set[str]:
+        pictures = set(filter(is_picture, names))
+        stems = {composed(stem_of(name)) for name in pictures}
+        return pictures | {name for stem in stems for name in self._beside.get(stem, {}).values()}
+
+    @cached_property
+    def listing(self) -> list[tuple[str, Sample]]:
+        pictures = [(name, Sample(readable(name))) for name in self.storage.names() if is_picture(name)]
+        return sorted(pictures, key=lambda entry: entry[1].key)
+
+    @cached_property
+    def _beside(self) -> dict[str, dict[str, str]]:
+        """Names of the files of metadata and of captions, by the pictures' names without ending, and by ending."""
+        found: dict[str, dict[str, str]] = {}
+        for name in self.storage.names():
+            if suffix_of(name) in ("json", *TEXT_SUFFIXES):
+                found.setdefault(composed(stem_of(name)), {}).setdefault(suffix_of(name), name)
+        return found
+
+    def completed(self, name: str, sample: Sample) -> Sample:
+        if sample.problem:
+            return sample
+        beside = self._beside.get(composed(stem_of(name)), {})
+        contents: dict[str, bytes] = {}
+        for suffix in ("json", *TEXT_SUFFIXES):
+            if suffix in beside:
+                content, problem = read_picture(self.storage, "", beside[suffix], self.source.max_bytes)
+                if content is None:
+                    return Sample(sample.key, sample.picture, problem=("bad metadata", problem[1] if problem else ""))
+                contents[suffix] = content
+        return sample_of(sample.key, sample.picture, contents)
 
 
-def jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, parse_object(line)
-            except ValueError as error:
-                yield number, str(error)
+class _Names:
+    """The files of a folder, by all their spellings."""
+
+    def __init__(self, storage: Storage, names: list[str]) -> None:
+        self._storage, self._names = storage, set(names)
+        self.pictures = set(filter(is_picture, names))
+        self._composed = {composed(name): name for name in sorted(self.pictures, reverse=True)}
+        self._folded = {composed(name).casefold(): name for name in sorted(self.pictures, reverse=True)}
+
+    def find(self, folder: str, file_name: str) -> str:
+        """The picture that a row of a table in `folder` names; empty if there is none."""
+        for path in _paths(folder, file_name):
+            if path in self.pictures:
+                return path
+            if other := self._composed.get(composed(path)):
+                return other
+        return ""
+
+    def why_not(self, folder: str, file_name: str) -> str:
+        """A message that says what stands in the way."""
+        message = f"{readable(file_name)!r} is no picture of this folder"
+        for path in _paths(folder, file_name):
+            if path in self._names:
+                start = self._storage.read(path, 0, min(START_BYTES, self._storage.size(path)))
+                return f"{message}: {what_it_is(start)}; its ending must be that of a picture"
+            if other := self._folded.get(composed(path).casefold()):
+                return f"{message}; there is {readable(other)!r}, which differs in upper and lower case"
+        return message
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
-        if FILE_NAME not in (reader.fieldnames or ()):
-            raise InputError(f"{path.name} has no column {FILE_NAME}; its columns are {reader.fieldnames}")
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield reader.line_num, str(error)
-                continue
-            if None in row or None in row.values():
-                yield reader.line_num, "the row has not as many fields as the first line"
-            elif any("\ud800" <= letter <= "\udfff" for value in row.values() for letter in value):
-                yield reader.line_num, "the row is not UTF-8"
-            else:
-                yield reader.line_num, dict(row)
+def _paths(folder: str, file_name: str) -> list[str]:
+    forms = dict.fromkeys((file_name, file_name.replace("\\", "/")))
+    return [posixpath.normpath(posixpath.join(folder, form)) for form in forms]

@@ -1,4 +1,4 @@
-"""Parquet shards with the pictures' bytes in one column and captions in others."""
+"""Parquet shards with the pictures' bytes in one column, or with their files' names, and captions in others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenization.corpora.corpus_format import CorpusFormat
+from tokenization.corpora.metadata_tables import values_of
+from tokenization.corpora.named_files import read_picture
+from tokenization.corpora.names import is_picture
 from tokenization.corpora.samples import Sample
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
+from tokenization.files.content import what_file_is
+from tokenization.files.ranged_file import RangedFile
+from tokenization.files.storage import Storage
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "bytes", "content")
 ROWS_AT_ONCE = 64
@@ -21,16 +27,58 @@ class ParquetShards(CorpusFormat):
     suffix = ".parquet"
     looked_for = ".parquet shard"
 
+    @classmethod
+    def why_no_samples(cls, storage: Storage, name: str) -> str:
+        try:
+            with pq.ParquetFile(pa.PythonFile(RangedFile(storage, name))) as file:
+                schema = file.schema_arrow
+        except OutageError:
+            raise
+        except (pa.ArrowException, OSError, ValueError):
+            return ""  # a damaged shard is one of this format
+        if any(_holds_bytes(column.type) for column in schema):
+            return ""
+        return f"{name!r} has no column of pictures; its columns are {_names(schema)}"
+
+    def files_read(self, names: list[str]) -> set[str]:
+        """The shards, and pictures, which their rows may name."""
+        return {*self.own_files(names), *filter(is_picture, names)}
+
     def settings(self) -> dict[str, Any]:
         return {"image_column": self.source.image_column}
 
     def read(self, shard: str) -> Iterator[Sample]:
+        folder = shard.rpartition("/")[0]
         with self.storage.local(shard) as path:
-            yield from read_parquet(path, self.source.image_column)
+            for key, row, column in _rows(path, self.source.image_column):
+                yield self._sample(key, row, column, folder)
+
+    def _sample(self, key: str, row: dict[str, Any], column: str, folder: str) -> Sample:
+        picture, file_name = row.pop(column), None
+        if isinstance(picture, dict):
+            picture, file_name = (picture.get(name) for name in ("bytes", "path"))
+        for name, value in row.items():
+            if isinstance(value, Exception):
+                return Sample(key, None, problem=("bad metadata", f"column {name!r}: {value}"))
+        if isinstance(picture, bytes) and picture:
+            return Sample(key, picture, row)
+        if isinstance(file_name, str) and file_name:
+            inside = file_name.removeprefix(f"{self.storage}/")  # a path that was absolute where it was written
+            content, problem = read_picture(self.storage, "" if inside != file_name else folder, inside, self._most)
+            if problem:
+                problem = (problem[0], f"column {column!r} has no bytes, and {problem[1]}")
+            return Sample(key, content, row, problem)
+        failed = row.get("status") not in (None, "success")  # as img2dataset writes what it could not download
+        why = f": {row['status']}, {row.get('error_message')}" if failed else ""
+        return Sample(key, None, row, ("no picture", f"column {column!r} is empty{why}"))
+
+    @property
+    def _most(self) -> int:
+        return self.source.max_bytes
 
 
-def read_parquet(path: Path, picture_column: str = "") -> Iterator[Sample]:
-    """Yields the rows of one shard, in its order; a row's key is its number.
+def _rows(path: Path, picture_column: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yields the key and the values of each row of one shard, and the pictures' column. A row's key is its number.
 
     Args:
         path: the shard.
@@ -50,48 +98,39 @@ def read_parquet(path: Path, picture_column: str = "") -> Iterator[Sample]:
                 raise InputError(f"column {column!r} holds {kind}, not the bytes of pictures")
             number = 0
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                for row in _rows(batch):
-                    yield _sample(f"{number:09d}", row, column)
+                for row in values_of(batch):
+                    yield f"{number:09d}", row, column
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"no readable parquet ({error}); fetch or write it again") from error
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    for place in range(batch.num_rows):
-        row: dict[str, Any] = {}
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            try:
-                row[name] = column[place].as_py()
-            except (UnicodeDecodeError, ValueError, OverflowError) as error:  # invalid text or dates out of range
-                row[name] = error
-        yield row
-
-
-def _sample(key: str, row: dict[str, Any], column: str) -> Sample:
-    picture = row.pop(column)
-    if isinstance(picture, dict):
-        picture = picture.get("bytes")
-    for name, value in row.items():
-        if isinstance(value, Exception):
-            return Sample(key, picture, problem=("bad metadata", f"column {name!r}: {value}"))
-    if not isinstance(picture, bytes) or not picture:
-        return Sample(key, None, row, ("no picture", f"column {column!r} is empty"))
-    return Sample(key, picture, row)
+        found = what_file_is(path)
+        instead = "" if not found or "parquet" in found else f"{found}; "
+        raise InputError(f"no readable parquet ({error}); {instead}fetch or write it again") from error
 
 
 def _picture_column(schema: pa.Schema) -> str:
-    found = [field.name for field in schema if _holds_bytes(field.type)]
+    plain = [field.name for field in schema if _is_plain(field.type)]
+    found = plain or [field.name for field in schema if _holds_bytes(field.type)]
     usual = [name for name in PICTURE_COLUMNS if name in found]
     if usual or len(found) == 1:
         return (usual or found)[0]
     raise InputError(f"no column is known to hold pictures; name one with --image-column; there are {_names(schema)}")
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _is_plain(kind: pa.DataType) -> bool:
+    """True for the types that most writers use. A column of a rarer one, such as a hash of fixed size, is taken for
+    pictures only where there is none of these."""
     if pa.types.is_struct(kind):
         return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_bytes(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    rarer = pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+    return _is_plain(kind) or rarer
 
 
 def _names(schema: pa.Schema) -> str:

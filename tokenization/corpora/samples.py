@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenization.corpora.names import TEXT_SUFFIXES
+
 MAX_DEPTH = 50
 """Maximum depth of nested JSON. Deeper values would exhaust Python's stack when they are pickled."""
 
@@ -36,6 +38,7 @@ class Sample:
         metadata: captions and all other columns.
         problem: if the sample cannot be used, the (reason, message); else empty.
         segment: its place in an interleaved document; None for a picture with captions.
+        text: the caption in a text file beside the picture, which names no column and no language; often empty.
     """
 
     key: str
@@ -43,6 +46,30 @@ class Sample:
     metadata: dict[str, Any] = field(default_factory=dict)
     problem: tuple[str, str] | tuple[()] = ()
     segment: Segment | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Something in a shard that is part of no sample, such as a hidden file.
+
+    Attributes:
+        reason: what it is; the books count by it.
+    """
+
+    reason: str
+
+
+def caption_in(content: bytes) -> str:
+    """The text of a caption's file, without white space around it.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8: {error}") from error
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:
@@ -74,3 +101,30 @@ def readable(name: bytes | str) -> str:
     surrogates."""
     content = name if isinstance(name, bytes) else name.encode("utf-8", "surrogatepass")
     return content.decode("utf-8", "backslashreplace")
+
+
+def sample_of(key: str, picture: bytes | None, contents: dict[str, bytes]) -> Sample:
+    """The sample of a picture and of the files of its name: `.json` holds its columns, `.txt` a caption.
+
+    Args:
+        key, picture: see `Sample`.
+        contents: the files' bytes by ending.
+    """
+    text, problem = "", ""
+    suffix = next((suffix for suffix in TEXT_SUFFIXES if suffix in contents), "")
+    if suffix:
+        try:
+            text = caption_in(contents[suffix])
+        except ValueError as error:
+            problem = f".{suffix}: {error}"
+    if "json" in contents:
+        try:
+            return Sample(key, picture, parse_object(contents["json"]), text=text)
+        except ValueError as error:
+            return Sample(key, picture, problem=("bad metadata", f".json: {error}"))
+    if problem:
+        return Sample(key, picture, problem=("bad caption", problem))
+    if not suffix:
+        also = f", only .{', .'.join(contents)}" if contents else ""
+        return Sample(key, picture, problem=("bad metadata", f"the sample has no .json and no .txt{also}"))
+    return Sample(key, picture, text=text)

@@ -1,70 +1,132 @@
-"""WebDataset tar shards, as written by img2dataset: a picture and a `.json` under one key."""
+"""WebDataset tar shards, as written by img2dataset: a picture and a `.json` or a `.txt` under one key."""
 
 import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
-from tokenization.corpora.samples import Sample, parse_object, readable
+from tokenization.corpora.names import (
+    HIDDEN,
+    PICTURE_SUFFIXES,
+    TEXT_SUFFIXES,
+    composed,
+    is_picture,
+    is_system_file,
+    stem_of,
+    suffix_of,
+)
+from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
 from tokenization.errors import InputError
+from tokenization.files.content import content_of, what_file_is
+from tokenization.files.unpacked import UNPACKING_ERRORS, open_unpacked
 
-PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
+TAR_SUFFIXES = tuple(
+    [f".tar{packed}" for packed in ("", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")]
+    + [".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".taz"]
+)
+"""Endings of tar shards, in any case. What a shard is packed by, its first bytes say."""
 MAX_PADDING = 1 << 16
 """Maximum number of zeros at the end: tar pads to a multiple of 10,240 bytes. An aborted download may have more."""
+APART = "members apart"
+"""The reason of samples whose members do not lie together."""
+RULE = "WebDataset's key of a member ends at the first dot of its file name"
 
 
 class WebDataset(CorpusFormat):
-    """Tar shards. A sample's members share the part of their names before the first dot."""
+    """Tar shards, packed or not. A sample's members share the part of their names before the first dot."""
 
     suffix = ".tar"
     looked_for = ".tar shard"
 
-    def read(self, shard: str) -> Iterator[Sample]:
+    @classmethod
+    def own_files(cls, names: list[str]) -> list[str]:
+        return [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
+
+    def read(self, shard: str) -> Iterator[Sample | Ignored]:
         with self.storage.local(shard) as path:
             yield from read_tar(path, self.source.max_bytes)
 
 
-def read_tar(path: Path, max_bytes: int) -> Iterator[Sample]:
-    """Yields the samples of one shard, in its order. Members of a sample are adjacent, as WebDataset requires.
+def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
+    """Yields the samples of one shard, in its order, and what is ignored in it.
 
-    Nothing is ever unpacked, so names with `..`, links and devices are harmless. If a member is not a regular file, or
-    is larger than `max_bytes`, its sample has a problem.
+    Members of a sample are adjacent, as WebDataset requires. Nothing is ever unpacked to disk, so names with `..`,
+    links and devices are harmless. If a member is not a regular file, or is larger than `max_bytes`, its sample has a
+    problem.
 
     Raises:
         InputError: the file is not a tar archive, or is truncated.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            key: str | None = None
-            parts: dict[str, bytes | str] = {}
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
-                if member.isdir():
-                    continue
-                folder, slash, name = readable(member.name).removeprefix("./").rpartition("/")
-                stem, _, suffix = name.partition(".")
-                stem = f"{folder}{slash}{stem}"
-                if key is not None and (stem != key or suffix.lower() in parts):
-                    yield _sample(key, parts)
-                    parts = {}
-                key = stem
-                parts[suffix.lower()] = _content(tar, member, max_bytes)
-            _check_end(path, tar.offset)
-            if key is not None:
-                yield _sample(key, parts)
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise InputError(f"no readable tar ({error}); fetch or write it again") from error
+        apart: set[str] | None = None
+        for key, parts in _groups(path, max_bytes):
+            if key is None:
+                yield Ignored(parts)
+                continue
+            samples = list(_samples(key, parts))
+            if any(isinstance(one, Sample) and one.problem for one in samples):
+                apart = _keys_apart(path) if apart is None else apart
+                if composed(key) in apart and not _has_all(parts):
+                    samples = [_apart(key, parts)]
+            yield from samples
+    except (tarfile.TarError, ValueError, OverflowError, *UNPACKING_ERRORS) as error:
+        raise InputError(f"no readable tar ({error}); {_instead(path)}fetch or write it again") from error
 
 
-def _check_end(path: Path, offset: int) -> None:
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Writes a file into a tar archive, deterministically."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _groups(path: Path, max_bytes: int) -> Iterator[tuple[str | None, Any]]:
+    """The members of each sample by suffix, with its key; or None and the reason why a member is ignored."""
+    with open_unpacked(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        key: str | None = None
+        parts: dict[str, bytes | str] = {}
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+            stem, suffix = key_of(member)
+            if reason := _ignored(member):
+                yield None, reason
+                continue
+            if key is not None and (composed(stem) != composed(key) or suffix in parts):
+                yield key, parts
+                key, parts = None, {}
+            key = stem if key is None else key
+            parts[suffix] = _content(tar, member, max_bytes)
+        _check_end(file, tar.offset)
+        if key is not None:
+            yield key, parts
+
+
+def key_of(member: tarfile.TarInfo) -> tuple[str, str]:
+    """A member's key, with its folder, and its suffix, which begins at the first dot of the file name."""
+    folder, slash, name = _name(member).rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return f"{folder}{slash}{stem}", suffix.lower()
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    return readable(member.name).removeprefix("./")
+
+
+def _ignored(member: tarfile.TarInfo) -> str:
+    if member.isdir():
+        return "folder"
+    return HIDDEN if is_system_file(_name(member)) else ""
+
+
+def _check_end(file: Any, offset: int) -> None:
     """Checks that the archive really ends at `offset`: only a limited number of zeros may follow.
 
     tarfile interprets a damaged or missing header as the end.
     """
-    with path.open("rb") as file:
-        file.seek(offset)
-        rest = file.read(MAX_PADDING + 1)
+    file.seek(offset)
+    rest = file.read(MAX_PADDING + 1)
     if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
         raise tarfile.ReadError(f"it breaks off at byte {offset}")
     if rest.strip(b"\0"):
@@ -73,11 +135,10 @@ def _check_end(path: Path, offset: int) -> None:
         raise tarfile.ReadError(f"from byte {offset} on it is empty for more than {MAX_PADDING} bytes")
 
 
-def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Writes a file into a tar archive, deterministically."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
+def _instead(path: Path) -> str:
+    """What the file is, if it is no tar."""
+    found = what_file_is(path)
+    return "" if not found or "archive" in found else f"{found}; "
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
@@ -91,17 +152,62 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> b
     return file.read()
 
 
-def _sample(key: str, parts: dict[str, bytes | str]) -> Sample:
+def _keys_apart(path: Path) -> set[str]:
+    """Keys, composed, whose members are found again behind those of other keys."""
+    apart, ended, last = set[str](), set[str](), None
+    with open_unpacked(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]
+            if not _ignored(member) and (key := composed(key_of(member)[0])) != last:
+                if last is not None:
+                    ended.add(last)
+                if key in ended:
+                    apart.add(key)
+                last = key
+    return apart
+
+
+def _has_all(parts: dict[str, bytes | str]) -> bool:
+    return bool(PICTURE_SUFFIXES & parts.keys()) and bool({"json", *TEXT_SUFFIXES} & parts.keys())
+
+
+def _apart(key: str, parts: dict[str, bytes | str]) -> Sample:
+    message = f"here are .{', .'.join(parts)} of this key, and its others lie elsewhere in the tar"
+    remedy = "WebDataset's samples lie together: write the tar in the order of names (tar --sort=name)"
+    return Sample(key, problem=(APART, f"{message}; {remedy}"))
+
+
+def _samples(key: str, parts: dict[str, bytes | str]) -> Iterator[Sample | Ignored]:
+    """The sample of a key's members, and which of them it does not need."""
     for problem in parts.values():
         if isinstance(problem, str):
-            return Sample(key, problem=("bad member", problem))
+            yield Sample(key, problem=("bad member", problem))
+            return
     contents = {suffix: content for suffix, content in parts.items() if isinstance(content, bytes)}
-    picture = next((content for suffix, content in contents.items() if suffix in PICTURE_SUFFIXES), None)
-    if picture is None:
-        return Sample(key, problem=("no picture", f"the sample has no picture file, only .{', .'.join(parts)}"))
-    if "json" not in contents:
-        return Sample(key, picture, problem=("bad metadata", "the sample has no .json"))
-    try:
-        return Sample(key, picture, parse_object(contents["json"]))
-    except ValueError as error:
-        return Sample(key, picture, problem=("bad metadata", f".json: {error}"))
+    pictures = [suffix for suffix in contents if suffix in PICTURE_SUFFIXES]
+    if not pictures:
+        yield from _without_picture(key, contents)
+        return
+    sample = sample_of(key, contents[pictures[0]], contents)
+    if sample.problem and "." in "".join(contents):
+        sample = Sample(key, problem=(sample.problem[0], f"{sample.problem[1]} ({RULE})"))
+    yield sample
+    texts = [suffix for suffix in TEXT_SUFFIXES if suffix in contents][:1]
+    for suffix in contents.keys() - {"json", pictures[0], *texts}:
+        yield Ignored("second picture of a sample" if is_picture(f".{suffix}") else f"member .{suffix_of(suffix)}")
+
+
+def _without_picture(key: str, contents: dict[str, bytes]) -> Iterator[Sample]:
+    """A reject for each picture whose name has several dots, or one that says what there is instead."""
+    dotted = {f"{key}.{stem_of(suffix)}": suffix for suffix in contents if "." in suffix and is_picture(suffix)}
+    for name, suffix in dotted.items():
+        message = f"{RULE}, so {f'{key}.{suffix}'!r} is .{suffix} of the key {key!r}, which has no picture itself"
+        yield Sample(name, problem=("no picture", f"{message}; write names without other dots, as in a_b.jpg"))
+    if dotted:
+        return
+    message = f"the sample has no picture file, only .{', .'.join(contents)}"
+    for suffix, content in contents.items():
+        found = content_of(content)
+        if found and found.kind != "text":
+            message += f"; .{suffix} is {found}"
+    yield Sample(key, problem=("no picture", message))

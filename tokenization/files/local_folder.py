@@ -21,7 +21,7 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self.folder)
 
-    def names(self) -> list[str]:
+    def names(self, hidden: bool = False) -> list[str]:
         """Follows links, but enters no folder twice; leaves out devices and pipes."""
         found = []
         visited: set[tuple[int, int]] = set()
@@ -31,10 +31,10 @@ class LocalFolder:
                 folders.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            root = Path(folder)
-            paths = [root / name for name in files if not name.startswith(".")]
-            found += [path.relative_to(self.folder).as_posix() for path in paths if path.is_file() or path.is_symlink()]
+            folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+            paths = [Path(folder) / name for name in files if hidden or not name.startswith(".")]
+            kept = [path for path in paths if hidden or path.is_file() or path.is_symlink()]
+            found += [path.relative_to(self.folder).as_posix() for path in kept]
         return sorted(found)
 
     def versions(self) -> dict[str, str]:

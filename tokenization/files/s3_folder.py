@@ -53,15 +53,20 @@ class S3Folder:
     def _transfer(self) -> TransferConfig:
         return TransferConfig(num_download_attempts=ATTEMPTS)
 
-    def names(self) -> list[str]:
-        return sorted(self.versions())
+    def names(self, hidden: bool = False) -> list[str]:
+        return sorted(self._listed(hidden))
 
     def versions(self) -> dict[str, str]:
         """The ETag of each file."""
+        return self._listed(hidden=False)
+
+    def _listed(self, hidden: bool) -> dict[str, str]:
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             items = [item for page in pages for item in page.get("Contents", ())]
         tags = {item["Key"].removeprefix(self._prefix): item["ETag"] for item in items}
+        if hidden:  # a key that ends with a slash is what consoles show as a folder
+            return {name: tag for name, tag in tags.items() if not name.endswith("/")}
         return {name: tag for name, tag in tags.items() if is_inside(name) and "/." not in f"/{name}"}
 
     def exists(self, name: str) -> bool:

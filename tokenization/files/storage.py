@@ -12,8 +12,9 @@ from tokenization.files.s3_folder import S3_SCHEME, S3Folder
 class Storage(Protocol):
     """A folder. Names are relative paths with slashes. It may not exist yet. It can be pickled."""
 
-    def names(self) -> list[str]:
-        """All files in it, sorted, without hidden and incomplete ones."""
+    def names(self, hidden: bool = False) -> list[str]:
+        """All files in it, sorted, without hidden and incomplete ones. With `hidden` those, too, and whatever else has
+        a name there, such as devices."""
 
     def versions(self) -> dict[str, str]:
         """A version for each of `names`, which changes whenever the file changes."""
@@ -76,4 +77,4 @@ def open_storage(url: str | Path) -> Storage:
         return S3Folder(bucket, prefix.strip("/"))
     if "://" in text:
         raise InputError(f"{text!r} is neither a path nor s3://bucket/prefix, which is all that is supported")
-    return LocalFolder(Path(text).absolute())
+    return LocalFolder(Path(text).expanduser().absolute())

@@ -9,7 +9,6 @@ import pickle
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,16 @@ from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.samples import readable
 from tokenization.errors import InputError, OutageError
+from tokenization.files.content import without_addresses
 from tokenization.files.storage import open_storage
 from tokenization.job.rows import Chunk, read_chunks
 from tokenization.table.manifest import (
+    Notes,
     ShardStatistics,
     rejects_name,
     shard_statistics,
     statistics_name,
+    stored_values,
     token_name,
     write_json,
 )
@@ -39,22 +41,26 @@ from tokenization.vqgan.image_tokenizer import ImageTokenizer
 class Reader:
     """Ray Data stage from a shard's name to its chunks. Each row is one encoding batch, so no batch crosses shards."""
 
-    def __init__(self, corpus: Corpus, config: TokenizationConfig, text_source: str, text_cache: Any) -> None:
-        self._corpus, self._config = corpus, config
+    def __init__(
+        self, corpus: Corpus, config: TokenizationConfig, text_source: str, text_cache: Any, seed: int
+    ) -> None:
+        self._corpus, self._config, self._seed = corpus, config, seed
         self._tokenizer = load_text_tokenizer(text_source, text_cache)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         for shard in batch["shard"]:
             index = 0
             try:
-                for chunk in read_chunks(self._corpus, str(shard), self._config, self._tokenizer):
+                for chunk in read_chunks(self._corpus, str(shard), self._config, self._tokenizer, self._seed):
                     index = chunk.index + 1
                     yield {"chunk": [pickle.dumps(chunk)]}
             except Exception as error:  # one bad shard must not end the job
                 message = (
                     str(error) if isinstance(error, InputError | OutageError) else f"{type(error).__name__}: {error}"
                 )
-                ended = Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=readable(message))
+                ended = Chunk(
+                    str(shard), index, np.zeros(0, np.uint8), last=True, error=without_addresses(readable(message))
+                )
                 yield {"chunk": [pickle.dumps(ended)]}
 
 
@@ -78,7 +84,7 @@ class Encoder:
             self._encode(chunk)
         if not chunk.error:
             writer = self._writers[writer_of(chunk.shard, len(self._writers))]
-            ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects))
+            ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects, chunk.notes))
         return chunk.shard, chunk.index, chunk.last, chunk.error, len(chunk.rows), len(chunk.rejects)
 
     def _encode(self, chunk: Chunk) -> None:
@@ -110,11 +116,13 @@ class Writer:
 
     def __init__(self, output: str, fingerprint: Fingerprint) -> None:
         self._output, self._fingerprint = open_storage(output), fingerprint
-        self._chunks: dict[str, dict[int, tuple[list[dict], list[dict]]]] = {}
+        self._chunks: dict[str, dict[int, tuple[list[dict], list[dict], Notes]]] = {}
 
-    def add(self, shard: str, index: int, rows: list[dict[str, Any]], rejects: list[dict[str, str]]) -> None:
+    def add(
+        self, shard: str, index: int, rows: list[dict[str, Any]], rejects: list[dict[str, str]], notes: Notes
+    ) -> None:
         """Stores one chunk. A repeated chunk replaces the first: an encoder may have died after it sent it."""
-        self._chunks.setdefault(shard, {})[index] = (rows, rejects)
+        self._chunks.setdefault(shard, {})[index] = (rows, rejects, notes)
 
     def finish(self, shard: str, num_chunks: int) -> ShardStatistics | None:
         """Writes the shard, its tokens last: a shard counts as done once they are there.
@@ -127,13 +135,16 @@ class Writer:
             return None
         rows = [row for index in sorted(chunks) for row in chunks[index][0]]
         rejects = [reject for index in sorted(chunks) for reject in chunks[index][1]]
-        statistics = shard_statistics(rows, rejects, self._fingerprint.codebook_size)
+        notes = Notes()
+        for index in sorted(chunks):
+            notes.add(chunks[index][2])
+        statistics = shard_statistics(rows, rejects, notes, self._fingerprint.codebook_size)
         if rejects:
             lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
             self._output.write(rejects_name(shard), lambda path: path.write_text(lines, encoding="utf-8"))
         else:
             self._output.delete(rejects_name(shard))
-        write_json(self._output, statistics_name(shard), asdict(statistics))
+        write_json(self._output, statistics_name(shard), stored_values(statistics))
         self._output.write(token_name(shard), lambda path: write_token_shard(path, rows, self._fingerprint))
         return statistics
 

@@ -1,5 +1,6 @@
 """The CPU side of tokenization: from one input shard to chunks of decoded pictures with their captions' ids."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,8 +14,12 @@ from transformers import PreTrainedTokenizerFast
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import Picture, load_picture
-from tokenization.corpora.samples import Sample, readable
-from tokenization.errors import InputError
+from tokenization.corpora.samples import Ignored, Sample, readable
+from tokenization.corpora.tar import APART
+from tokenization.files.content import without_addresses
+from tokenization.job.captions import captions_of, why_no_caption
+from tokenization.table.manifest import Notes
+from tokenization.table.queries import compared_with, query_rows, with_numbers
 from tokenization.table.token_table import OWN_COLUMNS
 from tokenization.text_tokenizer import text_ids
 
@@ -25,7 +30,8 @@ class Chunk:
 
     `pixels` uint8 [encode_batch_size, S, S, 3], padded with zeros; `rows` without their codes;
     `pixels_hr` uint8 [n, S_hr, S_hr, 3], and `places_hr` the indices of their rows; `rejects` since the previous chunk;
-    `last` is True in the shard's last chunk; `error` is set if the shard cannot be read.
+    `notes` since the previous chunk; `last` is True in the shard's last chunk; `error` is set if the shard cannot be
+    read.
     """
 
     shard: str
@@ -35,49 +41,73 @@ class Chunk:
     pixels_hr: np.ndarray | None = None
     places_hr: list[int] = field(default_factory=list)
     rejects: list[dict[str, str]] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
     last: bool = False
     error: str = ""
 
 
 def read_chunks(
-    corpus: Corpus, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast
+    corpus: Corpus, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0
 ) -> Iterator[Chunk]:
     """Yields the chunks of one shard, in its order. A sample that cannot be used becomes a reject.
+
+    Args:
+        corpus, shard, config, tokenizer: what is read, and how.
+        seed: decides which caption is taken of several; see `captions_of`.
 
     Raises:
         InputError: the shard cannot be read to its end.
     """
     seen: set[str] = set()
-    index, rejects = 0, list[dict[str, str]]()
+    index, rejects, ignored = 0, list[dict[str, str]](), Counter[str]()
     usable: list[_Usable] = []
-    for samples in _by_document(corpus.read(shard)):
-        whole, problems = _checked_together(samples, seen, config)
+
+    def chunk_of(count: int) -> Chunk:
+        chunk = _chunk(shard, index, usable[:count], rejects, config, tokenizer)
+        chunk.notes.ignored = Counter(ignored)
+        chunk.notes.caption_seed = seed if any(one.drawn for one in usable[:count]) else None
+        return chunk
+
+    for samples in _by_document(_counting(corpus.read_all(shard), ignored)):
+        whole, problems = _checked_together(samples, seen, config, shard, seed)
         usable += whole
         rejects += [
             {"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)}
             for sample, reject in zip(samples, problems, strict=False)
         ]
         while len(usable) > config.encode_batch_size:
-            yield _chunk(shard, index, usable[: config.encode_batch_size], rejects, config, tokenizer)
+            yield chunk_of(config.encode_batch_size)
             index, usable, rejects = index + 1, usable[config.encode_batch_size :], []
-    chunk = _chunk(shard, index, usable, rejects, config, tokenizer)
+            ignored.clear()
+    chunk = chunk_of(len(usable))
     chunk.last = True
     yield chunk
 
 
 @dataclass(frozen=True)
 class _Usable:
-    """A sample that becomes a row. `texts`: captions by column; for a document's picture, the texts around it."""
+    """A sample that becomes a row. `texts`: captions by column; for a document's picture, the texts around it.
+    `drawn`: one of them was taken of several."""
 
     sample: Sample
     texts: dict[str, str]
     picture: Picture
+    drawn: bool
 
 
 class _Reject(Exception):
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(readable(message))
+        super().__init__(without_addresses(readable(message)))
         self.reason = reason
+
+
+def _counting(found: Iterator[Sample | Ignored], ignored: Counter[str]) -> Iterator[Sample]:
+    """Yields the samples, and counts the rest."""
+    for one in found:
+        if isinstance(one, Ignored):
+            ignored[one.reason] += 1
+        else:
+            yield one
 
 
 def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
@@ -91,47 +121,41 @@ def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
 
 
 def _checked_together(
-    samples: list[Sample], seen: set[str], config: TokenizationConfig
+    samples: list[Sample], seen: set[str], config: TokenizationConfig, shard: str, seed: int
 ) -> tuple[list[_Usable], list[_Reject]]:
     """Returns the usable samples of a document, or a reject for each: a document is used completely or not at all."""
     usable: list[_Usable] = []
     problems: list[_Reject] = []
     for sample in samples:
         try:
-            usable.append(_checked(sample, seen, config))
+            usable.append(_checked(sample, seen, config, shard, seed))
             problems.append(_Reject("bad document", "another picture of its document cannot be used"))
         except _Reject as reject:
             problems.append(reject)
     return (usable, []) if len(usable) == len(samples) else ([], problems)
 
 
-def _checked(sample: Sample, seen: set[str], config: TokenizationConfig) -> _Usable:
-    if sample.key in seen:
+def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: str, seed: int) -> _Usable:
+    if sample.key in seen and sample.problem[:1] != (APART,):
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
     if sample.problem:
         raise _Reject(*sample.problem)
-    texts = _texts(sample, config)
-    if not texts and sample.segment is None:
-        wanted = ", ".join(config.caption_columns)
-        raise _Reject("no caption", f"none of the columns {wanted} holds a text")
+    if sample.segment is None:
+        texts, drawn = captions_of(sample, config, shard, seed)
+        if not texts:
+            raise _Reject("no caption", why_no_caption(sample, config))
+    else:
+        around = {"before": sample.segment.before, "after": sample.segment.after}
+        texts, drawn = {name: text for name, text in around.items() if text}, False
     for column, text in texts.items():
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise _Reject("bad caption", f"{column} has half of a surrogate pair, which is no text")
     assert sample.picture is not None
     try:
-        return _Usable(sample, texts, load_picture(sample.picture, config.transform))
+        return _Usable(sample, texts, load_picture(sample.picture, config.transform), drawn)
     except ValueError as error:
         raise _Reject("bad picture", str(error)) from error
-
-
-def _texts(sample: Sample, config: TokenizationConfig) -> dict[str, str]:
-    """Captions by column; for a document's picture, the texts around it."""
-    if sample.segment is not None:
-        around = {"before": sample.segment.before, "after": sample.segment.after}
-        return {name: text for name, text in around.items() if text}
-    texts = {column: sample.metadata.get(column) for column in config.caption_columns}
-    return {column: text for column, text in texts.items() if isinstance(text, str) and text.strip()}
 
 
 def _chunk(
@@ -176,7 +200,7 @@ def _chunk(
         )
     chunk = Chunk(shard, index, pixels, rows, rejects=rejects)
     if config.size_hr_px and rows:
-        chunk.places_hr = _chosen(rows, config.hr_where)
+        chunk.places_hr, chunk.notes.not_numbers = _chosen(rows, config.hr_where)
         if chunk.places_hr:
             chunk.pixels_hr = np.stack([_high(usable[place].picture) for place in chunk.places_hr])
     return chunk
@@ -200,15 +224,21 @@ def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]
     }
 
 
-def _chosen(rows: list[dict[str, Any]], where: str) -> list[int]:
-    """Indices of the rows that match the query. None match if it names a column that no row has."""
+def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
+    """Indices of the rows that match the query, and by column how many values should be numbers and are none.
+
+    No row matches if the query names a column that no row has.
+    """
     if not where:
-        return list(range(len(rows)))
+        return list(range(len(rows))), Counter()
     plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
+    frame, lost = with_numbers(pd.DataFrame(plain), where, but=OWN_COLUMNS)
+    as_text = compared_with(where, (str,))
+    frame = frame.apply(lambda column: column if column.name in as_text else _numbers(column))
     try:
-        return query_rows(pd.DataFrame(plain).apply(_numbers), where)
+        return query_rows(frame, where), lost
     except pd.errors.UndefinedVariableError:
-        return []
+        return [], lost
 
 
 def check_query(where: str) -> None:
@@ -216,21 +246,6 @@ def check_query(where: str) -> None:
     if where:
         with suppress(pd.errors.UndefinedVariableError):
             query_rows(pd.DataFrame({"sample_id": ["x"]}), where)
-
-
-def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
-    """Indices of the rows that match a pandas query.
-
-    Raises:
-        InputError: the query is invalid, or compares values that cannot be compared.
-        UndefinedVariableError: pandas' error for a missing column.
-    """
-    try:
-        return [int(place) for place in frame.query(where, engine="python").index]
-    except pd.errors.UndefinedVariableError:
-        raise
-    except Exception as error:  # the query's own operations can raise any exception
-        raise InputError(f"hr_where {where!r} cannot be applied: {type(error).__name__}: {error}") from error
 
 
 def _numbers(column: pd.Series) -> pd.Series:

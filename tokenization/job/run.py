@@ -16,8 +16,9 @@ from tokenization.config.workers import READER_CPUS, Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.files.checks import check_apart
-from tokenization.files.storage import open_storage
+from tokenization.files.storage import Storage, open_storage
 from tokenization.job.actors import Encoder, Reader, Writer, writer_of
+from tokenization.job.alarm import alarm_of
 from tokenization.job.rows import Tools
 from tokenization.table.manifest import (
     Manifest,
@@ -45,7 +46,8 @@ STATISTICS_AT_ONCE = 32
 
 @dataclass
 class Progress:
-    """Progress of a job. `shards_before` were done when it started; `rows` and `rejects` count this job alone."""
+    """Progress of a job. `shards_before` were done when it started; `rows` and `rejects` count this job alone. `alarm`
+    is what is wrong with its first shard, if nearly nothing of it could be used."""
 
     shards: int
     shards_before: int
@@ -53,6 +55,7 @@ class Progress:
     shards_failed: int = 0
     rows: int = 0
     rejects: int = 0
+    alarm: str = ""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -63,6 +66,8 @@ def tokenize_corpus(
     tools: Tools,
     workers: Workers,
     report: Callable[[Progress], None],
+    seed: int = 0,
+    fingerprint: Fingerprint | None = None,
 ) -> Manifest:
     """Tokenizes the shards of a corpus that `output` does not have yet, and writes the manifest.
 
@@ -73,29 +78,27 @@ def tokenize_corpus(
         tools: the two tokenizers.
         workers: the job's actors.
         report: called repeatedly with the progress.
+        seed: decides which caption is taken of several.
+        fingerprint: of `prepare_output`, if it was called before.
 
     Raises:
-        InputError: VQ-GAN or vocabulary cannot be used, or `output` holds tokens of another fingerprint.
+        InputError: see `prepare_output`.
     """
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
-    fingerprint = make_fingerprint(config, tools)
-    check_apart(url, output)
-    check_or_record_settings(storage, corpus.description(), fingerprint)
+    fingerprint = fingerprint or prepare_output(corpus, output, config, tools)
+    ignored = {reason: len(names) for reason, names in corpus.ignored.items()}
     storage.delete(MANIFEST_FILE)
-    there = set(storage.names())
-    done = {shard for shard in shards if {token_name(shard), statistics_name(shard)} <= there}
-    progress = Progress(len(shards), len(done), len(done))
-    with ThreadPoolExecutor(STATISTICS_AT_ONCE) as pool:
-        statistics = dict(
-            zip(sorted(done), pool.map(lambda shard: read_shard_statistics(storage, shard), sorted(done)), strict=True)
-        )
+    statistics = _finished_before(shards, storage, seed)
+    progress = Progress(len(shards), len(statistics), len(statistics))
     failed: dict[str, str] = {}
     idle_passes = 0
     while pending := [shard for shard in shards if shard not in statistics and shard not in failed]:
-        finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report)
+        finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report, seed)
         before, broken = len(statistics) + len(failed), None
         try:
             for shard, ended in finished:
+                if progress.shards_done + progress.shards_failed == progress.shards_before + 1:
+                    progress.alarm = alarm_of(storage, shard, ended)
                 if isinstance(ended, ShardStatistics):
                     statistics[shard] = ended
                 else:
@@ -106,7 +109,44 @@ def tokenize_corpus(
         if idle_passes == PASSES_WITHOUT_PROGRESS:
             message = f"{len(pending)} shards were begun {idle_passes} times, none was finished"
             raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
-    return write_manifest(url, (statistics[shard] for shard in sorted(statistics)), failed, fingerprint, storage)
+    books = (statistics[shard] for shard in sorted(statistics))
+    return write_manifest(url, books, failed, fingerprint, storage, ignored)
+
+
+def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools) -> Fingerprint:
+    """Checks all that can be checked before an actor starts, and writes down in `output` which tokens it will hold.
+
+    Raises:
+        InputError: VQ-GAN or vocabulary cannot be used, `output` holds tokens of another fingerprint or lies in the
+            corpus, or two shards would become one.
+    """
+    fingerprint = make_fingerprint(config, tools)
+    check_apart(corpus.source.url, output)
+    by_name: dict[str, str] = {}
+    for shard in corpus.shards:
+        if (other := by_name.setdefault(token_name(shard), shard)) != shard:
+            raise InputError(f"shards {other!r} and {shard!r} would both become {token_name(shard)!r}; rename one")
+    check_or_record_settings(open_storage(output), corpus.description(), fingerprint)
+    return fingerprint
+
+
+def _finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str, ShardStatistics]:
+    """Statistics of the shards that are done.
+
+    Raises:
+        InputError: their captions were taken of several with another seed.
+    """
+    there = set(storage.names())
+    done = sorted(shard for shard in shards if {token_name(shard), statistics_name(shard)} <= there)
+    with ThreadPoolExecutor(STATISTICS_AT_ONCE) as pool:
+        statistics = dict(zip(done, pool.map(lambda shard: read_shard_statistics(storage, shard), done), strict=True))
+    for shard, one in statistics.items():
+        if one.caption_seed not in (None, seed):
+            raise InputError(
+                f"captions of shard {shard!r} in {str(storage)!r} were taken of several with seed {one.caption_seed}, "
+                f"not {seed}; set that seed, or choose another --output"
+            )
+    return statistics
 
 
 def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
@@ -152,6 +192,7 @@ def _one_pass(
     workers: Workers,
     progress: Progress,
     report: Callable[[Progress], None],
+    seed: int,
 ) -> Iterator[tuple[str, ShardStatistics | str]]:
     """Runs the pipeline over the shards and yields each one's statistics, or an error message.
 
@@ -164,7 +205,7 @@ def _one_pass(
     seen: dict[str, set[int]] = {}
     chunks_of: dict[str, int] = {}
     ended: set[str] = set()
-    for counts in _pipeline(corpus, shards, config, tools, workers, writers).iter_rows():
+    for counts in _pipeline(corpus, shards, config, tools, workers, writers, seed).iter_rows():
         shard, index = counts["shard"], counts["index"]
         if shard in ended or index in seen.setdefault(shard, set()):
             continue  # a repeated chunk: an actor died after it had sent it
@@ -210,11 +251,12 @@ def _pipeline(
     tools: Tools,
     workers: Workers,
     writers: list[Any],
+    seed: int,
 ) -> ray.data.Dataset:
     max_readers = workers.max_readers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     read = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
         Reader,
-        fn_constructor_args=(corpus, config, tools.text_source, tools.text_cache),
+        fn_constructor_args=(corpus, config, tools.text_source, tools.text_cache, seed),
         batch_size=1,
         num_cpus=READER_CPUS,
         resources=workers.reader_resources or None,

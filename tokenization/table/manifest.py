@@ -4,19 +4,43 @@ import json
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from tokenization.corpora.tar import TAR_SUFFIXES
 from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
+OPTIONAL = ("ignored", "not_numbers", "caption_seed")
+"""Keys of statistics and of the manifest that are only there where they say something."""
 SETTINGS_FILE = "tokenization.json"
 """File with the corpus and the fingerprint of all tokens in the folder."""
 STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
+
+
+@dataclass
+class Notes:
+    """What the statistics of a shard say beside its rows and its rejects.
+
+    Attributes:
+        ignored: files and members of an archive that are part of no sample, by the reason.
+        not_numbers: by column, values that `hr_where` compares with a number and that are none.
+        caption_seed: the seed by which captions were taken of several; None if none was.
+    """
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    not_numbers: Counter[str] = field(default_factory=Counter)
+    caption_seed: int | None = None
+
+    def add(self, other: "Notes") -> None:
+        self.ignored.update(other.ignored)
+        self.not_numbers.update(other.not_numbers)
+        if other.caption_seed is not None:
+            self.caption_seed = other.caption_seed
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,7 @@ class ShardStatistics:
         rejects: number of rejects by reason.
         truncated_captions: captions that were cut.
         codes_in_use: one bit per code, packed, base64.
+        ignored, not_numbers, caption_seed: see `Notes`. They are in the file only where they say something.
     """
 
     rows_out: int
@@ -35,11 +60,19 @@ class ShardStatistics:
     rejects: dict[str, int]
     truncated_captions: int
     codes_in_use: str
+    ignored: dict[str, int] = field(default_factory=dict)
+    not_numbers: dict[str, int] = field(default_factory=dict)
+    caption_seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Counts of a corpus: `rows_in == rows_out + rows_rejected`. Failed shards are listed separately."""
+    """Counts of a corpus: `rows_in == rows_out + rows_rejected`. Failed shards are listed separately.
+
+    Attributes:
+        ignored: files beside the shards, and members of archives, that are part of no sample, by the reason.
+        not_numbers: see `Notes`. Both are in the file only where they say something.
+    """
 
     corpus: str
     fingerprint: dict[str, Any]
@@ -52,23 +85,35 @@ class Manifest:
     rejects_by_reason: dict[str, int]
     truncated_captions: int
     codes_in_use: int
+    ignored: dict[str, int] = field(default_factory=dict)
+    not_numbers: dict[str, int] = field(default_factory=dict)
 
 
 def token_name(shard: str) -> str:
     """Path of the token shard of an input shard: the same path with `.parquet`."""
-    return str(PurePosixPath(shard).with_suffix(".parquet"))
+    return f"{_stem(shard)}.parquet"
 
 
 def rejects_name(shard: str) -> str:
     """Path of the file with a shard's rejects, if it has any: JSON lines with key, reason and message."""
-    return f"{REJECTS_FOLDER}/{PurePosixPath(shard).with_suffix('.jsonl')}"
+    return f"{REJECTS_FOLDER}/{_stem(shard)}.jsonl"
 
 
 def statistics_name(shard: str) -> str:
-    return f"{STATISTICS_FOLDER}/{PurePosixPath(shard).with_suffix('.json')}"
+    return f"{STATISTICS_FOLDER}/{_stem(shard)}.json"
 
 
-def shard_statistics(rows: list[dict[str, Any]], rejects: list[dict[str, str]], codebook_size: int) -> ShardStatistics:
+def _stem(shard: str) -> str:
+    """The shard's path without its ending. One that is packed, or has capitals, keeps it: there may be another of the
+    same name."""
+    suffix = PurePosixPath(shard).suffix
+    is_packed = shard.lower().endswith(TAR_SUFFIXES) and suffix.lower() != ".tar"
+    return shard if is_packed or suffix != suffix.lower() else str(PurePosixPath(shard).with_suffix(""))
+
+
+def shard_statistics(
+    rows: list[dict[str, Any]], rejects: list[dict[str, str]], notes: Notes, codebook_size: int
+) -> ShardStatistics:
     used = np.zeros(codebook_size, bool)
     for row in rows:
         used[row["codes"]] = True
@@ -78,6 +123,9 @@ def shard_statistics(rows: list[dict[str, Any]], rejects: list[dict[str, str]], 
         rejects=dict(Counter(reject["reason"] for reject in rejects)),
         truncated_captions=sum(caption["truncated"] for row in rows for caption in row["captions"]),
         codes_in_use=b64encode(np.packbits(used).tobytes()).decode(),
+        ignored=dict(sorted(notes.ignored.items())),
+        not_numbers=dict(sorted(notes.not_numbers.items())),
+        caption_seed=notes.caption_seed,
     )
 
 
@@ -87,15 +135,19 @@ def write_manifest(
     failed: dict[str, str],
     fingerprint: Fingerprint,
     output: Storage,
+    ignored: dict[str, int],
 ) -> Manifest:
-    """Adds up the statistics of all shards and writes the manifest."""
+    """Adds up the statistics of all shards and writes the manifest. `ignored` counts the files beside the shards."""
     reasons: Counter[str] = Counter()
+    all_ignored, not_numbers = Counter(ignored), Counter[str]()
     used = np.zeros(fingerprint.codebook_size, bool)
     shards = rows_out = rows_hr = truncated = 0
     for one in statistics:
         shards, rows_out, rows_hr = shards + 1, rows_out + one.rows_out, rows_hr + one.rows_hr
         truncated += one.truncated_captions
         reasons.update(one.rejects)
+        all_ignored.update(one.ignored)
+        not_numbers.update(one.not_numbers)
         bits = np.unpackbits(np.frombuffer(b64decode(one.codes_in_use), np.uint8), count=len(used))
         used |= bits.astype(bool)
     rejected = sum(reasons.values())
@@ -111,9 +163,16 @@ def write_manifest(
         rejects_by_reason=dict(sorted(reasons.items())),
         truncated_captions=truncated,
         codes_in_use=int(used.sum()),
+        ignored=dict(sorted(all_ignored.items())),
+        not_numbers=dict(sorted(not_numbers.items())),
     )
-    write_json(output, MANIFEST_FILE, asdict(manifest), indent=2)
+    write_json(output, MANIFEST_FILE, stored_values(manifest), indent=2)
     return manifest
+
+
+def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
+    """The values for a file: all, but the optional ones only where they say something."""
+    return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value not in ({}, None)}
 
 
 def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:

@@ -1,6 +1,5 @@
 """Whatever a tar file holds, its rows are read or named."""
 
-import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -71,7 +70,7 @@ def test_json_that_is_none_is_named(tmp_path: Path, text: bytes) -> None:
     assert [sample.problem[0] if sample.problem else "" for sample in samples] == ["bad metadata", ""]
 
 
-@pytest.mark.parametrize("kind", ["again", "two archives", "zeros", "gzip"])
+@pytest.mark.parametrize("kind", ["again", "two archives", "zeros"])
 def test_no_row_of_a_tar_is_lost_in_silence(tmp_path: Path, kind: str) -> None:
     samples = [(str(row), noise_png(row), {"caption": f"picture {row}", "score": row / 2}) for row in range(3)]
     path = tmp_path / "a.tar"
@@ -84,11 +83,7 @@ def test_no_row_of_a_tar_is_lost_in_silence(tmp_path: Path, kind: str) -> None:
         with tarfile.open(path) as tar:
             second = [member.offset for member in tar][2]
         content = content[:second] + bytes(200_000)
-    path.write_bytes(gzip.compress(content) if kind == "gzip" else content + content * (kind == "two archives"))
-    expected = {
-        "two archives": "several archives in one file",
-        "zeros": "empty for more than",
-        "gzip": "no readable tar",
-    }
+    path.write_bytes(content + content * (kind == "two archives"))
+    expected = {"two archives": "several archives in one file", "zeros": "empty for more than"}
     with pytest.raises(InputError, match=expected[kind]):
         list(corpus_in(tmp_path).read("a.tar"))

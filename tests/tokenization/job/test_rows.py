@@ -137,7 +137,8 @@ def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path: Path) -> Non
         corpus_in(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        InputError, match=r"has no \.tar shard, no \.parquet shard, no \.jsonl shard of documents and no metadata"
+        InputError,
+        match=r"has no \.tar shard, no \.parquet shard, no \.jsonl shard of documents, no metadata.*files are 1 \.txt",
     ):
         corpus_in(tmp_path)
     (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)

@@ -1,0 +1,88 @@
+"""What lies in a corpus's folder and is no part of it: why each file is ignored."""
+
+import posixpath
+import re
+
+from tokenization.corpora.names import HIDDEN, composed, is_picture, is_system_file, stem_of, suffix_of
+from tokenization.corpora.tar import TAR_SUFFIXES
+from tokenization.files.content import START_BYTES, content_of
+from tokenization.files.storage import Storage
+
+UNREAD = "archive or table that this layout does not read"
+METADATA = "metadata of img2dataset"
+NO_FILE = "no regular file"
+PICTURE = "picture outside of the shards"
+OTHER = "other file"
+
+_UNREAD_SUFFIXES = {
+    *("tar", "tgz", "tbz", "tbz2", "txz", "tzst", "gz", "bz2", "xz", "zst", "zstd", "lz4", "z", "zip", "7z", "rar"),
+    *("parquet", "parq", "pq", "arrow", "feather", "avro", "orc", "tfrecord", "tfrecords", "h5", "hdf5", "npz", "npy"),
+    *("lmdb", "mdb", "sqlite", "db", "wds", "mds", "beton", "msgpack", "pickle", "pkl"),
+    *("jsonl", "ndjson", "csv", "tsv", "xlsx"),
+}
+_PLAIN_SUFFIXES = {
+    *("md", "txt", "json", "yaml", "yml", "html", "htm", "log", "py", "sh", "toml", "ini", "cfg", "rst", "bib", "lock"),
+    *("svg", "caption", "text"),
+}
+_PLAIN_NAMES = {"license", "licence", "readme", "notice", "copying", "makefile", "dockerfile", "_success"}
+_MOST_LOOKED_AT = 100
+"""Of files with unknown endings, how many are opened to see whether they are archives."""
+
+
+def leftovers(storage: Storage, names: list[str], regular: set[str], read: set[str]) -> dict[str, list[str]]:
+    """Names of files that are not read, by the reason.
+
+    Args:
+        storage: the corpus.
+        names: all files, hidden ones, too.
+        regular: those among them that are listed as the corpus's files.
+        read: those that samples are made of.
+    """
+    found: dict[str, list[str]] = {}
+    stems = {composed(_shard_stem(name)) for name in read}
+    folders = {posixpath.dirname(name) for name in read}
+    looked_at = 0
+    for name in names:
+        if name in read:
+            continue
+        reason = _by_name(name, name in regular, stems, folders)
+        if not reason:
+            looked_at += 1
+            reason = _by_content(storage, name) if looked_at <= _MOST_LOOKED_AT else OTHER
+        found.setdefault(reason, []).append(name)
+    return dict(sorted(found.items()))
+
+
+def _by_name(name: str, is_regular: bool, stems: set[str], folders: set[str]) -> str:
+    """The reason, or nothing if the content must say it."""
+    if any(part.startswith(".") for part in name.split("/")) or is_system_file(name):
+        return HIDDEN
+    if not is_regular:
+        return NO_FILE
+    stem = composed(stem_of(name))
+    if re.search(r"(^|/)\d+_stats\.json$", name):
+        return METADATA
+    if suffix_of(name) == "parquet" and (stem in stems or stem in folders):
+        return METADATA
+    if is_picture(name):
+        return PICTURE
+    if suffix_of(name) in _UNREAD_SUFFIXES:
+        return UNREAD
+    if suffix_of(name) in _PLAIN_SUFFIXES or posixpath.basename(name).lower() in _PLAIN_NAMES:
+        return OTHER
+    return ""
+
+
+def _by_content(storage: Storage, name: str) -> str:
+    try:
+        content = content_of(storage.read(name, 0, min(START_BYTES, storage.size(name))))
+    except (OSError, ValueError):
+        return NO_FILE
+    return UNREAD if content and content.kind in ("archive", "table") else OTHER
+
+
+def _shard_stem(name: str) -> str:
+    suffix = next(
+        (suffix for suffix in sorted(TAR_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), ""
+    )
+    return name[: -len(suffix)] if suffix else stem_of(name)

@@ -1,0 +1,112 @@
+"""Reads tables that have a row for each picture: JSON lines, csv, parquet."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenization.corpora.samples import parse_object
+from tokenization.errors import InputError
+from tokenization.files.content import what_file_is
+
+FILE_NAME = "file_name"
+NumberedRow = tuple[int, dict[str, Any] | str]
+"""A row's number, and the row, or a message if it cannot be read."""
+
+
+def rows_of(path: Path) -> Iterator[NumberedRow]:
+    """Yields the rows of a table, whose ending says its kind: `.jsonl`, `.csv` or `.parquet`.
+
+    Raises:
+        InputError: the file is damaged, or has no column of file names.
+    """
+    kinds = {".csv": csv_rows, ".parquet": parquet_rows}
+    yield from kinds.get(path.suffix.lower(), jsonl_rows)(path)
+
+
+def file_column(columns: Any) -> str:
+    """The column of the pictures' names: `file_name`, or the one that ends so, as Hugging Face has it; else empty."""
+    if FILE_NAME in columns:
+        return FILE_NAME
+    similar = [name for name in columns if isinstance(name, str) and name.endswith(f"_{FILE_NAME}")]
+    return similar[0] if len(similar) == 1 else ""
+
+
+def jsonl_rows(path: Path) -> Iterator[NumberedRow]:
+    """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, parse_object(line)
+            except ValueError as error:
+                yield number, str(error)
+
+
+def csv_rows(path: Path) -> Iterator[NumberedRow]:
+    """Yields the last line number of each row, with the row, or with a message.
+
+    Raises:
+        InputError: there is no column of file names.
+    """
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        _check_names(path, reader.fieldnames or ())
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.line_num, str(error)
+                continue
+            if None in row or None in row.values():
+                yield reader.line_num, "the row has not as many fields as the first line"
+            elif any("\ud800" <= letter <= "\udfff" for value in row.values() for letter in value):
+                yield reader.line_num, "the row is not UTF-8"
+            else:
+                yield reader.line_num, dict(row)
+
+
+def parquet_rows(path: Path) -> Iterator[NumberedRow]:
+    """Yields row numbers from 0, each with its row, or with a message.
+
+    Raises:
+        InputError: the file is damaged, or has no column of file names.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_names(path, file.schema_arrow.names)
+            number = 0
+            for batch in file.iter_batches():
+                for row in values_of(batch):
+                    bad = next((name for name, value in row.items() if isinstance(value, Exception)), "")
+                    yield number, f"column {bad!r}: {row[bad]}" if bad else row
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path.name}: no readable parquet ({error}); {what_file_is(path)}") from error
+
+
+def values_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a batch. In the place of a value that cannot be read is the error."""
+    for place in range(batch.num_rows):
+        row: dict[str, Any] = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                row[name] = column[place].as_py()
+            except (UnicodeDecodeError, ValueError, OverflowError) as error:  # invalid text or dates out of range
+                row[name] = error
+        yield row
+
+
+def _check_names(path: Path, columns: Any) -> None:
+    if not file_column(columns):
+        found = what_file_is(path)
+        shown = f"its columns are {list(columns)}" if "a text" in found or "a parquet" in found else found
+        raise InputError(f"{path.name} has no column {FILE_NAME}; {shown}")

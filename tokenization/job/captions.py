@@ -1,0 +1,75 @@
+"""The captions of a sample: from the columns that hold them, or from a text file beside its picture."""
+
+import hashlib
+from typing import Any
+
+from tokenization.config.tokenization import TokenizationConfig
+from tokenization.corpora.samples import Sample
+
+TEXT_COLUMN = "txt"
+"""The name under which `caption_columns` may have the text file beside a picture."""
+COLUMNS_SHOWN = 12
+
+
+def caption_columns_of(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
+    """What the caption columns hold. The text file is the column `txt`; where no caption column holds a text, and there
+    is one alone, the file is that column."""
+    columns = {column: sample.metadata.get(column) for column in config.caption_columns}
+    if sample.text and TEXT_COLUMN in columns and not columns[TEXT_COLUMN]:
+        columns[TEXT_COLUMN] = sample.text
+    if sample.text and len(columns) == 1 and not any(_texts(value) for value in columns.values()):
+        columns = dict.fromkeys(columns, sample.text)
+    return columns
+
+
+def captions_of(sample: Sample, config: TokenizationConfig, shard: str, seed: int) -> tuple[dict[str, str], bool]:
+    """Captions by column, of a sample that is no picture of a document.
+
+    Where a column holds a list of texts, one is taken: that at the index
+    blake2b(f"{seed}/{shard}/{key}/{column}") modulo the number of texts that are not blank, the hash's first 8 bytes
+    read as a little-endian number.
+
+    Returns:
+        The captions, and True if one was taken of several.
+    """
+    captions, was_drawn = {}, False
+    for column, value in caption_columns_of(sample, config).items():
+        texts = _texts(value)
+        if not texts:
+            continue
+        index = 0
+        if len(texts) > 1:
+            name = f"{seed}/{shard}/{sample.key}/{column}".encode()
+            index = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") % len(texts)
+            was_drawn = True
+        captions[column] = texts[index]
+    return captions, was_drawn
+
+
+def why_no_caption(sample: Sample, config: TokenizationConfig) -> str:
+    """A message that names the columns that are there."""
+    wanted = ", ".join(config.caption_columns)
+    if sample.text:
+        return (
+            f"none of the columns {wanted} holds a text, and the .txt beside the picture names no language; add it as "
+            "in --captions en=txt"
+        )
+    there = [name for name, value in sample.metadata.items() if _texts(value)]
+    shown = ", ".join(there[:COLUMNS_SHOWN]) + (", ..." if len(there) > COLUMNS_SHOWN else "")
+    empty = [name for name in config.caption_columns if name in sample.metadata]
+    found = f"; the columns with texts are {shown} (--captions en={there[0]})" if there else "; no column has a text"
+    held = ", ".join(f"{name} holds {_kind(sample.metadata[name])}" for name in empty)
+    return f"none of the columns {wanted} holds a text{found}{f' ({held})' if held else ''}"
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a value that are not blank: its own, or those of a list."""
+    if isinstance(value, str):
+        return [value] if value.strip() else []
+    return [text for text in value if isinstance(text, str) and text.strip()] if isinstance(value, list) else []
+
+
+def _kind(value: Any) -> str:
+    if value is None or value == "" or (isinstance(value, str) and not value.strip()):
+        return "nothing"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,106 @@
+"""Filters over rows: pandas queries, in which a number that is kept as text compares like a number.
+
+Which columns are numbers, the query says: those that it compares with a number. A value of theirs that is no number
+counts as missing.
+"""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Container
+from itertools import pairwise
+
+import pandas as pd
+
+from tokenization.errors import InputError
+
+_PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[&|@]""")
+"""Texts, quoted names and operators, as pandas' queries have them beside Python's expressions."""
+
+
+def compared_with(where: str, kinds: tuple[type, ...]) -> set[str]:
+    """Names of the columns that a query compares with constants of these types, or with lists of them."""
+    quoted: dict[str, str] = {}
+
+    def plain(match: re.Match[str]) -> str:
+        part = match[0]
+        if part.startswith("`"):
+            name = f"quoted_{len(quoted)}_"
+            quoted[name] = part[1:-1]
+            return name
+        return {"&": " and ", "|": " or ", "@": ""}.get(part, part)
+
+    try:
+        tree = ast.parse(_PARTS.sub(plain, where).strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return set()  # pandas says what is wrong
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            operands = [node.left, *node.comparators]
+            for pair in pairwise(operands):
+                if any(_is_constant(one, kinds) for one in pair):
+                    names |= {name for one in pair for name in _names(one)}
+    return {quoted.get(name, name) for name in names}
+
+
+def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> tuple[pd.DataFrame, Counter[str]]:
+    """Makes numbers of the columns that the query compares with numbers.
+
+    Args:
+        frame: the rows.
+        where: a pandas query.
+        but: names of columns that stay as they are.
+
+    Returns:
+        The frame, and by column how many values are no numbers.
+    """
+    lost: Counter[str] = Counter()
+    for name in sorted(compared_with(where, (int, float))):
+        if name in frame and name not in but and frame[name].dtype.kind not in "biufcM":
+            texts = frame[name].map(_bare)
+            numbers = pd.to_numeric(texts, errors="coerce")
+            frame = frame.assign(**{name: numbers})
+            if count := int((texts.notna() & numbers.isna()).sum()):
+                lost[name] = count
+    return frame, lost
+
+
+def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
+    """Indices of the rows that match a pandas query.
+
+    Raises:
+        InputError: the query is invalid, or compares values that cannot be compared.
+        UndefinedVariableError: pandas' error for a missing column.
+    """
+    try:
+        return [int(place) for place in frame.query(where, engine="python").index]
+    except pd.errors.UndefinedVariableError:
+        raise
+    except Exception as error:  # the query's own operations can raise any exception
+        raise InputError(f"hr_where {where!r} cannot be applied: {type(error).__name__}: {error}") from error
+
+
+def _bare(value: object) -> object:
+    """A text without the white space around it, and without the quotes that it has in a column of mixed types."""
+    if not isinstance(value, str):
+        return value
+    return value.strip().strip('"').strip() or None
+
+
+def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, kinds) and not isinstance(node.value, bool)
+    if isinstance(node, ast.UnaryOp):
+        return _is_constant(node.operand, kinds)
+    if isinstance(node, ast.BinOp):
+        return _is_constant(node.left, kinds) or _is_constant(node.right, kinds)
+    return isinstance(node, ast.List | ast.Tuple | ast.Set) and any(_is_constant(one, kinds) for one in node.elts)
+
+
+def _names(node: ast.expr) -> set[str]:
+    if isinstance(node, ast.Name):
+        return {node.id}
+    if isinstance(node, ast.UnaryOp):
+        return _names(node.operand)
+    return _names(node.left) | _names(node.right) if isinstance(node, ast.BinOp) else set()
