@@ -1,8 +1,9 @@
 """The row index: the rows of a token table that a stage uses."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,14 @@ import pyarrow as pa
 
 from pipeline.data.side_tables import SideTable
 from pipeline.errors import InputError
-from tokenization.table.token_table import TokenShard, common_fingerprint, list_token_shards, read_content
+from tokenization.table.queries import with_numbers
+from tokenization.table.token_table import (
+    OWN_COLUMNS,
+    TokenShard,
+    common_fingerprint,
+    list_token_shards,
+    read_content,
+)
 
 HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
 PICTURE_BORDERS = 2
@@ -29,6 +37,7 @@ class RowIndex:
         counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
         contents: a hash of each shard's rows, see `content_sha256`.
+        not_numbers: by column, values that a query compares with a number and that are none; they count as missing.
     """
 
     shards: list[str]
@@ -36,10 +45,16 @@ class RowIndex:
     counts: np.ndarray
     num_too_long: int = 0
     contents: tuple[str, ...] = ()
+    not_numbers: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, shards: list[str], rows: Iterable[np.ndarray], num_too_long: int = 0, contents: tuple[str, ...] = ()
+        cls,
+        shards: list[str],
+        rows: Iterable[np.ndarray],
+        num_too_long: int = 0,
+        contents: tuple[str, ...] = (),
+        not_numbers: dict[str, int] | None = None,
     ) -> "RowIndex":
         """Makes an index from each shard's row numbers, in ascending order."""
         chosen, counts = [], []
@@ -48,7 +63,7 @@ class RowIndex:
             bits[numbers] = True
             chosen.append(np.packbits(bits))
             counts.append(len(numbers))
-        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents)
+        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents, not_numbers or {})
 
     def rows(self, shard: int) -> np.ndarray:
         """The row numbers of the `shard`-th shard, ascending, int64."""
@@ -109,7 +124,7 @@ def build_row_index(selection: RowSelection) -> RowIndex:
     shards = list_token_shards(selection.tokens)
     common_fingerprint(shards)
     sides = [SideTable(path) for path in selection.side_tables]
-    rows, num_too_long = [], 0
+    rows, num_too_long, not_numbers = [], 0, Counter[str]()
     names_of = [[name for name in shard.schema().names if name not in HEAVY_COLUMNS] for shard in shards]
     known = sorted(set().union(*names_of))
     for shard, names in zip(shards, names_of, strict=True):
@@ -120,14 +135,16 @@ def build_row_index(selection: RowSelection) -> RowIndex:
         samples, too_long = _samples(shard, len(frame), selection.max_document_ids)
         num_too_long += too_long
         frame = frame.iloc[samples]
-        chosen = _query(frame, selection.where)
+        chosen, lost = _query(frame, selection.where)
         if selection.held_out:
-            chosen = chosen.drop(index=_query(chosen, selection.held_out).index)
+            held_out, also_lost = _query(chosen, selection.held_out)
+            chosen, lost = chosen.drop(index=held_out.index), lost | also_lost
+        not_numbers.update(lost)
         rows.append(chosen.index.to_numpy())
     for side in sides:
         side.check_matched()
     contents = tuple(read_content(shard) for shard in shards)
-    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long, contents)
+    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long, contents, dict(not_numbers))
     if not index.counts.sum():
         longest = selection.max_document_ids
         longer = f", and {num_too_long} documents are longer than {longest} ids" if num_too_long else ""
@@ -135,9 +152,13 @@ def build_row_index(selection: RowSelection) -> RowIndex:
     return index
 
 
-def _query(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]:
+    """The rows that match, and by column how many values should be numbers and are none."""
+    if not where or not len(frame):
+        return frame, Counter()
+    numbers, lost = with_numbers(frame, where, but=OWN_COLUMNS)
     try:
-        return frame.query(where, engine="python") if where and len(frame) else frame
+        return frame.loc[numbers.query(where, engine="python").index], lost
     except (ValueError, SyntaxError, TypeError, KeyError, pd.errors.UndefinedVariableError) as error:
         columns = ", ".join(map(str, frame.columns))
         raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error

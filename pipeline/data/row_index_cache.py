@@ -12,7 +12,7 @@ from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.storage import open_storage
 
-MADE_FROM_KEY, TOO_LONG_KEY = b"mars.made_from", b"mars.too_long"
+MADE_FROM_KEY, TOO_LONG_KEY, NOT_NUMBERS_KEY = b"mars.made_from", b"mars.too_long", b"mars.not_numbers"
 
 
 def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
@@ -37,6 +37,7 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     columns = {"shard": index.shards, "content": list(index.contents), "rows": index.counts, "chosen": chosen_bytes}
     table = pa.table(columns)
     metadata = {MADE_FROM_KEY: made_from, TOO_LONG_KEY: str(index.num_too_long).encode()}
+    metadata[NOT_NUMBERS_KEY] = json.dumps(index.not_numbers).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda partial: pq.write_table(table.replace_schema_metadata(metadata), partial))
     return index
@@ -52,4 +53,5 @@ def _kept(file: Path, made_from: bytes) -> RowIndex | None:
         return None
     chosen = [np.frombuffer(bits, np.uint8) for bits in table["chosen"].to_pylist()]
     counts, contents = table["rows"].to_numpy(), tuple(table["content"].to_pylist())
-    return RowIndex(table["shard"].to_pylist(), chosen, counts, int(metadata[TOO_LONG_KEY]), contents)
+    not_numbers = json.loads(metadata.get(NOT_NUMBERS_KEY, b"{}"))
+    return RowIndex(table["shard"].to_pylist(), chosen, counts, int(metadata[TOO_LONG_KEY]), contents, not_numbers)

@@ -19,6 +19,7 @@ from tokenization.corpora.leftovers import UNREAD
 from tokenization.job.rows import Tools, check_query
 from tokenization.job.run import Progress, prepare_output, tokenize_corpus
 from tokenization.table.manifest import Manifest
+from tokenization.table.queries import said_of
 
 SAY_EVERY_S = 10.0
 NAMES_SHOWN = 5
@@ -80,10 +81,8 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     )
     if manifest.ignored:
         say(f"tokenize: ignored {_counts(manifest.ignored)}")
-    for column, count in manifest.not_numbers.items():
-        say_error(
-            f"{count} values of {column!r}, which hr_where compares with a number, are none; they count as missing"
-        )
+    for message in said_of(manifest.not_numbers, "hr_where"):
+        say_error(message)
     if config.size_hr_px and not manifest.rows_hr:
         say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
     return manifest

@@ -7,7 +7,7 @@ counts as missing.
 import ast
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from itertools import pairwise
 
 import pandas as pd
@@ -57,13 +57,21 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
     """
     lost: Counter[str] = Counter()
     for name in sorted(compared_with(where, (int, float))):
-        if name in frame and name not in but and frame[name].dtype.kind not in "biufcM":
+        if name in frame and name not in but and frame[name].dtype.kind not in "biufcmM":
             texts = frame[name].map(_bare)
             numbers = pd.to_numeric(texts, errors="coerce")
             frame = frame.assign(**{name: numbers})
             if count := int((texts.notna() & numbers.isna()).sum()):
                 lost[name] = count
     return frame, lost
+
+
+def said_of(not_numbers: Mapping[str, int], setting: str) -> list[str]:
+    """A message for each column that has values which are no numbers, where `setting` compares it with one."""
+    return [
+        f"{count} values of {column!r} are no numbers, and {setting} compares it with one: they count as missing"
+        for column, count in not_numbers.items()
+    ]
 
 
 def query_rows(frame: pd.DataFrame, where: str) -> list[int]:

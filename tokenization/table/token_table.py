@@ -95,7 +95,7 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
     extra_names = sorted({name for row in rows for name in row} - OWN_COLUMNS)
     table = pa.Table.from_pylist([{name: row.get(name) for name in OWN_COLUMNS} for row in rows], schema=schema)
     for name in extra_names:
-        table = table.append_column(name, _pass_through([row.get(name) for row in rows]))
+        table = table.append_column(name, pass_through_column([row.get(name) for row in rows]))
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
     metadata[CONTENT_KEY] = content_sha256(rows).encode()
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
@@ -113,7 +113,7 @@ def content_sha256(rows: list[dict[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def _pass_through(values: list[Any]) -> pa.Array:
+def pass_through_column(values: list[Any]) -> pa.Array:
     try:
         array = pa.array(values)
         if not pa.types.is_nested(array.type):

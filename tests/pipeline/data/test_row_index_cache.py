@@ -12,6 +12,7 @@ import pipeline.data.row_index_cache
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.row_index_cache import stored_row_index
 from tests.support.tokens import write_documents, write_tokens
+from tokenization.table.token_table import pass_through_column
 
 
 @pytest.fixture
@@ -65,3 +66,18 @@ def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSe
     kept.write_bytes(kept.read_bytes()[:-20])
     assert select("score < 0.5") == 7, "what was kept is damaged"
     assert counts == [15, 18, 15, 15, 10, 10, 10]
+
+
+def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tmp_path: Path) -> None:
+    """As a csv, or a column of several types, leaves them: shards with other types beside them."""
+    values: list[list[Any]] = [[6.5, 4.0, 7.0], [None] * 3, ["6.1", None, "n/a"], ["7", 6.2, "none"]]
+    write_tokens(tmp_path / "tokens", shards=len(values), rows=3)
+    for number, scores in enumerate(values):
+        path = tmp_path / "tokens" / f"{number:05d}.parquet"
+        table = pq.read_table(path)
+        column = pass_through_column(scores)
+        pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", column), path)
+    selection = RowSelection(tmp_path / "tokens", "score >= 6", held_out="score > 6.9")
+    for index in (stored_row_index(tmp_path / "kept.parquet", selection) for _ in range(2)):
+        assert [index.rows(shard).tolist() for shard in range(4)] == [[0], [], [0], [1]]
+        assert index.not_numbers == {"score": 2}

@@ -24,7 +24,7 @@ from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import read_chunks
 from tokenization.table.manifest import check_or_record_settings
-from tokenization.table.token_table import _pass_through
+from tokenization.table.token_table import pass_through_column
 from tokenization.text_tokenizer import load_text_tokenizer
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
@@ -92,8 +92,8 @@ def test_a_token_folder_keeps_to_its_corpus(tmp_path: Path) -> None:
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
-    assert _pass_through([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
-    assert _pass_through([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
+    assert pass_through_column([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
+    assert pass_through_column([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
 
 
 def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

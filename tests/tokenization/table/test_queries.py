@@ -1,0 +1,61 @@
+"""A number that is kept as text compares like a number, and what is no number is missing and counted."""
+
+import pandas as pd
+import pytest
+
+from tokenization.table.queries import compared_with, query_rows, with_numbers
+
+
+@pytest.mark.parametrize(
+    ("where", "numbers", "texts"),
+    [
+        ("score >= 6", {"score"}, set()),
+        ("6 <= score < 7.5", {"score"}, set()),
+        ("score > -1 and not width < 2", {"score", "width"}, set()),
+        ("score >= 6 & lang == 'en'", {"score"}, {"lang"}),
+        ("lang == 'en' | (score / 2 > width)", {"score", "width"}, {"lang"}),
+        ("`my score` >= 6 and `my score` < 8", {"my score"}, set()),
+        ("year in [2001, 2002] and lang not in ('en', \"6 & 7\")", {"year"}, {"lang"}),
+        ("width * height > 100", {"width", "height"}, set()),
+        ("width > height", set(), set()),
+        ("caption.str.len() > 5", set(), set()),
+        ("flag == True", set(), set()),
+        ("score >> = 6", set(), set()),
+        ("", set(), set()),
+    ],
+)
+def test_a_query_says_which_columns_are_numbers(where: str, numbers: set[str], texts: set[str]) -> None:
+    assert compared_with(where, (int, float)) == numbers
+    assert compared_with(where, (str,)) == texts
+
+
+@pytest.mark.parametrize(
+    ("values", "rows", "lost"),
+    [
+        ([6.5, 4, 7], [0, 2], 0),
+        (["6.5", "4", " 7 "], [0, 2], 0),
+        (["6.1", None, "n/a"], [0], 1),
+        (["n/a", "?", None], [], 2),
+        ([None, None, None], [], 0),
+        (["", " ", "6e0"], [2], 0),
+        (['"6.5"', "7", '"n/a"'], [0, 1], 1),
+        ([2**80, "8", -(2**80)], [0, 1], 0),
+        ([True, "inf", "x" * 10_000], [1], 1),
+    ],
+)
+def test_a_value_that_is_no_number_costs_its_row_alone(values: list, rows: list[int], lost: int) -> None:
+    frame, not_numbers = with_numbers(pd.DataFrame({"score": values, "name": list("abc")}), "score >= 6")
+    assert query_rows(frame, "score >= 6") == rows
+    assert not_numbers.total() == lost and frame["name"].tolist() == list("abc")
+
+
+def test_columns_of_the_table_and_texts_stay_as_they_are() -> None:
+    rows = pd.DataFrame({"sample_id": ["1", "2"], "grade": ["5", "6"]})
+    frame, lost = with_numbers(rows, "sample_id > 1 and grade == '5'", but=["sample_id"])
+    assert frame.equals(rows) and not lost
+    assert query_rows(frame, "grade == '5'") == [0]
+
+
+def test_large_whole_numbers_keep_all_digits() -> None:
+    frame, _ = with_numbers(pd.DataFrame({"id": ["9007199254740993", "9007199254740992"]}), "id == 9007199254740993")
+    assert query_rows(frame, "id == 9007199254740993") == [0]
