@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from tokenization.config.pictures import RESAMPLING, Transform
+from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
+from tokenization.corpora.picture_depth import as_rgb
+from tokenization.corpora.picture_formats import FORMATS, check_work, plugin_for
+from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
+from tokenization.files.content import START_BYTES, what_it_is, without_addresses
 
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
 FILTER = Image.Resampling[RESAMPLING.upper()]
+ICON = b"\0\0\1\0"
 LATE_SHARE = 1
 """A picture of at most this multiple of the high resolution's pixels is resized to it only when that is asked for. Till
 then Pillow holds 4 bytes a pixel of it; the resized one has 3."""
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
-
-Image.init()
-Image.MAX_IMAGE_PIXELS = None  # the limits below decide, even if they allow more
-FORMATS = tuple(name for name in Image.ID if name not in {"EPS", "WMF"})
-"""All formats that Pillow opens by itself; for EPS it would run Ghostscript on untrusted input."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Picture:
 
 
 def load_picture(content: bytes, transform: Transform) -> Picture:
-    """Decodes the first frame, rotates it by EXIF, blends alpha over white, crops and scales.
+    """Decodes the first frame, blends alpha over white, makes it upright, crops and scales.
 
     Raises:
         ValueError: the bytes are no picture that Pillow can read, or it is beyond the limits.
@@ -54,23 +53,17 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     transform.limits.check_bytes(len(content))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limits catch decompression bombs; damaged metadata is harmless
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                full = image.size
-                transform.limits.check_size(*full)
-                needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
-                image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
-                reduced = image.size != full
-                rgb = _over_white(ImageOps.exif_transpose(image))
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            rgb, width, height = _decoded(content, transform)
     except ValueError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"picture has more than max_pixels {transform.limits.max_pixels}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"not a readable picture: {what_it_is(content[:START_BYTES])}{plugin_for(content)}") from error
     except Exception as error:  # broken bytes can make Pillow's decoders raise any exception
-        raise ValueError(f"not a readable picture: {error}") from error
-    if reduced:
-        width, height = full[::-1] if turned else full
-    else:
-        width, height = rgb.size
+        raise ValueError(f"not a readable picture: {without_addresses(str(error))}") from error
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
 
@@ -88,20 +81,40 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     return Picture(square(transform.size_px), width, height, (left, top, side), high)
 
 
+def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, int]:
+    """Returns the upright picture in mode RGB, and its width and height in px, of which a JPEG may have a part only."""
+    encoded = strip_metadata(content)
+    if is_jpeg_xl(content):
+        header = read_header(content)
+        transform.limits.check_size(header.width, header.height)
+    # Pillow's own check is for pictures inside of others, of which it decodes that of an icon when it opens the icon.
+    # Elsewhere the limits below say more.
+    Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels if content.startswith(ICON) else None
+    with Image.open(io.BytesIO(encoded.content), formats=FORMATS) as image:
+        full = image.size
+        transform.limits.check_size(*full)
+        Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels
+        check_work(image, encoded.content)
+        needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
+        image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
+        reduced = image.size != full
+        image.load()
+        if not reduced:  # an icon has the size of the picture in it
+            full = image.size
+            transform.limits.check_size(*full)
+        orientation = _orientation(image, encoded)
+        rgb = as_rgb(image, encoded.content)
+    if orientation in TURNS:
+        rgb = rgb.transpose(TURNS[orientation])
+    return rgb, *(full[::-1] if orientation in SIDEWAYS else full)
+
+
+def _orientation(image: Image.Image, encoded: Encoded) -> int:
+    if is_jpeg_xl(encoded.content) and read_header(encoded.content).orientation != 1:
+        return 1  # the decoder has done it
+    exif, xmp = (each if isinstance(each := image.info.get(name), bytes) else b"" for name in ("exif", "xmp"))
+    return orientation_of(encoded.exif or exif, encoded.xmp or xmp)
+
+
 def _same(pixels: np.ndarray) -> np.ndarray:
     return pixels
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        scaled = np.asarray(image).astype(np.int32).clip(0, 65_535) // 257
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if image.mode == "LAB":
-        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
-        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-        assert converted is not None
-        return converted
-    return image.convert("RGB")

@@ -1,0 +1,161 @@
+"""Every depth comes out as it was meant, or the picture is refused: never black or white without a word."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.picture_files import GRADIENT, SHORT, png, png_chunk, tiff
+from tokenization.config.pictures import Transform
+from tokenization.corpora.pictures import load_picture
+
+SIDE = len(GRADIENT)
+ROWS = np.tile(GRADIENT, (SIDE, 1))
+
+
+def loaded(content: bytes) -> np.ndarray:
+    return load_picture(content, Transform(SIDE)).pixels
+
+
+def of_white(white: float, dtype: Any) -> np.ndarray:
+    """The gradient from 0 to `white`, [SIDE, SIDE]."""
+    return (ROWS * white + (0.5 if np.dtype(dtype).kind in "ui" else 0)).astype(dtype)
+
+
+def saved(picture: Image.Image, kind: str, **how: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+GREYS = {
+    "16-bit PNG": lambda: png(of_white(65_535, np.uint16), 16, 0),
+    "16-bit TIFF": lambda: tiff(of_white(65_535, np.uint16), 1),
+    "16-bit TIFF, big-endian": lambda: tiff(of_white(65_535, np.uint16), 1, ">"),
+    "16-bit TIFF, white is 0": lambda: tiff(65_535 - of_white(65_535, np.uint16), 0),
+    "16-bit TIFF, compressed": lambda: saved(
+        Image.fromarray(of_white(65_535, np.uint16)), "TIFF", compression="tiff_lzw"
+    ),
+    "16-bit PGM": lambda: saved(Image.fromarray(of_white(65_535, np.uint16)), "PPM"),
+    "16-bit JPEG 2000": lambda: saved(Image.fromarray(of_white(65_535, np.uint16)), "JPEG2000"),
+    "12-bit TIFF": lambda: tiff(of_white(4095, np.uint16), 1, bits=12),
+    "12-bit PGM": lambda: b"P5 64 64 4095\n" + of_white(4095, ">u2").tobytes(),
+    "32-bit TIFF": lambda: tiff(of_white(2**32 - 1, np.uint32), 1),
+    "32-bit TIFF of 16 bits": lambda: tiff(of_white(65_535, np.uint32), 1),
+    "32-bit TIFF of 8 bits": lambda: tiff(of_white(255, np.int32), 1),
+    "float TIFF to 1": lambda: tiff(of_white(1, np.float32), 1),
+    "float TIFF to 255": lambda: tiff(of_white(255, np.float32), 1),
+    "float TIFF to 65,535": lambda: tiff(of_white(65_535, np.float32), 1, ">"),
+    "float TIFF, white is 0": lambda: tiff(1 - of_white(1, np.float32), 0),
+    "PFM to 1": lambda: b"Pf\n64 64\n-1.0\n" + of_white(1, "<f4").tobytes(),
+    "8-bit TIFF, white is 0": lambda: tiff(255 - of_white(255, np.uint8), 0),
+    "16-bit grey and alpha PNG": lambda: png(
+        np.stack([of_white(65_535, np.uint16), np.full((SIDE, SIDE), 65_535, np.uint16)], -1), 16, 4
+    ),
+    "8-bit palette TIFF whose palette has 8 bits": lambda: tiff(
+        of_white(255, np.uint8), 3, more=[(320, SHORT, 768, struct.pack("<768H", *[*range(256)] * 3))]
+    ),
+    "16-bit colour PNG": lambda: png(np.stack([of_white(65_535, np.uint16)] * 3, -1), 16, 2),
+    "16-bit colour TIFF": lambda: tiff(np.stack([of_white(65_535, np.uint16)] * 3, -1), 2),
+    "16-bit colour TIFF, big-endian": lambda: tiff(np.stack([of_white(65_535, np.uint16)] * 3, -1), 2, ">"),
+    "16-bit PPM": lambda: b"P6 64 64 65535\n" + np.stack([of_white(65_535, np.uint16)] * 3, -1).astype(">u2").tobytes(),
+    "16-bit CMYK TIFF": lambda: tiff(
+        np.stack([65_535 - of_white(65_535, np.uint16)] * 3 + [0 * of_white(1, np.uint16)], -1), 5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GREYS)
+def test_a_gradient_of_any_depth_goes_from_black_to_white(name: str) -> None:
+    pixels = loaded(GREYS[name]())
+    expected = np.rint(GRADIENT * 255)[None, :, None]
+    assert np.abs(pixels.astype(float) - expected).max() <= 1.01, pixels[0, ::9, 0]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("transparent", [None, 0, 1])
+def test_a_grey_png_of_few_bits_has_all_its_steps_and_its_transparent_one_is_white(
+    depth: int, transparent: int | None
+) -> None:
+    steps = 2**depth
+    samples = np.repeat(np.arange(SIDE) * steps // SIDE, 1)[None].repeat(SIDE, 0)
+    chunks = [] if transparent is None else [png_chunk(b"tRNS", struct.pack(">H", transparent))]
+    expected = samples * 255 // (steps - 1)
+    expected[samples == transparent] = 255
+    assert np.array_equal(loaded(png(samples, depth, 0, *chunks))[..., 0], expected)
+
+
+def test_a_transparent_colour_is_white_in_any_depth() -> None:
+    half = np.arange(SIDE)[None].repeat(SIDE, 0) < SIDE // 2
+    for depth, most in ((8, 255), (16, 65_535)):
+        grey = np.where(half, most // 3, most)
+        assert (loaded(png(grey, depth, 0, png_chunk(b"tRNS", struct.pack(">H", most // 3)))) == 255).all()
+        assert loaded(png(grey, depth, 0, png_chunk(b"tRNS", struct.pack(">H", 7))))[0, 0].tolist() == [85] * 3
+        colour = np.stack([grey, grey // 2, grey], -1)
+        marked = png_chunk(b"tRNS", struct.pack(">HHH", most // 3, most // 6, most // 3))
+        pixels = loaded(png(colour, depth, 2, marked))
+        assert (pixels[:, : SIDE // 2] == 255).all() and pixels[0, -1].tolist() == [255, 127, 255]
+
+
+DARK = {
+    "8 bits in a 16-bit PNG": lambda: png(of_white(255, np.uint16), 16, 0),
+    "12 bits in a 16-bit PNG": lambda: png(of_white(4095, np.uint16), 16, 0),
+    "12 bits in a 16-bit TIFF": lambda: tiff(of_white(4095, np.uint16), 1),
+    "8 bits in a 16-bit colour PNG": lambda: png(np.stack([of_white(255, np.uint16)] * 3, -1), 16, 2),
+    "12 bits in a 16-bit colour TIFF": lambda: tiff(np.stack([of_white(4095, np.uint16)] * 3, -1), 2, ">"),
+    "8 bits in a 16-bit colour TIFF": lambda: tiff(np.stack([of_white(255, np.uint16)] * 3, -1), 2),
+    "8 bits in a 16-bit PPM": lambda: (
+        b"P6 64 64 65535\n" + np.stack([of_white(255, np.uint16)] * 3, -1).astype(">u2").tobytes()
+    ),
+    "10 bits in a 32-bit TIFF": lambda: tiff(of_white(1023, np.int32), 1),
+    "24 bits in a 32-bit TIFF": lambda: tiff(of_white(2**24, np.uint32), 1),
+    "floats to 2": lambda: tiff(of_white(2, np.float32), 1),
+}
+
+
+@pytest.mark.parametrize("name", DARK)
+def test_samples_that_use_little_of_their_range_are_refused_as_too_dark(name: str) -> None:
+    with pytest.raises(ValueError, match=r"the brightest sample of the picture is .*, and white is [\d,]+: scale it"):
+        loaded(DARK[name]())
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (of_white(1, np.float32) - 0.5, r"negative samples, down to -0.5"),
+        (of_white(255, np.int32) - 9, r"negative samples, down to -9"),
+        (of_white(1e9, np.float32), r"samples up to 1e\+09, more than any"),
+        (np.where(ROWS < 1, 0, np.nan).astype(np.float32), "samples that are no finite numbers"),
+        (np.full((SIDE, SIDE), np.inf, np.float32), "samples that are no finite numbers"),
+    ],
+    ids=["negative floats", "negative integers", "enormous", "not a number", "infinite"],
+)
+def test_samples_without_a_known_black_or_white_are_refused(samples: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loaded(tiff(samples, 1))
+
+
+@pytest.mark.parametrize("color", [0, 65_535])
+def test_plain_black_and_plain_white_stay_what_they_are(color: int) -> None:
+    plain = np.full((SIDE, SIDE), color, np.uint16)
+    for content in (png(plain, 16, 0), tiff(plain, 1), png(np.stack([plain] * 3, -1), 16, 2)):
+        assert (loaded(content) == color // 257).all()
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TGA", "ICO", "DDS"])
+def test_a_fourth_byte_that_nobody_set_hides_no_picture(kind: str) -> None:
+    red = Image.new("RGBA", (64, 64), (200, 30, 30, 0))
+    how = {"bitmap_format": "bmp"} if kind == "ICO" else {}
+    assert loaded(saved(red, kind, **how))[9, 9].tolist() == [200, 30, 30]
+    if kind != "BMP":
+        red.putpixel((0, 0), (0, 0, 0, 255))
+        assert loaded(saved(red, kind, **how))[9, 9].tolist() == [255] * 3, "some alpha is set, so it counts"
+
+
+def test_premultiplied_alpha_lies_over_white_too() -> None:
+    grey = np.stack([np.full((SIDE, SIDE), 60, np.uint8), np.full((SIDE, SIDE), 120, np.uint8)], -1)
+    associated = [(338, SHORT, 1, struct.pack("<H", 1))]
+    assert abs(int(loaded(tiff(grey, 1, more=associated))[9, 9, 0]) - (60 + 135)) <= 1

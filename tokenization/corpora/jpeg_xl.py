@@ -1,0 +1,80 @@
+"""The size and the orientation in the header of a JPEG XL.
+
+Pillow's plugin decodes a picture when it opens it, so limits need the header before (ISO/IEC 18181-1, annex D).
+"""
+
+from dataclasses import dataclass
+
+CODESTREAM, CONTAINER = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+"""Width over height, by the three bits that say so."""
+LENGTHS = (9, 13, 18, 30)
+"""Bits of a side, by the two bits before them."""
+HEADER_BYTES = 64
+
+
+@dataclass(frozen=True)
+class JpegXlHeader:
+    """The stored width and height in px, and EXIF's orientation, which decoders apply to the pixels by themselves."""
+
+    width: int
+    height: int
+    orientation: int
+
+
+def is_jpeg_xl(content: bytes) -> bool:
+    """True if the bytes begin as a JPEG XL, with a container or without one."""
+    return content.startswith((CODESTREAM, CONTAINER))
+
+
+def read_header(content: bytes) -> JpegXlHeader:
+    """Reads the header.
+
+    Raises:
+        ValueError: there is none.
+    """
+    start = _codestream(content)
+    if start is None:
+        raise ValueError("not a readable picture: a JPEG XL without a codestream")
+    bits = _Bits(content[start + len(CODESTREAM) : start + HEADER_BYTES])
+    is_multiple = bits.take(1)
+    height = _side(bits, is_multiple)
+    ratio = bits.take(3)
+    width = height * RATIOS[ratio][0] // RATIOS[ratio][1] if ratio else _side(bits, is_multiple)
+    is_default = bits.take(1)
+    has_orientation = not is_default and bits.take(1)
+    return JpegXlHeader(width, height, 1 + bits.take(3) if has_orientation else 1)
+
+
+def _side(bits: "_Bits", is_multiple_of_8: int) -> int:
+    return 8 * (1 + bits.take(5)) if is_multiple_of_8 else 1 + bits.take(LENGTHS[bits.take(2)])
+
+
+class _Bits:
+    """Takes bits from the lowest one of the first byte on."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left = int.from_bytes(content, "little")
+
+    def take(self, count: int) -> int:
+        taken = self._left & ((1 << count) - 1)
+        self._left >>= count
+        return taken
+
+
+def _codestream(content: bytes) -> int | None:
+    """The first byte of the codestream, or None."""
+    if content.startswith(CODESTREAM):
+        return 0
+    at = 0
+    while at + 8 <= len(content):
+        length, kind, head = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8
+        if length == 1:
+            length, head = int.from_bytes(content[at + 8 : at + 16], "big"), 16
+        if kind in (b"jxlc", b"jxlp"):
+            start = at + head + (4 if kind == b"jxlp" else 0)
+            return start if content.startswith(CODESTREAM, start) else None
+        if length < head:  # 0: up to the end of the file
+            return None
+        at += length
+    return None
