@@ -19,9 +19,29 @@ from tokenization.config.tokenization import TokenizationConfig
 
 USUAL = TokenizationConfig()
 CAPTIONS = " ".join(f"{language}={column}" for column, language in USUAL.caption_columns.items())
-LEAST = dict.fromkeys(("max_caption_ids", "resolution", "encode_batch_size", "encoders"), 1) | dict.fromkeys(
-    ("hr_resolution", "readers", "max_bytes", "max_pixels", "max_side", "min_side", "max_aspect_ratio"), 0
-)
+LEAST = dict.fromkeys(("max_caption_ids", "resolution", "encode_batch_size", "encoders"), 1)
+LEAST |= dict.fromkeys(("max_bytes", "max_pixels", "max_side", "max_aspect_ratio"), 1)
+LEAST |= dict.fromkeys(("hr_resolution", "readers", "min_side"), 0)
+SETTINGS = {
+    "resolution": "tokenization.size_px",
+    "hr_resolution": "tokenization.size_hr_px",
+    "hr_where": "tokenization.hr_where",
+    "captions": "tokenization.caption_columns",
+    "max_caption_ids": "tokenization.max_caption_ids",
+    "encode_batch_size": "tokenization.encode_batch_size",
+    "encoders": "tokenizers.num_encoders",
+    "readers": "tokenizers.max_readers",
+    "max_bytes": "tokenization.limits.max_bytes",
+    "max_pixels": "tokenization.limits.max_pixels",
+    "max_side": "tokenization.limits.max_side_px",
+    "min_side": "tokenization.limits.min_side_px",
+    "max_aspect_ratio": "tokenization.limits.max_aspect_ratio",
+    "corpus": "corpora.{}.path",
+    "output": "corpora.{}.tokens",
+    "layout": "corpora.{}.layout",
+    "image_column": "corpora.{}.image_column",
+}
+"""The setting that each flag replaces; of a corpus, the first one's."""
 
 
 def _recipes(usual: object, metavar: str) -> Any:
@@ -80,12 +100,17 @@ class Options(JobOptions):
         """Returns the recipe with the values of the flags.
 
         Raises:
-            UsageError: a number is too low, the layout is unknown, or captions are not LANGUAGE=COLUMN.
+            UsageError: a number is too low, the layout is unknown, captions are not LANGUAGE=COLUMN, --set has the same
+                setting, or the recipe is impossible with these values.
         """
         if self.layout and self.layout not in CORPUS_FORMATS:
             raise UsageError(f"--layout {self.layout!r} is none of {', '.join(CORPUS_FORMATS)}")
         given = {name for name, value in asdict(self).items() if value is not None}
         at_least(self, **{name: least for name, least in LEAST.items() if name in given})
+        for name in SETTINGS.keys() & given:
+            setting = SETTINGS[name].format(recipe.first_corpus)
+            if any(f"{one.partition('=')[0]}.".startswith(f"{setting}.") for one in self.set):
+                raise UsageError(f"--{name.replace('_', '-')} and --set {setting} decide the same; give one of them")
         corpus = _given(
             path=_place(self.corpus), tokens=self.output, layout=self.layout, image_column=self.image_column
         )
@@ -106,12 +131,17 @@ class Options(JobOptions):
             limits=replace(recipe.tokenization.limits, **limits),
         )
         tokenizers = _given(num_encoders=self.encoders, max_readers=self.readers)
-        return replace(
+        applied = replace(
             recipe,
             corpora=recipe.corpora | {recipe.first_corpus: replace(recipe.corpus, **corpus)},
             tokenization=replace(recipe.tokenization, **tokenization),
             tokenizers=replace(recipe.tokenizers, **tokenizers),
         )
+        if self.hr_where and not applied.tokenization.size_hr_px:
+            raise UsageError("--hr-where selects pictures for the high resolution, which is off; add --hr-resolution")
+        if problems := applied.problems():
+            raise UsageError("; ".join(problems))
+        return applied
 
     def names(self, recipe: Recipe) -> list[str]:
         """Returns the corpora to tokenize: all, or the first alone if a flag concerns one corpus."""
@@ -146,18 +176,22 @@ def main(options: Options) -> dict[str, Any]:
 
 def _columns(captions: tuple[str, ...]) -> dict[str, str]:
     """Returns languages by caption column."""
-    columns = {}
+    columns: dict[str, str] = {}
     for pair in captions:
         language, separator, column = pair.partition("=")
         if not (language and separator and column):
             raise UsageError(f"--captions {pair!r}: write LANGUAGE=COLUMN, as in en=caption")
+        if column in columns:
+            raise UsageError(
+                f"--captions {pair!r}: column {column!r} is {columns[column]!r} already; give it one language"
+            )
         columns[column] = language
     return columns
 
 
 def _place(folder: str | None) -> str | None:
     """Returns a folder in a form that every worker can find."""
-    return folder if not folder or "://" in folder else str(Path(folder).absolute())
+    return folder if not folder or "://" in folder else str(Path(folder).expanduser().absolute())
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
+from jobs.common.flags import check_given_once, expanded
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
@@ -56,9 +57,12 @@ def run_job(
     command line unless `words` are given. A dict that the job returns is its result: with `--json` it is the last line
     of the output.
     """
-    options = tyro.cli(options_type, description=description, args=words)
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        result = job(options)
+        if not {"-h", "--help"} & set(words):
+            check_given_once(options_type, words)
+        options = tyro.cli(options_type, description=description, args=words)
+        result = job(expanded(options))
     except KeyboardInterrupt:
         console.print("interrupted; run the same command again to go on")
         sys.exit(ExitCode.OTHER)

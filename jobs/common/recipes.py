@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import jobs.recipes
+from jobs.common.flags import at_home
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 
@@ -29,10 +30,14 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
             is impossible.
     """
     recipe = _recipe_in(name)
+    keys: list[str] = []
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise UsageError(f"--set {override!r} has no '='; write --set a.b=value")
+        if before := next((other for other in keys if f"{other}.".startswith(f"{key}.")), ""):
+            raise UsageError(f"--set {key} overwrites --set {before}; give one of them, or that one after it")
+        keys.append(key)
         recipe = _set(recipe, key.split("."), value, key)
     if problems := recipe.problems():
         raise UsageError("; ".join(problems))
@@ -89,7 +94,8 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
         old = node.get(name)
         if is_dataclass(next(iter(node.values()), None)) and old is None:
             raise UsageError(f"--set {key}: there is no {name!r}; the keys here are {', '.join(node)}")
-        return node | {name: _set(old, rest, text, key) if rest else _parse(text, type(old), key)}
+        like = next(iter(node.values()), None) if old is None else old
+        return node | {name: _set(old, rest, text, key) if rest else _parse(text, type(like), key)}
     if not is_dataclass(node) or isinstance(node, type):
         raise UsageError(f"--set {key}: there is nothing below {path[0]!r}")
     names = [one.name for one in fields(node)]
@@ -103,10 +109,12 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
 
 def _parse(text: str, kind: type, key: str) -> Any:
     if kind is str:
-        return text
+        return at_home(text)
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError) as error:
+        if kind is type(None):  # the first value of a dict
+            return text
         raise UsageError(f"--set {key}={text}: not a Python literal; a {kind.__name__} is wanted") from error
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -7,13 +7,15 @@ import typing
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+from pipeline.config.checks import at_least
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import ModelOptions
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.shares import no_room
-from pipeline.config.stage import MAIN, StageConfig
+from pipeline.config.stage import LANGUAGES, MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
+from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import VqganConfig
 from tokenization.config.workers import Workers
@@ -187,6 +189,16 @@ class Recipe:
         for name, corpus in self.corpora.items():
             if corpus.made not in MADE:
                 found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
+            problems = at_least(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
+            if corpus.layout and corpus.layout not in CORPUS_FORMATS:
+                problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
+            found += [f"corpora.{name}.{problem}" for problem in problems]
+        found += [f"tokenization.{problem}" for problem in self.tokenization.problems()]
+        for column, language in self.tokenization.caption_columns.items():
+            if language not in LANGUAGES:
+                known = ", ".join(LANGUAGES)
+                found.append(f"captions of {column!r} are in {language!r}, which no stage knows; there are {known}")
+        found += [f"tokenizers.{problem}" for problem in self.tokenizers.problems()]
         if self.evaluation.documents and self.evaluation.documents not in self.corpora:
             known = ", ".join(self.corpora)
             found.append(f"evaluation.documents is {self.evaluation.documents!r}; the recipe's corpora are {known}")

@@ -3,17 +3,21 @@
 import time
 from dataclasses import replace
 
+import ray
+import torch
 from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import make_corpus
-from pipeline.errors import FailedShardsError, InputError
+from pipeline.errors import FailedShardsError, InputError, UsageError
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.ray_connection import starts_ray_here
 from pipeline.runtime.terminal import say, say_error
+from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import UNREAD
 from tokenization.job.rows import Tools, check_query
@@ -69,9 +73,11 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     output = paths.tokens_of(name)
     tools = Tools(paths.vqgan, paths.text_source, paths.text)
     fingerprint = prepare_output(corpus, output, config, tools)  # what cannot be used is refused before Ray starts
+    check_devices(workers)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
     _say_what_is_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
+        _say_what_is_missing(workers)
         report = ProgressReporter(ledger)
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
@@ -86,6 +92,28 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if config.size_hr_px and not manifest.rows_hr:
         say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
     return manifest
+
+
+def check_devices(workers: Workers) -> None:
+    """Checks that a Ray which this job starts would have what its actors ask for; a cluster may grow.
+
+    Raises:
+        UsageError: this machine has no GPU, or an actor asks for a custom resource.
+    """
+    if not starts_ray_here():
+        return
+    remedy = "join a cluster that has it with RAY_ADDRESS, or change the setting"
+    if workers.use_gpu and not torch.cuda.is_available():
+        raise UsageError(f"tokenizers.use_gpu is set, and torch finds no GPU on this machine; {remedy}")
+    for name in workers.reader_resources | workers.encoder_resources:
+        raise UsageError(f"tokenizers ask for the resource {name!r}, which a Ray of this machine has not; {remedy}")
+
+
+def _say_what_is_missing(workers: Workers) -> None:
+    total = ray.cluster_resources()
+    for name, amount in (workers.reader_actor | workers.encoder_actor).items():
+        if total.get(name, 0) < amount:
+            say_error(f"tokenize: waiting for {amount:g} {name}; the cluster has {total.get(name, 0):g} in all")
 
 
 def _say_what_is_ignored(corpus: Corpus) -> None:

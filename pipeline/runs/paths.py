@@ -1,5 +1,6 @@
 """Paths of the parts of a run."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,22 +28,20 @@ class RunPaths:
     def source_of(self, name: str) -> CorpusSource:
         """One of the recipe's corpora and how to read it: its own path, or the shards of `jobs/make_corpus.py`."""
         own = self.recipe.corpora[name]
-        path = (
-            own.path if "://" in own.path else str(Path(own.path).absolute()) if own.path else str(self.corpus_of(name))
-        )
+        path = own.path if "://" in own.path else str(_absolute(own.path)) if own.path else str(self.corpus_of(name))
         max_bytes = self.recipe.tokenization.limits.max_bytes
         return CorpusSource(path, own.layout, own.image_column, own.folder_shard_rows, max_bytes)
 
     @property
     def vqgan(self) -> Path:
         """Folder of the VQ-GAN that tokenization uses."""
-        return Path(self.recipe.vqgan_folder).absolute() if self.recipe.vqgan_folder else SHIPPED
+        return _absolute(self.recipe.vqgan_folder) if self.recipe.vqgan_folder else SHIPPED
 
     @property
     def language_expert(self) -> Path:
         """Folder or hub name of the recipe's language expert, or the folder of the run's own."""
         folder = self.recipe.language_expert_folder
-        return Path(folder).absolute() if folder else self.run / "lm"
+        return _absolute(folder) if folder else self.run / "lm"
 
     @property
     def start(self) -> Path:
@@ -63,7 +62,7 @@ class RunPaths:
         location = self.recipe.checkpoint_folder.rstrip("/")
         if not location:
             return str(self.stage(number) / "checkpoints")
-        return f"{location if '://' in location else Path(location).absolute()}/{self.recipe.name}/stage{number}"
+        return f"{location if '://' in location else _absolute(location)}/{self.recipe.name}/stage{number}"
 
     @property
     def vq(self) -> Path:
@@ -75,7 +74,7 @@ class RunPaths:
         location = self.recipe.corpora[name].tokens
         if "://" in location:
             return location.rstrip("/")
-        return str(Path(location).absolute() if location else self._of_corpus(name) / "tokens")
+        return str(_absolute(location) if location else self._of_corpus(name) / "tokens")
 
     @property
     def corpus_source(self) -> CorpusSource:
@@ -95,7 +94,7 @@ class RunPaths:
         location = self.recipe.ledger_folder.rstrip("/")
         if not location:
             return str(self.run / "ledger")
-        return f"{location if '://' in location else Path(location).absolute()}/{self.recipe.name}"
+        return f"{location if '://' in location else _absolute(location)}/{self.recipe.name}"
 
     @property
     def samples(self) -> Path:
@@ -116,12 +115,16 @@ class RunPaths:
     def text_source(self) -> str:
         """Source of the text tokenizer, in a form that every worker can find."""
         source = self.recipe.text_tokenizer
-        return source if source == PACKAGED else str(Path(source).absolute())
+        return source if source == PACKAGED else str(_absolute(source))
 
     @property
     def export(self) -> Path:
         """Folder of the exported Hugging Face model."""
         return self.run / "export"
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def language_expert_name(paths: RunPaths) -> str:
@@ -145,13 +148,14 @@ def run_paths(root: str, recipe: Recipe) -> RunPaths:
     Raises:
         UsageError: `root` is a URI or a file, or lies in Ray's package cache and would be deleted with it.
     """
+    root = os.path.expanduser(root)
     if root and Path(root).exists() and not Path(root).is_dir():
         raise UsageError(f"--root {root!r} is a file; name a folder, which may be a new one")
     if "://" in root:
         raise UsageError(
             f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"
         )
-    folder = Path(root).expanduser() if root else checkout() / "runs"
+    folder = Path(root) if root else checkout() / "runs"
     if in_package_cache() and (not root or not folder.is_absolute()):
         raise UsageError(
             f"--root {root or 'runs'!r}: the job runs inside Ray's package cache, where outputs vanish; "

@@ -53,12 +53,21 @@ def connect_to_ray() -> None:
     hide_data_progress()
 
 
+def starts_ray_here() -> bool:
+    """True if `connect_to_ray` would start a Ray for this job, with the devices of this machine alone."""
+    return not ray.is_initialized() and _address() == "local"
+
+
+def _address() -> str:
+    # A killed cluster leaves its address behind, and every job would wait for it for minutes.
+    return os.environ.get(ADDRESS, "") or ("auto" if answers(read_cluster_address()) else "local")
+
+
 def _connect() -> None:
     wanted = os.environ.get(ADDRESS, "")
     if wanted:
         check_address(wanted)
-    # A killed cluster leaves its address behind, and every job would wait for it for minutes.
-    address = wanted or ("auto" if answers(read_cluster_address()) else "local")
+    address = _address()
     # The libraries' deprecation warnings are for this project's developers, not for users.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     small = address == "local" and not torch.cuda.is_available()

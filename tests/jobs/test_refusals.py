@@ -23,6 +23,10 @@ LATER_STAGE = ["train_stage", "--stage", "2", "--root", "{interrupted}"]
         (["tokenize", "--corpus", "{empty}"], 3, "does not exist or is empty"),
         (["tokenize", "--captions", "caption"], 2, "--captions 'caption': write LANGUAGE=COLUMN"),
         (["tokenize", "--max-pixels", "-1"], 2, "--max-pixels is -1"),
+        (["tokenize", "--resolution", "33"], 3, "size_px 33 is no multiple of the VQ-GAN's factor"),
+        (["tokenize", "--root", "{interrupted}"], 3, "holds tokens of another corpus"),
+        (["tokenize", "--set", "tokenizers.encoder_resources.big=1"], 2, "the resource 'big'"),
+        (["tokenize", "--captions", "fr=caption"], 2, "which no stage knows"),
         (["train_stage", "--root", "{empty}"], 3, "no config.json"),
         (["train_stage", "--stage", "7"], 2, "stages 1 to 2"),
         (["generate", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
@@ -35,6 +39,7 @@ LATER_STAGE = ["train_stage", "--stage", "2", "--root", "{interrupted}"]
 def test_bad_input_is_refused_before_ray_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, message: str
 ) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setattr("pipeline.runtime.ray_connection.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
     job = import_module(f"jobs.{words[0]}")
     flags = [*_completed(words[1:], tmp_path), "--recipe", str(RECIPE)]

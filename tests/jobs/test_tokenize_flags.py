@@ -1,13 +1,20 @@
 """What `jobs/tokenize.py` takes from its flags, and what it leaves to the recipe."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tyro
 
+from jobs.common.flags import check_given_once, expanded
 from jobs.common.recipes import load_recipe
 from jobs.tokenize import Options
+from pipeline.config import CorpusConfig
 from pipeline.errors import UsageError
+from pipeline.launch.tokenization import check_devices
+from pipeline.runs.paths import run_paths
+from tokenization.config.workers import Workers
+from tokenization.files.storage import open_storage
 
 
 def options(*words: str) -> Options:
@@ -30,7 +37,7 @@ def test_zero_and_the_empty_string_are_values() -> None:
         "",
         "--readers",
         "0",
-        "--max-bytes",
+        "--min-side",
         "0",
         "--layout",
         "",
@@ -46,7 +53,7 @@ def test_zero_and_the_empty_string_are_values() -> None:
     applied = options(*words).applied(recipe)
     assert recipe.tokenization.size_hr_px and recipe.tokenization.hr_where
     assert applied.tokenization.size_hr_px == 0 and applied.tokenization.hr_where == ""
-    assert applied.tokenizers.max_readers == 0 and applied.tokenization.limits.max_bytes == 0
+    assert applied.tokenizers.max_readers == 0 and applied.tokenization.limits.min_side_px == 0
     assert applied.corpus.path == "" and applied.corpus.layout == ""
 
 
@@ -62,10 +69,100 @@ def test_a_flag_of_one_corpus_leaves_the_others_out() -> None:
     [
         (("--resolution", "0"), "--resolution is 0, it must be at least 1"),
         (("--encoders", "0"), "--encoders is 0, it must be at least 1"),
-        (("--max-side", "-1"), "--max-side is -1, it must be at least 0"),
+        (("--max-side", "-1"), "--max-side is -1, it must be at least 1"),
         (("--captions", "en"), "write LANGUAGE=COLUMN"),
+        (("--captions", "en=caption", "zh=caption"), "column 'caption' is 'en' already"),
+        (("--captions", "fr=caption"), "captions of 'caption' are in 'fr', which no stage knows; there are en, zh"),
+        (("--max-bytes", "0"), "--max-bytes is 0, it must be at least 1"),
+        (("--max-aspect-ratio", "0.5"), "--max-aspect-ratio is 0.5, it must be at least 1"),
+        (("--min-side", "9", "--max-side", "8"), "min_side_px is 9, more than max_side_px, 8"),
+        (("--hr-resolution", "0", "--hr-where", "score > 6"), "add --hr-resolution"),
+        (
+            ("--resolution", "64", "--set", "tokenization.size_px=64"),
+            "--resolution and --set tokenization.size",
+        ),
+        (("--captions", "en=a", "--set", "tokenization.caption_columns.b=zh"), "--captions and --set"),
+        (("--corpus", "x", "--set", "corpora.drawings.path=y"), "--corpus and --set corpora.drawings.path decide"),
     ],
 )
 def test_what_no_flag_can_be_is_refused(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         options(*words).applied(load_recipe("demo"))
+
+
+def test_a_home_folder_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shell leaves `~` as it is in --corpus=~/data, and so does a recipe."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = expanded(options("--corpus=~/data", "--output", "~/out", "--root=~", "--hr-where", "~flag"))
+    assert (given.corpus, given.output, given.root) == (f"{tmp_path}/data", f"{tmp_path}/out", str(tmp_path))
+    assert given.hr_where == "~flag"
+    places = ("vqgan_folder", "language_expert_folder", "text_tokenizer", "checkpoint_folder", "ledger_folder")
+    recipe = load_recipe("demo", tuple(f"{name}=~/there" for name in places))
+    paths = run_paths("~/runs", recipe)
+    assert all(getattr(recipe, name) == f"{tmp_path}/there" for name in places) and paths.run == tmp_path / "runs/demo"
+    written = replace(recipe, corpora={"main": CorpusConfig(path="~/data", tokens="~/tokens")}, vqgan_folder="~/vq")
+    paths = run_paths("~/runs", written)
+    assert paths.source_of("main").url == f"{tmp_path}/data" and paths.tokens == f"{tmp_path}/tokens"
+    assert paths.vqgan == tmp_path / "vq" and str(open_storage("~/a")) == f"{tmp_path}/a"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--corpus", "a", "--corpus", "b"), "--corpus is given 2 times"),
+        (("--corpus=a", "--corpus=a"), "--corpus is given 2 times"),
+        (("--hr-resolution", "1", "--hr_resolution", "2"), "--hr-resolution is given 2 times"),
+        (("--captions", "en=a", "--captions", "zh=b"), "--captions is given 2 times"),
+        (("--json", "--no-json"), "--json is given 2 times"),
+    ],
+)
+def test_a_flag_given_twice_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_given_once(Options, words)
+
+
+def test_flags_that_are_collected_may_be_given_twice() -> None:
+    check_given_once(Options, ("--set", "a=1", "--set", "b=2", "--corpus", "x", "--", "--corpus", "y"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("seed=1", "seed=2"), "--set seed overwrites --set seed"),
+        (("tokenization.caption_columns.a=en", "tokenization.caption_columns={}"), "overwrites --set"),
+        (("tokenization.size_px=0",), "tokenization.size_px is 0, it must be at least 1"),
+        (("tokenization.encode_batch_size=0",), "encode_batch_size is 0"),
+        (("tokenization.encoder_dtype=float8",), "encoder_dtype is 'float8', it must be one of float32"),
+        (("tokenization.caption_columns.caption_fr=fr",), "which no stage knows; there are en, zh"),
+        (("tokenization.limits.max_pixels=0",), "tokenization.limits.max_pixels is 0"),
+        (("tokenizers.num_encoders=0",), "tokenizers.num_encoders is 0"),
+        (("tokenizers.reader_resources.GPU=1",), "'GPU', which is no custom resource"),
+        (("tokenizers.encoder_resources.big=0",), "0 of 'big', it must be a number above 0"),
+        (("tokenizers.encoder_resources.big=1.5",), "1.5 of 'big'; above 1 Ray gives whole numbers only"),
+        (("corpora.drawings.folder_shard_rows=0",), "corpora.drawings.folder_shard_rows is 0"),
+        (("corpora.drawings.layout=rar",), "corpora.drawings.layout is 'rar', it must be one of webdataset"),
+    ],
+)
+def test_settings_that_nothing_can_be_made_with_are_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe("demo", overrides)
+    load_recipe("demo", ("tokenization.caption_columns={}", "tokenization.caption_columns.a=en"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        (Workers(use_gpu=True), "tokenizers.use_gpu is set, and torch finds no GPU"),
+        (Workers(encoder_resources={"big": 1}), "the resource 'big', which a Ray of this machine has not"),
+    ],
+)
+def test_devices_that_this_machine_has_not_are_asked_of_a_cluster_only(
+    workers: Workers, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(UsageError, match=message):
+        check_devices(workers)
+    check_devices(Workers())
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    check_devices(workers)

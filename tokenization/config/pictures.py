@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from tokenization.config.checks import below
+
 RESAMPLING = "bicubic"
 """Pillow's name of the filter, in lower case."""
 
@@ -23,6 +25,14 @@ class Limits:
     max_side_px: int = 65_535
     min_side_px: int = 1
     max_aspect_ratio: float = 20.0
+
+    def problems(self) -> list[str]:
+        """Returns the reasons why no picture could be within the limits; empty if one could."""
+        found = below(1, self, ("max_bytes", "max_pixels", "max_side_px", "max_aspect_ratio"))
+        found += below(0, self, ("min_side_px",))
+        if self.min_side_px > self.max_side_px:
+            found.append(f"min_side_px is {self.min_side_px}, more than max_side_px, {self.max_side_px}")
+        return found
 
     def check_bytes(self, num_bytes: int) -> None:
         """Raises ValueError if the file is too large."""

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from tokenization.config.checks import below
 from tokenization.config.pictures import Limits, Transform
+
+ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class TokenizationConfig:
         caption_columns: maps metadata columns to the language of their captions; several may have the same language.
         max_caption_ids: longer captions are cut to this many ids and marked.
         encode_batch_size: pictures the VQ-GAN encodes at once; the last batch of a shard is padded to it.
-        encoder_dtype: `float32`, `bfloat16` or `float16`.
+        encoder_dtype: one of `ENCODER_DTYPES`.
         limits: limits of the pictures that are used.
     """
 
@@ -29,6 +32,15 @@ class TokenizationConfig:
     encode_batch_size: int = 32
     encoder_dtype: str = "float32"
     limits: Limits = Limits()
+
+    def problems(self) -> list[str]:
+        """Returns the reasons why the settings are invalid; empty if they are valid."""
+        found = below(1, self, ("size_px", "max_caption_ids", "encode_batch_size")) + below(0, self, ("size_hr_px",))
+        if self.encoder_dtype not in ENCODER_DTYPES:
+            found.append(f"encoder_dtype is {self.encoder_dtype!r}, it must be one of {', '.join(ENCODER_DTYPES)}")
+        if not self.caption_columns:
+            found.append("caption_columns is empty; name the columns and their languages")
+        return found + [f"limits.{problem}" for problem in self.limits.problems()]
 
     @property
     def transform(self) -> Transform:

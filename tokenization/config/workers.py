@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from tokenization.config.checks import below, impossible_resources
+
 READER_CPUS = 0.25
 """CPUs that a reading actor requests. An encoding actor requests this much less than one CPU, so that there is room for
 readers even with one encoder per core."""
@@ -25,6 +27,12 @@ class Workers:
     compile_encoder: bool = True
     reader_resources: dict[str, float] = field(default_factory=dict)
     encoder_resources: dict[str, float] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """Returns the reasons why the settings are invalid; empty if they are valid."""
+        found = below(1, self, ("num_encoders",)) + below(0, self, ("max_readers",))
+        found += impossible_resources("reader_resources", self.reader_resources)
+        return found + impossible_resources("encoder_resources", self.encoder_resources)
 
     @property
     def reader_actor(self) -> dict[str, float]:

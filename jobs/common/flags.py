@@ -1,0 +1,64 @@
+"""Checks and expands what a user typed, before and after it is parsed."""
+
+import os
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import tyro
+
+from pipeline.errors import UsageError
+
+NO_PATHS = ("prompt", "hr_where")
+"""Flags whose values are no paths, and may begin with `~`."""
+HOME = re.compile(r"~[\w.-]*/|~$")
+
+
+def check_given_once(options_type: Any, words: Sequence[str]) -> None:
+    """Checks that no flag is given twice, of which the last one alone would count.
+
+    Raises:
+        UsageError: one is.
+    """
+    own = words[: words.index("--")] if "--" in words else words
+    given = [_flag(word) for word in own if word.startswith("--")]
+    for flag in given:
+        if given.count(flag) > 1 and flag not in _repeatable(options_type):
+            raise UsageError(
+                f"--{flag} is given {given.count(flag)} times, and only the last would count; give it once"
+            )
+
+
+def expanded(options: Any) -> Any:
+    """The options, with the user's home folder in the place of `~` at the beginning of a path."""
+    if not is_dataclass(options) or isinstance(options, type):
+        return options
+    changed: dict[str, Any] = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in NO_PATHS:
+            continue
+        if isinstance(value, str):
+            changed[field.name] = at_home(value)
+        elif isinstance(value, tuple) and all(isinstance(one, str) for one in value):
+            changed[field.name] = tuple(map(at_home, value))
+    return replace(options, **changed)
+
+
+def at_home(text: str) -> str:
+    """A path with the user's home folder in the place of `~`; any other text unchanged."""
+    return os.path.expanduser(text) if HOME.match(text) else text
+
+
+def _flag(word: str) -> str:
+    return word[2:].partition("=")[0].replace("_", "-").removeprefix("no-")
+
+
+def _repeatable(options_type: Any) -> set[str]:
+    """Flags whose values are collected."""
+    kinds = [kind for kind in (options_type, *typing.get_args(options_type)) if is_dataclass(kind)]
+    hints = [hint for kind in kinds for hint in typing.get_type_hints(kind, include_extras=True).items()]
+    append = tyro.conf.UseAppendAction
+    return {name.replace("_", "-") for name, hint in hints if append in getattr(hint, "__metadata__", ())}
