@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     """Stopped on non-finite numbers."""
     PREEMPTED = 7
     """Preempted, with a checkpoint."""
+    NOT_READY = 8
+    """The cluster is not ready for the recipe."""
 
 
 class FailedShardsError(RuntimeError):
@@ -58,6 +60,10 @@ class WorkersLostError(RuntimeError):
 
 class CorruptionError(RuntimeError):
     """Values that must be equal differ: memory, a device or a link is at fault."""
+
+
+class NotReadyError(RuntimeError):
+    """A check before a run has failed."""
 
 
 class UsageError(ValueError):

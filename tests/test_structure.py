@@ -24,7 +24,7 @@ LEVELS = (
     "pipeline.generation pipeline.pages pipeline.planning",
     "pipeline.budget pipeline.demo pipeline.sampling pipeline.training",
     "pipeline.launch",
-    "pipeline.benchmarks",
+    "pipeline.benchmarks pipeline.preflight",
     "jobs.common pipeline.evaluation",
     "pipeline.demo_scores pipeline.requests",
     "pipeline.reports",
@@ -33,7 +33,7 @@ LEVELS = (
 """Packages, and the few modules that stand beside them; each imports from the lines above its own alone."""
 LEVEL_OF = {package: level for level, line in enumerate(LEVELS) for package in line.split()}
 ON_RAY = {"pipeline.benchmarks", "pipeline.demo", "pipeline.launch", "pipeline.ledger", "pipeline.requests"}
-ON_RAY |= {"pipeline.evaluation", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
+ON_RAY |= {"pipeline.evaluation", "pipeline.preflight", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
 PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in ("deepspeed", "ray", "torch", "transformers")}
 """The only modules that name what is private in a foreign library."""
 OWN = ("cluster", "jobs", "pipeline", "tokenization")

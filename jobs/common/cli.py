@@ -74,8 +74,13 @@ def run_job(
         say_error(f"error: {error}")
         sys.exit(code)
     if result is not None and getattr(options, "json", False):
-        print(json.dumps(result, ensure_ascii=False))
+        print_result(result)
     sys.exit(ExitCode.DONE)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Prints a job's result as one JSON object on one line."""
+    print(json.dumps(result, ensure_ascii=False))
 
 
 def _cause(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
     (pipeline.errors.BudgetError, ExitCode.BUDGET),
     (pipeline.errors.PreemptedError, ExitCode.PREEMPTED),
+    (pipeline.errors.NotReadyError, ExitCode.NOT_READY),
     (pipeline.errors.StoppedError, ExitCode.OTHER),
     (pipeline.errors.CorruptionError, ExitCode.OTHER),
 )

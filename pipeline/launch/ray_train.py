@@ -37,7 +37,11 @@ NO_RETRIES: Any = FailureConfig(max_failures=0, max_preemption_failures=0, contr
 
 
 def worker_group(
-    worker: Callable[[], None], scaling: ScalingConfig, name: str, storage: Path
+    worker: Callable[[], None],
+    scaling: ScalingConfig,
+    name: str,
+    storage: Path,
+    environment: dict[str, str] | None = None,
 ) -> ray.train.torch.TorchTrainer:
     """Returns a trainer for a group of `scaling.num_workers` workers.
 
@@ -49,17 +53,19 @@ def worker_group(
         scaling: number and resources of the workers.
         name: name of the Ray Train run.
         storage: folder for Ray Train's own state.
+        environment: additional environment variables of the workers.
     """
     # With a range, count the workers anew when not all of them can be placed any more.
     start_s = scaling.wait_for_all_s + ELASTIC_START_S if scaling.min_workers else WORKER_GROUP_START_TIMEOUT_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
+    variables = (_gpu_environment() if scaling.use_gpu else {}) | (environment or {})
     run_config: Any = RunConfig(
         name=name,
         storage_path=str(storage.absolute()),
         # `pipeline.launch.attempts` retries: another attempt may have other workers, and has its own ledger rows.
         failure_config=NO_RETRIES,
-        worker_runtime_env={"env_vars": _gpu_environment()} if scaling.use_gpu else None,
+        worker_runtime_env={"env_vars": variables} if variables else None,
     )
     return ray.train.torch.TorchTrainer(
         worker,

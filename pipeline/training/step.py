@@ -1,6 +1,7 @@
 """One optimizer step: forward and backward passes, the decision to apply the update, and the step's figures."""
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ UPDATE = "update"
 
 @dataclass(frozen=True)
 class StepResult:
-    """The outcome of a step. All fields but `own_losses` and the seconds are equal on every rank.
+    """The outcome of a step. All fields but `own_losses` and seconds are equal on every rank.
 
     Attributes:
         task_losses: summed loss of each task over all ranks, float32 [tasks].
@@ -28,6 +29,7 @@ class StepResult:
         problem: why the update was not applied; empty if it was.
         forward_s_by_kind: seconds of this rank's forward passes, by the lower-case name of the kind.
         update_s: seconds of this rank's optimizer update.
+        seconds: seconds of the whole step on this rank.
     """
 
     task_losses: torch.Tensor
@@ -35,11 +37,12 @@ class StepResult:
     problem: str
     forward_s_by_kind: dict[str, float]
     update_s: float
+    seconds: float
 
 
 def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard, device: torch.device) -> StepResult:
     """Runs a step, and applies its update on all ranks, or on none if `guard` rejects it."""
-    sums, problem = torch.zeros(len(Task), device=device), ""
+    started, sums, problem = time.perf_counter(), torch.zeros(len(Task), device=device), ""
     watch = engine.module.watch = Stopwatch(device)
     for number, batches in enumerate(step.micro_steps, start=1):
         part = engine([batch.to(device) for batch in batches])
@@ -66,7 +69,7 @@ def train_step(engine: Engine, step: Step, stage: StageConfig, guard: StepGuard,
     guard.note(total, problem)
     seconds = watch.seconds()
     update_s = seconds.pop(UPDATE)
-    return StepResult(sums, own, problem, seconds, update_s)
+    return StepResult(sums, own, problem, seconds, update_s, time.perf_counter() - started)
 
 
 def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:

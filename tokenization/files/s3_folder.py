@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -122,19 +122,38 @@ class S3Folder:
 
     def swap(self, name: str, expected: str | None, text: str) -> bool:
         """Uses a conditional write: S3 refuses the second of two concurrent ones."""
-        location: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + name}
+        location = {"Bucket": self._bucket, "Key": self._prefix + name}
         with self._explained(name):
             now, tag = self._text_of(name)
             if now != expected:
                 return False
             condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
-            try:
-                self._client.put_object(**location, **condition, Body=text.encode())
-            except ClientError as error:
-                if error.response["Error"]["Code"] not in REFUSED:
-                    raise
+            if not self._put_if(location, condition, text):
                 # A request that got an error and was repeated may have been carried out nevertheless.
                 return self._text_of(name)[0] == text
+        return True
+
+    def refuses_conditional_writes(self, name: str) -> bool:
+        """True if the service refuses a write whose condition does not hold, as `swap` needs. It writes and removes a
+        small file."""
+        location = {"Bucket": self._bucket, "Key": self._prefix + name}
+        with self._explained(name):
+            self._client.put_object(**location, Body=b"first")
+            _, stale = self._text_of(name)
+            refused = not self._put_if(location, {"IfNoneMatch": "*"}, "second")
+            self._client.put_object(**location, Body=b"third")
+            refused = refused and not self._put_if(location, {"IfMatch": stale}, "fourth")
+            self._client.delete_object(**location)
+        return refused
+
+    def _put_if(self, location: dict[str, str], condition: Mapping[str, str | None], text: str) -> bool:
+        """Writes a small file on a condition. Returns False if the service refused it."""
+        try:
+            self._client.put_object(**location, **condition, Body=text.encode())
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in REFUSED:
+                raise
+            return False
         return True
 
     def _text_of(self, name: str) -> tuple[str | None, str | None]:
