@@ -1,17 +1,22 @@
 """A node's processors, memory and GPUs beside what the plan needs of them."""
 
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
 
-from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
+from pipeline.preflight.finding import Finding, Verdict, failed, verdict_of_share, with_unit
 from pipeline.preflight.gpus import Gpu, gpus_here, judge_gpus
 from pipeline.preflight.nodes import Node
 
 SUBJECT = "devices"
+SLOW_HOST = (0.6, 0.4)
+"""Shares of the fastest node's speed below which a node gives a warning, and fails (this project's own choice)."""
+HASHED_BYTES, WINDOW_S, WINDOWS = 2**20, 0.25, 3
 SHARED_MEMORY = "/dev/shm"
 SHARED_BYTES_PER_RANK = 69_000_000
 """Shared memory of DeepSpeed's op for CPU ranks (`pipeline.training.engine.unlink_shared_memory`)."""
@@ -23,6 +28,7 @@ class Host:
 
     Attributes:
         cpus: processors that this process may use.
+        hashed_bytes_per_s: speed of one processor, measured with sha256: the best of `WINDOWS` windows.
         total_bytes, available_bytes: host memory, and what of it programs can still get.
         shared_free_bytes: free bytes of `SHARED_MEMORY`.
         gpus: its GPUs.
@@ -30,6 +36,7 @@ class Host:
     """
 
     cpus: int
+    hashed_bytes_per_s: float
     total_bytes: int
     available_bytes: int
     shared_free_bytes: int
@@ -64,6 +71,7 @@ def host_here() -> Host:
         problem = f"{type(error).__name__}: {error}"
     return Host(
         cpus=len(os.sched_getaffinity(0)),
+        hashed_bytes_per_s=_hashed_bytes_per_s(),
         total_bytes=memory.total,
         available_bytes=memory.available,
         shared_free_bytes=shutil.disk_usage(SHARED_MEMORY).free,
@@ -72,13 +80,40 @@ def host_here() -> Host:
     )
 
 
+def _hashed_bytes_per_s() -> float:
+    block, best = bytes(HASHED_BYTES), 0.0
+    for _ in range(WINDOWS):
+        started, blocks = time.perf_counter(), 0
+        while time.perf_counter() - started < WINDOW_S:
+            hashlib.sha256(block)
+            blocks += 1
+        best = max(best, blocks * HASHED_BYTES / (time.perf_counter() - started))
+    return best
+
+
 def judge_hosts(by_node: Mapping[Node, Host], needs: Mapping[Node, Need]) -> list[Finding]:
     """Judges every node on which workers may run."""
     findings = []
+    fastest = max((host.hashed_bytes_per_s for host in by_node.values()), default=0.0)
     for node, need in needs.items():
         if host := by_node.get(node):
-            findings += judge_host(node, host, need)
+            findings += [_speed(str(node), host, fastest), *judge_host(node, host, need)]
     return findings
+
+
+def _speed(node: str, host: Host, fastest: float) -> Finding:
+    verdict = verdict_of_share(host.hashed_bytes_per_s / fastest, SLOW_HOST)
+    remedy = "every rank waits for this node: end what else runs there, look at its cooling, or leave it out"
+    return Finding(
+        SUBJECT,
+        "speed of a processor, sha256",
+        verdict,
+        with_unit(host.hashed_bytes_per_s, "B/s"),
+        f"fastest node {with_unit(fastest, 'B/s')}",
+        node,
+        remedy if verdict else "",
+        {"bytes_per_s": host.hashed_bytes_per_s, "fastest_bytes_per_s": fastest},
+    )
 
 
 def judge_host(node: Node, host: Host, need: Need) -> list[Finding]:

@@ -51,6 +51,12 @@ def failed(subject: str, what: str, measured: str, remedy: str, node: str = "") 
     return Finding(subject, what, Verdict.FAILED, measured, node=node, remedy=remedy)
 
 
+def verdict_of_share(share: float, limits: tuple[float, float]) -> Verdict:
+    """Returns the verdict of a share of what is expected, by the limits below which it is a warning, and a failure."""
+    warning, failing = limits
+    return Verdict.FAILED if share < failing else Verdict.WARNING if share < warning else Verdict.OK
+
+
 def with_unit(value: float, unit: str) -> str:
     """Returns a value with three digits, the unit and its prefix: 627 MB/s for 6.27e8 and `B/s`."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -35,6 +35,11 @@ class Part(Protocol):
         ...
 
     @property
+    def is_last(self) -> bool:
+        """True if its workers must not be used for another part, because it leaves their memory full."""
+        ...
+
+    @property
     def limit_s(self) -> float:
         """Seconds after which its workers are killed."""
         ...
@@ -90,22 +95,30 @@ class Outcome:
 
 
 def run_parts(parts: Sequence[Part], group: Group) -> Outcome:
-    """Runs the parts in one group of workers. If one fails or takes too long, another group runs those after it."""
+    """Runs the parts, those together in one group of workers that may be. If one fails or takes too long, another group
+    runs those after it."""
     outcome, left = Outcome(), list(parts)
     while left:
         if group.time_left_s() <= 0:
             outcome.problems.update({part.name: NOT_MEASURED for part in left})
             break
-        findings, problem, has_ended = _run_group(left, group)
+        together = _together(left)
+        findings, problem, has_ended = _run_group(together, group)
         outcome.findings.update(findings)
-        left = [part for part in left if part.name not in findings]
-        if left:
-            outcome.problems[left[0].name] = problem or "the workers ended without a result"
-            left = left[1:]
+        missing = [part for part in together if part.name not in findings]
+        if missing:
+            outcome.problems[missing[0].name] = problem or "the workers ended without a result"
+        left = missing[1:] + left[len(together) :]
         if left and not has_ended:
             outcome.problems.update({part.name: f"not measured: {problem}" for part in left})
             break
     return outcome
+
+
+def _together(parts: Sequence[Part]) -> list[Part]:
+    """Returns the parts up to the first after which new workers are needed."""
+    last = next((number for number, part in enumerate(parts) if part.is_last), len(parts) - 1)
+    return list(parts[: last + 1])
 
 
 def _run_group(parts: Sequence[Part], group: Group) -> tuple[dict[str, list[Finding]], str, bool]:

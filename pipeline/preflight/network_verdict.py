@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.config.links import Links
-from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
+from pipeline.preflight.finding import Finding, Verdict, failed, verdict_of_share, with_unit
 from pipeline.preflight.network import RankReport
 
 SUBJECT = "network"
@@ -37,17 +37,12 @@ def judge_network(
 ByNode = Mapping[str, Sequence[RankReport]]
 
 
-def _verdict(share: float, limits: tuple[float, float]) -> Verdict:
-    warning, failing = limits
-    return Verdict.FAILED if share < failing else Verdict.WARNING if share < warning else Verdict.OK
-
-
 def _speeds(of_node: ByNode, device_type: str) -> list[Finding]:
     slowest = {node: min(report.flop_per_s for report in reports) for node, reports in of_node.items()}
     fastest = max(report.flop_per_s for reports in of_node.values() for report in reports)
     found = []
     for node, speed in slowest.items():
-        verdict = _verdict(speed / fastest, SLOW_RANK[device_type])
+        verdict = verdict_of_share(speed / fastest, SLOW_RANK[device_type])
         reasons = sorted({reason for report in of_node[node] for reason in report.slowed_by})
         if reasons and not verdict:
             verdict = Verdict.WARNING
@@ -94,7 +89,7 @@ def _least(of_node: ByNode, operation: str, between: bool) -> tuple[str, float] 
 
 
 def _bandwidth(what: str, node: str, rate: float, expected: float | None, remedy: str) -> Finding:
-    verdict = _verdict(rate / expected, SLOW_LINK) if expected else Verdict.OK
+    verdict = verdict_of_share(rate / expected, SLOW_LINK) if expected else Verdict.OK
     said = f"{with_unit(expected, 'B/s')} assumed" if expected else "nothing assumed"
     figures = {"bytes_per_s": rate, "assumed_bytes_per_s": expected}
     measured = f"{with_unit(rate, 'B/s')} at the slowest"
@@ -109,7 +104,7 @@ def _partners(of_node: ByNode) -> list[Finding]:
     }
     found, fastest = [], max(rates.values(), default=0.0)
     for node, rate in rates.items():
-        verdict = _verdict(rate / fastest, SLOW_LINK)
+        verdict = verdict_of_share(rate / fastest, SLOW_LINK)
         remedy = "look at this node's network cards and its place in the placement group; or leave it out"
         measured, expected = with_unit(rate, "B/s"), f"fastest node {with_unit(fastest, 'B/s')}"
         figures = {"bytes_per_s": rate, "fastest_bytes_per_s": fastest}

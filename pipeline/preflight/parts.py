@@ -28,6 +28,7 @@ class NetworkPart:
     names: Mapping[str, str]
     assumed: Links
     name: str = "network"
+    is_last: bool = False
     limit_s: float = NETWORK_LIMIT_S
 
     def run(self, node: str, device: torch.device) -> list[Finding]:
@@ -48,6 +49,7 @@ class StagePart:
     run_of_stage: StageRun
     kinds: frozenset[Kind]
     planned: steps_verdict.PlannedStep
+    is_last: bool = True
     limit_s: float = STAGE_LIMIT_S
 
     @property

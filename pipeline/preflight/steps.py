@@ -3,10 +3,8 @@
 Nothing is written: no checkpoint, no claim to the stage's folder, no ledger row.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -40,7 +38,7 @@ class StepReport:
         is_tolerated: True if the two are as alike as they must be on this device.
         seconds: of the second run, on the slowest rank.
         peak_bytes: most memory of a rank: on a GPU what torch had allocated; else the growth of the process since
-            before its first model was loaded, with copies for the comparison.
+            before the model was loaded, with copies for the comparison.
         flop: FLOP of all ranks without recomputation.
     """
 
@@ -63,7 +61,8 @@ class StageReport:
 
 
 def measure_stage(run: StageRun, planned: frozenset[Kind], device: torch.device) -> StageReport:
-    """Loads the model, runs the steps, and frees it. Every rank calls it, with `torch.distributed` initialized.
+    """Loads the model and runs the steps. Every rank calls it, with `torch.distributed` initialized, in a process that
+    ends afterwards: DeepSpeed keeps an engine's memory.
 
     Args:
         run: the stage, without an initial checkpoint: weights do not matter here.
@@ -74,7 +73,7 @@ def measure_stage(run: StageRun, planned: frozenset[Kind], device: torch.device)
         InputError: the model or the tokens cannot be used.
         CorruptionError: the ranks loaded different language experts, or a loss is not finite.
     """
-    memory = _growth() if device.type == "cpu" else None
+    memory = MemoryGrowth() if device.type == "cpu" else None
     if device.type == "cpu":
         set_up_compilation()
         await_compilation(lambda line: None)
@@ -82,25 +81,11 @@ def measure_stage(run: StageRun, planned: frozenset[Kind], device: torch.device)
     check_same_language_expert(base_hash)
     plan = make_plan(run, model.config.vocabulary)
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
-    del model
-    try:
-        set_learning_rate(engine, learning_rate(run.stage, 0))
-        steps = _steps(plan, planned)
-        found = [_measured(engine, kinds, step, run, device, memory) for kinds, step in steps]
-    finally:
-        engine.destroy()
-        del engine
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    set_learning_rate(engine, learning_rate(run.stage, 0))
+    steps = _steps(plan, planned)
+    found = [_measured(engine, kinds, step, run, device, memory) for kinds, step in steps]
     alone = {kinds[0] for kinds, _ in steps[1:]}
     return StageReport(tuple(found), tuple(sorted(_name(kind) for kind in planned if _name(kind) not in alone)))
-
-
-@cache
-def _growth() -> MemoryGrowth:
-    """One for the process: what a stage frees stays with the process, and would hide the next one's growth."""
-    return MemoryGrowth()
 
 
 def _steps(plan: StagePlan, planned: frozenset[Kind]) -> list[tuple[tuple[str, ...], Step]]:

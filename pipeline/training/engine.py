@@ -65,10 +65,6 @@ class Engine(PartitionedEngine, Forward, Protocol):
         """Returns the gradient norm of the last update over all ranks, before clipping."""
         ...
 
-    def destroy(self) -> None:
-        """Removes the hooks from the module and frees buffers. The engine cannot be used afterwards."""
-        ...
-
 
 def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> Engine:
     """Wraps the objective in a DeepSpeed engine with AdamW over its trainable parameters.
