@@ -1,0 +1,185 @@
+"""`jobs/preflight.py` on a local cluster with a head and two nodes: ready as it is, and with three faults at once."""
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.config.preflight import SUBJECTS
+from pipeline.runtime.local_cluster import LocalNodes
+from tests.support.checkout import CHECKOUT
+from tests.support.forked_jobs import run_forked_job
+from tests.support.past_run import copy_past_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ODD_PACKAGE, ODD_VERSION = "boto3", "0.0.1"
+DISK_BYTES = 24 * 2**20
+"""Enough for the run's inputs, and too little for what each node writes."""
+RUN_S, STOPPED_S = 0.04, 0.26
+"""A slowed node's processes run for the first and are stopped for the second, in turn."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the job printed and how it ended."""
+
+    exit_code: int
+    result: dict[str, Any]
+    shown: str
+
+    def odd(self) -> list[tuple[str, str, str]]:
+        """Subject, check and verdict of all findings that are not OK."""
+        return [(each["subject"], each["what"], each["verdict"]) for each in self.findings if each["verdict"] != "ok"]
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        return self.result["findings"]
+
+    def of(self, subject: str) -> list[dict[str, Any]]:
+        """The findings of a subject that are not OK."""
+        return [each for each in self.findings if each["subject"] == subject and each["verdict"] != "ok"]
+
+
+class Cluster:
+    """Local nodes and a copy of a small run's inputs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes = LocalNodes(folder / "nodes", 2, {"PYTHONPATH": str(CHECKOUT)})
+
+    def root_of(self, folder: Path) -> Path:
+        """Copies recipe and inputs of the small run, without what was trained."""
+        copy_past_run(folder)
+        for trained in ("stage1", "stage2", "ledger"):
+            shutil.rmtree(folder / "past" / trained)
+        return folder
+
+    def preflight(self, root: Path, *words: str) -> Preflight:
+        command = ["jobs/preflight.py", "--recipe", str(root / "recipe.py"), "--root", str(root), "--json"]
+        command += ["--wait-minutes", "2", *words]
+        done = run_forked_job(command, self.nodes.environment, CHECKOUT)
+        assert done.stdout, done.stderr
+        return Preflight(done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr)
+
+    def exchange_a_node(self, **environment: str) -> psutil.Process:
+        """Ends one node, and starts another with other environment variables."""
+        self.nodes.kill_node(1)
+        usual = self.nodes.environment
+        self.nodes.environment = usual | environment
+        self.nodes.add_node()
+        self.nodes.environment = usual
+        return self.nodes.nodes[-1]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("preflight"))
+    yield cluster
+    cluster.nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def healthy(cluster: Cluster) -> tuple[Preflight, set[str]]:
+    """The whole preflight for the first stage, and the files that it left."""
+    root = cluster.root_of(cluster.folder / "healthy")
+    before = set(root.rglob("*"))
+    found = cluster.preflight(root, "--stage", "1")
+    return found, {path.relative_to(root / "past").as_posix() for path in set(root.rglob("*")) - before}
+
+
+@pytest.fixture(scope="module")
+def faulty(cluster: Cluster, healthy: object) -> Iterator[Preflight]:
+    """A node with another version that is also slow, and a full shared folder."""
+    shim, disk = cluster.folder / "shim", cluster.folder / "disk"
+    metadata = shim / f"{ODD_PACKAGE}-{ODD_VERSION}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {ODD_PACKAGE}\nVersion: {ODD_VERSION}\n")
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
+    try:
+        root = cluster.root_of(disk / "root")
+        odd = cluster.exchange_a_node(PYTHONPATH=f"{shim}:{CHECKOUT}")
+        only = [word for name in ("nodes", "versions", "devices", "storage") for word in ("--only", name)]
+        with slowed(odd):
+            yield cluster.preflight(root, *only)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextmanager
+def slowed(node: psutil.Process) -> Iterator[None]:
+    """Stops all processes of a node most of the time."""
+    ended = threading.Event()
+
+    def alternate() -> None:
+        while not ended.is_set():
+            _send(node, signal.SIGSTOP)
+            time.sleep(STOPPED_S)
+            _send(node, signal.SIGCONT)
+            time.sleep(RUN_S)
+
+    thread = threading.Thread(target=alternate, name="slows a node")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _send(node: psutil.Process, number: int) -> None:
+    for process in node.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def test_two_alike_nodes_are_ready(healthy: tuple[Preflight, set[str]]) -> None:
+    found, _ = healthy
+    failed = [each for each in found.odd() if each[2] == "failed"]
+    assert found.exit_code == 0 and not failed, found.shown
+    assert {each["subject"] for each in found.findings} == set(SUBJECTS)
+    steps = {each["what"] for each in found.findings if each["subject"] == "steps"}
+    assert any("text_to_image + captioning + interleaved" in what for what in steps), "one whole step"
+    for kind in ("text_to_image", "captioning", "interleaved"):
+        assert f"stage 1: {kind}, 1 micro-step, twice" in steps
+    assert "ready" in found.shown.splitlines()[-1] and found.result["seconds"] < 600
+
+
+def test_links_between_the_nodes_were_measured(healthy: tuple[Preflight, set[str]]) -> None:
+    figures = {each["what"]: each["figures"] for each in healthy[0].findings if each["subject"] == "network"}
+    for operation in ("all-reduce", "all-gather"):
+        assert figures[f"{operation} between nodes, a node"]["bytes_per_s"] > 1e6
+
+
+def test_it_leaves_only_what_training_would_make_anew(healthy: tuple[Preflight, set[str]]) -> None:
+    _, left = healthy
+    rows = {"pages.parquet", "shapes.parquet", "shapes.held_out.parquet"}
+    assert left == {"stage1", "stage1/rows"} | {f"stage1/rows/{name}" for name in rows}
+
+
+def test_a_node_with_another_version_is_named(faulty: Preflight) -> None:
+    (found,) = faulty.of("versions")
+    assert found["verdict"] == "failed" and found["figures"]["here"] == {ODD_PACKAGE: ODD_VERSION}
+    assert faulty.exit_code == 8 and "not ready" in faulty.shown
+
+
+def test_a_full_disk_is_found_by_the_nodes_that_write(faulty: Preflight) -> None:
+    failed = [each for each in faulty.of("storage") if "No space left on device" in each["measured"]]
+    assert failed and all(each["remedy"] for each in failed), faulty.shown
+
+
+def test_a_slow_node_is_named_and_it_is_the_one_that_was_slowed(faulty: Preflight) -> None:
+    (slow,) = faulty.of("devices")
+    (other,) = faulty.of("versions")
+    assert slow["what"] == "speed of a processor, sha256" and slow["verdict"] == "failed"
+    assert slow["node"] == other["node"], "both faults were put into the same node"
