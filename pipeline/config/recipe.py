@@ -17,7 +17,7 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
 from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.vqgan import VqganConfig
+from tokenization.config.vqgan import MAX_CODES, VqganConfig
 from tokenization.config.workers import Workers
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
@@ -182,6 +182,8 @@ class Recipe:
         for name, lengths in self.plan.documents.items():
             if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
                 found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
+        if self.vqgan.codebook_size > MAX_CODES:
+            found.append(f"vqgan.codebook_size is {self.vqgan.codebook_size:,}, it must be at most {MAX_CODES:,}")
         found += self.model_options.problems()
         for name in self.trackers:
             if name not in TRACKERS:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MAX_CODES = 2**16
+"""Maximum number of codes of a VQ-GAN: the token table has 16 bits for one."""
+
 
 @dataclass(frozen=True)
 class VqganConfig:

@@ -9,6 +9,11 @@ from typing import Any
 import torch
 
 from tokenization.errors import InputError
+from tokenization.files.content import content_of_file
+from tokenization.files.signatures import EMPTY, GGUF, ZEROS
+
+NO_WEIGHTS = ("pointer", "text", "picture", "media", "table", "system")
+"""Kinds of content that are no weights."""
 
 
 def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, mapped: bool = False) -> Any:
@@ -21,8 +26,10 @@ def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, m
         mapped: read the tensors when they are used, if torch can: it cannot map files of torch before 1.6.
 
     Raises:
-        InputError: the file is damaged, or could only be read by running code in it.
+        InputError: the file is damaged, is another one, or could only be read by running code in it.
     """
+    if problem := _another(path):
+        raise InputError(f"{str(path)!r} is no readable torch file: {problem}")
     try:
         names = names_in(path)
         inert: list[Any] = [(replacement, name) for name in names if stand_in and (replacement := stand_in(name))]
@@ -35,8 +42,22 @@ def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, m
             "best as safetensors"
         ) from error
     except (RuntimeError, OSError, ValueError, EOFError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise InputError(f"{str(path)!r} is no readable torch file: {reason}; fetch it again") from error
+        raise InputError(f"{str(path)!r} is no readable torch file: {unreadable(path, error)}") from error
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """What a file of weights is instead, as a pointer or a page of HTML; or why it cannot be read, and what to do."""
+    reason = str(error).strip().split("\n")[0][:200]
+    return _another(path) or f"{reason}; fetch it again"
+
+
+def _another(path: Path) -> str:
+    """What a file is that holds no weights for torch; empty if it may hold some."""
+    try:
+        found = content_of_file(path)
+    except OSError:
+        return ""
+    return f"it is {found}" if found in (EMPTY, ZEROS, GGUF) or (found and found.kind in NO_WEIGHTS) else ""
 
 
 def is_mappable(path: Path) -> bool:

@@ -9,6 +9,7 @@ import pickle
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from tokenization.table.manifest import (
 )
 from tokenization.table.token_table import Fingerprint, write_token_shard
 from tokenization.text_tokenizer import load_text_tokenizer
-from tokenization.vqgan.image_tokenizer import ImageTokenizer
+from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_latents
 
 
 class Reader:
@@ -81,7 +82,10 @@ class Encoder:
     def _one(self, content: bytes) -> tuple[str, int, bool, str, int, int]:
         chunk: Chunk = pickle.loads(content)
         if chunk.rows:
-            self._encode(chunk)
+            try:
+                self._encode(chunk)
+            except InputError as error:  # the weights cannot encode these pictures
+                chunk.error = f"shard {chunk.shard!r}: {error}"
         if not chunk.error:
             writer = self._writers[writer_of(chunk.shard, len(self._writers))]
             ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects, chunk.notes))
@@ -158,6 +162,31 @@ def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -
     device = "cuda" if workers.use_gpu else "cpu"
     compiled = workers.use_gpu and workers.compile_encoder
     return ImageTokenizer(vq_folder, device, getattr(torch, config.encoder_dtype), compiled)
+
+
+def check_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> None:
+    """Encodes test pictures as the job will, before it begins: on a GPU if the encoders have one, in their dtype.
+
+    Raises:
+        InputError: see `check_latents`.
+    """
+    if not workers.use_gpu:
+        if problem := _encoder_problem(config, vq_folder, workers):
+            raise InputError(problem)
+        return
+    task = ray.remote(num_cpus=0, num_gpus=1, resources=workers.encoder_resources)(_encoder_problem)
+    if problem := ray.get(task.remote(config, vq_folder, workers)):
+        raise InputError(problem)
+
+
+def _encoder_problem(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> str:
+    vqgan = load_encoder(config, vq_folder, replace(workers, compile_encoder=False))
+    sizes = [size_px for size_px in (config.size_px, config.size_hr_px) if size_px]
+    try:
+        check_latents(vq_folder, vqgan, sizes)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def writer_of(shard: str, num_writers: int) -> int:

@@ -17,7 +17,7 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.files.checks import check_apart
 from tokenization.files.storage import Storage, open_storage
-from tokenization.job.actors import Encoder, Reader, Writer, writer_of
+from tokenization.job.actors import Encoder, Reader, Writer, check_encoder, writer_of
 from tokenization.job.alarm import alarm_of
 from tokenization.job.rows import Tools
 from tokenization.table.manifest import (
@@ -33,6 +33,7 @@ from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer, text_vocabulary_sha256
 from tokenization.vqgan.image_tokenizer import (
     ImageTokenizer,
+    check_codebook,
     check_pixel_range,
     image_tokenizer_sha256,
 )
@@ -82,7 +83,7 @@ def tokenize_corpus(
         fingerprint: of `prepare_output`, if it was called before.
 
     Raises:
-        InputError: see `prepare_output`.
+        InputError: see `prepare_output` and `check_encoder`.
     """
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
     fingerprint = fingerprint or prepare_output(corpus, output, config, tools)
@@ -90,6 +91,8 @@ def tokenize_corpus(
     storage.delete(MANIFEST_FILE)
     statistics = _finished_before(shards, storage, seed)
     progress = Progress(len(shards), len(statistics), len(statistics))
+    if len(statistics) < len(shards):
+        check_encoder(config, tools.vq_folder, workers)
     failed: dict[str, str] = {}
     idle_passes = 0
     while pending := [shard for shard in shards if shard not in statistics and shard not in failed]:
@@ -156,6 +159,7 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
         InputError: a size is no multiple of the VQ-GAN's factor, or a dtype is unknown; or see `check_pixel_range`.
     """
     vqgan = ImageTokenizer(tools.vq_folder)
+    check_codebook(tools.vq_folder, vqgan)
     check_pixel_range(tools.vq_folder, vqgan)
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
     for name, size_px in (("size_px", config.size_px), ("size_hr_px", config.size_hr_px)):

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from tokenization.errors import InputError
 from tokenization.vqgan.published_formats import DIFFUSERS, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
-from tokenization.vqgan.weight_files import read_checkpoint, read_json, read_safetensors
+from tokenization.vqgan.weight_choice import CHOICES
+from tokenization.vqgan.weight_files import read_json, read_tensors
 
 FORMATS: dict[str, VqganFormat] = {
     "diffusers": DIFFUSERS,
@@ -19,10 +21,9 @@ FORMATS: dict[str, VqganFormat] = {
 """A folder has the format whose `class_name` is in its config.json. A file of tensors has the first format whose
 `tensor_prefix` fits."""
 SETTINGS_FILE = "image_tokenizer.json"
-"""File next to the weights if a folder's pixel range is not that of its format: {"pixel_range": [0, 1]}."""
+"""File next to the weights, for what they do not say: {"pixel_range": [0, 1]} if that is not the format's, and
+{"weights": "ema"} or "plain" for the moving averages or the weights themselves, where a file has both."""
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-NOT_WEIGHTS = ("loss.", "quantize.codebook_used", "colorize")
-"""Name prefixes of tensors that training checkpoints hold in addition to the model's."""
 
 
 def find_vqgan(location: Path | str) -> VqganFiles:
@@ -42,13 +43,14 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     if path.is_file() and path.suffix in FILE_ENDINGS:  # the files next to it decide its format, as in a folder
         return VqganFiles(of_folder, path, settings_files)
     files = sorted(file for file in path.glob("*") if file.suffix in FILE_ENDINGS) if path.is_dir() else []
-    if of_folder and (wanted := FORMATS[of_folder].weights_file):
-        files = [file for file in files if file.name == wanted]
+    if of_folder and (wanted := FORMATS[of_folder].weights_files):
+        names = [file.name for file in files]
+        files = [path / next(name for name in wanted if name in names)] if set(wanted) & set(names) else []
     if len(files) == 1 and (of_folder or class_name is None):
         return VqganFiles(of_folder, files[0], settings_files)
     found = f"; it has {len(files)} files of weights: name one" if len(files) > 1 else ""
     raise InputError(
-        f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_file}), no folder of "
+        f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
         f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; train one with "
         "jobs/train_vqgan.py, or fetch one into a folder (hf download NAME --local-dir FOLDER)"
     )
@@ -62,15 +64,18 @@ def load_vqgan(location: Path | str) -> Vqgan:
             misshapen, and the message names the first one.
     """
     found = find_vqgan(location)
-    read = read_safetensors if found.weights.suffix == ".safetensors" else read_checkpoint
-    tensors = {name: value for name, value in read(found.weights).items() if not name.startswith(NOT_WEIGHTS)}
-    name = found.format or _format_of(tensors)
+    settings = found.weights.parent / SETTINGS_FILE
+    values = read_json(settings) if settings in found.settings_files else {}
+    tensors = read_tensors(found.weights, _choice(values, settings))
+    if broken := next((name for name, value in tensors.items() if not _is_finite(value)), ""):
+        raise InputError(
+            f"VQ-GAN {str(found.weights)!r}: tensor {broken!r} has values that are not finite; fetch it again"
+        )
+    name = found.format or _format_of(tensors, found)
     loaded = FORMATS[name].load(found, tensors)
-    settings, pixel_range = found.weights.parent / SETTINGS_FILE, loaded.pixel_range
-    if settings in found.settings_files:
-        low, high = read_json(settings).get("pixel_range", pixel_range)
-        pixel_range = float(low), float(high)
-    return Vqgan(loaded.model.float().eval().requires_grad_(False), pixel_range, loaded.factor, name)
+    low, high = values.get("pixel_range", loaded.pixel_range)
+    model = loaded.model.float().eval().requires_grad_(False)
+    return Vqgan(model, (float(low), float(high)), loaded.factor, name)
 
 
 def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
@@ -79,6 +84,23 @@ def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
 
 
-def _format_of(tensors: dict[str, Tensor]) -> str:
+def _choice(values: dict[str, Any], settings: Path) -> str:
+    choice = values.get("weights", "")
+    if choice not in CHOICES:
+        known = ", ".join(f"{each!r}" for each in CHOICES if each)
+        raise InputError(f"{str(settings)!r} has weights {choice!r}, it must be one of {known}, or left out")
+    return str(choice)
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def _format_of(tensors: dict[str, Tensor], found: VqganFiles) -> str:
+    if any(name.startswith("encoder.down_blocks.") for name in tensors):
+        raise InputError(
+            f"VQ-GAN {str(found.weights)!r} has the tensors of a diffusers VQModel, and no config.json of one beside "
+            "it; put that there"
+        )
     bare = {name: kind.tensor_prefix for name, kind in FORMATS.items() if not kind.class_name}
     return next(name for name, prefix in bare.items() if any(tensor.startswith(prefix) for tensor in tensors))

@@ -5,12 +5,14 @@ Shape letters: B pictures, S side in px, N codes of a picture in raster order.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from tokenization.config.vqgan import MAX_CODES
 from tokenization.errors import InputError
 from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT
@@ -63,17 +65,38 @@ class ImageTokenizer:
 
     @torch.no_grad()
     def encode(self, pixels_BSS3: np.ndarray) -> np.ndarray:
-        """Encodes pictures uint8 [B, S, S, 3] to codes int64 [B, N], N = (S / factor)^2."""
-        pixels = torch.from_numpy(pixels_BSS3).to(self.device)
-        return self._codes(pixels).view(len(pixels), -1).cpu().numpy()
+        """Encodes pictures uint8 [B, S, S, 3] to codes int64 [B, N], N = (S / factor)^2.
 
-    def _nearest_codes(self, pixels_BSS3: torch.Tensor) -> torch.Tensor:
+        Raises:
+            InputError: a latent is not finite, or all are the same although the pictures are not.
+        """
+        pixels = torch.from_numpy(pixels_BSS3).to(self.device)
+        codes, is_finite, is_constant = self._codes(pixels)
+        if not is_finite:  # the nearest code of a latent that is no number would be 0
+            raise InputError(
+                f"the VQ-GAN's encoder gives latents that are not finite in {self._dtype_name}; take another "
+                "encoder_dtype, float32 before all, or other weights"
+            )
+        if is_constant and _has_other_patches(pixels_BSS3, self.factor):
+            raise InputError(
+                f"the VQ-GAN's encoder gives the same latent everywhere in {self._dtype_name}, whatever the picture; "
+                "take other weights"
+            )
+        return codes.view(len(pixels), -1).cpu().numpy()
+
+    @property
+    def _dtype_name(self) -> str:
+        return f"{self.dtype}".removeprefix("torch.")
+
+    def _nearest_codes(self, pixels_BSS3: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The codes, and whether all latents are finite, and whether all are the same."""
         pixels = pixels_BSS3.permute(0, 3, 1, 2)  # already channels last in memory
         low, high = self.pixel_range
         latents = self._vqgan.quant_conv(self._vqgan.encoder(pixels.to(self.dtype) / (255 / (high - low)) + low))
         flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).float()
         # argmin of the squared distance; the latent's own square is constant.
-        return (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
+        codes = (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
+        return codes, flat.isfinite().all(), (flat.amax(0) == flat.amin(0)).all()
 
     @torch.no_grad()
     def decode(self, codes_BN: np.ndarray) -> np.ndarray:
@@ -123,6 +146,28 @@ def check_pixel_range(folder: Path | str, vqgan: ImageTokenizer) -> None:
         )
 
 
+def check_codebook(folder: Path | str, vqgan: ImageTokenizer) -> None:
+    """Raises InputError if the VQ-GAN has more codes than the token table can hold."""
+    if vqgan.codebook_size > MAX_CODES:
+        raise InputError(
+            f"VQ-GAN {str(folder)!r} has {vqgan.codebook_size:,} codes, and the token table holds at most "
+            f"{MAX_CODES:,}; name another VQ-GAN"
+        )
+
+
+def check_latents(folder: Path | str, vqgan: ImageTokenizer, sizes_px: Iterable[int]) -> None:
+    """Encodes a test picture of each size with the device and the dtype that the tokenizer has.
+
+    Raises:
+        InputError: see `ImageTokenizer.encode`.
+    """
+    for size_px in sizes_px:
+        try:
+            vqgan.encode(_test_picture(size_px)[None])
+        except InputError as error:
+            raise InputError(f"VQ-GAN {str(folder)!r} cannot encode a test picture of {size_px} px: {error}") from error
+
+
 def image_tokenizer_sha256(folder: Path | str) -> str:
     """A hash for the fingerprint: of the weights, and of the other files that decide codes and pixels."""
     found, digest = find_vqgan(folder), hashlib.sha256()
@@ -130,6 +175,13 @@ def image_tokenizer_sha256(folder: Path | str) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)  # adds to it
     return digest.hexdigest()
+
+
+def _has_other_patches(pixels_BSS3: np.ndarray, factor: int) -> bool:
+    """True if the pictures have patches, one for each code, that differ."""
+    count, side = len(pixels_BSS3), pixels_BSS3.shape[1] // factor
+    patches = pixels_BSS3.reshape(count, side, factor, side, factor, 3).swapaxes(2, 3)
+    return bool((patches != patches[:1, :1, :1]).any())
 
 
 def _test_picture(side: int) -> np.ndarray:

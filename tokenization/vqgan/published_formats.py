@@ -18,6 +18,12 @@ from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json
 
+DIFFUSERS_FILES = tuple(
+    f"diffusion_pytorch_model{variant}.{ending}"
+    for variant in ("", ".fp16", ".bf16")
+    for ending in ("safetensors", "bin")
+)
+"""Names of weight files in a diffusers folder. Variants of half precision are taken where there is no other."""
 OLD_ATTENTION_NAMES = (
     (".query.", ".to_q."),
     (".key.", ".to_k."),
@@ -74,7 +80,7 @@ def load_renamed(
     return LoadedModel(model, _factor(model), pixel_range)
 
 
-DIFFUSERS = VqganFormat(load_diffusers, "VQModel", "diffusion_pytorch_model.safetensors")
+DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES)
 OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
 LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))

@@ -62,12 +62,13 @@ class VqganFormat:
         load: makes the model of the files' places and the tensors by name. It raises an InputError if a tensor is
             missing, unexpected or misshapen.
         class_name: `_class_name` in the folder's `config.json`; empty for formats that are a file of tensors alone.
-        weights_file: name of the file of tensors in such a folder; empty if it is the only file there, under any name.
+        weights_files: names that the file of tensors in such a folder may have, the preferred one first; empty if it is
+            the only file there, under any name.
         tensor_prefix: the beginning of a tensor's name that no format before this one in `FORMATS` has. It tells files
             of tensors apart; empty takes every file.
     """
 
     load: Callable[[VqganFiles, dict[str, Tensor]], LoadedModel]
     class_name: str = ""
-    weights_file: str = ""
+    weights_files: tuple[str, ...] = ()
     tensor_prefix: str = ""

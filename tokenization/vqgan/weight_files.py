@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenization.errors import InputError
-from tokenization.files.torch_files import unpickled
+from tokenization.files.torch_files import unpickled, unreadable
+from tokenization.vqgan.weight_choice import has_averages, own_tensors, state_of
 
 INERT = (
     *("pytorch_lightning.", "lightning.", "omegaconf.", "argparse.Namespace", "collections.", "typing."),
@@ -18,8 +19,6 @@ INERT = (
 )
 """Names in training checkpoints other than tensors: trainers, settings, numbers. Each is replaced by an empty stand-in;
 the real object is never imported."""
-STATE_KEYS = ("state_dict", "ema", "model")
-"""Keys of the model's tensors in training checkpoints of Lightning and of LlamaGen."""
 
 
 class _StandIn:
@@ -46,34 +45,31 @@ def _stand_in(name: str) -> Any | None:
     return type("StandIn", (_DictStandIn if name.startswith("collections.") else _StandIn,), {})
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a safetensors file.
+def read_tensors(path: Path, choice: str = "") -> dict[str, Tensor]:
+    """Reads the VQ-GAN's tensors from a file, which may be a training checkpoint or hold a larger model.
+
+    Args:
+        path: a safetensors file or a torch file.
+        choice: one of `CHOICES` of `tokenization.vqgan.weight_choice`.
 
     Raises:
-        InputError: the file is no safetensors file, or is truncated.
+        InputError: the file is damaged or no such file, could only be read by running code in it, or has no tensors.
     """
+    if path.suffix == ".safetensors":
+        return own_tensors(_read_safetensors(path), choice, False, str(path))
+    found = unpickled(path, _stand_in)
+    inner = state_of(found, choice) if isinstance(found, dict) else {}
+    tensors = {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
+    return own_tensors(tensors, choice, inner is not found and has_averages(found), str(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{str(path)!r} is no readable safetensors file: {error}; fetch it again") from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Reads the model's tensors from a torch file, which may be a training checkpoint.
-
-    Raises:
-        InputError: the file is no torch file, or could only be read by running code in it.
-    """
-    found = unpickled(path, _stand_in)
-    inner = next(
-        (found[key] for key in STATE_KEYS if isinstance(found, dict) and isinstance(found.get(key), dict)), found
-    )
-    tensors = (
-        {name: value for name, value in inner.items() if isinstance(value, Tensor)} if isinstance(inner, dict) else {}
-    )
-    if not tensors:
-        raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
-    return tensors
+        raise InputError(f"{str(path)!r} is no readable safetensors file: {unreadable(path, error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""VQ-GANs in the forms that checkpoints have: variants, wrappers, larger models, averages; or the cause is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.support import vqgan_reference as reference
+from tokenization.config.sources import SHIPPED
+from tokenization.errors import InputError
+from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
+from tokenization.vqgan.image_tokenizer import image_tokenizer_sha256
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def codebook_of(location: Path) -> Tensor:
+    return load_vqgan(location).model.quantize.embedding.weight.detach()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Tensor]:
+    return load_file(SHIPPED / WEIGHTS_FILE)
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    return reference.random_weights("taming", 16, 8)
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16", ".bf16"])
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_diffusers_folder_has_its_weights_under_any_of_the_usual_names_or_they_are_named_themselves(
+    tmp_path: Path, shipped: dict[str, Tensor], variant: str, ending: str
+) -> None:
+    shutil.copy(SHIPPED / "config.json", tmp_path)
+    file = tmp_path / f"diffusion_pytorch_model{variant}.{ending}"
+    dtype = {"": torch.float32, ".fp16": torch.float16, ".bf16": torch.bfloat16}[variant]
+    tensors = {name: value.to(dtype) for name, value in shipped.items()}
+    save_file(tensors, file) if ending == "safetensors" else torch.save(tensors, file)
+    for location in (tmp_path, file):
+        assert torch.equal(codebook_of(location), tensors["quantize.embedding.weight"].float())
+    if variant:
+        save_file(shipped, tmp_path / WEIGHTS_FILE)
+        assert find_vqgan(tmp_path).weights.name == WEIGHTS_FILE, "the whole precision, where both are there"
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "first_stage_model.", "model.", "module.vqgan."]
+)
+def test_names_behind_wrappers_or_inside_of_a_larger_model_are_found(
+    tmp_path: Path, weights: dict[str, Tensor], prefix: str
+) -> None:
+    others = {"model.diffusion_model.out.2.weight": torch.zeros(2), "logvar": torch.zeros(3)}
+    tensors = {f"{prefix}{name}": value for name, value in weights.items()}
+    if prefix in ("first_stage_model.", "module.vqgan."):
+        tensors |= others
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save({"state_dict": tensors, "global_step": 3}, tmp_path / "a.ckpt")
+    for name in ("a.safetensors", "a.ckpt"):
+        assert torch.equal(codebook_of(tmp_path / name), weights["quantize.embedding.weight"])
+
+
+def test_a_wrapper_in_the_middle_of_a_name_and_training_buffers_are_no_hindrance(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    tensors = {name.replace("encoder.", "encoder._orig_mod."): value for name, value in weights.items()}
+    tensors |= {"quantize.embedding.cluster_size": torch.zeros(16), "n_averaged": torch.tensor(3)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert torch.equal(codebook_of(tmp_path / "a.safetensors"), weights["quantize.embedding.weight"])
+
+
+def test_of_several_encoders_latent_diffusions_is_taken_and_else_none(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    other = {f"cond_stage_model.{name}": value + 1 for name, value in weights.items()}
+    save_file(
+        other | {f"first_stage_model.{name}": value for name, value in weights.items()}, tmp_path / "a.safetensors"
+    )
+    assert torch.equal(codebook_of(tmp_path / "a.safetensors"), weights["quantize.embedding.weight"])
+    save_file(other | {f"teacher.{name}": value for name, value in weights.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"has several encoders, teacher\., cond_stage_model\.; save one"):
+        load_vqgan(tmp_path / "a.safetensors")
+
+
+def averages_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + 0.5 for name, value in weights.items()}
+
+
+def with_averages(form: str, weights: dict[str, Tensor]) -> dict[str, Any]:
+    averages = averages_of(weights)
+    match form:
+        case "latent diffusion's":
+            flat = {f"model_ema.{name.replace('.', '')}": value for name, value in averages.items()}
+            return {"state_dict": weights | flat | {"model_ema.decay": torch.tensor(0.9999)}}
+        case "LlamaGen's":
+            return {"model": weights, "ema": averages, "steps": 3}
+        case "timm's":
+            return {"state_dict": weights, "state_dict_ema": averages}
+        case _:
+            return {"state_dict": weights | {f"ema_model.module.{name}": value for name, value in averages.items()}}
+
+
+@pytest.mark.parametrize("form", ["latent diffusion's", "LlamaGen's", "timm's", "behind a prefix"])
+def test_moving_averages_are_chosen_by_a_setting_that_is_part_of_the_fingerprint(
+    tmp_path: Path, weights: dict[str, Tensor], form: str
+) -> None:
+    torch.save(with_averages(form, weights), tmp_path / "a.ckpt")
+    plain, averaged = (each["quantize.embedding.weight"] for each in (weights, averages_of(weights)))
+    usual = averaged if form == "LlamaGen's" else plain  # as its own code loads it
+    hashes = {image_tokenizer_sha256(tmp_path / "a.ckpt")}
+    assert torch.equal(codebook_of(tmp_path / "a.ckpt"), usual)
+    for choice, expected in (("ema", averaged), ("plain", plain)):
+        (tmp_path / SETTINGS_FILE).write_text(json.dumps({"weights": choice}))
+        assert torch.equal(codebook_of(tmp_path / "a.ckpt"), expected), choice
+        hashes.add(image_tokenizer_sha256(tmp_path / "a.ckpt"))
+    assert len(hashes) == 3
+
+
+def test_averages_that_are_not_there_and_unknown_choices_are_refused(
+    tmp_path: Path, weights: dict[str, Tensor]
+) -> None:
+    torch.save(weights, tmp_path / "a.ckpt")
+    (tmp_path / SETTINGS_FILE).write_text('{"weights": "ema"}')
+    with pytest.raises(InputError, match=r"has no moving averages \(EMA\) of its weights; leave the setting out"):
+        load_vqgan(tmp_path / "a.ckpt")
+    (tmp_path / SETTINGS_FILE).write_text('{"weights": "best"}')
+    with pytest.raises(InputError, match="has weights 'best', it must be one of 'ema', 'plain'"):
+        load_vqgan(tmp_path / "a.ckpt")
+    (tmp_path / SETTINGS_FILE).unlink()
+    torch.save({f"ema.{name}": value for name, value in weights.items()}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match='has nothing but moving averages; put {"weights": "ema"} into its settings'):
+        load_vqgan(tmp_path / "a.ckpt")
+
+
+def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: dict[str, Tensor]) -> None:
+    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for name, content, message in (
+        ("a.safetensors", lfs, "it is a Git LFS pointer; fetch the file itself with git lfs pull"),
+        ("a.ckpt", lfs, "it is a Git LFS pointer; fetch the file itself with git lfs pull"),
+        ("a.ckpt", b"<html><title>Sign in</title></html>", "it is an HTML page"),
+        ("a.pt", b"", "it is an empty file"),
+        ("a.bin", b"GGUF\3\0\0\0", "it is a GGUF file"),
+        ("a.safetensors", b"\x40\0\0\0\0\0\0\0{", "is no readable safetensors file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_vqgan(tmp_path / name)
+    save_file(shipped, tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match="has the tensors of a diffusers VQModel, and no config.json of one beside it"):
+        load_vqgan(tmp_path / "b.safetensors")
+    shutil.copy(SHIPPED / "config.json", tmp_path)
+    broken = shipped["decoder.conv_in.bias"].clone()
+    broken[0] = float("nan")
+    save_file(shipped | {"decoder.conv_in.bias": broken}, tmp_path / "b.safetensors")
+    with pytest.raises(
+        InputError, match="tensor 'decoder.conv_in.bias' has values that are not finite; fetch it again"
+    ):
+        load_vqgan(tmp_path / "b.safetensors")
