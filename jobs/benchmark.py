@@ -1,9 +1,10 @@
 #!/usr/bin/env -S python -P
-"""Measures MARS on this machine's device: `train`, `generate`, `tokenize` and `feed` measure times, `punish` injects
-kills, `count` counts collectives and the host's time, `size` counts parameters.
+"""Measures MARS on this machine's device: `train`, `generate`, `tokenize`, `feed` and `gpu` measure times, `punish`
+injects kills, `count` counts collectives and the host's time, `size` counts parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pipeline.config.benchmarks import (
     CountSettings,
     FeedSettings,
     GenerateSettings,
+    GpuSettings,
     KillSettings,
     TokenizeSettings,
     TrainSettings,
@@ -94,6 +96,21 @@ class Count(CountSettings):
 
 
 @dataclass(frozen=True)
+class Gpu(GpuSettings):
+    """Measures a recipe's first stage on one GPU as one rank of many: the step of host and kernels, attention, waits
+    for the device, generation, the loss, the encoder, a resume, copies. Each part has a process and a clock of its own,
+    and a part that fails leaves the others. Needs no Ray. On a CPU it runs a small form of all parts.
+    """
+
+    recipe: str = "mars_7b"
+    """Name in `jobs/recipes`, or the path of a .py file."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Override one value of the recipe, as in zero.zero_stage=2; repeatable."""
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
 class Size:
     """Counts the parameters of a geometry, without making the model."""
 
@@ -110,11 +127,12 @@ Options = (
     | Annotated[Feed, tyro.conf.subcommand("feed")]
     | Annotated[Punish, tyro.conf.subcommand("punish")]
     | Annotated[Count, tyro.conf.subcommand("count")]
+    | Annotated[Gpu, tyro.conf.subcommand("gpu")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Size) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
     if isinstance(options, Train):
         figures = train(options)
@@ -128,6 +146,8 @@ def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Size) ->
         figures = punish(options)
     elif isinstance(options, Count):
         figures = count(options)
+    elif isinstance(options, Gpu):
+        figures = gpu(options)
     else:
         figures = size(options)
     show(figures)
@@ -139,12 +159,21 @@ def show(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False)
-    for name, value in figures.items():
+    for name, value in _rows(figures):
         table.add_row(
             name,
-            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value),
         )
     console.print(table)
+
+
+def _rows(figures: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The names and values of nested figures, as in `parts.step.mfu`."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _rows(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def train(options: Train) -> dict[str, Any]:
@@ -202,6 +231,15 @@ def count(options: Count) -> dict[str, Any]:
     from pipeline.benchmarks.count import benchmark_counts
 
     return benchmark_counts(options, recipe)
+
+
+def gpu(options: Gpu) -> dict[str, Any]:
+    at_least(options, minutes=0.1, ranks=2, ranks_per_node=1)
+    recipe = load_recipe(options.recipe, options.set)
+
+    from pipeline.benchmarks.gpu.run import benchmark_gpu
+
+    return benchmark_gpu(options, recipe)
 
 
 def size(options: Size) -> dict[str, Any]:

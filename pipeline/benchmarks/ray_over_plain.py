@@ -1,6 +1,5 @@
 """Measures Ray's overhead: alternates the same training loop under Ray Train and without it."""
 
-import gc
 import statistics
 import tempfile
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from ray.actor import ActorProxy
 from pipeline.architecture.geometries import with_layers
 from pipeline.benchmarks.plain_training import run_stage_without_ray
 from pipeline.benchmarks.step import StepBenchmark
+from pipeline.benchmarks.step_settings import release_gpu_memory
 from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.stage import StageConfig
@@ -87,13 +87,6 @@ def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
     figures = ray.get(recorder.figures.remote())
     ray.shutdown()
     return figures
-
-
-def release_gpu_memory() -> None:
-    """Frees GPU memory. Compiled layers refer to themselves, so their memory is freed by the garbage collector only."""
-    torch.compiler.reset()
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 class StepRecorder(Monitor[StepFigures]):

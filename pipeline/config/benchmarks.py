@@ -119,3 +119,19 @@ class CountSettings:
     """Ranks, and so GPUs, of a node."""
     layers: int = 0
     """Layers instead of the recipe's. 0: not given."""
+
+
+@dataclass(frozen=True)
+class GpuSettings:
+    """Settings of the benchmark that measures on one GPU what else was only planned."""
+
+    minutes: float = 8.0
+    """Minutes of all parts together. Each part has its share, and begins with what the parts before it left over."""
+    parts: tuple[str, ...] = ()
+    """Measure these parts alone, by name. Default: all."""
+    ranks: int = 64
+    """Ranks of the training whose first rank this GPU is. The others are not there: their collectives move nothing."""
+    ranks_per_node: int = 8
+    """Ranks, and so GPUs, of a node."""
+    results: str = ""
+    """JSON-lines file that figures are appended to as they come. Default: gpu_benchmark.jsonl among the runs."""

@@ -1,14 +1,16 @@
-"""Attention masks of packed batches, in the form that each attention function takes.
+"""Attention masks of packed batches, in the form that each attention function takes, and FlexAttention itself.
 
-Shape letters: B rows, Tq queries, Tk keys.
+Shape letters: B rows, Tq queries, Tk keys, H query heads, G key and value heads, d head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 PADDING_SEGMENT = -1
 """The segment of padding. Padding attends to padding, so every query has a key."""
@@ -57,3 +59,20 @@ def attention_mask(queries: PackedPositions, keys: PackedPositions, attention: s
     if attention == "eager":
         return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
     return visible
+
+
+def flex(queries: Tensor, keys: Tensor, values: Tensor, mask: BlockMask, scale: float) -> Tensor:
+    """FlexAttention, compiled: [B, H, Tq, d] queries on [B, G, Tk, d] keys and values to [B, Tq, H, d].
+
+    transformers' function of this name repeats keys and values where the number of heads is no power of two. torch's
+    kernel needs that for no number of heads: a query head reads the keys of its group.
+    """
+    attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
+    grouped = queries.shape[1] != keys.shape[1]
+    attended: Tensor = attend(queries, keys, values, block_mask=mask, scale=scale, enable_gqa=grouped)
+    return attended.transpose(1, 2)
+
+
+@cache
+def _compiled_flex_attention() -> Callable[..., Any]:
+    return torch.compile(flex_attention)

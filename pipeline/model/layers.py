@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import (
@@ -21,6 +22,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.vocabulary import Role
+from pipeline.model.attention import flex
 from pipeline.model.passes import JointPass, PrefixPass, Rotary
 from pipeline.model.picture_positions import picture_positions, position_encoding
 from pipeline.runtime.stopwatch import Stopwatch
@@ -193,6 +195,8 @@ class MarsDecoderLayer(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Any) -> Tensor:
         """[B, H, Tq, d] queries on [B, G, Tk, d] keys and values: [B, Tq, H*d]."""
+        if isinstance(attention_mask, BlockMask):
+            return flex(queries, keys, values, attention_mask, self.scaling).flatten(2)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         attended, _ = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
         return attended.flatten(2)

@@ -110,3 +110,18 @@ def tensors_in(arguments: Any) -> list[Tensor]:
     from torch.utils._pytree import tree_leaves
 
     return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+
+
+def graphs_made() -> int:
+    """The number of graphs that `torch.compile` has made in this process. Used to see what varied lengths cost."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
+def cuda_graph_skips() -> int:
+    """The number of compiled functions of this process that were not recorded as CUDA graphs although they should have
+    been, of which torch only warns. Used by the benchmark of generation."""
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]["cudagraph_skips"]

@@ -7,7 +7,7 @@ from transformers import Qwen2ForCausalLM
 from pipeline.architecture.geometries import GEOMETRIES, with_layers
 from pipeline.benchmarks.baselines import BothExperts, Dense, PrefixWithGradient
 from pipeline.benchmarks.step import StepBenchmark, measure_step
-from pipeline.benchmarks.training import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
+from pipeline.benchmarks.step_settings import ACTIVATION_BYTES, FROZEN_BYTES, TRAINED_BYTES, layers_that_fit
 from pipeline.config.model import ModelOptions
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
