@@ -110,6 +110,7 @@ def test_a_part_whose_package_is_missing_is_left_out_by_name(tmp_path: Path, mon
         Part("copies", 1, "copies.measure", ("nor",)),
     )
     monkeypatch.setattr(run, "PARTS", parts)
+    monkeypatch.setattr(run, "_set_up_environment", lambda: None)
     settings = GpuSettings(results=str(tmp_path / "figures.jsonl"))
     figures = run.benchmark_gpu(settings, load_recipe("mars_7b"))
     assert figures["parts"]["step"]["errors"] == ["no_such_package is not installed"]
