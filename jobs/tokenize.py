@@ -107,7 +107,7 @@ class Options(JobOptions):
             raise UsageError(f"--layout {self.layout!r} is none of {', '.join(CORPUS_FORMATS)}")
         given = {name for name, value in asdict(self).items() if value is not None}
         at_least(self, **{name: least for name, least in LEAST.items() if name in given})
-        for name in SETTINGS.keys() & given:
+        for name in filter(given.__contains__, SETTINGS):
             setting = SETTINGS[name].format(recipe.first_corpus)
             if any(f"{one.partition('=')[0]}.".startswith(f"{setting}.") for one in self.set):
                 raise UsageError(f"--{name.replace('_', '-')} and --set {setting} decide the same; give one of them")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pipeline.config.checks import at_least
+from tokenization.config.checks import impossible_resources
 
 
 @dataclass(frozen=True)
@@ -53,4 +54,4 @@ class ScalingConfig:
         found += at_least(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
         if self.min_workers > self.num_workers:
             found.append(f"min_workers is {self.min_workers}, it must be at most num_workers, {self.num_workers}")
-        return found
+        return found + impossible_resources("custom_resources", self.custom_resources)

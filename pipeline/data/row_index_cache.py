@@ -26,7 +26,8 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     """
     versions = open_storage(selection.tokens).versions()
     shards = [f"{name} {version}" for name, version in sorted(versions.items())]
-    sides = [path for side in selection.side_tables for path in [Path(side), *sorted(Path(side).rglob("*.parquet"))]]
+    tables = [Path(side).expanduser() for side in selection.side_tables]
+    sides = [path for table in tables for path in [table, *sorted(table.rglob("*.parquet"))]]
     sides_now = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sides if path.is_file()]
     asked = [str(selection.tokens), selection.where, selection.held_out, selection.max_document_ids]
     made_from = hashlib.sha256(json.dumps([asked, shards, sides_now]).encode()).hexdigest().encode()

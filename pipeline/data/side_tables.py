@@ -22,7 +22,7 @@ class SideTable:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path = Path(path).expanduser()
         if not self._path.exists():
             raise InputError(f"side table {path!r} does not exist; correct the stage's side_tables")
         self._matched = 0

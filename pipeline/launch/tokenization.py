@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 
 import ray
-import torch
 from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
 
@@ -15,7 +14,7 @@ from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.ray_connection import starts_ray_here
+from pipeline.runtime.ray_connection import check_gpus, starts_ray_here
 from pipeline.runtime.terminal import say, say_error
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
@@ -73,7 +72,8 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     output = paths.tokens_of(name)
     tools = Tools(paths.vqgan, paths.text_source, paths.text)
     fingerprint = prepare_output(corpus, output, config, tools)  # what cannot be used is refused before Ray starts
-    check_devices(workers)
+    check_resources(workers)
+    check_gpus(workers.use_gpu)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
     _say_what_is_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
@@ -94,19 +94,18 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     return manifest
 
 
-def check_devices(workers: Workers) -> None:
+def check_resources(workers: Workers) -> None:
     """Checks that a Ray which this job starts would have what its actors ask for; a cluster may grow.
 
     Raises:
-        UsageError: this machine has no GPU, or an actor asks for a custom resource.
+        UsageError: an actor asks for a custom resource.
     """
-    if not starts_ray_here():
-        return
-    remedy = "join a cluster that has it with RAY_ADDRESS, or change the setting"
-    if workers.use_gpu and not torch.cuda.is_available():
-        raise UsageError(f"tokenizers.use_gpu is set, and torch finds no GPU on this machine; {remedy}")
-    for name in workers.reader_resources | workers.encoder_resources:
-        raise UsageError(f"tokenizers ask for the resource {name!r}, which a Ray of this machine has not; {remedy}")
+    asked = [*workers.reader_resources, *workers.encoder_resources]
+    if asked and starts_ray_here():
+        raise UsageError(
+            f"tokenizers ask for the resource {asked[0]!r}, which a Ray of this machine alone has not; join a cluster "
+            "that has it with RAY_ADDRESS, or leave it out"
+        )
 
 
 def _say_what_is_missing(workers: Workers) -> None:

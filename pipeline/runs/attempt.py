@@ -8,7 +8,7 @@ from ray.actor import ActorProxy
 from pipeline.ledger.account import Limits
 from pipeline.ledger.actor import LedgerActor, keep_ledger, new_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.ray_connection import check_gpus, connect_to_ray
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 
@@ -22,7 +22,11 @@ def ledger_attempt(
     """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
 
     It counts the GPUs that Ray reports for the job, or the CPUs if it uses no GPU. For tasks see `reserved`.
+
+    Raises:
+        UsageError: the job uses GPUs, and could have none; see `check_gpus`.
     """
+    check_gpus(use_gpu)
     connect_to_ray()
     attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
     problems: list[str] = []

@@ -58,6 +58,19 @@ def starts_ray_here() -> bool:
     return not ray.is_initialized() and _address() == "local"
 
 
+def check_gpus(use_gpu: bool) -> None:
+    """Checks that a job which uses GPUs has one, if it would start a Ray of its own; a cluster may grow.
+
+    Raises:
+        UsageError: this machine has none.
+    """
+    if use_gpu and starts_ray_here() and not torch.cuda.is_available():
+        raise UsageError(
+            "use_gpu is set, and torch finds no GPU on this machine, where Ray would be started; name a cluster with "
+            f"{ADDRESS}, or set use_gpu to False"
+        )
+
+
 def _address() -> str:
     # A killed cluster leaves its address behind, and every job would wait for it for minutes.
     return os.environ.get(ADDRESS, "") or ("auto" if answers(read_cluster_address()) else "local")

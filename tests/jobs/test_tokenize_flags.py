@@ -11,8 +11,9 @@ from jobs.common.recipes import load_recipe
 from jobs.tokenize import Options
 from pipeline.config import CorpusConfig
 from pipeline.errors import UsageError
-from pipeline.launch.tokenization import check_devices
+from pipeline.launch.tokenization import check_resources
 from pipeline.runs.paths import run_paths
+from pipeline.runtime.ray_connection import check_gpus
 from tokenization.config.workers import Workers
 from tokenization.files.storage import open_storage
 
@@ -149,20 +150,15 @@ def test_settings_that_nothing_can_be_made_with_are_refused(overrides: tuple[str
     load_recipe("demo", ("tokenization.caption_columns={}", "tokenization.caption_columns.a=en"))
 
 
-@pytest.mark.parametrize(
-    ("workers", "message"),
-    [
-        (Workers(use_gpu=True), "tokenizers.use_gpu is set, and torch finds no GPU"),
-        (Workers(encoder_resources={"big": 1}), "the resource 'big', which a Ray of this machine has not"),
-    ],
-)
-def test_devices_that_this_machine_has_not_are_asked_of_a_cluster_only(
-    workers: Workers, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_that_this_machine_has_not_are_asked_of_a_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    with pytest.raises(UsageError, match=message):
-        check_devices(workers)
-    check_devices(Workers())
+    with pytest.raises(UsageError, match="use_gpu is set, and torch finds no GPU"):
+        check_gpus(True)
+    with pytest.raises(UsageError, match="the resource 'big', which a Ray of this machine alone has not"):
+        check_resources(Workers(encoder_resources={"big": 1}))
+    check_gpus(False)
+    check_resources(Workers())
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    check_devices(workers)
+    check_gpus(True)
+    check_resources(Workers(encoder_resources={"big": 1}))

@@ -17,9 +17,7 @@ def impossible_resources(name: str, resources: Mapping[str, float]) -> list[str]
     found = []
     for resource, amount in resources.items():
         if resource in RAY_NAMES:
-            found.append(
-                f"{name} has {resource!r}, which is no custom resource; num_encoders and use_gpu decide about it"
-            )
+            found.append(f"{name} has {resource!r}, which is no custom resource; other settings decide about it")
         elif not isinstance(amount, int | float) or isinstance(amount, bool) or not amount > 0:
             found.append(f"{name} has {amount!r} of {resource!r}, it must be a number above 0")
         elif amount > 1 and amount != int(amount):

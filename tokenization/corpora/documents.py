@@ -15,7 +15,6 @@ from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.folder import METADATA_FILES
 from tokenization.corpora.metadata_tables import jsonl_rows
 from tokenization.corpora.named_files import read_picture
-from tokenization.corpora.names import is_picture
 from tokenization.corpora.samples import Sample, Segment, readable
 from tokenization.files.storage import Storage
 
@@ -40,10 +39,6 @@ class Documents(CorpusFormat):
         if not rows or any(isinstance(row, dict) and "segments" in row for row in rows):
             return ""
         return f"{name!r} is no .jsonl of documents: its rows have no `segments`; see docs/formats.md"
-
-    def files_read(self, names: list[str]) -> set[str]:
-        """The shards, and pictures, which their documents may name."""
-        return {*self.own_files(names), *filter(is_picture, names)}
 
     def read(self, shard: str) -> Iterator[Sample]:
         folder = posixpath.dirname(shard)
@@ -100,4 +95,4 @@ def _samples(
     for place, name in enumerate(names):
         segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
         content, problem = read_picture(storage, folder, name, max_bytes)
-        yield Sample(f"{document}/{place}", content, metadata, problem, segment)
+        yield Sample(f"{document}/{place}", content, metadata, problem, segment, is_named=content is not None)

@@ -11,7 +11,7 @@ from typing import Any
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.metadata_tables import FILE_NAME, file_column, rows_of
 from tokenization.corpora.named_files import read_picture
-from tokenization.corpora.names import TEXT_SUFFIXES, composed, is_picture, stem_of, suffix_of
+from tokenization.corpora.names import PICTURE_SUFFIXES, TEXT_SUFFIXES, composed, is_picture, stem_of, suffix_of
 from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
 from tokenization.files.content import START_BYTES, what_it_is
 from tokenization.files.storage import Storage
@@ -66,7 +66,8 @@ class ImageFolder(PictureFolder):
         return [name for name in names if posixpath.basename(name) in tables]
 
     def files_read(self, names: list[str]) -> set[str]:
-        return {*self.own_files(names), *filter(is_picture, names)}
+        listed = {name for name, _ in self.listing if name}
+        return {*self.own_files(names), *listed}
 
     @cached_property
     def listing(self) -> list[tuple[str, Sample]]:
@@ -153,18 +154,19 @@ class PictureFiles(PictureFolder):
 
 
 class _Names:
-    """The files of a folder, by all their spellings."""
+    """The files of a folder, by all their spellings. `pictures` are those that a row of the metadata should name."""
 
     def __init__(self, storage: Storage, names: list[str]) -> None:
         self._storage, self._names = storage, set(names)
-        self.pictures = set(filter(is_picture, names))
-        self._composed = {composed(name): name for name in sorted(self.pictures, reverse=True)}
-        self._folded = {composed(name).casefold(): name for name in sorted(self.pictures, reverse=True)}
+        self.pictures = {name for name in names if suffix_of(name) in PICTURE_SUFFIXES}
+        self._named = set(filter(is_picture, names))
+        self._composed = {composed(name): name for name in sorted(self._named, reverse=True)}
+        self._folded = {composed(name).casefold(): name for name in sorted(self._named, reverse=True)}
 
     def find(self, folder: str, file_name: str) -> str:
         """The picture that a row of a table in `folder` names; empty if there is none."""
         for path in _paths(folder, file_name):
-            if path in self.pictures:
+            if path in self._named:
                 return path
             if other := self._composed.get(composed(path)):
                 return other

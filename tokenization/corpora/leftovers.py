@@ -12,10 +12,12 @@ UNREAD = "archive or table that this layout does not read"
 METADATA = "metadata of img2dataset"
 NO_FILE = "no regular file"
 PICTURE = "picture outside of the shards"
+"""Those that rows of the shards name are taken off at the end."""
 OTHER = "other file"
 
 _UNREAD_SUFFIXES = {
     *("tar", "tgz", "tbz", "tbz2", "txz", "tzst", "gz", "bz2", "xz", "zst", "zstd", "lz4", "z", "zip", "7z", "rar"),
+    *("br", "lz", "lzma", "lzo", "sqfs", "squashfs", "iso", "cab", "cpio"),
     *("parquet", "parq", "pq", "arrow", "feather", "avro", "orc", "tfrecord", "tfrecords", "h5", "hdf5", "npz", "npy"),
     *("lmdb", "mdb", "sqlite", "db", "wds", "mds", "beton", "msgpack", "pickle", "pkl"),
     *("jsonl", "ndjson", "csv", "tsv", "xlsx"),

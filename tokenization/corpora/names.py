@@ -5,6 +5,29 @@ import unicodedata
 from functools import partial
 
 PICTURE_SUFFIXES = frozenset(["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "ppm"])
+"""Endings of pictures that every corpus has had from the beginning. Where a sample has several, these come first."""
+FURTHER_SUFFIXES = {
+    *(
+        "jpe",
+        "apng",
+        "heic",
+        "heif",
+        "hif",
+        "jxl",
+        "jpx",
+        "jpf",
+        "j2k",
+        "jpc",
+        "pgm",
+        "pbm",
+        "pnm",
+        "pfm",
+        "tga",
+        "ico",
+    ),
+    *("cur", "dib", "qoi", "psd", "dds", "pcx", "sgi", "mpo"),
+}
+"""Endings of other pictures that Pillow or one of its plugins reads."""
 TEXT_SUFFIXES = ("txt", "text", "caption")
 """Endings of files that hold the caption of the picture of the same name, the first that is there."""
 SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini"])
@@ -24,8 +47,8 @@ def stem_of(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """True if the ending is one of a picture that Pillow reads."""
-    return suffix_of(name) in PICTURE_SUFFIXES
+    """True if the ending is one of a picture that Pillow or one of its plugins reads."""
+    return suffix_of(name) in PICTURE_SUFFIXES | FURTHER_SUFFIXES
 
 
 def is_system_file(name: str) -> bool:

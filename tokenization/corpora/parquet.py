@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.metadata_tables import values_of
 from tokenization.corpora.named_files import read_picture
-from tokenization.corpora.names import is_picture
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError, OutageError
 from tokenization.files.content import what_file_is
@@ -40,10 +39,6 @@ class ParquetShards(CorpusFormat):
             return ""
         return f"{name!r} has no column of pictures; its columns are {_names(schema)}"
 
-    def files_read(self, names: list[str]) -> set[str]:
-        """The shards, and pictures, which their rows may name."""
-        return {*self.own_files(names), *filter(is_picture, names)}
-
     def settings(self) -> dict[str, Any]:
         return {"image_column": self.source.image_column}
 
@@ -67,7 +62,7 @@ class ParquetShards(CorpusFormat):
             content, problem = read_picture(self.storage, "" if inside != file_name else folder, inside, self._most)
             if problem:
                 problem = (problem[0], f"column {column!r} has no bytes, and {problem[1]}")
-            return Sample(key, content, row, problem)
+            return Sample(key, content, row, problem, is_named=content is not None)
         failed = row.get("status") not in (None, "success")  # as img2dataset writes what it could not download
         why = f": {row['status']}, {row.get('error_message')}" if failed else ""
         return Sample(key, None, row, ("no picture", f"column {column!r} is empty{why}"))

@@ -38,6 +38,7 @@ class Sample:
         metadata: captions and all other columns.
         problem: if the sample cannot be used, the (reason, message); else empty.
         segment: its place in an interleaved document; None for a picture with captions.
+        is_named: the picture was read from a file that a row names.
         text: the caption in a text file beside the picture, which names no column and no language; often empty.
     """
 
@@ -47,6 +48,7 @@ class Sample:
     problem: tuple[str, str] | tuple[()] = ()
     segment: Segment | None = None
     text: str = ""
+    is_named: bool = False
 
 
 @dataclass(frozen=True)

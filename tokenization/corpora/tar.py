@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.names import (
+    FURTHER_SUFFIXES,
     HIDDEN,
     PICTURE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -138,7 +139,8 @@ def _check_end(file: Any, offset: int) -> None:
 def _instead(path: Path) -> str:
     """What the file is, if it is no tar."""
     found = what_file_is(path)
-    return "" if not found or "archive" in found else f"{found}; "
+    is_packed = any(f"a {packer}" in found for packer in ("tar", "gzip", "zstd", "bzip2", "lz4")) or "an xz" in found
+    return "" if not found or is_packed else f"{found}; "
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
@@ -168,7 +170,7 @@ def _keys_apart(path: Path) -> set[str]:
 
 
 def _has_all(parts: dict[str, bytes | str]) -> bool:
-    return bool(PICTURE_SUFFIXES & parts.keys()) and bool({"json", *TEXT_SUFFIXES} & parts.keys())
+    return bool((PICTURE_SUFFIXES | FURTHER_SUFFIXES) & parts.keys()) and bool({"json", *TEXT_SUFFIXES} & parts.keys())
 
 
 def _apart(key: str, parts: dict[str, bytes | str]) -> Sample:
@@ -185,6 +187,7 @@ def _samples(key: str, parts: dict[str, bytes | str]) -> Iterator[Sample | Ignor
             return
     contents = {suffix: content for suffix, content in parts.items() if isinstance(content, bytes)}
     pictures = [suffix for suffix in contents if suffix in PICTURE_SUFFIXES]
+    pictures = pictures or [suffix for suffix in contents if suffix in FURTHER_SUFFIXES]
     if not pictures:
         yield from _without_picture(key, contents)
         return

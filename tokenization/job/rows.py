@@ -68,7 +68,9 @@ def read_chunks(
         chunk.notes.caption_seed = seed if any(one.drawn for one in usable[:count]) else None
         return chunk
 
+    num_named = 0
     for samples in _by_document(_counting(corpus.read_all(shard), ignored)):
+        num_named += sum(sample.is_named for sample in samples)
         whole, problems = _checked_together(samples, seen, config, shard, seed)
         usable += whole
         rejects += [
@@ -80,7 +82,7 @@ def read_chunks(
             index, usable, rejects = index + 1, usable[config.encode_batch_size :], []
             ignored.clear()
     chunk = chunk_of(len(usable))
-    chunk.last = True
+    chunk.last, chunk.notes.pictures_named = True, num_named
     yield chunk
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from tokenization.corpora.leftovers import PICTURE
 from tokenization.corpora.tar import TAR_SUFFIXES
 from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
-OPTIONAL = ("ignored", "not_numbers", "caption_seed")
-"""Keys of statistics and of the manifest that are only there where they say something."""
+OPTIONAL: dict[str, Any] = {"ignored": {}, "not_numbers": {}, "caption_seed": None, "pictures_named": 0}
+"""Keys that are in the files only where they have another value."""
 SETTINGS_FILE = "tokenization.json"
 """File with the corpus and the fingerprint of all tokens in the folder."""
 STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
@@ -30,15 +31,18 @@ class Notes:
         ignored: files and members of an archive that are part of no sample, by the reason.
         not_numbers: by column, values that `hr_where` compares with a number and that are none.
         caption_seed: the seed by which captions were taken of several; None if none was.
+        pictures_named: pictures that were read from files which the shard's rows name.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
     not_numbers: Counter[str] = field(default_factory=Counter)
     caption_seed: int | None = None
+    pictures_named: int = 0
 
     def add(self, other: "Notes") -> None:
         self.ignored.update(other.ignored)
         self.not_numbers.update(other.not_numbers)
+        self.pictures_named += other.pictures_named
         if other.caption_seed is not None:
             self.caption_seed = other.caption_seed
 
@@ -52,7 +56,7 @@ class ShardStatistics:
         rejects: number of rejects by reason.
         truncated_captions: captions that were cut.
         codes_in_use: one bit per code, packed, base64.
-        ignored, not_numbers, caption_seed: see `Notes`. They are in the file only where they say something.
+        ignored, not_numbers, caption_seed, pictures_named: see `Notes` and `OPTIONAL`.
     """
 
     rows_out: int
@@ -63,6 +67,7 @@ class ShardStatistics:
     ignored: dict[str, int] = field(default_factory=dict)
     not_numbers: dict[str, int] = field(default_factory=dict)
     caption_seed: int | None = None
+    pictures_named: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Manifest:
 
     Attributes:
         ignored: files beside the shards, and members of archives, that are part of no sample, by the reason.
-        not_numbers: see `Notes`. Both are in the file only where they say something.
+        not_numbers: see `Notes`. Both are `OPTIONAL`.
     """
 
     corpus: str
@@ -126,6 +131,7 @@ def shard_statistics(
         ignored=dict(sorted(notes.ignored.items())),
         not_numbers=dict(sorted(notes.not_numbers.items())),
         caption_seed=notes.caption_seed,
+        pictures_named=notes.pictures_named,
     )
 
 
@@ -147,6 +153,7 @@ def write_manifest(
         truncated += one.truncated_captions
         reasons.update(one.rejects)
         all_ignored.update(one.ignored)
+        all_ignored[PICTURE] -= one.pictures_named
         not_numbers.update(one.not_numbers)
         bits = np.unpackbits(np.frombuffer(b64decode(one.codes_in_use), np.uint8), count=len(used))
         used |= bits.astype(bool)
@@ -163,7 +170,7 @@ def write_manifest(
         rejects_by_reason=dict(sorted(reasons.items())),
         truncated_captions=truncated,
         codes_in_use=int(used.sum()),
-        ignored=dict(sorted(all_ignored.items())),
+        ignored=dict(sorted((+all_ignored).items())),
         not_numbers=dict(sorted(not_numbers.items())),
     )
     write_json(output, MANIFEST_FILE, stored_values(manifest), indent=2)
@@ -172,7 +179,7 @@ def write_manifest(
 
 def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
     """The values for a file: all, but the optional ones only where they say something."""
-    return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value not in ({}, None)}
+    return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value != OPTIONAL[name]}
 
 
 def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:

@@ -240,8 +240,8 @@ def test_an_imagefolder_is_read_whatever_its_metadata_is(
 
 def test_an_imagefolder_says_why_a_row_has_no_picture(tmp_path: Path) -> None:
     (tmp_path / "A.png").write_bytes(noise_png(0))
-    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    write_imagefolder(tmp_path, "csv", ["a.png", "b.heic", "..\\c.png"])
+    (tmp_path / "b.img").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    write_imagefolder(tmp_path, "csv", ["a.png", "b.img", "..\\c.png"])
     _, bad, _ = read(corpus_in(tmp_path))
     messages = {sample.key: why(sample)[1] for sample in bad}
     assert "there is 'A.png', which differs in upper and lower case" in messages["metadata.csv:2"]
@@ -382,3 +382,26 @@ def test_a_table_that_is_no_document_and_a_folder_without_captions_are_refused_i
     (tmp_path / "b" / "0.png").rename(tmp_path / "b" / "0.zip")
     with pytest.raises(InputError, match=r"its files are 1 \.zip"):
         corpus_in(tmp_path / "b")
+
+
+@pytest.mark.parametrize("suffix", ["HEIC", "jxl", "tga", "pgm", "qoi"])
+def test_pictures_of_rarer_endings_are_samples_where_no_usual_one_is_there(tmp_path: Path, suffix: str) -> None:
+    write_members(tmp_path / "tar" / "a.tar", [(f"0.{suffix}", b"rarer"), ("0.txt", b"zero")])
+    both = [(f"0.{suffix}", b"rarer"), ("0.png", b"usual"), ("0.txt", b"zero")]
+    write_members(tmp_path / "both" / "a.tar", both)
+    for name, content in both:
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(content)
+    assert [sample.picture for sample in corpus_in(tmp_path / "tar").read("a.tar")] == [b"rarer"]
+    assert [sample.picture for sample in corpus_in(tmp_path / "both").read("a.tar")] == [b"usual"]
+    assert sorted(str(sample.picture) for sample in corpus_in(tmp_path / "files").read("000000")) == [
+        "b'rarer'",
+        "b'usual'",
+    ]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / f"0.{suffix}").write_bytes(b"rarer")
+    (tmp_path / "folder" / f"1.{suffix}").write_bytes(b"unnamed")
+    (tmp_path / "folder" / "metadata.csv").write_text(f"file_name,caption\n0.{suffix},zero\n")
+    corpus = corpus_in(tmp_path / "folder")
+    assert [sample.picture for sample in corpus.read("000000")] == [b"rarer"]
+    assert corpus.ignored == {"picture outside of the shards": [f"1.{suffix}"]}
