@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tokenization.corpora.samples import parse_object
 from tokenization.errors import InputError
-from tokenization.files.content import what_file_is
+from tokenization.files.content import one_line, what_file_is
 
 FILE_NAME = "file_name"
 NumberedRow = tuple[int, dict[str, Any] | str]
@@ -87,10 +87,10 @@ def parquet_rows(path: Path) -> Iterator[NumberedRow]:
             for batch in file.iter_batches():
                 for row in values_of(batch):
                     bad = next((name for name, value in row.items() if isinstance(value, Exception)), "")
-                    yield number, f"column {bad!r}: {row[bad]}" if bad else row
+                    yield number, f"column {bad!r}: {one_line(row[bad])}" if bad else row
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path.name}: no readable parquet ({error}); {what_file_is(path)}") from error
+        raise InputError(f"{path.name}: no readable parquet ({one_line(error)}); fetch or write it again") from error
 
 
 def values_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

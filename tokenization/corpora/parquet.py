@@ -12,7 +12,7 @@ from tokenization.corpora.metadata_tables import values_of
 from tokenization.corpora.named_files import read_picture
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError, OutageError
-from tokenization.files.content import what_file_is
+from tokenization.files.content import one_line, what_file_is
 from tokenization.files.ranged_file import RangedFile
 from tokenization.files.storage import Storage
 
@@ -54,7 +54,7 @@ class ParquetShards(CorpusFormat):
             picture, file_name = (picture.get(name) for name in ("bytes", "path"))
         for name, value in row.items():
             if isinstance(value, Exception):
-                return Sample(key, None, problem=("bad metadata", f"column {name!r}: {value}"))
+                return Sample(key, None, problem=("bad metadata", f"column {name!r}: {one_line(value)}"))
         if isinstance(picture, bytes) and picture:
             return Sample(key, picture, row)
         if isinstance(file_name, str) and file_name:
@@ -99,7 +99,7 @@ def _rows(path: Path, picture_column: str = "") -> Iterator[tuple[str, dict[str,
     except (pa.ArrowException, OSError) as error:
         found = what_file_is(path)
         instead = "" if not found or "parquet" in found else f"{found}; "
-        raise InputError(f"no readable parquet ({error}); {instead}fetch or write it again") from error
+        raise InputError(f"no readable parquet ({one_line(error)}); {instead}fetch or write it again") from error
 
 
 def _picture_column(schema: pa.Schema) -> str:

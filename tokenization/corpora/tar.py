@@ -20,7 +20,7 @@ from tokenization.corpora.names import (
 )
 from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
 from tokenization.errors import InputError
-from tokenization.files.content import content_of, what_file_is
+from tokenization.files.content import content_of, one_line, what_file_is
 from tokenization.files.unpacked import UNPACKING_ERRORS, open_unpacked
 
 TAR_SUFFIXES = tuple(
@@ -73,7 +73,7 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
                     samples = [_apart(key, parts)]
             yield from samples
     except (tarfile.TarError, ValueError, OverflowError, *UNPACKING_ERRORS) as error:
-        raise InputError(f"no readable tar ({error}); {_instead(path)}fetch or write it again") from error
+        raise InputError(f"no readable tar ({one_line(error)}); {_instead(path)}fetch or write it again") from error
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -187,3 +187,8 @@ def _of_text(start: bytes) -> Content | None:
 def without_addresses(message: str) -> str:
     """A message without addresses in memory, which differ from run to run, as Pillow writes them."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", message)
+
+
+def one_line(error: object) -> str:
+    """A library's message as part of one of ours: on one line, without addresses."""
+    return " ".join(without_addresses(str(error)).split())

@@ -21,7 +21,7 @@ from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.samples import readable
 from tokenization.errors import InputError, OutageError
-from tokenization.files.content import without_addresses
+from tokenization.files.content import one_line
 from tokenization.files.storage import open_storage
 from tokenization.job.rows import Chunk, read_chunks
 from tokenization.table.manifest import (
@@ -59,9 +59,7 @@ class Reader:
                 message = (
                     str(error) if isinstance(error, InputError | OutageError) else f"{type(error).__name__}: {error}"
                 )
-                ended = Chunk(
-                    str(shard), index, np.zeros(0, np.uint8), last=True, error=without_addresses(readable(message))
-                )
+                ended = Chunk(str(shard), index, np.zeros(0, np.uint8), last=True, error=one_line(readable(message)))
                 yield {"chunk": [pickle.dumps(ended)]}
 
 

@@ -16,7 +16,7 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import Picture, load_picture
 from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.corpora.tar import APART
-from tokenization.files.content import without_addresses
+from tokenization.files.content import one_line
 from tokenization.job.captions import captions_of, why_no_caption
 from tokenization.table.manifest import Notes
 from tokenization.table.queries import compared_with, query_rows, with_numbers
@@ -99,7 +99,7 @@ class _Usable:
 
 class _Reject(Exception):
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(without_addresses(readable(message)))
+        super().__init__(one_line(readable(message)))
         self.reason = reason
 
 
