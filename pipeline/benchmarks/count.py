@@ -32,7 +32,7 @@ from pipeline.generation.sampling import GREEDY
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import StageWork
-from pipeline.runtime.deepspeed_private import kept_gathered, whole_shape
+from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order, whole_shape
 from pipeline.runtime.terminal import say
 from pipeline.runtime.torch_private import join_fake_group
 from pipeline.training.engine import Engine, accumulate, make_engine
@@ -264,8 +264,9 @@ class _Bench:
     @torch.no_grad()
     def _validate(self, kinds: list[Kind]) -> None:
         self.engine.eval()
-        for kind in kinds:
-            self.engine([_batch(self.config, kind)])
+        with own_module_order(self.engine):
+            for kind in kinds:
+                self.engine([_batch(self.config, kind)])
         self.engine.train()
 
     @torch.no_grad()
@@ -273,6 +274,6 @@ class _Bench:
         self.engine.eval()
         model = self.engine.module.mars
         generator = PictureGenerator(model, 1, CAPTION_IDS, NUM_CODES, GREEDY, None, many_steps=False)
-        with kept_gathered(self.engine.module.parameters()):
+        with own_module_order(self.engine), kept_gathered(self.engine.module.parameters()):
             generator.draw([[1] * CAPTION_IDS], [0])
         self.engine.train()

@@ -12,11 +12,15 @@ class GpuType:
         peak_tflop_per_s: dense bf16 peak, TFLOP/s; half of what a data sheet states with sparsity. 0 if the type has no
             bf16 arithmetic.
         memory_gb: available memory sizes, in 10^9 bytes. No driver reports less.
+        memory_gb_per_s: bandwidth of its memory, 10^9 bytes/s, for each of the sizes.
+        nvlink_gb_per_s: bandwidth of its NVLinks together in one direction, 10^9 bytes/s; 0 without NVLink.
     """
 
     name: str
     peak_tflop_per_s: float
     memory_gb: tuple[int, ...]
+    memory_gb_per_s: tuple[int, ...]
+    nvlink_gb_per_s: int = 0
 
     @property
     def peak_flop_per_s(self) -> float:
@@ -30,20 +34,20 @@ class GpuType:
         return [f"{name}-{size}GB" for size in self.memory_gb] if len(self.memory_gb) > 1 else [name]
 
 
-A100 = GpuType("A100", 312.0, (40, 80))
+A100 = GpuType("A100", 312.0, (40, 80), (1555, 2039), 300)
 GPU_TYPES = (
     A100,
-    GpuType("H100 PCIe", 756.5, (80,)),
-    GpuType("H100 NVL", 835.5, (94,)),
-    GpuType("H100", 989.5, (80,)),
-    GpuType("H200 NVL", 835.5, (141,)),
-    GpuType("H200", 989.5, (141,)),
-    GpuType("B200", 2250.0, (180,)),  # HGX B200's sheet, an eighth of it
-    GpuType("L40S", 362.0, (48,)),
-    GpuType("L4", 121.0, (24,)),
-    GpuType("A10G", 70.0, (24,)),  # AWS's own card and sheet
-    GpuType("A10", 125.0, (24,)),
-    GpuType("V100", 0.0, (16, 32)),
+    GpuType("H100 PCIe", 756.5, (80,), (2000,)),
+    GpuType("H100 NVL", 835.5, (94,), (3900,)),
+    GpuType("H100", 989.5, (80,), (3350,), 450),
+    GpuType("H200 NVL", 835.5, (141,), (4800,)),
+    GpuType("H200", 989.5, (141,), (4800,), 450),
+    GpuType("B200", 2250.0, (180,), (8000,), 900),  # HGX B200's sheet, an eighth of it
+    GpuType("L40S", 362.0, (48,), (864,)),
+    GpuType("L4", 121.0, (24,), (300,)),
+    GpuType("A10G", 70.0, (24,), (600,)),  # AWS's own card and sheet
+    GpuType("A10", 125.0, (24,), (600,)),
+    GpuType("V100", 0.0, (16, 32), (900, 900), 150),
 )
 """All known types. A device has the first type whose words are all in the device's name."""
 MODEL_NAMES = tuple(dict.fromkeys(gpu.name.split()[0] for gpu in GPU_TYPES))
@@ -74,12 +78,24 @@ def memory_bytes(device_name: str) -> int | None:
     None if the type is unknown, if the name has a size that the type does not have, or if the type has several sizes
     and the name does not give one.
     """
+    fitting = _sizes(device_name)
+    return int(fitting[0][0] * 1e9) if len(fitting) == 1 else None
+
+
+def memory_bytes_per_s(device_name: str) -> float | None:
+    """Returns the bandwidth of a GPU's memory by its name, or None where `memory_bytes` does."""
+    fitting = _sizes(device_name)
+    return fitting[0][1] * 1e9 if len(fitting) == 1 else None
+
+
+def _sizes(device_name: str) -> list[tuple[int, int]]:
+    """The memory sizes, and their bandwidths, of a type that suit a device's name."""
     gpu = gpu_type_of(device_name)
     if gpu is None:
-        return None
+        return []
     named = {word for word in _words(device_name) if word.endswith("GB") and word[:-2].isdigit()}
-    fitting = [size for size in gpu.memory_gb if named <= {f"{size}GB"}]
-    return int(fitting[0] * 1e9) if len(fitting) == 1 else None
+    sizes = zip(gpu.memory_gb, gpu.memory_gb_per_s, strict=True)
+    return [(size, speed) for size, speed in sizes if named <= {f"{size}GB"}]
 
 
 def _words(device_name: str) -> list[str]:

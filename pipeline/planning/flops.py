@@ -78,6 +78,11 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
     return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
 
 
+def recomputed_share(config: ModelSizes, every: int) -> float:
+    """Share of the layers that gradient checkpointing of every n-th layer (0: none) recomputes."""
+    return -(-config.num_hidden_layers // every) / config.num_hidden_layers if every else 0.0
+
+
 def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
     """FLOP that gradient checkpointing of every n-th layer (0: none) repeats for a micro-batch.
 
@@ -86,9 +91,7 @@ def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
     after what the backward pass needs. `flop_of` does not count these FLOP, so the hardware's utilization is above MFU
     by this share.
     """
-    if not every:
-        return 0.0
-    work, share = batch.work, -(-config.num_hidden_layers // every) / config.num_hidden_layers
+    work, share = batch.work, recomputed_share(config, every)
     text_tokens, text_pairs = (0, 0) if batch.kind.has_text_prefix else (work.text_tokens, work.text_pairs)
     last_products = config.num_hidden_layers * config.hidden_size * config.intermediate_size
     matrices = 2.0 * expert_parameters(config) * (work.visual_tokens + text_tokens)

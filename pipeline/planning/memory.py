@@ -14,7 +14,7 @@ from pipeline.config.model_sizes import LOSS_CHUNK_BYTES, ModelSizes
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
-from pipeline.planning.flops import ParameterCounts
+from pipeline.planning.flops import ParameterCounts, recomputed_share
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SUB_GROUP_ELEMENTS = 1_000_000_000
@@ -118,7 +118,7 @@ def memory_plan(
     gatherable = (trained + (0 if zero.frozen_whole else frozen)) if partitioned else 0
     live = max(zero.max_live_parameters, largest_module(config, zero.frozen_whole, zero.whole_layers))
     if not zero.saving_linear and not stage.compile_layers:
-        live += int(trained * _kept_share(config, stage))
+        live += int(trained * (1 - recomputed_share(config, stage.checkpoint_every_layers)))
     live = min(gatherable, live)
     own, size = -(-trained // world_size), zero.secondary_partition(world_size)
     secondary = -(-gatherable // size) if size > 1 else 0
@@ -135,12 +135,6 @@ def memory_plan(
         head=head_bytes(config, stage, zero.dtype, shapes, use_gpu),
         update=4 * min(own, SUB_GROUP_ELEMENTS) if partitioned else 4 * own,
     )
-
-
-def _kept_share(config: ModelSizes, stage: StageConfig) -> float:
-    """Share of the layers that is not recomputed."""
-    layers, every = config.num_hidden_layers, stage.checkpoint_every_layers
-    return 1 - (-(-layers // every) / layers if every else 0.0)
 
 
 def element_bytes(dtype: str) -> int:

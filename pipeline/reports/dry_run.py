@@ -7,13 +7,16 @@ from typing import Any
 from rich.table import Table
 
 from cluster.cluster_file import read_cluster_file
-from pipeline.config.gpus import A100
+from pipeline.budget.cost_plan import plan_costs
+from pipeline.budget.measured_rates import Rates
+from pipeline.config.gpus import A100, ASSUMED_ENCODER_MFU
 from pipeline.config.recipe import Recipe
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
 from pipeline.planning.work import KindWork
 from pipeline.reports.asked_nodes import say_nodes, training_demand
+from pipeline.reports.prediction import say_prediction
 from pipeline.runtime.terminal import tables_to
 
 MEMORY_NOTES = {
@@ -55,8 +58,13 @@ def dry_run(
         console.print(table)
     for table in (memory_table(plan), work_table(plan)):
         console.print(table)
+    predicted = {}
+    if plan.device.peak_flop_per_s:
+        days = _tokenization_days(recipe, plan) if len(plan.stages) == len(recipe.stages) else 0.0
+        numbers = [planned.number for planned in plan.stages]
+        predicted = say_prediction(console, recipe, numbers, plan.device.name, file, days)
     asked = {"cluster": say_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
-    return as_object(plan, values, before) | asked
+    return as_object(plan, values, before) | predicted | asked
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:
@@ -153,7 +161,9 @@ def work_table(plan: RecipePlan) -> Table:
     """Returns samples, tokens, FLOP and GPU-days, with published models for comparison."""
     device, ranks = plan.device, plan.recipe.scaling.num_workers
     caption = "FLOP without recomputation" + (
-        f"; days at an assumed MFU of {device.mfu:g}" if device.peak_flop_per_s else ""
+        f"; days at an MFU of {device.mfu:g}, assumed (--mfu); the predicted ones are below"
+        if device.peak_flop_per_s
+        else ""
     )
     table = Table("planned", "samples", "tokens", "FLOP", "recomputed", title="Work", caption=caption)
     on_gpus = device.peak_flop_per_s is not None
@@ -205,6 +215,12 @@ def as_object(plan: RecipePlan, values: dict[str, Any], before: dict[str, Any]) 
         "a100_days": a100_days(plan) if on_gpus else None,
         "gpu_days_beside": plan.recipe.plan.gpu_days_beside,
     }
+
+
+def _tokenization_days(recipe: Recipe, plan: RecipePlan) -> float:
+    """A100 days that tokenization is planned at, at the assumed MFU of the encoder."""
+    costs = plan_costs(recipe, plan.device.name, plan.device.mfu, Rates(), ASSUMED_ENCODER_MFU, 0.0)
+    return costs.tokenization.gpu_days * (costs.a100 or 0.0)
 
 
 def _stage_object(planned: PlannedStage) -> dict[str, Any]:

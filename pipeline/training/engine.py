@@ -13,7 +13,7 @@ from pipeline.data.collate import MicroBatch
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import is_visual_table
 from pipeline.runtime.compiled_ops import set_up_compilation
-from pipeline.runtime.deepspeed_private import shared_memory_file
+from pipeline.runtime.deepspeed_private import call_hooks_directly, join_parts_at_once, shared_memory_file
 from pipeline.training.objective import MicroLoss, Objective
 
 
@@ -90,11 +90,15 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
         weight_decay=stage.weight_decay,
         fused=True,  # on a CPU as well: it takes a tenth of the time there
     )
+    if zero.zero_stage == 3:
+        join_parts_at_once()
     if zero.zero_stage == 3 and zero.whole_layers:
         set_z3_leaf_modules(objective, [MarsDecoderLayer])
     engine, *_ = deepspeed.initialize(
         model=objective, optimizer=optimizer, config=engine_config(stage, zero), dist_init_required=False
     )
+    if zero.zero_stage == 3:
+        call_hooks_directly(objective)
     unlink_shared_memory()
     return cast(Engine, engine)
 

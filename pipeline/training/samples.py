@@ -8,7 +8,7 @@ import torch
 
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY
-from pipeline.runtime.deepspeed_private import kept_gathered
+from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order
 from pipeline.training.engine import Engine
 from tokenization.dtypes import fast_dtype
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
@@ -45,7 +45,7 @@ def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int, device: torc
     generator = PictureGenerator(
         engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
     )
-    with kept_gathered(engine.module.parameters()):
+    with own_module_order(engine), kept_gathered(engine.module.parameters()):
         pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
     engine.train()
     if rank:

@@ -15,6 +15,7 @@ from pipeline.data.row_index import SourceRows
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import Row, TokenReader
+from pipeline.runtime.deepspeed_private import own_module_order
 from pipeline.training.engine import Forward
 
 DOCUMENTS = "documents"
@@ -99,15 +100,16 @@ def validate(engine: Forward, sets: list[ValidationSet], device: torch.device) -
     rank, world_size = dist.get_rank(), dist.get_world_size()
     figures = {}
     engine.eval()
-    for each in sets:
-        step = each.plan.step(0, rank, world_size)
-        nats = torch.zeros(len(Task), device=device)
-        for batches in step.micro_steps:
-            nats += engine([batch.to(device) for batch in batches]).task_losses
-        dist.all_reduce(nats)
-        bits = (nats / math.log(2)).tolist()
-        for name, task, amount in _measures(each, step.label_counts):
-            figures[f"{each.name}/{name}"] = bits[task.value] / amount
+    with own_module_order(engine):
+        for each in sets:
+            step = each.plan.step(0, rank, world_size)
+            nats = torch.zeros(len(Task), device=device)
+            for batches in step.micro_steps:
+                nats += engine([batch.to(device) for batch in batches]).task_losses
+            dist.all_reduce(nats)
+            bits = (nats / math.log(2)).tolist()
+            for name, task, amount in _measures(each, step.label_counts):
+                figures[f"{each.name}/{name}"] = bits[task.value] / amount
     engine.train()
     return figures
 

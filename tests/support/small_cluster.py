@@ -32,7 +32,7 @@ class SmallCluster:
         # Else the agent that starts jobs gets none beside another cluster of this machine.
         ports.append(f"--dashboard-agent-listen-port={free_port()}")
         metrics_port = free_port()
-        ports += [f"--metrics-export-port={metrics_port}", '--system-config={"metrics_report_interval_ms": 500}']
+        ports += [f"--metrics-export-port={metrics_port}", '--system-config={"metrics_report_interval_ms": 2000}']
         self.prometheus = Prometheus(folder / "prometheus", metrics_port)
         self.process = subprocess.Popen(
             ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", *ports],

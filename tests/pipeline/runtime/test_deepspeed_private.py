@@ -3,14 +3,22 @@
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipeline.config.zero import ZeroConfig
 from pipeline.runtime.compiled_ops import set_up_compilation
-from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP, shared_memory_file
+from pipeline.runtime.deepspeed_private import (
+    _COORDINATOR,
+    _ORDER,
+    SHARED_MEMORY_OP,
+    join_parts_at_once,
+    shared_memory_file,
+)
 from pipeline.training.engine import engine_config
 from tests.support.private_names import private_name
 from tests.support.ranks import STAGE, free_port, join, spawn
@@ -18,6 +26,15 @@ from tests.support.ranks import STAGE, free_port, join, spawn
 SLICES = "checkpoints read and write this rank's part of weights and moments"
 LOADING = "a model is loaded that no rank ever holds whole"
 RESUMED = "the model follows the weights that a checkpoint has put back"
+ORDER = "weights are gathered ahead in the step after a validation, too"
+DIRECTLY = "the host's time of a step has no look-up of signatures for each hook of each module"
+REPLACED = "the host's time of a step does not grow with the number of ranks"
+CLASSES = (
+    "deepspeed.runtime.zero.stage3.reduce_scatter_coalesced",
+    "deepspeed.runtime.zero.partition_parameters.AllGatherCoalescedHandle.wait",
+    "deepspeed.runtime.zero.partition_parameters.ZeroParamStatus.AVAILABLE",
+    "deepspeed.runtime.comm.coalesced_collectives._torch_reduce_scatter_fn",
+)
 NAMES = {
     "zero3 parameter.ds_tensor": LOADING,
     "zero3 parameter.ds_numel": SLICES,
@@ -41,6 +58,14 @@ NAMES = {
     "zero2 mapping.get_hp_fragment_address": SLICES,
     "zero2 mapping.lp_fragment_address": SLICES,
     "zero2 mapping.param_group_index": SLICES,
+    "zero3 module.pre_bwd_fn": DIRECTLY,
+    "zero3 module.post_bwd_fn": DIRECTLY,
+    "zero3 optimizer.parameter_offload": ORDER,
+    "zero3 coordinator._clean_inflight_param_registry": ORDER,
+    "zero3 coordinator._clear_trace_structures": ORDER,
+    "zero3 coordinator.is_complete_trace": ORDER,
+    "zero3 coordinator.reset_step": ORDER,
+    **{f"zero3 coordinator.{_COORDINATOR}{name}": ORDER for name in _ORDER},
     "shared memory file": "69 MB a rank would stay in /dev/shm behind every run on CPUs",
 }
 
@@ -57,6 +82,56 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_private_name_of_deepspeed_is_where_it_was(name: str, there: set[str]) -> None:
     assert name in there, f"DeepSpeed {version('deepspeed')} has no {name}, which is used for: {NAMES[name]}"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_is_replaced_in_deepspeed_is_where_it_was(name: str) -> None:
+    private_name(name, REPLACED)
+
+
+@pytest.mark.slow
+def test_joining_parts_at_once_gives_what_deepspeeds_loops_give_bit_for_bit() -> None:
+    spawn(_compare_with_loops, 3, free_port())
+
+
+def _compare_with_loops(rank: int, world_size_port: int) -> None:
+    """Weights and gradients of sizes that three ranks do not divide, and of fewer elements than ranks."""
+    set_up_compilation()
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    join(rank, 3, world_size_port)
+    import deepspeed
+
+    deepspeed.init_distributed("gloo")
+    from deepspeed.runtime.comm.coalesced_collectives import reduce_scatter_coalesced
+
+    shapes = ((5, 7), (2,), (3,), (9,), (1,))
+    torch.manual_seed(rank)
+    for chosen in (shapes, shapes[:1], ((3, 4),)):
+        gradients = [torch.randn(shape) for shape in chosen]
+        expected = reduce_scatter_coalesced([each.clone() for each in gradients])
+        join_parts_at_once()
+        own = stage3_function()([each.clone() for each in gradients])
+        assert [part.tolist() for part in own] == [part.tolist() for part in expected]
+
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    expected = [each.detach().clone() for each in weights]
+    module = nn.ParameterList(weights)
+    deepspeed.zero.Init(module=module, config_dict_or_path=engine_config(STAGE, ZeroConfig(dtype="float32")))
+    first: Any = module[0]
+    first.all_gather_coalesced(list(module)).wait()
+    assert all(torch.equal(found, wanted) for found, wanted in zip(module, expected, strict=True))
+    assert all(each.is_contiguous() for each in module), "torch chooses other kernels for strided weights"
+    shared_memory_file(rank).unlink(missing_ok=True)
+    dist.barrier()
+    os._exit(0)
+
+
+def stage3_function() -> Any:
+    """The function that DeepSpeed's optimizer calls by now."""
+    from deepspeed.runtime.zero import stage3
+
+    return stage3.reduce_scatter_coalesced
 
 
 def test_the_op_for_cpus_has_the_name_that_its_lock_is_looked_for_by() -> None:
@@ -79,8 +154,10 @@ def _look(rank: int, port: int, result: Path) -> None:
         parameter = engine.module.weight
         holders = {
             "parameter": parameter,
+            "module": engine.module,
             "optimizer": engine.optimizer,
             "mapping": getattr(parameter, "_hp_mapping", None),
+            "coordinator": engine.optimizer.parameter_offload.get_param_coordinator() if zero_stage == 3 else None,
         }
         for name in NAMES:
             holder, _, attribute = name.removeprefix(f"zero{zero_stage} ").partition(".")
