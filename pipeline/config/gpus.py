@@ -13,14 +13,15 @@ class GpuType:
             bf16 arithmetic.
         memory_gb: available memory sizes, in 10^9 bytes. No driver reports less.
         memory_gb_per_s: bandwidth of its memory, 10^9 bytes/s, for each of the sizes.
-        nvlink_gb_per_s: bandwidth of its NVLinks together in one direction, 10^9 bytes/s; 0 without NVLink.
+        peer_gb_per_s: bandwidth to the other GPUs of its node in one direction, 10^9 bytes/s: half of NVLink's figure,
+            which counts both directions, or half of PCIe's for cards without NVLink.
     """
 
     name: str
     peak_tflop_per_s: float
     memory_gb: tuple[int, ...]
     memory_gb_per_s: tuple[int, ...]
-    nvlink_gb_per_s: int = 0
+    peer_gb_per_s: int
 
     @property
     def peak_flop_per_s(self) -> float:
@@ -37,16 +38,16 @@ class GpuType:
 A100 = GpuType("A100", 312.0, (40, 80), (1555, 2039), 300)
 GPU_TYPES = (
     A100,
-    GpuType("H100 PCIe", 756.5, (80,), (2000,)),
-    GpuType("H100 NVL", 835.5, (94,), (3900,)),
+    GpuType("H100 PCIe", 756.5, (80,), (2000,), 64),
+    GpuType("H100 NVL", 835.5, (94,), (3900,), 300),
     GpuType("H100", 989.5, (80,), (3350,), 450),
-    GpuType("H200 NVL", 835.5, (141,), (4800,)),
+    GpuType("H200 NVL", 835.5, (141,), (4800,), 450),
     GpuType("H200", 989.5, (141,), (4800,), 450),
     GpuType("B200", 2250.0, (180,), (8000,), 900),  # HGX B200's sheet, an eighth of it
-    GpuType("L40S", 362.0, (48,), (864,)),
-    GpuType("L4", 121.0, (24,), (300,)),
-    GpuType("A10G", 70.0, (24,), (600,)),  # AWS's own card and sheet
-    GpuType("A10", 125.0, (24,), (600,)),
+    GpuType("L40S", 362.0, (48,), (864,), 32),
+    GpuType("L4", 121.0, (24,), (300,), 32),
+    GpuType("A10G", 70.0, (24,), (600,), 32),  # AWS's own card and sheet
+    GpuType("A10", 125.0, (24,), (600,), 32),
     GpuType("V100", 0.0, (16, 32), (900, 900), 150),
 )
 """All known types. A device has the first type whose words are all in the device's name."""

@@ -23,6 +23,11 @@ class MachineType:
     gpus: int
     network_gbit_per_s: float
 
+    @property
+    def network_bytes_per_s(self) -> float:
+        """Bytes that a machine sends to the others in a second, at most."""
+        return self.network_gbit_per_s * 1e9 / 8
+
 
 MACHINE_TYPES = (
     MachineType("p4d.24xlarge", "A100-40GB", 8, 400),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.gpus import gpu_type_of, memory_bytes_per_s
+from pipeline.config.links import stated_links
 from pipeline.config.machine_types import MachineType
-from pipeline.planning.step_time import Links, Overlap
+from pipeline.planning.step_time import LinkRates, Overlap
 
 End = Literal["low", "mid", "high"]
 ENDS: tuple[End, ...] = ("low", "mid", "high")
@@ -39,11 +40,9 @@ ATTENTION = Range(0.10, 0.17, 0.25)
 H100's peak forward (its paper and FlashAttention 3's); blocks are about half full here. Assumed."""
 MEMORY = Range(0.60, 0.75, 0.85)
 """Share of the memory's bandwidth that kernels between the products reach. Assumed."""
-NVLINK = Range(0.65, 0.73, 0.78)
-"""Share of NVLink's bandwidth that collectives of a node reach. A100: 200 to 220 of 300 GB/s (NVIDIA/nccl-tests, issues
-149 and 228)."""
-PCIE_BYTES_PER_S = 20e9
-"""Bytes/s between GPUs of a node without NVLink. Assumed."""
+INSIDE = Range(0.65, 0.73, 0.78)
+"""Share of the bandwidth between the GPUs of a node that collectives reach. A100: 200 to 220 of 300 GB/s
+(NVIDIA/nccl-tests, issues 149 and 228)."""
 NETWORK = Range(0.50, 0.70, 0.85)
 """Share of the network's bandwidth that collectives reach. Assumed: 25 to 42 of the 50 GB/s of a p4de.24xlarge."""
 INSIDE_CALL_S, ACROSS_CALL_S = Range(60e-6, 35e-6, 20e-6), Range(600e-6, 300e-6, 120e-6)
@@ -84,15 +83,20 @@ def rates_of(gpu: str, end: End) -> Rates:
     )
 
 
-def links_of(machine: MachineType, ranks: int, end: End) -> Links:
-    """Returns the assumed links of `ranks` GPUs on machines of a type."""
-    kind = gpu_type_of(machine.gpu)
-    nvlink = kind.nvlink_gb_per_s * 1e9 if kind else 0.0
-    return Links(
+def links_of(machine: MachineType, ranks: int, end: End) -> LinkRates:
+    """Returns the assumed links of `ranks` GPUs on machines of a type.
+
+    Raises:
+        ValueError: the speed of its GPUs' links is not known.
+    """
+    stated = stated_links(machine.gpu, machine.name)
+    if stated.inside_bytes_per_s is None or stated.between_bytes_per_s is None:
+        raise ValueError(f"the links of {machine} are not known")
+    return LinkRates(
         ranks=ranks,
         ranks_per_node=machine.gpus,
-        inside_bytes_per_s=nvlink * NVLINK.at(end) if nvlink else PCIE_BYTES_PER_S,
-        between_bytes_per_s=machine.network_gbit_per_s * 1e9 / 8 * NETWORK.at(end),
+        inside_bytes_per_s=stated.inside_bytes_per_s * INSIDE.at(end),
+        between_bytes_per_s=stated.between_bytes_per_s * NETWORK.at(end),
         inside_call_s=INSIDE_CALL_S.at(end),
         across_call_s=ACROSS_CALL_S.at(end),
     )

@@ -41,7 +41,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Links:
+class LinkRates:
     """The links between the ranks.
 
     Attributes:
@@ -127,7 +127,7 @@ class StepTime:
         return max(self.by_cause, key=lambda name: self.by_cause[name])
 
 
-def step_time(phases: list[Phase], links: Links, overlap: Overlap) -> StepTime:
+def step_time(phases: list[Phase], links: LinkRates, overlap: Overlap) -> StepTime:
     """Returns the seconds of a step that consists of the phases, one after the other."""
     causes: dict[str, float] = dict.fromkeys(("compute", "host", "links inside nodes", "network", "exposed"), 0.0)
     causes["exposed"] = overlap.between_steps_s

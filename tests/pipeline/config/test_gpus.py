@@ -44,5 +44,5 @@ def test_every_name_that_users_are_told_to_give_has_its_figures_and_is_a_resourc
 
 
 def test_a_type_is_added_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "GPU_TYPES", (GpuType("X9", 1000.0, (64,), (4000,)), *GPU_TYPES))
+    monkeypatch.setattr(gpus, "GPU_TYPES", (GpuType("X9", 1000.0, (64,), (4000,), 600), *GPU_TYPES))
     assert peak_flop_per_s("NVIDIA X9") == 1e15 and memory_bytes("X9-64GB") == 64 * 10**9

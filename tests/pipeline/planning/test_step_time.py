@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.planning.step_time import Links, Overlap, Phase, Traffic, step_time
+from pipeline.planning.step_time import LinkRates, Overlap, Phase, Traffic, step_time
 
-LINKS = Links(16, 8, inside_bytes_per_s=100.0, between_bytes_per_s=10.0, inside_call_s=0.0, across_call_s=0.0)
+LINKS = LinkRates(16, 8, inside_bytes_per_s=100.0, between_bytes_per_s=10.0, inside_call_s=0.0, across_call_s=0.0)
 PHASE = Phase("backward", compute_s=2.0, host_s=1.0)
 
 
