@@ -23,6 +23,14 @@ def test_every_link_and_every_file_that_a_page_names_is_there(page: Path) -> Non
     assert [name for name in sorted(named) if not (CHECKOUT / name).exists()] == []
 
 
+def test_every_test_that_holds_a_format_is_there() -> None:
+    page = (CHECKOUT / "docs/formats.md").read_text()
+    tests = {path.name: path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py")}
+    there = {*tests, *re.findall(r"^def (test_\w+)\(", "\n".join(tests.values()), re.MULTILINE)}
+    named = re.findall(r"`(test_[\w.]+)`", page)
+    assert len(named) > 30 and [name for name in named if name not in there] == []
+
+
 def test_the_commit_hooks_run_what_ci_runs_for_lint() -> None:
     hooks = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     (recipe,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)

@@ -28,8 +28,8 @@ class CorpusSource:
     Attributes:
         url: a local folder or `s3://bucket/prefix`.
         layout: one of `CORPUS_FORMATS`; empty: detected from the files.
-        image_column: for parquet: see `tokenization.corpora.parquet.read_parquet`.
-        folder_shard_rows: for an imagefolder: pictures per virtual shard.
+        image_column: for parquet: the pictures' column; empty for the only one, or the first of the usual names.
+        folder_shard_rows: for an imagefolder, and for `files`: pictures per virtual shard.
         max_bytes: larger members and pictures are not read.
     """
 

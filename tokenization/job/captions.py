@@ -9,6 +9,8 @@ from tokenization.corpora.samples import Sample
 TEXT_COLUMN = "txt"
 """The name under which `caption_columns` may have the text file beside a picture."""
 COLUMNS_SHOWN = 12
+LIKELY = ("caption", "text", "prompt", "description", "sentence", "title", "alt")
+"""Parts of the names that columns of captions usually have."""
 
 
 def caption_columns_of(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def why_no_caption(sample: Sample, config: TokenizationConfig) -> str:
     there = [name for name, value in sample.metadata.items() if _texts(value)]
     shown = ", ".join(there[:COLUMNS_SHOWN]) + (", ..." if len(there) > COLUMNS_SHOWN else "")
     empty = [name for name in config.caption_columns if name in sample.metadata]
-    found = f"; the columns with texts are {shown} (--captions en={there[0]})" if there else "; no column has a text"
+    likely = next((name for part in LIKELY for name in there if part in name.lower()), there[0] if there else "")
+    found = f"; the columns with texts are {shown} (--captions en={likely})" if there else "; no column has a text"
     held = ", ".join(f"{name} holds {_kind(sample.metadata[name])}" for name in empty)
     return f"none of the columns {wanted} holds a text{found}{f' ({held})' if held else ''}"
 

@@ -89,7 +89,7 @@ def tokenize_corpus(
     fingerprint = fingerprint or prepare_output(corpus, output, config, tools)
     ignored = {reason: len(names) for reason, names in corpus.ignored.items()}
     storage.delete(MANIFEST_FILE)
-    statistics = _finished_before(shards, storage, seed)
+    statistics = finished_before(shards, storage, seed)
     progress = Progress(len(shards), len(statistics), len(statistics))
     if len(statistics) < len(shards):
         check_encoder(config, tools.vq_folder, workers)
@@ -133,7 +133,7 @@ def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tool
     return fingerprint
 
 
-def _finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str, ShardStatistics]:
+def finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str, ShardStatistics]:
     """Statistics of the shards that are done.
 
     Raises:

@@ -1,0 +1,56 @@
+"""How a tokenization ends, and what its user is told."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from jobs.common.exit_codes import exit_code_of
+from pipeline.launch.tokenization import check_shards
+from tests.support.tokens import FINGERPRINT
+from tokenization.files.storage import open_storage
+from tokenization.table.manifest import Manifest, Notes, shard_statistics, write_manifest
+
+
+def manifest(folder: Path, rows: int, rejects: int, failed: int, notes: Notes | None = None) -> Manifest:
+    books = shard_statistics(
+        [{"codes": [0], "captions": []} for _ in range(rows)],
+        [{"reason": "no caption"} for _ in range(rejects)],
+        notes or Notes(),
+        FINGERPRINT.codebook_size,
+    )
+    failures = {f"{number}.tar": "torn" for number in range(failed)}
+    beside = {"picture outside of the shards": 2} if notes else {}
+    return write_manifest("in", [books], failures, FINGERPRINT, open_storage(folder), beside)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rejects", "failed", "code", "message"),
+    [
+        (0, 5, 0, 3, "none of its 5 samples can be used: 5 x no caption"),
+        (0, 0, 0, 3, "none of its 0 samples can be used: its shards are empty"),
+        (0, 5, 1, 4, "1 shards could not be read"),
+        (1, 0, 1, 4, "1 shards could not be read"),
+    ],
+)
+def test_a_corpus_of_which_nothing_can_be_used_does_not_end_well(
+    tmp_path: Path, rows: int, rejects: int, failed: int, code: int, message: str
+) -> None:
+    whole = manifest(tmp_path / "whole", 1, 99, 0)
+    check_shards({"whole": whole})
+    with pytest.raises(Exception, match=message) as caught:
+        check_shards({"whole": whole, "other": manifest(tmp_path / "other", rows, rejects, failed)})
+    assert exit_code_of(caught.value) == code
+
+
+def test_the_manifest_counts_what_is_ignored_and_has_nothing_new_where_nothing_is(tmp_path: Path) -> None:
+    plain = manifest(tmp_path / "plain", 1, 1, 0)
+    stored = open_storage(tmp_path / "plain").text("manifest.json")
+    assert stored and not {"ignored", "not_numbers"} & set(stored.split('"'))
+    assert plain.ignored == {}
+    notes = Notes(pictures_named=1)
+    notes.ignored.update({"folder": 3})
+    notes.not_numbers.update({"score": 4})
+    full = manifest(tmp_path / "full", 1, 1, 0, notes)
+    assert full.ignored == {"folder": 3, "picture outside of the shards": 1} and full.not_numbers == {"score": 4}
+    assert asdict(full) | {"ignored": {}, "not_numbers": {}} == asdict(plain)
