@@ -1,4 +1,4 @@
-"""`jobs/preflight.py` on a local cluster with a head and two nodes: ready as it is, and with three faults at once."""
+"""`jobs/preflight.py` on a local cluster with a head and two nodes: with three faults at once, and without any."""
 
 import json
 import shutil
@@ -51,18 +51,27 @@ class Preflight:
 
 
 class Cluster:
-    """Local nodes and a copy of a small run's inputs."""
+    """A head, a node, and a node with another version of a package."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.nodes = LocalNodes(folder / "nodes", 2, {"PYTHONPATH": str(CHECKOUT)})
+        self.nodes = LocalNodes(folder / "nodes", 1, {"PYTHONPATH": str(CHECKOUT)})
+        metadata = folder / "shim" / f"{ODD_PACKAGE}-{ODD_VERSION}.dist-info" / "METADATA"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {ODD_PACKAGE}\nVersion: {ODD_VERSION}\n")
+        usual = self.nodes.environment
+        self.nodes.environment = usual | {"PYTHONPATH": f"{folder / 'shim'}:{CHECKOUT}"}
+        self.nodes.add_node()
+        self.nodes.environment = usual
 
-    def root_of(self, folder: Path) -> Path:
-        """Copies recipe and inputs of the small run, without what was trained."""
-        copy_past_run(folder)
-        for trained in ("stage1", "stage2", "ledger"):
-            shutil.rmtree(folder / "past" / trained)
-        return folder
+    @property
+    def odd_node(self) -> psutil.Process:
+        return self.nodes.nodes[1]
+
+    def exchange_the_odd_node(self) -> None:
+        """Ends it, and starts one that is like the other."""
+        self.nodes.kill_node(1)
+        self.nodes.add_node()
 
     def preflight(self, root: Path, *words: str) -> Preflight:
         command = ["jobs/preflight.py", "--recipe", str(root / "recipe.py"), "--root", str(root), "--json"]
@@ -71,14 +80,13 @@ class Cluster:
         assert done.stdout, done.stderr
         return Preflight(done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stderr)
 
-    def exchange_a_node(self, **environment: str) -> psutil.Process:
-        """Ends one node, and starts another with other environment variables."""
-        self.nodes.kill_node(1)
-        usual = self.nodes.environment
-        self.nodes.environment = usual | environment
-        self.nodes.add_node()
-        self.nodes.environment = usual
-        return self.nodes.nodes[-1]
+
+def inputs_in(folder: Path) -> Path:
+    """Copies recipe and inputs of the small run, without what was trained."""
+    copy_past_run(folder)
+    for trained in ("stage1", "stage2", "ledger"):
+        shutil.rmtree(folder / "past" / trained)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -89,31 +97,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def healthy(cluster: Cluster) -> tuple[Preflight, set[str]]:
-    """The whole preflight for the first stage, and the files that it left."""
-    root = cluster.root_of(cluster.folder / "healthy")
-    before = set(root.rglob("*"))
-    found = cluster.preflight(root, "--stage", "1")
-    return found, {path.relative_to(root / "past").as_posix() for path in set(root.rglob("*")) - before}
-
-
-@pytest.fixture(scope="module")
-def faulty(cluster: Cluster, healthy: object) -> Iterator[Preflight]:
-    """A node with another version that is also slow, and a full shared folder."""
-    shim, disk = cluster.folder / "shim", cluster.folder / "disk"
-    metadata = shim / f"{ODD_PACKAGE}-{ODD_VERSION}.dist-info" / "METADATA"
-    metadata.parent.mkdir(parents=True)
-    metadata.write_text(f"Metadata-Version: 2.1\nName: {ODD_PACKAGE}\nVersion: {ODD_VERSION}\n")
+def faulty(cluster: Cluster) -> Preflight:
+    """One of the two nodes has another version and is slow, and the shared folder is full."""
+    disk = cluster.folder / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
     try:
-        root = cluster.root_of(disk / "root")
-        odd = cluster.exchange_a_node(PYTHONPATH=f"{shim}:{CHECKOUT}")
         only = [word for name in ("nodes", "versions", "devices", "storage") for word in ("--only", name)]
-        with slowed(odd):
-            yield cluster.preflight(root, *only)
+        with slowed(cluster.odd_node):
+            return cluster.preflight(inputs_in(disk / "root"), *only)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def healthy(cluster: Cluster) -> tuple[Preflight, set[str]]:
+    """The whole preflight for the first stage on two nodes that are alike, and the files that it left."""
+    cluster.exchange_the_odd_node()
+    root = inputs_in(cluster.folder / "healthy")
+    before = set(root.rglob("*"))
+    found = cluster.preflight(root, "--stage", "1")
+    return found, {path.relative_to(root / "past").as_posix() for path in set(root.rglob("*")) - before}
 
 
 @contextmanager
@@ -143,30 +147,6 @@ def _send(node: psutil.Process, number: int) -> None:
             process.send_signal(number)
 
 
-def test_two_alike_nodes_are_ready(healthy: tuple[Preflight, set[str]]) -> None:
-    found, _ = healthy
-    failed = [each for each in found.odd() if each[2] == "failed"]
-    assert found.exit_code == 0 and not failed, found.shown
-    assert {each["subject"] for each in found.findings} == set(SUBJECTS)
-    steps = {each["what"] for each in found.findings if each["subject"] == "steps"}
-    assert any("text_to_image + captioning + interleaved" in what for what in steps), "one whole step"
-    for kind in ("text_to_image", "captioning", "interleaved"):
-        assert f"stage 1: {kind}, 1 micro-step, twice" in steps
-    assert "ready" in found.shown.splitlines()[-1] and found.result["seconds"] < 600
-
-
-def test_links_between_the_nodes_were_measured(healthy: tuple[Preflight, set[str]]) -> None:
-    figures = {each["what"]: each["figures"] for each in healthy[0].findings if each["subject"] == "network"}
-    for operation in ("all-reduce", "all-gather"):
-        assert figures[f"{operation} between nodes, a node"]["bytes_per_s"] > 1e6
-
-
-def test_it_leaves_only_what_training_would_make_anew(healthy: tuple[Preflight, set[str]]) -> None:
-    _, left = healthy
-    rows = {"pages.parquet", "shapes.parquet", "shapes.held_out.parquet"}
-    assert left == {"stage1", "stage1/rows"} | {f"stage1/rows/{name}" for name in rows}
-
-
 def test_a_node_with_another_version_is_named(faulty: Preflight) -> None:
     (found,) = faulty.of("versions")
     assert found["verdict"] == "failed" and found["figures"]["here"] == {ODD_PACKAGE: ODD_VERSION}
@@ -183,3 +163,30 @@ def test_a_slow_node_is_named_and_it_is_the_one_that_was_slowed(faulty: Prefligh
     (other,) = faulty.of("versions")
     assert slow["what"] == "speed of a processor, sha256" and slow["verdict"] == "failed"
     assert slow["node"] == other["node"], "both faults were put into the same node"
+
+
+@pytest.mark.long
+def test_two_alike_nodes_are_ready(healthy: tuple[Preflight, set[str]]) -> None:
+    found, _ = healthy
+    failed = [each for each in found.odd() if each[2] == "failed"]
+    assert found.exit_code == 0 and not failed, found.shown
+    assert {each["subject"] for each in found.findings} == set(SUBJECTS)
+    steps = {each["what"] for each in found.findings if each["subject"] == "steps"}
+    assert any("text_to_image + captioning + interleaved" in what for what in steps), "one whole step"
+    for kind in ("text_to_image", "captioning", "interleaved"):
+        assert f"stage 1: {kind}, 1 micro-step, twice" in steps
+    assert "ready" in found.shown.splitlines()[-1] and found.result["seconds"] < 600
+
+
+@pytest.mark.long
+def test_links_between_the_nodes_were_measured(healthy: tuple[Preflight, set[str]]) -> None:
+    figures = {each["what"]: each["figures"] for each in healthy[0].findings if each["subject"] == "network"}
+    for operation in ("all-reduce", "all-gather"):
+        assert figures[f"{operation} between nodes, a node"]["bytes_per_s"] > 1e6
+
+
+@pytest.mark.long
+def test_it_leaves_only_what_training_would_make_anew(healthy: tuple[Preflight, set[str]]) -> None:
+    _, left = healthy
+    rows = {"pages.parquet", "shapes.parquet", "shapes.held_out.parquet"}
+    assert left == {"stage1", "stage1/rows"} | {f"stage1/rows/{name}" for name in rows}
