@@ -52,7 +52,8 @@ class Preflight:
         links: the bandwidths that are assumed.
         has_room: True if the workers can start now.
         deadline: the time for all checks.
-        stage_runs: inputs of each stage that fit, by number.
+        stage_runs: inputs of each stage that fit, by number, once they were made.
+        stage_problems: why the inputs of a stage do not fit, by number.
     """
 
     recipe: Recipe
@@ -63,6 +64,7 @@ class Preflight:
     has_room: bool
     deadline: Deadline
     stage_runs: dict[int, StageRun] = field(default_factory=dict)
+    stage_problems: dict[int, str] = field(default_factory=dict)
 
     @property
     def training_nodes(self) -> list[Node]:

@@ -16,6 +16,7 @@ from pipeline.config.scaling import ScalingConfig
 from pipeline.launch.ray_train import join_worker_group, worker_group
 from pipeline.preflight.finding import Finding
 from pipeline.preflight.monitor import GroupMonitor, Progress
+from pipeline.preflight.nccl_log import network_of_process
 from pipeline.preflight.nodes import one_line
 from pipeline.runtime.placement import actor_here
 
@@ -59,12 +60,15 @@ class GroupWorker:
     def __call__(self) -> None:
         context, me = join_worker_group(), ray.get_runtime_context()
         self.monitor.joined.remote(me.current_actor)
-        for part in self.parts:
-            if context.rank == 0:
-                ray.get(self.monitor.began.remote(part.name))
-            findings = part.run(me.get_node_id(), context.device)
-            if context.rank == 0:
-                ray.get(self.monitor.ended.remote(part.name, findings))
+        try:
+            for part in self.parts:
+                if context.rank == 0:
+                    ray.get(self.monitor.began.remote(part.name))
+                findings = part.run(me.get_node_id(), context.device)
+                if context.rank == 0:
+                    ray.get(self.monitor.ended.remote(part.name, findings))
+        finally:
+            network_of_process()  # also removes NCCL's log
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,19 @@ def _seen_tokens(url: str) -> Seen:
 
 
 def judge_inputs(by_node: Mapping[Node, Mapping[str, Seen]]) -> list[Finding]:
-    """Compares what the nodes see with what the driver's node sees, or else the first."""
+    """Compares what the nodes see with what the driver's node sees, or else the first; if that sees none, it alone is
+    named."""
     findings: list[Finding] = []
     if not by_node:
         return findings
     reference = next((node for node in by_node if node.is_drivers), next(iter(by_node)))
     for what, expected in by_node[reference].items():
+        if expected.problem:
+            remedy = (
+                "make it (jobs/tokenize.py, jobs/train_lm.py, jobs/init_model.py), or correct its folder in the recipe"
+            )
+            findings.append(failed(SUBJECT, what, expected.problem, remedy, str(reference)))
+            continue
         odd = [_odd(what, node, seen[what], expected) for node, seen in by_node.items()]
         problems = [finding for finding in odd if finding]
         said = f"{expected.described}, alike on {len(by_node)} node{_s(len(by_node))}"
@@ -103,25 +110,24 @@ def _odd(what: str, node: Node, seen: Seen, expected: Seen) -> Finding | None:
     if seen.problem:
         remedy = "put it on the file system that all nodes share, or copy it to this node"
         return failed(SUBJECT, what, seen.problem, remedy, str(node))
-    if expected.problem or seen.sha256 == expected.sha256:
+    if seen.sha256 == expected.sha256:
         return None
     measured = f"other files than the driver's node has: {seen.described}"
     remedy = "remove this node's own copy, or copy the driver's"
     return Finding(SUBJECT, what, Verdict.FAILED, measured, expected.described, str(node), remedy)
 
 
-def judge_stages(problems: Sequence[tuple[int, str]], checked: Sequence[int]) -> list[Finding]:
+def judge_stages(problems: Mapping[int, str], checked: Sequence[int]) -> list[Finding]:
     """Judges the check of all stages' inputs by the code that trains: settings, rows, fingerprints.
 
     Args:
-        problems: number and error of each stage whose inputs do not fit.
+        problems: the error of each stage whose inputs do not fit, by number.
         checked: numbers of all checked stages.
     """
-    wrong = dict(problems)
     remedy = "see the message; jobs/tokenize.py and jobs/init_model.py make what is missing"
     return [
-        failed(SUBJECT, f"stage {number}: inputs", wrong[number], remedy)
-        if number in wrong
+        failed(SUBJECT, f"stage {number}: inputs", problems[number], remedy)
+        if number in problems
         else Finding(SUBJECT, f"stage {number}: inputs", Verdict.OK, "fit the recipe, fingerprints are alike")
         for number in checked
     ]

@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.runtime.ray_private import draining_nodes
 
 T = TypeVar("T")
+OWN_ERRORS = ("pipeline.errors", "tokenization.errors")
 ERROR_CHARACTERS = 300
 """Maximum characters of an error in a finding."""
 
@@ -89,7 +90,8 @@ _TASK: Any = ray.remote(num_cpus=0, max_retries=0)(_called)
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's kind and message in one line, without Ray's traceback."""
+    """Returns an error's message in one line, without Ray's traceback, and its kind where that is not the project's."""
     cause = getattr(error, "cause", None)
     error = cause if isinstance(error, ray.exceptions.RayTaskError) and cause is not None else error
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:ERROR_CHARACTERS]
+    kind = "" if type(error).__module__ in OWN_ERRORS else f"{type(error).__name__}: "
+    return f"{kind}{' '.join(str(error).split())}"[:ERROR_CHARACTERS]

@@ -180,24 +180,22 @@ def _storage(preflight: Preflight) -> list[Finding]:
 
 
 def _inputs(preflight: Preflight) -> list[Finding]:
-    problems = _make_stage_runs(preflight)
+    _make_stage_runs(preflight)
     checked = [planned.number for planned in preflight.plan.stages]
     look = partial(inputs_here, preflight.inputs())
     answers = ask(dict.fromkeys(preflight.checked_nodes, look), preflight.limit_s(SLOW_S))
     found = [*_unanswered("inputs", answers), *judge_inputs(answers.values)]
-    return [*judge_stages(problems, checked), *found]
+    return [*judge_stages(preflight.stage_problems, checked), *found]
 
 
-def _make_stage_runs(preflight: Preflight) -> list[tuple[int, str]]:
-    """Makes the inputs of the workers of each stage, as training would. Returns the problems by stage number."""
-    problems = []
+def _make_stage_runs(preflight: Preflight) -> None:
+    """Makes the inputs of the workers of each stage, as training would."""
     for planned in preflight.plan.stages:
         make = partial(stage_run, planned.number, preflight.recipe, preflight.paths, None)
         try:
             preflight.stage_runs[planned.number] = within(preflight.limit_s(SLOW_S), make)
         except Exception as error:  # of any kind: other stages may fit
-            problems.append((planned.number, one_line(error)))
-    return problems
+            preflight.stage_problems[planned.number] = one_line(error)
 
 
 def _ops(preflight: Preflight) -> list[Finding]:
@@ -226,13 +224,13 @@ def _in_group(preflight: Preflight, subjects: Collection[str]) -> list[Finding]:
         parts.append(NetworkPart({node.node_id: str(node) for node in preflight.nodes}, preflight.links))
         subject_of[parts[-1].name] = "network"
     if "steps" in subjects:
-        problems = dict(_make_stage_runs(preflight) if not preflight.stage_runs else ())
+        if not preflight.stage_runs and not preflight.stage_problems:
+            _make_stage_runs(preflight)
         scaling = preflight.recipe.scaling
         for planned in preflight.plan.stages:
             run = preflight.stage_runs.get(planned.number)
             if run is None:
-                said = problems.get(planned.number, "its inputs do not fit, see there")
-                findings.append(stage_failed(planned.number, said))
+                findings.append(stage_failed(planned.number, preflight.stage_problems[planned.number]))
                 continue
             kinds = frozenset(kind.kind for kind in planned.work.kinds)
             step = planned_step(planned, preflight.plan.device, scaling.num_workers)

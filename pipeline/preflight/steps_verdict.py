@@ -106,6 +106,6 @@ def _memory(report: StageReport, planned: PlannedStep) -> Finding:
 
 
 def stage_failed(number: int, problem: str) -> Finding:
-    """Returns the finding for a stage whose steps could not be run."""
-    remedy = "see the message; Ray's logs on the nodes have the rest (/tmp/ray/session_latest/logs)"
-    return failed(SUBJECT, f"stage {number}: steps", problem, remedy)
+    """Returns the finding for a stage whose inputs do not fit."""
+    remedy = "mend the inputs of the stage first; --only inputs checks them"
+    return failed(SUBJECT, f"stage {number}: steps", f"not run: {problem}", remedy)

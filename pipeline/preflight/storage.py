@@ -15,7 +15,7 @@ POLL_S = 0.1
 VISIBLE_WITHIN_S = 10.0
 """Seconds within which what one node wrote must be visible to another. Checkpoints wait 60 s for it."""
 HELD_AT_MOST_S = 20.0
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 4_000_000
 TOKEN, OWNER, LOCK, HELD, RELEASE = "token.txt", "owner.txt", "lock", "held.txt", "release.txt"
 
 
