@@ -17,8 +17,7 @@ class PreflightSettings:
     wait_minutes: float = 0.0
     """Minutes to wait for the recipe's workers to have room, before the others count: for clusters that start nodes."""
     cluster: str = ""
-    """Cluster file, as in cluster/aws_a100.yaml, whose machine types say what the network between nodes should give."""
-    inside_gb_per_s: float = 0.0
-    """GB/s that a GPU should send inside its node. Default: what the maker states of plan.gpu."""
-    between_gb_per_s: float = 0.0
-    """GB/s that a node should send to others. Default: what the maker states of the machine types in --cluster."""
+    """Cluster file, as in cluster/aws_a100.yaml, whose machines the plan is made for. Default: the first known ones
+    with the recipe's GPU."""
+    network_gbit_per_s: float = 0.0
+    """Gbit/s between nodes that the plan is made for. Default: those of the machines."""

@@ -1,30 +1,52 @@
-"""The bandwidths that a run is planned with. The one place that says where they come from."""
+"""What the plan assumes of the links, and predicts of the steps: what a preflight compares its measurements with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from cluster.cluster_file import read_cluster_file
-from pipeline.config.links import Links, stated_links
 from pipeline.config.preflight import PreflightSettings
 from pipeline.config.recipe import Recipe
+from pipeline.planning.assumed_rates import ENDS, Range, links_of
+from pipeline.planning.machines import machine_for
+from pipeline.planning.prediction import Predictor
 
 
-def assumed_links(recipe: Recipe, settings: PreflightSettings) -> Links:
-    """Returns the assumed bandwidths: the settings' own, or else what the makers state of the recipe's GPU, and of the
-    machine type of the cluster file that is started first for the recipe's workers.
+@dataclass(frozen=True)
+class Assumed:
+    """What the plan assumes; None and empty where it assumes nothing, as on CPUs.
+
+    Attributes:
+        machine: name of the machine type.
+        inside_bytes_per_s: bytes that a rank receives from its node's other ranks in a second.
+        between_bytes_per_s: bytes that a node receives from other nodes in a second.
+        step_s: predicted seconds of a step, by stage number. A range's `low` is the slowest case: the most seconds.
+    """
+
+    machine: str = ""
+    inside_bytes_per_s: Range | None = None
+    between_bytes_per_s: Range | None = None
+    step_s: Mapping[int, Range] = field(default_factory=dict)
+
+
+def assumed_of(recipe: Recipe, numbers: list[int], settings: PreflightSettings) -> Assumed:
+    """Returns what the plan assumes of the recipe's workers on the machines of the cluster file, or else on the first
+    known ones with its GPU.
 
     Raises:
         UsageError: the cluster file cannot be used.
     """
-    stated = stated_links(recipe.plan.gpu if recipe.scaling.use_gpu else "", _machine_type(recipe, settings.cluster))
-    inside, between = settings.inside_gb_per_s * 1e9, settings.between_gb_per_s * 1e9
-    return Links(inside or stated.inside_bytes_per_s, between or stated.between_bytes_per_s)
-
-
-def _machine_type(recipe: Recipe, cluster: str) -> str:
-    if not cluster:
-        return ""
-    wanted = recipe.scaling.worker_resources
-    fitting = [
-        kind
-        for kind in read_cluster_file(cluster).node_types
-        if all(kind.resources.get(name, 0.0) >= amount for name, amount in wanted.items())
-    ]
-    return max(fitting, key=lambda kind: kind.priority).instance if fitting else ""
+    file = read_cluster_file(settings.cluster) if settings.cluster else None
+    machine = machine_for(recipe.plan.gpu, file) if recipe.scaling.use_gpu else None
+    if machine is None:
+        return Assumed()
+    if settings.network_gbit_per_s:
+        machine = replace(machine, network_gbit_per_s=settings.network_gbit_per_s)
+    ranks = recipe.scaling.num_workers
+    links = [links_of(machine, ranks, end) for end in ENDS]
+    stages = Predictor(recipe, numbers).predict(machine, ranks).stages
+    return Assumed(
+        machine=machine.name,
+        inside_bytes_per_s=Range(*(each.inside_bytes_per_s for each in links)),
+        between_bytes_per_s=Range(*(each.between_bytes_per_s for each in links)),
+        step_s={stage.number: Range(*(stage.at(end).seconds for end in ENDS)) for stage in stages},
+    )

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.config.links import Links
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.planning.recipe_plan import RecipePlan
+from pipeline.preflight.assumed import Assumed
 from pipeline.preflight.devices import Need
 from pipeline.preflight.folders import Folder
 from pipeline.preflight.inputs import Inputs
@@ -49,7 +49,7 @@ class Preflight:
         recipe, paths: recipe and paths of the run; `recipe.scaling.num_workers` is the number that has room.
         plan: the plan of the stages that are checked, on so many workers.
         nodes: the live nodes, that of the driver first.
-        links: the bandwidths that are assumed.
+        assumed: what the plan assumes of links and steps.
         has_room: True if the workers can start now.
         deadline: the time for all checks.
         stage_runs: inputs of each stage that fit, by number, once they were made.
@@ -60,7 +60,7 @@ class Preflight:
     paths: RunPaths
     plan: RecipePlan
     nodes: list[Node]
-    links: Links
+    assumed: Assumed
     has_room: bool
     deadline: Deadline
     stage_runs: dict[int, StageRun] = field(default_factory=dict)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.config.links import Links
+from pipeline.planning.assumed_rates import Range
+from pipeline.preflight.assumed import Assumed
 from pipeline.preflight.finding import Finding, Verdict, failed, verdict_of_share, with_unit
 from pipeline.preflight.network import RankReport
 
@@ -11,13 +12,14 @@ SLOW_RANK = {"cuda": (0.9, 0.7), "cpu": (0.6, 0.4)}
 """Shares of the fastest rank's computing speed below which a node gives a warning, and fails. CPUs are shared with
 other programs."""
 SLOW_LINK = (0.7, 0.35)
-"""Shares of the assumed bandwidth, or of the fastest node's, below which a link gives a warning, and fails. No program
-reaches all of what makers state."""
+"""The same for its exchange with another node, of the fastest node's."""
+BELOW_PLAN = (1.0, 0.5)
+"""The same for bandwidths, of the lowest that the plan assumes."""
 OPERATIONS = ("all-reduce", "all-gather")
 
 
 def judge_network(
-    reports: Sequence[RankReport], names: Mapping[str, str], device_type: str, assumed: Links
+    reports: Sequence[RankReport], names: Mapping[str, str], device_type: str, assumed: Assumed
 ) -> list[Finding]:
     """Judges the reports of all ranks.
 
@@ -25,7 +27,7 @@ def judge_network(
         reports: of every rank.
         names: how nodes are called, by id.
         device_type: `cuda` or `cpu`.
-        assumed: the bandwidths of the plan.
+        assumed: what the plan assumes of the links.
     """
     of_node: dict[str, list[RankReport]] = {}
     for report in reports:
@@ -62,7 +64,7 @@ def _speeds(of_node: ByNode, device_type: str) -> list[Finding]:
     return found
 
 
-def _bandwidths(of_node: ByNode, assumed: Links) -> list[Finding]:
+def _bandwidths(of_node: ByNode, assumed: Assumed) -> list[Finding]:
     found = []
     for operation in OPERATIONS:
         inside = _least(of_node, operation, between=False)
@@ -72,7 +74,7 @@ def _bandwidths(of_node: ByNode, assumed: Links) -> list[Finding]:
             ("between nodes, a node", between, assumed.between_bytes_per_s, "look at the network's finding below"),
         ):
             if least is not None:
-                found.append(_bandwidth(f"{operation} {where}", *least, expected, remedy))
+                found.append(_bandwidth(f"{operation} {where}", *least, expected, assumed.machine, remedy))
     return found
 
 
@@ -88,11 +90,13 @@ def _least(of_node: ByNode, operation: str, between: bool) -> tuple[str, float] 
     return min(by_node.items(), key=lambda item: item[1]) if by_node else None
 
 
-def _bandwidth(what: str, node: str, rate: float, expected: float | None, remedy: str) -> Finding:
-    verdict = verdict_of_share(rate / expected, SLOW_LINK) if expected else Verdict.OK
-    said = f"{with_unit(expected, 'B/s')} assumed" if expected else "nothing assumed"
-    figures = {"bytes_per_s": rate, "assumed_bytes_per_s": expected}
+def _bandwidth(what: str, node: str, rate: float, expected: Range | None, machine: str, remedy: str) -> Finding:
     measured = f"{with_unit(rate, 'B/s')} at the slowest"
+    if expected is None:
+        return Finding(SUBJECT, what, Verdict.OK, measured, "nothing assumed", node, figures={"bytes_per_s": rate})
+    verdict = verdict_of_share(rate / expected.low, BELOW_PLAN)
+    said = f"{with_unit(expected.low, 'B/s')} to {with_unit(expected.high, 'B/s')} assumed of {machine}"
+    figures = {"bytes_per_s": rate, "assumed_low_bytes_per_s": expected.low, "assumed_high_bytes_per_s": expected.high}
     return Finding(SUBJECT, what, verdict, measured, said, node, remedy if verdict else "", figures)
 
 

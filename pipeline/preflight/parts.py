@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.config.links import Links
 from pipeline.config.tasks import Kind
 from pipeline.preflight import network_verdict, steps_verdict
+from pipeline.preflight.assumed import Assumed
 from pipeline.preflight.finding import Finding
 from pipeline.preflight.network import measure_network
 from pipeline.preflight.steps import measure_stage
@@ -22,11 +22,11 @@ class NetworkPart:
 
     Attributes:
         names: how nodes are called, by id.
-        assumed: the bandwidths of the plan.
+        assumed: what the plan assumes of the links.
     """
 
     names: Mapping[str, str]
-    assumed: Links
+    assumed: Assumed
     name: str = "network"
     is_last: bool = False
     limit_s: float = NETWORK_LIMIT_S

@@ -16,7 +16,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.planning.recipe_plan import plan_recipe
-from pipeline.preflight.assumed import assumed_links
+from pipeline.preflight.assumed import assumed_of
 from pipeline.preflight.clocks import clock_findings
 from pipeline.preflight.context import Deadline, Preflight, with_workers, within
 from pipeline.preflight.devices import host_here, judge_hosts
@@ -70,16 +70,16 @@ def run_preflight(recipe: Recipe, paths: RunPaths, settings: PreflightSettings, 
     """
     numbers = _numbers(recipe, settings.stage)
     plan = plan_recipe(recipe, numbers)
-    links = assumed_links(recipe, settings)
+    assumed = assumed_of(recipe, numbers, settings)
     connect_to_ray()
     workers = _workers_with_room(recipe, settings.wait_minutes)
     has_room = workers == recipe.scaling.num_workers or 0 < recipe.scaling.min_workers <= workers
     findings = [_room(recipe, workers, has_room)]
     if has_room and workers != recipe.scaling.num_workers:
         recipe = with_workers(recipe, workers)
-        plan = plan_recipe(recipe, numbers)
+        plan, assumed = plan_recipe(recipe, numbers), assumed_of(recipe, numbers, settings)
     preflight = Preflight(
-        recipe, replace(paths, recipe=recipe), plan, cluster_nodes(), links, has_room, Deadline(settings.minutes * 60)
+        recipe, replace(paths, recipe=recipe), plan, cluster_nodes(), assumed, has_room, Deadline(settings.minutes * 60)
     )
     wanted = [subject for subject in SUBJECTS if not only or subject in only]
     for subject in wanted:
@@ -221,7 +221,7 @@ def _in_group(preflight: Preflight, subjects: Collection[str]) -> list[Finding]:
     findings, parts = [], list[Part]()
     subject_of: dict[str, str] = {}
     if "network" in subjects:
-        parts.append(NetworkPart({node.node_id: str(node) for node in preflight.nodes}, preflight.links))
+        parts.append(NetworkPart({node.node_id: str(node) for node in preflight.nodes}, preflight.assumed))
         subject_of[parts[-1].name] = "network"
     if "steps" in subjects:
         if not preflight.stage_runs and not preflight.stage_problems:
@@ -233,7 +233,8 @@ def _in_group(preflight: Preflight, subjects: Collection[str]) -> list[Finding]:
                 findings.append(stage_failed(planned.number, preflight.stage_problems[planned.number]))
                 continue
             kinds = frozenset(kind.kind for kind in planned.work.kinds)
-            step = planned_step(planned, preflight.plan.device, scaling.num_workers)
+            seconds = preflight.assumed.step_s.get(planned.number)
+            step = planned_step(planned, preflight.plan.device, scaling.num_workers, seconds)
             parts.append(StagePart(replace(run, verify_only=True), kinds, step))
             subject_of[parts[-1].name] = "steps"
     if not preflight.has_room:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
+from pipeline.planning.assumed_rates import Range
 from pipeline.planning.recipe_plan import Device, PlannedStage
 from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
 from pipeline.preflight.steps import StageReport, StepReport
 
 SUBJECT = "steps"
-SLOW = 1.25
-"""A step that takes more than this multiple of the planned seconds gives a warning."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +18,20 @@ class PlannedStep:
         number: number of the stage.
         device: the device that it is planned on.
         ranks: number of ranks.
+        seconds: predicted seconds of a step; its `low` is the slowest case. None if nothing is predicted.
         peak_bytes: memory of a rank at its fullest moment, without what CUDA itself takes.
     """
 
     number: int
     device: Device
     ranks: int
+    seconds: Range | None
     peak_bytes: int
 
-    def seconds(self, flop: float) -> float | None:
-        """Returns the planned seconds of a step of `flop` on all ranks; None on CPUs."""
-        peak = self.device.peak_flop_per_s
-        return flop / (peak * self.device.mfu * self.ranks) if peak else None
 
-
-def planned_step(planned: PlannedStage, device: Device, ranks: int) -> PlannedStep:
-    """Returns what the plan says of the steps of a stage on so many ranks."""
-    return PlannedStep(planned.number, device, ranks, planned.memory.peak - planned.memory.runtime)
+def planned_step(planned: PlannedStage, device: Device, ranks: int, seconds: Range | None) -> PlannedStep:
+    """Returns what the plan says of the steps of a stage on so many ranks, with the predicted `seconds`."""
+    return PlannedStep(planned.number, device, ranks, seconds, planned.memory.peak - planned.memory.runtime)
 
 
 def judge_stage(report: StageReport, planned: PlannedStep) -> list[Finding]:
@@ -71,21 +67,21 @@ def _compared(step: StepReport, number: int) -> Finding:
 
 
 def _time(step: StepReport, planned: PlannedStep) -> Finding:
-    what, seconds = f"stage {planned.number}: time of a step", planned.seconds(step.flop)
-    if seconds is None:
-        return Finding(SUBJECT, what, Verdict.OK, f"{step.seconds:.3g} s", "no plan on CPUs")
-    slow = step.seconds > SLOW * seconds
-    peak = planned.device.peak_flop_per_s or 1.0
-    mfu = step.flop / (step.seconds * planned.ranks * peak)
-    remedy = "the run will take longer than planned: look at the network's findings, or plan with this MFU (--mfu)"
+    what, peak, predicted = f"stage {planned.number}: time of a step", planned.device.peak_flop_per_s, planned.seconds
+    mfu = step.flop / (step.seconds * planned.ranks * peak) if peak else None
+    measured = f"{step.seconds:.3g} s" + (f", MFU {mfu:.2f}" if mfu is not None else "")
+    figures = {"seconds": step.seconds, "mfu": mfu}
+    if predicted is None:
+        return Finding(SUBJECT, what, Verdict.OK, measured, "nothing predicted", figures=figures)
+    slow = step.seconds > predicted.low
     return Finding(
         SUBJECT,
         what,
         Verdict.WARNING if slow else Verdict.OK,
-        f"{step.seconds:.3g} s, MFU {mfu:.2f}",
-        f"{seconds:.3g} s, MFU {planned.device.mfu:g} (assumed)",
-        remedy=remedy if slow else "",
-        figures={"seconds": step.seconds, "planned_seconds": seconds, "mfu": mfu},
+        measured,
+        f"{predicted.high:.3g} to {predicted.low:.3g} s predicted",
+        remedy="the run will take longer than predicted: look at the network's findings above" if slow else "",
+        figures=figures | {"predicted_fastest_s": predicted.high, "predicted_slowest_s": predicted.low},
     )
 
 

@@ -6,22 +6,17 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.cluster_file import ClusterFile
-from pipeline.config.machine_types import MACHINE_TYPES, MachineType, machine_type, machine_with
+from pipeline.config.machine_types import MACHINE_TYPES
 from pipeline.config.recipe import Recipe
 from pipeline.planning.assumed_rates import Range
 from pipeline.planning.best_settings import Best, best_settings
+from pipeline.planning.machines import machine_for
 from pipeline.planning.prediction import Prediction, Predictor
 
 SIZES = (8, 16, 64, 256)
 """Numbers of GPUs that are predicted, besides the recipe's own."""
 OTHERS = ("A100-40GB", "A100-80GB", "H100")
 """GPUs that are predicted, besides the planned one."""
-
-
-def machine_for(gpu: str, file: ClusterFile | None) -> MachineType | None:
-    """Returns the cluster file's machine type with a GPU, else the first known one, else None."""
-    known = [machine_type(kind.instance) for kind in file.node_types] if file else []
-    return next((machine for machine in known if machine and machine.gpu == gpu), machine_with(gpu))
 
 
 def say_prediction(

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 
 from jobs.common.recipes import load_recipe
-from pipeline.config.links import Links, stated_links
 from pipeline.config.preflight import PreflightSettings
-from pipeline.preflight.assumed import assumed_links
+from pipeline.planning.assumed_rates import Range
+from pipeline.preflight.assumed import Assumed, assumed_of
 from pipeline.preflight.finding import Finding, Verdict
 from pipeline.preflight.nccl_log import Network
 from pipeline.preflight.network import RankReport, across, pairs_of_round
 from pipeline.preflight.network_verdict import judge_network
 
 EFA = Network("AWS Libfabric", "efa", gpu_direct=True)
-A100 = Links(300e9, 50e9)
+A100 = Assumed("p4de.24xlarge", Range(195e9, 219e9, 234e9), Range(25e9, 35e9, 42.5e9))
 
 
 def ranks(nodes: int = 3, per_node: int = 2) -> list[RankReport]:
@@ -41,7 +41,7 @@ def odd(found: list[Finding]) -> list[tuple[str, str, Verdict]]:
     return [(finding.what, finding.node, finding.verdict) for finding in found if finding.verdict]
 
 
-def judged(reports: list[RankReport], device: str = "cuda", assumed: Links = A100) -> list[Finding]:
+def judged(reports: list[RankReport], device: str = "cuda", assumed: Assumed = A100) -> list[Finding]:
     return judge_network(reports, {report.node: f"{report.node} name" for report in reports}, device, assumed)
 
 
@@ -49,8 +49,14 @@ def test_healthy_links_are_shown_beside_what_was_assumed() -> None:
     found = judged(ranks())
     assert odd(found) == []
     said = {finding.what: (finding.measured, finding.expected) for finding in found}
-    assert said["all-reduce between nodes, a node"] == ("40 GB/s at the slowest", "50 GB/s assumed")
-    assert said["all-gather inside a node, a rank"] == ("220 GB/s at the slowest", "300 GB/s assumed")
+    assert said["all-reduce between nodes, a node"] == (
+        "40 GB/s at the slowest",
+        "25 GB/s to 42.5 GB/s assumed of p4de.24xlarge",
+    )
+    assert said["all-gather inside a node, a rank"] == (
+        "220 GB/s at the slowest",
+        "195 GB/s to 234 GB/s assumed of p4de.24xlarge",
+    )
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.8, Verdict.WARNING), (0.5, Verdict.FAILED)])
@@ -116,9 +122,17 @@ def test_one_rank_of_each_node_measures_between_nodes_also_where_nodes_are_unlik
     assert across([[0, 1, 2], [3, 4]]) == [[0, 3], [1, 4], [2]]
 
 
-def test_assumed_bandwidths_are_the_makers_or_the_users() -> None:
-    assert stated_links("A100-80GB", "p4de.24xlarge") == Links(300e9, 50e9)
-    assert stated_links("", "a machine of one's own") == Links()
+def test_a_bandwidth_just_below_what_the_plan_assumes_is_a_warning() -> None:
+    reports = [replace(report, inside={"all-reduce": 150e9, "all-gather": 200e9}) for report in ranks()]
+    assert odd(judged(reports)) == [("all-reduce inside a node, a rank", "node0 name", Verdict.WARNING)]
+
+
+def test_what_is_assumed_is_what_the_dry_run_predicts_with() -> None:
     recipe = load_recipe("mars_7b")
-    assert assumed_links(recipe, PreflightSettings(cluster="aws_a100")) == Links(300e9, 50e9)
-    assert assumed_links(recipe, PreflightSettings(between_gb_per_s=25.0)) == Links(300e9, 25e9)
+    assumed = assumed_of(recipe, [1], PreflightSettings(cluster="aws_a100"))
+    assert assumed.machine == "p4de.24xlarge" and assumed.between_bytes_per_s == Range(25e9, 35e9, 42.5e9)
+    assert assumed.step_s[1].low > assumed.step_s[1].mid > assumed.step_s[1].high > 0
+    slower = assumed_of(recipe, [1], PreflightSettings(network_gbit_per_s=100.0))
+    assert slower.between_bytes_per_s == Range(6.25e9, 8.75e9, 10.625e9)
+    assert slower.step_s[1].low > assumed.step_s[1].low
+    assert assumed_of(load_recipe("demo"), [1], PreflightSettings()) == Assumed(), "nothing is assumed of CPUs"

@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 
 from jobs.common.recipes import load_recipe
-from pipeline.config.links import Links
 from pipeline.config.tasks import Kind
 from pipeline.launch.stage_inputs import stage_run
+from pipeline.planning.assumed_rates import Range
 from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.preflight.assumed import Assumed
 from pipeline.preflight.finding import Finding, Verdict
 from pipeline.preflight.network import RankReport, measure_network
 from pipeline.preflight.network_verdict import judge_network
@@ -70,7 +71,7 @@ def _rank(rank: int, port: int, runs: list[StageRun], result: Path) -> None:
 
 def judged(report: StageReport, number: int) -> list[Finding]:
     plan = plan_recipe(load_recipe(str(RECIPE)), [number])
-    return judge_stage(report, planned_step(plan.stages[0], plan.device, 2))
+    return judge_stage(report, planned_step(plan.stages[0], plan.device, 2, None))
 
 
 def test_every_kind_of_the_stage_is_run_twice_and_is_the_same(measured: Measured) -> None:
@@ -106,6 +107,8 @@ def test_links_between_two_nodes_of_one_rank_are_measured(measured: Measured) ->
         assert report.inside == {"all-reduce": None, "all-gather": None}
         rates = [*report.between.values(), report.exchanged_bytes_per_s]
         assert all(rate and rate > 1e6 for rate in rates) and report.flop_per_s > 1e8
-    found = judge_network(measured.network, {"node0": "a", "node1": "b"}, "cpu", Links(None, 1e15))
+    found = judge_network(
+        measured.network, {"node0": "a", "node1": "b"}, "cpu", Assumed(between_bytes_per_s=Range(1e15, 1e15, 1e15))
+    )
     slow = [finding for finding in found if "between nodes" in finding.what]
     assert len(slow) == 2 and {finding.verdict for finding in slow} == {Verdict.FAILED}
