@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.gpus import gpu_type_of, memory_bytes_per_s
-from pipeline.config.links import stated_links
 from pipeline.config.machine_types import MachineType
 from pipeline.planning.step_time import LinkRates, Overlap
 
@@ -89,14 +88,14 @@ def links_of(machine: MachineType, ranks: int, end: End) -> LinkRates:
     Raises:
         ValueError: the speed of its GPUs' links is not known.
     """
-    stated = stated_links(machine.gpu, machine.name)
-    if stated.inside_bytes_per_s is None or stated.between_bytes_per_s is None:
-        raise ValueError(f"the links of {machine} are not known")
+    kind = gpu_type_of(machine.gpu)
+    if kind is None:
+        raise ValueError(f"the links of {machine.gpu!r} are not known")
     return LinkRates(
         ranks=ranks,
         ranks_per_node=machine.gpus,
-        inside_bytes_per_s=stated.inside_bytes_per_s * INSIDE.at(end),
-        between_bytes_per_s=stated.between_bytes_per_s * NETWORK.at(end),
+        inside_bytes_per_s=kind.peer_gb_per_s * 1e9 * INSIDE.at(end),
+        between_bytes_per_s=machine.network_bytes_per_s * NETWORK.at(end),
         inside_call_s=INSIDE_CALL_S.at(end),
         across_call_s=ACROSS_CALL_S.at(end),
     )
