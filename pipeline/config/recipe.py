@@ -196,6 +196,14 @@ class Recipe:
                 problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
             found += [f"corpora.{name}.{problem}" for problem in problems]
         found += [f"tokenization.{problem}" for problem in self.tokenization.problems()]
+        for key, settings, names in (
+            ("vqgan", self.vqgan, ("image_size_px", "layers_per_block", "latent_channels", "codebook_size", "steps")),
+            ("vqgan", self.vqgan, ("global_batch_size", "norm_num_groups")),
+            ("language_expert", self.language_expert, ("hidden_size", "intermediate_size", "num_hidden_layers")),
+            ("language_expert", self.language_expert, ("num_attention_heads", "vocab_size", "batch_size", "seq_len")),
+            ("evaluation", self.evaluation, ("batch_size", "max_caption_ids")),
+        ):
+            found += [f"{key}.{problem}" for problem in at_least(1, settings, names)]
         for column, language in self.tokenization.caption_columns.items():
             if language not in LANGUAGES:
                 known = ", ".join(LANGUAGES)

@@ -18,7 +18,7 @@ from pipeline.runtime.ray_connection import check_gpus, starts_ray_here
 from pipeline.runtime.terminal import say, say_error
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
-from tokenization.corpora.leftovers import UNREAD
+from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.job.rows import Tools, check_query
 from tokenization.job.run import Progress, prepare_output, tokenize_corpus
 from tokenization.table.manifest import Manifest
@@ -121,6 +121,10 @@ def _say_what_is_ignored(corpus: Corpus) -> None:
         say_error(f"{name!r} is not read: it is no shard of layout {corpus.layout}")
     if (more := len(corpus.ignored.get(UNREAD, [])) - NAMES_SHOWN) > 0:
         say_error(f"{more} more such files are not read")
+    if corpus.layout == "webdataset" and (pictures := len(corpus.ignored.get(PICTURE, []))):
+        say_error(
+            f"{pictures} pictures lie beside the shards and are not read; --layout files or imagefolder reads them"
+        )
 
 
 def _counts(by_reason: dict[str, int]) -> str:

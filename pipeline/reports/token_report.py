@@ -54,7 +54,8 @@ def token_statistics(tokens: TokenDataset) -> dict[str, Any]:
     codebook_size = tokens.fingerprint.codebook_size
     pending = [count.remote(tokens.storage, name, codebook_size) for name in tokens.shards]
     rejects = {name: tokens.manifest[name] for name in ("rows_rejected", "rejects_by_reason")}
-    return add_up(map(ray.get, pending)).summary() | rejects
+    ignored = {name: tokens.manifest[name] for name in ("ignored",) if name in tokens.manifest}
+    return add_up(map(ray.get, pending)).summary() | rejects | ignored
 
 
 def statistics_table(figures: dict[str, Any]) -> Table:

@@ -141,6 +141,9 @@ def test_flags_that_are_collected_may_be_given_twice() -> None:
         (("tokenizers.encoder_resources.big=0",), "0 of 'big', it must be a number above 0"),
         (("tokenizers.encoder_resources.big=1.5",), "1.5 of 'big'; above 1 Ray gives whole numbers only"),
         (("corpora.drawings.folder_shard_rows=0",), "corpora.drawings.folder_shard_rows is 0"),
+        (("vqgan.image_size_px=0",), "vqgan.image_size_px is 0"),
+        (("language_expert.hidden_size=0",), "language_expert.hidden_size is 0"),
+        (("evaluation.batch_size=0",), "evaluation.batch_size is 0"),
         (("corpora.drawings.layout=rar",), "corpora.drawings.layout is 'rar', it must be one of webdataset"),
     ],
 )

@@ -106,7 +106,11 @@ def values_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _check_names(path: Path, columns: Any) -> None:
-    if not file_column(columns):
-        found = what_file_is(path)
-        shown = f"its columns are {list(columns)}" if "a text" in found or "a parquet" in found else found
-        raise InputError(f"{path.name} has no column {FILE_NAME}; {shown}")
+    if file_column(columns):
+        return
+    found, only = what_file_is(path), str(columns[0]) if len(columns) == 1 else ""
+    if separator := next((one for one in (";", "\t", "|") if file_column(only.split(one))), ""):
+        found = f"it is separated by {separator!r}, and must be by commas"
+    elif "a text" in found or "a parquet" in found:
+        found = f"its columns are {list(columns)}"
+    raise InputError(f"{path.name} has no column {FILE_NAME}; {found}")

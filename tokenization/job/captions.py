@@ -66,13 +66,23 @@ def why_no_caption(sample: Sample, config: TokenizationConfig) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts of a value that are not blank: its own, or those of a list."""
-    if isinstance(value, str):
-        return [value] if value.strip() else []
-    return [text for text in value if isinstance(text, str) and text.strip()] if isinstance(value, list) else []
+    """The texts of a value that are not blank: its own, or those of a list. Old writers of parquet wrote bytes."""
+    texts = []
+    for one in value if isinstance(value, list) else [value]:
+        text = _decoded(one) if isinstance(one, bytes) else one
+        if isinstance(text, str) and text.strip():
+            texts.append(text)
+    return texts
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def _kind(value: Any) -> str:
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         return "nothing"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

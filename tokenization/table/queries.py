@@ -8,6 +8,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pandas as pd
@@ -17,35 +18,17 @@ from tokenization.errors import InputError
 _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[&|@]""")
 """Texts, quoted names and operators, as pandas' queries have them beside Python's expressions."""
 
+_METHODS = ("between", "gt", "ge", "lt", "le", "eq", "ne", "isin")
+"""Methods of a column that compare it."""
+
 
 def compared_with(where: str, kinds: tuple[type, ...]) -> set[str]:
     """Names of the columns that a query compares with constants of these types, or with lists of them."""
-    quoted: dict[str, str] = {}
-
-    def plain(match: re.Match[str]) -> str:
-        part = match[0]
-        if part.startswith("`"):
-            name = f"quoted_{len(quoted)}_"
-            quoted[name] = part[1:-1]
-            return name
-        return {"&": " and ", "|": " or ", "@": ""}.get(part, part)
-
-    try:
-        tree = ast.parse(_PARTS.sub(plain, where).strip(), mode="eval")
-    except (SyntaxError, ValueError):
-        return set()  # pandas says what is wrong
-    names = set[str]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare):
-            operands = [node.left, *node.comparators]
-            for pair in pairwise(operands):
-                if any(_is_constant(one, kinds) for one in pair):
-                    names |= {name for one in pair for name in _names(one)}
-    return {quoted.get(name, name) for name in names}
+    return set().union(*(one.columns for one in _comparisons(where) if one.has_constant(kinds)))
 
 
 def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> tuple[pd.DataFrame, Counter[str]]:
-    """Makes numbers of the columns that the query compares with numbers.
+    """Makes numbers of the columns that the query compares with numbers, or with columns of numbers.
 
     Args:
         frame: the rows.
@@ -56,7 +39,9 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
         The frame, and by column how many values are no numbers.
     """
     lost: Counter[str] = Counter()
-    for name in sorted(compared_with(where, (int, float))):
+    known = {str(name) for name in frame if frame[name].dtype.kind in "iuf"}
+    compared = [one for one in _comparisons(where) if one.has_constant((int, float)) or one.columns & known]
+    for name in sorted(set().union(*(one.columns for one in compared))):
         if name in frame and name not in but and frame[name].dtype.kind not in "biufcmM":
             texts = frame[name].map(_bare)
             numbers = pd.to_numeric(texts, errors="coerce")
@@ -96,6 +81,45 @@ def _bare(value: object) -> object:
     return value.strip().strip('"').strip() or None
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """The columns that a comparison concerns, and what stands on its sides."""
+
+    columns: set[str]
+    operands: list[ast.expr]
+
+    def has_constant(self, kinds: tuple[type, ...]) -> bool:
+        return any(_is_constant(one, kinds) for one in self.operands)
+
+
+def _comparisons(where: str) -> list[_Comparison]:
+    """The comparisons of a query, by an operator or by a method such as `between`; none if it is no query."""
+    quoted: dict[str, str] = {}
+
+    def plain(match: re.Match[str]) -> str:
+        part = match[0]
+        if part.startswith("`"):
+            name = f"quoted_{len(quoted)}_"
+            quoted[name] = part[1:-1]
+            return name
+        return {"&": " and ", "|": " or ", "@": ""}.get(part, part)
+
+    try:
+        tree = ast.parse(_PARTS.sub(plain, where).strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return []  # pandas says what is wrong
+    found: list[list[ast.expr]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            found += map(list, pairwise([node.left, *node.comparators]))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS:
+            found.append([node.func.value, *node.args, *(word.value for word in node.keywords)])
+    return [
+        _Comparison({quoted.get(name, name) for one in operands for name in _names(one)}, operands)
+        for operands in found
+    ]
+
+
 def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:
     if isinstance(node, ast.Constant):
         return isinstance(node.value, kinds) and not isinstance(node.value, bool)
@@ -107,8 +131,13 @@ def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:
 
 
 def _names(node: ast.expr) -> set[str]:
+    """The columns whose values, or what is computed of them, an expression has."""
     if isinstance(node, ast.Name):
         return {node.id}
     if isinstance(node, ast.UnaryOp):
         return _names(node.operand)
-    return _names(node.left) | _names(node.right) if isinstance(node, ast.BinOp) else set()
+    if isinstance(node, ast.BinOp):
+        return _names(node.left) | _names(node.right)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):  # as in abs(score) > 1
+        return {name for one in node.args for name in _names(one)}
+    return set()

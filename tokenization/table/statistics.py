@@ -74,7 +74,7 @@ def statistics_of_shard(storage: Storage, name: str, codebook_size: int) -> Toke
     keys = [
         identifier
         for identifier in table["sample_id"].to_pylist()
-        if not any(mark in identifier for mark in ROW_NUMBERS)
+        if not any(mark in identifier.lower() for mark in ROW_NUMBERS)
     ]
     stem = name.rpartition(".")[0]
     return TokenStatistics(

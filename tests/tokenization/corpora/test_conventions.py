@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.corpora import corpus_in
 from tests.support.pictures import noise_png
+from tests.support.s3 import BUCKET, FaultyS3
+from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import METADATA, UNREAD
 from tokenization.corpora.names import HIDDEN
@@ -405,3 +407,31 @@ def test_pictures_of_rarer_endings_are_samples_where_no_usual_one_is_there(tmp_p
     corpus = corpus_in(tmp_path / "folder")
     assert [sample.picture for sample in corpus.read("000000")] == [b"rarer"]
     assert corpus.ignored == {"picture outside of the shards": [f"1.{suffix}"]}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_without_commas_is_told_as_such(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "0.png").write_bytes(noise_png(0))
+    (tmp_path / "metadata.csv").write_text(f"file_name{separator}caption\n0.png{separator}zero\n")
+    with pytest.raises(InputError, match="it is separated by .*, and must be by commas"):
+        corpus_in(tmp_path).shards  # noqa: B018
+
+
+def test_a_corpus_in_s3_is_detected_read_and_counted_as_a_local_one(tmp_path: Path, s3: FaultyS3) -> None:
+    write_img2dataset(tmp_path / "webdataset", "webdataset")
+    write_img2dataset(tmp_path / "files", "files")
+    (tmp_path / "named").mkdir()
+    for row in range(3):
+        (tmp_path / "named" / f"{row}.png").write_bytes(noise_png(row))
+    write_paths(tmp_path / "named", [f"{row}.png" for row in range(3)])
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        s3.client().upload_file(str(path), BUCKET, path.relative_to(tmp_path).as_posix())
+    for key in ("webdataset/.DS_Store", "webdataset/._00000.tar", "webdataset/a.zip", "webdataset/b", "webdataset/c/"):
+        s3.client().put_object(Bucket=BUCKET, Key=key, Body=b"" if key[-1] == "/" else b"PK\3\4" + bytes(600))
+    for name in ("webdataset", "files", "named"):
+        assert_whole(Corpus(CorpusSource(f"s3://{BUCKET}/{name}")))
+    assert Corpus(CorpusSource(f"s3://{BUCKET}/webdataset")).ignored == {
+        UNREAD: ["a.zip", "b"],
+        HIDDEN: [".DS_Store", "._00000.tar"],
+        METADATA: ["00000.parquet", "00000_stats.json"],
+    }

@@ -55,7 +55,7 @@ def test_of_a_list_the_seed_takes_one_as_documented() -> None:
     assert set(taken) == {"a", "b", "c"} and min(taken.values()) > 150
 
 
-@pytest.mark.parametrize("value", [["only"], ["", "only"], [None, "only", " "]])
+@pytest.mark.parametrize("value", [["only"], ["", "only"], [None, "only", " "], b"only", [b"only", b"\xff"]])
 def test_a_list_of_one_text_is_that_text(value: list) -> None:
     assert captions_of(Sample("key", metadata={"caption": value}), ONE, "a", 0) == ({"caption": "only"}, False)
 
@@ -101,7 +101,7 @@ def test_a_text_beside_the_picture_is_its_caption_where_its_language_is_known(
             r"texts are url, text \(--captions en=text\)",
         ),
         (Sample("0", None, {"n": 3}), "no column has a text"),
-        (Sample("0", None, {"caption": 3}), r"no column has a text \(caption holds a int\)"),
+        (Sample("0", None, {"caption": 3}), r"no column has a text \(caption holds a value of type int\)"),
         (Sample("0", None, {"caption": None}), r"\(caption holds nothing\)"),
         (Sample("0", None, {}, text="beside"), "names no language; add it as in --captions en=txt"),
         (Sample("0", None, {f"c{n:02d}": "x" for n in range(20)}), r"c10, c11, \.\.\. \(--captions"),

@@ -18,6 +18,9 @@ from tokenization.table.queries import compared_with, query_rows, with_numbers
         ("year in [2001, 2002] and lang not in ('en', \"6 & 7\")", {"year"}, {"lang"}),
         ("width * height > 100", {"width", "height"}, set()),
         ("width > height", set(), set()),
+        ("score.between(6, 7) or score.ge(lowest)", {"score"}, set()),
+        ("year.isin([2001]) and lang.isin(['en'])", {"year"}, {"lang"}),
+        ("abs(score) > 1 and sqrt(width * height) > 2", {"score", "width", "height"}, set()),
         ("caption.str.len() > 5", set(), set()),
         ("flag == True", set(), set()),
         ("score >> = 6", set(), set()),
@@ -59,3 +62,12 @@ def test_columns_of_the_table_and_texts_stay_as_they_are() -> None:
 def test_large_whole_numbers_keep_all_digits() -> None:
     frame, _ = with_numbers(pd.DataFrame({"id": ["9007199254740993", "9007199254740992"]}), "id == 9007199254740993")
     assert query_rows(frame, "id == 9007199254740993") == [0]
+
+
+def test_a_text_that_is_compared_with_a_column_of_numbers_is_a_number() -> None:
+    rows = pd.DataFrame(
+        {"score": ["6.5", "n/a", "3"], "least": [6, 6, 6], "name": ["6", "7", "8"], "other": list("678")}
+    )
+    frame, lost = with_numbers(rows, "score > least and name == other")
+    assert query_rows(frame, "score > least and name == other") == [0] and lost == {"score": 1}
+    assert frame["name"].tolist() == ["6", "7", "8"]
