@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from pipeline.preflight.finding import Finding, Verdict, failed, verdict_of_share, with_unit
+from pipeline.preflight.finding import Finding, Verdict, count_of, failed, verdict_of_share, with_unit
 from pipeline.preflight.gpus import Gpu, gpus_here, judge_gpus
 from pipeline.preflight.nodes import Node
 
@@ -141,7 +141,7 @@ def _memory(node: str, host: Host, need: Need) -> Finding:
         "host memory",
         verdict,
         f"{with_unit(host.available_bytes, 'B')} free of {with_unit(host.total_bytes, 'B')}",
-        f"{with_unit(needed, 'B')} for {need.ranks} rank{'s' if need.ranks > 1 else ''}",
+        f"{with_unit(needed, 'B')} for {count_of(need.ranks, 'rank')}",
         node,
         "end what else runs there, or put fewer ranks on a node" if verdict else "",
         {"available_bytes": host.available_bytes, "needed_bytes": needed, "cpus": host.cpus},

@@ -57,6 +57,11 @@ def verdict_of_share(share: float, limits: tuple[float, float]) -> Verdict:
     return Verdict.FAILED if share < failing else Verdict.WARNING if share < warning else Verdict.OK
 
 
+def count_of(count: int, word: str) -> str:
+    """Returns a number with a word in the singular or the plural: 1 node, 2 nodes."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def with_unit(value: float, unit: str) -> str:
     """Returns a value with three digits, the unit and its prefix: 627 MB/s for 6.27e8 and `B/s`."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

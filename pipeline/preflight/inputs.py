@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
+from pipeline.preflight.finding import Finding, Verdict, count_of, failed, with_unit
 from pipeline.preflight.nodes import Node
 from tokenization.errors import InputError
 from tokenization.table.token_table import list_token_shards, read_content, read_fingerprint
@@ -70,7 +70,7 @@ def _seen_files(path: Path) -> Seen:
         return Seen(problem=f"{error.strerror}: {error.filename}")
     if not files:
         return Seen(problem=f"{path} has no files" if path.exists() else f"{path} does not exist")
-    return Seen(digest.hexdigest(), f"{len(files)} file{_s(len(files))}, {with_unit(total, 'B')}")
+    return Seen(digest.hexdigest(), f"{count_of(len(files), 'file')}, {with_unit(total, 'B')}")
 
 
 def _seen_tokens(url: str) -> Seen:
@@ -82,7 +82,7 @@ def _seen_tokens(url: str) -> Seen:
             digest.update(f"{read_fingerprint(shard)} {read_content(shard)} {shard.num_rows}".encode())
     except (InputError, OSError) as error:
         return Seen(problem=str(error))
-    return Seen(digest.hexdigest(), f"{len(shards)} shard{_s(len(shards))}")
+    return Seen(digest.hexdigest(), count_of(len(shards), "shard"))
 
 
 def judge_inputs(by_node: Mapping[Node, Mapping[str, Seen]]) -> list[Finding]:
@@ -101,7 +101,7 @@ def judge_inputs(by_node: Mapping[Node, Mapping[str, Seen]]) -> list[Finding]:
             continue
         odd = [_odd(what, node, seen[what], expected) for node, seen in by_node.items()]
         problems = [finding for finding in odd if finding]
-        said = f"{expected.described}, alike on {len(by_node)} node{_s(len(by_node))}"
+        said = f"{expected.described}, alike on {count_of(len(by_node), 'node')}"
         findings += problems or [Finding(SUBJECT, what, Verdict.OK, said)]
     return findings
 
@@ -131,7 +131,3 @@ def judge_stages(problems: Mapping[int, str], checked: Sequence[int]) -> list[Fi
         else Finding(SUBJECT, f"stage {number}: inputs", Verdict.OK, "fit the recipe, fingerprints are alike")
         for number in checked
     ]
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"

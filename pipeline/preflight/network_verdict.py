@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.planning.assumed_rates import Range
 from pipeline.preflight.assumed import Assumed
-from pipeline.preflight.finding import Finding, Verdict, failed, verdict_of_share, with_unit
+from pipeline.preflight.finding import Finding, Verdict, count_of, failed, verdict_of_share, with_unit
 from pipeline.preflight.network import RankReport
 
 SUBJECT = "network"
@@ -145,5 +145,5 @@ def _network(node: str, reports: Sequence[RankReport], num_nodes: int) -> Findin
 
 def _gloo(of_node: ByNode) -> list[Finding]:
     count = sum(len(reports) for reports in of_node.values())
-    said = f"gloo over TCP, {count} ranks on {len(of_node)} node{'s' if len(of_node) > 1 else ''}; there is no NCCL"
+    said = f"gloo over TCP, {count} ranks on {count_of(len(of_node), 'node')}; there is no NCCL"
     return [Finding(SUBJECT, "network of the ranks", Verdict.OK, said)]

@@ -20,7 +20,7 @@ from pipeline.preflight.assumed import assumed_of
 from pipeline.preflight.clocks import clock_findings
 from pipeline.preflight.context import Deadline, Preflight, with_workers, within
 from pipeline.preflight.devices import host_here, judge_hosts
-from pipeline.preflight.finding import Finding, Verdict, failed, worst
+from pipeline.preflight.finding import Finding, Verdict, count_of, failed, worst
 from pipeline.preflight.folders import folder_findings
 from pipeline.preflight.group import NOT_MEASURED, Group, Part, run_parts
 from pipeline.preflight.inputs import inputs_here, judge_inputs, judge_stages
@@ -102,7 +102,7 @@ def _checked(subject: str, probe: Callable[[], list[Finding]], preflight: Prefli
         except Exception as error:  # of any kind: one check must not hide the others
             found = [failed(subject, "the check itself", one_line(error), NO_ANSWER)]
     seconds = time.monotonic() - started
-    say(f"preflight: {subject}: {worst(found).name.lower()}, {len(found)} checks, {seconds:.1f} s")
+    say(f"preflight: {subject}: {worst(found).name.lower()}, {count_of(len(found), 'check')}, {seconds:.1f} s")
     return found
 
 
@@ -142,8 +142,8 @@ def _room(recipe: Recipe, workers: int, has_room: bool) -> Finding:
         "nodes",
         f"room for workers of {each}",
         Verdict.OK if all_fit else Verdict.WARNING if has_room else Verdict.FAILED,
-        f"{workers} workers",
-        f"{scaling.num_workers} workers",
+        count_of(workers, "worker"),
+        count_of(scaling.num_workers, "worker"),
         remedy="" if all_fit else remedy,
         figures={"workers": workers, "wanted": scaling.num_workers},
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.planning.assumed_rates import Range
 from pipeline.planning.recipe_plan import Device, PlannedStage
-from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
+from pipeline.preflight.finding import Finding, Verdict, count_of, failed, with_unit
 from pipeline.preflight.steps import StageReport, StepReport
 
 SUBJECT = "steps"
@@ -48,8 +48,7 @@ def judge_stage(report: StageReport, planned: PlannedStep) -> list[Finding]:
 
 
 def _compared(step: StepReport, number: int) -> Finding:
-    parts = f"{step.micro_steps} micro-step{'s' if step.micro_steps > 1 else ''}"
-    what = f"stage {number}: {' + '.join(step.kinds)}, {parts}, twice"
+    what = f"stage {number}: {' + '.join(step.kinds)}, {count_of(step.micro_steps, 'micro-step')}, twice"
     found = step.comparison
     figures = {
         "seconds": step.seconds,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from pipeline.preflight.finding import Finding, Verdict
+from pipeline.preflight.finding import Finding, Verdict, count_of
 from pipeline.preflight.nodes import Node
 
 SUBJECT = "versions"
@@ -86,8 +86,7 @@ def judge_versions(by_node: Mapping[Node, Versions], required: set[str]) -> list
                 here = {name: versions.get(name, MISSING) for name in of_verdict}
                 findings.append(_difference(node, verdict, here, {name: usual[name] for name in of_verdict}))
     if not findings:
-        count = len(by_node)
-        measured = f"{len(names)} versions are alike on {count} node{'s' if count > 1 else ''}"
+        measured = f"{len(names)} versions are alike on {count_of(len(by_node), 'node')}"
         findings.append(Finding(SUBJECT, "packages, code, driver", Verdict.OK, measured))
     return findings
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.preflight.finding import Verdict
+from pipeline.preflight.finding import Verdict, count_of
 from pipeline.preflight.run import Report
 from pipeline.runtime.terminal import tables_to
 
@@ -54,10 +54,10 @@ def remedies_table(report: Report) -> Table:
 def verdict_line(report: Report) -> str:
     """Returns the verdict in one line."""
     counts = Counter(finding.verdict for finding in report.findings)
-    checks = f"{len(report.findings)} checks in {report.seconds:.0f} s"
+    checks = f"{count_of(len(report.findings), 'check')} in {report.seconds:.0f} s"
     if report.verdict is Verdict.OK:
         return f"ready: {checks}, all well"
-    said = f"{checks}: {counts[Verdict.FAILED]} failed, {counts[Verdict.WARNING]} warnings"
+    said = f"{checks}: {counts[Verdict.FAILED]} failed, {count_of(counts[Verdict.WARNING], 'warning')}"
     return f"not ready: {said}" if report.verdict is Verdict.FAILED else f"ready, with warnings: {said}"
 
 

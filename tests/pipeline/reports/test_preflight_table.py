@@ -17,9 +17,9 @@ FAILED = failed("storage", "room", "0 B free", "make room", "second")
 @pytest.mark.parametrize(
     ("findings", "verdict", "line"),
     [
-        ((OK,), Verdict.OK, "ready: 1 checks in 7 s, all well"),
-        ((OK, WARNING), Verdict.WARNING, "ready, with warnings: 2 checks in 7 s: 0 failed, 1 warnings"),
-        ((OK, FAILED, WARNING), Verdict.FAILED, "not ready: 3 checks in 7 s: 1 failed, 1 warnings"),
+        ((OK,), Verdict.OK, "ready: 1 check in 7 s, all well"),
+        ((OK, WARNING), Verdict.WARNING, "ready, with warnings: 2 checks in 7 s: 0 failed, 1 warning"),
+        ((OK, FAILED, WARNING), Verdict.FAILED, "not ready: 3 checks in 7 s: 1 failed, 1 warning"),
     ],
 )
 def test_the_worst_finding_decides(findings: tuple[Finding, ...], verdict: Verdict, line: str) -> None:
