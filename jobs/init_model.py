@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python -P
 """Makes the model that training starts from, shard by shard, out of the recipe's language expert.
 
-The language expert is the recipe's `language_expert_folder`: a folder of Qwen-7B (its own format), Qwen1.5, Qwen2 or
-Qwen2.5, or the name of such a model on the Hugging Face hub. The starting model goes to `start` in the run's folder,
-and in training each rank loads only its own part of it. An interrupted run resumes.
+The language expert is the recipe's `language_expert_folder`: a folder of Qwen-7B (its own format), Qwen1.5, Qwen2,
+Qwen2.5 or Qwen3, or the name of such a model on the Hugging Face hub. The starting model goes to `start` in the run's
+folder, and in training each rank loads only its own part of it. An interrupted run resumes.
 """
 
 import jobs  # noqa: F401  # isort: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Model
+from transformers import AutoModel
 
 from pipeline.data.collate import MicroBatch
 from pipeline.model.attention import attention_mask
@@ -83,13 +83,15 @@ class Dense(Objective):
         config = model.config.language_expert()
         config.vocab_size = 1
         with torch.device("meta"):
-            self.qwen2 = Qwen2Model(config)
+            self.qwen2 = AutoModel.from_config(config)
         self.qwen2.set_attn_implementation(attention_of(model))
         for plain, layer in zip(self.qwen2.layers, model.model.layers, strict=True):
             assert isinstance(layer, MarsDecoderLayer)
             expert = layer.visual_expert
             plain.self_attn.q_proj, plain.self_attn.k_proj = expert.q_proj, expert.k_proj
             plain.self_attn.v_proj, plain.self_attn.o_proj = expert.v_proj, layer.visual_o_proj
+            if expert.q_norm is not None:
+                plain.self_attn.q_norm, plain.self_attn.k_norm = expert.q_norm, expert.k_norm
             plain.mlp = expert.mlp
             plain.input_layernorm = layer.input_layernorm
             plain.post_attention_layernorm = layer.post_attention_layernorm

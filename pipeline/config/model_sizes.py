@@ -13,7 +13,7 @@ LANGUAGE_EXPERT_POSITIONS = 4096
 
 
 class ModelSizes(Protocol):
-    """The common interface of `MarsConfig` and `Geometry`. Names as in the Qwen2 config."""
+    """The common interface of `MarsConfig` and `Geometry`. Names as in the configs of Qwen2 and Qwen3."""
 
     @property
     def hidden_size(self) -> int: ...
@@ -25,6 +25,12 @@ class ModelSizes(Protocol):
     def num_attention_heads(self) -> int: ...
     @property
     def num_key_value_heads(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+    @property
+    def qkv_bias(self) -> bool: ...
+    @property
+    def query_key_norm(self) -> bool: ...
     @property
     def tie_word_embeddings(self) -> bool: ...
     @property
@@ -51,6 +57,14 @@ class Geometry:
     text_vocab_size: int = 151_936
     codebook_size: int = 8192
     shared_output_projection: bool = False
+    head_dim: int | None = None
+    qkv_bias: bool = True
+    query_key_norm: bool = False
+
+    @property
+    def head_size(self) -> int:
+        """Size of a head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def vocabulary(self) -> JointVocabulary:
@@ -82,6 +96,19 @@ SIZES = {
         num_key_value_heads=2,
         max_position_embeddings=32768,
         tie_word_embeddings=True,
+    ),
+    # The public config of Qwen3-1.7B: heads of 128 whatever the hidden size, norms of queries and keys, no biases.
+    "qwen3_1_7b": Geometry(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+        head_dim=128,
+        qkv_bias=False,
+        query_key_norm=True,
     ),
     # A small model of the same architecture, for two CPU cores.
     "small": Geometry(

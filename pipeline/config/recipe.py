@@ -124,8 +124,8 @@ class Recipe:
         vqgan, tokenization: settings for turning the corpora into tokens.
         vqgan_folder: a VQ-GAN, see `tokenization.vqgan.formats`; empty for the one shipped with the project.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
-        language_expert_folder: Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5, or a starting model of `jobs/init_model.py`; a hub
-            name only for that job. Empty to train the small one of `language_expert`.
+        language_expert_folder: Qwen-7B, Qwen1.5, Qwen2, Qwen2.5 or Qwen3, or a starting model of `jobs/init_model.py`;
+            a hub name only for that job. Empty to train the small one of `language_expert`.
         shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.

@@ -51,8 +51,7 @@ class Decoder:
         self.model, self.num_rows, self.capacity, self._whole_cache = model, num_rows, capacity, whole_cache
         self._layers = cast(list[MarsDecoderLayer], list(model.model.layers))
         num_slots = -(-(capacity + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
-        head_dim = config.hidden_size // config.num_attention_heads
-        shape = (num_rows, config.num_key_value_heads, num_slots, head_dim)
+        shape = (num_rows, config.num_key_value_heads, num_slots, config.head_size)
         # Zeros, not uninitialized memory: a masked slot still enters a sum, with weight 0.
         self._keys = [weight.new_zeros(shape) for _ in self._layers]
         self._values = [weight.new_zeros(shape) for _ in self._layers]

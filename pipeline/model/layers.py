@@ -68,21 +68,34 @@ class VisualEmbedding(nn.Embedding):
 
 
 class Expert(nn.Module):
-    """One modality's projections and FFN: a Qwen2 layer without its norms."""
+    """One modality's projections and FFN: a Qwen2 or Qwen3 layer without the norms that both experts share."""
 
     def __init__(self, config: MarsConfig, with_output_projection: bool = True) -> None:
         super().__init__()
-        head_dim = config.hidden_size // config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * head_dim, bias=True)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * head_dim, bias=True)
+        self.head_dim, bias = config.head_size, config.qkv_bias
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.q_norm: Qwen2RMSNorm | None = None
+        self.k_norm: Qwen2RMSNorm | None = None
+        if config.query_key_norm:
+            self.q_norm = Qwen2RMSNorm(self.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = Qwen2RMSNorm(self.head_dim, eps=config.rms_norm_eps)
         if with_output_projection:
-            self.o_proj = nn.Linear(config.num_attention_heads * head_dim, config.hidden_size, bias=False)
+            self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
         self.mlp = Qwen2MLP(config)
 
     def qkv(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] to queries [..., H*d], keys and values [..., G*d]."""
-        return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        queries, keys, values = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self._normed(self.q_norm, queries), self._normed(self.k_norm, keys)
+        return queries, keys, values
+
+    def _normed(self, norm: nn.Module, states: Tensor) -> Tensor:
+        """Normalises each head of [..., heads*d]."""
+        normed: Tensor = norm(states.unflatten(-1, (-1, self.head_dim)))
+        return normed.flatten(-2)
 
 
 class MarsDecoderLayer(nn.Module):
@@ -95,7 +108,7 @@ class MarsDecoderLayer(nn.Module):
     def __init__(self, config: MarsConfig, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = config.head_size
         # The attributes that transformers' attention functions read from the module that they get.
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -14,21 +16,23 @@ from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import DEFAULT_OPTIONS, ModelOptions
 from pipeline.config.model_sizes import LANGUAGE_EXPERT_POSITIONS
 from pipeline.model.mars import MarsForCausalLM, is_trained
-from pipeline.weights.language_expert_formats import open_language_expert, qwen2_shapes, text_name
+from pipeline.weights.language_expert_formats import expert_shapes, open_language_expert, text_name
 from pipeline.weights.start_file import is_starting_model
 from pipeline.weights.starting_model import StartOptions, finished_record, verify_files
 
 
-def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM:
+def load_language_expert(folder: Path | str, dtype: torch.dtype) -> Qwen2ForCausalLM | Qwen3ForCausalLM:
     """Loads the language expert in `folder`, in any supported format, as transformers' own class in `dtype`.
 
     Raises:
         InputError: see `open_language_expert`.
     """
     files = open_language_expert(Path(folder))
-    own_names = {text_name(name): name for name in qwen2_shapes(files.config)}
+    own_names = {text_name(name): name for name in expert_shapes(files.config)}
     state = {own_names[name]: tensor for name, tensor in files.read()}
-    return Qwen2ForCausalLM.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(files.config))
+    return kind.from_pretrained(None, config=files.config, state_dict=state, dtype=dtype)
 
 
 def load_initial_model(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -106,7 +106,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_language_expert(
-        cls, base: Qwen2ForCausalLM, codebook_size: int, options: ModelOptions = DEFAULT_OPTIONS
+        cls, base: Qwen2ForCausalLM | Qwen3ForCausalLM, codebook_size: int, options: ModelOptions = DEFAULT_OPTIONS
     ) -> "MarsForCausalLM":
         """Makes a starting model: the base's weights in both experts, visual embedding and head from mean rows.
 

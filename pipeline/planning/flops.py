@@ -32,9 +32,10 @@ class ParameterCounts:
 def count_parameters(config: ModelSizes) -> ParameterCounts:
     """Counts parameters from the sizes alone; a test compares with the model."""
     hidden, layers, visual_rows = config.hidden_size, config.num_hidden_layers, config.vocabulary.num_visual
-    head_dim = hidden // config.num_attention_heads
-    biases = layers * head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
-    expert, output_projections = expert_parameters(config) + biases, layers * hidden * hidden
+    head_size, heads = config.head_size, config.num_attention_heads
+    biases = layers * head_size * (heads + 2 * config.num_key_value_heads) if config.qkv_bias else 0
+    own_norms = 2 * layers * head_size if config.query_key_norm else 0
+    expert, output_projections = expert_parameters(config) + biases + own_norms, layers * heads * head_size * hidden
     visual_expert = expert - (output_projections if config.shared_output_projection else 0)
     norms = (2 * layers + 1) * hidden
     text_tables = config.text_vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
@@ -49,8 +50,7 @@ def count_parameters(config: ModelSizes) -> ParameterCounts:
 
 def expert_parameters(config: ModelSizes) -> int:
     """Matrix elements that one token uses in one expert, over all layers: q, k, v, o and the FFN's three."""
-    head_dim = config.hidden_size // config.num_attention_heads
-    attention = config.hidden_size * head_dim * 2 * (config.num_attention_heads + config.num_key_value_heads)
+    attention = config.hidden_size * config.head_size * 2 * (config.num_attention_heads + config.num_key_value_heads)
     return config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
 
@@ -59,14 +59,14 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
 
     A visual token costs 6N: forward, gradient of its input, gradient of the weights. A text token costs 4N, because its
     weights are frozen, and 2N in a prefix without a backward pass. A shared output projection is frozen for visual
-    tokens, too. Attention has two products per pair of a query and a key that it sees: 4 * hidden size * layers
+    tokens, too. Attention has two products per pair of a query and a key that it sees: 4 * heads * head size * layers
     forward, twice that backward. The head is computed at labels only: 6 FLOP per visual weight, 4 per text weight.
     """
     work, hidden, parameters = batch.work, config.hidden_size, expert_parameters(config)
-    prefix = batch.kind.has_text_prefix
+    prefix, width = batch.kind.has_text_prefix, config.num_attention_heads * config.head_size
     matrices = 6.0 * parameters * work.visual_tokens + (2.0 if prefix else 4.0) * parameters * work.text_tokens
     if config.shared_output_projection:
-        matrices -= 2.0 * hidden * hidden * config.num_hidden_layers * work.visual_tokens
+        matrices -= 2.0 * hidden * width * config.num_hidden_layers * work.visual_tokens
     num_text, num_codes = batch.num_text_labels, batch.num_code_labels
     vocabulary = config.vocabulary
     if normalisation == "joint":
@@ -74,7 +74,7 @@ def flop_of(batch: Counted, config: ModelSizes, normalisation: str = "state") ->
         matrices += hidden * per_label * (num_text + num_codes)
     else:
         matrices += 4.0 * hidden * config.text_vocab_size * num_text + 6.0 * hidden * config.codebook_size * num_codes
-    pair = 4.0 * hidden * config.num_hidden_layers
+    pair = 4.0 * width * config.num_hidden_layers
     return Flop(matrices, pair * (3 * work.visual_pairs + (1 if prefix else 3) * work.text_pairs))
 
 
@@ -96,7 +96,8 @@ def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
     last_products = config.num_hidden_layers * config.hidden_size * config.intermediate_size
     matrices = 2.0 * expert_parameters(config) * (work.visual_tokens + text_tokens)
     matrices -= 2.0 * last_products * work.visual_tokens
-    pairs = 4.0 * config.hidden_size * config.num_hidden_layers * (work.visual_pairs + text_pairs)
+    width = config.num_attention_heads * config.head_size
+    pairs = 4.0 * width * config.num_hidden_layers * (work.visual_pairs + text_pairs)
     return share * (matrices + pairs)
 
 

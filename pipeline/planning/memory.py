@@ -147,8 +147,8 @@ def largest_module(config: ModelSizes, frozen_whole: bool, whole_layers: bool) -
     text sides."""
     text = 0 if frozen_whole else config.text_vocab_size
     head = config.hidden_size * (config.vocabulary.num_visual + text)
-    head_dim = config.hidden_size // config.num_attention_heads
-    attention = config.hidden_size * (2 * config.hidden_size + 2 * config.num_key_value_heads * head_dim)
+    heads = config.num_attention_heads + config.num_key_value_heads
+    attention = 2 * config.hidden_size * heads * config.head_size
     expert = attention + 3 * config.hidden_size * config.intermediate_size
     layer = expert if frozen_whole else 2 * expert
     return max(head, layer if whole_layers else 0)
@@ -163,9 +163,12 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
     Attention: queries eHd per query; keys and values 2eHd per key (2eGd for FlexAttention, which does not repeat them);
     the output eHd and softmax statistics 4H per query; the output once more for the trained projection, if it is sliced
     from a joint row. `sdpa` also keeps the mask in the model's dtype, e per pair of positions. `eager` keeps the
-    softmax instead of statistics, 4H per pair, and a copy in the model's dtype if that is not float32, eH.
+    softmax instead of statistics, 4H per pair, and a copy in the model's dtype if that is not float32, eH. Norms of
+    queries and keys keep their float32 input and root mean square, 4d + 4 per head, and where they are trained the
+    normed head, ed.
     """
     element, hidden, heads = element_bytes(dtype), config.hidden_size, config.num_attention_heads
+    head_size, width = config.head_size, heads * config.head_size
     prefix, is_eager = shape.kind.has_text_prefix, attention == "eager"
     text, visual = (0 if prefix else shape.text_tokens), shape.visual_tokens
     norms = 8 * hidden + 8
@@ -174,13 +177,15 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
 
     queries, keys = text + visual, shape.text_tokens + shape.visual_tokens
     pairs = queries * (shape.text_length + shape.visual_length)
-    head_dim = hidden // heads
     key_heads = config.num_key_value_heads if attention == "flex_attention" else heads
-    kept += queries * element * hidden + keys * 2 * element * key_heads * head_dim
+    kept += queries * element * width + keys * 2 * element * key_heads * head_size
     if not is_eager:
-        kept += queries * (element * hidden + 4 * heads)
+        kept += queries * (element * width + 4 * heads)
     if (is_eager or not prefix) and not config.shared_output_projection:
-        kept += visual * element * hidden
+        kept += visual * element * width
+    if config.query_key_norm:
+        normed = heads + config.num_key_value_heads
+        kept += queries * normed * (4 * head_size + 4) + visual * normed * element * head_size
     if attention == "sdpa":
         kept += element * pairs
     if is_eager:
@@ -198,7 +203,7 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
     element, hidden, layers = element_bytes(dtype), config.hidden_size, config.num_hidden_layers
     every = stage.checkpoint_every_layers
     recomputed = -(-layers // every) if every else 0
-    key_value = 2 * element * config.num_key_value_heads * (hidden // config.num_attention_heads)
+    key_value = 2 * element * config.num_key_value_heads * config.head_size
     kept, largest = 0, 0
     for shape in shapes:
         prefix = shape.kind.has_text_prefix

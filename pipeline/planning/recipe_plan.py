@@ -16,7 +16,7 @@ from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
 from pipeline.planning.work import SampleLengths, StageWork, stage_work
 
 QWEN2_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-SAME = ("text_vocab_size", *QWEN2_SIZES, "tie_word_embeddings")
+SAME = ("text_vocab_size", *QWEN2_SIZES, "head_size", "query_key_norm", "tie_word_embeddings")
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,9 @@ def planned_config(recipe: Recipe) -> Geometry:
     known = ", ".join(SIZES)
     if name and name not in SIZES:
         raise UsageError(f"plan.language_expert_geometry is {name!r}, it must be one of {known}")
-    if folder and (Path(folder) / "config.json").exists():
-        base = geometry_of(Path(folder))
+    location = Path(folder).parent if folder and Path(folder).is_file() else Path(folder)
+    if folder and (location / "config.json").exists():
+        base = geometry_of(location)
         for key in SAME if name else ():
             has, stated = getattr(base, key), getattr(SIZES[name], key)
             if has != stated:
@@ -179,7 +180,9 @@ def geometry_of(folder: Path) -> Geometry:
     base = language_expert_config(folder)
     names = (*QWEN2_SIZES, "max_position_embeddings", "tie_word_embeddings")
     sizes = {name: getattr(base, name) for name in names}
-    return Geometry(**sizes, text_vocab_size=base.vocab_size)
+    if is_qwen3 := base.model_type == "qwen3":
+        sizes |= {"head_dim": base.head_dim}
+    return Geometry(**sizes, text_vocab_size=base.vocab_size, qkv_bias=not is_qwen3, query_key_norm=is_qwen3)
 
 
 def sample_lengths(recipe: Recipe) -> SampleLengths:

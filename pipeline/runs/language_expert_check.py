@@ -1,7 +1,6 @@
 """Checks the language expert of a run before anything starts."""
 
-from transformers import Qwen2Config
-
+from pipeline.architecture.mars_config import ExpertConfig
 from pipeline.config.sample_limits import positions_problem
 from pipeline.config.stage import StageConfig
 from pipeline.errors import InputError, UsageError
@@ -13,14 +12,14 @@ from pipeline.weights.starting_model import StartOptions, finished_record
 from tokenization.table.token_table import Fingerprint
 
 
-def base_config(paths: RunPaths) -> Qwen2Config:
+def base_config(paths: RunPaths) -> ExpertConfig:
     """Returns the config of the run's language expert.
 
     Raises:
         InputError: it is missing, or cannot serve as one; see `language_expert_config`.
     """
     named = paths.recipe.language_expert_folder
-    if not paths.initial_model.is_dir() and HUB_NAME.fullmatch(named):
+    if not paths.initial_model.exists() and HUB_NAME.fullmatch(named):
         raise InputError(
             f"language expert {named!r} is no folder here, and the run has no starting model; run jobs/init_model.py, "
             "which also fetches a model of that name from the hub"

@@ -54,7 +54,7 @@ def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[
     start_options = StartOptions(codebook_size, recipe.model_options, dtype=recipe.zero.dtype)
     record = make_starting_model(expert, named, start_options, paths.start, lambda line: say(f"init_model: {line}"))
     growth = memory.peak_bytes()
-    largest = max((folder / made.source).stat().st_size for made in record.files.values())
+    largest = max((expert.tensors.folder / made.source).stat().st_size for made in record.files.values())
     size = sum(made.size for made in record.files.values())
     say(
         f"init_model: {size / 1e9:.2f} GB are in {paths.start}; memory grew by {growth / 1e9:.2f} GB, "

@@ -22,7 +22,7 @@ def model_folder(source: str) -> Path:
         InputError: there is no such folder, and no such model or no network.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or path.is_file():  # a file of weights stands for its folder
         return path.absolute()
     if not HUB_NAME.fullmatch(source):
         raise InputError(f"{source!r} is no folder; name one, or a model on the hub as in Qwen/Qwen-7B")

@@ -1,30 +1,32 @@
 """Reads a language expert's folder in any supported format, under MARS's tensor names.
 
-There are three formats: Qwen2's (Qwen1.5, Qwen2, Qwen2.5), Qwen-7B's own, with fused projections, and MARS's, of which
-only the text side is read. Only configs and tensors are read: a folder's own code never runs.
+There are four formats: Qwen2's (Qwen1.5, Qwen2, Qwen2.5), Qwen3's, Qwen-7B's own, with fused projections, and MARS's,
+of which only the text side is read. Only configs and tensors are read: a folder's own code never runs.
 """
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
-from pipeline.architecture.mars_config import MarsConfig
+from pipeline.architecture.mars_config import ExpertConfig
 from pipeline.errors import InputError
+from pipeline.weights.language_expert_configs import folder_of, language_expert_config, read_config
 from pipeline.weights.tensor_files import NewTensor, TensorFile, TensorFolder, bytes_of, open_tensor_folder, pieces_of
+from tokenization.files.content import content_of_tensors
+from tokenization.files.tensor_names import prefixes_of, unwrapped
 
-FORMATS = ("qwen2", "qwen", "mars")
-"""Supported values of `model_type` in a folder's config.json."""
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 """Name endings of buffers in old checkpoints, which follow from the config."""
 HEAD, EMBEDDING = "head.text_weight", "model.embed_tokens.weight"
+TIED_HEADS = ("lm_head.weight", HEAD)
+"""Names of a head that a file may have although it is the embedding."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ class LanguageExpertFiles:
     Attributes:
         folder: its folder.
         format: one of `FORMATS`.
-        config: its config as a Qwen2 config.
+        config: its config, a Qwen2's or a Qwen3's.
         tensors: its files.
         parts: the location of each of MARS's text tensors, in the model's order; a tied head has none.
     """
 
     folder: Path
     format: str
-    config: Qwen2Config
+    config: ExpertConfig
     tensors: TensorFolder
     parts: dict[str, Part]
 
@@ -92,17 +94,17 @@ def _hash_rounded(digest: Any, tensor: NewTensor) -> None:
 
 
 def open_language_expert(folder: Path) -> LanguageExpertFiles:
-    """Opens the folder, and checks every tensor's name and shape against its config.
+    """Opens the folder, or the file of weights in it, and checks every tensor's name and shape against its config.
 
     Raises:
         InputError: the folder has none of the formats, or settings that MARS does not support; or a tensor is missing,
-            unexpected or misshapen, and the message names the first one.
+            unexpected or misshapen, and the message names the first one; or a head that its config ties differs from
+            the embedding.
     """
-    values = read_config(folder)
-    kind = values["model_type"]
-    config = language_expert_config(folder)
+    kind, config = read_config(folder)["model_type"], language_expert_config(folder)
     tensors = open_tensor_folder(folder)
-    own = qwen2_shapes(config)
+    folder = folder_of(folder)
+    own = expert_shapes(config)
     expected = {text_name(name): shape for name, shape in own.items()}
     if kind == "mars":
         parts = {name: Part(name, 0, shape) for name, shape in expected.items()}
@@ -114,98 +116,30 @@ def open_language_expert(folder: Path) -> LanguageExpertFiles:
     for part in parts.values():
         rows = wanted.get(part.source, (0,))[0]
         wanted[part.source] = (rows + part.shape[0], *part.shape[1:])
-    _check(folder, kind, wanted, tensors, config.tie_word_embeddings)
+    stored = _stored_names(tensors.shapes, kind)
+    _check(folder, kind, wanted, {name: tensors.shapes[source] for name, source in stored.items()}, config)
+    if config.tie_word_embeddings:
+        _check_tie(folder, stored, tensors)
+    parts = {name: replace(part, source=stored[part.source]) for name, part in parts.items()}
     return LanguageExpertFiles(folder, kind, config, tensors, parts)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Reads a folder's config.json.
-
-    Raises:
-        InputError: there is none, or it is not of a language expert's format.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(
-            f"language expert {str(folder)!r} has no config.json; run jobs/train_lm.py for the demo's, or name a "
-            "folder of Qwen-7B, Qwen1.5, Qwen2 or Qwen2.5"
-        )
-    try:
-        values = json.loads(path.read_text())
-        kind = values.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{str(path)!r} is no readable config: {error}; fetch it again") from error
-    if kind not in FORMATS:
-        raise InputError(
-            f"language expert {str(folder)!r} is a {kind!r} model; MARS is built on {', '.join(FORMATS[:2])}"
-        )
-    return values
-
-
-def language_expert_config(folder: Path) -> Qwen2Config:
-    """Reads the language expert's config as a Qwen2 config.
-
-    Raises:
-        InputError: see `open_language_expert`; the tensors are not checked.
-    """
-    values = read_config(folder)
-    if values["model_type"] == "mars":
-        return MarsConfig.from_pretrained(folder).language_expert()
-    if values["model_type"] == "qwen":
-        return qwen2_config_of_qwen(values, folder)
-    config = Qwen2Config.from_pretrained(folder)
-    if config.use_sliding_window:
-        raise InputError(
-            f"language expert {str(folder)!r} has use_sliding_window; MARS's attention sees everything before. Set it "
-            "to false in config.json if its window is longer than your samples"
-        )
-    return config
-
-
-def qwen2_config_of_qwen(values: dict[str, Any], folder: Path) -> Qwen2Config:
-    """Converts Qwen-7B's config to a Qwen2 config that computes the same.
-
-    Its logn attention scales the queries, and its dynamic NTK scales the rotary base, only in sequences longer than its
-    training length `seq_length` (the Qwen repository's FAQ; `log(i, seq_length)` and `2^ceil(log2(n / seq_length) + 1)
-    - 1` are 1 up to there). A Qwen2 has neither, so if either is on, `max_position_embeddings` is that length, and
-    longer samples are refused.
-
-    Raises:
-        InputError: a value is missing, or is not supported by Qwen2.
-    """
-    try:
-        heads, hidden_size = values["num_attention_heads"], values["hidden_size"]
-        must_be = {
-            "no_bias": (values.get("no_bias", True), True),
-            "rotary_pct": (values.get("rotary_pct", 1.0), 1.0),
-            "scale_attn_weights": (values.get("scale_attn_weights", True), True),
-            "kv_channels x num_attention_heads": (values.get("kv_channels", 128) * heads, hidden_size),
-        }
-        stretches = values.get("use_logn_attn", True) or values.get("use_dynamic_ntk", True)
-        positions = values["seq_length"] if stretches else values["max_position_embeddings"]
-        config = Qwen2Config(
-            vocab_size=values["vocab_size"],
-            hidden_size=hidden_size,
-            intermediate_size=values["intermediate_size"] // 2,  # Qwen counts both halves
-            num_hidden_layers=values["num_hidden_layers"],
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            rms_norm_eps=values["layer_norm_epsilon"],
-            max_position_embeddings=positions,
-            initializer_range=values.get("initializer_range", 0.02),
-            tie_word_embeddings=values.get("tie_word_embeddings", False),
-            rope_parameters={"rope_type": "default", "rope_theta": float(values.get("rotary_emb_base", 10000))},
-        )
-    except KeyError as error:
-        raise InputError(f"the config.json of {str(folder)!r} lacks {error}; fetch Qwen's own") from error
-    for name, (is_value, want) in must_be.items():
-        if is_value != want:
-            raise InputError(f"the config.json of {str(folder)!r} has {name} {is_value}, a Qwen2 only has {want}")
-    return config
+def _stored_names(names: Iterable[str], kind: str) -> dict[str, str]:
+    """Each tensor's name in the files by its own name: without wrappers, and without what stands before all of them."""
+    stored = {unwrapped(name): name for name in names}
+    anchor = "transformer.wte.weight" if kind == "qwen" else "model.embed_tokens.weight"
+    prefixes = prefixes_of(stored, anchor)
+    if not prefixes and anchor.removeprefix("model.") in stored:  # of the model without its head
+        return {name if name == "lm_head.weight" else f"model.{name}": source for name, source in stored.items()}
+    if len(prefixes) == 1 and prefixes[0]:
+        (prefix,) = prefixes
+        head = prefix.removesuffix("model.")  # the head may stand beside the model, not in it
+        return {name.removeprefix(prefix).removeprefix(head): source for name, source in stored.items()}
+    return stored
 
 
 def text_name(own_name: str) -> str:
-    """MARS's name for a Qwen2 tensor."""
+    """MARS's name for a tensor of a Qwen2 or a Qwen3."""
     if own_name == "lm_head.weight":
         return HEAD
     return own_name.replace(".self_attn.", ".text_expert.").replace(".mlp.", ".text_expert.mlp.")
@@ -216,10 +150,10 @@ def visual_twin(name: str) -> str:
     return name.replace(".text_expert.", ".visual_expert.")
 
 
-def qwen2_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
-    """Shapes of a Qwen2's tensors by its own names, in the model's order."""
+def expert_shapes(config: ExpertConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of a language expert's tensors by transformers' names, in the model's order."""
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
@@ -249,27 +183,48 @@ def _fused_parts(expected: dict[str, tuple[int, ...]]) -> dict[str, Part]:
     return parts
 
 
-def _check(folder: Path, kind: str, wanted: dict[str, tuple[int, ...]], tensors: TensorFolder, tied: bool) -> None:
+def _check(
+    folder: Path,
+    kind: str,
+    wanted: dict[str, tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
+    config: ExpertConfig,
+) -> None:
     for name, shape in wanted.items():
-        if name not in tensors.shapes:
+        if name not in shapes and (found := content_of_tensors(shapes)):
+            raise InputError(f"language expert {str(folder)!r} is {found}")
+        if name not in shapes:
             raise InputError(
                 f"language expert {str(folder)!r}: tensor {name!r} is missing, which its config.json asks for; "
                 "fetch the missing file, or the right config.json"
             )
-        if tensors.shapes[name] != shape:
+        if shapes[name] != shape:
             raise InputError(
-                f"language expert {str(folder)!r}: tensor {name!r} has shape {tensors.shapes[name]}, its config.json "
+                f"language expert {str(folder)!r}: tensor {name!r} has shape {shapes[name]}, its config.json "
                 f"asks for {shape}; fetch the config.json of these weights"
             )
-    for name in sorted(tensors.shapes.keys() - wanted.keys()):
-        belongs_to_tied = tied and name in ("lm_head.weight", HEAD)
-        if belongs_to_tied and tensors.shapes[name] not in wanted.values():
+    for name in sorted(shapes.keys() - wanted.keys()):
+        belongs_to_tied = config.tie_word_embeddings and name in TIED_HEADS
+        if belongs_to_tied and shapes[name] not in wanted.values():
             raise InputError(
-                f"language expert {str(folder)!r}: tensor {name!r} has shape {tensors.shapes[name]}, which is not the "
+                f"language expert {str(folder)!r}: tensor {name!r} has shape {shapes[name]}, which is not the "
                 "embedding's, though its config.json ties them; fetch the config.json of these weights"
             )
         if not (belongs_to_tied or name.endswith(NOT_WEIGHTS) or (kind == "mars" and "visual" in name)):
             raise InputError(
                 f"language expert {str(folder)!r}: tensor {name!r} is unexpected in a {kind!r} model of its "
                 "config.json; fetch the config.json of these weights"
+            )
+
+
+def _check_tie(folder: Path, stored: dict[str, str], tensors: TensorFolder) -> None:
+    """Raises InputError if the files have a head that differs from the embedding, though the config ties both."""
+    embedding = next(stored[name] for name in (EMBEDDING, "transformer.wte.weight") if name in stored)
+    for head in (stored[name] for name in TIED_HEADS if name in stored):
+        count = math.prod(tensors.shapes[head])
+        pieces = (pieces_of(tensors.open(tensors.file_of[each]), each, 0, count) for each in (head, embedding))
+        if not all(torch.equal(*pair) for pair in zip(*pieces, strict=True)):
+            raise InputError(
+                f"language expert {str(folder)!r}: tensor {head!r} differs from {embedding!r}, though its config.json "
+                "ties them; set tie_word_embeddings to false there if these are the right weights"
             )

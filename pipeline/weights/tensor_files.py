@@ -7,6 +7,7 @@ memory. Only tensors are unpickled: `torch.load` runs with `weights_only`.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,21 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from tokenization.files.safetensors_header import stored_tensors
-from tokenization.files.torch_files import is_mappable, unpickled
+from tokenization.files.torch_files import is_mappable, unpickled, unreadable
 
 PIECE_ELEMENTS = 2**20
 """Elements that are read and written at once: 4 MB in float32."""
-INDEXED = ("model.safetensors", "pytorch_model.bin")
-"""Supported weight files of a folder; the first that exists is used, as one file or in parts listed in
-`NAME.index.json`."""
+INDEXED = tuple(
+    name.replace(".", f"{variant}.")
+    for variant in ("", ".fp16", ".bf16")
+    for name in ("model.safetensors", "pytorch_model.bin")
+)
+"""Supported weight files of a folder; the first that exists is used, as one file or in parts listed in its index.
+Variants of half precision are taken where there is no other."""
+INDEX_ENDING = ".index.json"
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys of a model's tensors in training checkpoints."""
+PART = re.compile(r"-of-(\d+)\b")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -50,7 +59,7 @@ class SafetensorsFile:
         try:
             self._stored = stored_tensors(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{str(path)!r} is no readable safetensors file: {error}; fetch it again") from error
+            raise InputError(f"{str(path)!r} is no readable safetensors file: {unreadable(path, error)}") from error
         self.shapes = {name: one.shape for name, one in self._stored.items()}
         if self._stored and path.stat().st_size != (end := max(one.stop for one in self._stored.values())):
             raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, not {end}; fetch it again")
@@ -106,6 +115,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
         InputError: see `TorchFile`.
     """
     found = unpickled(path, mapped=True)
+    if isinstance(found, dict):
+        found = next((found[key] for key in STATE_KEYS if isinstance(found.get(key), dict)), found)
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
     return found, is_mappable(path)
@@ -130,29 +141,17 @@ class TensorFolder:
     def open(self, file: str) -> TensorFile:
         """Opens one of the files. A torch file stays mapped as long as the returned object lives."""
         path = self.folder / file
-        return TorchFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+        return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
 
 
-def open_tensor_folder(folder: Path) -> TensorFolder:
-    """Finds the weight files in a model's folder.
+def open_tensor_folder(location: Path) -> TensorFolder:
+    """Finds the weight files in a model's folder, or takes the one file that is named.
 
     Raises:
         InputError: the folder has no weights, or a file or a tensor that its index lists is missing.
     """
-    whole = next((name for name in INDEXED if (folder / name).exists()), None)
-    index = next((name for name in INDEXED if (folder / f"{name}.index.json").exists()), None)
-    if whole is None and index is None:
-        raise InputError(f"{str(folder)!r} has no weights: neither {' nor '.join(INDEXED)}, nor an index of its parts")
-    listed: dict[str, str] = {}
-    if index is not None and (whole is None or INDEXED.index(index) < INDEXED.index(whole)):
-        try:
-            listed = json.loads((folder / f"{index}.index.json").read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(folder)!r}: {index}.index.json is not readable: {error}; fetch it again") from error
-        files = tuple(sorted(set(listed.values())))
-    else:
-        assert whole is not None
-        files = (whole,)
+    folder = location.parent if location.is_file() else location
+    files, listed = ((location.name,), {}) if location.is_file() else _files_of(folder)
     opened = TensorFolder(folder, files, {}, {})
     for file in files:
         if Path(file).name != file or not (folder / file).exists():
@@ -165,6 +164,37 @@ def open_tensor_folder(folder: Path) -> TensorFolder:
         if opened.file_of.get(name) != file:
             raise InputError(f"{str(folder)!r}: tensor {name!r} is missing in {file!r}, where its index has it")
     return opened
+
+
+def _files_of(folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Names of a folder's weight files, and the file of each tensor if there is an index."""
+    for name in INDEXED:
+        if (folder / name).exists():
+            return (name,), {}
+        index = next((path for path in (folder / each for each in _index_names(name)) if path.exists()), None)
+        if index is not None:
+            try:
+                listed = dict(json.loads(index.read_text())["weight_map"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{str(folder)!r}: {index.name} is not readable: {error}; fetch it again") from error
+            return tuple(sorted(set(listed.values()))), listed
+    parts = sorted(path.name for path in folder.glob("*-of-*") if path.suffix in (".safetensors", ".bin"))
+    if parts:
+        count = int(digits[1]) if (digits := PART.search(parts[0])) else 0
+        if len(parts) == count:
+            return tuple(parts), {}
+        raise InputError(f"{str(folder)!r} has {len(parts)} of {count} parts, and no index of them; fetch the others")
+    single = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+    if len(single) == 1:
+        return (single[0],), {}
+    raise InputError(f"{str(folder)!r} has no weights: neither {' nor '.join(INDEXED[:2])}, nor an index of its parts")
+
+
+def _index_names(name: str) -> tuple[str, str]:
+    """Names of an index: transformers has a variant's name in the middle or at the end."""
+    stem, _, variant = name.rpartition(".")[0].partition(".")
+    ending = name.rpartition(".")[2]
+    return f"{name}{INDEX_ENDING}", f"{stem}.{ending}.index.{variant}.json"
 
 
 @dataclass(frozen=True)

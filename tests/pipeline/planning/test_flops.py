@@ -28,11 +28,17 @@ from tokenization.vqgan.model import build_vqgan
 CODES = np.arange(16)
 
 
-@pytest.fixture(params=[(2, False), (4, False), (4, True)], ids=["grouped heads", "plain heads", "o_proj shared"])
+QWEN3 = dict(head_dim=24, query_key_norm=True, qkv_bias=False)
+
+
+@pytest.fixture(
+    params=[(2, False, {}), (4, False, {}), (4, True, {}), (2, False, QWEN3), (4, True, QWEN3)],
+    ids=["grouped heads", "plain heads", "o_proj shared", "Qwen3", "Qwen3, o_proj shared"],
+)
 def large(request: pytest.FixtureRequest) -> MarsForCausalLM:
     """Layers enough that the first one's inputs, which need no gradient, do not count."""
-    num_key_value_heads, shared = request.param
-    changes = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=12)
+    num_key_value_heads, shared, qwen3 = request.param
+    changes = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=12) | qwen3
     config = small_config(num_key_value_heads=num_key_value_heads, shared_output_projection=shared, **changes)
     torch.manual_seed(0)
     return MarsForCausalLM(config).freeze_language_expert()
@@ -80,7 +86,7 @@ def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(
             totals[attention] = counter.get_total_flops()
         of_all_pairs = totals["eager"] - totals["sdpa"]
         (rows, text), visual = batch.text.ids.shape, batch.visual.ids.shape[1]
-        pair = 4 * large.config.hidden_size * large.config.num_hidden_layers
+        pair = 4 * large.config.num_attention_heads * large.config.head_size * large.config.num_hidden_layers
         if batch.kind.has_text_prefix:
             assert of_all_pairs == pair * rows * (text * text + 3 * visual * (text + visual))
         else:

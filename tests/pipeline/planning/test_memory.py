@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,10 +79,11 @@ def kept_bytes(config: MarsConfig, kind: Kind, attention: str, dtype: str, every
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("key_value_heads", [2, 4])
 @pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("qwen3", [{}, dict(head_dim=24, query_key_norm=True, qkv_bias=False)], ids=["Qwen2", "Qwen3"])
 def test_a_layer_keeps_what_autograd_keeps_of_it(
-    dtype: str, attention: str, kind: Kind, key_value_heads: int, shared: bool
+    dtype: str, attention: str, kind: Kind, key_value_heads: int, shared: bool, qwen3: dict[str, Any]
 ) -> None:
-    changes = dict(hidden_size=64, num_key_value_heads=key_value_heads, shared_output_projection=shared)
+    changes = dict(hidden_size=64, num_key_value_heads=key_value_heads, shared_output_projection=shared) | qwen3
     few, many = (small_config(num_hidden_layers=layers, **changes) for layers in (2, LAYERS))
     (of_few, _), (of_many, shape) = (kept_bytes(config, kind, attention, dtype, 0) for config in (few, many))
     assert layer_bytes(many, shape, attention, dtype) == pytest.approx((of_many - of_few) / (LAYERS - 2), rel=0.001)

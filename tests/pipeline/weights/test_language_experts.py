@@ -173,3 +173,96 @@ def test_a_head_of_another_shape_under_a_config_that_ties_it_is_refused(tmp_path
     index.write_text(json.dumps(listed))
     with pytest.raises(InputError, match=r"'lm_head.weight' has shape \(7, 5\), which is not the embedding's"):
         open_language_expert(tmp_path / "expert")
+
+
+def renamed(model: torch.nn.Module, change: Callable[[str], str]) -> dict[str, torch.Tensor]:
+    return {change(name): parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "DistributedDataParallel": lambda name: f"module.{name}",
+    "torch.compile": lambda name: f"_orig_mod.{name}",
+    "a compiled layer": lambda name: name.replace("layers.0.", "layers.0._orig_mod."),
+    "FSDP": lambda name: name.replace("layers.", "_fsdp_wrapped_module.layers."),
+    "a larger model": lambda name: f"language_model.{name}",
+    "without its head": lambda name: name.removeprefix("model."),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", FORMS)
+def test_names_behind_wrappers_are_the_same_model(tmp_path: Path, form: str) -> None:
+    model = write_qwen2(tmp_path)
+    save_file(renamed(model, FORMS[form]), tmp_path / "model.safetensors")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(load_language_expert(tmp_path, torch.float32).eval()(ids).logits, model(ids).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name",
+    ["model.fp16.safetensors", "pytorch_model.fp16.bin", "model.bf16.safetensors", "weights.safetensors", "parts"],
+)
+def test_weights_under_other_usual_names_are_found_or_named_themselves(tmp_path: Path, name: str) -> None:
+    model = write_qwen2(tmp_path)
+    for path in [*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.index.json")]:
+        if name != "parts" or path.suffix == ".json":
+            path.unlink()
+    weights = renamed(model, str)
+    if name != "parts":
+        save_file(weights, tmp_path / name) if name.endswith("safetensors") else torch.save(weights, tmp_path / name)
+    ids = torch.tensor([[1, 2, 3]])
+    for location in (tmp_path, tmp_path / name)[: 1 + (name != "parts")]:
+        assert torch.equal(load_language_expert(location, torch.float32).eval()(ids).logits, model(ids).logits)
+    if name == "parts":
+        next(tmp_path.glob("*00002-of*")).unlink()
+        with pytest.raises(InputError, match="has 2 of 3 parts, and no index of them; fetch the others"):
+            open_language_expert(tmp_path)
+
+
+def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path: Path) -> None:
+    """transformers would silently use one of both."""
+    weights = renamed(write_qwen2(tmp_path), str)
+    same = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(same, tmp_path / "model.safetensors")
+    open_language_expert(tmp_path)
+    same["lm_head.weight"][7, 5] += 1
+    save_file(same, tmp_path / "model.safetensors")
+    with pytest.raises(
+        InputError, match="'lm_head.weight' differs from 'model.embed_tokens.weight', though its config"
+    ):
+        open_language_expert(tmp_path)
+
+
+def test_what_is_no_language_expert_is_named(tmp_path: Path) -> None:
+    write_qwen2(tmp_path)
+    file = tmp_path / "model.safetensors"
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a Git LFS pointer"),
+        (b"<html><head><title>Sign in</title></head></html>", "it is an HTML page"),
+        (b"", "it is an empty file"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            open_language_expert(tmp_path)
+    save_file({"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(InputError, match="is a LoRA adapter, not a whole model"):
+        open_language_expert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    quantised = config | {"quantization_config": {"quant_method": "gptq"}}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(InputError, match="is a model quantised by gptq"):
+        open_language_expert(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"config.json' is no readable config: it is a Git LFS pointer"):
+        open_language_expert(tmp_path)
+
+
+@torch.no_grad()
+def test_the_tensors_of_a_training_checkpoint_are_found(tmp_path: Path) -> None:
+    model = write_qwen2(tmp_path)
+    for path in [*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.index.json")]:
+        path.unlink()
+    torch.save({"state_dict": renamed(model, str), "epoch": 3}, tmp_path / "pytorch_model.bin")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(load_language_expert(tmp_path, torch.float32).eval()(ids).logits, model(ids).logits)
