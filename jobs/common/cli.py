@@ -15,6 +15,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.runs.paths import RunPaths, run_paths
 from pipeline.runtime.terminal import console, say_error
+from tokenization.files.checks import unwritable
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def run_job(
     except Exception as error:
         error = _cause(error)
         code = exit_code_of(error)
+        if reason := unwritable(error):
+            say_error(f"error: {reason}")
+            sys.exit(ExitCode.INPUT)
         if not isinstance(error, OURS):
             raise
         say_error(f"error: {error}")

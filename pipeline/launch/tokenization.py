@@ -71,9 +71,9 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
         config = replace(config, size_hr_px=0)
     output = paths.tokens_of(name)
     tools = Tools(paths.vqgan, paths.text_source, paths.text)
-    fingerprint = prepare_output(corpus, output, config, tools)  # what cannot be used is refused before Ray starts
-    check_resources(workers)
+    check_resources(workers)  # what cannot work is refused before Ray starts
     check_gpus(workers.use_gpu)
+    fingerprint = prepare_output(corpus, output, config, tools)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
     _say_what_is_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:

@@ -13,6 +13,7 @@ from tokenization.corpora.leftovers import leftovers
 from tokenization.corpora.names import is_picture, suffix_of
 from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.errors import InputError, OutageError
+from tokenization.files.content import START_BYTES, what_it_is
 from tokenization.files.storage import Storage, open_storage
 
 SHARDS_LOOKED_AT = 3
@@ -122,7 +123,9 @@ class Corpus:
         if pictures := sum(map(is_picture, self._names)):
             return f"; its {pictures} pictures have no captions beside them"
         shown = [f"{count} {f'.{suffix}' if suffix else 'without ending'}" for suffix, count in counts.most_common()]
-        return f"; its files are {', '.join(shown[:ENDINGS_SHOWN])}"
+        first = self._names[0]
+        start = self.storage.read(first, 0, min(START_BYTES, self.storage.size(first)))
+        return f"; its files are {', '.join(shown[:ENDINGS_SHOWN])}; {readable(first)!r}: {what_it_is(start)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"source": replace(self.source, layout=self.layout)}

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,14 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
     """
     try:
         apart: set[str] | None = None
-        for key, parts in _groups(path, max_bytes):
-            if key is None:
-                yield Ignored(parts)
-                continue
-            samples = list(_samples(key, parts))
-            if any(isinstance(one, Sample) and one.problem for one in samples):
+        for group in _groups(path, max_bytes):
+            if isinstance(group, Ignored):
+                yield group
+            elif group.has_all:
+                yield from _samples(group)
+            else:
                 apart = _keys_apart(path) if apart is None else apart
-                if composed(key) in apart and not _has_all(parts):
-                    samples = [_apart(key, parts)]
-            yield from samples
+                yield from [_apart(group)] if composed(group.key) in apart else _samples(group)
     except (tarfile.TarError, ValueError, OverflowError, *UNPACKING_ERRORS) as error:
         raise InputError(f"no readable tar ({one_line(error)}); {_instead(path)}fetch or write it again") from error
 
@@ -83,25 +82,37 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _groups(path: Path, max_bytes: int) -> Iterator[tuple[str | None, Any]]:
-    """The members of each sample by suffix, with its key; or None and the reason why a member is ignored."""
+@dataclass(frozen=True)
+class _Group:
+    """Members that lie together under one key: their contents by suffix, or messages why they cannot be used."""
+
+    key: str
+    parts: dict[str, bytes | str]
+
+    @property
+    def has_all(self) -> bool:
+        """True if there is a picture, and a file that describes it."""
+        suffixes = self.parts.keys()
+        return bool((PICTURE_SUFFIXES | FURTHER_SUFFIXES) & suffixes) and bool({"json", *TEXT_SUFFIXES} & suffixes)
+
+
+def _groups(path: Path, max_bytes: int) -> Iterator[_Group | Ignored]:
     with open_unpacked(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        key: str | None = None
-        parts: dict[str, bytes | str] = {}
+        group: _Group | None = None
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
             stem, suffix = key_of(member)
             if reason := _ignored(member):
-                yield None, reason
+                yield Ignored(reason)
                 continue
-            if key is not None and (composed(stem) != composed(key) or suffix in parts):
-                yield key, parts
-                key, parts = None, {}
-            key = stem if key is None else key
-            parts[suffix] = _content(tar, member, max_bytes)
+            if group and (composed(stem) != composed(group.key) or suffix in group.parts):
+                yield group
+                group = None
+            group = group or _Group(stem, {})
+            group.parts[suffix] = _content(tar, member, max_bytes)
         _check_end(file, tar.offset)
-        if key is not None:
-            yield key, parts
+        if group:
+            yield group
 
 
 def key_of(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -169,23 +180,20 @@ def _keys_apart(path: Path) -> set[str]:
     return apart
 
 
-def _has_all(parts: dict[str, bytes | str]) -> bool:
-    return bool((PICTURE_SUFFIXES | FURTHER_SUFFIXES) & parts.keys()) and bool({"json", *TEXT_SUFFIXES} & parts.keys())
-
-
-def _apart(key: str, parts: dict[str, bytes | str]) -> Sample:
-    message = f"here are .{', .'.join(parts)} of this key, and its others lie elsewhere in the tar"
+def _apart(group: _Group) -> Sample:
+    message = f"here are .{', .'.join(group.parts)} of this key, and its others lie elsewhere in the tar"
     remedy = "WebDataset's samples lie together: write the tar in the order of names (tar --sort=name)"
-    return Sample(key, problem=(APART, f"{message}; {remedy}"))
+    return Sample(group.key, problem=(APART, f"{message}; {remedy}"))
 
 
-def _samples(key: str, parts: dict[str, bytes | str]) -> Iterator[Sample | Ignored]:
+def _samples(group: _Group) -> Iterator[Sample | Ignored]:
     """The sample of a key's members, and which of them it does not need."""
-    for problem in parts.values():
+    key = group.key
+    for problem in group.parts.values():
         if isinstance(problem, str):
             yield Sample(key, problem=("bad member", problem))
             return
-    contents = {suffix: content for suffix, content in parts.items() if isinstance(content, bytes)}
+    contents = {suffix: content for suffix, content in group.parts.items() if isinstance(content, bytes)}
     pictures = [suffix for suffix in contents if suffix in PICTURE_SUFFIXES]
     pictures = pictures or [suffix for suffix in contents if suffix in FURTHER_SUFFIXES]
     if not pictures:

@@ -1,5 +1,7 @@
 """Checks of names, locations and contents of files."""
 
+import errno
+import os
 from pathlib import Path
 
 from tokenization.errors import InputError
@@ -22,6 +24,19 @@ def check_apart(corpus: str, output: str) -> None:
         locations.append(location.rstrip("/") + "/")
     if locations[0].startswith(locations[1]) or locations[1].startswith(locations[0]):
         raise InputError(f"the output {output!r} and the corpus {corpus!r} lie in each other; choose another --output")
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def unwritable(error: BaseException) -> str:
+    """A line on a folder that takes no files: the disk is full, or permission is missing. Empty for any other error."""
+    if not isinstance(error, OSError) or error.errno not in (*NO_ROOM, *NO_PERMISSION):
+        return ""
+    remedy = "make room there" if error.errno in NO_ROOM else "give yourself permission"
+    named = f"{error.filename!r}: " if error.filename else ""
+    return f"{named}{os.strerror(error.errno)}; {remedy}, or choose another folder"
 
 
 def check_whole(content: bytes, size: int, location: str) -> bytes:

@@ -15,7 +15,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import READER_CPUS, Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
-from tokenization.files.checks import check_apart
+from tokenization.files.checks import check_apart, unwritable
 from tokenization.files.storage import Storage, open_storage
 from tokenization.job.actors import Encoder, Reader, Writer, check_encoder, writer_of
 from tokenization.job.alarm import alarm_of
@@ -107,6 +107,8 @@ def tokenize_corpus(
                 else:
                     failed[shard] = ended
         except RayError as error:
+            if reason := unwritable(getattr(error, "cause", error)):
+                raise InputError(f"tokens cannot be written to {output!r}: {reason}") from error
             broken = error
         idle_passes = 0 if len(statistics) + len(failed) > before else idle_passes + 1
         if idle_passes == PASSES_WITHOUT_PROGRESS:

@@ -382,7 +382,7 @@ def test_a_table_that_is_no_document_and_a_folder_without_captions_are_refused_i
     with pytest.raises(InputError, match="its 1 pictures have no captions beside them"):
         corpus_in(tmp_path / "b")
     (tmp_path / "b" / "0.png").rename(tmp_path / "b" / "0.zip")
-    with pytest.raises(InputError, match=r"its files are 1 \.zip"):
+    with pytest.raises(InputError, match=r"its files are 1 \.zip; '0\.zip': it is a PNG picture"):
         corpus_in(tmp_path / "b")
 
 
