@@ -1,19 +1,23 @@
 """Qwen's text vocabulary as a fast tokenizer, from its rank file or from a Hugging Face folder."""
 
 import hashlib
+import json
 import os
 import shutil
 import unicodedata
 import uuid
 from importlib.resources import files
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.normalizers import NFC
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
+from tokenization.files.content import content_of_file
 from tokenization.files.hashing import file_sha256
 
 # Qwen splits like GPT-4's tokenizer, but splits digits one by one (Qwen's tokenization_qwen.py).
@@ -24,6 +28,9 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
 NUM_RANKS = 151_643
+JSON_FILE = "tokenizer.json"
+A_JSON, A_TEXT = "a JSON text", "a text that begins"
+"""What a broken file of a tokenizer may look like, and so does a whole one."""
 RANK_FILE = "qwen.tiktoken"
 """Name of the rank file in a folder of Qwen-7B."""
 
@@ -32,8 +39,9 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
     """Loads the tokenizer that `source` names.
 
     Args:
-        source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file, or a local folder with a
-            `tokenizer.json` or, as Qwen-7B's, with `qwen.tiktoken`. A folder's own code never runs.
+        source: `dashscope` for the packaged rank file, the path of a `.tiktoken` rank file or of a `tokenizer.json`, or
+            a local folder with a `tokenizer.json` or, as Qwen-7B's, with `qwen.tiktoken`. A folder's own code never
+            runs.
         cache: folder for a converted rank file (the conversion takes seconds); a folder is loaded in place.
 
     Raises:
@@ -42,19 +50,20 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
     path = _packaged_ranks() if source == PACKAGED else Path(source)
     if not path.exists():
         raise InputError(f"text tokenizer {source!r} does not exist; name {PACKAGED!r}, a .tiktoken file or a folder")
-    if path.is_dir() and (path / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    described = path / JSON_FILE if path.is_dir() else path
+    if described.suffix == ".json" and described.exists():
+        return _of_json(described)
     if path.is_dir():
         path = path / RANK_FILE
         if not path.exists():
             raise InputError(
-                f"text tokenizer folder {source!r} has neither tokenizer.json nor {RANK_FILE}; fetch the file that "
+                f"text tokenizer folder {source!r} has neither {JSON_FILE} nor {RANK_FILE}; fetch the file that "
                 "belongs to the language expert, or save the tokenizer with save_pretrained"
             )
     cached = cache / file_sha256(path)[:16]
     if not cached.exists():
         partial = cache / f".{uuid.uuid4().hex}"
-        _convert(path).save_pretrained(partial)
+        _converted(path).save_pretrained(partial)
         try:
             os.replace(partial, cached)
         except OSError:  # another process was faster, with the same content
@@ -68,8 +77,15 @@ def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """The ids of texts. Special tokens in a text, such as `<|endoftext|>`, are treated as ordinary text."""
-    return tokenizer([_readable(text) for text in texts], split_special_tokens=True)["input_ids"] if texts else []
+    """The ids of texts. Added tokens in a text are ordinary text, special ones such as `<|endoftext|>` and others such
+    as `<think>`."""
+    if not texts:
+        return []
+    lines = [_readable(text) for text in texts]
+    if all(token.special for token in tokenizer.added_tokens_decoder.values()):
+        ids: list[list[int]] = tokenizer(lines, split_special_tokens=True)["input_ids"]
+        return ids
+    return [encoding.ids for encoding in _without_added_tokens(tokenizer).encode_batch(lines)]
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -84,6 +100,47 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
             f"the text tokenizer has no {END_OF_TEXT}, which all of Qwen's have; name the language expert's"
         )
     return int(found)
+
+
+_WITHOUT_ADDED: "WeakKeyDictionary[PreTrainedTokenizerFast, FastTokenizer]" = WeakKeyDictionary()
+
+
+def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> FastTokenizer:
+    """The same tokenizer without its added tokens. Only special ones can be turned off in a call."""
+    if tokenizer not in _WITHOUT_ADDED:
+        described = json.loads(tokenizer.backend_tokenizer.to_str())
+        described |= {"added_tokens": [], "truncation": None, "padding": None}
+        _WITHOUT_ADDED[tokenizer] = FastTokenizer.from_str(json.dumps(described))
+    return _WITHOUT_ADDED[tokenizer]
+
+
+def _of_json(described: Path) -> PreTrainedTokenizerFast:
+    """Loads a `tokenizer.json`, with the settings beside it if there are any."""
+    folder = described.parent
+    in_folder = described.name == JSON_FILE and (folder / "tokenizer_config.json").exists()
+    try:
+        FastTokenizer.from_file(str(described))  # of a broken file, transformers would look for another one
+        if in_folder:
+            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return PreTrainedTokenizerFast(tokenizer_file=str(described))
+    except Exception as error:  # the two libraries raise any exception
+        raise InputError(_unreadable(described, error)) from error
+
+
+def _converted(ranks: Path) -> PreTrainedTokenizerFast:
+    try:
+        return _convert(ranks)
+    except InputError:
+        raise
+    except Exception as error:  # a broken file makes the converter raise any exception
+        raise InputError(_unreadable(ranks, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    found = content_of_file(path)
+    is_another = found is not None and not found.name.startswith((A_JSON, A_TEXT))
+    problem = f"it is {found}" if is_another else f"{' '.join(str(error).split())[:200]}; fetch it again"
+    return f"text tokenizer {str(path)!r} is not readable: {problem}"
 
 
 def _readable(text: str) -> str:

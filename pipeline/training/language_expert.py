@@ -27,7 +27,7 @@ from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.stage import INSTRUCTIONS
 from pipeline.model.loading import qwen2_config
 from tokenization.dtypes import fast_autocast
-from tokenization.text_tokenizer import text_ids
+from tokenization.text_tokenizer import end_of_text_id, text_ids
 
 TRAINING_FILE = "training.json"
 """File with the settings and the last step's figures, next to the weights."""
@@ -63,7 +63,7 @@ def train_language_expert(
     generator = np.random.default_rng(config.seed)
     pairs = _pairs(captions, tokenizer)
     whole = [
-        [np.asarray(part, np.int64) for part in [*text[:-1], [*text[-1], tokenizer.eos_token_id]]] for text in texts
+        [np.asarray(part, np.int64) for part in [*text[:-1], [*text[-1], end_of_text_id(tokenizer)]]] for text in texts
     ]
     used = np.unique(np.concatenate([ids for document in [*whole, *pairs] for ids in document]))
     pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
@@ -102,7 +102,7 @@ def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast) -
         lines = text_ids(tokenizer, list(by_language.values()))
         ids = {language: np.asarray(line) for language, line in zip(by_language, lines, strict=True)}
         for language in filter(ids.__contains__, instructions):
-            target = np.append(ids[language], tokenizer.eos_token_id)
+            target = np.append(ids[language], end_of_text_id(tokenizer))
             pairs += [(instructions[language], source, target) for source in ids.values()]
     return pairs
 
@@ -169,7 +169,7 @@ def _save(
     state["model.embed_tokens.weight"] = state["lm_head.weight"] = table
     whole.load_state_dict(state)
     transformers_logging.disable_progress_bar()
-    whole.config.eos_token_id = tokenizer.eos_token_id
+    whole.config.eos_token_id = end_of_text_id(tokenizer)
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     whole.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import ByteLevel as DecodeByteLevel
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkout import CHECKOUT
 from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
-from tokenization.text_tokenizer import END_OF_TEXT, end_of_text_id, load_text_tokenizer, text_ids
+from tokenization.text_tokenizer import (
+    END_OF_TEXT,
+    end_of_text_id,
+    load_text_tokenizer,
+    text_ids,
+    text_vocabulary_sha256,
+)
 
 RANKS = Path(str(files("dashscope") / "resources" / "qwen.tiktoken"))
 # As Qwen's public tokenizer has it; not taken from the package.
@@ -102,3 +112,61 @@ def test_a_folder_without_a_vocabulary_or_of_another_family_is_refused(tmp_path:
     (tmp_path / "qwen.tiktoken").write_bytes(b"".join(RANKS.read_bytes().splitlines(keepends=True)[:1000]))
     with pytest.raises(InputError, match="has not Qwen's 151643 ranks"):
         load_text_tokenizer(str(tmp_path), tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tokenizer of bytes, with added tokens as Qwen2.5 and Qwen3 have them."""
+    backend = Tokenizer(BPE({letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), DecodeByteLevel()
+    backend.add_special_tokens([END_OF_TEXT, "<|im_start|>"])
+    backend.add_tokens(["<think>", "</think>", AddedToken("cat", single_word=True)])
+    folder = tmp_path_factory.mktemp("small")
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_added_tokens_special_or_not_are_ordinary_text(small: Path, tmp_path: Path) -> None:
+    """Else a caption with `<think>` would teach the model to think."""
+    tokenizer = load_text_tokenizer(str(small), tmp_path)
+    texts = ["<think> a cat </think>", f"{END_OF_TEXT}<|im_start|>", "a red cat"]
+    assert max(max(ids) for ids in tokenizer(texts)["input_ids"]) >= 256, "as tokens they have ids of their own"
+    for text, ids in zip(texts, text_ids(tokenizer, texts), strict=True):
+        assert max(ids) < 256 and len(ids) == len(text) and tokenizer.decode(ids) == text
+    assert text_ids(tokenizer, []) == [] and end_of_text_id(tokenizer) == 256
+
+
+def test_a_tokenizer_json_by_itself_is_the_tokenizer_of_its_folder(small: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    load_text_tokenizer(str(small), tmp_path).save_pretrained(saved)
+    assert (saved / "tokenizer_config.json").exists()
+    shutil.copy(small / "tokenizer.json", tmp_path / "my-tokenizer.json")
+    named = [small, small / "tokenizer.json", tmp_path / "my-tokenizer.json", saved, saved / "tokenizer.json"]
+    loaded = [load_text_tokenizer(str(location), tmp_path) for location in named]
+    assert len({text_vocabulary_sha256(tokenizer) for tokenizer in loaded}) == 1
+    texts = corpus()[:6]
+    assert all(text_ids(tokenizer, texts) == text_ids(loaded[0], texts) for tokenizer in loaded)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", POINTER, "it is a Git LFS pointer; fetch the file itself with git lfs pull"),
+        ("tokenizer.json", b"<html><title>Sign in</title></html>", "it is an HTML page"),
+        ("tokenizer.json", b"", "it is an empty file"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {"type', "fetch it again"),
+        ("tokenizer.json", b"{}", "fetch it again"),
+        ("qwen.tiktoken", POINTER, "it is a Git LFS pointer"),
+        ("qwen.tiktoken", b"no ranks at all\n", "fetch it again"),
+        ("qwen.tiktoken", bytes(600), "nothing but zeros"),
+    ],
+)
+def test_pointers_and_broken_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for location in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError, match=f"is not readable: .*{message}") as refused:
+            load_text_tokenizer(str(location), tmp_path / "cache")
+        assert "\n" not in str(refused.value)
