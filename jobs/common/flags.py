@@ -58,7 +58,15 @@ def _flag(word: str) -> str:
 
 def _repeatable(options_type: Any) -> set[str]:
     """Flags whose values are collected."""
-    kinds = [kind for kind in (options_type, *typing.get_args(options_type)) if is_dataclass(kind)]
-    hints = [hint for kind in kinds for hint in typing.get_type_hints(kind, include_extras=True).items()]
+    hints = [
+        hint for kind in _dataclasses(options_type) for hint in typing.get_type_hints(kind, include_extras=True).items()
+    ]
     append = tyro.conf.UseAppendAction
     return {name.replace("_", "-") for name, hint in hints if append in getattr(hint, "__metadata__", ())}
+
+
+def _dataclasses(kind: Any) -> list[type]:
+    """The class of the options, or those of all subcommands."""
+    if is_dataclass(kind):
+        return [kind if isinstance(kind, type) else type(kind)]
+    return [found for one in typing.get_args(kind) for found in _dataclasses(one)]

@@ -1,6 +1,7 @@
 """What `jobs/tokenize.py` takes from its flags, and what it leaves to the recipe."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.launch.tokenization import check_resources
 from pipeline.runs.paths import run_paths
 from pipeline.runtime.ray_connection import check_gpus
+from tests.support.checkout import CHECKOUT
 from tokenization.config.workers import Workers
 from tokenization.files.storage import open_storage
 
@@ -120,6 +122,13 @@ def test_a_home_folder_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch, t
 def test_a_flag_given_twice_is_refused(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_given_once(Options, words)
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "jobs").glob("*.py")), ids=lambda path: path.stem)
+def test_set_may_be_given_twice_to_every_job(path: Path) -> None:
+    options_type = getattr(import_module(f"jobs.{path.stem}"), "Options", None)
+    if options_type is not None and path.stem not in ("check_cluster", "preflight", "submit"):
+        check_given_once(options_type, ("report", "--set", "a=1", "--set", "b=2"))
 
 
 def test_flags_that_are_collected_may_be_given_twice() -> None:
