@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +45,12 @@ def folder_findings(folder: Folder, nodes: Sequence[Node], limit_s: float) -> li
     findings = [*_room(folder)]
     try:
         with _scratch(folder.url) as url:
-            findings += _seen_by_all(folder, url, nodes, limit_s)
-            findings += _one_owner(folder, url, nodes, limit_s)
-            findings += _locks(folder, url, nodes, limit_s)
+            seen, seeing = _seen_by_all(folder, url, nodes, limit_s)
+            findings += seen
+            findings += _one_owner(folder, url, seeing, limit_s)
+            findings += _locks(folder, url, seeing, limit_s)
             findings += _conditions(folder, url)
-            findings += judge_writes(folder, _writes(url, nodes, limit_s)) if folder.needed_bytes else []
+            findings += judge_writes(folder, _writes(url, seeing, limit_s)) if folder.needed_bytes else []
     except (OSError, InputError) as error:
         findings.append(failed(SUBJECT, f"{folder.purpose}: writing", one_line(error), _remedy_of(error)))
     return findings
@@ -79,7 +81,8 @@ def _room(folder: Folder) -> list[Finding]:
     return [Finding(SUBJECT, what, verdict, f"{with_unit(free, 'B')} free", expected, "", remedy, figures)]
 
 
-def _seen_by_all(folder: Folder, url: str, nodes: Sequence[Node], limit_s: float) -> list[Finding]:
+def _seen_by_all(folder: Folder, url: str, nodes: Sequence[Node], limit_s: float) -> tuple[list[Finding], list[Node]]:
+    """Also returns the nodes that see it. The others would write to folders of their own, which nobody would remove."""
     token, what = uuid.uuid4().hex, f"{folder.purpose}: seen by all nodes"
     storage.write_text(url, storage.TOKEN, token)
     answers = ask({node: partial(storage.see_and_answer, url, token, node.node_id) for node in nodes}, limit_s)
@@ -92,13 +95,16 @@ def _seen_by_all(folder: Folder, url: str, nodes: Sequence[Node], limit_s: float
     for node in unseen:
         findings.append(failed(SUBJECT, what, "the driver does not see what it wrote", NOT_SHARED, str(node)))
     if findings:
-        return findings
+        return findings, [node for node in seeing if node not in unseen]
     slowest = max((seconds or 0.0 for seconds in answers.values.values()), default=0.0)
     said = f"{len(seeing)} of {len(nodes)} nodes, after {slowest:.2f} s at most"
-    return [Finding(SUBJECT, what, Verdict.OK, said, figures={"visible_after_s": slowest})]
+    return [Finding(SUBJECT, what, Verdict.OK, said, figures={"visible_after_s": slowest})], seeing
 
 
 def _one_owner(folder: Folder, url: str, nodes: Sequence[Node], limit_s: float) -> list[Finding]:
+    """Lets all nodes claim the folder at once, as attempts do. One of them must become the owner."""
+    if not nodes:
+        return []
     what = f"{folder.purpose}: one owner of several at once"
     answers = ask({node: partial(storage.claim, url, node.node_id) for node in nodes}, limit_s)
     if errors := _errors(what, answers):
@@ -134,8 +140,6 @@ class _HoldingNode:
     """Lets a node hold the lock in the background."""
 
     def __init__(self, node: Node, url: str, limit_s: float) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         self._url, self._pool = url, ThreadPoolExecutor(1)
         self._asked = self._pool.submit(ask, {node: partial(storage.hold_lock, url)}, limit_s)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 LOG_PREFIX = "/tmp/mars-preflight-"
 AMAZON_VENDOR = "0x1d0f"
 """Amazon's PCI vendor id, which EFA devices have."""
-PLUGIN_NAMES = ("AWS Libfabric", "Libfabric")
-"""What EFA's plugin calls itself; the second in newer versions."""
+PLUGIN_NAMES = ("AWS Libfabric", "Libfabric", "OFI")
+"""What EFA's plugin calls itself: the first up to version 1.11, and later where NCCL_NET asks for it (aws/aws-ofi-nccl,
+pull request 530)."""
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def _network(node: str, reports: Sequence[RankReport], num_nodes: int) -> Findin
         if all(report.network.is_efa for report in reports):
             return Finding(SUBJECT, what, Verdict.OK, measured, expected, node)
         remedy = (
-            "NCCL does not use EFA: look for NET/OFI in the log with NCCL_DEBUG=INFO; NCCL_NET must be the plugin's "
-            "own name (AWS Libfabric, in newer versions Libfabric), /dev/infiniband must be in the container"
+            "NCCL does not use EFA: look for NET/OFI in the log with NCCL_DEBUG=INFO; the plugin must be on "
+            'LD_LIBRARY_PATH, and /dev/infiniband in the container; NCCL_NET="AWS Libfabric" makes it an error'
         )
         return Finding(SUBJECT, what, Verdict.FAILED, measured, expected, node, remedy)
     if num_nodes == 1:
