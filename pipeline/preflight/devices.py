@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 from pipeline.preflight.finding import Finding, Verdict, count_of, failed, verdict_of_share, with_unit
-from pipeline.preflight.gpus import Gpu, gpus_here, judge_gpus
+from pipeline.preflight.gpus import CANNOT_ASK, Gpu, gpus_here, judge_gpus
 from pipeline.preflight.nodes import Node
 
 SUBJECT = "devices"
@@ -67,7 +67,7 @@ def host_here() -> Host:
     gpus: tuple[Gpu, ...] = ()
     try:
         gpus = tuple(gpus_here())
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except CANNOT_ASK as error:
         problem = f"{type(error).__name__}: {error}"
     return Host(
         cpus=len(os.sched_getaffinity(0)),

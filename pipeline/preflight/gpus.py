@@ -10,6 +10,8 @@ from pipeline.preflight.finding import Finding, Verdict, failed, with_unit
 
 SUBJECT = "devices"
 ASK_LIMIT_S = 60
+CANNOT_ASK = (OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError)
+"""What is raised where nvidia-smi does not answer, or answers something else than expected."""
 STATE = ("index", "uuid", "name", "driver_version", "memory.total", "memory.used", "temperature.gpu")
 CLOCKS = ("uuid", "clocks_throttle_reasons.active")
 ERRORS = ("uuid", "ecc.errors.uncorrected.volatile.total")

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.preflight.gpus import CANNOT_ASK, gpus_here
 from pipeline.preflight.nccl_log import Network, efa_devices, network_of_process
 from pipeline.runtime.agreement import from_every_rank
 
@@ -174,13 +175,15 @@ def _flop_per_s(device: torch.device) -> float:
 
 
 def _slowed_by(device: torch.device) -> tuple[str, ...]:
-    """Why the GPU's clocks are lowered, read right after work."""
+    """Why the GPU's clocks are lowered, read right after work. A rank must not fail alone: the others would wait."""
     if device.type != "cuda":
         return ()
-    from pipeline.preflight.gpus import gpus_here
-
-    own = str(torch.cuda.get_device_properties(device).uuid)
-    return next((gpu.slowed_by for gpu in gpus_here() if own in gpu.uuid), ())
+    try:
+        gpus = gpus_here()
+        own = str(torch.cuda.get_device_properties(device).uuid)
+    except CANNOT_ASK as error:
+        return (f"nobody knows what, nvidia-smi cannot be asked: {error}",)
+    return next((gpu.slowed_by for gpu in gpus if own in gpu.uuid), ())
 
 
 def _wait_for(device: torch.device) -> None:

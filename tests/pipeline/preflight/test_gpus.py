@@ -6,7 +6,9 @@ The tables are made by hand after NVIDIA's documentation of nvidia-smi: there wa
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
+from pipeline.preflight import network
 from pipeline.preflight.finding import Verdict
 from pipeline.preflight.gpus import Gpu, judge_gpus, read_gpus
 
@@ -97,3 +99,12 @@ def test_a_driver_that_does_not_know_a_field_is_still_asked_for_the_rest() -> No
 def test_a_driver_that_does_not_answer_is_an_error_and_no_healthy_node() -> None:
     with pytest.raises(RuntimeError, match="is the driver loaded"):
         read_gpus(asked(memory="NVIDIA-SMI has failed\n"))
+
+
+def test_a_rank_whose_driver_does_not_answer_goes_on_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Gpu]:
+        raise RuntimeError("nvidia-smi fails")
+
+    monkeypatch.setattr(network, "gpus_here", broken)
+    (reason,) = network._slowed_by(torch.device("cuda"))
+    assert "nvidia-smi fails" in reason and network._slowed_by(torch.device("cpu")) == ()
