@@ -22,6 +22,8 @@ from pipeline.model.passes import JointPass, PrefixPass
 from pipeline.model.picture_positions import last_openers, picture_positions, picture_positions_after
 from pipeline.model.routing import IndexRouting, StreamRouting
 from pipeline.runtime.stopwatch import Stopwatch
+from pipeline.runtime.transformers_private import attention_of
+from pipeline.weights.visual_only import with_language_expert
 
 LAST_OPENER = "mars_last_opener"
 """Attribute of a cache: the number of each row's last picture opener, int64 [B]."""
@@ -37,6 +39,28 @@ class MarsPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """See transformers. If the folder holds the visual expert alone, also loads the language expert that it names.
+
+        `language_expert_source`, a folder or a hub name, gives another location of the language expert.
+
+        Raises:
+            InputError: the language expert is not available, or is a different one.
+        """
+        config = kwargs.pop("config", None)
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, config=config, **kwargs)
+        if config is None:
+            config, kwargs = MarsConfig.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+            )
+        if config.language_expert_source:
+            state = with_language_expert(str(pretrained_model_name_or_path), config)
+            config.language_expert_source = config.language_expert_sha256 = ""  # the model now holds both experts
+            return super().from_pretrained(None, *args, config=config, state_dict=state, **{"dtype": "auto"} | kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -77,12 +101,15 @@ class MarsModel(MarsPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         picture_position_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Runs text and pictures in any order.
 
@@ -92,23 +119,40 @@ class MarsModel(MarsPreTrainedModel):
             position_ids: int64 [B, T]; None continues after the cached positions.
             picture_position_ids: int64 [B, T], position of each visual id in its picture (see `picture_positions`);
                 None counts from the openers, including those in the cache.
+            use_cache: return a cache; None does what the config says, as in a Qwen2.
+            output_hidden_states: also return the embeddings and the states after each layer, the last one normed.
+            output_attentions: also return the probabilities of each layer's attention, which must be `eager`.
+            inputs_embeds: refused.
 
         Returns:
-            `last_hidden_state` [B, T, D] after the final norm, and the cache.
+            `last_hidden_state` [B, T, D] after the final norm, and the cache; `hidden_states` [B, T, D] each, and
+            `attentions` [B, H, T, keys] each, if asked for.
 
         Raises:
-            ValueError: an id continues a picture whose opener is unknown, and its picture position is not given.
+            ValueError: an id continues a picture whose opener is unknown, and its picture position is not given; or
+                attention is not `eager`, and its probabilities are asked for.
+            TypeError: embeddings are given in place of ids.
         """
+        if inputs_embeds is not None or input_ids is None:
+            raise TypeError("MARS chooses the expert of a position by its id: give input_ids, and no inputs_embeds")
+        attentions: list[Tensor] | None = [] if _or(output_attentions, self.config.output_attentions) else None
+        if attentions is not None and attention_of(self) != "eager":
+            raise ValueError(
+                f"output_attentions needs the probabilities, which {attention_of(self)!r} attention does not give; "
+                "call model.set_attn_implementation('eager')"
+            )
+        states: list[Tensor] | None = [] if _or(output_hidden_states, self.config.output_hidden_states) else None
+        use_cache = _or(use_cache, self.config.use_cache and not (self.gradient_checkpointing and self.training))
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         batch_size, length = input_ids.shape
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = _num_seen(past_key_values)
             position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
         if picture_position_ids is None:
             picture_position_ids = self._picture_positions(input_ids, past_key_values)
         if past_key_values is not None:
-            last, number = picture_position_ids[:, -1], past_key_values.get_seq_length() + length - 1
+            last, number = picture_position_ids[:, -1], _num_seen(past_key_values) + length - 1
             has_opener = (last > 0) | (input_ids[:, -1] == self.config.vocabulary.opener(Role.BASE))
             setattr(past_key_values, LAST_OPENER, torch.where(has_opener, number - last, -1))
         routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
@@ -116,17 +160,26 @@ class MarsModel(MarsPreTrainedModel):
         _, in_picture = routing.split(picture_position_ids)
         text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids, in_picture)
         probe = text.new_empty(()).expand(batch_size, length, 1)
-        mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
+        if isinstance(attention_mask, dict):  # `generate` makes the masks for a static cache
+            mask = attention_mask["full_attention"]
+        else:
+            mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
-        joint = JointPass(routing, rotary, mask, past_key_values)
-        text, visual = self._through_layers([text, visual], [joint])
-        hidden = routing.join(self.norm(text), self.norm(visual))
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+        joint = JointPass(routing, rotary, mask, past_key_values, attentions=attentions)
+        text, visual = self._through_layers([text, visual], [joint], states=states)
+        text, visual = self.norm(text), self.norm(visual)
+        hidden = routing.to(text.device).join(text, visual)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past_key_values,
+            hidden_states=None if states is None else (*states, hidden),
+            attentions=None if attentions is None else tuple(attentions),
+        )
 
     def _picture_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
         """Picture positions of ids [B, T]; they continue the count of a picture that began in the cache."""
         opener = self.config.vocabulary.opener(Role.BASE)
-        num_before = 0 if cache is None else cache.get_seq_length()
+        num_before = _num_seen(cache)
         if not num_before:
             return picture_positions(ids, opener)
         last_opener = getattr(cache, LAST_OPENER, None)
@@ -170,10 +223,17 @@ class MarsModel(MarsPreTrainedModel):
         )
 
     def _through_layers(
-        self, streams: Sequence[Tensor], passes: Sequence[JointPass | PrefixPass], watch: Stopwatch | None = None
+        self,
+        streams: Sequence[Tensor],
+        passes: Sequence[JointPass | PrefixPass],
+        watch: Stopwatch | None = None,
+        states: list[Tensor] | None = None,
     ) -> Sequence[Tensor]:
+        """Runs the layers. `states`, if given, gets the input of each, joined by the first pass."""
         recompute = self.gradient_checkpointing and self.training
         for number, layer in enumerate(self.layers):
+            if states is not None and isinstance(first := passes[0], JointPass):
+                states.append(first.routing.to(streams[0].device).join(streams[0], streams[1]))
             again = recompute and number % self.checkpoint_every == 0
             streams = layer(*streams, passes=passes, recompute=again, watch=watch)
         return streams
@@ -182,3 +242,12 @@ class MarsModel(MarsPreTrainedModel):
         """Compiles the passes of every layer."""
         for layer in cast(list[MarsDecoderLayer], list(self.layers)):
             layer.compile_passes()
+
+
+def _or(asked: bool | None, usual: bool) -> bool:
+    return usual if asked is None else asked
+
+
+def _num_seen(cache: Cache | None) -> int:
+    """Positions in a cache; a static one has their number as a tensor."""
+    return 0 if cache is None else int(cache.get_seq_length())

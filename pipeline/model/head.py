@@ -23,6 +23,11 @@ class JointHead(nn.Module):
         for weight in self.parameters():
             nn.init.normal_(weight, std=config.initializer_range)
 
+    @property
+    def weight(self) -> Tensor:
+        """A copy of both matrices, one above the other: what tools of transformers look for in a head."""
+        return torch.cat([self.text_weight, self.visual_weight])
+
     def forward(
         self,
         hidden: Tensor,

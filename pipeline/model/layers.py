@@ -161,7 +161,7 @@ class MarsDecoderLayer(nn.Module):
         queries, keys, values = self.rotate(queries, keys, values, joint.rotary)
         if joint.cache is not None:
             keys, values = joint.cache.update(keys, values, self.layer_idx)
-        attended = self.attend(queries, keys, values, joint.attention_mask)
+        attended = self.attend(queries, keys, values, joint.attention_mask, joint.attentions)
         text_attended, visual_attended = joint.routing.split(attended)
         return (
             self._finish(self.text_expert, self.text_expert.o_proj, text, text_attended),
@@ -206,12 +206,21 @@ class MarsDecoderLayer(nn.Module):
         queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
         return queries, keys, values
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask: Any) -> Tensor:
-        """[B, H, Tq, d] queries on [B, G, Tk, d] keys and values: [B, Tq, H*d]."""
+    def attend(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attention_mask: Any,
+        attentions: list[Tensor] | None = None,
+    ) -> Tensor:
+        """[B, H, Tq, d] queries on [B, G, Tk, d] keys and values: [B, Tq, H*d]. `attentions` gets the probabilities."""
         if isinstance(attention_mask, BlockMask):
             return flex(queries, keys, values, attention_mask, self.scaling).flatten(2)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        attended, _ = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
+        attended, weights = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
+        if attentions is not None:
+            attentions.append(weights)
         return attended.flatten(2)
 
     def _finish(self, expert: Expert, o_proj: nn.Linear, hidden: Tensor, attended: Tensor) -> Tensor:

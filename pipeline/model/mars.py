@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -22,7 +29,6 @@ from pipeline.model.picture_positions import picture_positions
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
 from pipeline.weights.language_expert_formats import text_name, visual_twin
 from pipeline.weights.tensor_files import PIECE_ELEMENTS
-from pipeline.weights.visual_only import with_language_expert
 
 
 class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
@@ -31,6 +37,8 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
     The visual embedding and head are never tied, even if those of the base are.
     """
 
+    accepts_loss_kwargs = True
+    """What transformers' Trainer asks: `num_items_in_batch` may be given."""
     _tied_weights_keys = {"head.text_weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: MarsConfig) -> None:
@@ -39,55 +47,80 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         self.head = JointHead(config)
         self.post_init()
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> "MarsForCausalLM":
-        """See transformers. If the folder holds the visual expert alone, also loads the language expert that it names.
-
-        `language_expert_source`, a folder or a hub name, gives another location of the language expert.
-
-        Raises:
-            InputError: the language expert is not available, or is a different one.
-        """
-        config = kwargs.pop("config", None)
-        if pretrained_model_name_or_path is None:
-            return super().from_pretrained(None, *args, config=config, **kwargs)
-        if config is None:
-            config, kwargs = MarsConfig.from_pretrained(
-                pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
-            )
-        if config.language_expert_source:
-            state = with_language_expert(str(pretrained_model_name_or_path), config)
-            config.language_expert_source = config.language_expert_sha256 = ""  # the model now holds both experts
-            return super().from_pretrained(None, *args, config=config, state_dict=state, **{"dtype": "auto"} | kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
-
     def get_input_embeddings(self) -> nn.Module:
         """The text embedding, which is the input embedding for tools of the base model."""
         return self.model.embed_tokens
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The head over both vocabularies. Its `weight` is a copy, [160,136 at Qwen-7B's size, D]."""
+        return self.head
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Refused.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("MARS's head is two matrices, head.text_weight and head.visual_weight; set these")
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refused.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("MARS's ids of codes begin where its text vocabulary ends, so that cannot be resized")
+
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         labels: Tensor | None = None,
         picture_position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> CausalLMOutputWithPast:
-        """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size]; the last `logits_to_keep` if given.
+        """Logits over the joint vocabulary, [B, T, 160,136 at Qwen-7B's size].
 
         With `labels` (int64 [B, T], `input_ids` with -100 at ignored positions) also the mean cross-entropy of each
         next id over all ids. The pipeline trains with `pipeline.training.objective` instead.
+
+        Args:
+            logits_to_keep: only the last so many positions (0: all), or those of an index, int64 [K] or [B, K].
+            num_items_in_batch: divide the summed cross-entropy by this instead of by the number of labels.
+            input_ids, attention_mask, position_ids, past_key_values, use_cache: see `MarsModel.forward`.
+            picture_position_ids, inputs_embeds, output_hidden_states, output_attentions: see `MarsModel.forward`.
         """
-        output = self.model(input_ids, attention_mask, position_ids, past_key_values, use_cache, picture_position_ids)
-        logits = self.head(output.last_hidden_state[:, -logits_to_keep:])
+        output = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            use_cache,
+            picture_position_ids,
+            output_hidden_states,
+            output_attentions,
+            inputs_embeds,
+        )
+        logits = self.head(_kept(output.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
+            more = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **more)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See transformers. Picture positions follow from all ids so far if these are given, else from the cache.
@@ -99,7 +132,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
             raise ValueError("generate counts picture_position_ids by itself; leave them out")
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         cache, num_run = inputs.get("past_key_values"), inputs["input_ids"].shape[1]
-        if (cache.get_seq_length() if cache is not None else 0) + num_run != input_ids.shape[1]:
+        if (int(cache.get_seq_length()) if cache is not None else 0) + num_run != input_ids.shape[1]:
             return inputs
         positions = picture_positions(input_ids, self.config.vocabulary.opener(Role.BASE))
         return inputs | {"picture_position_ids": positions[:, -num_run:]}
@@ -161,6 +194,20 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         return self
 
 
+def _kept(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions of [B, T, D] that get logits."""
+    if isinstance(logits_to_keep, int):
+        return hidden[:, -logits_to_keep:]
+    index = logits_to_keep.to(hidden.device)
+    if index.dtype != torch.int64 or index.dim() not in (1, 2):
+        raise ValueError(
+            f"logits_to_keep is {index.dtype} of shape {tuple(index.shape)}; give an int, or int64 [K] or [B, K]"
+        )
+    if index.dim() == 1:
+        return hidden[:, index]
+    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 def is_trained(name: str) -> bool:
     """True if the parameter of this name belongs to the visual side."""
     return "visual" in name
@@ -172,4 +219,5 @@ def is_visual_table(name: str) -> bool:
 
 
 AutoConfig.register("mars", MarsConfig)
+AutoModel.register(MarsConfig, MarsModel)
 AutoModelForCausalLM.register(MarsConfig, MarsForCausalLM)

@@ -3,7 +3,7 @@
 Shape letters: B rows, T positions, Tt and Tv text and visual ones, d head size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,7 @@ class JointPass:
         attention_mask: in the attention function's form; see `pipeline.model.attention`.
         cache: keys and values of earlier positions, for generation with transformers.
         name: for the stopwatch.
+        attentions: gets the probabilities of each layer's attention, if given.
     """
 
     routing: Routing
@@ -32,6 +33,13 @@ class JointPass:
     attention_mask: Any
     cache: Cache | None = None
     name: str = ""
+    attentions: list[Tensor] | None = None
+
+    def to(self, device: Any, **how: Any) -> "JointPass":
+        """The pass for a layer on another device: accelerate asks for it where layers are on several devices."""
+        mask = self.attention_mask.to(device, **how) if isinstance(self.attention_mask, Tensor) else self.attention_mask
+        cosine, sine = (each.to(device, **how) for each in self.rotary)
+        return replace(self, routing=self.routing.to(device), rotary=(cosine, sine), attention_mask=mask)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Shape letters: B rows, T positions of a row, Tt and Tv its text and visual ones,
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ class Routing(Protocol):
 
     def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of `join`."""
+
+    def to(self, device: Any) -> "Routing":
+        """The same routing on another device."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class StreamRouting:
     def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of `join`."""
         return joint[:, : self.num_text], joint[:, self.num_text :]
+
+    def to(self, device: Any) -> "StreamRouting":
+        """The routing itself: it has no tensors."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -80,3 +87,9 @@ class IndexRouting:
         if not len(self.text_index):
             return joint[:0], joint
         return joint[self.text_index], joint[self.visual_index]
+
+    def to(self, device: Any) -> "IndexRouting":
+        """The same routing on another device."""
+        return IndexRouting(
+            self.text_index.to(device), self.visual_index.to(device), self.restore.to(device), self.shape
+        )

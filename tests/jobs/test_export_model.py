@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from jobs.common.recipes import load_recipe
 from jobs.export_model import Options, main
@@ -212,6 +212,11 @@ def test_a_visual_expert_without_its_language_expert_is_refused_and_takes_anothe
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "visual", language_expert_source=own)
     other = dict(trained.model.named_parameters())
     assert all(torch.equal(parameter, other[name]) for name, parameter in model.named_parameters())
+    backbone, report = AutoModel.from_pretrained(
+        tmp_path / "visual", language_expert_source=own, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert all(torch.equal(parameter, other[f"model.{name}"]) for name, parameter in backbone.named_parameters())
     model.save_pretrained(tmp_path / "whole again")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole again").config.language_expert_source == ""
     torch.manual_seed(5)

@@ -23,7 +23,7 @@ from tests.support.reference import hidden_by_selection
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 
 
-@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+@pytest.fixture(params=[(False, 2), (True, 4)], ids=["untied, grouped heads", "tied, plain heads"])
 def qwen3(request: pytest.FixtureRequest) -> Qwen3ForCausalLM:
     """With heads wider than hidden size over heads, as in all small Qwen3s."""
     torch.manual_seed(0)
@@ -33,11 +33,11 @@ def qwen3(request: pytest.FixtureRequest) -> Qwen3ForCausalLM:
         intermediate_size=64,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=request.param[1],
         head_dim=16,
         max_position_embeddings=256,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=request.param,
+        tie_word_embeddings=request.param[0],
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, parameter in model.named_parameters():
