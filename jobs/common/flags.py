@@ -52,6 +52,20 @@ def at_home(text: str) -> str:
     return os.path.expanduser(text) if HOME.match(text) else text
 
 
+def with_homes(node: Any) -> Any:
+    """A tree of settings with the user's home folder in the place of `~` in every path."""
+    if isinstance(node, str):
+        return at_home(node)
+    if isinstance(node, tuple):
+        return tuple(map(with_homes, node))
+    if isinstance(node, dict):
+        return {name: with_homes(value) for name, value in node.items()}
+    if not is_dataclass(node) or isinstance(node, type):
+        return node
+    changed = {field.name: with_homes(getattr(node, field.name)) for field in fields(node) if field.init}
+    return replace(node, **changed) if changed != {name: getattr(node, name) for name in changed} else node
+
+
 def _flag(word: str) -> str:
     return word[2:].partition("=")[0].replace("_", "-").removeprefix("no-")
 

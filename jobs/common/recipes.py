@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import jobs.recipes
-from jobs.common.flags import at_home
+from jobs.common.flags import at_home, with_homes
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 
@@ -39,6 +39,7 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
             raise UsageError(f"--set {key} overwrites --set {before}; give one of them, or that one after it")
         keys.append(key)
         recipe = _set(recipe, key.split("."), value, key)
+    recipe = with_homes(recipe)
     if problems := recipe.problems():
         raise UsageError("; ".join(problems))
     return recipe

@@ -19,6 +19,15 @@ from tests.support.checkout import CHECKOUT
 from tokenization.config.workers import Workers
 from tokenization.files.storage import open_storage
 
+RECIPE_AT_HOME = """
+from pipeline.config import Recipe, Source, StageConfig
+
+def recipe():
+    source = Source(where="~flag", side_tables=("~/scores.parquet",))
+    stage = StageConfig("one", sources={"main": source}, task_shares={"text_to_image": 1.0})
+    return Recipe("mine", text_tokenizer="~/text", stages=(stage,))
+"""
+
 
 def options(*words: str) -> Options:
     return tyro.cli(Options, args=list(words))
@@ -106,6 +115,11 @@ def test_a_home_folder_is_found_in_every_path(monkeypatch: pytest.MonkeyPatch, t
     written = replace(recipe, corpora={"main": CorpusConfig(path="~/data", tokens="~/tokens")}, vqgan_folder="~/vq")
     paths = run_paths("~/runs", written)
     assert paths.source_of("main").url == f"{tmp_path}/data" and paths.tokens == f"{tmp_path}/tokens"
+    file = tmp_path / "mine.py"
+    file.write_text(RECIPE_AT_HOME)
+    mine = load_recipe(str(file))
+    assert mine.text_tokenizer == f"{tmp_path}/text" and mine.stages[0].sources["main"].where == "~flag"
+    assert mine.stages[0].sources["main"].side_tables == (f"{tmp_path}/scores.parquet",)
     assert paths.vqgan == tmp_path / "vq" and str(open_storage("~/a")) == f"{tmp_path}/a"
 
 

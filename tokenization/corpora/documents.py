@@ -16,6 +16,7 @@ from tokenization.corpora.folder import METADATA_FILES
 from tokenization.corpora.metadata_tables import jsonl_rows
 from tokenization.corpora.named_files import read_picture
 from tokenization.corpora.samples import Sample, Segment, readable
+from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 
 ROWS_LOOKED_AT = 1000
@@ -34,8 +35,11 @@ class Documents(CorpusFormat):
 
     @classmethod
     def why_no_samples(cls, storage: Storage, name: str) -> str:
-        with storage.local(name) as path:
-            rows = [row for _, row in islice(jsonl_rows(path), ROWS_LOOKED_AT)]
+        try:
+            with storage.local(name) as path:
+                rows = [row for _, row in islice(jsonl_rows(path), ROWS_LOOKED_AT)]
+        except InputError:
+            return ""  # a damaged shard is one of this format
         if not rows or any(isinstance(row, dict) and "segments" in row for row in rows):
             return ""
         return f"{name!r} is no .jsonl of documents: its rows have no `segments`; see docs/formats.md"

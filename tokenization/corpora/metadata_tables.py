@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from tokenization.corpora.samples import parse_object
 from tokenization.errors import InputError
-from tokenization.files.content import one_line, what_file_is
+from tokenization.files.content import content_of_file, one_line, what_file_is
+from tokenization.files.signatures import EMPTY
 
 FILE_NAME = "file_name"
 NumberedRow = tuple[int, dict[str, Any] | str]
@@ -37,7 +38,14 @@ def file_column(columns: Any) -> str:
 
 
 def jsonl_rows(path: Path) -> Iterator[NumberedRow]:
-    """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines."""
+    """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines.
+
+    Raises:
+        InputError: the file is something else, such as a Git LFS pointer.
+    """
+    found = content_of_file(path)
+    if found and found is not EMPTY and (found.kind != "text" or found.remedy):
+        raise InputError(f"{path.name} has no JSON lines: it is {found}")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

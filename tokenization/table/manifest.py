@@ -162,7 +162,7 @@ def write_manifest(
         corpus=corpus,
         fingerprint=asdict(fingerprint),
         shards=shards,
-        failed_shards=failed,
+        failed_shards=dict(sorted(failed.items())),
         rows_in=rows_out + rejected,
         rows_out=rows_out,
         rows_hr=rows_hr,

@@ -256,6 +256,9 @@ def test_a_table_of_metadata_that_is_none_is_called_by_its_name(tmp_path: Path) 
     (tmp_path / "metadata.csv").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(InputError, match="no column file_name.*it is a Git LFS pointer; fetch the file itself"):
         corpus_in(tmp_path).shards  # noqa: B018
+    (tmp_path / "metadata.csv").rename(tmp_path / "metadata.jsonl")
+    with pytest.raises(InputError, match=r"metadata\.jsonl has no JSON lines: it is a Git LFS pointer"):
+        corpus_in(tmp_path).shards  # noqa: B018
 
 
 BINARY: dict[str, pa.DataType] = {
@@ -362,12 +365,18 @@ def test_a_device_in_the_folder_is_counted(tmp_path: Path) -> None:
         (b"", "it is an empty file"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.parquet", "a.jsonl"])
 def test_a_shard_that_is_something_else_is_called_by_its_name(
     tmp_path: Path, name: str, content: bytes, found: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=found if "tar" in name else found.replace("tar", "parquet")) as caught:
+    if name == "a.jsonl":
+        found = "it is a zip archive" if "tar" in found else found
+        if not content:
+            assert list(corpus_in(tmp_path).read(name)) == []
+            return
+    found = found.replace("tar", "parquet") if "parquet" in name else found
+    with pytest.raises(InputError, match=found) as caught:
         list(corpus_in(tmp_path).read(name))
     assert " at 0x" not in str(caught.value)
 
