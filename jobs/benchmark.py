@@ -1,6 +1,7 @@
 #!/usr/bin/env -S python -P
 """Measures MARS on this machine's device: `train`, `generate`, `tokenize`, `feed` and `gpu` measure times, `punish`
-injects kills, `count` counts collectives and the host's time, `size` counts parameters.
+injects kills, `count` counts collectives and the host's time, `predict` checks the plan's predictions, `size` counts
+parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -19,6 +20,7 @@ from pipeline.config.benchmarks import (
     GenerateSettings,
     GpuSettings,
     KillSettings,
+    PredictSettings,
     TokenizeSettings,
     TrainSettings,
 )
@@ -111,6 +113,17 @@ class Gpu(GpuSettings):
 
 
 @dataclass(frozen=True)
+class Predict(PredictSettings):
+    """Compares the plan's predictions of a step with measured steps of two and four ranks on this machine's CPU, behind
+    links that are throttled: what the ranks compute and what their links reach is measured, the rest is predicted.
+    Needs Linux, root and iproute2.
+    """
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
 class Size:
     """Counts the parameters of a geometry, without making the model."""
 
@@ -128,11 +141,12 @@ Options = (
     | Annotated[Punish, tyro.conf.subcommand("punish")]
     | Annotated[Count, tyro.conf.subcommand("count")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Size) -> dict[str, Any]:
+def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Predict | Size) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
     if isinstance(options, Train):
         figures = train(options)
@@ -146,6 +160,8 @@ def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Si
         figures = punish(options)
     elif isinstance(options, Count):
         figures = count(options)
+    elif isinstance(options, Predict):
+        figures = predict(options)
     elif isinstance(options, Gpu):
         figures = gpu(options)
     else:
@@ -231,6 +247,15 @@ def count(options: Count) -> dict[str, Any]:
     from pipeline.benchmarks.count import benchmark_counts
 
     return benchmark_counts(options, recipe)
+
+
+def predict(options: Predict) -> dict[str, Any]:
+    if not options.mbit_per_s or min(options.mbit_per_s) <= 0:
+        raise UsageError(f"--mbit-per-s {options.mbit_per_s} must be rates above 0")
+
+    from pipeline.benchmarks.throttled.run import benchmark_predictions
+
+    return benchmark_predictions(options)
 
 
 def gpu(options: Gpu) -> dict[str, Any]:

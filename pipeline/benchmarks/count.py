@@ -87,8 +87,10 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
     )
     recipe = replace(recipe, scaling=scaling, plan=plan_settings)
     plan = plan_recipe(recipe, list(range(1, len(recipe.stages) + 1)))
-    config = _narrow(settings.layers or plan.config.num_hidden_layers)
+    config = narrow_config(settings.layers or plan.config.num_hidden_layers)
     # Where all ranks are on one machine, DeepSpeed would wait for the memory that they share.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so narrow a model gains nothing from more
     set_up_process(Rank(0, settings.ranks, 0, min(settings.ranks_per_node, settings.ranks - 1)), torch.device("cpu"))
     join_fake_group(settings.ranks)
     try:
@@ -109,6 +111,7 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
             trained = bench.trained_bytes
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads)
     first = counts[0]
     over = [round(count.over_ideal, 4) for count in counts] if recipe.zero.zero_stage == 3 else []
     return {
@@ -128,7 +131,8 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _narrow(layers: int) -> MarsConfig:
+def narrow_config(layers: int) -> MarsConfig:
+    """The sizes of the narrow model that is counted."""
     return MarsConfig(
         text_vocab_size=TEXT_VOCAB,
         codebook_size=CODEBOOK,
@@ -175,20 +179,15 @@ def _batch(config: MarsConfig, kind: Kind) -> MicroBatch:
 
 
 def _seconds(run: Callable[[], object], then: Callable[[], object] = lambda: None) -> float:
-    """The least CPU seconds of some repetitions of `run`, on one thread. `then` follows each, and is not timed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        taken = []
-        for number in range(SETTLE + ROUNDS):
-            started = time.process_time()
-            run()
-            if number >= SETTLE:
-                taken.append(time.process_time() - started)
-            then()
-        return min(taken)
-    finally:
-        torch.set_num_threads(threads)
+    """The least CPU seconds of some repetitions of `run`. `then` follows each, and is not timed."""
+    taken = []
+    for number in range(SETTLE + ROUNDS):
+        started = time.process_time()
+        run()
+        if number >= SETTLE:
+            taken.append(time.process_time() - started)
+        then()
+    return min(taken)
 
 
 def _bytes(parameter: nn.Parameter) -> int:

@@ -122,6 +122,14 @@ class CountSettings:
 
 
 @dataclass(frozen=True)
+class PredictSettings:
+    """Settings of the benchmark that compares predicted with measured steps behind throttled links."""
+
+    mbit_per_s: tuple[float, ...] = (300.0, 1200.0)
+    """Rates in Mbit/s to which each node's link is throttled. Five ways of training are compared at each."""
+
+
+@dataclass(frozen=True)
 class GpuSettings:
     """Settings of the benchmark that measures on one GPU what else was only planned."""
 

@@ -33,8 +33,9 @@ def micro_step_traffic(
 ) -> MicroStepTraffic:
     """Returns the collectives of one micro-step. `first` if it is the first one after an update.
 
-    ZeRO-3: the forward pass gathers T (and F unless `frozen_whole`), the backward pass the layers' share of it again;
-    the embeddings' and the head's gradients are ready by then. With a secondary partition all but the step's first
+    ZeRO-3: the forward pass gathers T (and F unless `frozen_whole`), the backward pass the layers' share of it again,
+    but for the last layers, of which `max_live_parameters` stay; the embeddings' and the head's gradients are ready by
+    then. A bucket of gradients is reduced at once. With a secondary partition all but the step's first
     gather of each weight stay inside a node. Every micro-step reduces T, each gradient to the rank that keeps it.
     ZeRO-2: every micro-step sums T over all ranks, which moves 2 T; see `update_traffic` for its gather.
     """
@@ -53,10 +54,12 @@ def micro_step_traffic(
     units = 1 if zero.whole_layers else TENSORS_OF_A_LAYER * (1 if zero.frozen_whole else 2)
     has_copy = zero.secondary_partition(ranks) > 1
     unit = in_layers / layers / units
+    again = max(0.0, in_layers - element * zero.max_live_parameters)
+    reductions = -(-counts.trainable // zero.reduce_bucket_size)
     return MicroStepTraffic(
-        forward_gathers=_among(gathered, units * layers + 2, ranks, ranks_per_node, inside=has_copy and not first),
-        backward_gathers=_among(in_layers, units * layers, ranks, ranks_per_node, inside=has_copy),
-        reductions=_among(trained, layers + 2, ranks, ranks_per_node, inside=False),
+        forward_gathers=_among(gathered, units * layers, ranks, ranks_per_node, inside=has_copy and not first),
+        backward_gathers=_among(again, units * layers, ranks, ranks_per_node, inside=has_copy),
+        reductions=_among(trained, reductions, ranks, ranks_per_node, inside=False),
         first_unit=_among(unit, 1, ranks, ranks_per_node, inside=has_copy and not first),
         last_unit=_among(unit, 1, ranks, ranks_per_node, inside=False),
     )

@@ -2,9 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
+from jobs.recipes import mars_7b
+from pipeline.benchmarks.count import narrow_config
+from pipeline.planning.flops import count_parameters
+from pipeline.planning.partition_traffic import micro_step_traffic
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job
 
@@ -21,5 +26,24 @@ def test_a_step_of_mars_7b_gathers_once_between_nodes_and_a_layer_at_a_time() ->
     # Layers twice; embedding, head and reductions: at 32 layers that is under 100.
     assert figures["calls_a_micro_step"] <= 2 * layers + 20
     assert 0 < figures["drawing_t"] <= 1.05, "samples gather the weights again for each code"
-    assert figures["volume_over_ideal"] <= 1.25
+    assert figures["volume_over_ideal"] <= 1.2, "a validation or a drawing makes the next step gather more"
     assert figures["host_over_plain"] > 0
+
+    # What the plan's predictions are based on is what the real code does.
+    config, zero = narrow_config(layers), mars_7b.recipe().zero
+    scale = config.hidden_size**2 / 4096**2
+    zero = replace(
+        zero,
+        max_live_parameters=int(zero.max_live_parameters * scale),
+        reduce_bucket_size=int(zero.reduce_bucket_size * scale),
+    )
+    counts = count_parameters(config)
+    traffic = micro_step_traffic(config, counts, zero, ranks=64, ranks_per_node=8, first=True)
+    trained = 2 * counts.trainable
+    gathered = traffic.forward_gathers + traffic.backward_gathers
+    assert (gathered.inside_bytes + gathered.across_bytes) / trained == pytest.approx(
+        figures["gathered_t_a_step"], rel=0.1
+    )
+    assert gathered.across_bytes * (1 - 1 / 64) / trained == pytest.approx(figures["between_nodes_t_a_step"], rel=0.03)
+    calls = gathered + traffic.reductions
+    assert calls.inside_calls + calls.across_calls == pytest.approx(figures["calls_a_micro_step"], rel=0.1)

@@ -1,0 +1,2 @@
+"""Compares predicted with measured steps of processes behind throttled links. Imports what `pipeline.benchmarks`
+imports."""

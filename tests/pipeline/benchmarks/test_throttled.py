@@ -1,0 +1,62 @@
+"""Predicted steps are held against measured ones behind throttled links."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from pipeline.benchmarks.throttled.nodes import throttled_nodes
+from pipeline.benchmarks.throttled.rank import Measured, Probe, Seconds
+from pipeline.benchmarks.throttled.run import benchmark_predictions, predict, settings_of
+from pipeline.config.benchmarks import PredictSettings
+from pipeline.errors import UsageError
+
+FAST, SLOW = Probe(1e9, 0.0), Probe(1e6, 0.0)
+
+
+def test_a_slower_network_is_predicted_to_take_longer_and_an_endless_one_takes_the_computation() -> None:
+    for setting in settings_of((100.0,)):
+        seconds = Seconds(1.0, 2.0, 0.5)
+        computed = 3.0 * setting.micro_steps + 0.5
+        fast = predict(setting, seconds, Measured(0.0, Probe(1e15, 0.0), Probe(1e15, 0.0), Probe(1e15, 0.0)))
+        slow = predict(setting, seconds, Measured(0.0, SLOW, SLOW, FAST))
+        assert fast == pytest.approx(computed, rel=1e-3) and slow > 2 * computed, setting.name
+
+
+def test_with_a_copy_of_the_weights_in_each_node_the_network_carries_less() -> None:
+    *_, whole, copied = settings_of((100.0,))
+    measured = Measured(0.0, SLOW, SLOW, FAST)
+    without = predict(replace(whole, micro_steps=copied.micro_steps), Seconds(0.1, 0.2, 0.0), measured)
+    assert predict(copied, Seconds(0.1, 0.2, 0.0), measured) < 0.8 * without
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="only root with iproute2 may throttle links")
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_steps_are_predicted_within_15_percent_in_at_least_six_settings() -> None:
+    """On a machine that does nothing else. python -m pytest -m long tests/pipeline/benchmarks/test_throttled.py"""
+    figures = benchmark_predictions(PredictSettings())
+    assert figures["within_15_percent"] >= 6, figures
+
+
+def test_without_the_tools_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    with pytest.raises(UsageError, match="ip and tc are missing"):
+        benchmark_predictions(PredictSettings())
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/sbin/{tool}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="only root"):
+        benchmark_predictions(PredictSettings())
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="only root with iproute2 may throttle links")
+def test_throttled_nodes_leave_nothing_behind() -> None:
+    """python -m pytest -m long tests/pipeline/benchmarks/test_throttled.py"""
+    with throttled_nodes(2, 100.0) as names:
+        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        assert all(name in listed for name in names)
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert not any(name in listed for name in names)
