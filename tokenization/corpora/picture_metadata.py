@@ -1,8 +1,8 @@
 """Takes metadata out of pictures before Pillow opens them, and reads the orientation in it.
 
 Pillow parses EXIF, profiles and texts while it opens a picture, and gives the whole picture up if they are damaged, of
-unusual types, or large. None of them changes a pixel but the orientation, so they are cut out of the formats that carry
-most of them: JPEG, PNG and TIFF. In any other format Pillow hands them over as bytes.
+unusual types, or large. None of them changes a pixel but the orientation, so they are cut out of JPEG, PNG and TIFF,
+and EXIF is hidden in HEIC and AVIF. In any other format Pillow hands them over as bytes.
 """
 
 import re
@@ -36,6 +36,8 @@ TIFF_SIGNATURES = (b"II\x2a\x00", b"MM\x00\x2a", b"MM\x2a\x00", b"II\x00\x2a", b
 XMP_IN_JPEG, XMP_IN_PNG, EXIF_IN_PNG = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp", b"Raw profile type exif"
 EXIF_HEADER = b"Exif\0\0"
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+EXIF_ITEM = re.compile(rb"(infe[\x02\x03]\x00\x00.(?:.{4}|.{6}))Exif", re.DOTALL)
+"""An item of type Exif: version, flags, number of 2 or 4 bytes, and protection come before its type."""
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 """APP1 to APP13, APP15 and COM. APP0 and APP14 say which colours the components are."""
@@ -57,7 +59,7 @@ class Encoded:
     """A picture's file.
 
     Attributes:
-        content: the file, without metadata if the format is JPEG, PNG or TIFF.
+        content: the file, without metadata if the format is one of those.
         exif, xmp: the metadata that was cut out.
     """
 
@@ -67,13 +69,15 @@ class Encoded:
 
 
 def strip_metadata(content: bytes) -> Encoded:
-    """Cuts the metadata out of a JPEG, PNG or TIFF. What cannot be followed stays as it is."""
+    """Cuts the metadata out of a picture, as far as the file can be followed."""
     if content.startswith(b"\xff\xd8\xff"):
         return _strip_jpeg(content)
     if content.startswith(PNG_SIGNATURE):
         return _strip_png(content)
     if content.startswith(TIFF_SIGNATURES):
         return _strip_tiff(content)
+    if content[4:8] == b"ftyp":
+        return _hide_exif(content)
     return Encoded(content)
 
 
@@ -165,6 +169,15 @@ def _strip_tiff(content: bytes) -> Encoded:
     changed[directory.start : directory.start + len(own)] = own
     del changed[len(content) :]
     return Encoded(bytes(changed), content, xmp)
+
+
+def _hide_exif(content: bytes) -> Encoded:
+    """Gives the EXIF of a HEIC or an AVIF another type, which decoders do not know. Such files have their orientation
+    in properties of their own, which decoders apply or report; that in EXIF does not count (ISO/IEC 23008-12, 6.5.10).
+    """
+    head, rest = content[:MAX_METADATA_BYTES], memoryview(content)[MAX_METADATA_BYTES:]
+    hidden = EXIF_ITEM.sub(rb"\1none", head)
+    return Encoded(content if hidden == head else b"".join((hidden, rest)))
 
 
 @dataclass(frozen=True)

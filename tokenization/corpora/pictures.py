@@ -15,7 +15,7 @@ from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
 from tokenization.corpora.picture_depth import as_rgb
 from tokenization.corpora.picture_formats import FORMATS, check_work, plugin_for
 from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
-from tokenization.files.content import START_BYTES, what_it_is, without_addresses
+from tokenization.files.content import START_BYTES, content_of, what_it_is, without_addresses
 
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
@@ -61,7 +61,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"picture has more than max_pixels {transform.limits.max_pixels}: {error}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"not a readable picture: {what_it_is(content[:START_BYTES])}{plugin_for(content)}") from error
+        raise ValueError(f"not a readable picture: {_named(content)}{plugin_for(content)}") from error
     except Exception as error:  # broken bytes can make Pillow's decoders raise any exception
         raise ValueError(f"not a readable picture: {without_addresses(str(error))}") from error
     side = min(width, height)
@@ -114,6 +114,14 @@ def _orientation(image: Image.Image, encoded: Encoded) -> int:
         return 1  # the decoder has done it
     exif, xmp = (each if isinstance(each := image.info.get(name), bytes) else b"" for name in ("exif", "xmp"))
     return orientation_of(encoded.exif or exif, encoded.xmp or xmp)
+
+
+def _named(content: bytes) -> str:
+    """What a file is that Pillow cannot identify."""
+    found = content_of(content[:START_BYTES])
+    if found and found.kind == "picture" and not found.remedy:
+        return f"it is {found}, damaged or of a kind that Pillow does not read; convert it to 8 bits a sample"
+    return what_it_is(content[:START_BYTES])
 
 
 def _same(pixels: np.ndarray) -> np.ndarray:

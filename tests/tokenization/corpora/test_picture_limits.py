@@ -8,10 +8,11 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.picture_files import png_chunk, saved
+from tests.support.picture_files import png_chunk, saved, tiff
 from tokenization.config.pictures import Limits, Transform
 from tokenization.corpora import picture_formats, pictures
 from tokenization.corpora.jpeg_xl import read_header
@@ -160,6 +161,10 @@ def test_damage_in_any_format_is_a_refusal_within_a_second(kind: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9", "it is a Git LFS pointer"),
         (b"", "it is an empty file"),
         (b"\x93NUMPY\x01", "it is a NumPy array"),
+        (
+            tiff(np.zeros((8, 8, 3), np.float32), 2),
+            "it is a TIFF picture, damaged or of a kind that Pillow does not read",
+        ),
         (b"\x01\x02\x03\x04nothing", "it begins with the bytes 01 02 03 04"),
     ],
 )

@@ -205,6 +205,18 @@ def test_what_is_cut_out_changes_no_pixel_and_what_is_cut_off_no_byte(kind: str)
         assert len(cut) <= end
 
 
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("damage", [rational(-1, 0), b"", b"garbage!"], ids=["odd tag", "no directory", "garbage"])
+def test_damaged_exif_of_an_heic_or_an_avif_costs_nothing(kind: str, damage: bytes) -> None:
+    """Pillow and its plugin write EXIF anew while they open the file."""
+    odd = rational(123_457, 7)
+    whole = saved(kind, exif=exif((0x9204, 10, 1, odd)))
+    assert odd in whole and (loaded(whole).width, loaded(whole).height) == (48, 64)
+    damaged = whole.replace(odd, damage) if len(damage) == len(odd) else whole.replace(b"II*\0", b"xxxx")
+    assert damaged != whole
+    assert np.array_equal(loaded(damaged).pixels, loaded(whole).pixels)
+
+
 @pytest.mark.parametrize("orientation", [1, 2, 3, 5, 6, 8])
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_formats_of_plugins_are_turned_once(kind: str, orientation: int) -> None:
