@@ -195,6 +195,9 @@ class Recipe:
             if corpus.layout and corpus.layout not in CORPUS_FORMATS:
                 problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
             found += [f"corpora.{name}.{problem}" for problem in problems]
+        written = [corpus.tokens for corpus in self.corpora.values() if corpus.tokens]
+        for tokens in dict.fromkeys(tokens for tokens in written if written.count(tokens) > 1):
+            found.append(f"several corpora have the tokens {tokens!r}; give each a folder of its own")
         found += [f"tokenization.{problem}" for problem in self.tokenization.problems()]
         for key, settings, names in (
             ("vqgan", self.vqgan, ("image_size_px", "layers_per_block", "latent_channels", "codebook_size", "steps")),

@@ -167,6 +167,7 @@ def test_flags_that_are_collected_may_be_given_twice() -> None:
         (("vqgan.image_size_px=0",), "vqgan.image_size_px is 0"),
         (("language_expert.hidden_size=0",), "language_expert.hidden_size is 0"),
         (("evaluation.batch_size=0",), "evaluation.batch_size is 0"),
+        (("corpora.drawings.tokens=/a", "corpora.lists.tokens=/a"), "several corpora have the tokens '/a'"),
         (("corpora.drawings.layout=rar",), "corpora.drawings.layout is 'rar', it must be one of webdataset"),
     ],
 )

@@ -4,6 +4,7 @@ bounds of memory and time."""
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Bounds:
         monkeypatch.setattr(rows, "load_picture", self._load)
 
     def _load(self, content: bytes, transform: Transform) -> Picture:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is there now
+        with suppress(OSError):  # where /proc cannot be written to, only a new peak of the whole process is seen
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is there now
         before, start = _memory("VmRSS"), time.process_time()
         try:
             return load_picture(content, transform)
