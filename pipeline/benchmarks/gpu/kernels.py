@@ -24,7 +24,8 @@ def device_work(run: Callable[[], object], num_kernels: int = 15) -> DeviceWork:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
         torch.cuda.synchronize()
-    kernels = [event for event in profiler.events() if event.device_type is DeviceType.CUDA]
+    events = profiler.events()
+    kernels = [each for each in events if each.device_type is DeviceType.CUDA and not each.is_user_annotation]
     intervals = sorted((event.time_range.start, event.time_range.end) for event in kernels)
     names: Counter[str] = Counter()
     for event in kernels:

@@ -33,16 +33,16 @@ class Part:
 MACHINE = Part("machine", 10, "machine.measure")
 PARTS = (
     MACHINE,
-    Part("step", 75, "step.measure_recipe", ("deepspeed",)),
+    Part("step", 120, "step.measure_recipe", ("deepspeed",)),
     Part("step_plain", 45, "step.measure_plain"),
     Part("step_zero_2", 40, "step.measure_zero_2", ("deepspeed",)),
     Part("step_zero_2_kept", 40, "step.measure_zero_2_kept", ("deepspeed",)),
     Part("baselines", 90, "baselines.measure"),
-    Part("attention", 90, "attention.measure"),
-    Part("syncs", 35, "syncs.measure"),
+    Part("attention", 70, "attention.measure"),
+    Part("syncs", 30, "syncs.measure"),
     Part("generation", 60, "generation.measure"),
-    Part("head", 15, "head.measure"),
-    Part("encoder", 50, "encoder.measure", ("diffusers",)),
-    Part("training", 35, "training.measure", ("deepspeed",)),
-    Part("copies", 15, "copies.measure"),
+    Part("head", 10, "head.measure"),
+    Part("encoder", 45, "encoder.measure", ("diffusers",)),
+    Part("training", 40, "training.measure", ("deepspeed",)),
+    Part("copies", 10, "copies.measure"),
 )

@@ -1,7 +1,6 @@
 """A training step of the recipe as one of many ranks, whose collectives return at once: the time of host and kernels.
 
-The gathered values are garbage, so the loss is, too; only its own weights' values would be right. The variant without
-DeepSpeed computes real values.
+The gathered values are garbage, and so is the loss. The variant without DeepSpeed computes real values.
 """
 
 import gc
@@ -31,8 +30,8 @@ from pipeline.training.objective import Objective
 from pipeline.training.process import set_up_process
 
 SHAPES = 3
-"""Steps of different lengths that take turns. `torch.compile` makes one graph for the first, and one for all others."""
-ROUNDS = 6
+"""Steps of different lengths that take turns. `torch.compile` makes graphs for the first one, then for any lengths."""
+ROUNDS, WARMUP = 5, 2
 
 RunStep = Callable[[MicroSteps], None]
 
@@ -112,7 +111,11 @@ def _measure(
     run: RunStep,
     plan: MemoryPlan | None,
 ) -> float:
-    """Records a step's figures. Returns its median seconds."""
+    """Records a step's figures: of one shape, whose graphs are compiled first, then of all shapes.
+
+    Returns:
+        The median seconds of a step of any shape.
+    """
     (first_s,) = bench.seconds(lambda: run(steps[0]), rounds=1, warmup=0)
     record.figures(
         first_step_s=first_s,
@@ -120,45 +123,58 @@ def _measure(
         micro_batch_size=stage.micro_batch_size,
         micro_steps=len(steps[0]),
     )
-    for _ in range(2):  # the second shape compiles anew, and DeepSpeed records the order of modules
-        for each in steps:
-            run(each)
+    for _ in range(WARMUP):
+        run(steps[0])
     gc.collect()
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats(bench.device)
-    following, host_s = cycle(steps), []
+    host_s = []
 
     def timed() -> None:
         started = time.process_time()
-        run(next(following))
+        run(steps[0])
         host_s.append(time.process_time() - started)
 
-    step_s = median(bench.seconds(timed, ROUNDS, warmup=0))
-    flop = sum(_flop(bench, stage, each) for each in steps) / len(steps)
-    peak = peak_flop_per_s(device_name(bench.device))
+    own_s = median(bench.seconds(timed, ROUNDS, warmup=0))
     record.figures(
-        step_s=step_s,
-        host_cpu_s=median(host_s),
-        flop_per_step=flop,
-        flop_per_s=flop / step_s,
-        mfu=flop / step_s / peak if peak else CUDA_ONLY,
+        step_of_one_shape_s=own_s, host_cpu_s=median(host_s), mfu_of_one_shape=_mfu(bench, stage, steps[:1], own_s)
     )
+    _on_device(bench, record, lambda: run(steps[0]), own_s, plan)
+    for _ in range(WARMUP):
+        for each in steps[1:]:
+            run(each)
+    following = cycle(steps)
+    step_s = median(bench.seconds(lambda: run(next(following)), SHAPES * ROUNDS, warmup=0))
+    flop = _flop(bench, stage, steps)
+    record.figures(step_s=step_s, flop_per_step=flop, flop_per_s=flop / step_s, mfu=_mfu(bench, stage, steps, step_s))
+    return step_s
+
+
+def _on_device(
+    bench: GpuBench, record: Recorder, run: Callable[[], None], step_s: float, plan: MemoryPlan | None
+) -> None:
+    """Records the peak of memory so far, and what runs on the device during a step."""
     if not bench.on_gpu:
         record.figures(idle_share=CUDA_ONLY, peak_memory_bytes=CUDA_ONLY)
-        return step_s
+        return
     peak_bytes = torch.cuda.max_memory_allocated(bench.device)
     record.figures(peak_memory_bytes=peak_bytes)
     if plan:
         planned = replace(plan, start=0).peak - plan.runtime
         record.figures(planned_memory_bytes=planned, memory_over_plan=peak_bytes / planned)
-    work = device_work(lambda: run(steps[0]))
-    own_s = median(bench.seconds(lambda: run(steps[0]), rounds=3))
-    record.figures(idle_share=max(0.0, 1 - work.busy_s / own_s), kernels_s=work.by_kernel)
-    return step_s
+    work = device_work(run)
+    record.figures(idle_share=max(0.0, 1 - work.busy_s / step_s), kernels_s=work.by_kernel)
 
 
-def _flop(bench: GpuBench, stage: StageConfig, micro_steps: MicroSteps) -> float:
-    return sum(flop_of(batch, bench.config, stage.normalisation).total for batches in micro_steps for batch in batches)
+def _mfu(bench: GpuBench, stage: StageConfig, steps: list[MicroSteps], step_s: float) -> float | str:
+    peak = peak_flop_per_s(device_name(bench.device))
+    return _flop(bench, stage, steps) / step_s / peak if peak else CUDA_ONLY
+
+
+def _flop(bench: GpuBench, stage: StageConfig, steps: list[MicroSteps]) -> float:
+    """The mean FLOP of steps."""
+    batches = [batch for micro_steps in steps for batches in micro_steps for batch in batches]
+    return sum(flop_of(batch, bench.config, stage.normalisation).total for batch in batches) / len(steps)
 
 
 def _plan(bench: GpuBench, stage: StageConfig, zero: ZeroConfig, steps: list[MicroSteps]) -> MemoryPlan:

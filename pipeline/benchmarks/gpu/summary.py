@@ -36,8 +36,8 @@ def summary(parts: dict[str, dict[str, Any]], run: str, path: Path, seconds: flo
         seconds: the whole run's seconds.
 
     Returns:
-        `device`, the goals' figures by name (None where there is no number), `goals` with bound and verdict, and
-        `parts`.
+        `device`, the goals' figures by name (None where there is no number), also the MFU without DeepSpeed, `goals`
+        with bound and verdict, and `parts`.
     """
     reached: dict[str, Any] = {}
     goals = {}
@@ -47,6 +47,8 @@ def summary(parts: dict[str, dict[str, Any]], run: str, path: Path, seconds: flo
         reached[goal.name] = number
         verdict = "not measured" if number is None else "reached" if goal.reached(number) else "missed"
         goals[goal.name] = f"{'at least' if goal.at_least else 'at most'} {goal.bound:g}: {verdict}"
+    plain = parts.get("step_plain", {"figures": {}})["figures"].get("mfu")
+    reached["mfu_without_deepspeed"] = plain if isinstance(plain, float | int) else None
     machine = parts.get("machine", {"figures": {}})["figures"]
     return {
         "run": run,
