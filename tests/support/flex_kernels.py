@@ -116,6 +116,7 @@ def pretend(gpu: Gpu) -> None:
     """Answers for a GPU wherever the compilers ask for one."""
     import torch._dynamo.device_interface as interfaces
     import torch._inductor.runtime.triton_helpers as triton_helpers
+    import torch._subclasses.fake_tensor as fake_tensor
     import torch.utils._triton as torch_triton
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -151,6 +152,7 @@ def pretend(gpu: Gpu) -> None:
     for name in ("current_device", "get_device_properties"):
         setattr(interfaces.CudaInterface.Worker, name, staticmethod(answers[name]))
     torch.accelerator.is_available = lambda: False  # there is no stream
+    fake_tensor.init_gpu_context = lambda *_: None
     torch_triton.has_triton.cache_clear()
     triton_helpers.set_driver_to_gpu = lambda: None
     active = SimpleNamespace(

@@ -75,7 +75,7 @@ def benchmark_gpu(settings: GpuSettings, recipe: Recipe) -> dict[str, Any]:
         limit_s = max(0.0, ends - time.monotonic()) * part.share / rest
         job = _Job(part.function, settings, recipe, recorder)
         _run(context, job, limit_s)
-        if part is MACHINE and results_of(path, run)[part.name]["errors"]:
+        if part is MACHINE and any("CUDA" in error for error in results_of(path, run)[part.name]["errors"]):
             say("gpu: the device could not be used in a forked process; parts start from nothing instead")
             context = multiprocessing.get_context("spawn")
             _run(context, job, limit_s)
