@@ -151,10 +151,14 @@ def pretend(gpu: Gpu) -> None:
             setattr(interfaces.CudaInterface, name, staticmethod(answer))
     for name in ("current_device", "get_device_properties"):
         setattr(interfaces.CudaInterface.Worker, name, staticmethod(answers[name]))
-    torch.accelerator.is_available = lambda: False  # there is no stream
-    fake_tensor.init_gpu_context = lambda *_: None
+    others: list[tuple[Any, str, Any]] = [
+        (torch.accelerator, "is_available", lambda: False),  # it would be asked for a stream
+        (fake_tensor, "init_gpu_context", lambda *_: None),
+        (triton_helpers, "set_driver_to_gpu", lambda: None),
+    ]
+    for module, name, answer in others:
+        setattr(module, name, answer)
     torch_triton.has_triton.cache_clear()
-    triton_helpers.set_driver_to_gpu = lambda: None
     active = SimpleNamespace(
         utils=SimpleNamespace(get_device_properties=lambda _: {"max_shared_mem": gpu.shared_bytes}),
         get_current_target=lambda: GPUTarget("cuda", gpu.number, 32),
