@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline.config.preflight import SUBJECTS
-from pipeline.runtime.local_cluster import LocalNodes
+from pipeline.runtime.local_cluster import LocalNodes, words_of
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job
 from tests.support.past_run import copy_past_run
@@ -25,8 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ODD_PACKAGE, ODD_VERSION = "boto3", "0.0.1"
 DISK_BYTES = 24 * 2**20
 """Enough for the run's inputs, and too little for what each node writes."""
-RUN_S, STOPPED_S = 0.04, 0.26
-"""A slowed node's processes run for the first and are stopped for the second, in turn."""
+RUN_S, STOPPED_S = 0.1, 0.3
+"""A slowed node's workers run for the first and are stopped for the second, in turn."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def healthy(cluster: Cluster) -> tuple[Preflight, set[str]]:
 
 @contextmanager
 def slowed(node: psutil.Process) -> Iterator[None]:
-    """Stops all processes of a node most of the time."""
+    """Stops all workers of a node most of the time. Its raylet answers, or Ray would hold the node for lost."""
     ended = threading.Event()
 
     def alternate() -> None:
@@ -148,9 +149,12 @@ def slowed(node: psutil.Process) -> Iterator[None]:
 
 
 def _send(node: psutil.Process, number: int) -> None:
-    for process in node.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+    with suppress(psutil.NoSuchProcess):
+        for process in node.children(recursive=True):
+            words = words_of(process)
+            if "default_worker.py" in words or (words.startswith("ray::") and "Agent" not in words):
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
 
 def test_a_node_with_another_version_is_named(faulty: Preflight) -> None:
@@ -198,3 +202,27 @@ def test_it_leaves_only_what_training_would_make_anew(healthy: tuple[Preflight, 
     _, left = healthy
     rows = {"pages.parquet", "shapes.parquet", "shapes.held_out.parquet"}
     assert left == {"stage1", "stage1/rows"} | {f"stage1/rows/{name}" for name in rows}
+
+
+ASKING = """
+import json, time
+from functools import partial
+import ray
+from pipeline.preflight.nodes import ask, cluster_nodes
+ray.init(log_to_driver=False, logging_level="ERROR")
+head, first, second = cluster_nodes()
+answers = ask({head: partial(time.sleep, 60), first: partial(int, "x"), second: partial(int, "7")}, limit_s=15)
+names = {head: "head", first: "first", second: "second"}
+print(json.dumps([{names[node]: said for node, said in each.items()} for each in (answers.values, answers.errors)]))
+"""
+
+
+@pytest.mark.long
+def test_a_probe_that_hangs_and_one_that_fails_do_not_hide_a_third(cluster: Cluster, healthy: object) -> None:
+    words = [sys.executable, "-c", ASKING]
+    asked = subprocess.run(
+        words, env=cluster.nodes.environment, cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    values, errors = json.loads(asked.stdout.splitlines()[-1])
+    assert values == {"second": 7} and errors.keys() == {"head", "first"}
+    assert errors["head"].startswith("no answer within") and errors["first"].startswith("ValueError: invalid literal")
