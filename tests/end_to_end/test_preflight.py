@@ -1,4 +1,7 @@
-"""`jobs/preflight.py` on a local cluster with a head and two nodes: with three faults at once, and without any."""
+"""`jobs/preflight.py` on a local cluster with a head and two nodes: with three faults at once, and without any.
+
+The whole run takes minutes: .venv/bin/python -m pytest -m long tests/end_to_end/test_preflight.py
+"""
 
 import json
 import shutil
