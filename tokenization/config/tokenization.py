@@ -38,8 +38,6 @@ class TokenizationConfig:
         found = below(1, self, ("size_px", "max_caption_ids", "encode_batch_size")) + below(0, self, ("size_hr_px",))
         if self.encoder_dtype not in ENCODER_DTYPES:
             found.append(f"encoder_dtype is {self.encoder_dtype!r}, it must be one of {', '.join(ENCODER_DTYPES)}")
-        if not self.caption_columns:
-            found.append("caption_columns is empty; name the columns and their languages")
         return found + [f"limits.{problem}" for problem in self.limits.problems()]
 
     @property
