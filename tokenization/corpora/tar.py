@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def _keys_apart(path: Path) -> set[str]:
 
 
 def _apart(group: _Group) -> Sample:
-    message = f"here are .{', .'.join(group.parts)} of this key, and its others lie elsewhere in the tar"
+    message = f"here are {_shown(group.parts)} of this key, and its others lie elsewhere in the tar"
     remedy = "WebDataset's samples lie together: write the tar in the order of names (tar --sort=name)"
     return Sample(group.key, problem=(APART, f"{message}; {remedy}"))
 
@@ -208,6 +208,10 @@ def _samples(group: _Group) -> Iterator[Sample | Ignored]:
         yield Ignored("second picture of a sample" if is_picture(f".{suffix}") else f"member .{suffix_of(suffix)}")
 
 
+def _shown(suffixes: Iterable[str]) -> str:
+    return ", ".join(f".{suffix}" if suffix else "a file without ending" for suffix in suffixes)
+
+
 def _without_picture(key: str, contents: dict[str, bytes]) -> Iterator[Sample]:
     """A reject for each picture whose name has several dots, or one that says what there is instead."""
     dotted = {f"{key}.{stem_of(suffix)}": suffix for suffix in contents if "." in suffix and is_picture(suffix)}
@@ -216,9 +220,9 @@ def _without_picture(key: str, contents: dict[str, bytes]) -> Iterator[Sample]:
         yield Sample(name, problem=("no picture", f"{message}; write names without other dots, as in a_b.jpg"))
     if dotted:
         return
-    message = f"the sample has no picture file, only .{', .'.join(contents)}"
+    message = f"the sample has no picture file, only {_shown(contents)}"
     for suffix, content in contents.items():
         found = content_of(content)
         if found and found.kind != "text":
-            message += f"; .{suffix} is {found}"
+            message += f"; {_shown([suffix])} is {found}"
     yield Sample(key, problem=("no picture", message))

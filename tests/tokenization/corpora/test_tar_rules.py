@@ -55,6 +55,17 @@ def test_members_that_lie_apart_are_told_as_such(tmp_path: Path) -> None:
     assert "tar --sort=name" in problem_of(bad[0])[1]
 
 
+def test_a_picture_without_a_pictures_ending_is_called_by_its_name(tmp_path: Path) -> None:
+    members = [("0", noise_png(0)), ("1.bin", noise_png(1)), ("1.txt", b"x"), ("2.mp4", b"\0\0\0\x18ftypmp42")]
+    write_members(tmp_path / "a.tar", members)
+    _, bad, _ = read_all_of(corpus_in(tmp_path))
+    assert [problem_of(sample)[1].partition("only ")[2] for sample in bad] == [
+        "a file without ending; a file without ending is a PNG picture",
+        ".bin, .txt; .bin is a PNG picture",
+        ".mp4; .mp4 is an MP4 or QuickTime video; take its frames as pictures",
+    ]
+
+
 def test_members_that_no_sample_needs_are_counted(tmp_path: Path) -> None:
     members: list[tuple[str, Any]] = [("a", b"")]
     for row, caption in enumerate(CAPTIONS):
