@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import TiffImageFile
 
-RANGES = {"I": (255, 65_535, 2**32 - 1), "F": (1, 255, 65_535)}
-"""Possible values of white, by Pillow's mode: integers of 32 bits, and floating-point numbers."""
+RANGES = {"I": (255, 65_535, 2**31 - 1), "unsigned": (255, 65_535, 2**32 - 1), "F": (1, 255, 65_535)}
+"""Possible values of white: of signed and of unsigned integers of 32 bits, and of floating-point numbers."""
 LEAST_SHARE = 16
 """The brightest sample must reach the range over this."""
 STATED_IN_32_BITS = ("PNG", "PPM", "JPEG2000")
@@ -92,10 +92,10 @@ def _white(samples: np.ndarray, mode: str, kind: str | None, tags: dict[int, Any
         raise ValueError(f"the picture has negative samples, down to {lowest:g}, so that its black is unknown")
     if tags.get(BITS) == (12,):
         ranges: tuple[int, ...] = (4095,)
-    elif mode.startswith("I;16") or (mode == "I" and kind in STATED_IN_32_BITS):
-        ranges = (65_535,)
+    elif samples.dtype.itemsize == 2 or tags.get(BITS) == (16,) or (mode == "I" and kind in STATED_IN_32_BITS):
+        ranges = (65_535,)  # of signed ones as well
     else:
-        ranges = RANGES[mode]
+        ranges = RANGES["unsigned" if samples.dtype == np.uint32 else mode]
     white = next((each for each in ranges if highest <= each), 0)
     if not white:
         raise ValueError(f"the picture has samples up to {highest:g}, more than any usual value of white")
@@ -130,7 +130,10 @@ def _check_deep_colour(image: Image.Image, content: bytes) -> None:
         highest = np.frombuffer(content, ">u2", 3 * image.width * image.height, header.end()).max()
         if 0 < highest < white / LEAST_SHARE:
             raise ValueError(TOO_DARK.format(highest, white))
-    bits = content[24] if image.format == "PNG" else _tags(image).get(BITS, (8,))[0]
+    if image.format in ("PNG", "SGI"):
+        bits = content[24] if image.format == "PNG" else 8 * content[3]
+    else:
+        bits = _tags(image).get(BITS, (8,))[0]
     if bits != 16:
         return
     extrema = _extrema(image)
@@ -140,7 +143,7 @@ def _check_deep_colour(image: Image.Image, content: bytes) -> None:
     colors = extrema[:-1] if has_alpha else extrema
     if (highest := max(most for _, most in colors)) >= 256 // LEAST_SHARE:
         return
-    if highest or _has_low_bytes(content):
+    if highest or (image.format != "SGI" and _has_low_bytes(content)):
         raise ValueError(TOO_DARK.format(f"below {int(highest + 1) * 256:,}", 65_535))
 
 

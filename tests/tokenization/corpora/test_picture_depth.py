@@ -31,6 +31,12 @@ def saved(picture: Image.Image, kind: str, **how: Any) -> bytes:
     return stream.getvalue()
 
 
+def sgi(samples: np.ndarray) -> bytes:
+    """An uncompressed SGI picture of 16-bit greys, whose rows go upwards."""
+    header = struct.pack(">HBBHHHH", 474, 0, 2, 2, samples.shape[1], len(samples), 1)
+    return header.ljust(512, b"\0") + samples[::-1].astype(">u2").tobytes()
+
+
 GREYS = {
     "16-bit PNG": lambda: png(of_white(65_535, np.uint16), 16, 0),
     "16-bit TIFF": lambda: tiff(of_white(65_535, np.uint16), 1),
@@ -44,6 +50,8 @@ GREYS = {
     "12-bit TIFF": lambda: tiff(of_white(4095, np.uint16), 1, bits=12),
     "12-bit PGM": lambda: b"P5 64 64 4095\n" + of_white(4095, ">u2").tobytes(),
     "32-bit TIFF": lambda: tiff(of_white(2**32 - 1, np.uint32), 1),
+    "32-bit TIFF, signed": lambda: tiff(of_white(2**31 - 1, np.int32), 1, ">"),
+    "16-bit SGI": lambda: sgi(of_white(65_535, np.uint16)),
     "32-bit TIFF of 16 bits": lambda: tiff(of_white(65_535, np.uint32), 1),
     "32-bit TIFF of 8 bits": lambda: tiff(of_white(255, np.int32), 1),
     "float TIFF to 1": lambda: tiff(of_white(1, np.float32), 1),
@@ -101,6 +109,7 @@ def test_a_transparent_colour_is_white_in_any_depth() -> None:
 
 
 DARK = {
+    "12 bits in a 16-bit SGI": lambda: sgi(of_white(4095, np.uint16)),
     "8 bits in a 16-bit PNG": lambda: png(of_white(255, np.uint16), 16, 0),
     "12 bits in a 16-bit PNG": lambda: png(of_white(4095, np.uint16), 16, 0),
     "12 bits in a 16-bit TIFF": lambda: tiff(of_white(4095, np.uint16), 1),
@@ -136,6 +145,10 @@ def test_samples_that_use_little_of_their_range_are_refused_as_too_dark(name: st
 def test_samples_without_a_known_black_or_white_are_refused(samples: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loaded(tiff(samples, 1))
+
+
+def test_signed_samples_of_16_bits_count_as_unsigned_ones() -> None:
+    assert loaded(tiff(of_white(32_767, np.int16), 1))[0, -1].tolist() == [127] * 3
 
 
 @pytest.mark.parametrize("color", [0, 65_535])
