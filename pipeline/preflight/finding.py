@@ -47,7 +47,7 @@ class Finding:
 
 
 def failed(subject: str, what: str, measured: str, remedy: str, node: str = "") -> Finding:
-    """Returns the finding of a check that could not be made or found nothing to measure."""
+    """Returns the finding of a check that failed, or that could not be made, without figures."""
     return Finding(subject, what, Verdict.FAILED, measured, node=node, remedy=remedy)
 
 

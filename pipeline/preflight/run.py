@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -84,25 +84,27 @@ def run_preflight(recipe: Recipe, paths: RunPaths, settings: PreflightSettings, 
     wanted = [subject for subject in SUBJECTS if not only or subject in only]
     for subject in wanted:
         if subject in PROBES:
-            findings += _checked(subject, partial(PROBES[subject], preflight), preflight)
-    in_group = [subject for subject in ("network", "steps") if subject in wanted]
-    findings += _checked(" and ".join(in_group), lambda: _in_group(preflight, in_group), preflight) if in_group else []
+            findings += _checked([subject], partial(PROBES[subject], preflight), preflight)
+    if in_group := [subject for subject in ("network", "steps") if subject in wanted]:
+        findings += _checked(in_group, partial(_in_group, preflight, in_group), preflight)
     return Report(tuple(findings), preflight.deadline.spent_s())
 
 
-def _checked(subject: str, probe: Callable[[], list[Finding]], preflight: Preflight) -> list[Finding]:
-    """Makes one check, with a line before and after it. Its error is a finding."""
-    say(f"preflight: {subject} ...")
+def _checked(subjects: Sequence[str], probe: Callable[[], list[Finding]], preflight: Preflight) -> list[Finding]:
+    """Makes the check of one or several subjects, with a line before and after it. Its error is a finding of each."""
+    name = " and ".join(subjects)
+    say(f"preflight: {name} ...")
     started = time.monotonic()
     if preflight.deadline.left_s() <= 0:
-        found = [failed(subject, "all", NOT_MEASURED, "give more --minutes, or choose some subjects with --only")]
+        remedy = "give more --minutes, or choose some subjects with --only"
+        found = [failed(subject, "all", NOT_MEASURED, remedy) for subject in subjects]
     else:
         try:
             found = probe()
         except Exception as error:  # of any kind: one check must not hide the others
-            found = [failed(subject, "the check itself", one_line(error), NO_ANSWER)]
+            found = [failed(subject, "the check itself", one_line(error), NO_ANSWER) for subject in subjects]
     seconds = time.monotonic() - started
-    say(f"preflight: {subject}: {worst(found).name.lower()}, {count_of(len(found), 'check')}, {seconds:.1f} s")
+    say(f"preflight: {name}: {worst(found).name.lower()}, {count_of(len(found), 'check')}, {seconds:.1f} s")
     return found
 
 
