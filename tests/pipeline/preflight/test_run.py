@@ -1,5 +1,8 @@
 """Every subject that is asked for has a finding, also where its check breaks or the time is over."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import pytest
 
 from jobs.common.recipes import load_recipe
