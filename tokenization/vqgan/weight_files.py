@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenization.errors import InputError
+from tokenization.files.content import content_of_file, what_file_is
+from tokenization.files.signatures import HTML
 from tokenization.files.torch_files import unpickled, unreadable
 from tokenization.vqgan.weight_choice import has_averages, own_tensors, state_of
 
@@ -81,5 +83,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is not readable: {error}; fetch it again") from error
+        problem = what_file_is(path) if _is_no_text_of_ours(path) else f"{error}; fetch it again"
+        raise InputError(f"{str(path)!r} is not readable: {problem}") from error
     return values if isinstance(values, dict) else {}
+
+
+def _is_no_text_of_ours(path: Path) -> bool:
+    try:
+        found = content_of_file(path)
+    except OSError:
+        return False
+    return found is HTML or (found is not None and found.kind == "pointer")

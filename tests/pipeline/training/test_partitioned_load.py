@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.errors import InputError
@@ -21,7 +21,7 @@ from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.starting_model import StartOptions, make_starting_model
 from tests.support.ports import free_port
 from tests.support.ranks import STAGE, join, losses, named, on_ranks, spawn
-from tests.support.small_models import CODEBOOK
+from tests.support.small_models import CODEBOOK, TEXT_VOCAB
 from tests.support.trained_weights import trained_state
 
 pytestmark = pytest.mark.slow
@@ -56,6 +56,21 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     base = dict(load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options).named_parameters())
     assert loaded.keys() - base.keys() == {"head.text_weight"}, "tied, it is the embedding"
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
+
+
+def test_a_qwen3_trains_on_partitions_as_it_does_whole(run: StageRun, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, head_dim=16)
+    config = Qwen3Config(vocab_size=TEXT_VOCAB, num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "qwen3")
+    run = replace(run, stage=SHORT, samples=None, held_out=(), initial_model=tmp_path / "qwen3")
+    whole = on_ranks(2, run)
+    run = named(started(run), "partitioned")
+    assert losses(on_ranks(2, run)) == losses(whole)
+    state = trained_state(finished_checkpoint(run.checkpoints))
+    start = dict(load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options).named_parameters())
+    norms = [name for name in state if name.endswith(("q_norm.weight", "k_norm.weight"))]
+    assert len(norms) == 4 and not any(torch.equal(state[name], start[name]) for name in norms)
 
 
 def test_a_nodes_second_copy_is_of_the_weights_that_were_loaded(run: StageRun) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import VQModel
 
+from pipeline.config.recipe import Recipe
 from tests.support.small_run import small_vqgan
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import MAX_CODES, VqganConfig
@@ -87,3 +88,5 @@ def test_more_codes_than_the_table_can_hold_are_refused(tmp_path: Path) -> None:
     folder = saved(build_vqgan(small), tmp_path / "vq")
     with pytest.raises(InputError, match="has 65,537 codes, and the token table holds at most 65,536; name another"):
         check_codebook(folder, ImageTokenizer(folder))
+    problems = Recipe(name="x", vqgan=VqganConfig(codebook_size=MAX_CODES + 1)).problems()
+    assert problems == ["vqgan.codebook_size is 65,537, it must be at most 65,536"]

@@ -154,6 +154,9 @@ def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: di
     save_file(shipped, tmp_path / "b.safetensors")
     with pytest.raises(InputError, match="has the tensors of a diffusers VQModel, and no config.json of one beside it"):
         load_vqgan(tmp_path / "b.safetensors")
+    (tmp_path / "config.json").write_bytes(lfs)
+    with pytest.raises(InputError, match="config.json' is not readable: it is a Git LFS pointer"):
+        load_vqgan(tmp_path / "b.safetensors")
     shutil.copy(SHIPPED / "config.json", tmp_path)
     broken = shipped["decoder.conv_in.bias"].clone()
     broken[0] = float("nan")
