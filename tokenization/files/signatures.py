@@ -86,6 +86,7 @@ SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"fLaC", Content("a sound", "media")),
     (0, b"\x1f\x8b", Content("a gzip archive", "archive", "unpack it")),
     (0, b"\x28\xb5\x2f\xfd", Content("a zstd archive", "archive", "unpack it")),
+    (0, b"\x50\x2a\x4d\x18", Content("a zstd archive", "archive", "unpack it")),
     (0, b"\xfd7zXZ\0", Content("an xz archive", "archive", "unpack it")),
     (0, b"BZh", Content("a bzip2 archive", "archive", "unpack it")),
     (0, b"\x04\x22\x4d\x18", Content("an lz4 archive", "archive", "unpack it")),

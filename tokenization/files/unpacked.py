@@ -22,6 +22,7 @@ _PACKERS: tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...] = (
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\0", lzma.LZMAFile),
     (b"\x28\xb5\x2f\xfd", lambda file: pa.CompressedInputStream(pa.PythonFile(file), "zstd")),
+    (b"\x50\x2a\x4d\x18", lambda file: pa.CompressedInputStream(pa.PythonFile(file), "zstd")),  # pzstd's first frame
     (b"\x04\x22\x4d\x18", lambda file: pa.CompressedInputStream(pa.PythonFile(file), "lz4")),
 )
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")

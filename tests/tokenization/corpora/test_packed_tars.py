@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def test_a_gzip_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
     path = packed_corpus(tmp_path, "tar.gz")
     content = (tmp_path / "plain").read_bytes()
     path.write_bytes(b"".join(gzip.compress(content[start : start + 1000]) for start in range(0, len(content), 1000)))
+    assert len(list(corpus_in(tmp_path / "in").read(path.name))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("ending", ["tar.zst", "tar.lz4"])
+def test_an_archive_of_several_frames_is_read_to_its_end(tmp_path: Path, ending: str) -> None:
+    """As pzstd writes it: its frames begin with one to be skipped, which has their sizes."""
+    path = packed_corpus(tmp_path, ending)
+    content = (tmp_path / "plain").read_bytes()
+    sizes = struct.pack("<II", 0x184D2A50, 4) + b"size" if ending == "tar.zst" else b""
+    frames = [sizes + PACKERS[ending](content[start : start + 1000]) for start in range(0, len(content), 1000)]
+    path.write_bytes(b"".join(frames))
     assert len(list(corpus_in(tmp_path / "in").read(path.name))) == len(SAMPLES)
 
 
