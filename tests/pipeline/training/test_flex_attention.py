@@ -127,6 +127,7 @@ def test_training_validation_and_drawing_stay_far_below_the_limit_of_graphs(zero
 
 
 def _count_graphs(rank: int, zero: ZeroConfig, every: int) -> None:
+    torch.set_num_threads(1)
     compiler = torch.compile
     torch_flex._validate_device = lambda *_: None
     torch.compile = lambda f=None, **how: compiler(f, **(how | {"backend": "eager"}))  # type: ignore[assignment]
