@@ -8,7 +8,7 @@ of elements in DeepSpeed's settings are scaled by the same factor. T is the size
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.collectives import CollectiveCounter, Volume
+from pipeline.benchmarks.meta_peak import peak_ratio
 from pipeline.config.benchmarks import CountSettings
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
@@ -30,7 +31,7 @@ from pipeline.errors import UsageError
 from pipeline.generation.pictures import PictureGenerator
 from pipeline.generation.sampling import GREEDY
 from pipeline.model.mars import MarsForCausalLM
-from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.planning.recipe_plan import RecipePlan, plan_recipe
 from pipeline.planning.work import StageWork
 from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order, whole_shape
 from pipeline.runtime.terminal import say
@@ -128,7 +129,14 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
         "volume_over_ideal": max(over) if over else None,
         "volume_over_ideal_by_stage": over,
         "drawing_t": drawing.gathered / trained,
+        "counted_over_planned_peak": _peak_ratio(plan, config.num_hidden_layers),
     }
+
+
+def _peak_ratio(plan: RecipePlan, layers: int) -> float:
+    """At full width, which costs nothing on torch's meta device."""
+    say("count: memory of every set of kinds")
+    return peak_ratio(MarsConfig(**asdict(replace(plan.config, num_hidden_layers=layers))), plan)
 
 
 def narrow_config(layers: int) -> MarsConfig:

@@ -7,7 +7,8 @@ FlexAttention cannot run there: a function takes its place that keeps the same t
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import SampleParts, SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
-from pipeline.planning.memory import RowShape, activation_bytes, head_bytes
-from pipeline.planning.work import SampleLengths
+from pipeline.planning.memory import RowShape, activation_bytes, head_bytes, layer_backward_bytes
+from pipeline.planning.recipe_plan import RecipePlan
+from pipeline.planning.work import KindWork, SampleLengths
 from pipeline.runtime.torch_private import DispatchMode, tensors_in
 from pipeline.training.objective import Objective
 
@@ -124,14 +126,45 @@ def count_peak(
         with LiveBytes([*model.parameters(), *model.buffers()]) as live:
             objective(on_meta).loss.backward()
     shapes = [_shape_of(batch) for batch in batches]
-    planned = activation_bytes(sizes, stage, zero.dtype, shapes)
-    planned += head_bytes(sizes, stage, zero.dtype, shapes, use_gpu=False)
-    return PeakCount(live.peak, planned)
+    head = head_bytes(sizes, stage, zero.dtype, shapes, use_gpu=False)
+    layer = layer_backward_bytes(sizes, stage, zero.dtype, shapes)
+    return PeakCount(live.peak, activation_bytes(sizes, stage, zero.dtype, shapes) + max(head, layer))
 
 
 def _shape_of(batch: MicroBatch) -> RowShape:
     (rows, text), visual = batch.text.ids.shape, batch.visual.ids.shape[1]
     return RowShape(batch.kind, rows, text, visual, len(batch.text_labels.index) + len(batch.code_labels.index))
+
+
+def peak_ratio(config: MarsConfig, plan: RecipePlan) -> float:
+    """Counts the peak of every set of kinds that a stage's micro-steps may have, with all layers recomputed, half, and
+    none. Returns the counted peak over the planned one that is furthest from 1.
+
+    Args:
+        config: the sizes at which it is counted; those of `plan` with another number of layers, or the same.
+        plan: a recipe's plan.
+    """
+    sizes = replace(plan.config, num_hidden_layers=config.num_hidden_layers)
+    ratios: dict[tuple[Any, ...], float] = {}
+    for planned in plan.stages:
+        for kinds in _sets(planned.work.kinds):
+            for every in (1, 2, 0):
+                stage = replace(planned.stage, checkpoint_every_layers=every)
+                key = (stage.row_multiple, every, *((kind.kind, kind.rows_per_rank) for kind in kinds))
+                if key not in ratios:
+                    batches = [_fullest(config, stage, kind, plan.lengths) for kind in kinds]
+                    ratios[key] = count_peak(config, sizes, stage, plan.recipe.zero, batches).ratio
+    return max(ratios.values(), key=lambda ratio: abs(ratio - 1))
+
+
+def _sets(kinds: tuple[KindWork, ...]) -> Iterator[tuple[KindWork, ...]]:
+    for count in range(1, len(kinds) + 1):
+        yield from combinations(kinds, count)
+
+
+def _fullest(config: MarsConfig, stage: StageConfig, kind: KindWork, lengths: SampleLengths) -> MicroBatch:
+    rows = min(stage.micro_batch_size, kind.rows_per_rank)
+    return full_rows(config, stage, kind.kind, lengths, rows, max(1, round(kind.samples / kind.rows)))
 
 
 def full_rows(

@@ -21,8 +21,9 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `sub_group_size`, which the project leaves: ZeRO-3 updates so many elements at once."""
 RUNTIME_BYTES = 3_000_000_000
 """Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, fragmentation."""
-GRADIENTS_OF_LAYER = {"sdpa": 0.5, "flex_attention": 0.5, "eager": 1.5}
-"""Maximum gradients in a layer's backward pass, as a share of what the layer keeps. Measured on a CPU (a test)."""
+GRADIENTS_OF_LAYER = {"sdpa": (0.5, 0.5), "flex_attention": (0.4, 0.14), "eager": (1.5, 1.5)}
+"""Maximum gradients in the backward pass of a layer whose activations were kept, and of one that is recomputed, as a
+share of what the layer keeps. Measured on a CPU, and for FlexAttention at full size on torch's meta device (tests)."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class RowShape:
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes of one rank. `runtime` is always held, `start` until the model is partitioned. After that the next four
-    fields are held, together with either another four, in a micro-step's backward pass, or `update`, in the optimizer's
-    step."""
+    fields are held, together with either `update`, in the optimizer's step, or a micro-step's: `activations`,
+    `gathered`, `reduce_buckets`, and the larger one of `head`, when the loss is computed, and `layer`, after that."""
 
     start: int
     runtime: int
@@ -60,6 +61,7 @@ class MemoryPlan:
     gradients: int
     master_and_moments: int
     activations: int
+    layer: int
     gathered: int
     reduce_buckets: int
     head: int
@@ -73,7 +75,7 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Maximum bytes held at once."""
-        micro_step = self.activations + self.gathered + self.reduce_buckets + self.head
+        micro_step = self.activations + self.gathered + self.reduce_buckets + max(self.head, self.layer)
         return self.runtime + max(self.start, self.states + max(micro_step, self.update))
 
     def by_component(self) -> dict[str, int]:
@@ -98,6 +100,7 @@ def memory_plan(
     - `gradients`: 4 T / W, accumulated in float32.
     - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments.
     - `activations`: see `activation_bytes`.
+    - `layer`: see `layer_backward_bytes`.
     - `gathered`: under ZeRO-3, e times the partitioned parameters, at most `max_live_parameters`, at least the largest
       module. torch's own linear layers (`saving_linear`) keep those of layers that are neither recomputed nor compiled.
     - `reduce_buckets`: 2 e times `reduce_bucket_size`, at most T: gradients on their way to the rank that keeps them.
@@ -130,6 +133,7 @@ def memory_plan(
         gradients=4 * own,
         master_and_moments=12 * own,
         activations=activation_bytes(config, stage, zero.dtype, shapes),
+        layer=layer_backward_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,
         reduce_buckets=2 * element * min(zero.reduce_bucket_size, trained),
         head=head_bytes(config, stage, zero.dtype, shapes, use_gpu),
@@ -197,22 +201,41 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
     """Bytes that a micro-step keeps for its backward pass.
 
     For every kind: `layer_bytes` of each layer, or only its input (eD per position with a gradient) if
-    `checkpoint_every_layers` recomputes it; the keys and values of a text prefix, 2eGd; the final norm's 4D + 4. Once:
-    the gradients of the largest layer, and if layers are recomputed, that layer itself.
+    `checkpoint_every_layers` recomputes it, and then the keys and values of a text prefix, 2eGd; the final norm's
+    4D + 4.
     """
     element, hidden, layers = element_bytes(dtype), config.hidden_size, config.num_hidden_layers
     every = stage.checkpoint_every_layers
     recomputed = -(-layers // every) if every else 0
     key_value = 2 * element * config.num_key_value_heads * config.head_size
-    kept, largest = 0, 0
+    kept = 0
     for shape in shapes:
         prefix = shape.kind.has_text_prefix
         positions = shape.visual_tokens + (0 if prefix else shape.text_tokens)
         layer = layer_bytes(config, shape, stage.attention, dtype)
         kept += (layers - recomputed) * layer + recomputed * positions * element * hidden
-        kept += positions * (4 * hidden + 4) + (layers * shape.text_tokens * key_value if prefix else 0)
-        largest = max(largest, layer)
-    return kept + int((GRADIENTS_OF_LAYER[stage.attention] + bool(recomputed)) * largest)
+        kept += positions * (4 * hidden + 4) + (recomputed * shape.text_tokens * key_value if prefix else 0)
+    return kept
+
+
+def layer_backward_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
+    """Bytes of a layer's backward pass: its gradients of one kind, that kind's activations if they are recomputed, and
+    what the head left, the visual head's gradient and those of hidden states at the labels, 2eD."""
+    element, hidden, every = element_bytes(dtype), config.hidden_size, stage.checkpoint_every_layers
+    of_kinds = [layer_bytes(config, shape, stage.attention, dtype) for shape in shapes] or [0]
+    of_kept, of_recomputed = (share * max(of_kinds) for share in GRADIENTS_OF_LAYER[stage.attention])
+    extra = of_kept
+    if every:
+        # The layers after the last one that is recomputed have let go of their activations by then.
+        later = (config.num_hidden_layers - 1) % every
+        extra = max(max(of_kinds) + of_recomputed - later * sum(of_kinds), of_kept if later else 0.0)
+    labels = sum(shape.labels for shape in shapes)
+    return int(extra) + element * hidden * (_visual_rows(config, stage) + 2 * labels)
+
+
+def _visual_rows(config: ModelSizes, stage: StageConfig) -> int:
+    """Rows of the visual head that the loss normalises over."""
+    return config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
 
 
 def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape], use_gpu: bool) -> int:
@@ -221,6 +244,6 @@ def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[
     weight), and hidden states at the labels with their gradients, 2eD."""
     element, hidden = element_bytes(dtype), config.hidden_size
     labels = sum(shape.labels for shape in shapes)
-    rows = config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
+    rows = _visual_rows(config, stage)
     chunk = LOSS_CHUNK_BYTES["cuda" if use_gpu else "cpu"]
     return 4 * chunk + (4 + element) * rows * hidden + 2 * element * hidden * labels

@@ -27,10 +27,11 @@ MEMORY_NOTES = {
     "gradients": "float32, accumulated over the micro-steps",
     "master_and_moments": "float32 weights, AdamW's two moments",
     "activations": "for the backward pass, as the stage recomputes",
+    "layer": "one layer's backward pass; it, or the head",
     "gathered": "parameters that ZeRO-3 holds whole at once",
     "reduce_buckets": "gradients on their way to their rank",
-    "head": "logits of one chunk, the visual head's gradient",
-    "update": "gradients once more, while the four above are free",
+    "head": "logits of one chunk, the visual head's gradient; it, or the layer",
+    "update": "gradients once more, while the five above are free",
 }
 
 
