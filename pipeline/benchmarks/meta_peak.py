@@ -28,7 +28,7 @@ from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.memory import RowShape, activation_bytes, head_bytes, layer_backward_bytes
 from pipeline.planning.recipe_plan import RecipePlan
 from pipeline.planning.work import KindWork, SampleLengths
-from pipeline.runtime.torch_private import DispatchMode, tensors_in
+from pipeline.runtime.torch_private import DispatchMode, storage_key, tensors_in
 from pipeline.training.objective import Objective
 
 META = torch.device("meta")
@@ -52,7 +52,7 @@ class LiveBytes(DispatchMode):
     def __init__(self, besides: list[Tensor]) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._seen = {tensor.untyped_storage()._cdata: 0 for tensor in besides}
+        self._seen = {storage_key(tensor.untyped_storage()): 0 for tensor in besides}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -60,10 +60,10 @@ class LiveBytes(DispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
             storage = tensor.untyped_storage()
-            if storage._cdata not in self._seen:
-                self._seen[storage._cdata] = storage.nbytes()
+            if storage_key(storage) not in self._seen:
+                self._seen[storage_key(storage)] = storage.nbytes()
                 self.live += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata)
+                weakref.finalize(storage, self._forget, storage_key(storage))
         self.peak = max(self.peak, self.live)
         return result
 

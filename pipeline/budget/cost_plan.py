@@ -14,8 +14,8 @@ from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.recipe import Recipe
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
-from pipeline.planning.flops import encoder_flop_of
 from pipeline.planning.recipe_plan import Device, RecipePlan, plan_recipe, planned_device
+from pipeline.planning.tokenization_work import tokenization_work
 
 ASSUMED_START_S = 600.0
 """Seconds from getting a stage's devices to its first step: reading weights, setting up DeepSpeed and torch.compile."""
@@ -190,24 +190,13 @@ def _stage_cost(plan: RecipePlan, index: int, rate: float, rates: Rates) -> Cost
 def _tokenization(
     recipe: Recipe, plan: RecipePlan, peak: float | None, rates: Rates, mfu: float
 ) -> tuple[Cost, dict[str, Factor]]:
-    stages = plan.stages
-    pictures = recipe.plan.pictures or max((stage.work.samples for stage in stages), default=0)
-    high = recipe.plan.pictures_hr or max(
-        (stage.work.samples for stage in stages if stage.stage.needs_high_codes), default=0
-    )
-    stated = "recipe: plan.pictures" if recipe.plan.pictures else "assumed: each sample of the largest stage once"
-    stated_hr = "recipe: plan.pictures_hr" if recipe.plan.pictures_hr else "assumed: stage's samples, once"
-    sizes = {
-        "": (pictures, recipe.tokenization.size_px, stated),
-        " hr": (high, recipe.tokenization.size_hr_px, stated_hr),
-    }
-    flop, factors = 0.0, dict[str, Factor]()
-    for name, (count, size_px, source) in sizes.items():
-        if count and size_px:
-            each = encoder_flop_of(recipe.vqgan, size_px)
-            flop += count * each
-            factors[f"tokenization{name}: pictures"] = Factor(count, f"at {size_px} px", source)
-            factors[f"tokenization{name}: FLOP a picture"] = Factor(each, "", "counted: the VQ-GAN's encoder")
+    flop, pictures, factors = 0.0, 0, dict[str, Factor]()
+    for each in tokenization_work(recipe, plan.stages):
+        flop += each.count * each.flop
+        pictures = pictures or each.count
+        name = f"tokenization{each.name}"
+        factors[f"{name}: pictures"] = Factor(each.count, f"at {each.size_px} px", each.source)
+        factors[f"{name}: FLOP a picture"] = Factor(each.flop, "", "counted: the VQ-GAN's encoder")
     if rates.pictures_per_s:
         seconds = pictures / rates.pictures_per_s
         factors["tokenization: pictures/s of a device"] = Factor(

@@ -7,13 +7,12 @@ from typing import Any
 from rich.table import Table
 
 from cluster.cluster_file import read_cluster_file
-from pipeline.budget.cost_plan import plan_costs
-from pipeline.budget.measured_rates import Rates
 from pipeline.config.gpus import A100, ASSUMED_ENCODER_MFU
 from pipeline.config.recipe import Recipe
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
+from pipeline.planning.tokenization_work import tokenization_work
 from pipeline.planning.work import KindWork
 from pipeline.reports.asked_nodes import say_nodes, training_demand
 from pipeline.reports.prediction import say_prediction
@@ -220,8 +219,8 @@ def as_object(plan: RecipePlan, values: dict[str, Any], before: dict[str, Any]) 
 
 def _tokenization_days(recipe: Recipe, plan: RecipePlan) -> float:
     """A100 days that tokenization is planned at, at the assumed MFU of the encoder."""
-    costs = plan_costs(recipe, plan.device.name, plan.device.mfu, Rates(), ASSUMED_ENCODER_MFU, 0.0)
-    return costs.tokenization.gpu_days * (costs.a100 or 0.0)
+    flop = sum(each.count * each.flop for each in tokenization_work(recipe, plan.stages))
+    return flop / (A100.peak_flop_per_s * ASSUMED_ENCODER_MFU * SECONDS_PER_DAY)
 
 
 def _stage_object(planned: PlannedStage) -> dict[str, Any]:

@@ -105,6 +105,12 @@ def process_group_of(arguments: tuple[Any, ...]) -> torch.distributed.ProcessGro
     return torch.distributed.ProcessGroup.unbox(group)
 
 
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """A number that tensors on the same storage share, on any device. Used to count the memory of tensors on the meta
+    device, where addresses are all 0."""
+    return int(storage._cdata)
+
+
 def tensors_in(arguments: Any) -> list[Tensor]:
     """The tensors in nested lists of an operator's arguments. Used to add up their bytes."""
     from torch.utils._pytree import tree_leaves

@@ -20,7 +20,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "torch.utils.cpp_extension._get_build_directory": ("a lock that a killed build left is found", ("name", "verbose")),
     "torch.nn.Module._apply": ("rotary frequencies stay float32 when a model is converted", ("fn", "recurse")),
 }
-CHECKED_BELOW = {"_modules"}
+CHECKED_BELOW = {"_modules", "_cdata"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +48,12 @@ def test_a_copy_with_other_children_leaves_the_original_alone() -> None:
     copied = torch_private.with_children(original, {"0": nn.Identity(), "1": original[1]})
     assert isinstance(copied[0], nn.Identity) and isinstance(original[0], nn.Linear), "packing would change the model"
     assert copied[1] is original[1]
+
+
+def test_tensors_on_one_storage_have_one_key_also_on_the_meta_device() -> None:
+    tensor, other = torch.zeros(4, device="meta"), torch.zeros(4, device="meta")
+    keys = [torch_private.storage_key(each.untyped_storage()) for each in (tensor, tensor[1:], other)]
+    assert keys[0] == keys[1] != keys[2], "counted memory would be something else"
 
 
 def test_a_static_address_is_marked() -> None:
