@@ -17,7 +17,7 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
 from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.vqgan import MAX_CODES, VqganConfig
+from tokenization.config.vqgan import MAX_CODES, WEIGHTS, VqganConfig
 from tokenization.config.workers import Workers
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
@@ -123,6 +123,8 @@ class Recipe:
             the others under `corpora/NAME`.
         vqgan, tokenization: settings for turning the corpora into tokens.
         vqgan_folder: a VQ-GAN, see `tokenization.vqgan.formats`; empty for the one shipped with the project.
+        vqgan_weights: `ema` or `plain`: which weights of a VQ-GAN's checkpoint that has both; empty for those that its
+            `image_tokenizer.json` names, or that its project's own code loads.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: Qwen-7B, Qwen1.5, Qwen2, Qwen2.5 or Qwen3, or a starting model of `jobs/init_model.py`;
             a hub name only for that job. Empty to train the small one of `language_expert`.
@@ -141,6 +143,7 @@ class Recipe:
     corpora: dict[str, CorpusConfig] = field(default_factory=lambda: {MAIN: CorpusConfig()})
     vqgan: VqganConfig = VqganConfig()
     vqgan_folder: str = ""
+    vqgan_weights: str = ""
     text_tokenizer: str = "dashscope"
     tokenization: TokenizationConfig = TokenizationConfig()
     language_expert: LanguageExpertConfig = LanguageExpertConfig()
@@ -184,6 +187,10 @@ class Recipe:
                 found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
         if self.vqgan.codebook_size > MAX_CODES:
             found.append(f"vqgan.codebook_size is {self.vqgan.codebook_size:,}, it must be at most {MAX_CODES:,}")
+        if self.vqgan_weights not in WEIGHTS:
+            found.append(
+                f"vqgan_weights is {self.vqgan_weights!r}, it must be one of {', '.join(WEIGHTS[1:])}, or empty"
+            )
         found += self.model_options.problems()
         for name in self.trackers:
             if name not in TRACKERS:

@@ -8,6 +8,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.weights.start_file import is_starting_model
 from tokenization.config.sources import PACKAGED, SHIPPED, CorpusSource
+from tokenization.config.vqgan import with_choice
 
 PROJECT = Path(__file__).resolve().parents[2]
 """Folder of the project's packages: a checkout, or the installation folder."""
@@ -34,8 +35,9 @@ class RunPaths:
 
     @property
     def vqgan(self) -> Path:
-        """Folder of the VQ-GAN that tokenization uses."""
-        return _absolute(self.recipe.vqgan_folder) if self.recipe.vqgan_folder else SHIPPED
+        """Location of the VQ-GAN that tokenization uses, with the choice of its weights."""
+        location = _absolute(self.recipe.vqgan_folder) if self.recipe.vqgan_folder else SHIPPED
+        return with_choice(location, self.recipe.vqgan_weights)
 
     @property
     def language_expert(self) -> Path:

@@ -1,9 +1,25 @@
 """Architecture and schedule of the VQ-GAN."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MAX_CODES = 2**16
 """Maximum number of codes of a VQ-GAN: the token table has 16 bits for one."""
+
+WEIGHTS = ("", "ema", "plain")
+"""Which weights of a checkpoint with moving averages (EMA): what its project's own code loads, the averages, or the
+weights themselves."""
+
+
+def with_choice(location: Path, choice: str) -> Path:
+    """The location of a VQ-GAN with a choice of its weights, one of `WEIGHTS`."""
+    return location.with_name(f"{location.name}#{choice}") if choice else location
+
+
+def split_choice(location: Path) -> tuple[Path, str]:
+    """The reverse of `with_choice`."""
+    name, _, choice = location.name.rpartition("#")
+    return (location.with_name(name), choice) if name and choice in WEIGHTS else (location, "")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenization.config.vqgan import WEIGHTS, split_choice
 from tokenization.errors import InputError
 from tokenization.vqgan.published_formats import DIFFUSERS, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
-from tokenization.vqgan.weight_choice import CHOICES
 from tokenization.vqgan.weight_files import read_json, read_tensors
 
 FORMATS: dict[str, VqganFormat] = {
@@ -27,12 +27,12 @@ FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def find_vqgan(location: Path | str) -> VqganFiles:
-    """Finds the VQ-GAN in the folder or file `location`. Reads no tensor.
+    """Finds the VQ-GAN in the folder or file `location`, which may be followed by `#ema` or `#plain`. Reads no tensor.
 
     Raises:
         InputError: there is none, or a folder has several.
     """
-    path = Path(location)
+    path, choice = split_choice(Path(location))
     if (path / "vqvae" / "config.json").exists():  # a pipeline's folder, such as aMUSEd's
         path = path / "vqvae"
     folder = path.parent if path.is_file() else path
@@ -41,13 +41,13 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     class_name = read_json(config).get("_class_name") if config.exists() else None
     of_folder = next((name for name, kind in FORMATS.items() if class_name and kind.class_name == class_name), "")
     if path.is_file() and path.suffix in FILE_ENDINGS:  # the files next to it decide its format, as in a folder
-        return VqganFiles(of_folder, path, settings_files)
+        return VqganFiles(of_folder, path, settings_files, choice)
     files = sorted(file for file in path.glob("*") if file.suffix in FILE_ENDINGS) if path.is_dir() else []
     if of_folder and (wanted := FORMATS[of_folder].weights_files):
         names = [file.name for file in files]
         files = [path / next(name for name in wanted if name in names)] if set(wanted) & set(names) else []
     if len(files) == 1 and (of_folder or class_name is None):
-        return VqganFiles(of_folder, files[0], settings_files)
+        return VqganFiles(of_folder, files[0], settings_files, choice)
     found = f"; it has {len(files)} files of weights: name one" if len(files) > 1 else ""
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
@@ -66,7 +66,7 @@ def load_vqgan(location: Path | str) -> Vqgan:
     found = find_vqgan(location)
     settings = found.weights.parent / SETTINGS_FILE
     values = read_json(settings) if settings in found.settings_files else {}
-    tensors = read_tensors(found.weights, _choice(values, settings))
+    tensors = read_tensors(found.weights, found.choice or _choice(values, settings))
     if broken := next((name for name, value in tensors.items() if not _is_finite(value)), ""):
         raise InputError(
             f"VQ-GAN {str(found.weights)!r}: tensor {broken!r} has values that are not finite; fetch it again"
@@ -86,8 +86,8 @@ def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
 
 def _choice(values: dict[str, Any], settings: Path) -> str:
     choice = values.get("weights", "")
-    if choice not in CHOICES:
-        known = ", ".join(f"{each!r}" for each in CHOICES if each)
+    if choice not in WEIGHTS:
+        known = ", ".join(f"{each!r}" for each in WEIGHTS if each)
         raise InputError(f"{str(settings)!r} has weights {choice!r}, it must be one of {known}, or left out")
     return str(choice)
 

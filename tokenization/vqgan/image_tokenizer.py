@@ -171,6 +171,7 @@ def check_latents(folder: Path | str, vqgan: ImageTokenizer, sizes_px: Iterable[
 def image_tokenizer_sha256(folder: Path | str) -> str:
     """A hash for the fingerprint: of the weights, and of the other files that decide codes and pixels."""
     found, digest = find_vqgan(folder), hashlib.sha256()
+    digest.update(found.choice.encode())
     for path in (*found.settings_files, found.weights):
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)  # adds to it

@@ -38,11 +38,13 @@ class VqganFiles:
         format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names decide it.
         weights: the file of tensors.
         settings_files: other files that decide which codes and pixels come out.
+        choice: one of `WEIGHTS` of `tokenization.config.vqgan`; empty for that of the settings.
     """
 
     format: str
     weights: Path
     settings_files: tuple[Path, ...] = ()
+    choice: str = ""
 
 
 @dataclass(frozen=True)

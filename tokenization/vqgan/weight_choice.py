@@ -9,8 +9,6 @@ from torch import Tensor
 from tokenization.errors import InputError
 from tokenization.files.tensor_names import prefixes_of, unwrapped
 
-CHOICES = ("", "ema", "plain")
-"""Values of `weights` in a VQ-GAN's settings: what its project loads, the moving averages, or the plain weights."""
 EMA_KEYS = ("ema", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model")
 """Keys of moving averages beside the weights: LlamaGen's, timm's, and others'."""
 PLAIN_KEYS = ("state_dict", "model", "module", "generator")
@@ -44,7 +42,7 @@ def own_tensors(tensors: dict[str, Tensor], choice: str, are_averages: bool, loc
 
     Args:
         tensors: those of a file.
-        choice: one of `CHOICES`.
+        choice: one of `WEIGHTS`.
         are_averages: the tensors are the moving averages themselves.
         location: the file, for messages.
 
@@ -56,12 +54,10 @@ def own_tensors(tensors: dict[str, Tensor], choice: str, are_averages: bool, loc
     plain = _without_prefix({name: value for name, value in bare.items() if name not in averages}, location)
     if choice != "ema" or are_averages:
         if not plain and averages:
-            raise InputError(
-                f'VQ-GAN {location!r} has nothing but moving averages; put {{"weights": "ema"}} into its settings'
-            )
+            raise InputError(f"VQ-GAN {location!r} has nothing but moving averages; set vqgan_weights=ema")
         return _weights(plain)
     if not averages:
-        raise InputError(f"VQ-GAN {location!r} has no moving averages (EMA) of its weights; leave the setting out")
+        raise InputError(f"VQ-GAN {location!r} has no moving averages (EMA) of its weights; leave vqgan_weights out")
     named = {name.split(".", 1)[1]: value for name, value in averages.items()}
     if prefixes_of(named, ANCHOR):
         return _weights(_without_prefix(named, location))

@@ -52,7 +52,7 @@ def read_tensors(path: Path, choice: str = "") -> dict[str, Tensor]:
 
     Args:
         path: a safetensors file or a torch file.
-        choice: one of `CHOICES` of `tokenization.vqgan.weight_choice`.
+        choice: one of `WEIGHTS` of `tokenization.config.vqgan`.
 
     Raises:
         InputError: the file is damaged or no such file, could only be read by running code in it, or has no tensors.

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.config.recipe import Recipe
+from pipeline.runs.paths import RunPaths
 from tests.support import vqgan_reference as reference
 from tokenization.config.sources import SHIPPED
 from tokenization.errors import InputError
@@ -119,7 +121,12 @@ def test_moving_averages_are_chosen_by_a_setting_that_is_part_of_the_fingerprint
         (tmp_path / SETTINGS_FILE).write_text(json.dumps({"weights": choice}))
         assert torch.equal(codebook_of(tmp_path / "a.ckpt"), expected), choice
         hashes.add(image_tokenizer_sha256(tmp_path / "a.ckpt"))
-    assert len(hashes) == 3
+    (tmp_path / SETTINGS_FILE).unlink()
+    for choice, expected in (("ema", averaged), ("plain", plain)):
+        paths = RunPaths(tmp_path, Recipe("x", vqgan_folder=str(tmp_path / "a.ckpt"), vqgan_weights=choice))
+        assert torch.equal(codebook_of(paths.vqgan), expected), choice
+        hashes.add(image_tokenizer_sha256(paths.vqgan))
+    assert len(hashes) == 5
 
 
 def test_averages_that_are_not_there_and_unknown_choices_are_refused(
@@ -127,14 +134,16 @@ def test_averages_that_are_not_there_and_unknown_choices_are_refused(
 ) -> None:
     torch.save(weights, tmp_path / "a.ckpt")
     (tmp_path / SETTINGS_FILE).write_text('{"weights": "ema"}')
-    with pytest.raises(InputError, match=r"has no moving averages \(EMA\) of its weights; leave the setting out"):
+    with pytest.raises(InputError, match=r"has no moving averages \(EMA\) of its weights; leave vqgan_weights out"):
         load_vqgan(tmp_path / "a.ckpt")
     (tmp_path / SETTINGS_FILE).write_text('{"weights": "best"}')
     with pytest.raises(InputError, match="has weights 'best', it must be one of 'ema', 'plain'"):
         load_vqgan(tmp_path / "a.ckpt")
+    problems = Recipe("x", vqgan_weights="best").problems()
+    assert problems == ["vqgan_weights is 'best', it must be one of ema, plain, or empty"]
     (tmp_path / SETTINGS_FILE).unlink()
     torch.save({f"ema.{name}": value for name, value in weights.items()}, tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match='has nothing but moving averages; put {"weights": "ema"} into its settings'):
+    with pytest.raises(InputError, match="has nothing but moving averages; set vqgan_weights=ema"):
         load_vqgan(tmp_path / "a.ckpt")
 
 
