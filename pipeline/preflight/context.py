@@ -17,6 +17,7 @@ from pipeline.preflight.inputs import Inputs
 from pipeline.preflight.nodes import Node
 from pipeline.runs.paths import RunPaths
 from pipeline.training.stage_run import StageRun
+from tokenization.config.vqgan import split_choice
 
 T = TypeVar("T")
 MASTER_AND_MOMENTS_BYTES = 12
@@ -108,7 +109,7 @@ class Preflight:
         """Returns where the inputs of the checked stages lie."""
         corpora = dict.fromkeys(name for planned in self.plan.stages for name in planned.stage.sources)
         tokens = {name: self.paths.tokens_of(name) for name in corpora}
-        return Inputs(self.paths.initial_model, self.paths.vqgan, tokens)
+        return Inputs(self.paths.initial_model, split_choice(self.paths.vqgan)[0], tokens)
 
 
 def with_workers(recipe: Recipe, num_workers: int) -> Recipe:
