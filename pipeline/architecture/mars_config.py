@@ -12,6 +12,9 @@ from pipeline.config.vocabulary import JointVocabulary
 ExpertConfig: TypeAlias = Qwen2Config | Qwen3Config
 """Config of a language expert."""
 
+OF_QWEN2 = (("head_dim", None), ("qkv_bias", True), ("query_key_norm", False))
+"""Values of `MarsConfig` on a Qwen2."""
+
 
 @strict
 class MarsConfig(Qwen2Config):
@@ -48,6 +51,11 @@ class MarsConfig(Qwen2Config):
     def __post_init__(self, **kwargs: Any) -> None:
         self.vocab_size = JointVocabulary(self.text_vocab_size, self.codebook_size).size
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as they are saved. Those of a Qwen2 are left out: configs of earlier code have no such keys."""
+        values: dict[str, Any] = super().to_dict()
+        return {key: value for key, value in values.items() if (key, value) not in OF_QWEN2}
 
     @property
     def vocabulary(self) -> JointVocabulary:
