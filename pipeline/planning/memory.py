@@ -14,16 +14,17 @@ from pipeline.config.model_sizes import LOSS_CHUNK_BYTES, ModelSizes
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
-from pipeline.planning.flops import ParameterCounts, recomputed_share
+from pipeline.planning.flops import ParameterCounts, expert_parameters, recomputed_share
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `sub_group_size`, which the project leaves: ZeRO-3 updates so many elements at once."""
 RUNTIME_BYTES = 3_000_000_000
 """Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, fragmentation."""
-GRADIENTS_OF_LAYER = {"sdpa": (0.5, 0.5), "flex_attention": (0.4, 0.14), "eager": (1.5, 1.5)}
-"""Maximum gradients in the backward pass of a layer whose activations were kept, and of one that is recomputed, as a
-share of what the layer keeps. Measured on a CPU, and for FlexAttention at full size on torch's meta device (tests)."""
+GRADIENTS_OF_LAYER = {"sdpa": (0.5, 0.5, 0.5), "flex_attention": (0.4, 0.14, 0.05), "eager": (1.5, 1.5, 1.5)}
+"""Maximum gradients in the backward pass of a layer, as a share of what the layer keeps: if its activations were kept,
+if they are recomputed, and if they are recomputed after a text prefix. Measured on a CPU, and for FlexAttention at full
+size on torch's meta device (tests)."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
     position with a gradient: 8D + 8 and 3eI, because inputs of frozen matrices are not kept. A prefix keeps nothing.
     Attention: queries eHd per query; keys and values 2eHd per key (2eGd for FlexAttention, which does not repeat them);
     the output eHd and softmax statistics 4H per query; the output once more for the trained projection, if it is sliced
-    from a joint row. `sdpa` also keeps the mask in the model's dtype, e per pair of positions. `eager` keeps the
+    from several joint rows. `sdpa` also keeps the mask in the model's dtype, e per pair of positions. `eager` keeps the
     softmax instead of statistics, 4H per pair, and a copy in the model's dtype if that is not float32, eH. Norms of
     queries and keys keep their float32 input and root mean square, 4d + 4 per head, and where they are trained the
     normed head, ed.
@@ -185,7 +186,8 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
     kept += queries * element * width + keys * 2 * element * key_heads * head_size
     if not is_eager:
         kept += queries * (element * width + 4 * heads)
-    if (is_eager or not prefix) and not config.shared_output_projection:
+    is_sliced = is_eager or (not prefix and shape.rows > 1)
+    if is_sliced and not config.shared_output_projection:
         kept += visual * element * width
     if config.query_key_norm:
         normed = heads + config.num_key_value_heads
@@ -219,16 +221,25 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
 
 
 def layer_backward_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
-    """Bytes of a layer's backward pass: its gradients of one kind, that kind's activations if they are recomputed, and
-    what the head left, the visual head's gradient and those of hidden states at the labels, 2eD."""
+    """Bytes of a layer's backward pass: gradients, a kind's activations if they are recomputed, and what the head left,
+    the visual head's gradient and those of hidden states at the labels, 2eD.
+
+    The kinds run one after the other, the last one first. The gradients of the layer's weights wait for all kinds.
+    """
     element, hidden, every = element_bytes(dtype), config.hidden_size, stage.checkpoint_every_layers
-    of_kinds = [layer_bytes(config, shape, stage.attention, dtype) for shape in shapes] or [0]
-    of_kept, of_recomputed = (share * max(of_kinds) for share in GRADIENTS_OF_LAYER[stage.attention])
-    extra = of_kept
+    of_kinds = [layer_bytes(config, shape, stage.attention, dtype) for shape in shapes]
+    kept, recomputed, after_prefix = GRADIENTS_OF_LAYER[stage.attention]
+    extra = kept * max(of_kinds, default=0)
     if every:
         # The layers after the last one that is recomputed have let go of their activations by then.
         later = (config.num_hidden_layers - 1) % every
-        extra = max(max(of_kinds) + of_recomputed - later * sum(of_kinds), of_kept if later else 0.0)
+        waiting = element * expert_parameters(config) // config.num_hidden_layers
+        again = [
+            (1 + (after_prefix if shape.kind.has_text_prefix else recomputed)) * of_kind
+            + (waiting if number < len(shapes) else 0)
+            for number, (shape, of_kind) in enumerate(zip(shapes, of_kinds, strict=True), start=1)
+        ]
+        extra = max(max(again, default=0) - later * sum(of_kinds), extra if later else 0)
     labels = sum(shape.labels for shape in shapes)
     return int(extra) + element * hidden * (_visual_rows(config, stage) + 2 * labels)
 

@@ -191,7 +191,7 @@ def step_phases(
 ) -> list[Phase]:
     """Returns the phases of a stage's step on GPUs with the given rates."""
     phases = []
-    host_s = host_seconds(config, zero, ranks) * rates.host_factor
+    host_s = host_seconds(config, zero) * rates.host_factor
     for number, micro_step in enumerate(micro_step_works(config, stage, work, zero)):
         traffic = micro_step_traffic(config, counts, zero, ranks, ranks_per_node, first=number == 0)
         phases.append(
