@@ -8,6 +8,10 @@ from pipeline.config.vocabulary import JointVocabulary
 LOSS_CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 """Bytes of the float32 logits of one chunk of positions in the loss, by the device's type. A CPU keeps a small chunk in
 its caches. A GPU reads the text head's 1.2 GB once a chunk, so that small chunks would be bound by its memory."""
+CACHE_SLOT_MULTIPLE = 64
+"""Slots of a row's cache are rounded up to a multiple of this: attention kernels prefer such sizes, shapes repeat."""
+CACHE_SHARE = 0.8
+"""Share of a GPU's free memory that caches may take; the rest is for activations and the VQ-GAN."""
 LANGUAGE_EXPERT_POSITIONS = 4096
 """Maximum number of positions of the small language expert that a run trains."""
 
@@ -41,6 +45,17 @@ class ModelSizes(Protocol):
     def shared_output_projection(self) -> bool: ...
     @property
     def vocabulary(self) -> JointVocabulary: ...
+
+
+def cache_slots(positions: int) -> int:
+    """Slots of a row's cache for `positions` positions, and one that no query sees."""
+    return -(-(positions + 1) // CACHE_SLOT_MULTIPLE) * CACHE_SLOT_MULTIPLE
+
+
+def cache_row_bytes(sizes: ModelSizes, positions: int, element_bytes: int) -> int:
+    """Bytes of the keys and values of one row of `positions` positions, over all layers."""
+    a_slot = 2 * element_bytes * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_size
+    return a_slot * cache_slots(positions)
 
 
 @dataclass(frozen=True)

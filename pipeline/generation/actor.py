@@ -16,9 +16,10 @@ from pipeline.config.stage import INSTRUCTIONS
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.export.export import load_export
 from pipeline.generation.documents import DocumentLimits, Segment, generate_documents
-from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions
+from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, prompts_that_fit
 from pipeline.generation.sampling import GREEDY, Sampling
 from tokenization.dtypes import fast_dtype
+from tokenization.errors import InputError
 from tokenization.text_tokenizer import end_of_text_id, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
@@ -30,7 +31,7 @@ class GeneratorConfig:
     Attributes:
         export: an exported model's folder.
         batch_size: rows generated at once; smaller batches are padded, so that pictures do not depend on the other rows
-            of the batch.
+            of the batch. On a GPU whose free memory does not hold the caches of so many pictures, as many as fit.
         prompt_len: maximum text ids of a prompt.
         num_codes: codes of a picture.
         sampling: sampling of codes, and of the text of documents.
@@ -99,14 +100,14 @@ class Generator:
         if self._picture_generator is None:
             self._picture_generator = PictureGenerator(
                 self._model,
-                config.batch_size,
+                self._prompts_at_once(),
                 config.prompt_len,
                 config.num_codes,
                 config.sampling,
                 config.high,
                 compile_steps=config.use_gpu,
             )
-        pictures = self._picture_generator.draw(prompts, seeds)
+        pictures = self._picture_generator.draw_all(prompts, seeds)
         made = {"drawn_codes": pictures.codes}
         if pictures.high_codes is not None:
             made["drawn_high_codes"] = pictures.high_codes
@@ -115,6 +116,27 @@ class Generator:
             if pictures.high_codes is not None:
                 made["high_png"] = np.asarray(self._pngs(pictures.high_codes), dtype=object)
         return made
+
+    def _prompts_at_once(self) -> int:
+        """`batch_size`, or as many prompts as the GPU's free memory holds.
+
+        Raises:
+            InputError: it holds the cache of none.
+        """
+        config = self._config
+        if not config.use_gpu:
+            return config.batch_size
+        free, _ = torch.cuda.mem_get_info()
+        element = self._model.head.visual_weight.element_size()
+        guided, lengths = config.sampling.guided, (config.prompt_len, config.num_codes, config.high)
+        fit = prompts_that_fit(self._model.config, *lengths, guided, element, free)
+        if not fit:
+            raise InputError(
+                f"the GPU has {free / 1e9:.1f} GB free, too few for the cache of one picture of "
+                f"{config.high.num_codes if config.high else config.num_codes} codes; end what else runs on it, or "
+                "take one with more memory"
+            )
+        return min(config.batch_size, fit)
 
     def _captions(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         prompts = [

@@ -15,14 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.config.model_sizes import cache_slots
 from pipeline.config.vocabulary import State
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.torch_private import mark_static_address
-
-SLOT_MULTIPLE = 64
-"""Slots are rounded up to a multiple of this: attention kernels prefer such sizes, and shapes repeat."""
 
 
 class Decoder:
@@ -50,7 +48,7 @@ class Decoder:
         config, weight = model.config, model.head.visual_weight
         self.model, self.num_rows, self.capacity, self._whole_cache = model, num_rows, capacity, whole_cache
         self._layers = cast(list[MarsDecoderLayer], list(model.model.layers))
-        num_slots = -(-(capacity + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        num_slots = cache_slots(capacity)
         shape = (num_rows, config.num_key_value_heads, num_slots, config.head_size)
         # Zeros, not uninitialized memory: a masked slot still enters a sum, with weight 0.
         self._keys = [weight.new_zeros(shape) for _ in self._layers]

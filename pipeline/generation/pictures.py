@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.model_sizes import CACHE_SHARE, ModelSizes, cache_row_bytes
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role, State
 from pipeline.generation.decoder import Decoder
@@ -109,6 +110,18 @@ class PictureGenerator:
             _to_host(codes, len(prompts)), None if high_codes is None else _to_host(high_codes, len(prompts))
         )
 
+    def draw_all(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
+        """The same for any number of prompts, one batch after the other."""
+        starts = range(0, len(prompts), self._batch_size)
+        parts = [
+            self.draw(prompts[start : start + self._batch_size], seeds[start : start + self._batch_size])
+            for start in starts
+        ]
+        high_codes = [part.high_codes for part in parts if part.high_codes is not None]
+        return Pictures(
+            np.concatenate([part.codes for part in parts]), np.concatenate(high_codes) if high_codes else None
+        )
+
     @torch.no_grad()
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
         """Runs prompts and their given base pictures, int64 [B, N]. `go_on` then generates the high resolution."""
@@ -195,6 +208,22 @@ class PictureGenerator:
 def positions_after_prompt(num_codes: int, high: HighResolution | None) -> int:
     """Maximum number of positions of a picture: borders, codes, and those of the high resolution."""
     return 2 + num_codes + (high.group_size + high.num_codes if high else 0)
+
+
+def prompts_that_fit(
+    sizes: ModelSizes,
+    prompt_len: int,
+    num_codes: int,
+    high: HighResolution | None,
+    guided: bool,
+    element_bytes: int,
+    free_bytes: int,
+) -> int:
+    """The number of prompts whose caches take at most `CACHE_SHARE` of the free bytes. With guidance a prompt has two
+    rows."""
+    positions = prompt_len + positions_after_prompt(num_codes, high)
+    a_prompt = cache_row_bytes(sizes, positions, element_bytes) * (2 if guided else 1)
+    return int(CACHE_SHARE * free_bytes) // a_prompt
 
 
 def generate_codes(

@@ -15,6 +15,7 @@ from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
 from pipeline.planning.tokenization_work import tokenization_work
 from pipeline.planning.work import KindWork
 from pipeline.reports.asked_nodes import say_nodes, training_demand
+from pipeline.reports.generation_note import generation_note
 from pipeline.reports.prediction import say_prediction
 from pipeline.runtime.terminal import tables_to
 
@@ -60,6 +61,7 @@ def dry_run(
         console.print(table)
     predicted = {}
     if plan.device.peak_flop_per_s:
+        console.print(generation_note(plan), markup=False)
         days = _tokenization_days(recipe, plan) if len(plan.stages) == len(recipe.stages) else 0.0
         numbers = [planned.number for planned in plan.stages]
         predicted = say_prediction(console, recipe, numbers, plan.device.name, file, days)

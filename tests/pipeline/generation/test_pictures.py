@@ -14,7 +14,13 @@ from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
-from pipeline.generation.pictures import HighResolution, PictureGenerator, Pictures, generate_captions, generate_codes
+from pipeline.generation.pictures import (
+    HighResolution,
+    PictureGenerator,
+    Pictures,
+    generate_captions,
+    generate_codes,
+)
 from pipeline.generation.sampling import GREEDY, Sampling
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
