@@ -164,3 +164,19 @@ def test_tests_mirror_the_source_and_no_test_imports_a_test() -> None:
         assert own.parts[:1] in ((), ("support",), ("end_to_end",)) or (CHECKOUT / own / "__init__.py").exists(), path
         for name in imports_of(path):
             assert not name.startswith("tests") or name == "tests" or name.startswith("tests.support"), (path, name)
+
+
+def test_files_and_functions_are_short() -> None:
+    """Outside of recipes, which are data. A reader can keep a function of 60 lines in view, and a file of 300 in mind."""
+    long = []
+    tops = ("cluster", "jobs", "pipeline", "tokenization")
+    for path in [path for top in tops for path in (CHECKOUT / top).rglob("*.py")]:
+        if (CHECKOUT / "jobs" / "recipes") in path.parents:
+            continue
+        text = path.read_text()
+        if len(text.splitlines()) > 300:
+            long.append(f"{path}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60:
+                long.append(f"{path}: {node.name}")
+    assert not long, "\n".join(long)

@@ -195,16 +195,7 @@ class Recipe:
         for name in self.trackers:
             if name not in TRACKERS:
                 found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")
-        for name, corpus in self.corpora.items():
-            if corpus.made not in MADE:
-                found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
-            problems = at_least(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
-            if corpus.layout and corpus.layout not in CORPUS_FORMATS:
-                problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
-            found += [f"corpora.{name}.{problem}" for problem in problems]
-        written = [corpus.tokens for corpus in self.corpora.values() if corpus.tokens]
-        for tokens in dict.fromkeys(tokens for tokens in written if written.count(tokens) > 1):
-            found.append(f"several corpora have the tokens {tokens!r}; give each a folder of its own")
+        found += self._corpus_problems()
         found += [f"tokenization.{problem}" for problem in self.tokenization.problems()]
         for key, settings, names in (
             ("vqgan", self.vqgan, ("image_size_px", "layers_per_block", "latent_channels", "codebook_size", "steps")),
@@ -223,6 +214,24 @@ class Recipe:
             known = ", ".join(self.corpora)
             found.append(f"evaluation.documents is {self.evaluation.documents!r}; the recipe's corpora are {known}")
         found += [f"scaling.{problem}" for problem in self.scaling.problems()]
+        return found + self._stage_problems()
+
+    def _corpus_problems(self) -> list[str]:
+        found = []
+        for name, corpus in self.corpora.items():
+            if corpus.made not in MADE:
+                found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
+            problems = at_least(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
+            if corpus.layout and corpus.layout not in CORPUS_FORMATS:
+                problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
+            found += [f"corpora.{name}.{problem}" for problem in problems]
+        written = [corpus.tokens for corpus in self.corpora.values() if corpus.tokens]
+        for tokens in dict.fromkeys(tokens for tokens in written if written.count(tokens) > 1):
+            found.append(f"several corpora have the tokens {tokens!r}; give each a folder of its own")
+        return found
+
+    def _stage_problems(self) -> list[str]:
+        found = []
         for number, stage in enumerate(self.stages, start=1):
             problems = stage.problems()
             if stage.attention == "flex_attention" and not self.scaling.use_gpu:

@@ -125,49 +125,33 @@ class MarsModel(MarsPreTrainedModel):
             inputs_embeds: refused.
 
         Returns:
-            `last_hidden_state` [B, T, D] after the final norm, and the cache; `hidden_states` [B, T, D] each, and
-            `attentions` [B, H, T, keys] each, if asked for.
+            `last_hidden_state` [B, T, D], the cache, and if asked for `hidden_states` and `attentions` [B, H, T, keys].
 
         Raises:
-            ValueError: an id continues a picture whose opener is unknown, and its picture position is not given; or
-                attention is not `eager`, and its probabilities are asked for.
+            ValueError: an id continues a picture whose opener is unknown; or probabilities are asked of another
+                attention than `eager`.
             TypeError: embeddings are given in place of ids.
         """
         if inputs_embeds is not None or input_ids is None:
             raise TypeError("MARS chooses the expert of a position by its id: give input_ids, and no inputs_embeds")
-        attentions: list[Tensor] | None = [] if _or(output_attentions, self.config.output_attentions) else None
-        if attentions is not None and attention_of(self) != "eager":
-            raise ValueError(
-                f"output_attentions needs the probabilities, which {attention_of(self)!r} attention does not give; "
-                "call model.set_attn_implementation('eager')"
-            )
+        attentions = self._attentions(_or(output_attentions, self.config.output_attentions))
         states: list[Tensor] | None = [] if _or(output_hidden_states, self.config.output_hidden_states) else None
         use_cache = _or(use_cache, self.config.use_cache and not (self.gradient_checkpointing and self.training))
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        batch_size, length = input_ids.shape
         if position_ids is None:
             seen = _num_seen(past_key_values)
-            position_ids = torch.arange(seen, seen + length, device=input_ids.device)[None]
+            position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
         if picture_position_ids is None:
             picture_position_ids = self._picture_positions(input_ids, past_key_values)
         if past_key_values is not None:
-            last, number = picture_position_ids[:, -1], _num_seen(past_key_values) + length - 1
-            has_opener = (last > 0) | (input_ids[:, -1] == self.config.vocabulary.opener(Role.BASE))
-            setattr(past_key_values, LAST_OPENER, torch.where(has_opener, number - last, -1))
+            self._keep_opener(past_key_values, input_ids, picture_position_ids)
         routing = IndexRouting.of(input_ids, self.config.text_vocab_size)
-        text_ids, visual_ids = routing.split(input_ids)
-        _, in_picture = routing.split(picture_position_ids)
-        text, visual = self.embed_tokens(text_ids), self.embed_visual(visual_ids, in_picture)
-        probe = text.new_empty(()).expand(batch_size, length, 1)
-        if isinstance(attention_mask, dict):  # `generate` makes the masks for a static cache
-            mask = attention_mask["full_attention"]
-        else:
-            mask = create_causal_mask(self.config, probe, attention_mask, past_key_values, position_ids)
+        text, visual = self._embedded(routing, input_ids, picture_position_ids)
+        mask = self._causal_mask(text, input_ids, attention_mask, past_key_values, position_ids)
         rotary = self.rotary_emb(text, position_ids)
         joint = JointPass(routing, rotary, mask, past_key_values, attentions=attentions)
-        text, visual = self._through_layers([text, visual], [joint], states=states)
-        text, visual = self.norm(text), self.norm(visual)
+        text, visual = map(self.norm, self._through_layers([text, visual], [joint], states=states))
         hidden = routing.to(text.device).join(text, visual)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
@@ -175,6 +159,34 @@ class MarsModel(MarsPreTrainedModel):
             hidden_states=None if states is None else (*states, hidden),
             attentions=None if attentions is None else tuple(attentions),
         )
+
+    def _embedded(self, routing: IndexRouting, ids: Tensor, picture_positions: Tensor) -> tuple[Tensor, Tensor]:
+        text_ids, visual_ids = routing.split(ids)
+        _, in_picture = routing.split(picture_positions)
+        return self.embed_tokens(text_ids), self.embed_visual(visual_ids, in_picture)
+
+    def _causal_mask(self, text: Tensor, ids: Tensor, given: Any, cache: Cache | None, position_ids: Tensor) -> Any:
+        if isinstance(given, dict):  # `generate` makes the masks for a static cache
+            return given["full_attention"]
+        probe = text.new_empty(()).expand(*ids.shape, 1)
+        return create_causal_mask(self.config, probe, given, cache, position_ids)
+
+    def _attentions(self, wanted: bool) -> list[Tensor] | None:
+        """An empty list for the layers' probabilities, or None if they are not wanted."""
+        if not wanted:
+            return None
+        if attention_of(self) != "eager":
+            raise ValueError(
+                f"output_attentions needs the probabilities, which {attention_of(self)!r} attention does not give; "
+                "call model.set_attn_implementation('eager')"
+            )
+        return []
+
+    def _keep_opener(self, cache: Cache, ids: Tensor, picture_positions: Tensor) -> None:
+        """Keeps with the cache where the last picture's opener was, [B], or -1; see `_picture_positions`."""
+        last, number = picture_positions[:, -1], _num_seen(cache) + ids.shape[1] - 1
+        has_opener = (last > 0) | (ids[:, -1] == self.config.vocabulary.opener(Role.BASE))
+        setattr(cache, LAST_OPENER, torch.where(has_opener, number - last, -1))
 
     def _picture_positions(self, ids: Tensor, cache: Cache | None) -> Tensor:
         """Picture positions of ids [B, T]; they continue the count of a picture that began in the cache."""
