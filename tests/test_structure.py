@@ -167,7 +167,7 @@ def test_tests_mirror_the_source_and_no_test_imports_a_test() -> None:
 
 
 def test_files_and_functions_are_short() -> None:
-    """Outside of recipes, which are data. A reader can keep a function of 60 lines in view, and a file of 300 in mind."""
+    """Outside of recipes, which are data. A reader keeps a function of 60 lines in view, and a file of 300 in mind."""
     long = []
     tops = ("cluster", "jobs", "pipeline", "tokenization")
     for path in [path for top in tops for path in (CHECKOUT / top).rglob("*.py")]:

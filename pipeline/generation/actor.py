@@ -16,7 +16,8 @@ from pipeline.config.stage import INSTRUCTIONS
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.export.export import load_export
 from pipeline.generation.documents import DocumentLimits, Segment, generate_documents
-from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions, prompts_that_fit
+from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions
+from pipeline.generation.prompts_at_once import prompts_that_fit
 from pipeline.generation.sampling import GREEDY, Sampling
 from tokenization.dtypes import fast_dtype
 from tokenization.errors import InputError

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.model_sizes import CACHE_SHARE, ModelSizes, cache_row_bytes
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role, State
 from pipeline.generation.decoder import Decoder
@@ -208,22 +207,6 @@ class PictureGenerator:
 def positions_after_prompt(num_codes: int, high: HighResolution | None) -> int:
     """Maximum number of positions of a picture: borders, codes, and those of the high resolution."""
     return 2 + num_codes + (high.group_size + high.num_codes if high else 0)
-
-
-def prompts_that_fit(
-    sizes: ModelSizes,
-    prompt_len: int,
-    num_codes: int,
-    high: HighResolution | None,
-    guided: bool,
-    element_bytes: int,
-    free_bytes: int,
-) -> int:
-    """The number of prompts whose caches take at most `CACHE_SHARE` of the free bytes. With guidance a prompt has two
-    rows."""
-    positions = prompt_len + positions_after_prompt(num_codes, high)
-    a_prompt = cache_row_bytes(sizes, positions, element_bytes) * (2 if guided else 1)
-    return int(CACHE_SHARE * free_bytes) // a_prompt
 
 
 def generate_codes(

@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.config.model_sizes import CACHE_SHARE
 from pipeline.config.vocabulary import Role
-from pipeline.generation.pictures import HighResolution, PictureGenerator, prompts_that_fit
+from pipeline.generation.pictures import HighResolution, PictureGenerator
+from pipeline.generation.prompts_at_once import prompts_that_fit
 from pipeline.generation.sampling import Sampling
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.models import random_model
