@@ -14,7 +14,7 @@ import yaml
 
 from cluster.checks import aws_problems, gcp_problems, problems_of
 from cluster.cluster_file import read_cluster_file
-from jobs import check_cluster, init_model, tokenize, train_stage
+from jobs import check_cluster, init_model, preflight, tokenize, train_stage
 from jobs.common.recipes import load_recipe
 from pipeline.errors import UsageError
 from tests.support.checkout import CHECKOUT
@@ -261,7 +261,7 @@ def commands_of(page: str) -> list[str]:
 
 
 def test_the_jobs_that_the_page_on_clusters_calls_know_the_options_it_gives() -> None:
-    named = (check_cluster, init_model, tokenize, train_stage)
+    named = (check_cluster, init_model, preflight, tokenize, train_stage)
     jobs = {f"jobs/{job.__name__.rpartition('.')[2]}.py": job for job in named}
     found = commands_of((CHECKOUT / "docs" / "cluster.md").read_text())
     assert len(found) >= 8

@@ -28,8 +28,7 @@ def test_a_step_of_mars_7b_gathers_once_between_nodes_and_a_layer_at_a_time() ->
     assert 0 < figures["drawing_t"] <= 1.05, "samples gather the weights again for each code"
     assert figures["volume_over_ideal"] <= 1.2, "a validation or a drawing makes the next step gather more"
     assert figures["host_over_plain"] > 0
-    # Of 8 layers, what comes once weighs more than of 32, where it is within 3%.
-    assert figures["counted_over_planned_peak"] == pytest.approx(1, abs=0.12)
+    assert 0.7 < figures["counted_over_planned_peak"] < 1.3, "of few layers, what comes once weighs more"
 
     # What the plan's predictions are based on is what the real code does.
     config, zero = narrow_config(layers), mars_7b.recipe().zero

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from jobs.recipes import mars_7b
 from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
+from pipeline.benchmarks.meta_peak import count_peak, full_rows
 from pipeline.config.gpus import memory_bytes
 from pipeline.config.model_sizes import LOSS_CHUNK_BYTES
 from pipeline.config.stage import StageConfig
@@ -28,6 +30,7 @@ from pipeline.planning.memory import (
     layer_bytes,
     memory_plan,
 )
+from pipeline.planning.recipe_plan import sample_lengths
 from pipeline.training.objective import Objective
 from tests.support.checkout import CHECKOUT
 from tests.support.objective import WEIGHTS
@@ -136,6 +139,21 @@ def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, a
     planned = activation_bytes(config, stage, dtype, shapes)
     planned += max(head, layer_backward_bytes(config, stage, dtype, shapes))
     assert 0.97 <= planned / peak <= 1.4, f"{planned:,} planned, {peak:,} taken"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2, 0])
+@pytest.mark.parametrize("number, kinds", [(1, (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)), (3, (Kind.HIGH_RESOLUTION,))])
+def test_the_plan_of_mars_7b_is_what_a_micro_step_takes_at_full_size(
+    number: int, kinds: tuple[Kind, ...], every: int
+) -> None:
+    """On torch's meta device, all 32 layers, two full rows of each kind: within 3%."""
+    recipe = mars_7b.recipe()
+    stage = replace(recipe.stages[number - 1], checkpoint_every_layers=every)
+    config, lengths = GEOMETRIES["qwen_7b"], sample_lengths(recipe)
+    samples = {Kind.HIGH_RESOLUTION: 1}
+    batches = [full_rows(config, stage, kind, lengths, 2, samples.get(kind, 8)) for kind in kinds]
+    assert count_peak(config, config, stage, recipe.zero, batches).ratio == pytest.approx(1, abs=0.03)
 
 
 def test_states_agree_with_the_table_on_paper() -> None:
