@@ -1,6 +1,7 @@
 """Nodes on this machine: network namespaces of Linux whose links to each other are throttled. Needs root and `tc`."""
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ CLONE_NEWNET = 0x40000000
 """From Linux's sched.h: the kind of namespace that `setns` enters."""
 INTERFACE = "mars0"
 """The nodes' name of their interface."""
+_CALLS = itertools.count()
 SUBNET = "10.213.77"
 """Addresses that exist only between the namespaces."""
 
@@ -29,16 +31,16 @@ def check_can_throttle() -> None:
 @contextmanager
 def throttled_nodes(count: int, mbit_per_s: float) -> Iterator[list[str]]:
     """Makes `count` nodes that send at most `mbit_per_s` each. Yields their namespaces' names."""
-    prefix = f"mars{os.getpid()}"
-    bridge, names = f"{prefix}b"[-15:], [f"{prefix}n{number}" for number in range(count)]
+    prefix = f"m{os.getpid()}x{next(_CALLS)}"  # names of interfaces have at most 15 characters, and go late
+    bridge, names = f"{prefix}b", [f"{prefix}n{number}" for number in range(count)]
+    outside = [f"{prefix}v{number}" for number in range(count)]
     try:
         _run("ip", "link", "add", bridge, "type", "bridge")
         _run("ip", "link", "set", bridge, "up")
         for number, name in enumerate(names):
-            outside = f"{prefix}v{number}"[-15:]
             _run("ip", "netns", "add", name)
-            _run("ip", "link", "add", outside, "type", "veth", "peer", "name", INTERFACE, "netns", name)
-            _run("ip", "link", "set", outside, "master", bridge, "up")
+            _run("ip", "link", "add", outside[number], "type", "veth", "peer", "name", INTERFACE, "netns", name)
+            _run("ip", "link", "set", outside[number], "master", bridge, "up")
             inside = ("ip", "-n", name)
             _run(*inside, "address", "add", f"{address_of(number)}/24", "dev", INTERFACE)
             _run(*inside, "link", "set", "lo", "up")
@@ -47,9 +49,10 @@ def throttled_nodes(count: int, mbit_per_s: float) -> Iterator[list[str]]:
             _run("tc", "-n", name, "qdisc", "add", "dev", INTERFACE, "root", *rate)
         yield names
     finally:
+        for link in (*outside, bridge):
+            subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "delete", bridge], capture_output=True, check=False)
 
 
 def address_of(number: int) -> str:

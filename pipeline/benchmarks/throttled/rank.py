@@ -90,7 +90,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rank measured with real collectives. `inside` is None where a node has one rank."""
+    """What a rank measured with real collectives: a step, an all-gather, what the partitioning reduces by (a
+    reduce-scatter under ZeRO-3, an all-reduce under ZeRO-2), and an all-gather inside a node, None where it has one
+    rank."""
 
     step_s: float
     gather: Probe
@@ -169,7 +171,8 @@ def _with_links(setting: Setting, engine: Engine, batches: list[MicroBatch]) -> 
             accumulate(engine, engine(batches).loss, last=number == setting.micro_steps)
             engine.step()
 
-    gather, reduction = _probe(_gather, None), _probe(_reduce, None)
+    reduce = _reduce_scatter if setting.zero.zero_stage == 3 else _all_reduce
+    gather, reduction = _probe(_gather, None), _probe(reduce, None)
     own = dist.get_rank() // setting.ranks_per_node
     inside = None
     if setting.ranks_per_node > 1:
@@ -209,7 +212,11 @@ def _gather(num_bytes: int, group: dist.ProcessGroup | None) -> None:
     dist.all_gather_into_tensor(torch.empty(own.numel() * dist.get_world_size(group)), own, group=group)
 
 
-def _reduce(num_bytes: int, group: dist.ProcessGroup | None) -> None:
+def _all_reduce(num_bytes: int, group: dist.ProcessGroup | None) -> None:
+    dist.all_reduce(torch.zeros(num_bytes // 4), group=group)
+
+
+def _reduce_scatter(num_bytes: int, group: dist.ProcessGroup | None) -> None:
     whole = torch.zeros(num_bytes // 4)
     own = torch.empty(whole.numel() // dist.get_world_size(group))
     dist.reduce_scatter_tensor(own, whole, group=group)

@@ -117,10 +117,8 @@ def _links(setting: Setting, measured: Measured) -> LinkRates:
 
 
 def _slower(traffic: Traffic, setting: Setting, measured: Measured) -> Traffic:
-    """Reductions as all-gathers that take as long. ZeRO-2 sums by an all-reduce, which gloo does as both."""
-    if setting.zero.zero_stage == 2:
-        return traffic
-    factor = measured.gather.bytes_per_s / measured.reduction.bytes_per_s
+    """Reductions as all-gathers that take as long. ZeRO-2 sums T bytes by an all-reduce, which counts as 2 T."""
+    factor = measured.gather.bytes_per_s / measured.reduction.bytes_per_s / (2 if setting.zero.zero_stage == 2 else 1)
     return replace(traffic, across_bytes=traffic.across_bytes * factor, inside_bytes=traffic.inside_bytes * factor)
 
 
