@@ -64,7 +64,7 @@ def csv_rows(path: Path) -> Iterator[NumberedRow]:
     """
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # else an open quote swallows the rows after it
         _check_names(path, reader.fieldnames or ())
         while True:
             try:
