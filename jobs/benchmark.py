@@ -5,7 +5,7 @@ parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -148,24 +148,18 @@ Options = (
 
 def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Predict | Size) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
-    if isinstance(options, Train):
-        figures = train(options)
-    elif isinstance(options, Generate):
-        figures = generate(options)
-    elif isinstance(options, Tokenize):
-        figures = tokenize(options)
-    elif isinstance(options, Feed):
-        figures = feed(options)
-    elif isinstance(options, Punish):
-        figures = punish(options)
-    elif isinstance(options, Count):
-        figures = count(options)
-    elif isinstance(options, Predict):
-        figures = predict(options)
-    elif isinstance(options, Gpu):
-        figures = gpu(options)
-    else:
-        figures = size(options)
+    benchmarks: dict[type, Callable[[Any], dict[str, Any]]] = {
+        Train: train,
+        Generate: generate,
+        Tokenize: tokenize,
+        Feed: feed,
+        Punish: punish,
+        Count: count,
+        Gpu: gpu,
+        Predict: predict,
+        Size: size,
+    }
+    figures = benchmarks[type(options)](options)
     show(figures)
     return figures
 

@@ -13,7 +13,7 @@ from pipeline.planning.best_settings import Best, best_settings
 from pipeline.planning.machines import machine_for
 from pipeline.planning.prediction import Prediction, Predictor
 
-SIZES = (8, 16, 64, 256)
+GPU_COUNTS = (8, 16, 64, 256)
 """Numbers of GPUs that are predicted, besides the recipe's own."""
 OTHERS = ("A100-40GB", "A100-80GB", "H100")
 """GPUs that are predicted, besides the planned one."""
@@ -42,10 +42,10 @@ def say_prediction(
     own = predictor.predict(machine, ranks)
     best = best_settings(predictor, machine, ranks)
     others = [
-        predictor.predict(other, size)
+        predictor.predict(other, count)
         for name in OTHERS
         if (other := machine_for(name, file)) is not None
-        for size in SIZES
+        for count in GPU_COUNTS
     ]
     console.print(_table(own, others, tokenization_days))
     console.print(_advice(own, best), markup=False)

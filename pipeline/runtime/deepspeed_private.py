@@ -144,8 +144,9 @@ def _reduce_scatter(tensors: list[Tensor], group: dist.ProcessGroup | None = Non
     sizes = [-(-count // world_size) for count in counts]
     by_rank = tensors[0].new_empty(world_size, sum(sizes))
     for tensor, count, size, part in zip(tensors, counts, sizes, by_rank.split(sizes, dim=1), strict=True):
-        flat = tensor.reshape(-1)
-        part.copy_(nn.functional.pad(flat, (0, size * world_size - count)).view(world_size, size))
+        flat, missing = tensor.reshape(-1), size * world_size - count
+        padded = nn.functional.pad(flat, (0, missing)) if missing else flat  # padding copies, also by nothing
+        part.copy_(padded.view(world_size, size))
     by_rank.div_(world_size)
     _torch_reduce_scatter_fn(by_rank.view(-1), by_rank[rank], group=group)
     own = zip(by_rank[rank].split(sizes), counts, sizes, strict=True)
