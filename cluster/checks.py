@@ -34,7 +34,7 @@ def check_file(path: str) -> tuple[list[str], list[str]]:
 def problems_of(cluster: ClusterFile) -> list[str]:
     """Returns the problems of a cluster file with their places; empty if there are none."""
     found = [
-        f"{cluster.path}:{line}: {name} is still to be filled in; the head of the file says how"
+        f"{cluster.path}:{line}: {name} is still to be filled in; the comment at the top of the file says how"
         for line, name in cluster.placeholders
     ]
     check = {"aws": aws_problems, "gcp": gcp_problems}.get(cluster.provider)
@@ -93,7 +93,7 @@ def _unknown_values(value: Any, shape: Any, path: str) -> list[str]:
     elif shape.type_name == "list" and isinstance(value, list):
         parts = [(f"{path}[{index}]", part, shape.member) for index, part in enumerate(value)]
     elif shape.type_name == "string" and shape.enum and value not in shape.enum:
-        return [f"{path.lstrip('.')} {value!r} is none that this botocore knows"]
+        return [f"{path.lstrip('.')} {value!r} is unknown to this botocore"]
     else:
         return []
     return [problem for where, part, kind in parts for problem in _unknown_values(part, kind, where)]
@@ -125,7 +125,7 @@ def _against_discovery(value: Any, schema: dict[str, Any], schemas: dict[str, An
     if not number_as_text and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
         return [f"{where} is a {type(value).__name__}, the API wants {schema['type']}"]
     if "enum" in schema and value not in schema["enum"]:
-        return [f"{where} is {value!r}, it must be one of {', '.join(schema['enum'])}"]
+        return [f"{where} is {value!r}, but must be one of {', '.join(schema['enum'])}"]
     if schema["type"] == "array":
         return [
             p

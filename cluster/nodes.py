@@ -54,9 +54,7 @@ def nodes_for(cluster: ClusterFile, demands: list[Demand]) -> AskedNodes:
     unknown = [kind.name for kind in cluster.node_types if not kind.resources]
     if unknown:
         names = ", ".join(f"{kind.max_workers} of {kind.name}" for kind in cluster.node_types)
-        said = (
-            f"only the machines themselves know what they have ({names}): nothing is started, and nothing can be said"
-        )
+        said = f"the file does not state the resources of its machines ({names}), so the nodes cannot be computed"
         return AskedNodes({}, warnings=(said,))
     gangs = [[demand.resources] * demand.count for demand in demands if demand.at_once]
     single = [demand.resources for demand in demands if not demand.at_once for _ in range(demand.count)]
@@ -80,9 +78,9 @@ def _why_never(cluster: ClusterFile, demand: Demand) -> str:
         for name, amount in demand.resources.items():
             most = max((kind.resources.get(name, 0) for kind in cluster.node_types), default=0)
             if most < amount:
-                lacking.append(f"{name} {amount:g} of which no type has more than {most:g}")
-        return f"{demand}: no node type holds even one" + (
-            f": {'; '.join(lacking)}" if lacking else " of them as a whole"
+                lacking.append(f"each asks for {name} {amount:g}, and no type has more than {most:g}")
+        return f"{demand}: no node type can hold a single one" + (
+            f": {'; '.join(lacking)}" if lacking else " with all its resources"
         )
     most, nodes_left = 0, cluster.max_workers
     for kind in sorted(cluster.node_types, key=lambda each: capacity(each, demand.resources), reverse=True):
@@ -107,8 +105,8 @@ def _warnings(cluster: ClusterFile, demands: list[Demand]) -> tuple[str, ...]:
         others = [kind.name for kind in fitting if demand.gpu and not _has_model(kind, demand.gpu)]
         if others:
             found.append(
-                f"{demand.what} are planned on {demand.gpu}, and {', '.join(others)} would be started for them, too, "
-                f"where others are short; keep them on it with --set scaling.custom_resources=\"{{'{demand.gpu}': 1}}\""
+                f"{demand.what} are planned on {demand.gpu}, but the autoscaler also starts {', '.join(others)} if no "
+                f"other node is available; to prevent that, --set scaling.custom_resources=\"{{'{demand.gpu}': 1}}\""
             )
     return tuple(found)
 

@@ -225,7 +225,7 @@ def feed(options: Feed) -> dict[str, Any]:
 def punish(options: Punish) -> dict[str, Any]:
     for name in ("minutes", "save_every_steps", "most_kills", "pause_s"):
         if getattr(options, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}, it must be above 0")
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be above 0")
     recipe, _ = options.resolve()
     root = Path(options.root or checkout() / "runs").absolute() / "punish"
 

@@ -36,7 +36,7 @@ def main(options: Options) -> None:
             say(line)
         wrong += len(problems)
     if wrong:
-        raise UsageError(f"{wrong} things to mend; nothing was started")
+        raise UsageError(f"{wrong} problems to fix; nothing was started")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def main(options: Options) -> dict[str, Any]:
     recipe, paths = options.resolve()
     for name in ("steps", "texts"):
         if getattr(options, name) < 1:
-            raise UsageError(f"--{name} is {getattr(options, name)}, it must be at least 1")
+            raise UsageError(f"--{name} is {getattr(options, name)}, but must be at least 1")
     if not 1 <= options.stage <= len(recipe.stages):
         raise UsageError(f"--stage {options.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
     comparison = comparison_of(recipe, paths, options.stage, options.steps, options.texts)

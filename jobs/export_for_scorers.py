@@ -47,7 +47,7 @@ def main(options: Options) -> None:
     if not options.prompts or not options.output:
         raise UsageError("name the benchmark's prompt file and a new folder: --prompts FILE --output FOLDER")
     if samples < 1:
-        raise UsageError(f"--samples is {samples}, it must be at least 1")
+        raise UsageError(f"--samples is {samples}, but must be at least 1")
     if samples > 1 and options.temperature == 0:
         raise UsageError("--temperature 0 draws the same picture every time; set --samples 1 or another temperature")
     if in_package_cache() and not Path(options.output).is_absolute():

@@ -77,10 +77,10 @@ class Options(JobOptions):
         problems = []
         for name in ("num_pictures_each", "max_text_ids"):
             if getattr(self, name) < 1:
-                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least 1")
+                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 1")
         for name in ("max_pictures", "batch_size", "resolution"):
             if getattr(self, name) < 0:
-                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, it must be at least 0")
+                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 0")
         if self.task == "caption" and not self.image:
             problems.append("--task caption needs --image FILE")
         if self.task == "caption" and (self.prompt or self.prompts):

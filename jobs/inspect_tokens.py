@@ -31,7 +31,7 @@ def main(options: Options) -> dict[str, Any]:
 
     recipe, paths = options.resolve()
     if options.rows < 0:
-        raise UsageError(f"--rows is {options.rows}, it must not be negative")
+        raise UsageError(f"--rows is {options.rows}, but must not be negative")
     tokens = TokenDataset(options.tokens or paths.tokens)
     figures = token_statistics(tokens)
     console.print(statistics_table(figures))

@@ -35,7 +35,7 @@ def main(options: Options) -> None:
     if options.kind == "noise":
         for name in ("rows", "size_px", "shard_rows"):
             if getattr(options, name) < 1:
-                raise UsageError(f"{name} is {getattr(options, name)}, it must be at least 1")
+                raise UsageError(f"{name} is {getattr(options, name)}, but must be at least 1")
         folder = Path(options.output).absolute() if options.output else paths.run / "noise"
         make_noise(folder, options.rows, options.size_px, options.shard_rows, paths)
         return

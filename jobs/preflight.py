@@ -40,7 +40,7 @@ def main(options: Options) -> dict[str, Any]:
             raise UsageError(f"--only {name}: the subjects are {', '.join(SUBJECTS)}")
     for name, value in (("minutes", options.minutes), ("wait-minutes", options.wait_minutes)):
         if value < 0 or (name == "minutes" and value == 0):
-            raise UsageError(f"--{name} is {value:g}, it must be {'above' if name == 'minutes' else 'at least'} 0")
+            raise UsageError(f"--{name} is {value:g}, but must be {'above' if name == 'minutes' else 'at least'} 0")
     recipe, paths = options.resolve()
 
     from pipeline.preflight.finding import Verdict

@@ -104,7 +104,7 @@ class Options(JobOptions):
                 setting, or the recipe is impossible with these values.
         """
         if self.layout and self.layout not in CORPUS_FORMATS:
-            raise UsageError(f"--layout {self.layout!r} is none of {', '.join(CORPUS_FORMATS)}")
+            raise UsageError(f"--layout {self.layout!r} is unknown; choose one of {', '.join(CORPUS_FORMATS)}")
         given = {name for name, value in asdict(self).items() if value is not None}
         at_least(self, **{name: least for name, least in LEAST.items() if name in given})
         for name in filter(given.__contains__, SETTINGS):
@@ -152,7 +152,7 @@ class Options(JobOptions):
 def main(options: Options) -> dict[str, Any]:
     """Tokenizes the remaining shards, after making missing corpora of the project."""
     if options.cluster and not options.dry_run:
-        raise UsageError("--cluster is of a dry run; add --dry-run, or leave it out to tokenize")
+        raise UsageError("--cluster is for a dry run; add --dry-run, or leave --cluster out to tokenize")
     if options.dry_run:
         from pipeline.reports.asked_nodes import plan_tokenizers
 

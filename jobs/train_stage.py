@@ -53,7 +53,9 @@ def main(options: Options) -> dict[str, Any] | None:
         recipe, before = load_recipe(options.recipe, options.set), load_recipe(options.recipe)
         return dry_run(recipe, before, options.stage, *plan_on, options.json, options.cluster)
     if options.json or options.gpu or options.cluster or options.mfu != ASSUMED_MFU:
-        raise UsageError("--json, --gpu, --mfu and --cluster are of a plan; add --dry-run, or leave them out to train")
+        raise UsageError(
+            "--json, --gpu, --mfu and --cluster are for a dry run; add --dry-run, or leave them out to train"
+        )
     recipe, paths = options.resolve()
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")

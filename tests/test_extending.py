@@ -73,7 +73,7 @@ print(corpus.layout, corpus.shards, whole.metadata["caption"], len(whole.picture
     assert copy.run("-c", program) == f"zip ['a.zip'] a cat {len(noise_png(1))} no picture\n"
     assert "imagefolder,files,zip" in copy.run("-m", "jobs.tokenize", "--help")
     refused = copy.run("-m", "jobs.tokenize", "--layout", "rar", expected=2)
-    assert "--layout 'rar' is none of webdataset, parquet, documents, imagefolder, files, zip" in refused
+    assert "--layout 'rar' is unknown; choose one of webdataset, parquet, documents, imagefolder, files, zip" in refused
 
 
 def test_a_recipe_by_its_path_is_planned(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_manifest_cannot_name_files_of_other_folders(tmp_path: Path, file: str
     manifest = open_checkpoint(str(folder), name).manifest
     record = next(iter(manifest.files.values()))
     write_manifest(open_storage(folder), name, replace(manifest, files={file: record}))
-    with pytest.raises(InputError, match="no file of its folder"):
+    with pytest.raises(InputError, match="not a file of its folder"):
         open_checkpoint(str(tmp_path / "checkpoints"), name)
 
 

@@ -97,7 +97,8 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
     found = tokenizer.get_vocab().get(END_OF_TEXT)
     if found is None:
         raise InputError(
-            f"the text tokenizer has no {END_OF_TEXT}, which all of Qwen's have; name the language expert's"
+            f"the text tokenizer has no {END_OF_TEXT}, which all of Qwen's have; name the language expert's "
+            "own tokenizer"
         )
     return int(found)
 
@@ -161,7 +162,7 @@ def _convert(ranks: Path) -> PreTrainedTokenizerFast:
     backend.normalizer = NFC()  # as Qwen's own tokenizer does
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
     if tokenizer.convert_tokens_to_ids(END_OF_TEXT) != NUM_RANKS:
-        raise InputError(f"{ranks} has not Qwen's {NUM_RANKS} ranks; use Qwen-7B's own qwen.tiktoken")
+        raise InputError(f"{ranks} does not have Qwen's {NUM_RANKS} ranks; use Qwen-7B's own qwen.tiktoken")
     return tokenizer
 
 

@@ -43,7 +43,7 @@ def at_least(options: Any, **least: float) -> None:
     """
     for name, lowest in least.items():
         if (value := getattr(options, name)) < lowest:
-            raise UsageError(f"--{name.replace('_', '-')} is {value:g}, it must be at least {lowest:g}")
+            raise UsageError(f"--{name.replace('_', '-')} is {value:g}, but must be at least {lowest:g}")
 
 
 def run_job(

@@ -36,7 +36,9 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
         if not separator:
             raise UsageError(f"--set {override!r} has no '='; write --set a.b=value")
         if before := next((other for other in keys if f"{other}.".startswith(f"{key}.")), ""):
-            raise UsageError(f"--set {key} overwrites --set {before}; give one of them, or that one after it")
+            raise UsageError(
+                f"--set {key} overwrites the earlier --set {before}; give one of them, or --set {before} last"
+            )
         keys.append(key)
         recipe = _set(recipe, key.split("."), value, key)
     recipe = with_homes(recipe)
@@ -53,9 +55,7 @@ def is_recipe_file(name: str) -> bool:
 def _recipe_in(name: str) -> Recipe:
     known = sorted(module.name for module in iter_modules(jobs.recipes.__path__))
     if name not in known and not is_recipe_file(name):
-        raise UsageError(
-            f"there is no recipe {name!r}; the recipes are {', '.join(known)}, and the path of a .py file works, too"
-        )
+        raise UsageError(f"there is no recipe {name!r}; name one of {', '.join(known)}, or the path of a .py file")
     if is_recipe_file(name) and not Path(name).is_file():
         raise UsageError(f"recipe {name!r}: there is no such file in {str(Path.cwd())!r}")
     try:
@@ -87,7 +87,7 @@ def _set(node: Any, path: list[str], text: str, key: str) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(node, tuple):
         if not name.isdigit() or int(name) >= len(node):
-            raise UsageError(f"--set {key}: {name!r} is none of the positions 0 to {len(node) - 1}")
+            raise UsageError(f"--set {key}: {name!r} is not a position from 0 to {len(node) - 1}")
         index = int(name)
         changed = _set(node[index], rest, text, key) if rest else _parse(text, type(node[index]), key)
         return (*node[:index], changed, *node[index + 1 :])
@@ -116,9 +116,11 @@ def _parse(text: str, kind: type, key: str) -> Any:
     except (ValueError, SyntaxError) as error:
         if kind is type(None):  # the first value of a dict
             return text
-        raise UsageError(f"--set {key}={text}: not a Python literal; a {kind.__name__} is wanted") from error
+        raise UsageError(
+            f"--set {key}={text}: {text!r} is not a Python literal; give a value of type {kind.__name__}"
+        ) from error
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is not type(None) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise UsageError(f"--set {key}={text}: a {kind.__name__} is wanted, not a {type(value).__name__}")
+        raise UsageError(f"--set {key}={text}: give a value of type {kind.__name__}, not {type(value).__name__}")
     return value

@@ -65,7 +65,7 @@ def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
     plan = plan_recipe(recipe, [settings.stage], settings.gpu, settings.mfu)
     (planned,) = plan.stages
     if planned.gpu_days is None:
-        raise UsageError(f"recipe {recipe.name!r} trains on CPUs, whose pace nobody knows; name a recipe for GPUs")
+        raise UsageError(f"recipe {recipe.name!r} trains on CPUs, whose pace is unknown; name a recipe for GPUs")
     benchmark = FeedBenchmark(
         stage=planned.stage,
         stage_number=settings.stage,

@@ -43,7 +43,7 @@ def benchmark_kills(
         InputError: the inputs of the stage could not be made.
     """
     if recipe.scaling.use_gpu:
-        raise UsageError(f"recipe {recipe.name!r} trains on GPUs; punish runs on nodes without, as in --recipe demo")
+        raise UsageError(f"recipe {recipe.name!r} trains on GPUs; punish needs a recipe for CPUs, as --recipe demo")
     steps = settings.steps or max(settings.save_every_steps, int(STEPS_PER_MINUTE * settings.minutes))
     overrides = ["stages.0.log_every_steps=1", f"stages.0.steps={steps}"]
     overrides += [f"stages.0.save_every_steps={settings.save_every_steps}", "heartbeat_s=1.0"]
@@ -77,7 +77,7 @@ def benchmark_kills(
     figures = figures_of(injector, int(attempts), folders["reference"] / "stage1", reference_s)
     for name, value in figures.items():
         say(f"punish: {name} {f'{value:.3f}' if isinstance(value, float) else value}")
-    say(f"punish: when which process was killed stands in {root / 'kills.jsonl'}")
+    say(f"punish: the time and the process of each kill are in {root / 'kills.jsonl'}")
     return figures
 
 

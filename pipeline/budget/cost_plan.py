@@ -116,7 +116,7 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
 def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
     """Raises UsageError if the rates are of a CPU and the recipe trains on GPUs, or the other way round."""
     if rates.device == "CPU" and recipe.scaling.use_gpu:
-        raise UsageError(f"recipe {recipe.name!r} trains on GPUs, the rates in {rates.sources[0]!r} are a CPU's")
+        raise UsageError(f"recipe {recipe.name!r} trains on GPUs, but the rates in {rates.sources[0]!r} are a CPU's")
     if not recipe.scaling.use_gpu and rates.device != "CPU":
         raise UsageError(
             f"recipe {recipe.name!r} trains on CPUs, which have no stated peak: give a rate with --benchmark, a "

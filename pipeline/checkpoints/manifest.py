@@ -171,9 +171,9 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
     if manifest.sha256() != written:
         raise InputError(f"{MANIFEST_FILE} has changed since it was written")
     if manifest.step != step_of(name):
-        raise InputError(f"{MANIFEST_FILE} is of step {manifest.step}, and so of another checkpoint")
+        raise InputError(f"{MANIFEST_FILE} is of step {manifest.step}: it belongs to another checkpoint")
     if outside := [file for file in manifest.files if not is_inside(file) or "/" in file]:
-        raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is no file of its folder")
+        raise InputError(f"{MANIFEST_FILE} names {outside[0]!r}, which is not a file of its folder")
     for file, record in manifest.files.items():
         try:
             size = storage.size(f"{name}/{file}") if storage.exists(f"{name}/{file}") else None

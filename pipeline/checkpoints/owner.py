@@ -32,7 +32,7 @@ class RunOwner:
         before = owner_text(url)
         if not self._storage.swap(OWNER_FILE, before, self.text):
             raise InputError(
-                f"another attempt has just taken the checkpoints in {url!r}: {owner_text(url)}; stop it, or leave it be"
+                f"another attempt has just taken the checkpoints in {url!r}: {owner_text(url)}; stop it, or let it run"
             )
 
     def loss(self) -> str:

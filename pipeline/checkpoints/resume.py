@@ -67,7 +67,7 @@ def resume(
     unusable = from_first_rank([reason for reason in passed_over if NEVER_FINISHED not in reason])
     if taken is None and unusable:
         raise InputError(
-            f"no checkpoint in {url!r} can be used: {'; '.join(unusable)}. Mend the storage and run again, "
+            f"no checkpoint in {url!r} can be used: {'; '.join(unusable)}. Repair the storage and run again, "
             "or move them away to start anew"
         )
     if first:
@@ -85,12 +85,12 @@ def start_from(engine: PartitionedEngine, checkpoint: Checkpoint, base_sha256: s
     if checkpoint.manifest.base_sha256 != base_sha256:
         raise InputError(
             f"checkpoint {str(checkpoint)!r} was trained on another language expert than the one that is loaded; train "
-            "the stage before again, or put its language expert back"
+            "the previous stage again, or put its language expert back"
         )
     if damage := _load(engine, checkpoint, KEYS[:1]):
         raise InputError(
-            f"checkpoint {str(checkpoint)!r} cannot be used: {damage}; move it away and run the stage before again, "
-            "which goes on from the checkpoint before, or name another with --initial-checkpoint"
+            f"checkpoint {str(checkpoint)!r} cannot be used: {damage}; move it away and run the previous stage "
+            "again, which resumes from an earlier checkpoint, or name another with --initial-checkpoint"
         )
     apply_master_weights(engine, 0)
 

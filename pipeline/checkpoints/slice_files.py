@@ -64,7 +64,7 @@ class SliceReader:
                 part[low - start : high - start] = torch.frombuffer(content, dtype=torch.float32)
                 filled += high - low
         if filled != count:
-            raise InputError(f"{name} has {filled} of the elements {start} to {start + count}")
+            raise InputError(f"{name} has only {filled} of the elements {start} to {start + count}")
         return part
 
     def whole(self, name: str, key: str = "master") -> Tensor:

@@ -149,7 +149,9 @@ class CheckpointWriter:
             if self._all_wrote.is_set():
                 seen_by = seen_by or time.monotonic() + VISIBLE_WITHIN_S
                 if time.monotonic() > seen_by:
-                    raise InputError(f"rank {rank} has written its part, but rank 0 does not see it: not one folder?")
+                    raise InputError(
+                        f"rank {rank} has written its part, but rank 0 does not see it; is the folder shared?"
+                    )
             if self._give_up.wait(POLL_S):
                 return
         if not self._still_owned():
@@ -188,7 +190,7 @@ def take_over(url: str) -> RunOwner | None:
         raise InputError(
             f"checkpoints {url!r}: {', '.join(found)} does not see what rank 0 has just written there; name a folder "
             "on a file system that all nodes share, or a bucket, with checkpoint_folder or --root (or another attempt "
-            "has taken them over in this moment)"
+            "has just taken them over)"
         )
     return owner
 

@@ -24,7 +24,7 @@ class ModelOptions:
     def problems(self) -> list[str]:
         """Returns the reasons why the options are invalid; empty if they are valid."""
         return [
-            f"{name} is {std}, it must be 0 or above"
+            f"{name} is {std}, but must be 0 or above"
             for name in ("embedding_noise_std", "picture_position_std")
             if (std := getattr(self, name)) < 0
         ]

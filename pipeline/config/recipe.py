@@ -184,17 +184,17 @@ class Recipe:
             found.append(f"recipe {self.name!r} has no corpus")
         for name, lengths in self.plan.documents.items():
             if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
-                found.append(f"plan.documents.{name} is {lengths!r}, it must be two whole numbers above 0")
+                found.append(f"plan.documents.{name} is {lengths!r}, but must be two whole numbers above 0")
         if self.vqgan.codebook_size > MAX_CODES:
-            found.append(f"vqgan.codebook_size is {self.vqgan.codebook_size:,}, it must be at most {MAX_CODES:,}")
+            found.append(f"vqgan.codebook_size is {self.vqgan.codebook_size:,}, but must be at most {MAX_CODES:,}")
         if self.vqgan_weights not in WEIGHTS:
             found.append(
-                f"vqgan_weights is {self.vqgan_weights!r}, it must be one of {', '.join(WEIGHTS[1:])}, or empty"
+                f"vqgan_weights is {self.vqgan_weights!r}, but must be one of {', '.join(WEIGHTS[1:])}, or empty"
             )
         found += self.model_options.problems()
         for name in self.trackers:
             if name not in TRACKERS:
-                found.append(f"trackers has {name!r}; there are {', '.join(TRACKERS)}")
+                found.append(f"trackers has {name!r}, which is unknown; the trackers are {', '.join(TRACKERS)}")
         found += self._corpus_problems()
         found += [f"tokenization.{problem}" for problem in self.tokenization.problems()]
         for key, settings, names in (
@@ -208,11 +208,15 @@ class Recipe:
         for column, language in self.tokenization.caption_columns.items():
             if language not in LANGUAGES:
                 known = ", ".join(LANGUAGES)
-                found.append(f"captions of {column!r} are in {language!r}, which no stage knows; there are {known}")
+                found.append(
+                    f"captions of {column!r} are in {language!r}, which no stage knows; the languages are {known}"
+                )
         found += [f"tokenizers.{problem}" for problem in self.tokenizers.problems()]
         if self.evaluation.documents and self.evaluation.documents not in self.corpora:
             known = ", ".join(self.corpora)
-            found.append(f"evaluation.documents is {self.evaluation.documents!r}; the recipe's corpora are {known}")
+            found.append(
+                f"evaluation.documents is {self.evaluation.documents!r}, but must be one of the corpora {known}"
+            )
         found += [f"scaling.{problem}" for problem in self.scaling.problems()]
         return found + self._stage_problems()
 
@@ -220,10 +224,10 @@ class Recipe:
         found = []
         for name, corpus in self.corpora.items():
             if corpus.made not in MADE:
-                found.append(f"corpora.{name}.made is {corpus.made!r}, it must be one of {', '.join(MADE)}")
+                found.append(f"corpora.{name}.made is {corpus.made!r}, but must be one of {', '.join(MADE)}")
             problems = at_least(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
             if corpus.layout and corpus.layout not in CORPUS_FORMATS:
-                problems.append(f"layout is {corpus.layout!r}, it must be one of {', '.join(CORPUS_FORMATS)}")
+                problems.append(f"layout is {corpus.layout!r}, but must be one of {', '.join(CORPUS_FORMATS)}")
             found += [f"corpora.{name}.{problem}" for problem in problems]
         written = [corpus.tokens for corpus in self.corpora.values() if corpus.tokens]
         for tokens in dict.fromkeys(tokens for tokens in written if written.count(tokens) > 1):
@@ -241,7 +245,7 @@ class Recipe:
                     "compile_layers under ZeRO-3 needs zero.whole_layers=true; set it, or zero.zero_stage=2"
                 )
             for name in stage.sources.keys() - self.corpora.keys():
-                problems.append(f"sources has {name!r}; the recipe's corpora are {', '.join(self.corpora)}")
+                problems.append(f"sources has {name!r}, which is unknown; the corpora are {', '.join(self.corpora)}")
             if not problems and (
                 problem := no_room([s.weight for s in stage.sources.values()], stage.global_batch_size)
             ):

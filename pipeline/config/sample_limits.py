@@ -18,7 +18,7 @@ def seq_len_problem(stage: StageConfig, num_codes: int, num_high_codes: int, max
         return ""
     return (
         f"seq_len {stage.seq_len} is too short for a sample, which can have {longest} tokens ({num_codes} codes, "
-        f"{num_high_codes} of the high resolution, {max_caption_ids} caption ids, and what stands around them); "
+        f"{num_high_codes} of the high resolution, {max_caption_ids} caption ids, borders and instruction); "
         "raise seq_len"
     )
 
@@ -31,7 +31,7 @@ def positions_problem(stage: StageConfig, longest: int, has_documents: bool, max
     if longest <= max_positions:
         return ""
     return (
-        f"a sample can have {longest} tokens, the language expert knows {max_positions} positions (Qwen-7B beyond its "
-        "seq_length computes what MARS does not: logn attention, dynamic NTK); lower seq_len, "
+        f"a sample can have {longest} tokens, but the language expert knows {max_positions} positions (beyond its "
+        "seq_length Qwen-7B uses logn attention and dynamic NTK, which MARS does not have); lower seq_len, "
         "tokenization.size_hr_px or max_caption_ids"
     )

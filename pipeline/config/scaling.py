@@ -53,5 +53,5 @@ class ScalingConfig:
         found = at_least(1, self, ("num_workers", "cpus_per_worker"))
         found += at_least(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
         if self.min_workers > self.num_workers:
-            found.append(f"min_workers is {self.min_workers}, it must be at most num_workers, {self.num_workers}")
+            found.append(f"min_workers is {self.min_workers}, but must be at most num_workers, {self.num_workers}")
         return found + impossible_resources("custom_resources", self.custom_resources)

@@ -183,20 +183,22 @@ class StageConfig:
         for name, source in self.sources.items():
             if not source.weight > 0:
                 found.append(
-                    f"sources.{name}.weight is {source.weight}, it must be above 0; leave the source out instead"
+                    f"sources.{name}.weight is {source.weight}, but must be above 0; leave the source out instead"
                 )
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
-                found.append(f"{name} is {value!r}, it must be one of {', '.join(known)}")
+                found.append(f"{name} is {value!r}, but must be one of {', '.join(known)}")
         for name in ("guidance_dropout", "caption_crop", "text_to_image_noise", "high_resolution_noise"):
             if not 0 <= getattr(self, name) <= 1:
-                found.append(f"{name} is {getattr(self, name)}, it must lie between 0 and 1")
+                found.append(f"{name} is {getattr(self, name)}, but must lie between 0 and 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
-            found.append(f"learning_rate is {rates}; it must fall, to 0 at least")
+            found.append(f"learning_rate is {rates}; the final one must lie between 0 and the first")
         found += at_least(0, self, AT_LEAST_0)
         if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):
-            found.append("sample_every_steps is set, but sample_prompts has none or an empty one; say what to draw")
+            found.append(
+                "sample_every_steps is set, but sample_prompts is empty or has an empty prompt; say what to draw"
+            )
         if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
             found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
         found += at_least(1, self, AT_LEAST_1)
@@ -207,7 +209,7 @@ class StageConfig:
         for name in ("task_shares", "language_shares"):
             total = sum(getattr(self, name).values())
             if abs(total - 1) > 1e-6:
-                found.append(f"{name} sum to {total:g}, they must sum to 1")
+                found.append(f"{name} sum to {total:g}, but must sum to 1")
             if negative := {key: share for key, share in getattr(self, name).items() if share < 0}:
                 found.append(f"{name} has {negative}; a share is at least 0")
         if unknown := set(self.task_weights) - set(TASK_NAMES):
@@ -215,5 +217,5 @@ class StageConfig:
         if unknown := set(self.task_shares) - set(SHARED_KINDS):
             found.append(f"task_shares has unknown tasks {sorted(unknown)}; known: {', '.join(SHARED_KINDS)}")
         if unknown := set(self.language_shares) - set(INSTRUCTIONS):
-            found.append(f"language_shares has {sorted(unknown)}; there are instructions for {', '.join(INSTRUCTIONS)}")
+            found.append(f"language_shares has unknown languages {sorted(unknown)}; known: {', '.join(INSTRUCTIONS)}")
         return found

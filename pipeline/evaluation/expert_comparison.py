@@ -86,7 +86,7 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
         set_learning_rate(engine, learning_rate(run.stage, number))
         result = train_step(engine, step, run.stage, guard, device)
         if result.problem:
-            raise NonFiniteError(f"{experts}: step {number + 1} cannot be learned from, {result.problem}")
+            raise NonFiniteError(f"{experts}: step {number + 1} cannot be learned from: {result.problem}")
         record: dict[str, Any] = {"experts": experts, "step": number + 1}
         for task in Task:
             if labels := int(step.label_counts[task.value]):

@@ -40,7 +40,10 @@ def comparison_of(recipe: Recipe, paths: RunPaths, stage_number: int, steps: int
     )
     texts = held_out_captions(recipe, paths, num_texts)
     if not texts:
-        raise InputError("the stages train on every row of the corpus, so no text is held out to measure the drift on")
+        raise InputError(
+            "the stages train on every row of the corpus, so no text is held out to measure the drift on; "
+            "hold rows out with the sources' `where` or `held_out`"
+        )
     return Comparison(replace(run, stage=stage), texts)
 
 

@@ -43,12 +43,12 @@ class Sampling:
         values = {name: getattr(self, name) for name in ("temperature", "top_k", "guidance_scale")}
         # Written so that NaN is a problem.
         found = [
-            f"{name} is {value}, it must be at least 0 and finite"
+            f"{name} is {value}, but must be at least 0 and finite"
             for name, value in values.items()
             if not 0 <= value < float("inf")
         ]
         if not 0 < self.top_p <= 1:
-            found.append(f"top_p is {self.top_p}, it must be above 0 and at most 1")
+            found.append(f"top_p is {self.top_p}, but must be above 0 and at most 1")
         return found + seed_problems(self.seed)
 
 
@@ -58,7 +58,7 @@ GREEDY = Sampling(temperature=0.0)
 
 def seed_problems(seed: int) -> list[str]:
     """Returns the reasons why a seed is invalid; empty if it is valid."""
-    return [] if 0 <= seed <= MAX_SEED else [f"seed is {seed}, it must be from 0 to 2^63 - 1"]
+    return [] if 0 <= seed <= MAX_SEED else [f"seed is {seed}, but must be from 0 to 2^63 - 1"]
 
 
 def uniform_numbers(seeds: list[int], count: int, device: torch.device) -> Tensor:

@@ -68,7 +68,7 @@ class AttemptWatchdog:
                 self._end_hanging()
 
     def _end_hanging(self) -> None:
-        self._log(f"nothing was done for {self._timeout_s:g} s (step_timeout_s); the workers hang, and are ended")
+        self._log(f"no progress for {self._timeout_s:g} s (step_timeout_s): the workers hang, and are killed")
         for rank, (worker, where) in sorted(self._workers.items()):
             file = stacks_file(self._folder, rank)
             try:

@@ -86,7 +86,7 @@ def run_attempts(launch: Launch) -> None:
                 unsaved_in_row = 0 if launch.saved_step() > before else unsaved_in_row + 1
                 if unsaved_in_row > scaling.max_retries:
                     raise
-                row = f"; {unsaved_in_row} in a row saved nothing, of {scaling.max_retries} that may"
+                row = f" ({unsaved_in_row} in a row saved nothing; at most {scaling.max_retries} may)"
                 launch.log(
                     "an attempt has ended, another one goes on from the newest checkpoint"
                     f"{row if unsaved_in_row else ''}: {error}"
@@ -117,7 +117,9 @@ def watching_attempt(
                 continue
             with _logging_errors():
                 if more := workers_that_fit(scaling.worker_resources, missing):
-                    reason = f"there is room for {scaling.num_workers + more} workers, {scaling.num_workers} train"
+                    reason = (
+                        f"there is room for {scaling.num_workers + more} workers, but only {scaling.num_workers} train"
+                    )
                     monitor.request_stop.remote(StopRequest("resize", reason))
                     grows_at = time.monotonic() + scaling.grow_after_s
 
@@ -156,7 +158,7 @@ def _logging_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Ray raises errors of many kinds here
-        logger.warning("%s; looking again", error)
+        logger.warning("%s; trying again", error)
 
 
 def _available_workers(scaling: ScalingConfig, termination: Termination, log: Log) -> int:
@@ -176,6 +178,6 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
                 log(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
             return fit
         if now - logged_at > 60:
-            log(f"waiting for {scaling.num_workers} workers, there is room for {fit}; `ray status` shows who has it")
+            log(f"waiting for {scaling.num_workers} workers, but there is room for {fit}; see `ray status`")
             logged_at = now
         termination.requested.wait(POLL_S)

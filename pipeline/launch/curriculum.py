@@ -87,5 +87,5 @@ def _stage_to_verify(text: str, recipe: Recipe, paths: RunPaths) -> int:
     if text.isdigit() and int(text) in numbers:
         return int(text)
     if text:
-        raise UsageError(f"--stage {text!r}: --verify-step is of one of the stages 1 to {len(numbers)}")
+        raise UsageError(f"--stage {text!r}: --verify-step takes one of the stages 1 to {len(numbers)}")
     return next((number for number in numbers if not is_finished(paths, number)), numbers[-1])

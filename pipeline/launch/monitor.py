@@ -88,7 +88,7 @@ class StageMonitor(Monitor[StepFigures]):
             try:
                 warnings, stop = ray.get(answer)
             except ray.exceptions.RayError as error:
-                self._keep(f"the ledger did not count a step ({type(error).__name__}); its rows say less than was done")
+                self._keep(f"the ledger did not count a step ({type(error).__name__}); its rows lack this step")
                 continue
             for warning in warnings:
                 self._keep(warning)

@@ -53,7 +53,7 @@ def check_shards(manifests: dict[str, Manifest]) -> None:
     for message in failed:
         say_error(f"failed: {message}")
     if failed:
-        raise FailedShardsError(f"{len(failed)} shards could not be read; mend them and run the job again")
+        raise FailedShardsError(f"{len(failed)} shards could not be read; repair them and run the job again")
     for manifest in manifests.values():
         if not manifest.rows_out:
             raise InputError(
@@ -90,7 +90,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     for message in said_of(manifest.not_numbers, "hr_where"):
         say_error(message)
     if config.size_hr_px and not manifest.rows_hr:
-        say_error(f"no row has the high resolution: hr_where {config.hr_where!r} holds for none")
+        say_error(f"no row has the high resolution: hr_where {config.hr_where!r} matches none")
     return manifest
 
 
@@ -103,8 +103,8 @@ def check_resources(workers: Workers) -> None:
     asked = [*workers.reader_resources, *workers.encoder_resources]
     if asked and starts_ray_here():
         raise UsageError(
-            f"tokenizers ask for the resource {asked[0]!r}, which a Ray of this machine alone has not; join a cluster "
-            "that has it with RAY_ADDRESS, or leave it out"
+            f"tokenizers ask for the resource {asked[0]!r}, which a Ray started on this machine does not have; join a "
+            "cluster that has it with RAY_ADDRESS, or leave it out"
         )
 
 
@@ -118,7 +118,7 @@ def _say_what_is_missing(workers: Workers) -> None:
 def _say_what_is_ignored(corpus: Corpus) -> None:
     """Names archives and tables that lie beside the shards: they may have been meant."""
     for name in corpus.ignored.get(UNREAD, [])[:NAMES_SHOWN]:
-        say_error(f"{name!r} is not read: it is no shard of layout {corpus.layout}")
+        say_error(f"{name!r} is not read: it is not a shard of layout {corpus.layout}")
     if (more := len(corpus.ignored.get(UNREAD, [])) - NAMES_SHOWN) > 0:
         say_error(f"{more} more such files are not read")
     if corpus.layout == "webdataset" and (pictures := len(corpus.ignored.get(PICTURE, []))):

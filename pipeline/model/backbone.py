@@ -199,7 +199,7 @@ class MarsModel(MarsPreTrainedModel):
             return picture_positions_after(ids, opener, num_before, last_opener)
         goes_on = (ids >= self.config.text_vocab_size) & (last_openers(ids, opener) < 0)
         if self.config.picture_position_std and bool(goes_on.any()):
-            raise ValueError("input_ids go on with a picture; give picture_position_ids, counted from its opener")
+            raise ValueError("input_ids continue a picture; give picture_position_ids, counted from its opener")
         return picture_positions(ids, opener)
 
     def forward_packed(

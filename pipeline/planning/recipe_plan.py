@@ -111,18 +111,18 @@ def planned_device(recipe: Recipe, gpu: str, mfu: float) -> Device:
         UsageError: no GPU is set, the GPU is unknown, or the MFU is not a share.
     """
     if not 0 < mfu <= 1:
-        raise UsageError(f"--mfu {mfu:g}: the share of the peak that is assumed lies above 0 and is at most 1")
+        raise UsageError(f"--mfu is {mfu:g}, but must be a share of the peak, above 0 and at most 1")
     if not recipe.scaling.use_gpu:
         if gpu:
-            raise UsageError(f"--gpu {gpu}: recipe {recipe.name!r} trains on CPUs; --set scaling.use_gpu=true")
+            raise UsageError(f"--gpu {gpu}: recipe {recipe.name!r} trains on CPUs; add --set scaling.use_gpu=true")
         return Device("CPU", None, None, mfu)
     name = gpu or recipe.plan.gpu
     known = ", ".join(name for gpu in GPU_TYPES if gpu.peak_flop_per_s for name in gpu.full_names)
     if not name:
-        raise UsageError(f"recipe {recipe.name!r} trains on GPUs and names no model; name it with --gpu, of {known}")
+        raise UsageError(f"recipe {recipe.name!r} trains on GPUs and names no model; name one with --gpu: {known}")
     peak, memory = peak_flop_per_s(name), memory_bytes(name)
     if peak is None or memory is None:
-        raise UsageError(f"GPU {name!r}: its peak and its memory are not known for sure; name one of {known}")
+        raise UsageError(f"GPU {name!r} is unknown, or its name does not say its memory; name one of {known}")
     return Device(name, peak, memory, mfu)
 
 
@@ -135,7 +135,7 @@ def planned_config(recipe: Recipe) -> Geometry:
     name, folder = recipe.plan.language_expert_geometry, recipe.language_expert_folder
     known = ", ".join(SIZES)
     if name and name not in SIZES:
-        raise UsageError(f"plan.language_expert_geometry is {name!r}, it must be one of {known}")
+        raise UsageError(f"plan.language_expert_geometry is {name!r}, but must be one of {known}")
     location = Path(folder).parent if folder and Path(folder).is_file() else Path(folder)
     if folder and (location / "config.json").exists():
         base = geometry_of(location)
@@ -150,7 +150,7 @@ def planned_config(recipe: Recipe) -> Geometry:
         base = SIZES[name]
     elif folder:
         raise UsageError(
-            f"language expert {folder!r} is not at hand, and the recipe does not say its geometry; set "
+            f"language expert {folder!r} is not on this machine, and the recipe does not state its geometry; set "
             f"plan.language_expert_geometry to one of {known}"
         )
     else:
@@ -194,7 +194,7 @@ def sample_lengths(recipe: Recipe) -> SampleLengths:
     tokenization, factor = recipe.tokenization, 2 ** (len(recipe.vqgan.block_out_channels) - 1)
     for name in ("size_px", "size_hr_px"):
         if (size := getattr(tokenization, name)) % factor:
-            raise UsageError(f"tokenization.{name} is {size}, no multiple of the VQ-GAN's factor {factor}")
+            raise UsageError(f"tokenization.{name} is {size}, but must be a multiple of the VQ-GAN's factor, {factor}")
     mean, most = recipe.plan.mean_caption_ids, tokenization.max_caption_ids
     if not 0 < mean <= most:
         raise UsageError(f"plan.mean_caption_ids is {mean}; it must lie between 1 and max_caption_ids {most}")

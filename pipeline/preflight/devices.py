@@ -127,7 +127,7 @@ def judge_host(node: Node, host: Host, need: Need) -> list[Finding]:
         said = f"{host.cpus} CPUs, Ray gives out {asked:g}"
         findings.append(Finding(SUBJECT, "CPUs", Verdict.WARNING, said, f"{asked:g}", name, remedy))
     if host.gpu_problem:
-        findings.append(failed(SUBJECT, "GPUs", host.gpu_problem, "mend the driver, or leave the node out", name))
+        findings.append(failed(SUBJECT, "GPUs", host.gpu_problem, "repair the driver, or leave the node out", name))
     elif need.gpu_type:
         findings += judge_gpus(name, host.gpus, node.resources.get("GPU", 0.0), need.gpu_bytes, need.gpu_type)
     return findings

@@ -197,7 +197,7 @@ def judge_writes(folder: Folder, answers: Answers[storage.Write]) -> list[Findin
         rate = with_unit(write.bytes_per_s, "B/s")
         figures = {"bytes_per_s": write.bytes_per_s}
         if write.problem:
-            findings.append(failed(SUBJECT, what, write.problem, "make room, or mend the mount", str(node)))
+            findings.append(failed(SUBJECT, what, write.problem, "make room, or repair the mount", str(node)))
         elif node in slow:
             remedy = "look at this node's network and mount options; it holds up every checkpoint"
             expected = f"at least a third of the fastest's {with_unit(fastest, 'B/s')}"

@@ -182,7 +182,7 @@ def _slowed_by(device: torch.device) -> tuple[str, ...]:
         gpus = gpus_here()
         own = str(torch.cuda.get_device_properties(device).uuid)
     except CANNOT_ASK as error:
-        return (f"nobody knows what, nvidia-smi cannot be asked: {error}",)
+        return (f"unknown causes (nvidia-smi failed: {error})",)
     return next((gpu.slowed_by for gpu in gpus if own in gpu.uuid), ())
 
 

@@ -57,7 +57,7 @@ def _build() -> None:
     from deepspeed.comm.torch import build_shm_op
 
     if build_shm_op() is None:
-        raise RuntimeError("DeepSpeed says that this machine cannot have it")
+        raise RuntimeError("DeepSpeed reports that this machine cannot build it")
 
 
 def judge_ops(by_node: Mapping[Node, Ops]) -> list[Finding]:
@@ -73,7 +73,7 @@ def _judged(node: str, ops: Ops) -> Finding:
         return failed(SUBJECT, what, "there is none", remedy, node)
     what = "DeepSpeed's op for CPU ranks"
     if ops.problem:
-        remedy = "install g++ and ninja there, and let TORCH_EXTENSIONS_DIR be writable"
+        remedy = "install g++ and ninja there, and make TORCH_EXTENSIONS_DIR writable"
         return failed(SUBJECT, what, " ".join(ops.problem.split())[:300], remedy, node)
     said = "is built" if ops.was_built else f"is built now, in {ops.seconds:.0f} s"
     return Finding(SUBJECT, what, Verdict.OK, said, node=node, figures={"build_s": ops.seconds})

@@ -102,5 +102,5 @@ def _memory(report: StageReport, planned: PlannedStep) -> Finding:
 
 def stage_failed(number: int, problem: str) -> Finding:
     """Returns the finding for a stage whose inputs do not fit."""
-    remedy = "mend the inputs of the stage first; --only inputs checks them"
+    remedy = "correct the inputs of the stage first; --only inputs checks them"
     return failed(SUBJECT, f"stage {number}: steps", f"not run: {problem}", remedy)

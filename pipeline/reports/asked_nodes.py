@@ -38,8 +38,8 @@ def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, 
     console.print(f"tokenize: {encoders}; up to {readers}, as the encoders need them", markup=False)
     if not workers.max_readers:
         console.print(
-            "note: --readers is not given: there will be as many as the cluster has CPUs when the job starts; where it "
-            "starts at nothing, 1",
+            "note: without --readers there will be one reader per CPU that the cluster has when the job starts, and "
+            "one if it has none yet",
             markup=False,
         )
     actors = {"encoders": workers.num_encoders, "readers": workers.max_readers}
@@ -62,9 +62,9 @@ def say_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> 
     console.print(table)
     if cluster.placeholders:
         lines = ", ".join(str(line) for line in sorted({line for line, _ in cluster.placeholders}))
-        console.print(f"note: {cluster.path} is still to be filled in, in lines {lines}", markup=False)
+        console.print(f"note: {cluster.path} has placeholders to fill in, in lines {lines}", markup=False)
     for warning in asked.warnings:
         console.print(f"note: {warning}", markup=False)
     if asked.never:
-        raise UsageError(f"{cluster.path} can never give it: {'; '.join(asked.never)}")
+        raise UsageError(f"{cluster.path} can never provide these nodes: {'; '.join(asked.never)}")
     return {"file": str(cluster.path)} | as_object(asked)

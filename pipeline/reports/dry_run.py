@@ -27,10 +27,10 @@ MEMORY_NOTES = {
     "gradients": "float32, accumulated over the micro-steps",
     "master_and_moments": "float32 weights, AdamW's two moments",
     "activations": "for the backward pass, as the stage recomputes",
-    "layer": "one layer's backward pass; it, or the head",
+    "layer": "one layer's backward pass; only the larger of layer and head counts",
     "gathered": "parameters that ZeRO-3 holds whole at once",
     "reduce_buckets": "gradients on their way to their rank",
-    "head": "logits of one chunk, the visual head's gradient; it, or the layer",
+    "head": "logits of one chunk, the visual head's gradient; see layer",
     "update": "gradients once more, while the five above are free",
 }
 

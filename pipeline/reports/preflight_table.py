@@ -56,7 +56,7 @@ def verdict_line(report: Report) -> str:
     counts = Counter(finding.verdict for finding in report.findings)
     checks = f"{count_of(len(report.findings), 'check')} in {report.seconds:.0f} s"
     if report.verdict is Verdict.OK:
-        return f"ready: {checks}, all well"
+        return f"ready: {checks}, all passed"
     said = f"{checks}: {counts[Verdict.FAILED]} failed, {count_of(counts[Verdict.WARNING], 'warning')}"
     return f"not ready: {said}" if report.verdict is Verdict.FAILED else f"ready, with warnings: {said}"
 

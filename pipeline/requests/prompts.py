@@ -58,7 +58,7 @@ def read_prompts(
     if problems:
         more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise InputError(
-            f"prompts file {file!r}: {'; '.join(sorted(problems, key=_line)[:SHOWN_PROBLEMS])}{more}; mend it"
+            f"prompts file {file!r}: {'; '.join(sorted(problems, key=_line)[:SHOWN_PROBLEMS])}{more}; correct the file"
         )
     if not lines:
         raise InputError(f"prompts file {file!r} has no line; write one prompt a line")
@@ -121,10 +121,10 @@ def _parsed(line: str, location: str, own_id: str) -> Prompt:
         raise ValueError('is no object with a text under "prompt"')
     language, seed = value.get("language"), value.get("seed")
     if language is not None and not isinstance(language, str):
-        raise ValueError(f"has the language {language!r}, it must be a text")
+        raise ValueError(f"has the language {language!r}, but it must be a text")
     if seed is not None:
         if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ValueError(f"has the seed {seed!r}, it must be a whole number")
+            raise ValueError(f"has the seed {seed!r}, but it must be a whole number")
         if problems := seed_problems(seed):
             raise ValueError(f"is wrong: {problems[0]}")
     return Prompt(value["prompt"], location, str(value.get("id", own_id)), language, seed)

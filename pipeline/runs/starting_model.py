@@ -36,7 +36,7 @@ def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[
         raise UsageError(f"{named!r} is a starting model already; training loads it as it is")
     codebook_size = codebook_size or ImageTokenizer(paths.vqgan).codebook_size
     if codebook_size < 1:
-        raise UsageError(f"--codebook-size is {codebook_size}, it must be at least 1")
+        raise UsageError(f"--codebook-size is {codebook_size}, but must be at least 1")
     expert = open_language_expert(folder)
     vocabulary = JointVocabulary(expert.config.vocab_size, codebook_size)
     num_ids = len(load_text_tokenizer(recipe.text_tokenizer, paths.text))

@@ -57,7 +57,7 @@ def await_compilation(log: Callable[[str], None]) -> None:
     while (age_s := _age_s(lock)) is not None:
         if age_s > STALE_AFTER_S:
             lock.unlink(missing_ok=True)
-            log(f"{lock} was {age_s:.0f} s old: who made it was killed; it is removed")
+            log(f"{lock} was {age_s:.0f} s old: the process that made it was killed; the lock is removed")
             return
         if not logged and time.monotonic() - started > LOG_AFTER_S:
             log(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")

@@ -133,7 +133,7 @@ def check_address(address: str) -> None:
             f"`ray start` prints it (port 6379 by default){submit}"
         )
     if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):[0-9]{1,5}", address):
-        raise UsageError(f"{ADDRESS} is {address!r}, it must be HOST:PORT, 'auto' or 'local'")
+        raise UsageError(f"{ADDRESS} is {address!r}, but must be HOST:PORT, 'auto' or 'local'")
     if not answers(address):
         raise OutageError(f"nothing listens at {ADDRESS} {address!r}. {REMEDY}")
 

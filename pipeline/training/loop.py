@@ -200,10 +200,10 @@ class StageTraining:
             if not problem:
                 return
         raise NonFiniteError(
-            f"the stage's last steps were skipped, and none of {stage.end_after} more could be learned from, the last "
-            f"one because {problem}: the weights are at fault. The stage is not finished; look at the samples in "
-            f"{SKIPPED_FILE} and at the learning rate. The same command goes on from the newest checkpoint; move that "
-            "away to go on from the one before"
+            f"the stage's last steps were skipped, and so were {stage.end_after} more, the last one because {problem}: "
+            f"the weights are at fault. The stage is not finished; look at the samples in {SKIPPED_FILE} and at the "
+            "learning rate. The same command goes on from the newest checkpoint; move that away to go on from the one "
+            "before"
         )
 
     def _finish(self) -> None:
@@ -261,8 +261,8 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
 
 def _ended_on_skipped_steps(run: StageRun, done: int, problem: str, saved: bool) -> NonFiniteError:
     return NonFiniteError(
-        f"the last {run.stage.end_after} steps up to {done} were skipped, this one because {problem}; "
+        f"the last {run.stage.end_after} steps up to {done} were skipped, the last one because {problem}; "
         f"{'a checkpoint was written' if saved else 'no checkpoint could be written'}. Look at the samples in "
-        f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on behind "
+        f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on after "
         f"{'them' if saved else 'the newest checkpoint'}"
     )

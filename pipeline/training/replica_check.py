@@ -49,10 +49,10 @@ class ReplicaCheck:
             values = [each[name] for each, _ in gathered]
             usual, count = Counter(values).most_common(1)[0]
             if 2 * count <= len(values):
-                problems.append(f"{name} differ between the ranks, and which of them is right cannot be told")
+                problems.append(f"{name} differ between the ranks, and it is unknown which rank is right")
             elif count < len(values):
                 odd = [str(rank) for rank, value in enumerate(values) if value != usual]
-                problems.append(f"{name} differ between the ranks: {', '.join(odd)} from the others")
+                problems.append(f"{name} differ between the ranks: rank {', '.join(odd)} differs from the others")
         if problems:
             raise CorruptionError(
                 f"{'; '.join(problems)}. Memory, a GPU or a link is at fault: test the node, or leave it out, and run "
@@ -85,8 +85,8 @@ def check_same_language_expert(sha256: str) -> None:
         usual, _ = Counter(gathered).most_common(1)[0]
         odd = [str(rank) for rank, each in enumerate(gathered) if each != usual]
         raise CorruptionError(
-            f"the ranks loaded different language experts: {', '.join(odd)} another one than the others; look at "
-            "their nodes' file systems, and run again"
+            f"the ranks loaded different language experts: rank {', '.join(odd)} differs from the others; check "
+            "the file systems of their nodes, and run again"
         )
 
 

@@ -53,7 +53,7 @@ class Comparison:
     def whose(self) -> str:
         """Says which ranks differ."""
         odd = ", ".join(map(str, self.odd_ranks))
-        return f"the losses of rank {odd} differ" if odd else "in the gradients; whose cannot be told"
+        return f"the losses of rank {odd} differ" if odd else "the gradients differ; it is unknown on which rank"
 
 
 def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.device) -> str:
@@ -69,8 +69,10 @@ def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.de
     if found.is_same:
         return f"a step run twice is {found}"
     if found.within_tolerance(device):
-        return f"a step run twice differs no more than kernels do that add in any order ({found})"
-    raise CorruptionError(f"a step run twice differs ({found}): {found.whose}. Test the nodes")
+        return f"a step run twice differs no more than kernels do whose order of summation varies ({found})"
+    raise CorruptionError(
+        f"a step run twice differs ({found}): {found.whose}. Test the nodes, or leave out the one at fault"
+    )
 
 
 def compare_step(engine: Engine, step: Step, stage: StageConfig, device: torch.device) -> Comparison:

@@ -63,14 +63,14 @@ def language_expert_config(folder: Path) -> ExpertConfig:
         config: ExpertConfig = Qwen3Config.from_pretrained(folder)
         if config.attention_bias:
             raise InputError(
-                f"language expert {str(folder)!r} has attention_bias; a Qwen3 without biases is supported alone"
+                f"language expert {str(folder)!r} has attention_bias; only a Qwen3 without biases is supported"
             )
     else:
         config = Qwen2Config.from_pretrained(folder)
     if config.use_sliding_window:
         raise InputError(
-            f"language expert {str(folder)!r} has use_sliding_window; MARS's attention sees everything before. Set it "
-            "to false in config.json if its window is longer than your samples"
+            f"language expert {str(folder)!r} has use_sliding_window; MARS's attention sees all earlier positions. Set "
+            "it to false in config.json if its window is longer than your samples"
         )
     return config
 
@@ -113,5 +113,5 @@ def qwen2_config_of_qwen(values: dict[str, Any], folder: Path) -> Qwen2Config:
         raise InputError(f"the config.json of {str(folder)!r} lacks {error}; fetch Qwen's own") from error
     for name, (is_value, want) in must_be.items():
         if is_value != want:
-            raise InputError(f"the config.json of {str(folder)!r} has {name} {is_value}, a Qwen2 only has {want}")
+            raise InputError(f"the config.json of {str(folder)!r} has {name} {is_value}, but MARS supports only {want}")
     return config

@@ -44,7 +44,7 @@ def test_a_file_is_refused_until_it_is_filled_in_and_the_lines_are_named(
     for problem in found:
         line, name = int(problem.split(":")[1]), problem.split()[1]
         assert name in lines[line - 1]
-    with pytest.raises(UsageError, match=f"{len(found)} things to mend"):
+    with pytest.raises(UsageError, match=f"{len(found)} problems to fix"):
         check_cluster.main(check_cluster.Options((str(path),)))
     assert f"{path}:{found[0].split(':')[1]}: FILL_IN" in capsys.readouterr().err.replace("\n", "")
     check_cluster.main(check_cluster.Options((str(filled(path, tmp_path)),)))
@@ -211,16 +211,16 @@ def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small() -> No
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("scaling.cpus_per_worker=100",), "CPU 100 of which no type has more than 128|no node type holds even one"),
-        (("scaling.custom_resources={'H100-80GB': 1}",), "H100-80GB 1 of which no type has more than 0"),
+        (("scaling.cpus_per_worker=100",), "CPU 100, and no type has more than 128|no node type can hold a single one"),
+        (("scaling.custom_resources={'H100-80GB': 1}",), "H100-80GB 1, and no type has more than 0"),
         (("scaling.num_workers=256",), "holds 192 at most"),
-        (("scaling.custom_resources={'spot': 1, 'on_demand': 1}",), "no node type holds even one"),
+        (("scaling.custom_resources={'spot': 1, 'on_demand': 1}",), "no node type can hold a single one"),
     ],
 )
 def test_a_dry_run_says_when_a_cluster_can_never_give_what_a_stage_asks_for(
     overrides: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UsageError, match="can never give it") as refused:
+    with pytest.raises(UsageError, match="can never provide these nodes") as refused:
         plan_of(AWS, *overrides)
     assert re.search(message, str(refused.value))
 
@@ -240,7 +240,7 @@ def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(capsys: pytest.
 
 def test_of_machines_at_hand_a_dry_run_promises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     asked = plan_of(LOCAL)
-    assert asked["nodes"] == {} and "only the machines themselves know" in asked["warnings"][0]
+    assert asked["nodes"] == {} and "the file does not state the resources of its machines" in asked["warnings"][0]
     assert json.dumps(asked)
 
 

@@ -201,7 +201,7 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     assert job.exitcode == 7, log.read_text()
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1].step < 24, "nothing that was learned is lost"
-    assert "a checkpoint was written, the same command goes on from it" in log.read_text().replace("\n", " ")
+    assert "a checkpoint was written, and the same command goes on from it" in log.read_text().replace("\n", " ")
     done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
     assert done.returncode == 0, done.stderr
     figures, past = (read_step_figures(folder / "past" / "stage1") for folder in (tmp_path, PAST_RUN))

@@ -91,7 +91,7 @@ def test_a_worker_that_hangs_is_found_and_its_stacks_are_told(trainings: Trainin
     trainings.nodes.train_workers()[0].suspend()  # SIGSTOP: the other one waits in a collective
     assert job.wait(timeout=400) == 0, (run / "log").read_text()
     log = (run / "log").read_text()
-    assert "nothing was done for 20 s (step_timeout_s); the workers hang, and are ended" in log
+    assert "no progress for 20 s (step_timeout_s): the workers hang, and are killed" in log
     assert "its stacks, from" in log and "train_step.py" in log, "where it hangs is what one wants to know"
     assert losses(run) == losses(whole) and same_ends(run / "stage1", whole / "stage1")
     assert attempts(run) == [2, 2]

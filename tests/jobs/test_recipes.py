@@ -35,9 +35,9 @@ def test_an_override_reaches_the_value_it_names() -> None:
     [
         ("stages.0.stepz=7", "no 'stepz'; the keys here are .*steps"),
         ("nothing=1", "no 'nothing'; the keys here are .*scaling"),
-        ("stages.9.steps=7", "none of the positions 0 to 2"),
-        ("stages.0.steps=many", "a int is wanted"),
-        ("stages.0.steps=1.5", "a int is wanted, not a float"),
+        ("stages.9.steps=7", "is not a position from 0 to 2"),
+        ("stages.0.steps=many", "give a value of type int"),
+        ("stages.0.steps=1.5", "give a value of type int, not float"),
         ("stages.0.steps", "has no '='"),
         ("stages.0.steps=0", "steps is 0"),
         ("stages.0.task_shares.captioning=0.9", "task_shares sum to"),

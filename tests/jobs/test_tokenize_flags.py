@@ -79,14 +79,17 @@ def test_a_flag_of_one_corpus_leaves_the_others_out() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--resolution", "0"), "--resolution is 0, it must be at least 1"),
-        (("--encoders", "0"), "--encoders is 0, it must be at least 1"),
-        (("--max-side", "-1"), "--max-side is -1, it must be at least 1"),
+        (("--resolution", "0"), "--resolution is 0, but must be at least 1"),
+        (("--encoders", "0"), "--encoders is 0, but must be at least 1"),
+        (("--max-side", "-1"), "--max-side is -1, but must be at least 1"),
         (("--captions", "en"), "write LANGUAGE=COLUMN"),
         (("--captions", "en=caption", "zh=caption"), "column 'caption' is 'en' already"),
-        (("--captions", "fr=caption"), "captions of 'caption' are in 'fr', which no stage knows; there are en, zh"),
-        (("--max-bytes", "0"), "--max-bytes is 0, it must be at least 1"),
-        (("--max-aspect-ratio", "0.5"), "--max-aspect-ratio is 0.5, it must be at least 1"),
+        (
+            ("--captions", "fr=caption"),
+            "captions of 'caption' are in 'fr', which no stage knows; the languages are en, zh",
+        ),
+        (("--max-bytes", "0"), "--max-bytes is 0, but must be at least 1"),
+        (("--max-aspect-ratio", "0.5"), "--max-aspect-ratio is 0.5, but must be at least 1"),
         (("--min-side", "9", "--max-side", "8"), "min_side_px is 9, more than max_side_px, 8"),
         (("--hr-resolution", "0", "--hr-where", "score > 6"), "add --hr-resolution"),
         (
@@ -152,23 +155,23 @@ def test_flags_that_are_collected_may_be_given_twice() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("seed=1", "seed=2"), "--set seed overwrites --set seed"),
-        (("tokenization.caption_columns.a=en", "tokenization.caption_columns={}"), "overwrites --set"),
-        (("tokenization.size_px=0",), "tokenization.size_px is 0, it must be at least 1"),
+        (("seed=1", "seed=2"), "--set seed overwrites the earlier --set seed"),
+        (("tokenization.caption_columns.a=en", "tokenization.caption_columns={}"), "overwrites the earlier --set"),
+        (("tokenization.size_px=0",), "tokenization.size_px is 0, but must be at least 1"),
         (("tokenization.encode_batch_size=0",), "encode_batch_size is 0"),
-        (("tokenization.encoder_dtype=float8",), "encoder_dtype is 'float8', it must be one of float32"),
-        (("tokenization.caption_columns.caption_fr=fr",), "which no stage knows; there are en, zh"),
+        (("tokenization.encoder_dtype=float8",), "encoder_dtype is 'float8', but must be one of float32"),
+        (("tokenization.caption_columns.caption_fr=fr",), "which no stage knows; the languages are en, zh"),
         (("tokenization.limits.max_pixels=0",), "tokenization.limits.max_pixels is 0"),
         (("tokenizers.num_encoders=0",), "tokenizers.num_encoders is 0"),
-        (("tokenizers.reader_resources.GPU=1",), "'GPU', which is no custom resource"),
-        (("tokenizers.encoder_resources.big=0",), "0 of 'big', it must be a number above 0"),
-        (("tokenizers.encoder_resources.big=1.5",), "1.5 of 'big'; above 1 Ray gives whole numbers only"),
+        (("tokenizers.reader_resources.GPU=1",), "'GPU', which is not a custom resource"),
+        (("tokenizers.encoder_resources.big=0",), "0 of 'big', but it must be a number above 0"),
+        (("tokenizers.encoder_resources.big=1.5",), "1.5 of 'big'; above 1 it must be a whole number"),
         (("corpora.drawings.folder_shard_rows=0",), "corpora.drawings.folder_shard_rows is 0"),
         (("vqgan.image_size_px=0",), "vqgan.image_size_px is 0"),
         (("language_expert.hidden_size=0",), "language_expert.hidden_size is 0"),
         (("evaluation.batch_size=0",), "evaluation.batch_size is 0"),
         (("corpora.drawings.tokens=/a", "corpora.lists.tokens=/a"), "several corpora have the tokens '/a'"),
-        (("corpora.drawings.layout=rar",), "corpora.drawings.layout is 'rar', it must be one of webdataset"),
+        (("corpora.drawings.layout=rar",), "corpora.drawings.layout is 'rar', but must be one of webdataset"),
     ],
 )
 def test_settings_that_nothing_can_be_made_with_are_refused(overrides: tuple[str, ...], message: str) -> None:
@@ -182,7 +185,7 @@ def test_devices_that_this_machine_has_not_are_asked_of_a_cluster_only(monkeypat
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with pytest.raises(UsageError, match="use_gpu is set, and torch finds no GPU"):
         check_gpus(True)
-    with pytest.raises(UsageError, match="the resource 'big', which a Ray of this machine alone has not"):
+    with pytest.raises(UsageError, match="the resource 'big', which a Ray started on this machine does not have"):
         check_resources(Workers(encoder_resources={"big": 1}))
     check_gpus(False)
     check_resources(Workers())

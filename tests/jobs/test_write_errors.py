@@ -20,8 +20,11 @@ class Options:
     ("number", "message"),
     [
         (errno.ENOSPC, "error: '/full/a': No space left on device; make room there, or choose another folder"),
-        (errno.EACCES, "error: '/full/a': Permission denied; give yourself permission, or choose another folder"),
-        (errno.EROFS, "error: '/full/a': Read-only file system; give yourself permission, or choose another folder"),
+        (errno.EACCES, "error: '/full/a': Permission denied; get permission to write there, or choose another folder"),
+        (
+            errno.EROFS,
+            "error: '/full/a': Read-only file system; get permission to write there, or choose another folder",
+        ),
     ],
 )
 @pytest.mark.parametrize("in_task", [False, True])

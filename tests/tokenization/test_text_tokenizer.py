@@ -110,7 +110,7 @@ def test_a_folder_without_a_vocabulary_or_of_another_family_is_refused(tmp_path:
     with pytest.raises(InputError, match=r"neither tokenizer.json nor qwen.tiktoken"):
         load_text_tokenizer(str(tmp_path), tmp_path / "cache")
     (tmp_path / "qwen.tiktoken").write_bytes(b"".join(RANKS.read_bytes().splitlines(keepends=True)[:1000]))
-    with pytest.raises(InputError, match="has not Qwen's 151643 ranks"):
+    with pytest.raises(InputError, match="does not have Qwen's 151643 ranks"):
         load_text_tokenizer(str(tmp_path), tmp_path / "cache")
 
 

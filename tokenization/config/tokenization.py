@@ -37,7 +37,7 @@ class TokenizationConfig:
         """Returns the reasons why the settings are invalid; empty if they are valid."""
         found = below(1, self, ("size_px", "max_caption_ids", "encode_batch_size")) + below(0, self, ("size_hr_px",))
         if self.encoder_dtype not in ENCODER_DTYPES:
-            found.append(f"encoder_dtype is {self.encoder_dtype!r}, it must be one of {', '.join(ENCODER_DTYPES)}")
+            found.append(f"encoder_dtype is {self.encoder_dtype!r}, but must be one of {', '.join(ENCODER_DTYPES)}")
         return found + [f"limits.{problem}" for problem in self.limits.problems()]
 
     @property

@@ -33,7 +33,7 @@ class Corpus:
         self.storage: Storage = open_storage(source.url)
         self.layout = source.layout or self._detected()
         if self.layout not in CORPUS_FORMATS:
-            raise InputError(f"corpus layout {self.layout!r} is none of {', '.join(CORPUS_FORMATS)}")
+            raise InputError(f"corpus layout {self.layout!r} is unknown; choose one of {', '.join(CORPUS_FORMATS)}")
         self._format = format_class(self.layout)(self.storage, source)
 
     @cached_property

@@ -34,7 +34,7 @@ def unwritable(error: BaseException) -> str:
     """A line on a folder that takes no files: the disk is full, or permission is missing. Empty for any other error."""
     if not isinstance(error, OSError) or error.errno not in (*NO_ROOM, *NO_PERMISSION):
         return ""
-    remedy = "make room there" if error.errno in NO_ROOM else "give yourself permission"
+    remedy = "make room there" if error.errno in NO_ROOM else "get permission to write there"
     named = f"{error.filename!r}: " if error.filename else ""
     return f"{named}{os.strerror(error.errno)}; {remedy}, or choose another folder"
 

@@ -112,7 +112,7 @@ def tokenize_corpus(
             broken = error
         idle_passes = 0 if len(statistics) + len(failed) > before else idle_passes + 1
         if idle_passes == PASSES_WITHOUT_PROGRESS:
-            message = f"{len(pending)} shards were begun {idle_passes} times, none was finished"
+            message = f"{len(pending)} shards were begun {idle_passes} times, and none was finished"
             raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
     books = (statistics[shard] for shard in sorted(statistics))
     return write_manifest(url, books, failed, fingerprint, storage, ignored)
@@ -139,7 +139,7 @@ def finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str,
     """Statistics of the shards that are done.
 
     Raises:
-        InputError: their captions were taken of several with another seed.
+        InputError: one of them chose its captions among several with another seed.
     """
     there = set(storage.names())
     done = sorted(shard for shard in shards if {token_name(shard), statistics_name(shard)} <= there)
@@ -148,8 +148,8 @@ def finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str,
     for shard, one in statistics.items():
         if one.caption_seed not in (None, seed):
             raise InputError(
-                f"captions of shard {shard!r} in {str(storage)!r} were taken of several with seed {one.caption_seed}, "
-                f"not {seed}; set that seed, or choose another --output"
+                f"shard {shard!r} in {str(storage)!r} chose its captions among several with seed {one.caption_seed}, "
+                f"not {seed}; set seed={one.caption_seed}, or choose another --output"
             )
     return statistics
 
@@ -166,9 +166,9 @@ def make_fingerprint(config: TokenizationConfig, tools: Tools) -> Fingerprint:
     tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
     for name, size_px in (("size_px", config.size_px), ("size_hr_px", config.size_hr_px)):
         if size_px % vqgan.factor or (name == "size_px" and size_px < vqgan.factor):
-            raise InputError(f"{name} {size_px} is no multiple of the VQ-GAN's factor {vqgan.factor}")
+            raise InputError(f"{name} {size_px} is not a multiple of the VQ-GAN's factor {vqgan.factor}")
     if not isinstance(getattr(torch, config.encoder_dtype, None), torch.dtype):
-        raise InputError(f"encoder_dtype {config.encoder_dtype!r} is none of float32, bfloat16, float16")
+        raise InputError(f"encoder_dtype {config.encoder_dtype!r} is unknown; set float32, bfloat16 or float16")
     high, at_once = config.size_hr_px, config.encode_batch_size_hr
     return Fingerprint(
         vq_sha256=image_tokenizer_sha256(tools.vq_folder),

@@ -54,7 +54,7 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
 def said_of(not_numbers: Mapping[str, int], setting: str) -> list[str]:
     """A message for each column that has values which are no numbers, where `setting` compares it with one."""
     return [
-        f"{count} values of {column!r} are no numbers, and {setting} compares it with one: they count as missing"
+        f"{count} values of {column!r} are not numbers, but {setting} compares it with one; they count as missing"
         for column, count in not_numbers.items()
     ]
 

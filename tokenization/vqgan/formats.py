@@ -88,7 +88,7 @@ def _choice(values: dict[str, Any], settings: Path) -> str:
     choice = values.get("weights", "")
     if choice not in WEIGHTS:
         known = ", ".join(f"{each!r}" for each in WEIGHTS if each)
-        raise InputError(f"{str(settings)!r} has weights {choice!r}, it must be one of {known}, or left out")
+        raise InputError(f"{str(settings)!r} has weights {choice!r}; set weights to one of {known}, or leave it out")
     return str(choice)
 
 
@@ -99,8 +99,8 @@ def _is_finite(value: Tensor) -> bool:
 def _format_of(tensors: dict[str, Tensor], found: VqganFiles) -> str:
     if any(name.startswith("encoder.down_blocks.") for name in tensors):
         raise InputError(
-            f"VQ-GAN {str(found.weights)!r} has the tensors of a diffusers VQModel, and no config.json of one beside "
-            "it; put that there"
+            f"VQ-GAN {str(found.weights)!r} has the tensors of a diffusers VQModel, but there is no config.json of one "
+            "beside it; put the model's config.json there"
         )
     bare = {name: kind.tensor_prefix for name, kind in FORMATS.items() if not kind.class_name}
     return next(name for name, prefix in bare.items() if any(tensor.startswith(prefix) for tensor in tensors))

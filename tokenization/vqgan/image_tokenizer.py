@@ -74,8 +74,8 @@ class ImageTokenizer:
         codes, is_finite, is_constant = self._codes(pixels)
         if not is_finite:  # the nearest code of a latent that is no number would be 0
             raise InputError(
-                f"the VQ-GAN's encoder gives latents that are not finite in {self._dtype_name}; take another "
-                "encoder_dtype, float32 before all, or other weights"
+                f"the VQ-GAN's encoder gives latents that are not finite in {self._dtype_name}; set another "
+                "encoder_dtype (float32 is the safest), or take other weights"
             )
         if is_constant and _has_other_patches(pixels_BSS3, self.factor):
             raise InputError(

@@ -77,14 +77,14 @@ def start_vqgan(config: VqganConfig) -> VQModel:
         if initial.pixel_range != SYMMETRIC:
             raise InputError(
                 f"VQ-GAN {config.initial_folder!r} has pixels from {initial.pixel_range[0]:g} to "
-                f"{initial.pixel_range[1]:g}; training feeds them from -1 to 1. Start from another one"
+                f"{initial.pixel_range[1]:g}; training uses -1 to 1. Start from another one"
             )
         own, start = model.state_dict(), initial.model.state_dict()
         other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
         if {name for name in other if not name.startswith(LATENT_PARTS)}:
             raise InputError(
                 f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section; "
-                "give the section that one's block_out_channels and layers_per_block"
+                "set block_out_channels and layers_per_block there to those of this VQ-GAN"
             )
         if other and not config.noise_steps:
             raise InputError(

@@ -81,7 +81,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, location: str) -> dict
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
             raise InputError(
-                f"VQ-GAN {location!r}: tensor {name!r} is missing; it is cut short or of another architecture"
+                f"VQ-GAN {location!r}: tensor {name!r} is missing; the file is truncated or of another architecture"
             )
         return tuple(tensors[name].shape)
 

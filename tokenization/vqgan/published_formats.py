@@ -52,8 +52,8 @@ def load_open_muse(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel
     config = geometry_of(tensors, TAMING, str(files.weights))
     if config["layers_per_block"] == 1 and "AttnDownEncoderBlock2D" in config["down_block_types"]:
         raise InputError(
-            f"VQ-GAN {str(files.weights)!r} has one block a level with attention, which open-muse then leaves out; "
-            "no other code gives the same"
+            f"VQ-GAN {str(files.weights)!r} has one block a level and attention. open-muse's own code leaves that "
+            "attention out, which is not supported; take another VQ-GAN"
         )
     return load_renamed(TAMING, UNIT, False, files, tensors)
 
@@ -107,14 +107,14 @@ def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, lo
         squeezed = value[:, :, 0, 0] if value.dim() == 4 and empty.dim() == 2 and value.shape[2:] == (1, 1) else value
         if squeezed.shape != empty.shape:
             raise InputError(
-                f"VQ-GAN {location!r}: tensor {source!r} has shape {tuple(value.shape)}, the others ask for "
+                f"VQ-GAN {location!r}: tensor {source!r} has shape {tuple(value.shape)}, but the other tensors require "
                 f"{tuple(empty.shape)}; fetch the file again"
             )
         state[name] = squeezed.float().contiguous()
         used.add(source)
     if unexpected := sorted(tensors.keys() - used):
         raise InputError(
-            f"VQ-GAN {location!r}: tensor {unexpected[0]!r} is unexpected; what has it is of another architecture"
+            f"VQ-GAN {location!r}: tensor {unexpected[0]!r} is unexpected; the file is of another architecture"
         )
     return state
 

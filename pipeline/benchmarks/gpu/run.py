@@ -76,7 +76,7 @@ def benchmark_gpu(settings: GpuSettings, recipe: Recipe) -> dict[str, Any]:
         job = _Job(part.function, settings, recipe, recorder)
         _run(context, job, limit_s)
         if part is MACHINE and any("CUDA" in error for error in results_of(path, run)[part.name]["errors"]):
-            say("gpu: the device could not be used in a forked process; parts start from nothing instead")
+            say("gpu: the device could not be used in a forked process; each part starts a new process instead")
             context = multiprocessing.get_context("spawn")
             _run(context, job, limit_s)
         _tell(part, path, run, limit_s)
@@ -123,7 +123,7 @@ def run_process(process: BaseProcess, recorder: Recorder, limit_s: float) -> Non
         process.kill()
         process.join()
     if not in_time:
-        recorder.error(f"took longer than its {limit_s:.0f} s; what it had measured by then is there")
+        recorder.error(f"took longer than its {limit_s:.0f} s; its figures up to then are kept")
     elif process.exitcode:
         recorder.error(f"its process ended with exit code {process.exitcode}")
     recorder.ended(time.monotonic() - started)

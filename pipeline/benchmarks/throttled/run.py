@@ -141,6 +141,6 @@ def _ranks(setting: Setting, names: list[str], real: bool) -> dict[str, Any]:
         for rank in ranks:
             rank.kill()
         if failed:
-            raise RuntimeError(f"{setting.name}: ranks {failed} did not end well")
+            raise RuntimeError(f"{setting.name}: ranks {failed} failed; their errors are above")
         found: dict[str, Any] = json.loads(result.read_text())
         return found

@@ -61,4 +61,4 @@ def test_more_numbers_of_a_seed_begin_with_the_same_ones() -> None:
 def test_impossible_sampling_is_named(changes: dict[str, Any], message: str) -> None:
     assert not Sampling().problems()
     (problem,) = Sampling(**changes).problems()
-    assert message in problem and "it must be" in problem
+    assert message in problem and "but must be" in problem

@@ -60,7 +60,7 @@ def test_a_stage_goes_on_as_long_as_it_saves_something_now_and_then(monkeypatch:
     cluster = Cluster(monkeypatch, [(0, LOST), (0, LOST), (5, LOST), (0, LOST), (0, LOST), (5, None)])
     cluster.run(FIXED)
     assert cluster.workers == [4] * 6
-    assert "2 in a row saved nothing, of 2 that may: rank 1: died" in cluster.told[1]
+    assert "(2 in a row saved nothing; at most 2 may): rank 1: died" in cluster.told[1]
     assert "in a row" not in cluster.told[2]
 
 
@@ -101,9 +101,9 @@ def test_a_job_that_is_asked_to_end_while_it_waits_for_workers_ends(monkeypatch:
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"min_workers": 5}, "min_workers is 5, it must be at most num_workers, 4"),
-        ({"num_workers": 0}, "num_workers is 0, it must be at least 1"),
-        ({"grow_after_s": -1.0}, "grow_after_s is -1.0, it must be at least 0"),
+        ({"min_workers": 5}, "min_workers is 5, but must be at most num_workers, 4"),
+        ({"num_workers": 0}, "num_workers is 0, but must be at least 1"),
+        ({"grow_after_s": -1.0}, "grow_after_s is -1.0, but must be at least 0"),
     ],
 )
 def test_a_range_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:

@@ -130,7 +130,7 @@ def test_a_picture_whose_beginning_is_not_known_is_refused(mars: MarsForCausalLM
     ids = ids_with_pictures(mars)
     cache = mars(ids[:, :9], use_cache=True).past_key_values
     delattr(cache, LAST_OPENER)
-    with pytest.raises(ValueError, match="go on with a picture; give picture_position_ids"):
+    with pytest.raises(ValueError, match="continue a picture; give picture_position_ids"):
         mars(ids[:, 9:], past_key_values=cache)
     with pytest.raises(ValueError, match="generate counts picture_position_ids by itself"):
         mars.generate(ids, picture_position_ids=torch.zeros_like(ids), max_new_tokens=2, pad_token_id=0)

@@ -181,7 +181,7 @@ def test_the_dense_baseline_of_it_computes_the_same_while_its_experts_are_copies
 
 def test_what_a_qwen3_may_have_and_mars_has_not_is_refused(tmp_path: Path) -> None:
     for changes, message in (
-        ({"attention_bias": True}, "has attention_bias; a Qwen3 without biases"),
+        ({"attention_bias": True}, "has attention_bias; only a Qwen3 without biases"),
         ({"use_sliding_window": True, "max_window_layers": 0}, "has use_sliding_window"),
     ):
         Qwen3Config(**changes).save_pretrained(tmp_path)

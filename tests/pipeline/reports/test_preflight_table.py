@@ -17,7 +17,7 @@ FAILED = failed("storage", "room", "0 B free", "make room", "second")
 @pytest.mark.parametrize(
     ("findings", "verdict", "line"),
     [
-        ((OK,), Verdict.OK, "ready: 1 check in 7 s, all well"),
+        ((OK,), Verdict.OK, "ready: 1 check in 7 s, all passed"),
         ((OK, WARNING), Verdict.WARNING, "ready, with warnings: 2 checks in 7 s: 0 failed, 1 warning"),
         ((OK, FAILED, WARNING), Verdict.FAILED, "not ready: 3 checks in 7 s: 1 failed, 1 warning"),
     ],

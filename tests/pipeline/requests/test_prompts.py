@@ -70,7 +70,7 @@ def test_a_bad_jsonl_line_says_what_is_wrong_with_it(tmp_path: Path, line: str, 
 def test_many_bad_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\n" * 50)
-    with pytest.raises(InputError, match="line 20 is empty; and 30 more; mend it"):
+    with pytest.raises(InputError, match="line 20 is empty; and 30 more; correct the file"):
         read(path)
 
 

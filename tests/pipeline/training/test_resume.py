@@ -186,7 +186,7 @@ def test_a_damaged_stage_before_is_named_with_what_to_do(run: StageRun, undistur
     second = replace(named(run, "stage2"), stage_number=2, initial_checkpoint=initial)
     assert not on_ranks(2, second)
     told = Path(f"{second.output}.told").read_text()
-    assert f"{rank_file(1)} has changed" in told and "move it away and run the stage before again" in told
+    assert f"{rank_file(1)} has changed" in told and "move it away and run the previous stage again" in told
     foreign = replace(initial, manifest=replace(initial.manifest, base_sha256="another"))
     assert not on_ranks(1, replace(second, initial_checkpoint=foreign))
     assert "was trained on another language expert" in Path(f"{second.output}.told").read_text()

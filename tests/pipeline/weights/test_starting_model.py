@@ -111,7 +111,7 @@ def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_r
     assert main(options) == result | {"memory_growth_bytes": ANY}
     stage = StageConfig(purpose="a test's", sources={"drawings": Source()})
     check_base(paths, 1, stage, FINGERPRINT, qwen7b.SMALL["seq_length"])
-    with pytest.raises(UsageError, match="a sample can have 25 tokens, the language expert knows 24 positions"):
+    with pytest.raises(UsageError, match="a sample can have 25 tokens, but the language expert knows 24 positions"):
         check_base(paths, 1, stage, FINGERPRINT, qwen7b.SMALL["seq_length"] + 1)
     other = replace(paths, recipe=replace(recipe, language_expert_folder="models/other"))
     with pytest.raises(InputError, match="was made of '.*expert', the recipe names 'models/other'"):

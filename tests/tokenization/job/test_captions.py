@@ -70,7 +70,7 @@ def test_tokens_whose_captions_another_seed_took_are_not_gone_on_with(
     write_json(output, statistics_name("a.tar"), stored_values(shard_statistics([], [], chunk.notes, 8)))
     output.write(token_name("a.tar"), Path.touch)
     assert list(finished_before(["a.tar", "b.tar"], output, 7)) == ["a.tar"]
-    with pytest.raises(InputError, match=r"taken of several with seed 7, not 0; set that seed"):
+    with pytest.raises(InputError, match=r"among several with seed 7, not 0; set seed=7"):
         finished_before(["a.tar"], output, 0)
 
 

@@ -193,7 +193,8 @@ REFUSED = {
     ),
     "misshapen": (
         {"encoder.down.1.block.0.conv1.weight": torch.zeros(32, 31, 3, 3)},
-        r"'encoder.down.1.block.0.conv1.weight' has shape \(32, 31, 3, 3\), the others ask for \(32, 32, 3, 3\)",
+        r"'encoder.down.1.block.0.conv1.weight' has shape \(32, 31, 3, 3\), but the other tensors require "
+        r"\(32, 32, 3, 3\)",
     ),
     "another decoder": ({"decoder.up.0.block.2.conv2.weight": torch.zeros(64, 64, 3, 3)}, "a decoder of widths"),
 }

@@ -48,7 +48,7 @@ def from_config(dtype: str) -> TokenizationConfig:
 def test_an_encoder_that_overflows_in_its_dtype_is_refused_before_the_first_shard(overflowing: Path) -> None:
     check_encoder(from_config("float32"), overflowing, ON_CPU)
     with pytest.raises(
-        InputError, match=r"cannot encode a test picture of 32 px: .* not finite in float16; take another"
+        InputError, match=r"cannot encode a test picture of 32 px: .* not finite in float16; set another"
     ):
         check_encoder(from_config("float16"), overflowing, ON_CPU)
 
@@ -89,4 +89,4 @@ def test_more_codes_than_the_table_can_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 65,537 codes, and the token table holds at most 65,536; name another"):
         check_codebook(folder, ImageTokenizer(folder))
     problems = Recipe(name="x", vqgan=VqganConfig(codebook_size=MAX_CODES + 1)).problems()
-    assert problems == ["vqgan.codebook_size is 65,537, it must be at most 65,536"]
+    assert problems == ["vqgan.codebook_size is 65,537, but must be at most 65,536"]

@@ -137,10 +137,10 @@ def test_averages_that_are_not_there_and_unknown_choices_are_refused(
     with pytest.raises(InputError, match=r"has no moving averages \(EMA\) of its weights; leave vqgan_weights out"):
         load_vqgan(tmp_path / "a.ckpt")
     (tmp_path / SETTINGS_FILE).write_text('{"weights": "best"}')
-    with pytest.raises(InputError, match="has weights 'best', it must be one of 'ema', 'plain'"):
+    with pytest.raises(InputError, match="has weights 'best'; set weights to one of 'ema', 'plain'"):
         load_vqgan(tmp_path / "a.ckpt")
     problems = Recipe("x", vqgan_weights="best").problems()
-    assert problems == ["vqgan_weights is 'best', it must be one of ema, plain, or empty"]
+    assert problems == ["vqgan_weights is 'best', but must be one of ema, plain, or empty"]
     (tmp_path / SETTINGS_FILE).unlink()
     torch.save({f"ema.{name}": value for name, value in weights.items()}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match="has nothing but moving averages; set vqgan_weights=ema"):
@@ -161,7 +161,9 @@ def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: di
         with pytest.raises(InputError, match=message):
             load_vqgan(tmp_path / name)
     save_file(shipped, tmp_path / "b.safetensors")
-    with pytest.raises(InputError, match="has the tensors of a diffusers VQModel, and no config.json of one beside it"):
+    with pytest.raises(
+        InputError, match="has the tensors of a diffusers VQModel, but there is no config.json of one beside it"
+    ):
         load_vqgan(tmp_path / "b.safetensors")
     (tmp_path / "config.json").write_bytes(lfs)
     with pytest.raises(InputError, match="config.json' is not readable: it is a Git LFS pointer"):
