@@ -7,12 +7,15 @@ DeepSpeed's public functions for a parameter's own part (`deepspeed.utils.safe_g
 do less: they work for ZeRO-3 alone, and make AdamW's moments only in its first step.
 """
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -41,6 +44,21 @@ class OwnPart:
     count: int
 
 
+def import_deepspeed() -> ModuleType:
+    """Imports DeepSpeed, but not MLflow where that is installed. Used by workers, each of which else spends a second on
+    it: DeepSpeed's autotuner, which nothing here uses, imports it. A tracker imports MLflow itself.
+    """
+    modules = cast(dict[str, ModuleType | None], sys.modules)
+    is_hidden = "mlflow" not in modules
+    if is_hidden:
+        modules["mlflow"] = None  # importing it fails, as where it is not installed
+    try:
+        return importlib.import_module("deepspeed")
+    finally:
+        if is_hidden:
+            del modules["mlflow"]
+
+
 def shared_memory_file(rank: int) -> Path:
     """The file of the shared memory through which CPU ranks of one machine reduce, 69 MB. Used to remove the file,
     which the op never does."""
@@ -60,8 +78,7 @@ def partition(parameter: nn.Parameter, first: nn.Parameter | None, config: dict[
     Returns:
         This rank's part, without padding, and its first element in the flattened parameter.
     """
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     partitioned: Any = parameter
     if first is None:
         deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=config)
@@ -196,8 +213,7 @@ def kept_gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Gathers the parameters that ZeRO-3 partitioned, and keeps them while modules are called inside. Used to draw
     pictures: each of some hundred codes would gather all weights anew. Every rank calls it. No gradients inside.
     """
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     # Small ones, too, which DeepSpeed otherwise keeps: it lets go of them while it records a new order of modules.
     partitioned: list[Any] = [each for each in parameters if getattr(each, "ds_tensor", None) is not None]
     if not partitioned:

@@ -13,7 +13,12 @@ from pipeline.data.collate import MicroBatch
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import is_visual_table
 from pipeline.runtime.compiled_ops import set_up_compilation
-from pipeline.runtime.deepspeed_private import call_hooks_directly, join_parts_at_once, shared_memory_file
+from pipeline.runtime.deepspeed_private import (
+    call_hooks_directly,
+    import_deepspeed,
+    join_parts_at_once,
+    shared_memory_file,
+)
 from pipeline.training.objective import MicroLoss, Objective
 
 
@@ -75,7 +80,7 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
     sets the accumulation boundary itself.
     """
     set_up_compilation()
-    import deepspeed
+    deepspeed = import_deepspeed()
     from deepspeed.utils import set_z3_leaf_modules
 
     tables: list[nn.Parameter] = []

@@ -20,7 +20,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
-from tokenization.job.actors import load_encoder
+from tokenization.job.encoder import load_encoder
 from tokenization.job.rows import Tools, read_chunks
 from tokenization.job.run import Progress, tokenize_corpus
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,10 @@ from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.corpora.tar import APART
 from tokenization.files.content import one_line
 from tokenization.job.captions import captions_of, why_no_caption
-from tokenization.table.manifest import Notes
+from tokenization.job.chunk import Chunk
 from tokenization.table.queries import compared_with, query_rows, with_numbers
 from tokenization.table.token_table import OWN_COLUMNS
 from tokenization.text_tokenizer import text_ids
-
-
-@dataclass
-class Chunk:
-    """Up to `encode_batch_size` rows of one shard.
-
-    `pixels` uint8 [encode_batch_size, S, S, 3], padded with zeros; `rows` without their codes;
-    `pixels_hr` uint8 [n, S_hr, S_hr, 3], and `places_hr` the indices of their rows; `rejects` since the previous chunk;
-    `notes` since the previous chunk; `last` is True in the shard's last chunk; `error` is set if the shard cannot be
-    read.
-    """
-
-    shard: str
-    index: int
-    pixels: np.ndarray
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    pixels_hr: np.ndarray | None = None
-    places_hr: list[int] = field(default_factory=list)
-    rejects: list[dict[str, str]] = field(default_factory=list)
-    notes: Notes = field(default_factory=Notes)
-    last: bool = False
-    error: str = ""
 
 
 def read_chunks(

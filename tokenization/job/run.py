@@ -17,9 +17,11 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.files.checks import check_apart, unwritable
 from tokenization.files.storage import Storage, open_storage
-from tokenization.job.actors import Encoder, Reader, Writer, check_encoder, writer_of
 from tokenization.job.alarm import alarm_of
+from tokenization.job.encoder import Encoder, check_encoder
+from tokenization.job.reader import Reader
 from tokenization.job.rows import Tools
+from tokenization.job.writer import Writer, writer_of
 from tokenization.table.manifest import (
     Manifest,
     ShardStatistics,

@@ -1,6 +1,8 @@
 """Each name of DeepSpeed that is not public is where it was, on real engines of ZeRO-2 and ZeRO-3."""
 
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from pipeline.runtime.deepspeed_private import (
     shared_memory_file,
 )
 from pipeline.training.engine import engine_config
+from tests.support.checkout import CHECKOUT
 from tests.support.private_names import private_name
 from tests.support.ranks import STAGE, free_port, join, spawn
 
@@ -168,3 +171,10 @@ def _look(rank: int, port: int, result: Path) -> None:
         shared_memory_file(rank).unlink()
     result.write_text("\n".join(sorted(found)))
     os._exit(0)
+
+
+def test_a_worker_imports_deepspeed_without_mlflow_and_a_tracker_still_finds_mlflow() -> None:
+    script = "from pipeline.runtime.deepspeed_private import import_deepspeed; import sys; import_deepspeed()"
+    script += "; assert 'mlflow' not in sys.modules; import mlflow; print(mlflow.__version__)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].count(".") == 2

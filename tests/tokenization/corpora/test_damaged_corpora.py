@@ -22,8 +22,8 @@ from tokenization.corpora.pictures import Picture, load_picture
 from tokenization.errors import InputError
 from tokenization.files.storage import open_storage
 from tokenization.job import rows
-from tokenization.job.actors import Writer
 from tokenization.job.rows import read_chunks
+from tokenization.job.writer import Writer
 from tokenization.table.manifest import Manifest, ShardStatistics, write_manifest
 
 LIMITS = Limits(max_pixels=4_000_000)

@@ -11,9 +11,9 @@ from tests.support.pictures import TarSample, noise_png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.files.storage import open_storage
-from tokenization.job.actors import Writer
 from tokenization.job.alarm import alarm_of
 from tokenization.job.rows import read_chunks
+from tokenization.job.writer import Writer
 
 
 def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizerFast) -> str:

@@ -14,8 +14,8 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import MAX_CODES, VqganConfig
 from tokenization.config.workers import Workers
 from tokenization.errors import InputError
-from tokenization.job.actors import Encoder, check_encoder
-from tokenization.job.rows import Chunk
+from tokenization.job.chunk import Chunk
+from tokenization.job.encoder import Encoder, check_encoder
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_codebook
 from tokenization.vqgan.model import build_vqgan
 
