@@ -66,37 +66,46 @@ def directory(entries: Sequence[Entry], order: str = "<", start: int = 8) -> byt
 def tiff(
     samples: np.ndarray, photometric: int, order: Literal["<", ">"] = "<", more: Sequence[Entry] = (), **changes: int
 ) -> bytes:
-    """An uncompressed TIFF of samples [height, width] or [height, width, bands].
+    """A TIFF of samples [height, width] or [height, width, bands], uncompressed unless it is said otherwise.
 
-    `changes`: `bits` for less than the samples have, or a `sample_format`.
+    `changes`: `bits` for less than the samples have, a `sample_format`, `planar=2` for planes, `compression=8`.
     """
     height, width = samples.shape[:2]
     bands = samples.shape[2] if samples.ndim == 3 else 1
     bits = changes.get("bits", samples.dtype.itemsize * 8)
     kind = changes.get("sample_format", {"u": 1, "i": 2, "f": 3}[samples.dtype.kind])
-    if bits == 12:
-        pairs = samples.reshape(-1, 2).astype(np.uint32)
-        joined = (pairs[:, 0] << 12) | pairs[:, 1]
-        pixels = np.stack([joined >> 16, joined >> 8, joined], axis=1).astype(np.uint8).tobytes()
-    else:
-        pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
-    short, long = (lambda *values: struct.pack(f"{order}{len(values)}H", *values)), struct.Struct(order + "I").pack
+    planar, compression = changes.get("planar", 1), changes.get("compression", 1)
+    planes = np.moveaxis(samples, -1, 0) if planar == 2 and bands > 1 else samples[None]
+    strips = [_packed(plane, order, bits) for plane in planes]
+    if compression == 8:
+        strips = [zlib.compress(strip) for strip in strips]
+    places = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
+    short, long = (lambda *values, code=code: struct.pack(f"{order}{len(values)}{code}", *values) for code in "HI")
     entries: list[Entry] = [
         (256, LONG, 1, long(width)),
         (257, LONG, 1, long(height)),
         (258, SHORT, bands, short(*[bits] * bands)),
-        (259, SHORT, 1, short(1)),
+        (259, SHORT, 1, short(compression)),
         (262, SHORT, 1, short(photometric)),
-        (273, LONG, 1, long(8)),
+        (273, LONG, len(strips), long(*places)),
         (277, SHORT, 1, short(bands)),
         (278, LONG, 1, long(height)),
-        (279, LONG, 1, long(len(pixels))),
+        (279, LONG, len(strips), long(*map(len, strips))),
+        (284, SHORT, 1, short(planar)),
         (339, SHORT, bands, short(*[kind] * bands)),
         *more,
     ]
-    start = 8 + len(pixels)
+    start = places[-1] + len(strips[-1])
     content = directory(entries, order, start)
-    return content[:8] + pixels + content[start:]
+    return b"".join((content[:8], *strips, content[start:]))
+
+
+def _packed(samples: np.ndarray, order: Literal["<", ">"], bits: int) -> bytes:
+    if bits != 12:
+        return samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    pairs = samples.reshape(-1, 2).astype(np.uint32)
+    joined = (pairs[:, 0] << 12) | pairs[:, 1]
+    return np.stack([joined >> 16, joined >> 8, joined], axis=1).astype(np.uint8).tobytes()
 
 
 def exif(*entries: Entry, order: str = "<", orientation: int = 6) -> bytes:

@@ -1,4 +1,4 @@
-"""The size and the orientation in the header of a JPEG XL.
+"""The size, the orientation and the depth in the header of a JPEG XL.
 
 Pillow's plugin decodes a picture when it opens it, so limits need the header before (ISO/IEC 18181-1, annex D).
 """
@@ -15,11 +15,13 @@ HEADER_BYTES = 64
 
 @dataclass(frozen=True)
 class JpegXlHeader:
-    """The stored width and height in px, and EXIF's orientation, which decoders apply to the pixels by themselves."""
+    """The stored width and height in px; EXIF's orientation, which decoders apply to the pixels by themselves, but not
+    to those of a JPEG that they give back; and the bits of a sample."""
 
     width: int
     height: int
     orientation: int
+    bits: int = 8
 
 
 def is_jpeg_xl(content: bytes) -> bool:
@@ -37,17 +39,44 @@ def read_header(content: bytes) -> JpegXlHeader:
     if start is None:
         raise ValueError("not a readable picture: a JPEG XL without a codestream")
     bits = _Bits(content[start + len(CODESTREAM) : start + HEADER_BYTES])
+    width, height = _size(bits)
+    is_default = bits.take(1)
+    if is_default:
+        return JpegXlHeader(width, height, 1)
+    orientation = 1
+    if bits.take(1):
+        orientation += bits.take(3)
+        if bits.take(1):  # another size, for showing it
+            _size(bits)
+        if bits.take(1):  # a preview
+            _preview(bits)
+        if bits.take(1):  # an animation: ticks a second, loops, time codes
+            for lengths in ((0, 0, 10, 30), (0, 0, 8, 10), (0, 3, 16, 32)):
+                bits.take(lengths[bits.take(2)])
+            bits.take(1)
+    is_float = bits.take(1)
+    choice, further = bits.take(2), ((32, 16, 24) if is_float else (8, 10, 12))
+    return JpegXlHeader(width, height, orientation, further[choice] if choice < 3 else 1 + bits.take(6))
+
+
+def _size(bits: "_Bits") -> tuple[int, int]:
+    """Width and height."""
     is_multiple = bits.take(1)
     height = _side(bits, is_multiple)
     ratio = bits.take(3)
-    width = height * RATIOS[ratio][0] // RATIOS[ratio][1] if ratio else _side(bits, is_multiple)
-    is_default = bits.take(1)
-    has_orientation = not is_default and bits.take(1)
-    return JpegXlHeader(width, height, 1 + bits.take(3) if has_orientation else 1)
+    return height * RATIOS[ratio][0] // RATIOS[ratio][1] if ratio else _side(bits, is_multiple), height
 
 
 def _side(bits: "_Bits", is_multiple_of_8: int) -> int:
     return 8 * (1 + bits.take(5)) if is_multiple_of_8 else 1 + bits.take(LENGTHS[bits.take(2)])
+
+
+def _preview(bits: "_Bits") -> None:
+    """Goes over a preview's size."""
+    lengths = (0, 0, 5, 9) if bits.take(1) else (6, 8, 10, 12)
+    bits.take(lengths[bits.take(2)])
+    if not bits.take(3):
+        bits.take(lengths[bits.take(2)])
 
 
 class _Bits:

@@ -6,9 +6,11 @@ from contextlib import suppress
 from PIL import Image
 
 from tokenization.corpora.jpeg_xl import is_jpeg_xl
+from tokenization.corpora.picture_tiff import read_all_by_libtiff
 from tokenization.files.signatures import HEIF_BRANDS
 
 Image.init()
+read_all_by_libtiff()
 with suppress(ImportError):  # HEIC
     import pillow_heif
 

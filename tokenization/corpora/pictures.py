@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tokenization.config.pictures import RESAMPLING, Transform
+from tokenization.corpora.deep_colour import mend_tiles, stated_white
 from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
 from tokenization.corpora.picture_depth import as_rgb
 from tokenization.corpora.picture_formats import FORMATS, check_work, plugin_for
 from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
+from tokenization.corpora.picture_photoshop import mend_channels
+from tokenization.corpora.picture_tiff import check_layout
 from tokenization.files.content import START_BYTES, content_of, what_it_is, without_addresses
 
 REDUCING_GAP = 3.0
@@ -60,7 +63,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"picture has more than max_pixels {transform.limits.max_pixels}: {error}") from error
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, KeyError) as error:  # the latter are from tables of depths and modes
         raise ValueError(f"not a readable picture: {_named(content)}{plugin_for(content)}") from error
     except Exception as error:  # broken bytes can make Pillow's decoders raise any exception
         raise ValueError(f"not a readable picture: {without_addresses(str(error))}") from error
@@ -96,6 +99,7 @@ def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, in
         Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels
         check_work(image, encoded.content)
         needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
+        stated = _prepared(image, encoded.content)
         image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
         reduced = image.size != full
         image.load()
@@ -103,16 +107,37 @@ def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, in
             full = image.size
             transform.limits.check_size(*full)
         orientation = _orientation(image, encoded)
-        rgb = as_rgb(image, encoded.content)
+        rgb = as_rgb(image, encoded.content, stated)
     if orientation in TURNS:
         rgb = rgb.transpose(TURNS[orientation])
     return rgb, *(full[::-1] if orientation in SIDEWAYS else full)
 
 
+def _prepared(image: Image.Image, content: bytes) -> int:
+    """Sets right how an opened picture will be decoded.
+
+    Returns:
+        The largest value that a sample can have, as the file states it.
+
+    Raises:
+        ValueError: Pillow would decode it wrongly.
+    """
+    if isinstance(image, ImageFile.ImageFile):
+        mend_tiles(image)
+    if image.format == "TIFF":
+        check_layout(image)
+    if image.format == "PSD":
+        mend_channels(image, content)
+    return stated_white(image, content)
+
+
 def _orientation(image: Image.Image, encoded: Encoded) -> int:
-    if is_jpeg_xl(encoded.content) and read_header(encoded.content).orientation != 1:
-        return 1  # the decoder has done it
+    is_turned = is_jpeg_xl(encoded.content) and read_header(encoded.content).orientation != 1
+    if is_turned and not getattr(image, "jpeg", False):  # a JPEG inside is given back as it was stored
+        return 1
     exif, xmp = (each if isinstance(each := image.info.get(name), bytes) else b"" for name in ("exif", "xmp"))
+    if encoded.content[4:8] == b"ftyp":  # properties of the file say it, which decoders report as EXIF
+        xmp = b""
     return orientation_of(encoded.exif or exif, encoded.xmp or xmp)
 
 

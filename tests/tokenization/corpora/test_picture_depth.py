@@ -168,6 +168,37 @@ def test_a_fourth_byte_that_nobody_set_hides_no_picture(kind: str) -> None:
         assert loaded(saved(red, kind, **how))[9, 9].tolist() == [255] * 3, "some alpha is set, so it counts"
 
 
+def targa(kind: int, depth: int, pixel: bytes, palette: bytes = b"", palette_bits: int = 0) -> bytes:
+    """A TGA of 8 x 8 equal pixels; a palette has one entry."""
+    header = struct.pack("<BBBHHBHHHHBB", 0, bool(palette), kind, 0, 1, palette_bits, 0, 0, 8, 8, depth, 0)
+    return header + palette + pixel * 64
+
+
+@pytest.mark.parametrize(
+    ("unset", "set_", "color"),
+    [
+        (targa(3, 16, b"\x78\0"), targa(3, 16, b"\x78\xff"), 120),
+        (targa(1, 8, b"\0", b"\x78\x78\x78\0", 32), targa(1, 8, b"\0", b"\x78\x78\x78\xff", 32), 120),
+        (targa(1, 8, b"\0", b"\xef\x3d", 16), targa(1, 8, b"\0", b"\xef\xbd", 16), 123),
+        (targa(2, 16, b"\xef\x3d"), targa(2, 16, b"\xef\xbd"), 123),
+        (targa(2, 32, b"\x78\x78\x78\0"), targa(2, 32, b"\x78\x78\x78\xff"), 120),
+    ],
+    ids=["grey", "palette of 32 bits", "palette of 16 bits", "colour of 16 bits", "colour of 32 bits"],
+)
+def test_unset_alpha_of_a_tga_hides_no_picture_whatever_its_pixels_are(unset: bytes, set_: bytes, color: int) -> None:
+    for content in (unset, set_):
+        assert (loaded(content) == color).all()
+
+
+def test_unset_alpha_of_a_grey_or_palette_dds_hides_no_picture() -> None:
+    def texture(flags: int, bits: int, body: bytes) -> bytes:
+        head = struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0) + struct.pack("<8I", 32, flags, 0, bits, 0, 0, 0, 0)
+        return b"DDS " + head.ljust(124, b"\0") + body
+
+    assert (loaded(texture(0x20001, 16, b"\x78\0" * 64)) == 120).all()
+    assert (loaded(texture(0x20, 8, b"\x78\x78\x78\0" * 256 + bytes(64))) == 120).all()
+
+
 def test_premultiplied_alpha_lies_over_white_too() -> None:
     grey = np.stack([np.full((SIDE, SIDE), 60, np.uint8), np.full((SIDE, SIDE), 120, np.uint8)], -1)
     associated = [(338, SHORT, 1, struct.pack("<H", 1))]

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,22 @@ def test_formats_of_plugins_are_turned_once(kind: str, orientation: int) -> None
     assert (picture.width, picture.height) == (96, 64)
     red = picture.pixels[..., 1] < 128
     assert red[:14, 9:14].all() and not red[18:].any() and not red[:, 18:].any()
+
+
+def test_a_jpeg_xl_that_was_made_of_a_jpeg_is_turned_once(tmp_path: Path) -> None:
+    """Its decoder gives the JPEG back, as it was stored."""
+    path = tmp_path / "a.jpg"
+    for orientation in (1, 6, 3):
+        path.write_bytes(jpeg(exif(orientation=orientation)))
+        stream, expected = io.BytesIO(), loaded(path.read_bytes())
+        with Image.open(path) as image:
+            image.save(stream, "JXL", lossless_jpeg=True)
+        assert np.array_equal(loaded(stream.getvalue()).pixels, expected.pixels)
+        assert loaded(stream.getvalue()).width == expected.width
+
+
+def test_stale_xmp_does_not_turn_an_avif() -> None:
+    """In such files, properties alone say how a picture is turned; some tools leave the XMP as it was."""
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert loaded(saved("AVIF", xmp=xmp)).width == 64
+    assert loaded(saved("AVIF", xmp=xmp, exif=exif(orientation=6))).width == 48
