@@ -98,5 +98,5 @@ def _samples(
             texts.append("")
     for place, name in enumerate(names):
         segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
-        content, problem = read_picture(storage, folder, name, max_bytes)
-        yield Sample(f"{document}/{place}", content, metadata, problem, segment, is_named=content is not None)
+        found = read_picture(storage, folder, name, max_bytes)
+        yield Sample(f"{document}/{place}", found.content, metadata, found.problem, segment, file=found.name)

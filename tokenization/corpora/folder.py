@@ -34,8 +34,8 @@ class PictureFolder(CorpusFormat):
             if listed.problem:
                 yield listed
             else:
-                content, problem = read_picture(self.storage, "", name, self.source.max_bytes)
-                yield self.completed(name, Sample(listed.key, content, listed.metadata, problem))
+                found = read_picture(self.storage, "", name, self.source.max_bytes)
+                yield self.completed(name, Sample(listed.key, found.content, listed.metadata, found.problem))
 
     def sha256(self) -> str:
         """A hash of the keys. It changes when a picture is added or removed, as the virtual shards do."""
@@ -146,10 +146,11 @@ class PictureFiles(PictureFolder):
         contents: dict[str, bytes] = {}
         for suffix in ("json", *TEXT_SUFFIXES):
             if suffix in beside:
-                content, problem = read_picture(self.storage, "", beside[suffix], self.source.max_bytes)
-                if content is None:
-                    return Sample(sample.key, sample.picture, problem=("bad metadata", problem[1] if problem else ""))
-                contents[suffix] = content
+                found = read_picture(self.storage, "", beside[suffix], self.source.max_bytes)
+                if found.content is None:
+                    reason = found.problem[1] if found.problem else ""
+                    return Sample(sample.key, sample.picture, problem=("bad metadata", reason))
+                contents[suffix] = found.content
         return sample_of(sample.key, sample.picture, contents)
 
 

@@ -59,10 +59,11 @@ class ParquetShards(CorpusFormat):
             return Sample(key, picture, row)
         if isinstance(file_name, str) and file_name:
             inside = file_name.removeprefix(f"{self.storage}/")  # a path that was absolute where it was written
-            content, problem = read_picture(self.storage, "" if inside != file_name else folder, inside, self._most)
+            found = read_picture(self.storage, "" if inside != file_name else folder, inside, self._most)
+            problem = found.problem
             if problem:
                 problem = (problem[0], f"column {column!r} has no bytes, and {problem[1]}")
-            return Sample(key, content, row, problem, is_named=content is not None)
+            return Sample(key, found.content, row, problem, file=found.name)
         failed = row.get("status") not in (None, "success")  # as img2dataset writes what it could not download
         why = f": {row['status']}, {row.get('error_message')}" if failed else ""
         return Sample(key, None, row, ("no picture", f"column {column!r} is empty{why}"))

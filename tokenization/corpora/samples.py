@@ -38,8 +38,8 @@ class Sample:
         metadata: captions and all other columns.
         problem: if the sample cannot be used, the (reason, message); else empty.
         segment: its place in an interleaved document; None for a picture with captions.
-        is_named: the picture was read from a file that a row names.
         text: the caption in a text file beside the picture, which names no column and no language; often empty.
+        file: the picture's file in the corpus, where a row names one that is there; else empty.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Sample:
     problem: tuple[str, str] | tuple[()] = ()
     segment: Segment | None = None
     text: str = ""
-    is_named: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True)

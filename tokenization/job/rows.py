@@ -16,10 +16,11 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import Picture, load_picture
 from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.corpora.tar import APART
+from tokenization.errors import InputError
 from tokenization.files.content import one_line
 from tokenization.job.captions import captions_of, why_no_caption
 from tokenization.job.chunk import Chunk
-from tokenization.table.queries import compared_with, query_rows, with_numbers
+from tokenization.table.queries import INCOMPARABLE, compared_with, query_rows, used_as_texts, with_numbers, with_texts
 from tokenization.table.token_table import OWN_COLUMNS
 from tokenization.text_tokenizer import text_ids
 
@@ -46,9 +47,9 @@ def read_chunks(
         chunk.notes.caption_seed = seed if any(one.drawn for one in usable[:count]) else None
         return chunk
 
-    num_named = 0
+    named: set[str] = set()
     for samples in _by_document(_counting(corpus.read_all(shard), ignored)):
-        num_named += sum(sample.is_named for sample in samples)
+        named.update(sample.file for sample in samples if sample.file)
         whole, problems = _checked_together(samples, seen, config, shard, seed)
         usable += whole
         rejects += [
@@ -60,7 +61,7 @@ def read_chunks(
             index, usable, rejects = index + 1, usable[config.encode_batch_size :], []
             ignored.clear()
     chunk = chunk_of(len(usable))
-    chunk.last, chunk.notes.pictures_named = True, num_named
+    chunk.last, chunk.notes.files_named = True, named
     yield chunk
 
 
@@ -212,11 +213,27 @@ def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[
     if not where:
         return list(range(len(rows))), Counter()
     plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
-    frame, lost = with_numbers(pd.DataFrame(plain), where, but=OWN_COLUMNS)
-    as_text = compared_with(where, (str,))
+    try:
+        return _matches(plain, where)
+    except InputError:  # of some row's values: they cost that row
+        matches, lost = list[int](), Counter[str]()
+        for place, row in enumerate(plain):
+            try:
+                matched, lost_of_row = _matches([row], where)
+                matches += [place] * len(matched)
+                lost.update(lost_of_row)
+            except InputError:
+                lost[INCOMPARABLE] += 1
+        return matches, lost
+
+
+def _matches(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
+    """As `_chosen`. Raises InputError if the query cannot be applied to these rows."""
+    frame, lost = with_numbers(pd.DataFrame(rows), where, but=OWN_COLUMNS)
+    as_text = compared_with(where, (str,)) | used_as_texts(where)
     frame = frame.apply(lambda column: column if column.name in as_text else _numbers(column))
     try:
-        return query_rows(frame, where), lost
+        return query_rows(with_texts(frame, where, but=OWN_COLUMNS), where), lost
     except pd.errors.UndefinedVariableError:
         return [], lost
 
@@ -230,6 +247,8 @@ def check_query(where: str) -> None:
 
 def _numbers(column: pd.Series) -> pd.Series:
     """Converts a text column to numbers if all its values are numbers, as in a csv file."""
+    if column.dtype.kind in "biufcmM":
+        return column
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):

@@ -17,7 +17,7 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.errors import InputError
 from tokenization.files.checks import check_apart, unwritable
 from tokenization.files.storage import Storage, open_storage
-from tokenization.job.alarm import alarm_of
+from tokenization.job.alarm import Alarm
 from tokenization.job.encoder import Encoder, check_encoder
 from tokenization.job.reader import Reader
 from tokenization.job.rows import Tools
@@ -50,7 +50,7 @@ STATISTICS_AT_ONCE = 32
 @dataclass
 class Progress:
     """Progress of a job. `shards_before` were done when it started; `rows` and `rejects` count this job alone. `alarm`
-    is what is wrong with its first shard, if nearly nothing of it could be used."""
+    is what is wrong with its first shards, if nearly nothing of them could be used."""
 
     shards: int
     shards_before: int
@@ -89,21 +89,20 @@ def tokenize_corpus(
     """
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
     fingerprint = fingerprint or prepare_output(corpus, output, config, tools)
-    ignored = {reason: len(names) for reason, names in corpus.ignored.items()}
+    ignored = corpus.ignored
     storage.delete(MANIFEST_FILE)
     statistics = finished_before(shards, storage, seed)
     progress = Progress(len(shards), len(statistics), len(statistics))
     if len(statistics) < len(shards):
         check_encoder(config, tools.vq_folder, workers)
     failed: dict[str, str] = {}
-    idle_passes = 0
+    idle_passes, alarm = 0, Alarm(storage)
     while pending := [shard for shard in shards if shard not in statistics and shard not in failed]:
         finished = _one_pass(corpus, pending, output, fingerprint, config, tools, workers, progress, report, seed)
         before, broken = len(statistics) + len(failed), None
         try:
             for shard, ended in finished:
-                if progress.shards_done + progress.shards_failed == progress.shards_before + 1:
-                    progress.alarm = alarm_of(storage, shard, ended)
+                progress.alarm = progress.alarm or alarm.ended(shard, ended)
                 if isinstance(ended, ShardStatistics):
                     statistics[shard] = ended
                 else:

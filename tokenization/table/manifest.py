@@ -1,23 +1,24 @@
 """Statistics of each shard, and the manifest with their sums: the rows that were written, and those rejected."""
 
+import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from tokenization.corpora.leftovers import PICTURE
 from tokenization.corpora.tar import TAR_SUFFIXES
 from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
-OPTIONAL: dict[str, Any] = {"ignored": {}, "not_numbers": {}, "caption_seed": None, "pictures_named": 0}
+OPTIONAL: dict[str, Any] = {"ignored": {}, "not_numbers": {}, "caption_seed": None, "files_named": ""}
 """Keys that are in the files only where they have another value."""
+HASH = np.dtype("<u8")
 SETTINGS_FILE = "tokenization.json"
 """File with the corpus and the fingerprint of all tokens in the folder."""
 STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
@@ -31,18 +32,18 @@ class Notes:
         ignored: files and members of an archive that are part of no sample, by the reason.
         not_numbers: by column, values that `hr_where` compares with a number and that are none.
         caption_seed: the seed by which captions were taken of several; None if none was.
-        pictures_named: pictures that were read from files which the shard's rows name.
+        files_named: names of the files beside the shards that the shard's rows name, each once.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
     not_numbers: Counter[str] = field(default_factory=Counter)
     caption_seed: int | None = None
-    pictures_named: int = 0
+    files_named: set[str] = field(default_factory=set)
 
     def add(self, other: "Notes") -> None:
         self.ignored.update(other.ignored)
         self.not_numbers.update(other.not_numbers)
-        self.pictures_named += other.pictures_named
+        self.files_named |= other.files_named
         if other.caption_seed is not None:
             self.caption_seed = other.caption_seed
 
@@ -56,7 +57,8 @@ class ShardStatistics:
         rejects: number of rejects by reason.
         truncated_captions: captions that were cut.
         codes_in_use: one bit per code, packed, base64.
-        ignored, not_numbers, caption_seed, pictures_named: see `Notes` and `OPTIONAL`.
+        ignored, not_numbers, caption_seed: see `Notes` and `OPTIONAL`.
+        files_named: `name_hashes` of the files in `Notes`, base64.
     """
 
     rows_out: int
@@ -67,7 +69,7 @@ class ShardStatistics:
     ignored: dict[str, int] = field(default_factory=dict)
     not_numbers: dict[str, int] = field(default_factory=dict)
     caption_seed: int | None = None
-    pictures_named: int = 0
+    files_named: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def shard_statistics(
         ignored=dict(sorted(notes.ignored.items())),
         not_numbers=dict(sorted(notes.not_numbers.items())),
         caption_seed=notes.caption_seed,
-        pictures_named=notes.pictures_named,
+        files_named=b64encode(name_hashes(notes.files_named).tobytes()).decode(),
     )
 
 
@@ -141,11 +143,13 @@ def write_manifest(
     failed: dict[str, str],
     fingerprint: Fingerprint,
     output: Storage,
-    ignored: dict[str, int],
+    ignored: Mapping[str, Sequence[str]],
 ) -> Manifest:
-    """Adds up the statistics of all shards and writes the manifest. `ignored` counts the files beside the shards."""
+    """Adds up the statistics of all shards and writes the manifest. `ignored` has the names of the files beside the
+    shards, by the reason; those that rows name are taken off."""
     reasons: Counter[str] = Counter()
-    all_ignored, not_numbers = Counter(ignored), Counter[str]()
+    all_ignored, not_numbers = Counter[str](), Counter[str]()
+    named: list[np.ndarray] = []
     used = np.zeros(fingerprint.codebook_size, bool)
     shards = rows_out = rows_hr = truncated = 0
     for one in statistics:
@@ -153,10 +157,13 @@ def write_manifest(
         truncated += one.truncated_captions
         reasons.update(one.rejects)
         all_ignored.update(one.ignored)
-        all_ignored[PICTURE] -= one.pictures_named
+        named.append(np.frombuffer(b64decode(one.files_named), HASH))
         not_numbers.update(one.not_numbers)
         bits = np.unpackbits(np.frombuffer(b64decode(one.codes_in_use), np.uint8), count=len(used))
         used |= bits.astype(bool)
+    of_rows = np.unique(np.concatenate([np.zeros(0, HASH), *named]))
+    for reason, names in ignored.items():
+        all_ignored[reason] += int((~np.isin(name_hashes(names), of_rows)).sum())
     rejected = sum(reasons.values())
     manifest = Manifest(
         corpus=corpus,
@@ -175,6 +182,12 @@ def write_manifest(
     )
     write_json(output, MANIFEST_FILE, stored_values(manifest), indent=2)
     return manifest
+
+
+def name_hashes(names: Iterable[str]) -> np.ndarray:
+    """The first 8 bytes of each name's blake2b, ascending: `HASH` [n]. A manifest holds those of a whole corpus."""
+    digests = [hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names]
+    return np.sort(np.frombuffer(b"".join(digests), HASH))
 
 
 def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
@@ -215,7 +228,9 @@ def write_json(output: Storage, name: str, value: Any, indent: int | None = None
 
 def read_shard_statistics(output: Storage, shard: str) -> ShardStatistics:
     with output.local(statistics_name(shard)) as path:
-        return ShardStatistics(**json.loads(path.read_text("utf-8")))
+        values = json.loads(path.read_text("utf-8"))
+    values.pop("pictures_named", None)  # of earlier code: a count, which does not tell whether files are the same
+    return ShardStatistics(**values)
 
 
 def _differences(begun: dict[str, Any], wanted: dict[str, Any], within: str = "") -> list[str]:

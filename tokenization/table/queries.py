@@ -1,7 +1,8 @@
 """Filters over rows: pandas queries, in which a number that is kept as text compares like a number.
 
 Which columns are numbers, the query says: those that it compares with a number. A value of theirs that is no number
-counts as missing.
+counts as missing. Those that it compares with a text, or uses by `.str`, are texts, whatever type a part of the rows
+has: a file of rows whose values happen to be digits, or missing, is filtered like any other.
 """
 
 import ast
@@ -11,12 +12,18 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from tokenization.errors import InputError
 
+INCOMPARABLE = "(rows)"
+"""Counted beside the columns with values that are no numbers: rows to which a query cannot be applied."""
+
 _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[&|@]""")
 """Texts, quoted names and operators, as pandas' queries have them beside Python's expressions."""
+
+TEXT = pd.StringDtype(na_value=np.nan)
 
 _METHODS = ("between", "gt", "ge", "lt", "le", "eq", "ne", "isin")
 """Methods of a column that compare it."""
@@ -51,12 +58,37 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
     return frame, lost
 
 
+def with_texts(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> pd.DataFrame:
+    """Makes texts of the values that the query compares with texts or uses by `.str`, and with numbers nowhere. Of a
+    missing one, `.str.contains` and the like are false.
+
+    Args:
+        frame, where, but: see `with_numbers`.
+    """
+    texts = (compared_with(where, (str,)) | used_as_texts(where)) - compared_with(where, (int, float))
+    for name in sorted(texts):
+        if name in frame and name not in but and frame[name].dtype.kind not in "mM":
+            frame = frame.assign(**{name: frame[name].astype(object).map(_text).astype(TEXT)})
+    return frame
+
+
+def used_as_texts(where: str) -> set[str]:
+    """Names of the columns that a query uses by `.str`."""
+    tree, quoted = _parsed(where)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "str"]
+    return {quoted.get(name, name) for node in nodes for name in _names(node.value)}
+
+
 def said_of(not_numbers: Mapping[str, int], setting: str) -> list[str]:
     """A message for each column that has values which are no numbers, where `setting` compares it with one."""
-    return [
-        f"{count} values of {column!r} are not numbers, but {setting} compares it with one; they count as missing"
-        for column, count in not_numbers.items()
-    ]
+    found = []
+    for column, count in not_numbers.items():
+        if column == INCOMPARABLE:
+            found.append(f"{count} rows have values that {setting} cannot compare; they do not match it")
+        else:
+            values = f"{count} values of {column!r} are not numbers"
+            found.append(f"{values}, but {setting} compares it with one; they count as missing")
+    return found
 
 
 def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
@@ -81,6 +113,15 @@ def _bare(value: object) -> object:
     return value.strip().strip('"').strip() or None
 
 
+def _text(value: object) -> object:
+    """A value as text; None where it is missing. A whole number that pandas holds as 5.0 is "5", as its file has it."""
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """The columns that a comparison concerns, and what stands on its sides."""
@@ -92,8 +133,8 @@ class _Comparison:
         return any(_is_constant(one, kinds) for one in self.operands)
 
 
-def _comparisons(where: str) -> list[_Comparison]:
-    """The comparisons of a query, by an operator or by a method such as `between`; none if it is no query."""
+def _parsed(where: str) -> tuple[ast.AST, dict[str, str]]:
+    """A query's expression, empty if it is no query, and the columns whose names it quotes, by their names in it."""
     quoted: dict[str, str] = {}
 
     def plain(match: re.Match[str]) -> str:
@@ -105,9 +146,14 @@ def _comparisons(where: str) -> list[_Comparison]:
         return {"&": " and ", "|": " or ", "@": ""}.get(part, part)
 
     try:
-        tree = ast.parse(_PARTS.sub(plain, where).strip(), mode="eval")
+        return ast.parse(_PARTS.sub(plain, where).strip(), mode="eval"), quoted
     except (SyntaxError, ValueError):
-        return []  # pandas says what is wrong
+        return ast.Module([], []), quoted  # pandas says what is wrong
+
+
+def _comparisons(where: str) -> list[_Comparison]:
+    """The comparisons of a query, by an operator or by a method such as `between`."""
+    tree, quoted = _parsed(where)
     found: list[list[ast.expr]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):

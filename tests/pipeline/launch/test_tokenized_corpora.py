@@ -20,7 +20,7 @@ def manifest(folder: Path, rows: int, rejects: int, failed: int, notes: Notes | 
         FINGERPRINT.codebook_size,
     )
     failures = {f"{number}.tar": "torn" for number in range(failed)}
-    beside = {"picture outside of the shards": 2} if notes else {}
+    beside = {"picture outside of the shards": ["a.png", "b.png"]} if notes else {}
     return write_manifest("in", [books], failures, FINGERPRINT, open_storage(folder), beside)
 
 
@@ -48,7 +48,7 @@ def test_the_manifest_counts_what_is_ignored_and_has_nothing_new_where_nothing_i
     stored = open_storage(tmp_path / "plain").text("manifest.json")
     assert stored and not {"ignored", "not_numbers"} & set(stored.split('"'))
     assert plain.ignored == {}
-    notes = Notes(pictures_named=1)
+    notes = Notes(files_named={"a.png", "shard.txt"})
     notes.ignored.update({"folder": 3})
     notes.not_numbers.update({"score": 4})
     full = manifest(tmp_path / "full", 1, 1, 0, notes)

@@ -8,26 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.support.corpora import corpus_in
 from tests.support.damage import LAYOUTS, damaged_containers, whole_pictures, write_damaged_corpus
-from tests.support.tokens import FINGERPRINT
-from tokenization.config.pictures import Limits, Transform
-from tokenization.config.tokenization import TokenizationConfig
+from tests.support.plain_job import LIMITS, tokenize_plainly
+from tokenization.config.pictures import Transform
 from tokenization.corpora.pictures import Picture, load_picture
 from tokenization.errors import InputError
-from tokenization.files.storage import open_storage
 from tokenization.job import rows
-from tokenization.job.rows import read_chunks
-from tokenization.job.writer import Writer
-from tokenization.table.manifest import Manifest, ShardStatistics, write_manifest
 
-LIMITS = Limits(max_pixels=4_000_000)
-CONFIG = TokenizationConfig(32, encode_batch_size=16, caption_columns={"caption": "en"}, limits=LIMITS)
 MOST_BYTES = 64_000_000 + 32 * LIMITS.max_pixels
 MOST_S = 2.0
 """A picture's bounds: memory beside what the process had before, and seconds of a core."""
@@ -64,28 +55,6 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bounds]:
     assert watch.most_bytes < MOST_BYTES and watch.most_s < MOST_S
 
 
-def tokenize(corpus_folder: Path, output: Path, tokenizer: PreTrainedTokenizerFast) -> Manifest:
-    """Everything that the job does with a corpus but encode its pictures."""
-    corpus, writer = corpus_in(corpus_folder), Writer(str(output), FINGERPRINT)
-    books: list[ShardStatistics] = []
-    failed: dict[str, str] = {}
-    for shard in corpus.shards:
-        try:
-            chunks = list(read_chunks(corpus, shard, CONFIG, tokenizer))
-        except InputError as error:
-            failed[shard] = str(error)
-            continue
-        for chunk in chunks:
-            for row in chunk.rows:
-                row["codes"] = np.zeros(FINGERPRINT.num_codes, np.uint16)
-            writer.add(shard, chunk.index, chunk.rows, chunk.rejects, chunk.notes)
-        ended = writer.finish(shard, len(chunks))
-        assert ended is not None
-        books.append(ended)
-    ignored = {reason: len(names) for reason, names in corpus.ignored.items()}
-    return write_manifest(str(corpus_folder), books, failed, FINGERPRINT, open_storage(output), ignored)
-
-
 def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -98,7 +67,7 @@ def check_damage(
     written = write_damaged_corpus(inputs / "samples", layout, samples)
     broken = list(damaged_containers(inputs / "containers", layout, containers))
     before = files_in(inputs)
-    manifest = tokenize(inputs / "samples", output, tokenizer)
+    manifest = tokenize_plainly(inputs / "samples", output, tokenizer)
     assert not manifest.failed_shards and not manifest.ignored
     assert manifest.rows_in == manifest.rows_out + manifest.rows_rejected == len(written)
     kept = [name for path in output.glob("*.parquet") for name in pq.read_table(path)["sample_id"].to_pylist()]
@@ -116,7 +85,7 @@ def check_damage(
 def _close_or_refuse(corpus: Path, output: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     output.mkdir(parents=True)
     try:
-        manifest = tokenize(corpus, output, tokenizer)
+        manifest = tokenize_plainly(corpus, output, tokenizer)
     except InputError as error:
         assert str(error) and "\n" not in str(error)
         return

@@ -1,5 +1,6 @@
 """A shard of which nearly nothing can be used is told of at once, with the likely cause."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from tests.support.pictures import TarSample, noise_png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.files.storage import open_storage
-from tokenization.job.alarm import alarm_of
+from tokenization.job.alarm import Alarm
 from tokenization.job.rows import read_chunks
 from tokenization.job.writer import Writer
+from tokenization.table.manifest import Notes, ShardStatistics, rejects_name, shard_statistics
 
 
 def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizerFast) -> str:
@@ -26,7 +28,7 @@ def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizer
     writer.add("a.tar", 0, chunk.rows, chunk.rejects, chunk.notes)
     ended = writer.finish("a.tar", 1)
     assert ended is not None
-    return alarm_of(open_storage(folder / "out"), "a.tar", ended)
+    return Alarm(open_storage(folder / "out")).ended("a.tar", ended)
 
 
 def test_a_wrong_caption_column_is_named_with_those_that_are_there(
@@ -54,5 +56,24 @@ def test_nearly_all_is_told_and_a_few_are_not(
 
 
 def test_a_first_shard_that_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
-    said = alarm_of(open_storage(tmp_path), "a.tar", "shard 'a.tar' of 'in': no readable tar")
+    said = Alarm(open_storage(tmp_path)).ended("a.tar", "shard 'a.tar' of 'in': no readable tar")
     assert said == "the first shard cannot be read: shard 'a.tar' of 'in': no readable tar"
+
+
+def test_shards_without_samples_or_with_few_do_not_mute_it(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    reject = {"key": "a", "reason": "no caption", "message": "one line\u2028of text"}
+
+    def books(rows: int, rejects: int) -> ShardStatistics:
+        line = json.dumps(reject, ensure_ascii=False) + "\n"
+        storage.write(rejects_name("a.tar"), lambda path: path.write_text(line * rejects, encoding="utf-8"))
+        every = [{"codes": [0], "captions": []} for _ in range(rows)]
+        return shard_statistics(every, [reject] * rejects, Notes(), FINGERPRINT.codebook_size)
+
+    alarm = Alarm(storage)
+    assert [alarm.ended("a.tar", books(0, 0)), alarm.ended("b.tar", books(1, 0))] == ["", ""]
+    assert "19 of 20 samples of the first shards, of which 'a.tar' is one, are" in alarm.ended("a.tar", books(0, 19))
+    assert alarm.ended("a.tar", books(0, 99)) == "", "it is told once"
+    alarm = Alarm(storage)
+    assert [alarm.ended("a.tar", books(100, 0)), alarm.ended("a.tar", books(0, 99))] == ["", ""]
+    assert alarm.ended("b.tar", "torn") == "", "that is told at the end"

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tokenization.table.queries import compared_with, query_rows, with_numbers
+from tokenization.table.queries import INCOMPARABLE, compared_with, query_rows, said_of, with_numbers, with_texts
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,34 @@ def test_a_text_that_is_compared_with_a_column_of_numbers_is_a_number() -> None:
     frame, lost = with_numbers(rows, "score > least and name == other")
     assert query_rows(frame, "score > least and name == other") == [0] and lost == {"score": 1}
     assert frame["name"].tolist() == ["6", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("name.str.len() > 2", [0, 3]),
+        ("name.str.startswith('2')", [0]),
+        ("name.str.contains('b')", [3]),
+        ("not name.str.contains('b')", [0, 1, 2]),
+        ("name.str.lower() == 'abc'", [3]),
+        ("name >= '3'", [1, 3]),
+        ("name == '5'", [1]),
+        ("name in ['5', '2001']", [0, 1]),
+        ("`name` != '5'", [0, 2, 3]),
+    ],
+)
+def test_a_column_of_texts_is_one_in_every_part_of_the_rows(where: str, rows: list[int]) -> None:
+    """A chunk may have nothing but digits or nothing but missing values."""
+    values: list = [2001, 5, None, "abc"]
+    for parts in ([values], [[value] for value in values], [values[:2], values[2:]], [values[:3], values[3:]]):
+        matched: list[int] = []
+        for part in parts:
+            frame = with_texts(pd.DataFrame({"name": part}), where)
+            matched += [values.index(part[place]) for place in query_rows(frame, where)]
+        assert matched == rows, parts
+
+
+def test_rows_that_cannot_be_compared_are_told() -> None:
+    assert said_of({INCOMPARABLE: 3}, "hr_where") == [
+        "3 rows have values that hr_where cannot compare; they do not match it"
+    ]
