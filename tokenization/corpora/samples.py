@@ -6,6 +6,8 @@ from typing import Any
 
 from tokenization.corpora.names import TEXT_SUFFIXES
 
+MAX_TEXT_BYTES = 16_000_000
+"""Maximum size of a file of metadata or of a caption, and of a row of JSON lines or of csv."""
 MAX_DEPTH = 50
 """Maximum depth of nested JSON. Deeper values would exhaust Python's stack when they are pickled."""
 

@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.names import (
@@ -19,18 +18,22 @@ from tokenization.corpora.names import (
     stem_of,
     suffix_of,
 )
-from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
+from tokenization.corpora.samples import MAX_TEXT_BYTES, Ignored, Sample, readable, sample_of
+from tokenization.corpora.tar_members import HEADER_BYTES, LimitedReads, check_end, members_of, opened_tar
 from tokenization.errors import InputError
-from tokenization.files.content import content_of, one_line, what_file_is
-from tokenization.files.unpacked import UNPACKING_ERRORS, open_unpacked
+from tokenization.files.content import START_BYTES, content_of, one_line, what_file_is
+from tokenization.files.unpacked import UNPACKING_ERRORS
 
 TAR_SUFFIXES = tuple(
     [f".tar{packed}" for packed in ("", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")]
     + [".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".taz"]
 )
 """Endings of tar shards, in any case. What a shard is packed by, its first bytes say."""
-MAX_PADDING = 1 << 16
-"""Maximum number of zeros at the end: tar pads to a multiple of 10,240 bytes. An aborted download may have more."""
+SECOND_PICTURE = "second picture of a sample"
+MAX_PARTS = 100
+"""Of a key with more members than these, those that its sample does not need are counted and not looked at."""
+WRITTEN_TWICE = "member that is written again, as tar --append does"
+"""The last one counts, as it does where a tar is unpacked."""
 APART = "members apart"
 """The reason of samples whose members do not lie together."""
 RULE = "WebDataset's key of a member ends at the first dot of its file name"
@@ -71,6 +74,8 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
             else:
                 apart = _keys_apart(path) if apart is None else apart
                 yield from [_apart(group)] if composed(group.key) in apart else _samples(group)
+    except RecursionError as error:
+        raise InputError("no readable tar (it has headers of headers without end); fetch or write it again") from error
     except (tarfile.TarError, ValueError, OverflowError, *UNPACKING_ERRORS) as error:
         raise InputError(f"no readable tar ({one_line(error)}); {_instead(path)}fetch or write it again") from error
 
@@ -84,10 +89,12 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class _Group:
-    """Members that lie together under one key: their contents by suffix, or messages why they cannot be used."""
+    """Members that lie together under one key: their contents by suffix, or messages why they cannot be used, and their
+    names."""
 
     key: str
     parts: dict[str, bytes | str]
+    names: dict[str, str]
 
     @property
     def has_all(self) -> bool:
@@ -95,22 +102,43 @@ class _Group:
         suffixes = self.parts.keys()
         return bool((PICTURE_SUFFIXES | FURTHER_SUFFIXES) & suffixes) and bool({"json", *TEXT_SUFFIXES} & suffixes)
 
+    def needs(self, suffix: str) -> bool:
+        """True for a member whose bytes may be part of the sample. Of others, the beginning says what they are."""
+        others = self.parts.keys() - {suffix}
+        if suffix in PICTURE_SUFFIXES:
+            return not PICTURE_SUFFIXES & others
+        if suffix in FURTHER_SUFFIXES:
+            return not (PICTURE_SUFFIXES | FURTHER_SUFFIXES) & others
+        return suffix in ("json", *TEXT_SUFFIXES)
+
 
 def _groups(path: Path, max_bytes: int) -> Iterator[_Group | Ignored]:
-    with open_unpacked(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with opened_tar(path) as (file, tar):
         group: _Group | None = None
-        for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
+        for member in members_of(tar):
             stem, suffix = key_of(member)
             if reason := _ignored(member):
                 yield Ignored(reason)
                 continue
-            if group and (composed(stem) != composed(group.key) or suffix in group.parts):
+            if group and composed(stem) != composed(group.key):
                 yield group
                 group = None
-            group = group or _Group(stem, {})
-            group.parts[suffix] = _content(tar, member, max_bytes)
-        _check_end(file, tar.offset)
+            if group and suffix in group.parts:
+                if group.names[suffix] != _name(member):  # as a.jpg and a.JPG
+                    yield Ignored(SECOND_PICTURE if is_picture(f".{suffix}") else f"second .{suffix} of a sample")
+                    continue
+                if group.has_all:
+                    yield group
+                    group = None
+                else:
+                    yield Ignored(WRITTEN_TWICE)
+            group = group or _Group(stem, {}, {})
+            if len(group.parts) >= MAX_PARTS and not group.needs(suffix):
+                yield Ignored(f"member .{suffix_of(suffix)}")
+                continue
+            most = max_bytes if group.needs(suffix) else START_BYTES
+            group.parts[suffix], group.names[suffix] = _content(file, tar, member, max_bytes, most), _name(member)
+        check_end(file, tar.offset)
         if group:
             yield group
 
@@ -132,21 +160,6 @@ def _ignored(member: tarfile.TarInfo) -> str:
     return HIDDEN if is_system_file(_name(member)) else ""
 
 
-def _check_end(file: Any, offset: int) -> None:
-    """Checks that the archive really ends at `offset`: only a limited number of zeros may follow.
-
-    tarfile interprets a damaged or missing header as the end.
-    """
-    file.seek(offset)
-    rest = file.read(MAX_PADDING + 1)
-    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
-        raise tarfile.ReadError(f"it breaks off at byte {offset}")
-    if rest.strip(b"\0"):
-        raise tarfile.ReadError(f"something follows its end at byte {offset}; are several archives in one file?")
-    if len(rest) > MAX_PADDING:
-        raise tarfile.ReadError(f"from byte {offset} on it is empty for more than {MAX_PADDING} bytes")
-
-
 def _instead(path: Path) -> str:
     """What the file is, if it is no tar."""
     found = what_file_is(path)
@@ -154,23 +167,30 @@ def _instead(path: Path) -> str:
     return "" if not found or is_packed else f"{found}; "
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | str:
-    """The member's bytes, or a message if they cannot be used."""
+def _content(
+    file: LimitedReads, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int, most: int
+) -> bytes | str:
+    """The member's first `most` bytes, or a message if they cannot be used."""
     if not member.isfile():
         return f"{readable(member.name)!r} is a link or a device, not a file"
+    if most == max_bytes and key_of(member)[1] in ("json", *TEXT_SUFFIXES):
+        max_bytes = most = min(max_bytes, MAX_TEXT_BYTES)
     if member.size > max_bytes:
         return f"{readable(member.name)!r} has {member.size} bytes, more than max_bytes {max_bytes}"
-    file = tar.extractfile(member)
-    assert file is not None
-    return file.read()
+    opened = tar.extractfile(member)
+    assert opened is not None
+    file.most = max_bytes
+    try:
+        return opened.read(most)
+    finally:
+        file.most = HEADER_BYTES
 
 
 def _keys_apart(path: Path) -> set[str]:
     """Keys, composed, whose members are found again behind those of other keys."""
     apart, ended, last = set[str](), set[str](), None
-    with open_unpacked(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            tar.members = []  # type: ignore[attr-defined]
+    with opened_tar(path) as (_, tar):
+        for member in members_of(tar):
             if not _ignored(member) and (key := composed(key_of(member)[0])) != last:
                 if last is not None:
                     ended.add(last)
@@ -205,7 +225,7 @@ def _samples(group: _Group) -> Iterator[Sample | Ignored]:
     yield sample
     texts = [suffix for suffix in TEXT_SUFFIXES if suffix in contents][:1]
     for suffix in contents.keys() - {"json", pictures[0], *texts}:
-        yield Ignored("second picture of a sample" if is_picture(f".{suffix}") else f"member .{suffix_of(suffix)}")
+        yield Ignored(SECOND_PICTURE if is_picture(f".{suffix}") else f"member .{suffix_of(suffix)}")
 
 
 def _shown(suffixes: Iterable[str]) -> str:

@@ -89,6 +89,44 @@ def test_an_archive_of_several_frames_is_read_to_its_end(tmp_path: Path, ending:
     assert len(list(corpus_in(tmp_path / "in").read(path.name))) == len(SAMPLES)
 
 
+SKIPPED = struct.pack("<II", 0x184D2A5C, 5) + b"notes"
+"""A frame without content, of zstd and of lz4."""
+
+
+@pytest.mark.parametrize(
+    ("ending", "join"),
+    [
+        ("tar.xz", lambda first, second: first + bytes(8) + second + bytes(4)),
+        ("tar.zst", lambda first, second: SKIPPED * 2 + first + SKIPPED + second + SKIPPED),
+        ("tar.lz4", lambda first, second: SKIPPED * 2 + first + SKIPPED + second),
+        ("tar.gz", lambda first, second: first + second + bytes(512)),
+        ("tar.bz2", lambda first, second: first + second),
+    ],
+)
+def test_padding_and_frames_without_content_are_part_of_the_packers_formats(
+    tmp_path: Path, ending: str, join: Callable[[bytes, bytes], bytes]
+) -> None:
+    path = packed_corpus(tmp_path, ending)
+    content = (tmp_path / "plain").read_bytes()
+    path.write_bytes(join(PACKERS[ending](content[:3000]), PACKERS[ending](content[3000:])))
+    assert len(list(corpus_in(tmp_path / "in").read(path.name))) == len(SAMPLES)
+    path.write_bytes(join(PACKERS[ending](content[:3000]), b""))
+    with pytest.raises(InputError, match="no readable tar"):
+        list(corpus_in(tmp_path / "in").read(path.name))
+
+
+def test_what_follows_a_packed_tar_and_a_file_of_nothing_but_notes_are_told(tmp_path: Path) -> None:
+    path = packed_corpus(tmp_path, "tar.xz")
+    for content, message in (
+        (path.read_bytes() + b"garbage", "its last xz stream is cut off"),
+        (SKIPPED, "it has frames without content alone"),
+        (SKIPPED[:6], "no readable tar"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            list(corpus_in(tmp_path / "in").read(path.name))
+
+
 def test_tokens_of_shards_of_one_name_go_to_several_files() -> None:
     shards = ["a.tar", "a.TAR", "a.tar.gz", "a.tar.zst", "a.tgz", "a.tar.lz4"]
     for name in (token_name, rejects_name, statistics_name):

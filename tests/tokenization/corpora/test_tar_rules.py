@@ -19,6 +19,8 @@ from tests.support.corpus_files import (
 )
 from tests.support.pictures import noise_png
 from tokenization.corpora.names import HIDDEN
+from tokenization.corpora.samples import MAX_TEXT_BYTES
+from tokenization.errors import InputError
 
 
 def test_what_macos_puts_into_a_tar_is_ignored_and_counted(tmp_path: Path) -> None:
@@ -150,3 +152,76 @@ def test_a_text_file_that_is_no_utf8_costs_its_sample(tmp_path: Path) -> None:
     for folder in ("in", "files"):
         good, bad, _ = read_all_of(corpus_in(tmp_path / folder))
         assert len(good) == 1 and [problem_of(sample)[0] for sample in bad] == ["bad caption"]
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "ignored"),
+    [
+        (["a.jpg", "a.JPG", "a.json"], ["a"], {"second picture of a sample": 1}),
+        (["a.JPG", "a.json", "a.jpg"], ["a"], {"second picture of a sample": 1}),
+        (["a.jpg", "a.json", "a.JSON"], ["a"], {"second .json of a sample": 1}),
+        (["a.jpg", "a.jpg", "a.json"], ["a"], {"member that is written again, as tar --append does": 1}),
+        (["a.jpg", "a.jpeg", "a.jpe", "a.json"], ["a"], {"second picture of a sample": 2}),
+        (["a.jpg", "a.json", "a.jpg", "a.json"], ["a", "a"], {}),
+        (["a.jpg", "a.json", "A.jpg", "A.json"], ["a", "A"], {}),
+    ],
+)
+def test_members_whose_names_differ_in_case_cost_no_sample(
+    tmp_path: Path, names: list[str], keys: list[str], ignored: dict[str, int]
+) -> None:
+    members: list[tuple[str, Any]] = [
+        (name, {"caption": "zero"} if name.lower().endswith("json") else noise_png(row))
+        for row, name in enumerate(names)
+    ]
+    write_members(tmp_path / "a.tar", members)
+    good, bad, counted = read_all_of(corpus_in(tmp_path))
+    assert not bad and [sample.key for sample in good] == keys and counted == ignored
+    last = 1 if "written again" in "".join(ignored) else 0
+    assert good[0].picture == noise_png(last) and good[0].metadata == {"caption": "zero"}
+
+
+def test_of_members_that_no_sample_needs_the_beginning_is_read(tmp_path: Path) -> None:
+    """A key with many large ones would fill the memory."""
+    others: list[tuple[str, Any]] = [(f"a.{number}.npy", bytes(10_000)) for number in range(200)]
+    write_members(tmp_path / "a.tar", [("a.png", noise_png(0)), *others, ("a.json", {"caption": "zero"})])
+    good, bad, ignored = read_all_of(corpus_in(tmp_path))
+    assert not bad and good[0].metadata == {"caption": "zero"} and ignored == {"member .npy": 200}
+    big: list[tuple[str, Any]] = [("a.png", noise_png(0)), ("a.json", b" " * (MAX_TEXT_BYTES + 1))]
+    write_members(tmp_path / "a.tar", big)
+    _, bad, _ = read_all_of(corpus_in(tmp_path))
+    assert problem_of(bad[0])[1].endswith("has 16000001 bytes, more than max_bytes 16000000")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_of_endless_bytes_or_of_endless_headers_is_refused_before_it_is_read(
+    tmp_path: Path, kind: bytes
+) -> None:
+    header = tarfile.TarInfo("x")
+    header.type = kind
+    write_members(tmp_path / "a.tar", [("a.png", noise_png(0)), ("a.json", {"caption": "zero"})])
+    whole = (tmp_path / "a.tar").read_bytes()
+    for size, count, message in (
+        (1 << 30, 1, "a header of 1073741824 bytes, more than"),
+        (0, 3000, "headers of headers"),
+    ):
+        header.size = size
+        (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) * count + whole)
+        with pytest.raises(InputError, match=f"no readable tar .*{message}"):
+            read_all_of(corpus_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("zeros", "is_whole"),
+    [(0, True), (50_000, True), (200_000, False), ("to 1 MiB", True), ("to 2 MiB and 512", False), (300, True)],
+)
+def test_padding_to_a_large_record_is_no_aborted_download(tmp_path: Path, zeros: int | str, is_whole: bool) -> None:
+    """As `tar --blocking-factor=2048` pads."""
+    write_members(tmp_path / "a.tar", [("a.png", noise_png(0)), ("a.json", {"caption": "zero"})])
+    whole = (tmp_path / "a.tar").read_bytes()
+    by_name = {"to 1 MiB": (1 << 20) - len(whole), "to 2 MiB and 512": (1 << 21) + 512 - len(whole)}
+    (tmp_path / "a.tar").write_bytes(whole + bytes(zeros if isinstance(zeros, int) else by_name[zeros]))
+    if is_whole:
+        assert len(read_all_of(corpus_in(tmp_path))[0]) == 1
+    else:
+        with pytest.raises(InputError, match="it is empty for more than 65536 bytes"):
+            read_all_of(corpus_in(tmp_path))
