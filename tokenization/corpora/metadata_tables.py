@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tokenization.corpora.samples import parse_object
+from tokenization.corpora.parquet_rows import open_parquet, rows_in
+from tokenization.corpora.samples import MAX_TEXT_BYTES, parse_object
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_file, one_line, what_file_is
 from tokenization.files.signatures import EMPTY
@@ -89,28 +89,15 @@ def parquet_rows(path: Path) -> Iterator[NumberedRow]:
         InputError: the file is damaged, or has no column of file names.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             _check_names(path, file.schema_arrow.names)
-            number = 0
-            for batch in file.iter_batches():
-                for row in values_of(batch):
-                    bad = next((name for name, value in row.items() if isinstance(value, Exception)), "")
-                    yield number, f"column {bad!r}: {one_line(row[bad])}" if bad else row
-                    number += 1
+            for number, row in enumerate(rows_in(file, MAX_TEXT_BYTES)):
+                bad = next((name for name, value in row.items() if isinstance(value, Exception)), "")
+                yield number, f"column {bad!r}: {one_line(row[bad])}" if bad else row
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path.name}: no readable parquet ({one_line(error)}); fetch or write it again") from error
-
-
-def values_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a batch. In the place of a value that cannot be read is the error."""
-    for place in range(batch.num_rows):
-        row: dict[str, Any] = {}
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            try:
-                row[name] = column[place].as_py()
-            except (UnicodeDecodeError, ValueError, OverflowError) as error:  # invalid text or dates out of range
-                row[name] = error
-        yield row
 
 
 def _check_names(path: Path, columns: Any) -> None:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenization.corpora.corpus_format import CorpusFormat
-from tokenization.corpora.metadata_tables import values_of
 from tokenization.corpora.named_files import read_picture
+from tokenization.corpora.parquet_rows import TooLargeError, open_parquet, rows_in
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError, OutageError
 from tokenization.files.content import one_line, what_file_is
@@ -17,7 +17,6 @@ from tokenization.files.ranged_file import RangedFile
 from tokenization.files.storage import Storage
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "bytes", "content")
-ROWS_AT_ONCE = 64
 
 
 class ParquetShards(CorpusFormat):
@@ -45,11 +44,14 @@ class ParquetShards(CorpusFormat):
     def read(self, shard: str) -> Iterator[Sample]:
         folder = shard.rpartition("/")[0]
         with self.storage.local(shard) as path:
-            for key, row, column in _rows(path, self.source.image_column):
+            for key, row, column in _rows(path, self.source.image_column, self._most):
                 yield self._sample(key, row, column, folder)
 
     def _sample(self, key: str, row: dict[str, Any], column: str, folder: str) -> Sample:
         picture, file_name = row.pop(column), None
+        if isinstance(picture, Exception):
+            reason = "bad member" if isinstance(picture, TooLargeError) else "no picture"
+            return Sample(key, None, problem=(reason, f"column {column!r}: {one_line(picture)}"))
         if isinstance(picture, dict):
             picture, file_name = (picture.get(name) for name in ("bytes", "path"))
         for name, value in row.items():
@@ -73,30 +75,28 @@ class ParquetShards(CorpusFormat):
         return self.source.max_bytes
 
 
-def _rows(path: Path, picture_column: str = "") -> Iterator[tuple[str, dict[str, Any], str]]:
+def _rows(path: Path, picture_column: str, max_bytes: int) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yields the key and the values of each row of one shard, and the pictures' column. A row's key is its number.
 
     Args:
         path: the shard.
         picture_column: bytes, or Hugging Face's struct of `bytes` and `path`; empty takes the one column of
             such a type, or the first of the usual names.
+        max_bytes: larger values are not read.
 
     Raises:
         InputError: the file is no parquet, or there is no such column.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             column = picture_column or _picture_column(file.schema_arrow)
             if column not in file.schema_arrow.names:
                 raise InputError(f"there is no column {column!r}; the columns are {_names(file.schema_arrow)}")
             if not _holds_bytes(file.schema_arrow.field(column).type):
                 kind = file.schema_arrow.field(column).type
                 raise InputError(f"column {column!r} holds {kind}, not the bytes of pictures")
-            number = 0
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                for row in values_of(batch):
-                    yield f"{number:09d}", row, column
-                    number += 1
+            for number, row in enumerate(rows_in(file, max_bytes)):
+                yield f"{number:09d}", row, column
     except (pa.ArrowException, OSError) as error:
         found = what_file_is(path)
         instead = "" if not found or "parquet" in found else f"{found}; "
