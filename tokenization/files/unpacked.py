@@ -36,8 +36,8 @@ class _Xz:
     """The content of a file of xz streams, with padding between and behind them, in bounded memory."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._decoder, self._next = file, None, b""
-        self._decoder: lzma.LZMADecompressor | None
+        self._file, self._next = file, b""
+        self._decoder: lzma.LZMADecompressor | None = None
 
     def read(self, size: int) -> bytes:
         """Up to `size` of the next bytes; none at the end.
@@ -60,7 +60,7 @@ class _Xz:
                 self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_BYTES)
             content = self._decoder.decompress(packed, size)
             if self._decoder.eof:
-                self._decoder, self._next = None, self._decoder.unused_data
+                self._next, self._decoder = self._decoder.unused_data, None
             if content:
                 return content
 
