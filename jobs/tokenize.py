@@ -61,7 +61,7 @@ class Options(JobOptions):
     """The corpus's format, as docs/formats.md describes it: for example tar shards, or a folder with metadata.jsonl.
     Empty: detected from its files."""
     image_column: Annotated[str | None, _recipes("the only one", "COLUMN")] = None
-    """Of parquet: the column of the pictures' bytes. Empty: the only such column, or one of the usual names."""
+    """For parquet: the column of the pictures' bytes. Empty: the only such column, or one of the usual names."""
     captions: Annotated[tuple[str, ...] | None, _recipes(CAPTIONS, "LANGUAGE=COLUMN")] = None
     """Caption columns and their languages, as in --captions en=caption zh=caption_zh."""
     max_caption_ids: Annotated[int | None, _recipes(USUAL.max_caption_ids, "INT")] = None

@@ -224,7 +224,7 @@ class _Bench:
 
     @property
     def trained_bytes(self) -> int:
-        """T."""
+        """Bytes of the trained weights (T)."""
         return sum(_bytes(each) for each in self._parameters if each.requires_grad)
 
     @property

@@ -1,4 +1,4 @@
-"""What must be unchanged for a run to go on from a checkpoint."""
+"""The values that must be unchanged for a run to resume from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

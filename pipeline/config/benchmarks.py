@@ -131,7 +131,7 @@ class PredictSettings:
 
 @dataclass(frozen=True)
 class GpuSettings:
-    """Settings of the benchmark that measures on one GPU what else was only planned."""
+    """Settings of the benchmark that measures the planned figures on one GPU."""
 
     minutes: float = 8.0
     """Minutes of all parts together. Each part has its share, and begins with what the parts before it left over."""

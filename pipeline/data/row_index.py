@@ -37,7 +37,8 @@ class RowIndex:
         counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
         contents: a hash of each shard's rows, see `content_sha256`.
-        not_numbers: by column, values that a query compares with a number and that are none; they count as missing.
+        not_numbers: by column, values that a query compares with a number although they are not numbers; they count as
+            missing.
     """
 
     shards: list[str]
@@ -153,7 +154,7 @@ def build_row_index(selection: RowSelection) -> RowIndex:
 
 
 def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """The rows that match, and by column how many values should be numbers and are none."""
+    """The rows that match, and by column how many values should be numbers and are not."""
     if not where or not len(frame):
         return frame, Counter()
     numbers, lost = with_numbers(frame, where, but=OWN_COLUMNS)

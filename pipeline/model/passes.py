@@ -1,4 +1,4 @@
-"""What a layer needs of a micro-batch apart from its hidden states.
+"""The inputs of a layer for a micro-batch, apart from its hidden states.
 
 Shape letters: B rows, T positions, Tt and Tv text and visual ones, d head size.
 """

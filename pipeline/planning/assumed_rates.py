@@ -1,4 +1,4 @@
-"""What plans assume of GPUs, hosts and links until a cluster was measured: each a range, with its source.
+"""The rates that plans assume for GPUs, hosts and links until a cluster is measured: each is a range with its source.
 
 Nothing here was measured by this project. `jobs/preflight.py` measures the links of a cluster, and `jobs/benchmark.py
 gpu` the kernels of a GPU.
@@ -56,7 +56,7 @@ BETWEEN_STEPS_S = Range(0.10, 0.05, 0.02)
 
 @dataclass(frozen=True)
 class Rates:
-    """What a rank's device does in a second, and its host's factor over the counted seconds."""
+    """The rates of a rank's device, per second, and the factor of its host over the counted seconds."""
 
     products_flop_per_s: float
     attention_flop_per_s: float

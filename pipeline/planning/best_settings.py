@@ -19,8 +19,8 @@ WORTH = 0.05
 
 @dataclass(frozen=True)
 class Best:
-    """The fastest settings, and what they are predicted to give. `larger_batch` is the best of those with a larger
-    batch, or None if that gains too little."""
+    """The fastest settings and their prediction. `larger_batch` is the best of those with a larger batch, or None if
+    that gains too little."""
 
     settings: Settings
     prediction: Prediction

@@ -23,8 +23,8 @@ NOTHING = Traffic()
 
 @dataclass(frozen=True)
 class Settings:
-    """What a search varies of a recipe, in all stages alike. `batch_factor` multiplies `global_batch_size` and divides
-    `steps`, so that the samples stay."""
+    """The settings of a recipe that a search varies, the same in all stages. `batch_factor` multiplies
+    `global_batch_size` and divides `steps`, so that the samples stay."""
 
     zero_stage: int
     secondary_partition_size: int
@@ -113,7 +113,7 @@ class Prediction:
 
     @property
     def binds(self) -> str:
-        """What most of the time is spent on in the middle of the range."""
+        """The name of what takes most of the time, in the middle of the range."""
         totals: dict[str, float] = {}
         for stage in self.stages:
             for name, seconds in stage.mid.by_cause.items():

@@ -1,4 +1,4 @@
-"""What one rank's device and host do in a step: FLOP, bytes of its memory, and seconds of the host, by phase.
+"""The work of one rank's device and host in a step: FLOP, bytes of its memory, and seconds of the host, by phase.
 
 Letters: N expert parameters that a token uses (`expert_parameters`), D hidden size, I the FFN's size, e bytes of an
 element.

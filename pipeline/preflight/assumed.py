@@ -1,4 +1,4 @@
-"""What the plan assumes of the links, and predicts of the steps: what a preflight compares its measurements with."""
+"""The assumed rates of the links and the predicted steps, with which a preflight compares its measurements."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from pipeline.planning.prediction import Predictor
 
 @dataclass(frozen=True)
 class Assumed:
-    """What the plan assumes; None and empty where it assumes nothing, as on CPUs.
+    """The plan's assumptions; None or empty where it has none, as on CPUs.
 
     Attributes:
         machine: name of the machine type.

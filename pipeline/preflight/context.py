@@ -1,4 +1,4 @@
-"""What all checks of one preflight share."""
+"""The common inputs of all checks of one preflight."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ MASTER_AND_MOMENTS_BYTES = 12
 
 
 class Deadline:
-    """A time that ends.
+    """The time limit of all checks together.
 
     Args:
         seconds: from now.

@@ -24,15 +24,15 @@ SHARED_BYTES_PER_RANK = 69_000_000
 
 @dataclass(frozen=True)
 class Host:
-    """What a node has.
+    """The processors, memory and GPUs of a node.
 
     Attributes:
         cpus: processors that this process may use.
         hashed_bytes_per_s: speed of one processor, measured with sha256: the best of `WINDOWS` windows.
-        total_bytes, available_bytes: host memory, and what of it programs can still get.
+        total_bytes, available_bytes: host memory, and the part that programs can still allocate.
         shared_free_bytes: free bytes of `SHARED_MEMORY`.
         gpus: its GPUs.
-        gpu_problem: why they could not be asked; empty if they could.
+        gpu_problem: why they could not be queried; empty if they were.
     """
 
     cpus: int
@@ -46,7 +46,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Need:
-    """What the plan needs of a node.
+    """The plan's needs of a node.
 
     Attributes:
         ranks: ranks on the node.

@@ -39,7 +39,7 @@ class Gpu:
 
     Attributes:
         index, uuid, name, driver: as the driver tells them.
-        total_bytes, used_bytes: its memory, and what is in use of it.
+        total_bytes, used_bytes: its memory, and the part in use.
         temperature_c: in degrees Celsius.
         slowed_by: faults that lower its clocks now (`SLOWED_BY`).
         uncorrected_errors: uncorrected memory errors since the driver was loaded.
@@ -72,7 +72,7 @@ def gpus_here() -> list[Gpu]:
 
 
 def read_gpus(ask: Ask) -> list[Gpu]:
-    """Returns the GPUs that `ask` tells of. Groups of fields are asked for one by one: nvidia-smi refuses a query with
+    """Returns the GPUs that `ask` reports. Groups of fields are asked for one by one: nvidia-smi refuses a query with
     one field that its version does not know.
 
     Raises:

@@ -73,7 +73,7 @@ class GroupWorker:
 
 @dataclass(frozen=True)
 class Group:
-    """How workers are started.
+    """The settings with which workers are started.
 
     Attributes:
         scaling: number and resources of the workers.
@@ -99,8 +99,8 @@ class Outcome:
 
 
 def run_parts(parts: Sequence[Part], group: Group) -> Outcome:
-    """Runs the parts, those together in one group of workers that may be. If one fails or takes too long, another group
-    runs those after it."""
+    """Runs the parts, as many as possible in one group of workers. If a part fails or takes too long, another group
+    runs the parts after it."""
     outcome, left = Outcome(), list(parts)
     while left:
         if group.time_left_s() <= 0:

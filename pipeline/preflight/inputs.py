@@ -1,4 +1,4 @@
-"""Whether every node sees the same language expert, VQ-GAN and tokens.
+"""Checks that every node sees the same language expert, VQ-GAN and tokens.
 
 Files of gigabytes are compared by their sizes, first and last bytes; whole weights are compared by the ranks as they
 load them (`check_same_language_expert`), and a starting model's files are verified by one rank of each node.
@@ -23,7 +23,7 @@ COMPARED_SHARDS = 8
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a run's inputs lie.
+    """The locations of a run's inputs.
 
     Attributes:
         language_expert: folder of the language expert or of the initial model.
@@ -38,7 +38,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a node sees of one input: a hash and a description, or a problem."""
+    """A node's view of one input: a hash and a description, or a problem."""
 
     sha256: str = ""
     described: str = ""
@@ -86,8 +86,8 @@ def _seen_tokens(url: str) -> Seen:
 
 
 def judge_inputs(by_node: Mapping[Node, Mapping[str, Seen]]) -> list[Finding]:
-    """Compares what the nodes see with what the driver's node sees, or else the first; if that sees none, it alone is
-    named."""
+    """Compares the inputs that the nodes see with those of the driver's node, or else of the first node. If that node
+    does not see an input, only that node is named."""
     findings: list[Finding] = []
     if not by_node:
         return findings

@@ -10,7 +10,7 @@ from pipeline.preflight.finding import Finding
 
 @dataclass(frozen=True)
 class Progress:
-    """What the workers have said so far.
+    """The workers' reports so far.
 
     Attributes:
         joined: number of workers that have joined.

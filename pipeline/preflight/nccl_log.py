@@ -17,7 +17,7 @@ pull request 530)."""
 
 @dataclass(frozen=True)
 class Network:
-    """What NCCL said about the network between nodes.
+    """The network between nodes, according to NCCL's log.
 
     Attributes:
         name: the network, as in `Socket`, `IB` or `Libfabric`; empty if the log does not say.
@@ -59,7 +59,7 @@ def network_of_process(environment: Mapping[str, str] = os.environ) -> Network:
 
 
 def parse_log(text: str) -> Network:
-    """Returns what a log of NCCL says, of several communicators the last."""
+    """Returns the network in NCCL's log. If the log has several communicators, the last one counts."""
     names = re.findall(r"Using network (.+?)\s*$", text, re.MULTILINE)
     providers = re.findall(r"NET/OFI Selected [Pp]rovider is ([\w-]+)", text)
     return Network(names[-1] if names else "", providers[-1] if providers else "", "/GDRDMA" in text)

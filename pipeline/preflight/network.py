@@ -29,11 +29,11 @@ PARTNER_ROUNDS = 3
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank measured.
+    """The measurements of one rank.
 
     Attributes:
         rank, node: its rank, and its node's id.
-        flop_per_s: of its products of matrices, in the best of `WINDOWS` windows.
+        flop_per_s: rate of its matrix products, in the best of `WINDOWS` windows.
         inside, between: bus bandwidth of each operation in bytes/s, among the ranks of its node, and among one rank of
             each node, at the same time for every place in a node. None where there is only one.
         exchanged_bytes_per_s: with the best of its node's partners, each direction; None on ranks that take no part.
@@ -175,7 +175,8 @@ def _flop_per_s(device: torch.device) -> float:
 
 
 def _slowed_by(device: torch.device) -> tuple[str, ...]:
-    """Why the GPU's clocks are lowered, read right after work. A rank must not fail alone: the others would wait."""
+    """The reasons why the GPU's clocks are lowered, read right after work. A rank must not fail alone: the others would
+    wait."""
     if device.type != "cuda":
         return ()
     try:

@@ -1,4 +1,4 @@
-"""Judges what the ranks measured of their links and of themselves. The shares are this project's own choice."""
+"""Judges the ranks' measurements of their links and of their own speed. The shares are this project's own choice."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ def judge_network(
 
     Args:
         reports: of every rank.
-        names: how nodes are called, by id.
+        names: the nodes' names by id.
         device_type: `cuda` or `cpu`.
         assumed: what the plan assumes of the links.
     """
@@ -79,8 +79,8 @@ def _bandwidths(of_node: ByNode, assumed: Assumed) -> list[Finding]:
 
 
 def _least(of_node: ByNode, operation: str, between: bool) -> tuple[str, float] | None:
-    """Returns the node with the lowest bandwidth, and that: between nodes the sum over its ranks, which send at once;
-    inside a node that of its slowest rank."""
+    """Returns the node with the lowest bandwidth, and that bandwidth. Between nodes it is the sum over the node's
+    ranks, which send at once; inside a node it is that of the slowest rank."""
     by_node = {}
     for node, reports in of_node.items():
         of_ranks = [(report.between if between else report.inside)[operation] for report in reports]

@@ -42,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Answers(Generic[T]):
-    """What a function returned on each node, and one line for each node on which it failed."""
+    """The result of a function on each node, and one line for each node on which it failed."""
 
     values: dict[Node, T]
     errors: dict[Node, str]

@@ -1,4 +1,5 @@
-"""Whether a node can run what must be compiled: DeepSpeed's op for CPU ranks, and on GPUs what torch.compile makes."""
+"""Checks that a node can compile what training needs: DeepSpeed's op for CPU ranks, and on GPUs torch.compile's
+kernels."""
 
 import os
 import shutil
@@ -16,11 +17,11 @@ COMPILERS = ("cc", "gcc", "clang")
 
 @dataclass(frozen=True)
 class Ops:
-    """What a node has.
+    """The compiled ops and the compiler of a node.
 
     Attributes:
         was_built: True if DeepSpeed's op for CPUs was there already; None where GPUs train, which do not use it.
-        seconds: how long it took to build it now.
+        seconds: the time that the build took now.
         compiler: path of the C compiler; empty if there is none.
         problem: why the op cannot be built; empty if it can.
     """

@@ -21,7 +21,7 @@ class NetworkPart:
     """Links and computing speed.
 
     Attributes:
-        names: how nodes are called, by id.
+        names: the nodes' names by id.
         assumed: what the plan assumes of the links.
     """
 

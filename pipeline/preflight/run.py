@@ -45,7 +45,7 @@ NO_ANSWER = "look at `ray status`, and at Ray's logs on that node (/tmp/ray/sess
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, and how long it took without waiting for nodes."""
+    """The findings, and the seconds that the checks took without waiting for nodes."""
 
     findings: tuple[Finding, ...]
     seconds: float
@@ -56,8 +56,8 @@ class Report:
 
 
 def run_preflight(recipe: Recipe, paths: RunPaths, settings: PreflightSettings, only: Collection[str] = ()) -> Report:
-    """Joins the cluster and makes the checks. It leaves nothing behind but what training would make anew: the stages'
-    selections of rows, the converted vocabulary, and DeepSpeed's op.
+    """Joins the cluster and makes the checks. It leaves nothing behind except files that training would make anyway:
+    the stages' selections of rows, the converted vocabulary, and DeepSpeed's op.
 
     Args:
         recipe, paths: recipe and paths of the run.
@@ -120,7 +120,8 @@ def _numbers(recipe: Recipe, text: str) -> list[int]:
 
 
 def _workers_with_room(recipe: Recipe, wait_minutes: float) -> int:
-    """Waits until there is room for all workers, or until the time is over. Returns for how many there is."""
+    """Waits until there is room for all workers, or until the time is over. Returns the number of workers that have
+    room."""
     scaling, ends_at = recipe.scaling, time.monotonic() + 60 * wait_minutes
     fit = workers_that_fit(scaling.worker_resources, scaling.num_workers)
     if fit < scaling.num_workers and wait_minutes:

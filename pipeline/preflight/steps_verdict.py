@@ -12,7 +12,7 @@ SUBJECT = "steps"
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What the plan says of a step.
+    """The plan's figures of a step.
 
     Attributes:
         number: number of the stage.

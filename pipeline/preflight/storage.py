@@ -1,4 +1,4 @@
-"""What a node does to a shared folder or bucket to try it. Each function runs on a node, or in the driver."""
+"""The operations by which a node tests a shared folder or bucket. Each function runs on a node, or in the driver."""
 
 import fcntl
 import os

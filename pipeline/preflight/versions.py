@@ -28,7 +28,7 @@ Versions = Mapping[str, str]
 def versions_here() -> dict[str, str]:
     """Returns the versions of this process's environment: Python, NVIDIA's driver, every package, the project's code.
 
-    Called on each node. Of two packages of one name the first on the path counts, as for imports.
+    Called on each node. If two packages have the same name, the first one on the path counts, as for imports.
     """
     found = {PYTHON: platform.python_version(), CODE: code_sha256()[:12]}
     if driver := driver_version():
@@ -71,8 +71,8 @@ def own_requirements() -> set[str]:
 def judge_versions(by_node: Mapping[Node, Versions], required: set[str]) -> list[Finding]:
     """Compares the nodes' versions with those of most nodes.
 
-    A package that the project does not require itself (`required`; if that is empty, none) gives a warning only. Of
-    NVIDIA's driver, only the nodes that have one are compared.
+    A package that the project does not require itself (`required`; if that is empty, none) gives a warning only.
+    NVIDIA's driver is compared only between the nodes that have one.
     """
     names = sorted({name for versions in by_node.values() for name in versions})
     usual = {name: _usual(name, by_node) for name in names}
@@ -97,7 +97,7 @@ def _verdict(name: str, required: set[str]) -> Verdict:
 
 
 def _usual(name: str, by_node: Mapping[Node, Versions]) -> str:
-    """The version that most nodes have; of two that as many have, the one of the driver's node."""
+    """The version that most nodes have; in a tie, that of the driver's node."""
     values = [versions.get(name, MISSING) for versions in by_node.values()]
     if name == DRIVER:
         values = [value for value in values if value != MISSING]

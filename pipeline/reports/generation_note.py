@@ -10,8 +10,8 @@ BORDERS = 2
 
 
 def generation_note(plan: RecipePlan) -> str:
-    """Says how much memory a picture's cache takes, and how many prompts fit beside the weights of one GPU; empty on
-    CPUs."""
+    """A line on the memory that a picture's cache takes, and on the prompts that fit beside the weights of one GPU;
+    empty on CPUs."""
     if plan.device.memory_bytes is None:
         return ""
     lengths, recipe = plan.lengths, plan.recipe

@@ -180,13 +180,14 @@ def call_hooks_directly(model: nn.Module) -> None:
 
 
 def _apply_with_all_arguments(function: Any, *args: Any) -> Any:
-    """What `torch.autograd.Function.apply` does after it has filled in missing arguments, outside of `torch.func`."""
+    """Does what `torch.autograd.Function.apply` does after it has filled in missing arguments, outside of
+    `torch.func`."""
     return super(torch.autograd.Function, function).apply(*args)
 
 
 @contextmanager
 def own_module_order(engine: Any) -> Iterator[None]:
-    """Lets modules be called inside in another order than in training steps. Used around validation and drawing:
+    """Inside, modules may be called in another order than in training steps. Used around validation and drawing:
     otherwise DeepSpeed forgets the order that it has recorded, and two steps gather without looking ahead. Every rank
     calls it. No gradients inside."""
     offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
@@ -211,7 +212,8 @@ def own_module_order(engine: Any) -> Iterator[None]:
 @contextmanager
 def kept_gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Gathers the parameters that ZeRO-3 partitioned, and keeps them while modules are called inside. Used to draw
-    pictures: each of some hundred codes would gather all weights anew. Every rank calls it. No gradients inside.
+    pictures: otherwise each of some hundred codes would gather all weights anew. Every rank calls it. No gradients
+    inside.
     """
     deepspeed = import_deepspeed()
     # Small ones, too, which DeepSpeed otherwise keeps: it lets go of them while it records a new order of modules.

@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def whose(self) -> str:
-        """Says which ranks differ."""
+        """The ranks that differ, in words."""
         odd = ", ".join(map(str, self.odd_ranks))
         return f"the losses of rank {odd} differ" if odd else "the gradients differ; it is unknown on which rank"
 

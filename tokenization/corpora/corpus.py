@@ -109,7 +109,7 @@ class Corpus:
         return found[0]
 
     def _reason(self, layout: str, names: list[str]) -> str:
-        """Why the first files of a format hold no samples; empty if one of them may."""
+        """The reason why the first files of a format hold no samples; empty if one of them may."""
         reason = ""
         for name in names[:SHARDS_LOOKED_AT]:
             if not (of_this := format_class(layout).why_no_samples(self.storage, name)):
@@ -118,7 +118,7 @@ class Corpus:
         return reason
 
     def _endings(self) -> str:
-        """What the folder has instead of a corpus, for a message."""
+        """The endings of the folder's files, for the message that it holds no corpus."""
         counts = Counter(suffix_of(name) if "." in name else "" for name in self._names)
         if pictures := sum(map(is_picture, self._names)):
             return f"; its {pictures} pictures have no captions beside them"

@@ -32,7 +32,8 @@ class CorpusFormat(ABC):
 
     @classmethod
     def why_no_samples(cls, storage: Storage, name: str) -> str:
-        """Why one of `own_files` has this format's ending only, as far as a short look tells; else empty."""
+        """The reason why one of `own_files` holds no samples in spite of its ending, as far as a short look tells; else
+        empty."""
         return ""
 
     def shards(self, names: list[str]) -> list[str]:

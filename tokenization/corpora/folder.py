@@ -47,7 +47,7 @@ class PictureFolder(CorpusFormat):
         """All samples without their pictures' bytes, sorted by key, each with its file's name."""
 
     def completed(self, name: str, sample: Sample) -> Sample:
-        """The sample with what lies beside its picture."""
+        """The sample with the content of the files beside its picture."""
         return sample
 
 
@@ -174,7 +174,7 @@ class _Names:
         return ""
 
     def why_not(self, folder: str, file_name: str) -> str:
-        """A message that says what stands in the way."""
+        """A message with the reason why `find` found no picture."""
         message = f"{readable(file_name)!r} is no picture of this folder"
         for path in _paths(folder, file_name):
             if path in self._names:

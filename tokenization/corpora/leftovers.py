@@ -1,4 +1,4 @@
-"""What lies in a corpus's folder and is no part of it: why each file is ignored."""
+"""Finds the files in a corpus's folder that are not part of it, and the reason why each is ignored."""
 
 import posixpath
 import re

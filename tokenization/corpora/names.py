@@ -1,4 +1,4 @@
-"""What the names of a corpus's files mean: pictures, captions, files of an operating system, other spellings."""
+"""The meaning of file names in a corpus: pictures, captions, files of an operating system, other spellings."""
 
 import posixpath
 import unicodedata
@@ -37,12 +37,12 @@ HIDDEN = "hidden or system file"
 
 
 def suffix_of(name: str) -> str:
-    """What follows the last dot, in lower case."""
+    """The text after the last dot, in lower case."""
     return posixpath.basename(name).rpartition(".")[2].lower()
 
 
 def stem_of(name: str) -> str:
-    """The name without its last dot and what follows."""
+    """The name up to its last dot."""
     return name.rpartition(".")[0] if "." in posixpath.basename(name) else name
 
 

@@ -142,7 +142,7 @@ def _orientation(image: Image.Image, encoded: Encoded) -> int:
 
 
 def _named(content: bytes) -> str:
-    """What a file is that Pillow cannot identify."""
+    """Describes a file that Pillow cannot identify."""
     found = content_of(content[:START_BYTES])
     if found and found.kind == "picture" and not found.remedy:
         return f"it is {found}, damaged or of a kind that Pillow does not read; convert it to 8 bits a sample"

@@ -161,7 +161,7 @@ def _ignored(member: tarfile.TarInfo) -> str:
 
 
 def _instead(path: Path) -> str:
-    """What the file is, if it is no tar."""
+    """Describes the file if it is not a tar."""
     found = what_file_is(path)
     is_packed = any(f"a {packer}" in found for packer in ("tar", "gzip", "zstd", "bzip2", "lz4")) or "an xz" in found
     return "" if not found or is_packed else f"{found}; "
@@ -187,7 +187,7 @@ def _content(
 
 
 def _keys_apart(path: Path) -> set[str]:
-    """Keys, composed, whose members are found again behind those of other keys."""
+    """Keys (composed) whose members are not adjacent in the tar."""
     apart, ended, last = set[str](), set[str](), None
     with opened_tar(path) as (_, tar):
         for member in members_of(tar):
@@ -233,7 +233,8 @@ def _shown(suffixes: Iterable[str]) -> str:
 
 
 def _without_picture(key: str, contents: dict[str, bytes]) -> Iterator[Sample]:
-    """A reject for each picture whose name has several dots, or one that says what there is instead."""
+    """Rejects of a key without a picture: one for each picture whose name has several dots, else one that names the
+    other files."""
     dotted = {f"{key}.{stem_of(suffix)}": suffix for suffix in contents if "." in suffix and is_picture(suffix)}
     for name, suffix in dotted.items():
         message = f"{RULE}, so {f'{key}.{suffix}'!r} is .{suffix} of the key {key!r}, which has no picture itself"

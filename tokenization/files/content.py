@@ -1,4 +1,4 @@
-"""Says what bytes are, by their beginning: a HEIC picture, an HTML page, a Git LFS pointer, a LoRA adapter.
+"""Names the content of files by their first bytes: a HEIC picture, an HTML page, a Git LFS pointer, a LoRA adapter.
 
 Messages about pictures, shards, weights and tokenizers that cannot be used take their words from here.
 """
@@ -36,7 +36,7 @@ START_BYTES = 4096
 
 
 def content_of(start: bytes) -> Content | None:
-    """What a file is whose first bytes are `start`, `START_BYTES` of them or all; None if they tell nothing."""
+    """The content of a file by its first bytes, `START_BYTES` of them or all; None if they match no signature."""
     if not start:
         return EMPTY
     if len(start) >= 512 and not start.strip(b"\0"):
@@ -60,7 +60,7 @@ def content_of(start: bytes) -> Content | None:
 
 
 def content_of_file(path: Path) -> Content | None:
-    """What the file at `path` is. Of safetensors, the names of the tensors decide; nothing is unpickled.
+    """The content of the file at `path`. For safetensors, the names of the tensors decide; nothing is unpickled.
 
     Raises:
         OSError: it cannot be read.
@@ -76,7 +76,7 @@ def content_of_file(path: Path) -> Content | None:
 
 
 def content_of_tensors(names: Iterable[str]) -> Content | None:
-    """What the tensors of these names are, if they are no whole model in plain numbers; else None."""
+    """The content of a file with tensors of these names, if it is not a whole model in plain numbers; else None."""
     names = list(names)
     if any(part in name for name in names for part in ADAPTER_PARTS):
         return LORA
@@ -90,7 +90,7 @@ def content_of_tensors(names: Iterable[str]) -> Content | None:
 
 
 def content_of_model_folder(folder: Path) -> Content | None:
-    """What the model in a folder is, by its configuration, if it is no whole model in plain numbers; else None."""
+    """The kind of model in a folder by its configuration, if it is not a whole model in plain numbers; else None."""
     if (folder / "adapter_config.json").is_file():
         return LORA
     if next(folder.glob("*.gguf"), None) and not next(folder.glob("*.safetensors"), None):
@@ -102,7 +102,7 @@ def content_of_model_folder(folder: Path) -> Content | None:
 
 
 def content_of_config(config: Any) -> Content | None:
-    """What the model of a `config.json` is, if it is quantised; else None."""
+    """The kind of model that a `config.json` describes, if it is quantised; else None."""
     settings = config.get("quantization_config") if isinstance(config, dict) else None
     if not settings:
         return None
@@ -111,18 +111,18 @@ def content_of_config(config: Any) -> Content | None:
 
 
 def quantised(method: str) -> Content:
-    """A model that `method` quantised."""
+    """The content of a model that `method` quantised."""
     return Content(f"a model quantised by {method}", "weights", "take the one in bfloat16, float16 or float32")
 
 
 def what_it_is(start: bytes) -> str:
-    """The same as part of a message, for any bytes: "it is an HTML page; fetch the file itself", or how they begin."""
+    """Describes any bytes as part of a message: "it is an HTML page; fetch the file itself", or how they begin."""
     found = content_of(start)
     return f"it is {found}" if found else f"it begins with the bytes {start[:8].hex(' ')}"
 
 
 def what_file_is(path: Path) -> str:
-    """The same of the file at `path`; empty if it cannot be read."""
+    """Describes the file at `path` as `what_it_is` does; empty if it cannot be read."""
     try:
         if found := content_of_file(path):
             return f"it is {found}"
@@ -133,7 +133,7 @@ def what_file_is(path: Path) -> str:
 
 
 def _of_brands(start: bytes) -> Content:
-    """Of ISO base media: the brands say which format uses that container."""
+    """The content of an ISO base media file: its brands say which format uses that container."""
     length = min(int.from_bytes(start[:4], "big"), len(start))
     brands = [start[8:12], *(start[place : place + 4] for place in range(16, length, 4))]
     if any(brand in (b"avif", b"avis") for brand in brands):
@@ -146,7 +146,7 @@ def _of_brands(start: bytes) -> Content:
 
 
 def _of_zip(start: bytes) -> Content:
-    """Of zip archives: the first member's name says what writes such ones."""
+    """The content of a zip archive by the name of its first member."""
     name = start[30 : 30 + int.from_bytes(start[26:28], "little")].decode("utf-8", "replace")
     if name.rpartition("/")[2] in TORCH_MEMBERS:
         return TORCH

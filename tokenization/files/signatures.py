@@ -11,12 +11,12 @@ FETCH = "fetch the file itself"
 
 @dataclass(frozen=True)
 class Content:
-    """What a file is.
+    """The content of a file.
 
     Attributes:
         name: with its article, as in "an HTML page".
         kind: `picture`, `archive`, `table`, `weights`, `text`, `pointer`, `media`, `system` or `other`.
-        remedy: what to do where it is not wanted; empty where that depends.
+        remedy: what to do if other content was expected; empty if that depends on the case.
     """
 
     name: str

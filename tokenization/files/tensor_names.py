@@ -12,6 +12,5 @@ def unwrapped(name: str) -> str:
 
 
 def prefixes_of(names: Iterable[str], anchor: str) -> list[str]:
-    """What stands before the name `anchor`, which every model of a kind has, each time that it occurs; the shortest
-    first."""
+    """The prefixes before each occurrence of the name `anchor`, which every model of a kind has; the shortest first."""
     return sorted((name.removesuffix(anchor) for name in names if name.endswith(anchor)), key=len)

@@ -46,13 +46,13 @@ def unpickled(path: Path, stand_in: Callable[[str], Any | None] | None = None, m
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """What a file of weights is instead, as a pointer or a page of HTML; or why it cannot be read, and what to do."""
+    """The reason why a file of weights cannot be read, such as that it is a pointer or an HTML page, and what to do."""
     reason = str(error).strip().split("\n")[0][:200]
     return _another(path) or f"{reason}; fetch it again"
 
 
 def _another(path: Path) -> str:
-    """What a file is that holds no weights for torch; empty if it may hold some."""
+    """Describes a file that holds no weights for torch; empty if it may hold some."""
     try:
         found = content_of_file(path)
     except OSError:

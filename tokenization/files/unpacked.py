@@ -69,7 +69,7 @@ class _Xz:
 
 
 class Unpacked:
-    """What a stream yields, as a file that is read forward, and back by at most `KEPT_BYTES`."""
+    """The content of a stream as a file that is read forward, and back by at most `KEPT_BYTES`."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._read, self._kept, self._behind = stream, 0, b"", 0

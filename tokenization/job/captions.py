@@ -14,8 +14,8 @@ LIKELY = ("caption", "text", "prompt", "description", "sentence", "title", "alt"
 
 
 def caption_columns_of(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
-    """What the caption columns hold. The text file is the column `txt`; where no caption column holds a text, and there
-    is one alone, the file is that column."""
+    """The values of the caption columns. The column `txt` is the text file beside the picture. If there is a single
+    caption column and it holds no text, the text file takes its place."""
     columns = {column: sample.metadata.get(column) for column in config.caption_columns}
     if sample.text and TEXT_COLUMN in columns and not columns[TEXT_COLUMN]:
         columns[TEXT_COLUMN] = sample.text
@@ -32,7 +32,7 @@ def captions_of(sample: Sample, config: TokenizationConfig, shard: str, seed: in
     read as a little-endian number.
 
     Returns:
-        The captions, and True if one was taken of several.
+        The captions, and True if one was chosen among several.
     """
     captions, was_drawn = {}, False
     for column, value in caption_columns_of(sample, config).items():

@@ -32,7 +32,7 @@ def read_chunks(
 
     Args:
         corpus, shard, config, tokenizer: what is read, and how.
-        seed: decides which caption is taken of several; see `captions_of`.
+        seed: decides which of several captions is chosen; see `captions_of`.
 
     Raises:
         InputError: the shard cannot be read to its end.
@@ -67,8 +67,8 @@ def read_chunks(
 
 @dataclass(frozen=True)
 class _Usable:
-    """A sample that becomes a row. `texts`: captions by column; for a document's picture, the texts around it.
-    `drawn`: one of them was taken of several."""
+    """A sample that becomes a row. `texts`: captions by column; for a document's picture, the texts around it. `drawn`:
+    one of them was chosen among several."""
 
     sample: Sample
     texts: dict[str, str]
@@ -206,7 +206,7 @@ def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]
 
 
 def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
-    """Indices of the rows that match the query, and by column how many values should be numbers and are none.
+    """Indices of the rows that match the query, and by column how many values should be numbers and are not.
 
     No row matches if the query names a column that no row has.
     """

@@ -81,7 +81,7 @@ def tokenize_corpus(
         tools: the two tokenizers.
         workers: the job's actors.
         report: called repeatedly with the progress.
-        seed: decides which caption is taken of several.
+        seed: decides which of several captions is chosen.
         fingerprint: of `prepare_output`, if it was called before.
 
     Raises:
@@ -120,7 +120,7 @@ def tokenize_corpus(
 
 
 def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools) -> Fingerprint:
-    """Checks all that can be checked before an actor starts, and writes down in `output` which tokens it will hold.
+    """Checks all that can be checked before an actor starts, and records in `output` which tokens it will hold.
 
     Raises:
         InputError: VQ-GAN or vocabulary cannot be used, `output` holds tokens of another fingerprint or lies in the

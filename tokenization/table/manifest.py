@@ -26,7 +26,7 @@ STATISTICS_FOLDER, REJECTS_FOLDER = "books", "rejects"
 
 @dataclass
 class Notes:
-    """What the statistics of a shard say beside its rows and its rejects.
+    """Remarks in the statistics of a shard, besides its rows and its rejects.
 
     Attributes:
         ignored: files and members of an archive that are part of no sample, by the reason.
@@ -191,7 +191,7 @@ def name_hashes(names: Iterable[str]) -> np.ndarray:
 
 
 def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
-    """The values for a file: all, but the optional ones only where they say something."""
+    """The values for a file. Optional ones are left out if they are empty."""
     return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value != OPTIONAL[name]}
 
 

@@ -35,7 +35,7 @@ def compared_with(where: str, kinds: tuple[type, ...]) -> set[str]:
 
 
 def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> tuple[pd.DataFrame, Counter[str]]:
-    """Makes numbers of the columns that the query compares with numbers, or with columns of numbers.
+    """Converts the columns that the query compares with numbers, or with columns of numbers, to numbers.
 
     Args:
         frame: the rows.
@@ -43,7 +43,7 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
         but: names of columns that stay as they are.
 
     Returns:
-        The frame, and by column how many values are no numbers.
+        The frame, and by column how many values are not numbers.
     """
     lost: Counter[str] = Counter()
     known = {str(name) for name in frame if frame[name].dtype.kind in "iuf"}
@@ -124,7 +124,7 @@ def _text(value: object) -> object:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The columns that a comparison concerns, and what stands on its sides."""
+    """The columns that a comparison concerns, and the expressions on its sides."""
 
     columns: set[str]
     operands: list[ast.expr]
@@ -177,7 +177,7 @@ def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:
 
 
 def _names(node: ast.expr) -> set[str]:
-    """The columns whose values, or what is computed of them, an expression has."""
+    """The columns that an expression uses, directly or in a computation."""
     if isinstance(node, ast.Name):
         return {node.id}
     if isinstance(node, ast.UnaryOp):

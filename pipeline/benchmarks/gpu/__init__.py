@@ -1,1 +1,2 @@
-"""Measures on one GPU what was only planned: a module a part, each run in a process of its own. Imports no Ray."""
+"""Measures the planned figures on one GPU. Each module is a part, which runs in a process of its own. Imports no
+Ray."""

@@ -1,4 +1,5 @@
-"""A step beside its baselines, on the largest model that fits: `routed_over_dense` first, then the other ratios."""
+"""Compares a step with its baselines, on the largest model that fits: `routed_over_dense` first, then the other
+ratios."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""What the parts share: the device, the sizes, models with random weights, and steps as the loader makes them."""
+"""The common inputs of the parts: the device, the sizes, models with random weights, and steps as the loader makes
+them."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What runs on the device while something runs on the host, by torch's profiler."""
+"""Records the kernels that run on the device during a call, with torch's profiler."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +20,8 @@ class DeviceWork:
 
 
 def device_work(run: Callable[[], object], num_kernels: int = 15) -> DeviceWork:
-    """Runs something once on CUDA under the profiler. Its own time is not told: the profiler slows the host."""
+    """Runs something once on CUDA under the profiler. The time of the call itself is not measured, because the profiler
+    slows the host."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
         torch.cuda.synchronize()

@@ -34,7 +34,7 @@ Context = ForkServerContext | SpawnContext
 
 @dataclass(frozen=True)
 class _Job:
-    """What the process of a part needs."""
+    """The inputs of a part's process."""
 
     function: str
     settings: GpuSettings

@@ -1,4 +1,5 @@
-"""How often the host waits for the device: in forward and backward pass, where it never should, and in DeepSpeed."""
+"""Counts the waits of the host for the device: in forward and backward pass, where there should be none, and in
+DeepSpeed."""
 
 import traceback
 import warnings

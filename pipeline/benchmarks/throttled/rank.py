@@ -90,9 +90,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rank measured with real collectives: a step, an all-gather, what the partitioning reduces by (a
-    reduce-scatter under ZeRO-3, an all-reduce under ZeRO-2), and an all-gather inside a node, None where it has one
-    rank."""
+    """The measurements of a rank with real collectives: a step, an all-gather, the reduction of the partitioning (a
+    reduce-scatter under ZeRO-3, an all-reduce under ZeRO-2), and an all-gather inside a node (None if the node has one
+    rank)."""
 
     step_s: float
     gather: Probe
