@@ -53,12 +53,12 @@ class JobFollower:
     Args:
         address: address of the cluster's dashboard, as in `http://127.0.0.1:8265`.
         give_up_s: seconds without any answer after which it gives up.
-        say: called with lines about the connection.
+        log: called with lines about the connection.
         show: called with the job's output as it arrives.
     """
 
-    def __init__(self, address: str, give_up_s: float, say: Callable[[str], None], show: Callable[[str], None]) -> None:
-        self.address, self._give_up_s, self._say, self._show = address, give_up_s, say, show
+    def __init__(self, address: str, give_up_s: float, log: Callable[[str], None], show: Callable[[str], None]) -> None:
+        self.address, self._give_up_s, self._log, self._show = address, give_up_s, log, show
         self._client: JobSubmissionClient | None = None
         self._shown = 0
 
@@ -143,7 +143,7 @@ class JobFollower:
                     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
                     self._client = job_client(self.address, REQUEST_TIMEOUT_S)
                 if lost_at is not None:
-                    self._say(f"connected to {self.address} again after {time.monotonic() - lost_at:.0f} s")
+                    self._log(f"connected to {self.address} again after {time.monotonic() - lost_at:.0f} s")
                     pause_s, lost_at = FIRST_PAUSE_S, None
                 return await ask(self._client)
             except AuthenticationError as error:
@@ -156,7 +156,7 @@ class JobFollower:
                 if lost_at is None:
                     lost_at = time.monotonic()
                     reason = " ".join(str(error).split())[:200]
-                    self._say(f"no connection to {self.address} ({reason}); the job runs on, trying again")
+                    self._log(f"no connection to {self.address} ({reason}); the job runs on, trying again")
                 if time.monotonic() - lost_at > self._give_up_s:
                     raise UnreachableError(
                         f"{self.address} has not answered for {self._give_up_s / 60:.0f} min"

@@ -1,8 +1,9 @@
 """The demo: OpenMoji drawings and illustrated lists of them, a small language expert, two CPU workers, minutes.
 
 Run all of it with `make demo`, or job by job:
-    python -m jobs.make_corpus && python -m jobs.tokenize && python -m jobs.train_lm python -m jobs.train_stage --stage
-    all python -m jobs.generate && python -m jobs.evaluate && python -m jobs.report
+    python -m jobs.make_corpus && python -m jobs.tokenize && python -m jobs.train_lm
+    python -m jobs.train_stage --stage all
+    python -m jobs.generate && python -m jobs.evaluate && python -m jobs.report
 """
 
 from dataclasses import replace

@@ -71,7 +71,7 @@ def benchmark_generation(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def measure_generation(
-    benchmark: GenerationBenchmark, device: torch.device, say: Callable[[str], None]
+    benchmark: GenerationBenchmark, device: torch.device, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """Times the drawing of the same pictures with the static cache, without a cache, and with transformers' `generate`
     and its own cache. Also times high-resolution codes drawn K at once and one by one, after a base picture in the
@@ -96,7 +96,7 @@ def measure_generation(
         if benchmark.dtype == torch.float32:
             _assert_alike(codes)
         label = f"round {number}/{benchmark.rounds}" if number else "warm-up"
-        say(f"{label}: " + "  ".join(f"{name} {times[name][-1]:.2f} s" for name in codes))
+        log(f"{label}: " + "  ".join(f"{name} {times[name][-1]:.2f} s" for name in codes))
     counted = {name: seconds[-benchmark.rounds :] for name, seconds in times.items()}
 
     def ratio(above: str, below: str) -> float:

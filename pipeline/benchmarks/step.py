@@ -63,13 +63,13 @@ class StepBenchmark:
     compared: tuple[str, ...] = ("dense", "naive", "prefix_with_gradient", "joint")
 
 
-def measure_step(benchmark: StepBenchmark, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+def measure_step(benchmark: StepBenchmark, device: torch.device, log: Callable[[str], None]) -> dict[str, Any]:
     """Times a step of SemVIE and of its baselines: forward, backward, AdamW.
 
     All share one model and one optimizer, and alternate. Returns the benchmark's figures; ratios are medians over the
     rounds of the two times in a round.
     """
-    model = starting_model(benchmark, device)
+    model = random_model(benchmark, device)
     batch = text_to_image_batch(benchmark).to(device)
     makers: dict[str, Callable[[], Objective]] = {
         "dense": lambda: Dense(model, benchmark.compile_layers),
@@ -104,7 +104,7 @@ def measure_step(benchmark: StepBenchmark, device: torch.device, say: Callable[[
     for number in range(benchmark.rounds):
         for name in objectives:
             times[name].append(step(name))
-        say(
+        log(
             f"round {number + 1}/{benchmark.rounds}: " + "  ".join(f"{name} {t[-1]:.3f} s" for name, t in times.items())
         )
 
@@ -141,7 +141,7 @@ def _figures(
     }
 
 
-def starting_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausalLM:
+def random_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausalLM:
     """Returns a model with random weights; its visual expert copies the language expert, as at training's start."""
     torch.manual_seed(0)
     with device:

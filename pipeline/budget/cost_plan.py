@@ -7,7 +7,7 @@ source: the recipe, counted, measured, or assumed.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.budget.measured_rates import Rates, mfu_of
+from pipeline.budget.measured_rates import MeasuredRates, mfu_of
 from pipeline.budget.published import PAPER_GPU_DAYS, SD15_GPU_DAYS
 from pipeline.budget.spending import a100_factor
 from pipeline.config.gpus import peak_flop_per_s
@@ -78,7 +78,9 @@ class CostPlan:
         return sum(cost.training for cost in self.stages)
 
 
-def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: float, price: float) -> CostPlan:
+def plan_costs(
+    recipe: Recipe, gpu: str, mfu: float, rates: MeasuredRates, encoder_mfu: float, price: float
+) -> CostPlan:
     """Plans all stages and the tokenization of their pictures.
 
     Args:
@@ -113,7 +115,7 @@ def plan_costs(recipe: Recipe, gpu: str, mfu: float, rates: Rates, encoder_mfu: 
     return CostPlan(recipe, device.name, not measured, costs, tokenization, factors, a100, price)
 
 
-def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
+def _check_device_kind(recipe: Recipe, rates: MeasuredRates) -> None:
     """Raises UsageError if the rates are of a CPU and the recipe trains on GPUs, or the other way round."""
     if rates.device == "CPU" and recipe.scaling.use_gpu:
         raise UsageError(f"recipe {recipe.name!r} trains on GPUs, but the rates in {rates.sources[0]!r} are a CPU's")
@@ -126,7 +128,7 @@ def _check_device_kind(recipe: Recipe, rates: Rates) -> None:
 
 
 def _training_factors(
-    recipe: Recipe, plan: RecipePlan, device: Device, mfu: float | None, by_stage: list[float], rates: Rates
+    recipe: Recipe, plan: RecipePlan, device: Device, mfu: float | None, by_stage: list[float], rates: MeasuredRates
 ) -> dict[str, Factor]:
     """Returns the factors of the training cost, each with its source.
 
@@ -172,7 +174,7 @@ def unlimited(recipe: Recipe) -> Recipe:
     return replace(recipe, plan=replace(recipe.plan, budget_gpu_days=()))
 
 
-def _stage_cost(plan: RecipePlan, index: int, rate: float, rates: Rates) -> Cost:
+def _stage_cost(plan: RecipePlan, index: int, rate: float, rates: MeasuredRates) -> Cost:
     planned, devices = plan.stages[index], plan.recipe.scaling.num_gpus or plan.recipe.scaling.num_cpus
     training = planned.work.flop / rate
     start_s = ASSUMED_START_S if rates.starting_s is None else rates.starting_s
@@ -188,7 +190,7 @@ def _stage_cost(plan: RecipePlan, index: int, rate: float, rates: Rates) -> Cost
 
 
 def _tokenization(
-    recipe: Recipe, plan: RecipePlan, peak: float | None, rates: Rates, mfu: float
+    recipe: Recipe, plan: RecipePlan, peak: float | None, rates: MeasuredRates, mfu: float
 ) -> tuple[Cost, dict[str, Factor]]:
     flop, pictures, factors = 0.0, 0, dict[str, Factor]()
     for each in tokenization_work(recipe, plan.stages):

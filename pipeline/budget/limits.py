@@ -3,7 +3,7 @@
 import math
 
 from pipeline.errors import BudgetError, UsageError
-from pipeline.ledger.account import Limits
+from pipeline.ledger.account import DayLimits
 from pipeline.ledger.rows import days_of, last_rows
 from pipeline.runs.paths import RunPaths
 
@@ -35,7 +35,7 @@ def given_limits(words: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
+def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> DayLimits:
     """Returns the limits for the next attempt at stage `number`: the given ones, or those of the previous attempt.
 
     Raises:
@@ -47,7 +47,7 @@ def limits_of(paths: RunPaths, number: int, given: dict[str, float]) -> Limits:
     stage = float(of_stage[-1]["budget_gpu_days"]) if of_stage else 0.0
     run = float(trained[-1]["run_budget_gpu_days"]) if trained else 0.0
     spent = days_of(rows, "train_stage", str(number), device)
-    limits = Limits(given.get("stage", stage), given.get("run", run))
+    limits = DayLimits(given.get("stage", stage), given.get("run", run))
     for scope, name, used, limit in (
         ("stage", f"stage {number}", spent[0], limits.stage_gpu_days),
         ("run", f"run {paths.recipe.name!r}", spent[1], limits.run_gpu_days),

@@ -11,8 +11,8 @@ from pipeline.ledger.table import read_ledger
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Rates of one device. None or empty means not measured.
+class MeasuredRates:
+    """MeasuredRates of one device. None or empty means not measured.
 
     Attributes:
         device: device model.
@@ -35,13 +35,13 @@ class Rates:
     sources: tuple[str, ...] = ()
 
 
-def read_rates(locations: tuple[str, ...]) -> Rates:
+def read_rates(locations: tuple[str, ...]) -> MeasuredRates:
     """Reads rates from the output of `jobs/benchmark.py train --json` or `tokenize --json`, and from ledgers' folders.
 
     Raises:
         UsageError: a file is neither, or the rates are of different devices.
     """
-    rates = Rates()
+    rates = MeasuredRates()
     for location in locations:
         path = Path(location)
         if "://" in location or path.is_dir():
@@ -56,11 +56,11 @@ def read_rates(locations: tuple[str, ...]) -> Rates:
                 "measure both on one"
             )
         news = {name: value for name, value in vars(found).items() if value}
-        rates = Rates(**(vars(rates) | news | {"sources": (*rates.sources, location)}))
+        rates = MeasuredRates(**(vars(rates) | news | {"sources": (*rates.sources, location)}))
     return rates
 
 
-def _of_benchmark(location: str, text: str) -> Rates:
+def _of_benchmark(location: str, text: str) -> MeasuredRates:
     try:
         figures: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
     except (ValueError, IndexError) as error:
@@ -72,17 +72,17 @@ def _of_benchmark(location: str, text: str) -> Rates:
     name, _, rest = device.partition(", ")
     devices = int(rest.split()[0]) if name == "CPU" and rest[:1].isdigit() else 1
     if "flop_per_step" in figures:
-        return Rates(device=name, flop_per_s=figures["flop_per_step"] / figures["step_s"] / devices)
+        return MeasuredRates(device=name, flop_per_s=figures["flop_per_step"] / figures["step_s"] / devices)
     if "images_per_s" in figures:
         encoders = devices if name == "CPU" else int(figures.get("encoders", 1))
-        return Rates(device=name, pictures_per_s=figures["images_per_s"] / encoders)
+        return MeasuredRates(device=name, pictures_per_s=figures["images_per_s"] / encoders)
     raise UsageError(
         f"--benchmark {location!r}: neither flop_per_step nor images_per_s is in it; give what `jobs/benchmark.py "
         "train --json` or `tokenize --json` prints, or a run's ledger folder"
     )
 
 
-def _of_ledger(location: str) -> Rates:
+def _of_ledger(location: str) -> MeasuredRates:
     table = read_ledger(location).table
     if not len(table):
         raise UsageError(f"--benchmark {location!r}: the folder holds no rows of a ledger")
@@ -99,7 +99,7 @@ def _of_ledger(location: str) -> Rates:
     tokenized = table[(table["job"] == "tokenize") & (table["samples"] > 0)]
     productive, seconds = trained["productive_seconds"].sum(), trained["seconds"].sum()
     parts = {name: float(trained[f"{name}_seconds"].sum()) for name in ("checkpoint", "data_wait", "starting")}
-    return Rates(
+    return MeasuredRates(
         device=models[0],
         flop_per_s=float(trained["flop"].sum() / work.sum()),
         flop_per_s_by_stage=by_stage,
@@ -113,7 +113,7 @@ def _of_ledger(location: str) -> Rates:
     )
 
 
-def mfu_of(rates: Rates, device: str) -> float | None:
+def mfu_of(rates: MeasuredRates, device: str) -> float | None:
     """Returns the measured rate as a share of the device's peak, or None if either is unknown."""
     peak = peak_flop_per_s(device)
     return rates.flop_per_s / peak if peak and rates.flop_per_s else None

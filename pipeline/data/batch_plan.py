@@ -28,7 +28,7 @@ DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """Returns the rows of one source, as `TokenReader` does."""
 
     def row(self, shard: int, index: int) -> Row:
@@ -40,7 +40,7 @@ class Reader(Protocol):
         ...
 
 
-Readers = abc.Sequence[Reader]
+Readers = abc.Sequence[RowReader]
 
 
 @dataclass(frozen=True)

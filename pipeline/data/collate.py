@@ -18,7 +18,7 @@ from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_work import BatchWork, batch_work, is_code, positions_and_pairs, visual_positions
 from pipeline.data.sequences import Sequence
-from pipeline.model.attention import PADDING_SEGMENT, PackedPositions
+from pipeline.model.attention import PADDING_SAMPLE, PackedPositions
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ def collate(
     labels = []
     counts = np.zeros(4, np.int64)
     for row, sequences in enumerate(rows):
-        for segment, sequence in enumerate(sequences):
+        for sample, sequence in enumerate(sequences):
             is_visual = visual_positions(sequence, vocabulary)
             positions = np.empty(len(is_visual), np.int64)  # in the row's stream
             for packer, chosen in ((text, ~is_visual), (visual, is_visual)):
                 positions[chosen] = packer.add(
-                    row, sequence.ids[: sequence.num_run][chosen], np.nonzero(chosen)[0], sequence, segment
+                    row, sequence.ids[: sequence.num_run][chosen], np.nonzero(chosen)[0], sequence, sample
                 )
             at = sequence.label_positions
             labels.append((row, positions[at], is_visual[at], sequence.label_ids, sequence.label_tasks))
@@ -132,10 +132,10 @@ class _Packer:
         self._rows: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(num_rows)]
         self._filled = [0] * num_rows
 
-    def add(self, row: int, ids: np.ndarray, positions: np.ndarray, sequence: Sequence, segment: int) -> np.ndarray:
+    def add(self, row: int, ids: np.ndarray, positions: np.ndarray, sequence: Sequence, sample: int) -> np.ndarray:
         """Appends the ids at `positions` of a sample, and returns their positions in the row."""
         start, count = self._filled[row], len(ids)
-        self._rows[row].append((ids, positions, np.full(count, segment), sequence.groups[positions]))
+        self._rows[row].append((ids, positions, np.full(count, sample), sequence.groups[positions]))
         self._filled[row] += count
         return np.arange(start, start + count)
 
@@ -147,13 +147,13 @@ class _Packer:
     def padded(self, padding_id: int) -> Stream:
         """The rows as the stream's tensors."""
         shape = (len(self._rows), self.length)
-        columns = [np.full(shape, value, np.int64) for value in (padding_id, 0, PADDING_SEGMENT, 0)]
+        columns = [np.full(shape, value, np.int64) for value in (padding_id, 0, PADDING_SAMPLE, 0)]
         for row, parts in enumerate(self._rows):
             for column, pieces in zip(columns, zip(*parts, strict=True), strict=False):
                 joined = np.concatenate(pieces)
                 column[row, : len(joined)] = joined
-        ids, positions, segments, groups = (torch.from_numpy(column) for column in columns)
-        return Stream(ids, positions, PackedPositions(segments, groups))
+        ids, positions, samples, groups = (torch.from_numpy(column) for column in columns)
+        return Stream(ids, positions, PackedPositions(samples, groups))
 
 
 def _labels(

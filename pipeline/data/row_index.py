@@ -157,7 +157,7 @@ def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]
     """The rows that match, and by column how many values should be numbers and are not."""
     if not where or not len(frame):
         return frame, Counter()
-    numbers, lost = with_numbers(frame, where, but=OWN_COLUMNS)
+    numbers, lost = with_numbers(frame, where, unchanged=OWN_COLUMNS)
     try:
         texts = with_texts(numbers, where, but=OWN_COLUMNS)
         return frame.loc[texts.query(where, engine="python").index], lost

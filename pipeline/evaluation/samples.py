@@ -8,7 +8,7 @@ from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.token_reader import TokenReader, caption_texts
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say_error
-from tokenization.table.queries import said_of
+from tokenization.table.queries import non_number_messages
 
 PICTURES_FILE, CAPTIONS_FILE = "pictures.parquet", "captions.parquet"
 GRID_FILE, VQ_SHEET_FILE = "grid.png", "vq_sheet.png"
@@ -35,7 +35,7 @@ def scored_samples(recipe: Recipe, paths: RunPaths) -> pd.DataFrame:
 
 def _rows(paths: RunPaths, source: Source) -> pd.DataFrame:
     index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
-    for message in said_of(index.not_numbers, "`where`"):
+    for message in non_number_messages(index.not_numbers, "`where`"):
         say_error(message)
     texts = caption_texts(paths.tokens, index)
     reader = TokenReader(paths.tokens, index, held_shards=1)

@@ -21,7 +21,7 @@ from pipeline.runtime.placement import actor_here, reserved
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 from pipeline.training.language_expert import TRAINING_FILE, train_language_expert
-from tokenization.table.queries import said_of
+from tokenization.table.queries import non_number_messages
 from tokenization.table.token_table import list_token_shards
 from tokenization.text_tokenizer import load_text_tokenizer
 
@@ -69,7 +69,7 @@ def _train(
     """Trains in this process. Returns the last loss."""
     torch.set_num_threads(num_threads)
     index = build_row_index(RowSelection(paths.tokens, recipe.language_expert.where))
-    for message in said_of(index.not_numbers, "language_expert.where"):
+    for message in non_number_messages(index.not_numbers, "language_expert.where"):
         ray.get(messages.log.remote(f"language expert: {message}"))
     captions = list(caption_texts(paths.tokens, index).values())
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)

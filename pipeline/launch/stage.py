@@ -24,7 +24,7 @@ from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
-from tokenization.table.queries import said_of
+from tokenization.table.queries import non_number_messages
 
 WORTH_A_STARTING_MODEL = 2e9
 """Size of a language expert, in bytes, above which a starting model is recommended."""
@@ -129,7 +129,7 @@ def announce(run: StageRun, recipe: Recipe) -> None:
             f"stage {number}: {source.name}: {rows:,} rows, {samples:,} samples ({samples / rows:.1f} epochs)"
             + (longer if source.index.num_too_long else "")
         )
-        for message in said_of(source.index.not_numbers, f"`where` of source {source.name!r}"):
+        for message in non_number_messages(source.index.not_numbers, f"`where` of source {source.name!r}"):
             say_error(message)
     say(
         f"stage {number}: {stage.steps} steps of {stage.global_batch_size} samples, "

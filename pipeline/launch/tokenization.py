@@ -22,7 +22,7 @@ from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.job.rows import Tools, check_query
 from tokenization.job.run import Progress, prepare_output, tokenize_corpus
 from tokenization.table.manifest import Manifest
-from tokenization.table.queries import said_of
+from tokenization.table.queries import non_number_messages
 
 SAY_EVERY_S = 10.0
 NAMES_SHOWN = 5
@@ -87,7 +87,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     )
     if manifest.ignored:
         say(f"tokenize: ignored {_counts(manifest.ignored)}")
-    for message in said_of(manifest.not_numbers, "hr_where"):
+    for message in non_number_messages(manifest.not_numbers, "hr_where"):
         say_error(message)
     if config.size_hr_px and not manifest.rows_hr:
         say_error(f"no row has the high resolution: hr_where {config.hr_where!r} matches none")

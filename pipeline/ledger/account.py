@@ -20,7 +20,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True)
-class Limits:
+class DayLimits:
     """Device-days that the stage and the run may use over all attempts; 0 for no limit."""
 
     stage_gpu_days: float = 0.0
@@ -36,7 +36,7 @@ class Attempt:
         number: number in the ledger, from 1.
         run, job, stage: names; `stage` is empty for jobs without stages.
         device: `GPU`, or `CPU` for a job that holds none.
-        budget_gpu_days, run_budget_gpu_days: limits it was started with; see `Limits`.
+        budget_gpu_days, run_budget_gpu_days: limits it was started with; see `DayLimits`.
     """
 
     attempt: str

@@ -19,7 +19,7 @@ from ray.util.metrics import Gauge
 
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import InputError
-from pipeline.ledger.account import Account, Attempt, Counts, Limits
+from pipeline.ledger.account import Account, Attempt, Counts, DayLimits
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, last_rows
@@ -168,7 +168,7 @@ class LedgerActor:
         return days_of(others, attempt.job, attempt.stage, attempt.device)
 
 
-def new_attempt(location: str, run: str, job: str, stage: str, device: str, limits: Limits) -> Attempt:
+def new_attempt(location: str, run: str, job: str, stage: str, device: str, limits: DayLimits) -> Attempt:
     """Returns the next attempt of a ledger."""
     rows, _ = last_rows(location)
     number = max((int(row["number"]) for row in rows), default=0) + 1

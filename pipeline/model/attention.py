@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-PADDING_SEGMENT = -1
-"""The segment of padding. Padding attends to padding, so every query has a key."""
+PADDING_SAMPLE = -1
+"""The sample number of padding. Padding attends to padding, so every query has a key."""
 
 
 @dataclass(frozen=True)
 class PackedPositions:
-    """The places of positions in a row, int64 [B, T] each: the sample (`segments`), and the group of next-K-token
-    prediction in that sample (`groups`, see `pipeline.data.sequences`)."""
+    """The places of positions in a row, int64 [B, T] each: the number of the sample (`samples`), and the group of
+    next-K-token prediction in that sample (`groups`, see `pipeline.data.sequences`)."""
 
-    segments: Tensor
+    samples: Tensor
     groups: Tensor
 
     def followed_by(self, other: "PackedPositions") -> "PackedPositions":
         """These places, followed by the other's."""
         return PackedPositions(
-            torch.cat([self.segments, other.segments], dim=1), torch.cat([self.groups, other.groups], dim=1)
+            torch.cat([self.samples, other.samples], dim=1), torch.cat([self.groups, other.groups], dim=1)
         )
 
 
@@ -49,12 +49,12 @@ def attention_mask(queries: PackedPositions, keys: PackedPositions, attention: s
     if attention == "flex_attention":
 
         def sees(row: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            same = queries.segments[row, query] == keys.segments[row, key]
+            same = queries.samples[row, query] == keys.samples[row, key]
             return same & (keys.groups[row, key] <= queries.groups[row, query])
 
-        (batch_size, num_queries), num_keys = queries.segments.shape, keys.segments.shape[1]
-        return create_block_mask(sees, batch_size, None, num_queries, num_keys, device=queries.segments.device)
-    same = queries.segments[:, :, None] == keys.segments[:, None, :]
+        (batch_size, num_queries), num_keys = queries.samples.shape, keys.samples.shape[1]
+        return create_block_mask(sees, batch_size, None, num_queries, num_keys, device=queries.samples.device)
+    same = queries.samples[:, :, None] == keys.samples[:, None, :]
     visible = (same & (keys.groups[:, None, :] <= queries.groups[:, :, None]))[:, None]
     if attention == "eager":
         return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

@@ -55,7 +55,7 @@ BETWEEN_STEPS_S = Range(0.10, 0.05, 0.02)
 
 
 @dataclass(frozen=True)
-class Rates:
+class AssumedRates:
     """The rates of a rank's device, per second, and the factor of its host over the counted seconds."""
 
     products_flop_per_s: float
@@ -64,7 +64,7 @@ class Rates:
     host_factor: float
 
 
-def rates_of(gpu: str, end: End) -> Rates:
+def rates_of(gpu: str, end: End) -> AssumedRates:
     """Returns the assumed rates of a GPU by its name.
 
     Raises:
@@ -74,7 +74,7 @@ def rates_of(gpu: str, end: End) -> Rates:
     if kind is None or memory is None:
         raise ValueError(f"the memory's bandwidth of {gpu!r} is not known")
     achievable = ACHIEVABLE_PRODUCTS.get(kind.name.split()[0], min(ACHIEVABLE_PRODUCTS.values()))
-    return Rates(
+    return AssumedRates(
         products_flop_per_s=kind.peak_flop_per_s * achievable * PRODUCTS.at(end),
         attention_flop_per_s=kind.peak_flop_per_s * ATTENTION.at(end),
         memory_bytes_per_s=memory * MEMORY.at(end),

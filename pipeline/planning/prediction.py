@@ -9,7 +9,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.stage import StageConfig
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.config.zero import ZeroConfig
-from pipeline.planning.assumed_rates import ENDS, End, Range, Rates, links_of, overlap_of, rates_of
+from pipeline.planning.assumed_rates import ENDS, AssumedRates, End, Range, links_of, overlap_of, rates_of
 from pipeline.planning.flops import ParameterCounts, count_parameters, recomputed_share
 from pipeline.planning.memory import memory_plan
 from pipeline.planning.partition_traffic import micro_step_traffic, update_traffic
@@ -187,7 +187,7 @@ def step_phases(
     zero: ZeroConfig,
     ranks: int,
     ranks_per_node: int,
-    rates: Rates,
+    rates: AssumedRates,
 ) -> list[Phase]:
     """Returns the phases of a stage's step on GPUs with the given rates."""
     phases = []
@@ -218,7 +218,7 @@ def step_phases(
     return phases
 
 
-def _seconds(work: PhaseWork, rates: Rates, gathered: Traffic = NOTHING, reduced: Traffic = NOTHING) -> float:
+def _seconds(work: PhaseWork, rates: AssumedRates, gathered: Traffic = NOTHING, reduced: Traffic = NOTHING) -> float:
     moved = work.moved_bytes + copied_bytes(
         gathered.inside_bytes + gathered.across_bytes, reduced.inside_bytes + reduced.across_bytes
     )

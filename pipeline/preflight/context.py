@@ -149,9 +149,9 @@ def _num_checkpoints(stage: StageConfig) -> int:
     return stage.keep_checkpoints + (stage.steps // every if every else 0)
 
 
-def _existing(place: str) -> str:
+def _existing(location: str) -> str:
     """A URL, or the folder itself or its nearest parent that exists: nothing is made that the run would make."""
-    if "://" in place:
-        return place.rstrip("/")
-    folder = Path(place).absolute()
+    if "://" in location:
+        return location.rstrip("/")
+    folder = Path(location).absolute()
     return str(next(each for each in (folder, *folder.parents) if each.is_dir()))

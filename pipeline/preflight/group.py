@@ -80,14 +80,14 @@ class Group:
         storage: folder for Ray Train's own state.
         environment: their environment variables, in addition to those of a stage's workers.
         time_left_s: returns the seconds that are left for all parts.
-        say: gets the name of each part that begins.
+        log: gets the name of each part that begins.
     """
 
     scaling: ScalingConfig
     storage: Path
     environment: dict[str, str]
     time_left_s: Callable[[], float]
-    say: Callable[[str], object]
+    log: Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class _Watch:
         now = time.monotonic()
         if progress.under_way != self._under_way:
             self._under_way, self._since = progress.under_way, now
-            self._group.say(self._under_way)
+            self._group.log(self._under_way)
         limit_s = self._limits[self._under_way] if self._under_way else START_LIMIT_S
         if now - self._since <= limit_s and self._group.time_left_s() > 0:
             return ""

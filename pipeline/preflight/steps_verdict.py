@@ -62,7 +62,9 @@ def _compared(step: StepReport, number: int) -> Finding:
         alike = "the same, bit for bit" if found.is_same else f"as alike as GPU kernels are ({found})"
         return Finding(SUBJECT, what, Verdict.OK, f"{alike}; {step.seconds:.3g} s", figures=figures)
     remedy = "a device or its memory computes wrongly: test the nodes of the ranks that are named, or leave them out"
-    return Finding(SUBJECT, what, Verdict.FAILED, f"differs: {found}: {found.whose}", "the same", "", remedy, figures)
+    return Finding(
+        SUBJECT, what, Verdict.FAILED, f"differs: {found}: {found.differing_ranks}", "the same", "", remedy, figures
+    )
 
 
 def _time(step: StepReport, planned: PlannedStep) -> Finding:

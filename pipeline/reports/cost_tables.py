@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.budget.cost_plan import as_object, plan_costs
-from pipeline.budget.measured_rates import Rates, read_rates
+from pipeline.budget.measured_rates import MeasuredRates, read_rates
 from pipeline.budget.published import PUBLISHED
 from pipeline.config.recipe import Recipe
 from pipeline.runtime.terminal import tables_to
@@ -31,7 +31,7 @@ def plan_spending(
         measured: files and folders with measured rates; see `read_rates`.
         as_json: see `tables_to`.
     """
-    rates = read_rates(tuple(measured)) if measured else Rates()
+    rates = read_rates(tuple(measured)) if measured else MeasuredRates()
     figures = as_object(plan_costs(recipe, gpu, mfu, rates, encoder_mfu, price_per_gpu_hour))
     for table in plan_tables(figures):
         tables_to(as_json).print(table)

@@ -5,19 +5,19 @@ from contextlib import contextmanager
 
 from ray.actor import ActorProxy
 
-from pipeline.ledger.account import Limits
+from pipeline.ledger.account import DayLimits
 from pipeline.ledger.actor import LedgerActor, keep_ledger, new_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, connect_to_ray
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 
-NO_LIMITS = Limits()
+NO_LIMITS = DayLimits()
 
 
 @contextmanager
 def ledger_attempt(
-    paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: Limits = NO_LIMITS
+    paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: DayLimits = NO_LIMITS
 ) -> Iterator[ActorProxy[LedgerActor]]:
     """Connects to Ray and keeps the ledger of the enclosed work. Yields the ledger's actor handle.
 

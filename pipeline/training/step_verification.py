@@ -50,7 +50,7 @@ class Comparison:
         return f"losses by {self.losses:.1e}, AdamW's first moments by {self.moments:.1e}, relative to the largest"
 
     @property
-    def whose(self) -> str:
+    def differing_ranks(self) -> str:
         """The ranks that differ, in words."""
         odd = ", ".join(map(str, self.odd_ranks))
         return f"the losses of rank {odd} differ" if odd else "the gradients differ; it is unknown on which rank"
@@ -71,7 +71,7 @@ def verify_step(engine: Engine, step: Step, stage: StageConfig, device: torch.de
     if found.within_tolerance(device):
         return f"a step run twice differs no more than kernels do whose order of summation varies ({found})"
     raise CorruptionError(
-        f"a step run twice differs ({found}): {found.whose}. Test the nodes, or leave out the one at fault"
+        f"a step run twice differs ({found}): {found.differing_ranks}. Test the nodes, or leave out the one at fault"
     )
 
 

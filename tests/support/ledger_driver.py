@@ -7,7 +7,7 @@ import time
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipeline.ledger.account import Limits
+from pipeline.ledger.account import DayLimits
 from pipeline.ledger.actor import keep_ledger, new_attempt
 from pipeline.step_figures import StepFigures
 
@@ -16,7 +16,7 @@ STEP_S = 0.5
 
 def main(place: str, stage: str, seconds: float) -> None:
     ray.init(log_to_driver=False)
-    attempt = new_attempt(place, "run", "train_stage", stage, "CPU", Limits())
+    attempt = new_attempt(place, "run", "train_stage", stage, "CPU", DayLimits())
     with keep_ledger(place, attempt, 1.0, []) as ledger:
         group = placement_group([{"CPU": 1.0}] * 2)
         assert group.wait(60)

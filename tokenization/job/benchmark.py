@@ -32,7 +32,7 @@ WARMUP_BATCHES = 2
 
 
 @dataclass(frozen=True)
-class Rates:
+class PictureRates:
     """Pictures per second: of the pipeline, and on the same cores of the readers, the encoders, and the loop alone."""
 
     pipeline: float
@@ -56,15 +56,15 @@ def measure_tokenization(
     workers: Workers,
     num_pictures: int,
     naive_pictures: int,
-    say: Callable[[str], None],
-) -> Rates:
+    log: Callable[[str], None],
+) -> PictureRates:
     """Measures all rates in one run on the connected Ray cluster.
 
     Args:
         corpus, config, tools, workers: see `tokenize_corpus`.
         num_pictures: pictures of the corpus.
         naive_pictures: pictures for the loop over single pictures.
-        say: receives lines of progress.
+        log: receives lines of progress.
     """
     cores = int(ray.cluster_resources().get("CPU", 1))
     with tempfile.TemporaryDirectory() as folder, peak_memory() as peak:
@@ -75,22 +75,22 @@ def measure_tokenization(
 
         tokenize_corpus(corpus, folder, config, tools, workers, report)
         pipeline = steady_rate(times, num_pictures)
-    say(f"pipeline: {pipeline:.1f} pictures/s")
+    log(f"pipeline: {pipeline:.1f} pictures/s")
     shards = [corpus.shards[index % len(corpus.shards)] for index in range(cores)]
     readers = [ray.remote(num_cpus=1)(reader_seconds).remote(corpus, shard, config, tools) for shard in shards]
     reader = sum(1 / seconds for seconds in ray.get(readers))
-    say(f"readers alone, one on each of {cores} cores: {reader:.1f} pictures/s")
+    log(f"readers alone, one on each of {cores} cores: {reader:.1f} pictures/s")
     num_cpus, num_gpus = (0, 1) if workers.use_gpu else (1, 0)
     batches = max(8, naive_pictures // config.encode_batch_size)
     task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(encoder_seconds)
     count = workers.num_encoders if workers.use_gpu else cores
     encoders = [task.remote(config, tools, workers, batches) for _ in range(count)]
     encoder = sum(1 / seconds for seconds in ray.get(encoders))
-    say(f"encoders alone, {count} of them: {encoder:.1f} pictures/s")
+    log(f"encoders alone, {count} of them: {encoder:.1f} pictures/s")
     loop = ray.remote(num_cpus=0 if workers.use_gpu else cores, num_gpus=num_gpus)(naive_seconds)
     naive = 1 / ray.get(loop.remote(corpus, config, tools, workers.use_gpu, cores, naive_pictures))
-    say(f"one picture at a time: {naive:.1f} pictures/s")
-    return Rates(pipeline, reader, encoder, naive, peak[0])
+    log(f"one picture at a time: {naive:.1f} pictures/s")
+    return PictureRates(pipeline, reader, encoder, naive, peak[0])
 
 
 def steady_rate(times: list[tuple[float, int]], num_pictures: int) -> float:

@@ -34,13 +34,13 @@ def compared_with(where: str, kinds: tuple[type, ...]) -> set[str]:
     return set().union(*(one.columns for one in _comparisons(where) if one.has_constant(kinds)))
 
 
-def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> tuple[pd.DataFrame, Counter[str]]:
+def with_numbers(frame: pd.DataFrame, where: str, unchanged: Container[str] = ()) -> tuple[pd.DataFrame, Counter[str]]:
     """Converts the columns that the query compares with numbers, or with columns of numbers, to numbers.
 
     Args:
         frame: the rows.
         where: a pandas query.
-        but: names of columns that stay as they are.
+        unchanged: names of columns that stay as they are.
 
     Returns:
         The frame, and by column how many values are not numbers.
@@ -49,7 +49,7 @@ def with_numbers(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> t
     known = {str(name) for name in frame if frame[name].dtype.kind in "iuf"}
     compared = [one for one in _comparisons(where) if one.has_constant((int, float)) or one.columns & known]
     for name in sorted(set().union(*(one.columns for one in compared))):
-        if name in frame and name not in but and frame[name].dtype.kind not in "biufcmM":
+        if name in frame and name not in unchanged and frame[name].dtype.kind not in "biufcmM":
             texts = frame[name].map(_bare)
             numbers = pd.to_numeric(texts, errors="coerce")
             frame = frame.assign(**{name: numbers})
@@ -99,7 +99,7 @@ def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
         UndefinedVariableError: pandas' error for a missing column.
     """
     try:
-        return [int(place) for place in frame.query(where, engine="python").index]
+        return [int(index) for index in frame.query(where, engine="python").index]
     except pd.errors.UndefinedVariableError:
         raise
     except Exception as error:  # the query's own operations can raise any exception

@@ -175,20 +175,20 @@ class TokenShard:
             ) from error
 
 
-def list_token_shards(place: str | Path) -> list[TokenShard]:
+def list_token_shards(location: str | Path) -> list[TokenShard]:
     """Token shards under a folder or `s3://bucket/prefix`, sorted.
 
     Raises:
         InputError: there is none, or their manifest is missing (an unfinished run).
     """
-    storage = open_storage(place)
+    storage = open_storage(location)
     names = storage.names()
     shards = [TokenShard(storage, name) for name in names if name.endswith(".parquet")]
     if not shards:
-        raise InputError(f"token folder {str(place)!r} has no token shard; run jobs/tokenize.py first")
+        raise InputError(f"token folder {str(location)!r} has no token shard; run jobs/tokenize.py first")
     if MANIFEST_FILE not in names:
         raise InputError(
-            f"token folder {str(place)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
+            f"token folder {str(location)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"
         )
     return shards
 

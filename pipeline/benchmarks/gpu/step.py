@@ -81,7 +81,7 @@ def _measure_engine(
     record.figures(skipped_updates=engine.skipped_steps)
     if beside_loader:
         following = cycle(steps)
-        with loader_beside(bench, stage):
+        with loader_running(bench, stage):
             beside_s = median(bench.seconds(lambda: run(next(following)), ROUNDS))
         record.figures(step_beside_loader_s=beside_s, beside_loader_over_alone=beside_s / alone_s)
 
@@ -199,7 +199,7 @@ def _fits(bench: GpuBench, plan: MemoryPlan) -> bool:
 
 
 @contextmanager
-def loader_beside(bench: GpuBench, stage: StageConfig) -> Iterator[None]:
+def loader_running(bench: GpuBench, stage: StageConfig) -> Iterator[None]:
     """A thread builds one step after the other while the code inside runs."""
     plan, ended = bench.plan(stage), threading.Event()
 

@@ -15,15 +15,15 @@ from pipeline.data.collate import MicroBatch
 
 def visible_lengths(batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Positions of each sample in a batch whose text comes first: of its picture, and of text and picture together."""
-    samples = int(batch.visual.places.segments.max()) + 1
-    visual = _lengths(batch.visual.places.segments, samples)
-    return visual, visual + _lengths(batch.text.places.segments, samples)
+    samples = int(batch.visual.places.samples.max()) + 1
+    visual = _lengths(batch.visual.places.samples, samples)
+    return visual, visual + _lengths(batch.text.places.samples, samples)
 
 
-def _lengths(segments: Tensor, samples: int) -> Tensor:
+def _lengths(sample_of: Tensor, samples: int) -> Tensor:
     """Positions of each of `samples` samples of each row, int64 [rows * samples]; 0 for those that a row lacks."""
-    places = torch.arange(samples, device=segments.device)
-    return (segments[:, :, None] == places).sum(1).flatten()
+    numbers = torch.arange(samples, device=sample_of.device)
+    return (sample_of[:, :, None] == numbers).sum(1).flatten()
 
 
 def varied_attention(bench: GpuBench, query_lengths: Tensor, key_lengths: Tensor) -> Callable[[], None]:

@@ -91,9 +91,9 @@ def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(
             assert of_all_pairs == pair * rows * (text * text + 3 * visual * (text + visual))
         else:
             assert of_all_pairs == 3 * pair * rows * (text + visual) ** 2
-        work, segments = batch.work, batch.text.places.followed_by(batch.visual.places)
-        same = segments.segments[:, :, None] == segments.segments[:, None, :]
-        visible = (same & (segments.groups[:, None, :] <= segments.groups[:, :, None])).sum((0, 2))
+        work, places = batch.work, batch.text.places.followed_by(batch.visual.places)
+        same = places.samples[:, :, None] == places.samples[:, None, :]
+        visible = (same & (places.groups[:, None, :] <= places.groups[:, :, None])).sum((0, 2))
         assert (work.text_pairs, work.visual_pairs) == (visible[:text].sum(), visible[text:].sum())
         factor = 1 if batch.kind.has_text_prefix else 3
         assert flop_of(batch, large.config).attention == pair * (factor * work.text_pairs + 3 * work.visual_pairs)

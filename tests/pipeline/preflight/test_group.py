@@ -85,7 +85,7 @@ def test_a_hanging_part_is_told_from_workers_that_do_not_start(monkeypatch: pyte
     said: list[str] = []
     clock = [1000.0]
     monkeypatch.setattr(group_module.time, "monotonic", lambda: clock[0])
-    watch = _Watch(PARTS, replace(Groups().group, say=said.append))
+    watch = _Watch(PARTS, replace(Groups().group, log=said.append))
     assert watch.late(Progress(joined=1)) == ""
     clock[0] += START_LIMIT_S + 1
     assert watch.late(Progress(joined=1)) == "only 1 of 2 workers started within 181 s"

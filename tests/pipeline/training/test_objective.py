@@ -92,12 +92,12 @@ def assert_logits_are_those_of_the_samples_alone(
     with torch.no_grad():
         text, visual = Objective(mars).hidden_states([batch])[0]
         mars.set_attn_implementation("sdpa")
-        for segment, sequence in enumerate(sequences):
+        for number, sequence in enumerate(sequences):
             ids, run = torch.from_numpy(sequence.ids), slice(0, sequence.num_run)
             alone = mars.head(hidden_by_selection(mars, ids[None], torch.from_numpy(sequence.groups))[0, run])
             is_visual = ids[run] >= TEXT_VOCAB
             for hidden, stream, chosen in ((text, batch.text, ~is_visual), (visual, batch.visual, is_visual)):
-                packed = mars.head(hidden[0, stream.places.segments[0] == segment])
+                packed = mars.head(hidden[0, stream.places.samples[0] == number])
                 torch.testing.assert_close(packed, alone[chosen], atol=2e-6, rtol=1e-4)
 
 

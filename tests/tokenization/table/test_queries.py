@@ -54,7 +54,7 @@ def test_a_value_that_is_no_number_costs_its_row_alone(values: list, rows: list[
 
 def test_columns_of_the_table_and_texts_stay_as_they_are() -> None:
     rows = pd.DataFrame({"sample_id": ["1", "2"], "grade": ["5", "6"]})
-    frame, lost = with_numbers(rows, "sample_id > 1 and grade == '5'", but=["sample_id"])
+    frame, lost = with_numbers(rows, "sample_id > 1 and grade == '5'", unchanged=["sample_id"])
     assert frame.equals(rows) and not lost
     assert query_rows(frame, "grade == '5'") == [0]
 
