@@ -76,7 +76,8 @@ def mars(base: Qwen2ForCausalLM, request: pytest.FixtureRequest) -> MarsForCausa
     for name, parameter in model.named_parameters():
         if "visual" in name:
             parameter.data += 0.05 * torch.randn_like(parameter)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @pytest.fixture

@@ -41,10 +41,10 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
             )
         keys.append(key)
         recipe = _set(recipe, key.split("."), value, key)
-    recipe = with_homes(recipe)
-    if problems := recipe.problems():
+    resolved: Recipe = with_homes(recipe)
+    if problems := resolved.problems():
         raise UsageError("; ".join(problems))
-    return recipe
+    return resolved
 
 
 def is_recipe_file(name: str) -> bool:

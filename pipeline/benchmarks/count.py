@@ -167,8 +167,8 @@ def _plain_seconds(config: MarsConfig, stage: StageConfig) -> float:
 
 def _model(config: MarsConfig, stage: StageConfig, whole: bool) -> MarsForCausalLM:
     torch.manual_seed(0)
-    made: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model = made.freeze_language_expert().train()
+    model: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.freeze_language_expert().train()
     if stage.checkpoint_every_layers:
         model.model.checkpoint_every = stage.checkpoint_every_layers
         model.gradient_checkpointing_enable()

@@ -164,7 +164,8 @@ def _uncached(model: MarsForCausalLM, prompts: list[list[int]], num_codes: int) 
         hidden = model.model(ids).last_hidden_state[:, -1]
         codes = model.head(hidden, State.CODES).argmax(-1, keepdim=True)
         ids = torch.cat([ids, codes + vocabulary.code_offset], dim=1)
-    return (ids[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+    drawn: np.ndarray = (ids[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+    return drawn
 
 
 class _OnlyCodes(LogitsProcessor):
@@ -186,7 +187,8 @@ def _hf_generate(model: MarsForCausalLM, prompts: list[list[int]], num_codes: in
     made = model.generate(
         ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=[_OnlyCodes(vocabulary)]
     )
-    return (made[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+    drawn: np.ndarray = (made[:, -num_codes:] - vocabulary.code_offset).cpu().numpy()
+    return drawn
 
 
 def _contexts(model: MarsForCausalLM, prompts: list[list[int]]) -> Tensor:

@@ -145,7 +145,7 @@ def random_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausa
     """Returns a model with random weights; its visual expert copies the language expert, as at training's start."""
     torch.manual_seed(0)
     with device:
-        model = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype)
+        model: MarsForCausalLM = AutoModelForCausalLM.from_config(benchmark.config, dtype=benchmark.dtype)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -156,7 +156,8 @@ def random_model(benchmark: StepBenchmark, device: torch.device) -> MarsForCausa
     if benchmark.compile_layers:
         fail_on_too_many_graphs()  # beyond torch's own limit, FlexAttention would run unfused without a word
         model.model.compile_layers()
-    return model.freeze_language_expert().train()
+    model.freeze_language_expert().train()
+    return model
 
 
 def text_to_image_batch(benchmark: StepBenchmark) -> MicroBatch:

@@ -45,7 +45,8 @@ def layers_that_fit(config: MarsConfig, tokens: int) -> int:
     counts = count_parameters(with_layers(config, 0))
     tables = TRAINED_BYTES * counts.trainable + FROZEN_BYTES * (counts.total - counts.trainable)
     each = (TRAINED_BYTES + FROZEN_BYTES) * expert_parameters(with_layers(config, 1)) + 2 * ACTIVATION_BYTES * tokens
-    return max(1, min(config.num_hidden_layers, int((0.9 * free_bytes - tables) / each)))
+    fitting = int((0.9 * free_bytes - tables) / each)
+    return int(max(1, min(config.num_hidden_layers, fitting)))
 
 
 def release_gpu_memory() -> None:

@@ -12,6 +12,7 @@ from pipeline.budget.published import PAPER_GPU_DAYS, SD15_GPU_DAYS
 from pipeline.budget.spending import a100_factor
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.recipe import Recipe
+from pipeline.config.stage import StageConfig
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import Device, RecipePlan, plan_recipe, planned_device
@@ -213,7 +214,7 @@ def _tokenization(
     return Cost("tokenization", 0.0, seconds / SECONDS_PER_DAY, 0.0, 0.0, 0.0), factors
 
 
-def _checkpoints(stage: Any) -> int:
+def _checkpoints(stage: StageConfig) -> int:
     return -(-stage.steps // stage.save_every_steps)
 
 

@@ -49,13 +49,15 @@ class Allowed:
         """The indices of allowed joint ids among the logits."""
         visual = self.num_text + (ids - self.first_visual_id) // (self.visual_rows.step or 1)
         is_text = ids < self.num_text
-        return ids * is_text + visual * ~is_text
+        places: Ids = ids * is_text + visual * ~is_text
+        return places
 
     def ids(self, places: Ids) -> Ids:
         """The reverse of `places`."""
         visual = self.first_visual_id + (places - self.num_text) * (self.visual_rows.step or 1)
         is_text = places < self.num_text
-        return places * is_text + visual * ~is_text
+        ids: Ids = places * is_text + visual * ~is_text
+        return ids
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,13 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Copies the batch to another device. From pinned memory the host does not wait for the copy."""
-        return _map(self, lambda tensor: tensor.to(device, non_blocking=True))
+        moved: MicroBatch = _map(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return moved
 
     def pinned(self) -> "MicroBatch":
         """Copies the batch to pinned memory, from which a GPU can copy asynchronously."""
-        return _map(self, Tensor.pin_memory)
+        moved: MicroBatch = _map(self, Tensor.pin_memory)
+        return moved
 
 
 def collate(

@@ -56,7 +56,7 @@ class SideTable:
         if not path.exists():
             raise InputError(f"side table {str(self._path)!r} has no {path.name!r} for the token shard of this name")
         try:
-            table = pq.read_table(path).to_pandas()
+            table: pd.DataFrame = pq.read_table(path).to_pandas()
         except (OSError, ValueError) as error:
             raise InputError(f"side table {str(path)!r} is no readable parquet: {error}") from error
         if KEY not in table:

@@ -41,7 +41,7 @@ def six_variants(tokens: str) -> pd.DataFrame:
                 "demo's drawings: render and tokenize them again, under another --root"
             )
         tables.append(shard.read(list(COLUMNS)).to_pandas())
-    found = pd.concat(tables)
+    found: pd.DataFrame = pd.concat(tables)
     return found[found["composition"] != ""].reset_index(drop=True)
 
 

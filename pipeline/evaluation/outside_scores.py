@@ -118,7 +118,8 @@ class _Features(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: Tensor) -> Tensor:
         """Maps uint8 [B, 3, S, S] to [B, features]."""
-        return self._scripted(pictures, **self._options).flatten(1)
+        features: Tensor = self._scripted(pictures, **self._options).flatten(1)
+        return features
 
 
 class _Clip(nn.Module):

@@ -67,7 +67,7 @@ def evaluate_run(
         shards = ray.get([of_shard.remote(paths, shard) for shard in token_shards])
         generated = reduce(operator.or_, ray.get(scores))
     manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")
-    metrics = {
+    metrics: dict[str, Any] = {
         "corpus_rows": manifest["rows_in"],
         "rejected_rows": manifest["rows_rejected"],
         "codes_in_use": manifest["codes_in_use"],

@@ -158,7 +158,8 @@ def load_export(folder: Path, dtype: torch.dtype = torch.bfloat16) -> MarsForCau
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     if not isinstance(model, MarsForCausalLM):
         raise InputError(f"model folder {str(folder)!r} holds a {type(model).__name__}, no MARS model")
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()

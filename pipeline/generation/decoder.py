@@ -98,8 +98,10 @@ class Decoder:
     def logits(self, hidden: Tensor, state: State) -> Tensor:
         """Float32 logits over what `state` allows, [..., rows]."""
         if state is State.CODES and self._codes_head:
-            return self._codes_head(hidden).float()
-        return self.model.head(hidden, state).float()
+            logits: Tensor = self._codes_head(hidden)
+        else:
+            logits = self.model.head(hidden, state)
+        return logits.float()
 
     def _run(self, visual: bool, hidden: Tensor, positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
         num_rows = len(hidden)
@@ -126,4 +128,5 @@ class Decoder:
             )
             hidden = hidden + o_proj(attended.transpose(1, 2).flatten(2))
             hidden = hidden + expert.mlp(layer.post_attention_layernorm(hidden))
-        return self.model.model.norm(hidden)
+        normed: Tensor = self.model.model.norm(hidden)
+        return normed

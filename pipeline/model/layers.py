@@ -221,12 +221,14 @@ class MarsDecoderLayer(nn.Module):
         attended, weights = attention(self, queries, keys, values, attention_mask, dropout=0.0, scaling=self.scaling)
         if attentions is not None:
             attentions.append(weights)
-        return attended.flatten(2)
+        joined: Tensor = attended.flatten(2)
+        return joined
 
     def _finish(self, expert: Expert, o_proj: nn.Linear, hidden: Tensor, attended: Tensor) -> Tensor:
         """Applies the output projection, the FFN, and both residual connections."""
         hidden = hidden + o_proj(attended)
-        return hidden + expert.mlp(self.post_attention_layernorm(hidden))
+        finished: Tensor = hidden + expert.mlp(self.post_attention_layernorm(hidden))
+        return finished
 
 
 def _run(recompute: bool, function: Callable[..., Any], *inputs: Any) -> Any:

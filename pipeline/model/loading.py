@@ -47,7 +47,10 @@ def load_initial_model(
         record = finished_record(folder, StartOptions(codebook_size, options))
         verify_files(folder, record)
         transformers_logging.disable_progress_bar()
-        return MarsForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).freeze_language_expert()
+        model: MarsForCausalLM = MarsForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True
+        ).freeze_language_expert()
+        return model
     transformers_logging.disable_progress_bar()
     return MarsForCausalLM.from_language_expert(load_language_expert(folder, dtype), codebook_size, options)
 

@@ -69,4 +69,7 @@ def linear_cross_entropy(
         labels_N: int64 index into `[text rows; visual rows]`.
         weights_N: float32 weight of each position in the sum.
     """
-    return _LinearCrossEntropy.apply(hidden_ND, text_weight_VD, visual_weight_RD, labels_N, weights_N)
+    losses: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(
+        hidden_ND, text_weight_VD, visual_weight_RD, labels_N, weights_N
+    )
+    return losses

@@ -130,7 +130,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         """
         if kwargs.pop("picture_position_ids", None) is not None:
             raise ValueError("generate counts picture_position_ids by itself; leave them out")
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         cache, num_run = inputs.get("past_key_values"), inputs["input_ids"].shape[1]
         if (int(cache.get_seq_length()) if cache is not None else 0) + num_run != input_ids.shape[1]:
             return inputs

@@ -77,7 +77,8 @@ class IndexRouting:
             joint = visual
         else:
             joint = torch.cat([text, visual])[self.restore]
-        return joint.unflatten(0, self.shape)
+        shaped: Tensor = joint.unflatten(0, self.shape)
+        return shaped
 
     def split(self, joint: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse of `join`."""

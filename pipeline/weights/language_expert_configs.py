@@ -31,7 +31,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "folder of Qwen-7B, Qwen1.5, Qwen2, Qwen2.5 or Qwen3"
         )
     try:
-        values = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(path.read_text())
         kind = values.get("model_type")
     except (ValueError, AttributeError) as error:
         problem = what_file_is(path) if (known := content_of_file(path)) and known.name != JSON else f"{error}"

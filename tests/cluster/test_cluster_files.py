@@ -27,7 +27,8 @@ RAY_UP = [AWS, GCP, LOCAL]
 
 
 def node_types(path: Path) -> dict:
-    return read_cluster_file(str(path)).config["available_node_types"]
+    types: dict = read_cluster_file(str(path)).config["available_node_types"]
+    return types
 
 
 def options_of(entrypoint: str) -> list[str]:
@@ -190,7 +191,8 @@ def plan_of(cluster: Path, *overrides: str) -> dict:
     options = train_stage.Options(recipe="mars_7b", set=overrides, dry_run=True, stage="1", cluster=str(cluster))
     plan = train_stage.main(options)
     assert plan is not None
-    return plan["cluster"]
+    asked: dict = plan["cluster"]
+    return asked
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def run(nodes: Nodes, words: list[str], **environment: str) -> dict:
     environment = os.environ | {"RAY_ADDRESS": nodes.cluster.address} | environment
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    result: dict = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def tables(tokens: Path) -> dict:

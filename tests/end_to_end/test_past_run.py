@@ -111,7 +111,8 @@ def sha256(path: Path) -> str:
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
     """What past code itself made of the run."""
-    return json.loads((PAST_RUN / "expected.json").read_text())
+    figures: dict[str, Any] = json.loads((PAST_RUN / "expected.json").read_text())
+    return figures
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +132,14 @@ def begun(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def ended(begun: dict[str, Future]) -> dict[str, Any]:
-    return begun["go_on"].result()
+    result: dict[str, Any] = begun["go_on"].result()
+    return result
 
 
 @pytest.fixture(scope="module")
 def looked_at(begun: dict[str, Future]) -> dict[str, Any]:
-    return begun["look"].result()
+    result: dict[str, Any] = begun["look"].result()
+    return result
 
 
 def test_its_interrupted_stage_goes_on_and_ends_as_past_code_ended_it(

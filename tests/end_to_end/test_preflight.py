@@ -47,7 +47,8 @@ class Preflight:
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        return self.result["findings"]
+        findings: list[dict[str, Any]] = self.result["findings"]
+        return findings
 
     def of(self, subject: str) -> list[dict[str, Any]]:
         """The findings of a subject that are not OK."""

@@ -73,7 +73,8 @@ def logits(config: dict, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
 
     def norm(hidden: Tensor, name: str) -> Tensor:
         scale = (hidden.square().mean(-1, keepdim=True) + config["layer_norm_epsilon"]).rsqrt()
-        return hidden * scale * weights[name]
+        normed: Tensor = hidden * scale * weights[name]
+        return normed
 
     positions = torch.arange(1, T + 1).float()
     logn = torch.where(positions > trained, positions.log() / math.log(trained), torch.ones(T))

@@ -80,7 +80,8 @@ def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
     spawn(_rank, world_size, launch)
     left = _shared_memory(launch.port) - before
     assert not left, f"{left}: memory of every run would stay taken until the machine restarts"
-    return torch.load(launch.figures, weights_only=False)
+    figures: list[dict] = torch.load(launch.figures, weights_only=False)
+    return figures
 
 
 def _shared_memory(port: int) -> set[Path]:

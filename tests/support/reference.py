@@ -28,7 +28,8 @@ def hidden_by_selection(mars: MarsForCausalLM, ids: torch.Tensor, groups: torch.
     for layer in model.layers:
         assert isinstance(layer, MarsDecoderLayer)
         hidden = run_both_experts(layer, hidden, is_visual, rotary, mask)
-    return model.norm(hidden)
+    normed: torch.Tensor = model.norm(hidden)
+    return normed
 
 
 def loss_by_definition(mars: MarsForCausalLM, sequence: Sequence, weights: list[float], joint: bool) -> torch.Tensor:
@@ -37,7 +38,7 @@ def loss_by_definition(mars: MarsForCausalLM, sequence: Sequence, weights: list[
     groups = torch.from_numpy(sequence.groups)
     logits = mars.head(hidden_by_selection(mars, torch.from_numpy(sequence.ids)[None], groups))[0]
     text, codes = range(vocabulary.text_vocab_size), range(vocabulary.text_vocab_size, vocabulary.opener(ROLES[0]))
-    total = logits.new_zeros(())
+    total: torch.Tensor = logits.new_zeros(())
     for position, label, task in zip(sequence.label_positions, sequence.label_ids, sequence.label_tasks, strict=True):
         allowed = list(codes) if label in codes else [*text, *(vocabulary.opener(role) for role in ROLES)]
         if joint:

@@ -117,7 +117,7 @@ def _is_plain(kind: pa.DataType) -> bool:
     pictures only where there is none of these."""
     if pa.types.is_struct(kind):
         return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

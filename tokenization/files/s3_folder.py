@@ -189,6 +189,6 @@ def _is_outage(error: Exception) -> bool:
     """True if the service is at fault, and not the request."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or error.response.get("Error", {}).get("Code") == "SlowDown"
+        return bool(status >= 500 or status == 429 or error.response.get("Error", {}).get("Code") == "SlowDown")
     kinds = (HTTPClientError, IncompleteReadError, ResponseStreamingError, RetriesExceededError)
     return isinstance(error, kinds) or isinstance(error.__cause__, kinds)

@@ -185,4 +185,4 @@ def _own_bytes(process: psutil.Process) -> int:
         memory = process.memory_info()
     except psutil.Error:  # the process has just ended
         return 0
-    return memory.rss - getattr(memory, "shared", 0)
+    return int(memory.rss - getattr(memory, "shared", 0))

@@ -119,7 +119,8 @@ def perplexity(counts: np.ndarray) -> float:
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-    return array.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    flat: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    return flat
 
 
 def _hashes(contents: Any) -> np.ndarray:

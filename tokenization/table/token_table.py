@@ -206,12 +206,12 @@ def read_fingerprint(shard: TokenShard) -> str:
             f"token shard {str(shard)!r} has schema version {version}, this code reads {SCHEMA_VERSION}; "
             "tokenize it again"
         )
-    return metadata[FINGERPRINT_KEY].decode()
+    return str(metadata[FINGERPRINT_KEY], "utf-8")
 
 
 def read_content(shard: TokenShard) -> str:
     """`content_sha256` of the shard's rows, from its footer."""
-    return (shard.schema().metadata or {}).get(CONTENT_KEY, b"").decode()
+    return str((shard.schema().metadata or {}).get(CONTENT_KEY, b""), "utf-8")
 
 
 def common_fingerprint(shards: list[TokenShard]) -> Fingerprint:

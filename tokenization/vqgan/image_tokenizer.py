@@ -106,15 +106,9 @@ class ImageTokenizer:
         latents = self._vqgan.quantize.embedding.weight[index].view(len(index), grid, grid, -1).permute(0, 3, 1, 2)
         pixels = self._vqgan.decoder(self._vqgan.post_quant_conv(latents))
         low, high = self.pixel_range
-        return (
-            ((pixels.float() - low) * (255 / (high - low)))
-            .round()
-            .clamp(0, 255)
-            .byte()
-            .permute(0, 2, 3, 1)
-            .cpu()
-            .numpy()
-        )
+        scaled = (pixels.float() - low) * (255 / (high - low))
+        pixels_BSS3: np.ndarray = scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return pixels_BSS3
 
     def decode_all(self, codes_BN: np.ndarray, batch_size: int = DECODE_BATCH) -> np.ndarray:
         """As `decode`, for any number of pictures. Another `batch_size` can round pixels differently."""

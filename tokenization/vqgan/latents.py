@@ -80,7 +80,8 @@ def whiten(vqgan: VQModel, latents_ND: Tensor) -> Tensor:
     out.weight.copy_((out.weight[:, :, 0, 0] @ root_DD)[:, :, None, None])
     into.bias.copy_(inverse_DD @ (into.bias - mean_D))
     into.weight.copy_((inverse_DD @ into.weight[:, :, 0, 0])[:, :, None, None])
-    return (latents_ND - mean_D) @ inverse_DD.T
+    whitened_ND: Tensor = (latents_ND - mean_D) @ inverse_DD.T
+    return whitened_ND
 
 
 def whitened_parameters(vqgan: VQModel) -> list[nn.Parameter]:
@@ -90,7 +91,8 @@ def whitened_parameters(vqgan: VQModel) -> list[nn.Parameter]:
 
 def covariance_root(latents_ND: Tensor) -> Tensor:
     """The Cholesky factor of the latents' covariance, float32 [D, D]."""
-    return torch.linalg.cholesky(covariance(latents_ND)).float()
+    root_DD: Tensor = torch.linalg.cholesky(covariance(latents_ND)).float()
+    return root_DD
 
 
 def covariance(latents_ND: Tensor) -> Tensor:

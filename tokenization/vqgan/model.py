@@ -107,11 +107,13 @@ class Autoencoder(nn.Module):
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Latents before quantization, float32 [B, h, w, D]."""
-        return self.vqgan.quant_conv(self.vqgan.encoder(images_BCHW)).float().permute(0, 2, 3, 1)
+        latents_BhwD: Tensor = self.vqgan.quant_conv(self.vqgan.encoder(images_BCHW)).float().permute(0, 2, 3, 1)
+        return latents_BhwD
 
     def decode(self, latents_BhwD: Tensor) -> Tensor:
         """Images [B, 3, H, W], float32."""
-        return self.vqgan.decoder(self.vqgan.post_quant_conv(latents_BhwD.permute(0, 3, 1, 2))).float()
+        images_BCHW: Tensor = self.vqgan.decoder(self.vqgan.post_quant_conv(latents_BhwD.permute(0, 3, 1, 2))).float()
+        return images_BCHW
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -185,7 +185,8 @@ class _Adversary:
     def loss(self, pictures: Tensor) -> Tensor:
         """The autoencoder's adversarial loss: low if its pictures are classified as real."""
         with fast_autocast(self._device):
-            return -self.discriminator(pictures).float().mean()
+            loss: Tensor = -self.discriminator(pictures).float().mean()
+            return loss
 
     def learn(self, images: Tensor, pictures: Tensor) -> None:
         """Runs one update of the discriminator with the hinge loss."""

@@ -146,8 +146,8 @@ class GpuBench:
         torch.manual_seed(0)
         config = with_layers(self.config, layers) if layers else self.config
         with self.device:
-            made: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=dtype or self.dtype)
-        model = made.freeze_language_expert().train()
+            model: MarsForCausalLM = AutoModelForCausalLM.from_config(config, dtype=dtype or self.dtype)
+        model.freeze_language_expert().train()
         model.set_attn_implementation(stage.attention)
         if stage.checkpoint_every_layers:
             model.model.checkpoint_every = stage.checkpoint_every_layers

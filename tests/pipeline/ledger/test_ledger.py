@@ -162,7 +162,7 @@ class Poller:
         self._thread.start()
 
     def held(self) -> float:
-        return self._total - ray.available_resources().get("CPU", 0.0)
+        return float(self._total - ray.available_resources().get("CPU", 0.0))
 
     def stop(self) -> float:
         self._ended.set()

@@ -53,7 +53,8 @@ def mars(qwen3: Qwen3ForCausalLM) -> MarsForCausalLM:
     for name, parameter in model.named_parameters():
         if is_trained(name):
             parameter.data += 0.05 * torch.randn_like(parameter)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def some_ids(most: int) -> torch.Tensor:

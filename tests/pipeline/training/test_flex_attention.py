@@ -79,7 +79,8 @@ def a_batch(mars: MarsForCausalLM, kind: Kind, rows: int, random: np.random.Gene
 
 def a_model(**changes: Any) -> MarsForCausalLM:
     torch.manual_seed(0)
-    model = MarsForCausalLM(small_config(max_position_embeddings=4096, **changes)).freeze_language_expert().train()
+    model = MarsForCausalLM(small_config(max_position_embeddings=4096, **changes))
+    model.freeze_language_expert().train()
     model.gradient_checkpointing_enable()
     return model
 

@@ -42,7 +42,7 @@ def bits(objective: Objective, sequences: list[Sequence], task: Task) -> float:
     vocabulary = objective.mars.config.vocabulary
     batches = [collate(each.kind, [[each]], vocabulary, [1.0] * len(Task), 1) for each in sequences]
     with torch.no_grad():
-        return sum(objective([batch]).task_losses[task.value].item() for batch in batches) / math.log(2)
+        return float(sum(objective([batch]).task_losses[task.value].item() for batch in batches) / math.log(2))
 
 
 def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(

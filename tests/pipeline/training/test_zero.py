@@ -158,7 +158,8 @@ class Scaled(nn.Module):
 
     def forward(self, size: float) -> torch.Tensor:
         ids = torch.arange(self.mars.config.vocabulary.num_visual) + self.mars.config.text_vocab_size
-        return self.mars.model.embed_visual(ids).sum() * size
+        total: torch.Tensor = self.mars.model.embed_visual(ids).sum() * size
+        return total
 
 
 def test_gradients_of_micro_steps_add_up_in_float32_under_bfloat16(run: StageRun, tmp_path: Path) -> None:

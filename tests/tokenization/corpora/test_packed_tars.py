@@ -25,7 +25,8 @@ def by_arrow(codec: str) -> Callable[[bytes], bytes]:
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, codec) as stream:
             stream.write(content)
-        return sink.getvalue().to_pybytes()
+        packed: bytes = sink.getvalue().to_pybytes()
+        return packed
 
     return pack
 

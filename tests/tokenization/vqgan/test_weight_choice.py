@@ -22,7 +22,8 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def codebook_of(location: Path) -> Tensor:
-    return load_vqgan(location).model.quantize.embedding.weight.detach()
+    codes: Tensor = load_vqgan(location).model.quantize.embedding.weight.detach()
+    return codes
 
 
 @pytest.fixture(scope="module")
