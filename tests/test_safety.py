@@ -18,7 +18,7 @@ from tokenization.files.storage import open_storage
 SOURCES = [
     path for folder in ("cluster", "jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")
 ]
-BETWEEN_OWN_ACTORS = {"actors.py"}
+BETWEEN_OWN_ACTORS = {"encoder.py"}
 """Where chunks go through Ray's store from one of our tasks to another, in one job."""
 
 

@@ -159,7 +159,7 @@ def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]
         return frame, Counter()
     numbers, lost = with_numbers(frame, where, unchanged=OWN_COLUMNS)
     try:
-        texts = with_texts(numbers, where, but=OWN_COLUMNS)
+        texts = with_texts(numbers, where, unchanged=OWN_COLUMNS)
         return frame.loc[texts.query(where, engine="python").index], lost
     except Exception as error:  # the query's own operations can raise any exception
         columns = ", ".join(map(str, frame.columns))

@@ -42,7 +42,7 @@ def stated_white(image: Image.Image, content: bytes) -> int:
         bits = read_header(content).bits
         if bits > 8 and image.mode == "LA":
             raise ValueError(f"a JPEG XL in grey with alpha of {bits} bits, which is not read: convert it to 8 bits")
-        return 2 ** min(bits, 16) - 1
+        return (1 << min(bits, 16)) - 1
     if image.format == "JPEG2000" and (at := content.find(SIZ)) >= 0:
         return 2 ** (1 + (content[at + 42] & 0x7F)) - 1 if len(content) > at + 42 else 255
     for tile in getattr(image, "tile", []):

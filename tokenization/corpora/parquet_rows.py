@@ -90,7 +90,7 @@ def _rows_at_once(group: pq.RowGroupMetaData) -> int:
     repeated = sum(column.total_uncompressed_size for column in columns if column.has_dictionary_page)
     if whole > BYTES_AT_ONCE:
         return 1
-    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, repeated)))
+    return int(max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, repeated))))
 
 
 def _too_large(group: pq.RowGroupMetaData, max_bytes: int) -> str:

@@ -133,7 +133,8 @@ def _mend_transparency(image: Image.Image, content: bytes) -> None:
         return
 
     def scaled(sample: int) -> int:
-        return (sample & (2**depth - 1)) * 255 // (2**depth - 1)
+        white = (1 << depth) - 1
+        return (sample & white) * 255 // white
 
     image.info["transparency"] = tuple(map(scaled, color)) if isinstance(color, tuple) else scaled(color)
 

@@ -229,11 +229,11 @@ def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[
 
 def _matches(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
     """As `_chosen`. Raises InputError if the query cannot be applied to these rows."""
-    frame, lost = with_numbers(pd.DataFrame(rows), where, but=OWN_COLUMNS)
+    frame, lost = with_numbers(pd.DataFrame(rows), where, unchanged=OWN_COLUMNS)
     as_text = compared_with(where, (str,)) | used_as_texts(where)
     frame = frame.apply(lambda column: column if column.name in as_text else _numbers(column))
     try:
-        return query_rows(with_texts(frame, where, but=OWN_COLUMNS), where), lost
+        return query_rows(with_texts(frame, where, unchanged=OWN_COLUMNS), where), lost
     except pd.errors.UndefinedVariableError:
         return [], lost
 

@@ -58,16 +58,16 @@ def with_numbers(frame: pd.DataFrame, where: str, unchanged: Container[str] = ()
     return frame, lost
 
 
-def with_texts(frame: pd.DataFrame, where: str, but: Container[str] = ()) -> pd.DataFrame:
+def with_texts(frame: pd.DataFrame, where: str, unchanged: Container[str] = ()) -> pd.DataFrame:
     """Makes texts of the values that the query compares with texts or uses by `.str`, and with numbers nowhere. Of a
     missing one, `.str.contains` and the like are false.
 
     Args:
-        frame, where, but: see `with_numbers`.
+        frame, where, unchanged: see `with_numbers`.
     """
     texts = (compared_with(where, (str,)) | used_as_texts(where)) - compared_with(where, (int, float))
     for name in sorted(texts):
-        if name in frame and name not in but and frame[name].dtype.kind not in "mM":
+        if name in frame and name not in unchanged and frame[name].dtype.kind not in "mM":
             frame = frame.assign(**{name: frame[name].astype(object).map(_text).astype(TEXT)})
     return frame
 
@@ -79,7 +79,7 @@ def used_as_texts(where: str) -> set[str]:
     return {quoted.get(name, name) for node in nodes for name in _names(node.value)}
 
 
-def said_of(not_numbers: Mapping[str, int], setting: str) -> list[str]:
+def non_number_messages(not_numbers: Mapping[str, int], setting: str) -> list[str]:
     """A message for each column that has values which are no numbers, where `setting` compares it with one."""
     found = []
     for column, count in not_numbers.items():

@@ -3,7 +3,14 @@
 import pandas as pd
 import pytest
 
-from tokenization.table.queries import INCOMPARABLE, compared_with, query_rows, said_of, with_numbers, with_texts
+from tokenization.table.queries import (
+    INCOMPARABLE,
+    compared_with,
+    non_number_messages,
+    query_rows,
+    with_numbers,
+    with_texts,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,6 @@ def test_a_column_of_texts_is_one_in_every_part_of_the_rows(where: str, rows: li
 
 
 def test_rows_that_cannot_be_compared_are_told() -> None:
-    assert said_of({INCOMPARABLE: 3}, "hr_where") == [
+    assert non_number_messages({INCOMPARABLE: 3}, "hr_where") == [
         "3 rows have values that hr_where cannot compare; they do not match it"
     ]
