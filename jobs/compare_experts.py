@@ -11,7 +11,7 @@ import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.common.cli import JobOptions, run_job
+from jobs.common.cli import JobOptions, at_least, run_job
 from pipeline.errors import UsageError
 from pipeline.runtime.terminal import say
 
@@ -35,9 +35,7 @@ def main(options: Options) -> dict[str, Any]:
     from pipeline.reports.experts_report import PLOT_FILE, experts_folder, experts_table, write_comparison
 
     recipe, paths = options.resolve()
-    for name in ("steps", "texts"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} is {getattr(options, name)}, but must be at least 1")
+    at_least(options, steps=1, texts=1)
     if not 1 <= options.stage <= len(recipe.stages):
         raise UsageError(f"--stage {options.stage}: recipe {recipe.name!r} has the stages 1 to {len(recipe.stages)}")
     comparison = comparison_of(recipe, paths, options.stage, options.steps, options.texts)

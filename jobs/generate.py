@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jobs.common.cli import JobOptions, run_job
+from jobs.common.cli import JobOptions, at_least, run_job
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.requests.defaults import PROMPT_BATCH
@@ -74,13 +74,8 @@ class Options(JobOptions):
 
     def check(self) -> None:
         """Raises UsageError if flags contradict each other or have impossible values."""
+        at_least(self, num_pictures_each=1, max_text_ids=1, max_pictures=0, batch_size=0, resolution=0)
         problems = []
-        for name in ("num_pictures_each", "max_text_ids"):
-            if getattr(self, name) < 1:
-                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 1")
-        for name in ("max_pictures", "batch_size", "resolution"):
-            if getattr(self, name) < 0:
-                problems.append(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 0")
         if self.task == "caption" and not self.image:
             problems.append("--task caption needs --image FILE")
         if self.task == "caption" and (self.prompt or self.prompts):

@@ -5,8 +5,7 @@ import jobs  # noqa: F401  # isort: skip
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.common.cli import JobOptions, run_job
-from pipeline.errors import UsageError
+from jobs.common.cli import JobOptions, at_least, run_job
 from pipeline.runtime.terminal import console, say
 
 
@@ -30,8 +29,7 @@ def main(options: Options) -> dict[str, Any]:
     from pipeline.reports.token_report import TokenDataset, statistics_table, token_statistics, write_token_sheet
 
     recipe, paths = options.resolve()
-    if options.rows < 0:
-        raise UsageError(f"--rows is {options.rows}, but must not be negative")
+    at_least(options, rows=0)
     tokens = TokenDataset(options.tokens or paths.tokens)
     figures = token_statistics(tokens)
     console.print(statistics_table(figures))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.common.cli import JobOptions, run_job
+from jobs.common.cli import JobOptions, at_least, run_job
 from pipeline.errors import UsageError
 
 
@@ -33,9 +33,7 @@ def main(options: Options) -> None:
 
     recipe, paths = options.resolve()
     if options.kind == "noise":
-        for name in ("rows", "size_px", "shard_rows"):
-            if getattr(options, name) < 1:
-                raise UsageError(f"{name} is {getattr(options, name)}, but must be at least 1")
+        at_least(options, rows=1, size_px=1, shard_rows=1)
         folder = Path(options.output).absolute() if options.output else paths.run / "noise"
         make_noise(folder, options.rows, options.size_px, options.shard_rows, paths)
         return

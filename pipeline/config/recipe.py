@@ -7,7 +7,6 @@ import typing
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from pipeline.config.checks import at_least
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import ModelOptions
 from pipeline.config.scaling import ScalingConfig
@@ -15,6 +14,7 @@ from pipeline.config.shares import no_room
 from pipeline.config.stage import LANGUAGES, MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.errors import InputError
+from tokenization.config.checks import below
 from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import MAX_CODES, WEIGHTS, VqganConfig
@@ -204,7 +204,7 @@ class Recipe:
             ("language_expert", self.language_expert, ("num_attention_heads", "vocab_size", "batch_size", "seq_len")),
             ("evaluation", self.evaluation, ("batch_size", "max_caption_ids")),
         ):
-            found += [f"{key}.{problem}" for problem in at_least(1, settings, names)]
+            found += [f"{key}.{problem}" for problem in below(1, settings, names)]
         for column, language in self.tokenization.caption_columns.items():
             if language not in LANGUAGES:
                 known = ", ".join(LANGUAGES)
@@ -225,7 +225,7 @@ class Recipe:
         for name, corpus in self.corpora.items():
             if corpus.made not in MADE:
                 found.append(f"corpora.{name}.made is {corpus.made!r}, but must be one of {', '.join(MADE)}")
-            problems = at_least(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
+            problems = below(1, corpus, ("folder_shard_rows", "size_px", "shard_rows"))
             if corpus.layout and corpus.layout not in CORPUS_FORMATS:
                 problems.append(f"layout is {corpus.layout!r}, but must be one of {', '.join(CORPUS_FORMATS)}")
             found += [f"corpora.{name}.{problem}" for problem in problems]

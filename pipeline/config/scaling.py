@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import at_least
-from tokenization.config.checks import impossible_resources
+from tokenization.config.checks import below, impossible_resources
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class ScalingConfig:
 
     def problems(self) -> list[str]:
         """Returns the reasons why the settings are invalid; empty if they are valid."""
-        found = at_least(1, self, ("num_workers", "cpus_per_worker"))
-        found += at_least(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
+        found = below(1, self, ("num_workers", "cpus_per_worker"))
+        found += below(0, self, ("min_workers", "wait_for_all_s", "grow_after_s", "max_retries"))
         if self.min_workers > self.num_workers:
             found.append(f"min_workers is {self.min_workers}, but must be at most num_workers, {self.num_workers}")
         return found + impossible_resources("custom_resources", self.custom_resources)

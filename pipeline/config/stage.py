@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.config.checks import at_least
 from pipeline.config.tasks import SHARED_KINDS, TASK_NAMES
 from pipeline.config.vocabulary import NORMALISATIONS
+from tokenization.config.checks import below
 
 LANGUAGES = ("en", "zh")
 
@@ -194,14 +194,14 @@ class StageConfig:
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; the final one must lie between 0 and the first")
-        found += at_least(0, self, AT_LEAST_0)
+        found += below(0, self, AT_LEAST_0)
         if self.sample_every_steps and not all(prompt.strip() for prompt in self.sample_prompts or ("",)):
             found.append(
                 "sample_every_steps is set, but sample_prompts is empty or has an empty prompt; say what to draw"
             )
         if self.validate_every_steps and not any(source.held_out for source in self.sources.values()):
             found.append("validate_every_steps is set, but no source has rows held out; give one a held_out query")
-        found += at_least(1, self, AT_LEAST_1)
+        found += below(1, self, AT_LEAST_1)
         return found
 
     def _share_problems(self) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-LAYOUTS = ("t2i-compbench", "geneval")
 USUAL_SAMPLES = {"t2i-compbench": 10, "geneval": 4}
 """Pictures per prompt in each benchmark's own protocol."""
 MAX_NAME_BYTES = 255

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -117,24 +118,18 @@ def _trained(reader: SliceReader, name: str, shape: tuple[int, ...]) -> NewTenso
 
 def _write_shards(folder: Path, tensors: list[NewTensor]) -> None:
     """Writes the tensors to files of up to `SHARD_BYTES`, and their index, with the names of `save_pretrained`."""
-    dtype, shards, size = torch.bfloat16, list[list[NewTensor]](), SHARD_BYTES
-    for tensor in tensors:
-        own = tensor.count * dtype.itemsize
-        if size + own > SHARD_BYTES and (not shards or shards[-1]):
-            shards.append([])
-            size = 0
-        shards[-1].append(tensor)
-        size += own
-    if len(shards) == 1:
-        write_safetensors(folder / "model.safetensors", shards[0], dtype)
+    dtype, by_name = torch.bfloat16, {tensor.name: tensor for tensor in tensors}
+    split = split_state_dict_into_shards_factory(
+        by_name,
+        get_storage_size=lambda tensor: tensor.count * dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for file, names in split.filename_to_tensors.items():
+        write_safetensors(folder / file, [by_name[name] for name in names], dtype)
+    if not split.is_sharded:
         return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(folder / name, shard, dtype)
-        weight_map |= {tensor.name: name for tensor in shard}
-    total = sum(tensor.count for tensor in tensors) * dtype.itemsize
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2))
 
 

@@ -14,7 +14,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Losses [N] of `hidden @ [text_weight; visual_weight]^T`, with the gradients computed in the forward pass.
 
     So the weights are needed only once. The idea is from Liger's fused linear cross-entropy (Hsu 2024, arXiv
-    2410.10989). The text head is frozen and gets no gradient.
+    2410.10989). A function of our own is needed because the head is two matrices, of which the text one is frozen and
+    gets no gradient, and because each label has a weight.
     """
 
     @staticmethod

@@ -3,12 +3,7 @@
 import socket
 import time
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from pipeline.runtime.local_cluster import free_port as free_port
 
 
 def wait_until_open(port: int, deadline: float) -> None:

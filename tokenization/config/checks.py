@@ -9,7 +9,9 @@ RAY_NAMES = ("CPU", "GPU", "memory", "object_store_memory")
 def below(minimum: float, settings: object, names: Iterable[str]) -> list[str]:
     """Returns one message for each of the fields of `settings` that is below `minimum`."""
     values = {name: getattr(settings, name) for name in names}
-    return [f"{name} is {value}, but must be at least {minimum:g}" for name, value in values.items() if value < minimum]
+    return [
+        f"{name} is {value}, but must be at least {minimum:g}" for name, value in values.items() if not value >= minimum
+    ]
 
 
 def impossible_resources(name: str, resources: Mapping[str, float]) -> list[str]:
