@@ -244,6 +244,17 @@ def test_a_checkpoint_on_a_starting_model_exports_the_same(trained: TrainedRun, 
     assert all(torch.equal(parameter, other[name]) for name, parameter in model.named_parameters())
 
 
+def test_an_export_above_the_size_of_a_file_is_several_that_load_as_one(
+    trained: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.export.export.SHARD_BYTES", 20_000)
+    main(Options(checkpoint=str(trained.paths.run), out=str(tmp_path / "out")))
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    other = dict(trained.model.named_parameters())
+    assert all(torch.equal(parameter, other[name]) for name, parameter in model.named_parameters())
+
+
 def test_weights_that_were_told_other_picture_positions_are_refused(trained: TrainedRun, tmp_path: Path) -> None:
     """No parameter shows it: the pictures would be noise."""
     record = trained.paths.stage(1) / "recipe.json"
