@@ -12,10 +12,8 @@ import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.support.forkserver import forkserver
-
-OWN_PACKAGES = ("pipeline", "tokenization", "jobs", "cluster", "tests")
-"""Packages that a job imports anew: those of its working directory, which may be a copy of the checkout."""
+from tests.support.forked_workers import forked_workers
+from tests.support.forkserver import forkserver, take_over
 
 
 def start_job(words: list[str], environment: dict[str, str], cwd: Path, stdout: Path, stderr: Path) -> BaseProcess:
@@ -27,7 +25,8 @@ def start_job(words: list[str], environment: dict[str, str], cwd: Path, stdout: 
         cwd: its working directory.
         stdout, stderr: files that its output is appended to. They may be the same.
     """
-    process = forkserver().Process(target=_become, args=(words, environment, cwd, stdout, stderr))
+    arguments = (words, environment, cwd, stdout, stderr, forked_workers().python)
+    process = forkserver().Process(target=_become, args=arguments)
     process.start()
     return process
 
@@ -47,15 +46,12 @@ def run_forked_job(
         return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def _become(words: list[str], environment: dict[str, str], cwd: Path, stdout: Path, stderr: Path) -> None:
+def _become(words: list[str], environment: dict[str, str], cwd: Path, stdout: Path, stderr: Path, python: str) -> None:
     for path, number in ((stdout, 1), (stderr, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(cwd)
-    for name in [name for name in sys.modules if name.partition(".")[0] in OWN_PACKAGES]:
-        del sys.modules[name]
+    take_over(environment, cwd)
+    sys.executable = python  # for the workers of a Ray that the job starts
     sys.argv, sys.path[:] = list(words), [str(cwd), *filter(None, sys.path)]
     runpy.run_path(words[0], run_name="__main__")

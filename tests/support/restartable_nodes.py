@@ -1,10 +1,21 @@
-"""Local nodes whose head can fail."""
+"""Local nodes whose head can fail, and whose workers are forked."""
+
+from pathlib import Path
+
+import psutil
 
 from pipeline.runtime.local_cluster import LocalNodes, kill_tree
+from tests.support.forked_workers import forked_workers
 
 
 class RestartableNodes(LocalNodes):
     """`LocalNodes` with a head that can be killed and started again."""
+
+    def __init__(self, folder: Path, num_nodes: int, environment: dict[str, str]) -> None:
+        super().__init__(folder, num_nodes, environment | {"PATH": forked_workers().path})
+
+    def train_workers(self) -> list[psutil.Process]:
+        return forked_workers().running("RayTrainWorker")
 
     def restart_head(self) -> None:
         """Kills the head with its state and every node, and starts new ones at the same address."""

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +9,12 @@ from pathlib import Path
 import psutil
 
 from tests.support.forked_jobs import run_forked_job
+from tests.support.forked_workers import forked_workers
 from tests.support.ports import free_port, wait_until_open
 from tests.support.prometheus import Prometheus
 from tests.support.small_run import small_checkout
+
+START = ("ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats")
 
 
 class SmallCluster:
@@ -22,7 +24,7 @@ class SmallCluster:
         self.checkout, self.corpus = small_checkout(folder), folder / "corpus"
         self.runs = self.checkout / "runs" / "demo"
         self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": forked_workers().path,
             "PYTHONPATH": str(self.checkout),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
@@ -35,7 +37,7 @@ class SmallCluster:
         ports += [f"--metrics-export-port={metrics_port}", '--system-config={"metrics_report_interval_ms": 2000}']
         self.prometheus = Prometheus(folder / "prometheus", metrics_port)
         self.process = subprocess.Popen(
-            ["ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", *ports],
+            [*START, *ports],
             cwd=self.checkout,
             env=self.environment,
             start_new_session=True,
