@@ -1,2 +1,2 @@
-"""The sizes of MARS: `MarsConfig`, the transformers config that is saved with the weights, and known sizes by name.
-Imports `pipeline.config` and transformers."""
+"""The sizes of MARS: `MarsConfig`, the transformers config that is saved with the weights, known sizes by name,
+and which positions see which others. Imports `pipeline.config` and transformers."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from pipeline.architecture.masks import attention_mask
 from pipeline.data.collate import MicroBatch
-from pipeline.model.attention import attention_mask
 from pipeline.model.backbone import PackedBatch
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM

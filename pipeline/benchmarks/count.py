@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.collectives import CollectiveCounter, Volume
+from pipeline.benchmarks.loader_cost import loader_cost
 from pipeline.benchmarks.meta_peak import peak_ratio
 from pipeline.config.benchmarks import CountSettings
 from pipeline.config.recipe import Recipe
@@ -113,6 +114,7 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
     finally:
         dist.destroy_process_group()
         torch.set_num_threads(threads)
+    loader = loader_cost(plan, settings.ranks)
     first = counts[0]
     over = [round(count.over_ideal, 4) for count in counts] if recipe.zero.zero_stage == 3 else []
     return {
@@ -129,6 +131,8 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
         "volume_over_ideal": max(over) if over else None,
         "volume_over_ideal_by_stage": over,
         "drawing_t": drawing.gathered / trained,
+        "loader_cost": loader.share if loader else None,
+        "loader_process_s": loader.process_s if loader else None,
         "counted_over_planned_peak": _peak_ratio(plan, config.num_hidden_layers),
     }
 

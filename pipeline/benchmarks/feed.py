@@ -14,11 +14,10 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.stage import MAIN, Source, StageConfig
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.config.vocabulary import JointVocabulary
-from pipeline.data.batch_plan import StagePlan, prefetch
-from pipeline.data.row_index import RowSelection, build_row_index
-from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.loader import prefetch, start_loader
+from pipeline.data.plan_inputs import PlanInputs
+from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.data.sequences import SequenceBuilder
-from pipeline.data.token_reader import TokenReader
 from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
@@ -42,6 +41,7 @@ class FeedBenchmark:
         step_s: seconds of one step of the model.
         steps: measured steps, after the first one.
         shard_rows: rows in a shard.
+        in_process: the samples are built in a process of their own.
     """
 
     stage: StageConfig
@@ -52,6 +52,7 @@ class FeedBenchmark:
     step_s: float
     steps: int
     shard_rows: int
+    in_process: bool = False
 
 
 def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def benchmark_feeding(settings: FeedSettings, recipe: Recipe) -> dict[str, Any]:
         step_s=planned.gpu_days * SECONDS_PER_DAY / recipe.scaling.num_workers / planned.stage.steps,
         steps=settings.steps,
         shard_rows=settings.shard_rows,
+        in_process=recipe.scaling.loader_process,
     )
     say(
         f"benchmark: stage {settings.stage} of {recipe.name}, {planned.stage.global_batch_size} samples every "
@@ -124,25 +126,26 @@ def write_tokens(location: str, benchmark: FeedBenchmark, report: Callable[[str]
     storage.write(MANIFEST_FILE, lambda path: path.write_text("{}"))
 
 
+def inputs_of(location: str, benchmark: FeedBenchmark) -> PlanInputs:
+    """What the plan of the benchmark's stage over tokens at a folder or URL is made from."""
+    stage = replace(benchmark.stage, sources={MAIN: Source()})
+    index = build_row_index(RowSelection(location, "", (), stage.seq_len))
+    instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
+    builder = SequenceBuilder(benchmark.vocabulary, instructions, 0)
+    return PlanInputs(stage, benchmark.stage_number, 0, (SourceRows(MAIN, location, index),), builder)
+
+
 def measure_feed(location: str, benchmark: FeedBenchmark, report: Callable[[str], None]) -> dict[str, Any]:
     """Takes the first steps of an epoch from the loader, and sleeps `step_s` between two.
 
     Returns:
         `data_wait_share` of the steps' time, the median and the longest wait, and the loader's time for a step.
     """
-    stage = replace(benchmark.stage, sources={MAIN: Source()})
-    index = build_row_index(RowSelection(location, "", (), stage.seq_len))
-    order = MixedOrder(
-        [SampleOrder(index.counts, 0, benchmark.stage_number, stage.window_shards)], [1.0], stage.global_batch_size
-    )
-    high = stage.needs_high_codes
-    reader = TokenReader(location, index, stage.window_shards + 1, high)
-    instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}
-    builder = SequenceBuilder(benchmark.vocabulary, instructions, 0)
-    plan = StagePlan(stage, benchmark.stage_number, 0, order, [reader], builder)
+    inputs = inputs_of(location, benchmark)
+    loader = start_loader(inputs.plan, 0, benchmark.world_size, benchmark.in_process)
     waits: list[float] = []
     started = time.monotonic()
-    for number, _ in enumerate(prefetch(plan, 0, benchmark.steps + 1, 0, benchmark.world_size)):
+    for number, _ in enumerate(prefetch(loader.step, 0, benchmark.steps + 1)):
         waits.append(time.monotonic() - started)
         if number == 0:
             report(f"the first step came after {waits[0]:.2f} s")
@@ -152,8 +155,9 @@ def measure_feed(location: str, benchmark: FeedBenchmark, report: Callable[[str]
     alone = []
     for number in range(TIMED_STEPS):
         started = time.monotonic()
-        plan.step(benchmark.steps + 1 + number, 0, benchmark.world_size)
+        loader.step(benchmark.steps + 1 + number)
         alone.append(time.monotonic() - started)
+    loader.close()
     return {
         "step_s": benchmark.step_s,
         "data_wait_share": sum(counted) / (sum(counted) + benchmark.step_s * len(counted)),
@@ -161,5 +165,5 @@ def measure_feed(location: str, benchmark: FeedBenchmark, report: Callable[[str]
         "longest_wait_s": max(counted),
         "loader_s_per_step": statistics.median(alone),
         "first_step_s": waits[0],
-        "samples_per_s": stage.global_batch_size / benchmark.step_s,
+        "samples_per_s": benchmark.stage.global_batch_size / benchmark.step_s,
     }

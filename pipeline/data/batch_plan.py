@@ -6,9 +6,7 @@ Samples of one kind are packed into rows, and rows are distributed to the ranks.
 """
 
 from collections import abc
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
 
@@ -164,6 +162,7 @@ class StagePlan:
                 self.builder.vocabulary,
                 weights,
                 self.stage.row_multiple,
+                with_blocks=self.stage.attention == "flex_attention",
             )
             for rows in deal_rows(packed, costs, rank, world_size, self.stage.micro_batch_size)
         ]
@@ -188,22 +187,3 @@ def _pick(shares: dict[str, float], draw: float) -> str:
 def _without_labels(sequence: Sequence) -> Sequence:
     empty, run = np.zeros(0, np.int64), slice(0, sequence.num_run)
     return Sequence(sequence.kind, sequence.ids[run], sequence.groups[run], empty, empty, empty)
-
-
-def prefetch(plan: StagePlan, start: int, end: int, rank: int, world_size: int, pin: bool = False) -> Iterator[Step]:
-    """Yields the steps from `start` to `end`. Each is built, and pinned in memory, while the previous one trains."""
-
-    def build(number: int) -> Step:
-        step = plan.step(number, rank, world_size)
-        if not pin:
-            return step
-        return replace(step, micro_steps=[[batch.pinned() for batch in batches] for batches in step.micro_steps])
-
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        following = pool.submit(build, start) if start < end else None
-        for number in range(start, end):
-            assert following is not None
-            current = following.result()
-            if number + 1 < end:
-                following = pool.submit(build, number + 1)
-            yield current

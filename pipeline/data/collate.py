@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.architecture.masks import PADDING_SAMPLE, MaskBlocks, PackedPositions, mask_blocks
 from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_work import BatchWork, batch_work, is_code, positions_and_pairs, visual_positions
 from pipeline.data.sequences import Sequence
-from pipeline.model.attention import PADDING_SAMPLE, PackedPositions
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Stream:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One rank's part of one micro-step. `text_labels` are text ids and openers; `code_labels` are codes."""
+    """One rank's part of one micro-step. `text_labels` are text ids and openers; `code_labels` are codes. `blocks` are
+    those of each of its `attentions`, for FlexAttention; empty if it trains with another one."""
 
     kind: Kind
     text: Stream
@@ -57,6 +58,15 @@ class MicroBatch:
     text_labels: Labels
     code_labels: Labels
     work: BatchWork
+    blocks: tuple[MaskBlocks, ...] = ()
+
+    @property
+    def attentions(self) -> list[tuple[PackedPositions, PackedPositions]]:
+        """Queries and keys of each attention of a layer: that of the whole row, or, where the text comes first, that of
+        the pictures and that of the text alone."""
+        text, visual = self.text.places, self.visual.places
+        everything = text.followed_by(visual)
+        return [(visual, everything), (text, text)] if self.kind.has_text_prefix else [(everything, everything)]
 
     @property
     def num_text_labels(self) -> int:
@@ -85,6 +95,7 @@ def collate(
     vocabulary: JointVocabulary,
     task_weights: list[float],
     row_multiple: int = 64,
+    with_blocks: bool = False,
 ) -> MicroBatch:
     """Packs rows of sequences of one kind.
 
@@ -94,6 +105,7 @@ def collate(
         vocabulary: the joint id layout.
         task_weights: weight of one label of each `Task` in the loss, by the task's value.
         row_multiple: each stream is padded to the longest of its rows, rounded up to a multiple of this.
+        with_blocks: also find the blocks that FlexAttention needs.
     """
     assert all(sequence.kind is kind for row in rows for sequence in row)
     text, visual = _Packer(len(rows), row_multiple), _Packer(len(rows), row_multiple)
@@ -116,7 +128,7 @@ def collate(
     ids = np.concatenate([label_ids for *_, label_ids, _ in labels])
     tasks = np.concatenate([label_tasks for *_, label_tasks in labels])
     of_code = is_code(ids, vocabulary)
-    return MicroBatch(
+    batch = MicroBatch(
         kind=kind,
         text=text.padded(0),
         visual=visual.padded(vocabulary.code_offset),
@@ -124,6 +136,7 @@ def collate(
         code_labels=_labels(index, ids, tasks, task_weights, of_code),
         work=batch_work(counts, len(rows) * row_length),
     )
+    return replace(batch, blocks=tuple(mask_blocks(*each) for each in batch.attentions)) if with_blocks else batch
 
 
 class _Packer:
@@ -166,9 +179,11 @@ def _labels(
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Applies `function` to every tensor of nested dataclasses."""
+    """Applies `function` to every tensor of nested dataclasses and tuples."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Labels | Stream | PackedPositions | MicroBatch):
+    if isinstance(value, tuple):
+        return tuple(_map(each, function) for each in value)
+    if isinstance(value, Labels | Stream | PackedPositions | MaskBlocks | MicroBatch):
         return replace(value, **{field.name: _map(getattr(value, field.name), function) for field in fields(value)})
     return value

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.benchmarks.baselines import Dense
 from pipeline.config.tasks import Task
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.batch_plan import prefetch
+from pipeline.data.loader import ThreadLoader, prefetch
 from pipeline.errors import NonFiniteError
 from pipeline.evaluation.text_drift import TextLogits, text_drift
 from pipeline.model.loading import load_initial_model, load_language_expert
@@ -25,7 +25,7 @@ from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.engine import make_engine
 from pipeline.training.objective import Objective
 from pipeline.training.process import ONLY_RANK, set_up_process
-from pipeline.training.stage_run import StageRun, make_plan
+from pipeline.training.stage_run import StageRun, plan_inputs
 from pipeline.training.step import learning_rate, set_learning_rate, train_step
 from pipeline.training.step_guard import StepGuard
 
@@ -70,7 +70,7 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
     language_expert = load_language_expert(run.initial_model, getattr(torch, zero.dtype)).to(device).eval()
     language_expert.set_attn_implementation(run.stage.attention)
     engine = make_engine(objective.to(device), run.stage, zero)
-    plan = make_plan(run, objective.mars.config.vocabulary)
+    loader = ThreadLoader(plan_inputs(run, objective.mars.config.vocabulary).plan(), rank=0, world_size=1)
     marks = {round(part * steps / max(1, comparison.measurements - 1)) for part in range(comparison.measurements)}
     marks |= {0, steps}
 
@@ -82,7 +82,7 @@ def train_experts(experts: str, comparison: Comparison, report: Callable[[dict[s
     records: list[dict[str, Any]] = [{"experts": experts, "step": 0} | drift()]
     report(records[0])
     guard = StepGuard(spike_factor=0.0, roll_back_after=0, end_after=1)
-    for number, step in enumerate(prefetch(plan, 0, steps, rank=0, world_size=1)):
+    for number, step in enumerate(prefetch(loader.step, 0, steps)):
         set_learning_rate(engine, learning_rate(run.stage, number))
         result = train_step(engine, step, run.stage, guard, device)
         if result.problem:

@@ -63,6 +63,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         output=paths.stage(number),
         checkpoints=paths.checkpoints(number),
         recipe_sha256=resume_sha256(recipe, stage, fingerprint),
+        loader_process=recipe.scaling.loader_process,
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.runtime.process_memory import MemoryGrowth
 from pipeline.training.engine import Engine, make_engine
 from pipeline.training.objective import Objective
 from pipeline.training.replica_check import check_same_language_expert
-from pipeline.training.stage_run import StageRun, make_plan, starting_model
+from pipeline.training.stage_run import StageRun, plan_inputs, starting_model
 from pipeline.training.step import learning_rate, set_learning_rate
 from pipeline.training.step_verification import Comparison, compare_step
 
@@ -79,7 +79,7 @@ def measure_stage(run: StageRun, planned: frozenset[Kind], device: torch.device)
         await_compilation(lambda line: None)
     model, base_hash = starting_model(run, device)
     check_same_language_expert(base_hash)
-    plan = make_plan(run, model.config.vocabulary)
+    plan = plan_inputs(run, model.config.vocabulary).plan()
     engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
     set_learning_rate(engine, learning_rate(run.stage, 0))
     steps = _steps(plan, planned)

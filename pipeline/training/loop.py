@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config.gpus import peak_flop_per_s
-from pipeline.data.batch_plan import StagePlan, prefetch
+from pipeline.data.loader import Loader, prefetch, start_loader
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.runtime.compiled_ops import await_compilation, set_up_compilation
 from pipeline.training.agreed_stop import agreed_stop
@@ -18,7 +18,7 @@ from pipeline.training.reporting import StageReporter
 from pipeline.training.samples import draw_samples
 from pipeline.training.skipped_steps import SKIPPED_FILE, SkippedSteps
 from pipeline.training.stage_checkpoints import StageCheckpoints
-from pipeline.training.stage_run import StageRun, make_plan, starting_model
+from pipeline.training.stage_run import StageRun, plan_inputs, starting_model
 from pipeline.training.step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.step_verification import try_step, verify_step
@@ -41,12 +41,15 @@ def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) ->
         StoppedError: see `StopRequest`.
     """
     training = _set_up(run, device, reporter)
-    newest = training.checkpoints.start()
-    start_step = newest.step if newest else 0
-    if run.verify_only:
-        training.verify(min(start_step, run.stage.steps - 1))
-    elif not (newest and newest.finished):
-        training.train(start_step)
+    try:
+        newest = training.checkpoints.start()
+        start_step = newest.step if newest else 0
+        if run.verify_only:
+            training.verify(min(start_step, run.stage.steps - 1))
+        elif not (newest and newest.finished):
+            training.train(start_step)
+    finally:
+        training.loader.close()
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class StageTraining:
     device: torch.device
     reporter: StageReporter
     engine: Engine
-    plan: StagePlan
+    loader: Loader
     validation: list[ValidationSet]
     replicas: ReplicaCheck
     guard: StepGuard
@@ -71,7 +74,7 @@ class StageTraining:
         run, stage, engine, device = self.run, self.run.stage, self.engine, self.device
         trackers = Trackers(run, start_step, self.log) if self.rank == 0 else None
         on_gpu = device.type == "cuda"
-        steps = prefetch(self.plan, start_step, stage.steps, self.rank, self.world_size, pin=on_gpu)
+        steps = prefetch(self.loader.step, start_step, stage.steps, pin=on_gpu)
         peak = peak_flop_per_s(torch.cuda.get_device_name(device)) if on_gpu else None
         problem, drawing_s = "", 0.0
         try:
@@ -123,7 +126,7 @@ class StageTraining:
         """Runs step `number` (from 0) twice and compares the results; see `verify_step`."""
         stage = self.run.stage
         set_learning_rate(self.engine, learning_rate(stage, number))
-        step = self.plan.step(number, self.rank, self.world_size)
+        step = self.loader.step(number)
         self.log(verify_step(self.engine, step, stage, self.device))
 
     def log(self, line: str) -> None:
@@ -195,7 +198,7 @@ class StageTraining:
             self.reporter.heartbeat()
             guard = StepGuard(stage.spike_factor, 0, stage.end_after)
             guard.history.extend(self.guard.history)
-            step = self.plan.step(number, self.rank, self.world_size)
+            step = self.loader.step(number)
             problem = try_step(self.engine, step, stage, guard, self.device).problem
             if not problem:
                 return
@@ -227,7 +230,7 @@ def is_due(every: int, done: int) -> bool:
 
 
 def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> StageTraining:
-    """Loads and partitions the model, and builds the plan."""
+    """Loads and partitions the model, and starts the loader."""
     stage = run.stage
 
     def log(line: str) -> None:
@@ -239,8 +242,10 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
         await_compilation(log)
     model, language_expert_hash = starting_model(run, device)
     check_same_language_expert(language_expert_hash)
-    plan = make_plan(run, model.config.vocabulary)
-    validation = validation_sets(stage, run.stage_number, run.held_out, plan.builder)
+    inputs = plan_inputs(run, model.config.vocabulary)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    loader = start_loader(inputs.plan, rank, world_size, run.loader_process)  # it starts while the rest is made
+    validation = validation_sets(stage, run.stage_number, run.held_out, inputs.builder)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
     return StageTraining(
@@ -248,14 +253,14 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
         device=device,
         reporter=reporter,
         engine=engine,
-        plan=plan,
+        loader=loader,
         validation=validation,
         replicas=ReplicaCheck(engine),
         guard=guard,
         checkpoints=StageCheckpoints(engine, run, language_expert_hash, guard, log),
         skipped=SkippedSteps(run.output, log),
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
+        rank=rank,
+        world_size=world_size,
     )
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.architecture.masks import attention_mask
 from pipeline.config.tasks import Task
 from pipeline.config.vocabulary import NORMALISATIONS, State
 from pipeline.data.collate import Labels, MicroBatch
-from pipeline.model.attention import attention_mask
 from pipeline.model.backbone import PackedBatch
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.stopwatch import Stopwatch
@@ -70,18 +70,7 @@ class Objective(nn.Module):
 
     def packed(self, batch: MicroBatch) -> PackedBatch:
         """Returns the model's input, with the masks in the form of its attention function."""
-        text, visual, prefix = batch.text, batch.visual, batch.kind.has_text_prefix
-        attention, dtype = attention_of(self.mars), self.mars.dtype
-        everything = text.places.followed_by(visual.places)
-        return PackedBatch(
-            text.ids,
-            visual.ids,
-            text.positions,
-            visual.positions,
-            attention_mask(visual.places if prefix else everything, everything, attention, dtype),
-            attention_mask(text.places, text.places, attention, dtype) if prefix else None,
-            _name(batch),
-        )
+        return packed_batch(batch, attention_of(self.mars), self.mars.dtype)
 
     def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
         """Returns the states that the head runs on, each with its labels.
@@ -93,6 +82,24 @@ class Objective(nn.Module):
             return [(None, Labels(*(torch.cat(parts) for parts in zip(*map(_tensors, both), strict=True))))]
         states: list[tuple[State | None, Labels]] = [(State.TEXT, batch.text_labels)]
         return states + ([(State.CODES, batch.code_labels)] if batch.kind.predicts_codes else [])
+
+
+def packed_batch(batch: MicroBatch, attention: str, dtype: torch.dtype) -> PackedBatch:
+    """Returns a model's input, with masks for the attention function."""
+    places = batch.attentions
+    masks = [
+        attention_mask(*each, attention, dtype, blocks)
+        for each, blocks in zip(places, batch.blocks or [None] * len(places), strict=True)
+    ]
+    return PackedBatch(
+        batch.text.ids,
+        batch.visual.ids,
+        batch.text.positions,
+        batch.visual.positions,
+        masks[0],
+        masks[1] if len(masks) > 1 else None,
+        _name(batch),
+    )
 
 
 def _tensors(labels: Labels) -> tuple[Tensor, ...]:

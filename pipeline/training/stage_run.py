@@ -10,11 +10,9 @@ from pipeline.config.model import ModelOptions
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.batch_plan import StagePlan
+from pipeline.data.plan_inputs import PlanInputs
 from pipeline.data.row_index import SourceRows
-from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
-from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from pipeline.model.loading import base_sha256, load_initial_model
 from pipeline.model.mars import MarsForCausalLM
@@ -47,6 +45,7 @@ class StageRun:
         name: name of the run, as in `recipe/stage1`.
         trackers: see `pipeline.training.trackers`.
         verify_only: run the next step twice and compare, instead of training.
+        loader_process: build samples in a process beside the rank's, see `ScalingConfig.loader`.
     """
 
     stage: StageConfig
@@ -68,6 +67,7 @@ class StageRun:
     name: str = ""
     trackers: tuple[str, ...] = ()
     verify_only: bool = False
+    loader_process: bool = False
 
 
 def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:
@@ -97,14 +97,7 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
     return model, language_expert_hash
 
 
-def make_plan(run: StageRun, vocabulary: JointVocabulary) -> StagePlan:
-    window = run.stage.window_shards
-    orders = [
-        SampleOrder(source.index.counts, run.seed, run.stage_number, window, number)
-        for number, source in enumerate(run.sources)
-    ]
-    mixed = MixedOrder(orders, [source.weight for source in run.sources], run.stage.global_batch_size)
-    high = run.stage.needs_high_codes
-    readers = [TokenReader(source.tokens, source.index, window + 1, high) for source in run.sources]
+def plan_inputs(run: StageRun, vocabulary: JointVocabulary) -> PlanInputs:
+    """Returns what the stage's plan is made from."""
     builder = SequenceBuilder(vocabulary, run.instruction_ids, run.end_id)
-    return StagePlan(run.stage, run.stage_number, run.seed, mixed, readers, builder)
+    return PlanInputs(run.stage, run.stage_number, run.seed, run.sources, builder)

@@ -26,7 +26,7 @@ import torch.nn.attention.flex_attention as torch_flex
 from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from pipeline.model.attention import PackedPositions, attention_mask
+from pipeline.architecture.masks import PackedPositions, attention_mask
 
 HEAD_DIM, ROWS, NUM_TEXT, NUM_VISUAL, SAMPLE = 128, 2, 192, 320, 77
 """A row's picture and text positions are no multiples of 128, as in most rows of training."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from statistics import median
 
@@ -22,6 +23,7 @@ from pipeline.benchmarks.step import device_name
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
+from pipeline.data.loader import start_loader
 from pipeline.planning.flops import count_parameters, flop_of
 from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
 from pipeline.runtime.torch_private import fail_on_too_many_graphs, join_fake_group
@@ -37,7 +39,7 @@ RunStep = Callable[[MicroSteps], None]
 
 
 def measure_recipe(bench: GpuBench, record: Recorder) -> None:
-    """The recipe's own partitioning; also beside a thread that builds steps, as the loader does."""
+    """The recipe's own partitioning; also beside a loader that builds steps without a pause."""
     _measure_engine(bench, record, bench.stage, bench.zero, beside_loader=True)
 
 
@@ -200,19 +202,22 @@ def _fits(bench: GpuBench, plan: MemoryPlan) -> bool:
 
 @contextmanager
 def loader_running(bench: GpuBench, stage: StageConfig) -> Iterator[None]:
-    """A thread builds one step after the other while the code inside runs."""
-    plan, ended = bench.plan(stage), threading.Event()
+    """The loader builds one step after the other while the code inside runs: on a GPU in a process, as in training."""
+    loader = start_loader(partial(bench.plan, stage), 0, bench.ranks, in_process=bench.on_gpu)
+    ended = threading.Event()
+    loader.step(0)
 
-    def build() -> None:
-        number = 0
+    def receive() -> None:
+        number = 1
         while not ended.is_set():
-            plan.step(number, 0, bench.ranks)
+            loader.step(number)
             number += 1
 
-    thread = threading.Thread(target=build, name="loader")
+    thread = threading.Thread(target=receive, name="loader")
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        loader.close()

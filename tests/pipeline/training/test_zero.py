@@ -19,7 +19,7 @@ from pipeline.model.loading import load_initial_model
 from pipeline.model.mars import MarsForCausalLM, is_trained, is_visual_table
 from pipeline.training.engine import accumulate, make_engine
 from pipeline.training.objective import Objective
-from pipeline.training.stage_run import StageRun, make_plan
+from pipeline.training.stage_run import StageRun, plan_inputs
 from pipeline.training.step import train_step
 from pipeline.training.step_guard import StepGuard
 from tests.support.faults import poison
@@ -100,7 +100,7 @@ def _gradient_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
 
     join(rank, 2, port)
     model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
-    plan = make_plan(run, model.config.vocabulary)
+    plan = plan_inputs(run, model.config.vocabulary).plan()
     engine = make_engine(Objective(model), run.stage, run.zero)
     micro_steps = plan.step(0, rank, 2).micro_steps
     for number, batches in enumerate(micro_steps, start=1):
@@ -121,7 +121,7 @@ def test_two_ranks_and_several_micro_steps_give_the_gradient_of_one_pass(run: St
     num_micro_steps, gradients = torch.load(tmp_path / "gradients")
     assert num_micro_steps > 1
     model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
-    for batches in make_plan(run, model.config.vocabulary).step(0, 0, 1).micro_steps:
+    for batches in plan_inputs(run, model.config.vocabulary).plan().step(0, 0, 1).micro_steps:
         Objective(model)(batches).loss.backward()
     expected = {name: p.grad for name, p in model.named_parameters() if is_trained(name)}
     assert gradients.keys() == expected.keys()
@@ -183,7 +183,7 @@ def _bytes_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     model = load_initial_model(run.initial_model, CODEBOOK, torch.float32)
     whole = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    plan = make_plan(run, model.config.vocabulary)
+    plan = plan_inputs(run, model.config.vocabulary).plan()
     engine = make_engine(Objective(model), run.stage, run.zero)
     for number in range(2):
         train_step(engine, plan.step(number, rank, 2), run.stage, StepGuard(0.0, 0, 1), torch.device("cpu"))
