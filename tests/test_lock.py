@@ -22,7 +22,7 @@ def locked() -> dict[str, str]:
 
 
 def wanted(*extras: str) -> dict[str, Requirement]:
-    """What the project needs with these extras, and what that needs in turn, as installed here."""
+    """The packages that the project needs with these extras, and their requirements, as installed here."""
     found: dict[str, Requirement] = {}
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     left = [(Requirement(line), "") for line in lines]

@@ -42,7 +42,7 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "a/../../outside.safetensors"])
 def test_a_manifest_cannot_name_files_of_other_folders(tmp_path: Path, file: str) -> None:
-    """Not even one whose own hash fits."""
+    """This includes a manifest whose own hash is right."""
     folder = tmp_path / "checkpoints"
     name = make(str(folder), 10)
     manifest = open_checkpoint(str(folder), name).manifest

@@ -125,7 +125,7 @@ def test_only_one_module_a_library_names_what_is_private_in_it() -> None:
 
 
 def private_names(node: ast.AST) -> list[str]:
-    """What a piece of code names of other libraries' private parts; a class's own are no others'."""
+    """The private names of other libraries in a piece of code; a class's own private names do not count."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         module = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         imported = [".".join([*module, alias.name]) for alias in node.names]

@@ -79,7 +79,7 @@ def test_rays_launcher_gets_every_type_of_node_from_ec2(
 
 
 def test_nodes_have_what_ec2_says_their_type_has(account: tuple[list[tuple[str, str]], Any]) -> None:
-    """Else the autoscaler plans with CPUs and GPUs that no node will have."""
+    """Otherwise the autoscaler plans with CPUs and GPUs that no node will have."""
     _, client = account
     for kind in read_cluster_file(str(AWS)).node_types:
         (found,) = client.describe_instance_types(InstanceTypes=[kind.instance])["InstanceTypes"]

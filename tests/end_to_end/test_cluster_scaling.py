@@ -67,7 +67,7 @@ print(json.dumps([job.returncode, job.stdout.read().splitlines()[-1], most, left
 
 
 def stage_of(recipe: str, *overrides: str) -> list:
-    """What a stage of the recipe asks for: workers, and the resources of each."""
+    """The workers that a stage of the recipe asks for, with the resources of each."""
     scaling = load_recipe(recipe, overrides).scaling
     return [scaling.num_workers, scaling.worker_resources]
 
@@ -75,7 +75,7 @@ def stage_of(recipe: str, *overrides: str) -> list:
 def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(
     aws_on_fake_nodes: FakeCluster,
 ) -> None:
-    """One of 16 workers, which may run on any GPUs, and one that is to have spot nodes.
+    """Runs a stage of 16 workers, which may run on any GPUs, and a stage that asks for spot nodes.
 
     Now and then Ray's autoscaler starts one node more (docs/cluster.md); hence up to three tries.
     """

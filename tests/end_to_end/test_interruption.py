@@ -94,7 +94,7 @@ def whole(nodes: Nodes, inputs: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_whatever_is_killed_a_rerun_ends_with_the_same_tokens(
     nodes: Nodes, inputs: Path, whole: dict, tmp_path: Path
 ) -> None:
-    """Driver, encoder, reader, writer and a whole node, with SIGKILL, at random moments."""
+    """The driver, an encoder, a reader, a writer and a whole node are killed with SIGKILL at random moments."""
     chance, killed = random.Random(0), []
     tokens = tmp_path / "demo" / "tokens"
     for number in range(KILLS):
@@ -207,7 +207,7 @@ def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_dri
 
 
 def test_memory_does_not_grow_with_the_corpus(inputs: Path, tmp_path: Path) -> None:
-    """Ten times the object store's limit of pictures, in shards that are larger than it, too."""
+    """The pictures take ten times the object store's limit, in shards that are larger than that limit."""
     limit, size_px, rows_of = 80_000_000, 1400, {"small": 60, "large": 1800}
     for name, rows in rows_of.items():
         for start in range(0, rows, 300):

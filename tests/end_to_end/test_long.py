@@ -1,4 +1,4 @@
-"""What takes many minutes: `make test-long`. Nothing else should use both cores meanwhile."""
+"""Tests that take many minutes: `make test-long`. Nothing else should use the cores meanwhile."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_reaches_its_goals(demo: Path) -> None:
-    """Pictures by their names, names by their pictures, within twenty minutes."""
+    """Pictures from their names, and names from their pictures, within twenty minutes."""
     metrics = json.loads((demo / "metrics.json").read_text())
     assert metrics["corpus_rows"] == 3953 and metrics["trained_drawings"] >= 300
     assert metrics["text_logits_max_abs_diff"] == 0 and metrics["visual_weights_moved"] is True
@@ -41,7 +41,7 @@ def test_the_demo_reaches_its_goals(demo: Path) -> None:
 
 
 def test_the_demos_plan_and_its_forecast_after_a_fifth_meet_what_it_took(demo: Path, tmp_path: Path) -> None:
-    """The plan with the run's measured rates. Whatever the run learned."""
+    """The plan uses the run's measured rates. The result does not depend on what the run learned."""
     ledger = demo / "ledger"
     recipe, table = load_recipe("demo"), read_ledger(ledger).table
     planned = plan(Plan(recipe="demo", benchmark=(str(ledger),)))
@@ -65,7 +65,7 @@ def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp
 
 
 def test_the_benchmark_prints_every_figure_as_json() -> None:
-    """On one layer: what comes out, not how fast it is."""
+    """On one layer: this tests the output, not the speed."""
     sizes = ["--layers", "1", "--rows", "1", "--rounds", "1", "--loop-steps", "3", "--loop-runs", "1"]
     command = [sys.executable, "-P", str(CHECKOUT / "jobs" / "benchmark.py"), "train", "--json", *sizes]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)

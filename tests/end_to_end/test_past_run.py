@@ -96,7 +96,7 @@ def look(copy: Copy) -> dict[str, Any]:
 
 
 def inspect(copy: Copy) -> dict[str, Any]:
-    """What the tokens hold."""
+    """The statistics of the tokens."""
     return {"statistics": last_line(copy.type("inspect_tokens", "--json", "--rows", "2"))}
 
 
@@ -110,7 +110,7 @@ def sha256(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
-    """What past code itself made of the run."""
+    """The results that past code itself got from the run."""
     figures: dict[str, Any] = json.loads((PAST_RUN / "expected.json").read_text())
     return figures
 
@@ -192,7 +192,7 @@ def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(
 def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     cluster: Cluster, ended: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The first stage once more, from its start; what past code trained is the run that nothing disturbed."""
+    """Runs the first stage again from its start. The stage that past code trained is the undisturbed run."""
     run, log = copy_past_inputs(tmp_path), tmp_path / "log"
     words = ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(tmp_path)]
     job = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)

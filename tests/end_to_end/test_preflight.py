@@ -35,7 +35,7 @@ RUN_S, STOPPED_S = 0.1, 0.3
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the job printed and how it ended."""
+    """The job's output and exit code."""
 
     exit_code: int
     result: dict[str, Any]

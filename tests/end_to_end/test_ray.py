@@ -58,7 +58,7 @@ def test_the_literal_submit_tokenizes_the_recipes_corpus_and_closes_the_books(to
 
 
 def test_a_rerun_makes_the_missing_shard_anew_and_then_has_nothing_to_do(tokenized: SmallCluster) -> None:
-    """In two more forms of the command. A shard that is tokenized alone has the very codes it got among others."""
+    """Uses two more forms of the command. A shard that is tokenized alone has the same codes as among others."""
     path = tokenized.runs / "tokens" / "00000.parquet"
     codes = pq.read_table(path)["codes"].to_pylist()
     path.unlink()

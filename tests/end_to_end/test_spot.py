@@ -40,7 +40,7 @@ def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
 
 
 def world_sizes(client: Any) -> dict[int, int]:
-    """Of the checkpoints that are there, by step."""
+    """The number of ranks of each checkpoint, by step."""
     found = {}
     for item in client.list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/").get("Contents", ()):
         if item["Key"].endswith("manifest.json"):

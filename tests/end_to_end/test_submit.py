@@ -1,4 +1,4 @@
-"""jobs/submit.py on a real cluster with token authentication: whoever waits for a job for days can rely on it."""
+"""jobs/submit.py on a real cluster with token authentication: a user can wait with it for days."""
 
 import re
 import signal
@@ -57,7 +57,7 @@ def counting(code: int) -> list[str]:
 def ended(
     aws_on_fake_nodes: FakeCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[int, str, list[int]]]:
-    """How several submissions ended, all begun at once: exit code, output, numbers of the lines shown."""
+    """The ends of several submissions that began at once: exit code, output, numbers of the lines shown."""
     cluster, folder = aws_on_fake_nodes, tmp_path_factory.mktemp("submit")
     proxy = TcpProxy(int(cluster.dashboard.rpartition(":")[2]))
     (folder / "code").mkdir()

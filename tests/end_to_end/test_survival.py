@@ -28,7 +28,7 @@ LONG = [f"stages.0.steps={LONG_STEPS}"]
 
 @dataclass(frozen=True)
 class Punishment:
-    """What `jobs/benchmark.py punish` did and left."""
+    """The output of `jobs/benchmark.py punish`, and the files that it left."""
 
     figures: dict[str, Any]
     kills: list[dict[str, Any]]
@@ -63,7 +63,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 @pytest.fixture(scope="module")
 def whole(punishment: Punishment) -> Path:
-    """The run that nothing disturbs."""
+    """The undisturbed run."""
     return punishment.reference
 
 
@@ -118,7 +118,8 @@ def test_a_node_that_is_announced_to_go_ends_a_fixed_number_of_workers_with_its_
 
 @pytest.mark.long
 def test_with_a_range_a_run_goes_on_smaller_and_grows_back_on_the_same_samples(trainings: Trainings) -> None:
-    """In float32: what another number of workers adds in another order differs by 1e-5 at most in the next 20 steps."""
+    """In float32 another number of workers adds in another order: losses of the next 20 steps differ by 1e-5 at
+    most."""
     long = ["stages.0.steps=4000"]  # neither comes to its end
     reference, run = trainings.run_of("reference"), trainings.run_of("resized")
     job = trainings.start(reference, *long)
@@ -152,7 +153,7 @@ def node_of(trainings: Trainings, worker: psutil.Process) -> psutil.Process:
 
 
 def drain(trainings: Trainings, node: psutil.Process) -> None:
-    """What a cloud's notice becomes in Ray."""
+    """Announces in Ray that a node will be removed, as a cloud's notice does."""
     listing = subprocess.run(
         [sys.executable, "-c", "import ray, json; ray.init(); print('NODES' + json.dumps(ray.nodes()))"],
         env=trainings.nodes.environment,
@@ -177,7 +178,7 @@ def raylet_has(node: psutil.Process, record: dict) -> bool:
 
 @pytest.mark.long
 def test_a_late_node_does_not_restart_the_attempt(trainings: Trainings, whole: Path) -> None:
-    """Later than the 60 s after which Ray Train by itself would begin anew."""
+    """The node comes later than the 60 s after which Ray Train by itself would start again."""
     run = trainings.run_of("late")
     trainings.nodes.kill_node(0)
     time.sleep(8)  # Ray has to notice
@@ -191,7 +192,7 @@ def test_a_late_node_does_not_restart_the_attempt(trainings: Trainings, whole: P
 
 @pytest.mark.long
 def test_after_the_heads_end_the_same_submit_goes_on(trainings: Trainings, long_whole: Path) -> None:
-    """Ray's head has all that Ray knows: without another store the job ends with it. The run does not."""
+    """Ray's head holds all of Ray's state: without an external store the job ends with it, but the run goes on."""
     run = trainings.run_of("headless")
     job = trainings.start(run, *LONG)
     trainings.wait_for(run, 12, job)

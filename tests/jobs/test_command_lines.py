@@ -1,4 +1,4 @@
-"""What is typed is answered at once: flags need none of the libraries that the work needs."""
+"""Command lines answer at once: flags need none of the libraries that the work needs."""
 
 import subprocess
 import sys

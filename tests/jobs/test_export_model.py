@@ -1,4 +1,4 @@
-"""What others load: a checkpoint as a folder that gives the same pictures, and a card whose numbers are the run's."""
+"""An exported folder gives others the same pictures, and its card has the run's numbers."""
 
 import json
 import os
@@ -186,7 +186,7 @@ def test_the_cards_numbers_are_the_runs(trained: TrainedRun, tmp_path: Path) -> 
 def test_a_run_whose_recipe_has_changed_is_exported_from_its_newest_stage_each_as_it_was_trained(
     trained: TrainedRun, tmp_path: Path
 ) -> None:
-    """A stage that was added later, and a setting of the first one that was changed after it was trained."""
+    """A stage was added later, and a setting of the first stage was changed after its training."""
     run, recipe = tmp_path / "demo", trained.paths.recipe
     shutil.copytree(trained.paths.run, run)
     shutil.copytree(run / "stage1", run / "stage2")

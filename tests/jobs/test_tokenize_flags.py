@@ -1,4 +1,4 @@
-"""What `jobs/tokenize.py` takes from its flags, and what it leaves to the recipe."""
+"""`jobs/tokenize.py` takes the flags that are given, and leaves all other settings to the recipe."""
 
 from dataclasses import replace
 from importlib import import_module

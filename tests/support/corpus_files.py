@@ -1,4 +1,4 @@
-"""Corpora as other tools write them, and what is read of them."""
+"""Corpora as other tools write them, and the samples that are read from them."""
 
 import json
 import tarfile
@@ -53,7 +53,7 @@ def assert_whole(corpus: Corpus) -> None:
 
 
 def write_img2dataset(folder: Path, output_format: str) -> None:
-    """What img2dataset leaves of a shard with three pictures and a failed download."""
+    """Writes the files of an img2dataset shard with three pictures and a failed download."""
     rows: list[dict[str, Any]] = [
         {"caption": caption, "key": f"00000{row:04d}", "status": "success", "error_message": None, "url": "http://x"}
         for row, caption in enumerate(CAPTIONS)

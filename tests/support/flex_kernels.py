@@ -34,7 +34,7 @@ HEAD_DIM, ROWS, NUM_TEXT, NUM_VISUAL, SAMPLE = 128, 2, 192, 320, 77
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the compiler asks of a GPU type: from NVIDIA's tuning guides of its architecture."""
+    """The figures of a GPU type that the compiler needs, from NVIDIA's tuning guides of its architecture."""
 
     capability: tuple[int, int]
     multi_processors: int

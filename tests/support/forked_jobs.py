@@ -1,7 +1,7 @@
 """Jobs as processes that are forked from one which has imported what jobs import: that saves six seconds of CPU each.
 
-In all else such a job is what the command line starts: a process of its own, with the given words, environment and
-working directory. Whether the command line itself starts a job, other tests say.
+Otherwise such a job equals one from the command line: a process of its own, with the given words, environment and
+working directory. Other tests cover the command line itself.
 """
 
 import os

@@ -27,7 +27,7 @@ def tokenize_plainly(
     config: TokenizationConfig = CONFIG,
     **how: Any,
 ) -> Manifest:
-    """Everything that the job does with a corpus but encode its pictures."""
+    """Does everything that the job does with a corpus, except encoding its pictures."""
     corpus, writer = corpus_in(corpus_folder, **how), Writer(str(output), FINGERPRINT)
     books: list[ShardStatistics] = []
     failed: dict[str, str] = {}

@@ -70,7 +70,7 @@ class SmallCluster:
         )
 
     def stop(self) -> None:
-        """At once: a cluster of tests has nothing to save, and an orderly end takes half a minute."""
+        """Kills the cluster at once: it has nothing to save, and an orderly end takes half a minute."""
         self.prometheus.stop()
         processes = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
         for process in processes:

@@ -55,7 +55,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTok
 
 
 def corpus() -> list[str]:
-    """English, Chinese, code, emoji, marks, and what is no valid text."""
+    """English, Chinese, code, emoji, marks, and invalid text."""
     texts = [
         "Hello, world 2026! It's I'LL we've 3.14159",
         "墨镜笑脸：你好，世界。繁體字「引號」　全形空格",

@@ -1,4 +1,4 @@
-"""What the benchmark compares does the same work: else its ratios would mean nothing."""
+"""All variants of the benchmark do the same work: otherwise its ratios would mean nothing."""
 
 import pytest
 import torch

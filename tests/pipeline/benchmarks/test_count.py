@@ -1,4 +1,5 @@
-"""What a step of `mars_7b` asks of host and network stays within its bounds, by real code on fake ranks."""
+"""The host's time and the network traffic of a step of `mars_7b` stay within bounds, counted by real code on fake
+ranks."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Every part of the benchmark for a GPU runs in its small form on a CPU, and none takes the others with it."""
+"""Every part of the benchmark for a GPU runs in its small form on a CPU, and a part that fails does not end the
+others."""
 
 import json
 import multiprocessing

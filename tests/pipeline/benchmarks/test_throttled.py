@@ -1,4 +1,4 @@
-"""Predicted steps are held against measured ones behind throttled links."""
+"""Predicted steps are compared with measured ones behind throttled links."""
 
 import os
 import shutil

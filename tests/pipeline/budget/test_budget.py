@@ -1,4 +1,4 @@
-"""What the budget's report, forecast, limits and plan say is what a ledger and a recipe hold."""
+"""The budget's report, forecast, limits and plan agree with the ledger and the recipe."""
 
 import json
 from pathlib import Path
@@ -160,7 +160,7 @@ def step_of(work: StageWork) -> tuple[float, dict[str, Any]]:
 
 
 def test_after_a_fifth_the_forecast_is_within_a_tenth_of_the_end(tmp_path: Path) -> None:
-    """Failures on the way, and two stages that have not begun, whose FLOP are cheaper."""
+    """The ledger has failures, and two stages that have not begun, whose FLOP are cheaper."""
     recipe = load_recipe("mars_1b", ("stages.0.steps=200", "stages.1.steps=40", "stages.2.steps=60"))
     works = planned_work(recipe)
     prices = [step_of(work)[0] / sum(kind.samples * kind.flop.total for kind in work.kinds) for work in works]

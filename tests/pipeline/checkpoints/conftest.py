@@ -1,4 +1,4 @@
-"""Where the tests of checkpoints keep them."""
+"""The folders in which the tests of checkpoints keep them."""
 
 from pathlib import Path
 

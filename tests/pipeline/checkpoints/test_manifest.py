@@ -114,7 +114,7 @@ def test_one_changed_bit_is_found_where_it_is_read(tmp_path: Path) -> None:
 
 
 def test_a_manifest_from_before_picture_positions_is_read_and_keeps_its_hash(tmp_path: Path) -> None:
-    """Or runs that began before could not go on."""
+    """Otherwise runs that began before could not go on."""
     url = str(tmp_path)
     path = tmp_path / make(url, 15) / "manifest.json"
     now = newest_complete(url).manifest

@@ -1,4 +1,4 @@
-"""Whoever plans on a GPU gets the figures of its data sheet, or is told that they are not known."""
+"""A plan on a GPU uses the figures of its data sheet, or is refused because they are unknown."""
 
 import pytest
 

@@ -24,7 +24,7 @@ MAX_CPU_S = 0.25
 
 
 def packages_loaded_by(*modules: str) -> tuple[set[str], float]:
-    """What importing them in a fresh process loads beside the standard library, and the CPU seconds it takes."""
+    """The packages that an import in a fresh process loads besides the standard library, and its CPU seconds."""
     command = [sys.executable, "-c", IMPORTED, *modules]
     shown = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     packages, cpu_s = json.loads(shown.stdout)

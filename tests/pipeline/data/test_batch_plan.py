@@ -1,4 +1,4 @@
-"""What a step trains on depends on its number alone; its weights make the loss a mean over the whole step."""
+"""The samples of a step depend on its number alone; its weights make the loss a mean over the whole step."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -81,7 +81,7 @@ def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens: Path, tmp_pat
 
 
 def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a step reads had been asked for in the step before, or earlier."""
+    """Everything that a step reads was requested in the previous step or earlier."""
     begun: list[str] = []
     fetch = ShardFetcher._fetch
 

@@ -18,7 +18,7 @@ def test_the_captions_are_as_long_as_said() -> None:
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("world_size", [8, 64])
 def test_at_most_three_percent_is_padding_at_mars_7b(stage: int, world_size: int) -> None:
-    """And of the time that ranks in step with each other spend, at most a tenth is waiting."""
+    """Ranks that wait for each other in every layer waste at most a tenth of their time."""
     plan = plan_of_mars_7b(stage)
     tokens = padded = samples = 0
     slowest: dict[tuple[int, Kind], int] = {}

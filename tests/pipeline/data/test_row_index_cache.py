@@ -69,7 +69,7 @@ def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSe
 
 
 def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tmp_path: Path) -> None:
-    """As a csv, or a column of several types, leaves them: shards with other types beside them."""
+    """A csv, or a column of several types, leaves numbers as text, in shards beside others with real numbers."""
     values: list[list[Any]] = [[6.5, 4.0, 7.0], [None] * 3, ["6.1", None, "n/a"], ["7", 6.2, "none"]]
     write_tokens(tmp_path / "tokens", shards=len(values), rows=3)
     for number, scores in enumerate(values):

@@ -1,4 +1,4 @@
-"""The composition score is of pairs that training never saw, and counts what it says."""
+"""The composition score measures pairs that training never saw, as it is defined."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ def test_a_tenth_of_the_pairs_is_held_out_and_every_subject_and_tone_is_still_se
 
 
 def test_a_held_out_pairs_name_is_not_a_seen_ones(drawings: list[Drawing]) -> None:
-    """Else the model was told what it should have to compose."""
+    """Otherwise training would tell the model what it should compose."""
     names = {
         name: {text for one in drawings if one.composition == name for text in (one.caption_en, one.caption_zh)}
         for name in (SEEN, UNSEEN)

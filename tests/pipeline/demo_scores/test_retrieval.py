@@ -1,4 +1,4 @@
-"""Whether a model knows its drawings by heart, scored from its generated pictures."""
+"""The retrieval score shows if a model memorised its drawings."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What is said of the language expert is measured on text that it never saw, and shows a change where there is one."""
+"""Text drift is measured on text that the language expert never saw, and shows a change if there is one."""
 
 import json
 import math

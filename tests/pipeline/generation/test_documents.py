@@ -27,7 +27,7 @@ HOT = Sampling(temperature=3.0)
 
 
 def eager_model() -> MarsForCausalLM:
-    """One that opens pictures of all roles often, and ends now and then."""
+    """A model that often opens pictures of all roles, and sometimes ends."""
     model = random_model()
     hidden = model.model(torch.tensor([[*range(40, 60)]])).last_hidden_state[0].mean(0)
     for role in Role:
@@ -50,7 +50,7 @@ def of_one(segments: list) -> list[int]:
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(8))
 def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch: pytest.MonkeyPatch, seed: int, scale: float) -> None:
-    """Told from what the decoder was fed, row by row, and not from the result."""
+    """The test checks the ids that the decoder ran, row by row, and not the result."""
     model = eager_model()
     vocabulary = model.config.vocabulary
     fed: dict[int, list[tuple[int, int]]] = {row: [] for row in range(len(PROMPTS))}
@@ -148,7 +148,7 @@ def test_documents_end_at_the_end_id_and_at_their_limits() -> None:
 
 
 def test_an_untrained_model_opens_no_picture_in_plain_text(base: Qwen2ForCausalLM) -> None:
-    """At the start an opener is the mean word: likelier than none, likeliest nowhere."""
+    """At the start an opener has the mean word's row, so it is nowhere the most likely id."""
     model = MarsForCausalLM.from_language_expert(base, CODEBOOK).eval()
     share = opener_share(model, plain_texts(50))
     assert share.greedy == 0

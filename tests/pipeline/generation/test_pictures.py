@@ -85,7 +85,7 @@ def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model: Mar
 def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(
     model: MarsForCausalLM, group_size: int, prompt: list[int]
 ) -> None:
-    """The mask of a group, positions and openers are those of training, or pictures would come out as others."""
+    """The mask of a group, positions and openers must be those of training: otherwise pictures would differ."""
     builder = builder_of(model)
     made = drawing(model, GREEDY, high(group_size)).draw([prompt, [15]], [0, 0])
     sequence = builder.high_resolution(prompt, made.codes[0], high_codes(made)[0], Role.HIGH_1, group_size)
@@ -165,7 +165,7 @@ def test_guidance_mixes_the_logits_of_both_contexts(model: MarsForCausalLM) -> N
 
 
 def test_a_picture_step_runs_the_visual_expert_only(model: MarsForCausalLM) -> None:
-    """Twice the time otherwise."""
+    """Otherwise a step would take twice the time."""
     calls: dict[str, int] = {}
 
     def count(name: str) -> Callable:
@@ -209,7 +209,7 @@ def test_the_head_runs_over_codes_alone_while_a_picture_is_drawn(
 @pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size: int) -> None:
-    """What a CUDA graph needs; made here without a GPU."""
+    """A CUDA graph needs this. The test makes the graph without a GPU."""
     torch.compiler.reset()
     generator = drawing(model, Sampling(top_p=0.9, guidance_scale=2.0), high(group_size))
     expected = generator.draw(PROMPTS, [1, 2, 3])
@@ -223,7 +223,7 @@ def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size:
 
 
 def test_all_that_the_benchmark_compares_draw_the_same_pictures() -> None:
-    """Or its ratios would compare different work."""
+    """Otherwise its ratios would compare different work."""
     lines: list[str] = []
     benchmark = GenerationBenchmark(small_config(), batch_size=2, text_ids=5, num_codes=8, rounds=2)
     figures = measure_generation(benchmark, torch.device("cpu"), lines.append)

@@ -1,4 +1,4 @@
-"""What may be drawn, and how often, is as transformers has it."""
+"""The ids that may be drawn, and their probabilities, equal those of transformers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.generation.sampling import GREEDY, Sampling, choose, uniform_numbe
 
 
 def shares(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
-    """How often each choice comes, over all numbers at equal distances: its probability, to 1e-4."""
+    """The share of each choice over evenly spaced random numbers: its probability, to 1e-4."""
     uniform = torch.arange(20_000) / 20_000
     chosen = choose(logits.expand(len(uniform), -1), sampling, uniform)
     return torch.bincount(chosen, minlength=len(logits)) / len(uniform)
@@ -38,7 +38,7 @@ def test_no_number_chooses_what_has_no_probability() -> None:
 
 
 def test_more_numbers_of_a_seed_begin_with_the_same_ones() -> None:
-    """So a base picture stays the same where a high-resolution one follows."""
+    """So a base picture stays the same if a high-resolution one follows."""
     few, many = (uniform_numbers([5, 6], count, torch.device("cpu")) for count in (9, 5000))
     assert torch.equal(few, many[:, :9])
     assert not torch.equal(few[0], few[1])

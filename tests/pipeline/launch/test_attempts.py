@@ -1,4 +1,4 @@
-"""When a stage is tried again, when it is given up, and at how many workers it goes on."""
+"""A stage is retried, given up, and resumed with fewer workers as its settings say."""
 
 import os
 import signal
@@ -133,7 +133,7 @@ def assert_set(event: threading.Event) -> None:
 
 
 def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains() -> None:
-    """While the job waits for nodes, nobody would hear of it: it ends at once."""
+    """While the job waits for nodes, no worker could receive the request, so the job ends at once."""
     with recording_sigterm() as known:
         os.kill(os.getpid(), signal.SIGTERM)
         assert known.requested.wait(5)

@@ -1,4 +1,4 @@
-"""How a tokenization ends, and what its user is told."""
+"""A tokenization ends with the right exit code, and its user learns why."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -31,7 +31,7 @@ def attempt_of(name: str = "train_stage-1-a", number: int = 1, stage: str = "1")
 
 
 class Clock:
-    """One that a test moves."""
+    """A clock that a test moves."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -63,7 +63,7 @@ def test_a_clock_that_jumps_changes_no_duration_and_is_told_of(tmp_path: Path) -
 
 
 def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_path: Path) -> None:
-    """The time in between was held, too, and has been measured: it is one machine's clock."""
+    """The devices were held in between, too, and that time is measured: both keepers use one machine's clock."""
     clock, wall = Clock(0.0), Clock(5e8)
     account = account_at(clock, wall)
     account.look(DevicesNow(4, "A100"))
@@ -184,7 +184,7 @@ class Driver:
         self.process = subprocess.Popen(words, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True)
 
     def ledger_pid(self) -> int:
-        """Once it holds its CPUs."""
+        """The keeper's pid, once it holds its CPUs."""
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 

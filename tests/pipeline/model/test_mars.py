@@ -101,7 +101,8 @@ def test_embedding_noise_parts_the_codes_and_is_the_same_on_every_rank(base: Qwe
 
 
 def ids_with_pictures(mars: MarsForCausalLM, shape: tuple[int, ...] = (3, 17)) -> torch.Tensor:
-    """Text, then a picture that begins elsewhere in each row, and is still open at the end of the first two rows."""
+    """Text, then a picture that begins at another place in each row, and is still open at the end of the first two
+    rows."""
     vocabulary, ids = mars.config.vocabulary, random_ids(TEXT_VOCAB, shape)
     codes = random_ids(CODEBOOK, shape) + TEXT_VOCAB
     for row, start in enumerate((2, 6, 1)):
@@ -113,7 +114,7 @@ def ids_with_pictures(mars: MarsForCausalLM, shape: tuple[int, ...] = (3, 17)) -
 
 @pytest.mark.parametrize("given", [True, False])
 def test_cached_generation_equals_uncached(mars: MarsForCausalLM, given: bool) -> None:
-    """What the cache has met of a picture is counted on from, whether the caller says where it is or not."""
+    """Picture positions continue from the cache, with and without positions from the caller."""
     ids = ids_with_pictures(mars)
     whole = mars(ids).logits
     positions = picture_positions(ids, mars.config.vocabulary.opener(Role.BASE))

@@ -1,4 +1,4 @@
-"""What users of transformers do with an export works, or is refused by name."""
+"""The usual uses of a transformers model work with an export, or are refused by name."""
 
 from pathlib import Path
 

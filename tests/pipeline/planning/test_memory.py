@@ -96,7 +96,7 @@ def test_a_layer_keeps_what_autograd_keeps_of_it(
 @pytest.mark.parametrize("every", [0, 1, 2])
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)
 def test_recomputed_layers_keep_their_inputs_alone(every: int, kind: Kind) -> None:
-    """By the difference that four layers make: what comes but once is not autograd's alone."""
+    """Measured by the difference that four layers make, because other tensors occur once whatever the layers."""
     real, planned = [], []
     for layers in (2, 2 + LAYERS):
         config = small_config(hidden_size=64, num_hidden_layers=layers)
@@ -171,7 +171,7 @@ def test_states_agree_with_the_table_on_paper() -> None:
 
 
 def test_the_fullest_moment_can_be_the_start() -> None:
-    """DeepSpeed partitions what is whole on the device before."""
+    """The whole model is on the device before DeepSpeed partitions it."""
     counts = count_parameters(GEOMETRIES["qwen_7b"])
     plans = [
         memory_plan(GEOMETRIES["qwen_7b"], counts, STAGE, ZeroConfig(3), ranks, [], use_gpu=False)

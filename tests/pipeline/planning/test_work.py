@@ -1,4 +1,4 @@
-"""What a stage is expected to take is what its steps then take."""
+"""The expected work of a stage is that of its real steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_text_to_image_pair_takes_about_11_tflop_at_qwen_7bs_geometry() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(number: int) -> None:
-    """Of mars_7b's stages, packed, dealt and collated by the loader, with captions of 77 ids on average."""
+    """Steps of mars_7b's stages are packed, dealt and collated by the loader, with captions of 77 ids on average."""
     plan = plan_of_mars_7b(number)
     expected = stage_work(QWEN_7B, plan.stage, LENGTHS, RANKS)
     tokens, flop = dict.fromkeys(Kind, 0.0), dict.fromkeys(Kind, 0.0)

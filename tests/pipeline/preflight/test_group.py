@@ -1,4 +1,4 @@
-"""A measurement that fails or hangs does not take the others with it."""
+"""A measurement that fails or hangs does not end the others."""
 
 import time
 from collections.abc import Sequence

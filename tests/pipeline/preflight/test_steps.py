@@ -33,7 +33,7 @@ STAGE_2 = STAGE_1 | {Kind.HIGH_RESOLUTION}
 
 @dataclass(frozen=True)
 class Measured:
-    """What rank 0 measured: the network, a stage, and one in which rank 1 computes otherwise the second time."""
+    """Rank 0's measurements: the network, a stage, and a stage in which rank 1 computes otherwise the second time."""
 
     network: list[RankReport]
     good: StageReport

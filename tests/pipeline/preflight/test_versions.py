@@ -1,4 +1,4 @@
-"""A node whose environment is another one than the others' is named before it spoils a run."""
+"""A node whose environment differs from the others' is named before it spoils a run."""
 
 from importlib import metadata
 

@@ -1,4 +1,4 @@
-"""What is asked of generation fits what the run was trained for, or is refused with what to do."""
+"""A request fits the run's training, or is refused with what to do."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What was generated is kept: pictures, their index, the grid and the page agree."""
+"""Generated results are kept: pictures, their index, the grid and the page agree."""
 
 import base64
 import json

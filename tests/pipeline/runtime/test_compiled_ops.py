@@ -47,7 +47,7 @@ def test_without_a_lock_nothing_is_said(lock: Path) -> None:
 
 
 def test_each_environment_compiles_into_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else two checkouts take turns compiling the op at every stage, and wait for each other's lock."""
+    """Otherwise two checkouts take turns compiling the op at every stage, and wait for each other's lock."""
     folders = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""A small stage, its inputs, and what comes of it where nothing disturbs it."""
+"""A small stage, its inputs, and its undisturbed result."""
 
 from dataclasses import replace
 from functools import cache

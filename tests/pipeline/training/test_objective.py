@@ -216,7 +216,7 @@ def test_the_head_allows_what_the_state_allows(mars: MarsForCausalLM) -> None:
 
 @pytest.mark.parametrize("state", [State.TEXT, State.CODES, None])
 def test_the_loss_and_decoding_find_an_id_at_the_same_place(mars: MarsForCausalLM, state: State | None) -> None:
-    """What the loss takes for an id's logit is what decoding turns back into that id."""
+    """The loss and decoding use the same index for the logit of an id."""
     vocabulary = mars.config.vocabulary
     allowed = vocabulary.allowed(state)
     ids = allowed.ids(torch.arange(mars.head(torch.zeros(1, mars.config.hidden_size), state).shape[-1]))

@@ -1,4 +1,4 @@
-"""A stage that is interrupted goes on as if nothing had been, from the newest checkpoint that is good."""
+"""An interrupted stage resumes from the newest good checkpoint, with the results of an uninterrupted one."""
 
 import shutil
 from dataclasses import replace
@@ -163,7 +163,7 @@ def test_ranks_that_do_not_see_one_folder_are_told_so_before_they_train(run: Sta
 
 
 def test_a_stage_goes_on_when_the_one_before_it_is_gone(run: StageRun, undisturbed: Undisturbed) -> None:
-    """And does not read its weights again: its own checkpoint has all of them."""
+    """It does not read the previous stage's weights again: its own checkpoint has all of them."""
     first = copied(undisturbed()[0], run)
     second = replace(named(run, "stage2"), stage_number=2, initial_checkpoint=finished_checkpoint(first.checkpoints))
     second = replace(second, samples=None)

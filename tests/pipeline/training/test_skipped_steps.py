@@ -105,7 +105,7 @@ def test_a_stage_whose_last_steps_were_skipped_is_finished_only_if_its_weights_c
 
 @pytest.mark.long
 def test_a_stage_that_diverged_at_its_end_is_not_finished(run: StageRun) -> None:
-    """Finite losses, ten thousand times the usual: a try is judged by what was usual before."""
+    """The losses are finite, but ten thousand times the usual one: tried steps are compared with earlier losses."""
     stage = replace(STAGE, steps=20, end_after=4, roll_back_after=0, save_every_steps=4, validate_every_steps=0)
     run = replace(run, stage=stage, samples=None, held_out=())
     on_ranks(2, run, before_step=partial(poison, range(19, 100), "spike"))

@@ -71,7 +71,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pyte
 def test_a_tracker_that_fails_is_told_of_once_and_opened_again_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk, a service that is down: neither is worth a training."""
+    """Neither a full disk nor a service that is down may end a training."""
     told: list[str] = []
     seen: list[int] = []
     broken = [True]

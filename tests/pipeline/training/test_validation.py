@@ -1,4 +1,4 @@
-"""What validation tells is what its names say, over all held-out rows and nothing else."""
+"""Validation's figures are what their names say, over all held-out rows and nothing else."""
 
 import math
 from collections.abc import Iterator

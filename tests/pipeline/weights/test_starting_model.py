@@ -126,7 +126,7 @@ def test_the_job_makes_a_runs_start_and_samples_beyond_the_training_length_are_r
 
 
 def test_a_starting_model_is_made_again_of_the_same_expert_in_fewer_files(tmp_path: Path) -> None:
-    """And what a killed attempt left behind before its first record is no hindrance."""
+    """Files that a killed attempt left before its first record do not matter."""
     config, out = qwen7b.SMALL, tmp_path / "start"
     weights = qwen7b.random_weights(config)
     out.mkdir()

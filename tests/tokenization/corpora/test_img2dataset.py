@@ -1,4 +1,4 @@
-"""What img2dataset writes is read, in each of its formats."""
+"""The output of img2dataset is read, in each of its formats."""
 
 from pathlib import Path
 

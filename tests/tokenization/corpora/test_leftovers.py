@@ -1,4 +1,4 @@
-"""What is no part of a corpus is counted, and what was meant as one is called by its name."""
+"""Files that are not part of a corpus are counted, and files that were meant as one are named."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A shard of which nearly nothing can be used is told of at once, with the likely cause."""
+"""A shard of which nearly nothing can be used is reported at once, with the likely cause."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which text becomes a sample's caption, and what is said where there is none."""
+"""The right text becomes a sample's caption, and a sample without one is rejected with the reason."""
 
 import hashlib
 from collections import Counter

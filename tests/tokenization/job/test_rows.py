@@ -1,4 +1,4 @@
-"""What a row of tokens is made of, and what becomes of a damaged one."""
+"""Rows of tokens have the right values, and damaged samples become rejects."""
 
 import io
 import json
