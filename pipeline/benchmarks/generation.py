@@ -142,7 +142,7 @@ def variants(benchmark: GenerationBenchmark, device: torch.device) -> dict[str, 
     def high_codes(group_size: int) -> Run:
         def run() -> tuple[float, np.ndarray]:
             by_group[group_size].read(prompts, base, seeds)
-            return _timed(by_group[group_size].go_on, device)
+            return _timed(by_group[group_size].generate_high, device)
 
         return run
 

@@ -123,7 +123,7 @@ class PictureGenerator:
 
     @torch.no_grad()
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
-        """Runs prompts and their given base pictures, int64 [B, N]. `go_on` then generates the high resolution."""
+        """Runs prompts and their given base pictures, int64 [B, N]. `generate_high` then adds the high resolution."""
         self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
         codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
@@ -132,7 +132,7 @@ class PictureGenerator:
         self._last_codes = codes_BN[:, -1:]
 
     @torch.no_grad()
-    def go_on(self) -> np.ndarray:
+    def generate_high(self) -> np.ndarray:
         """Generates the high-resolution codes [B, M] for the pictures that were read, as `draw` does."""
         return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
 

@@ -54,12 +54,12 @@ class StageMonitor(Monitor[StepFigures]):
             measured = "  ".join(f"{name} {value:.2f}" for name, value in figures.validation.items())
             self._keep(f"{self._name}  step {figures.step}  held out: {measured}")
         if figures.step % self._log_every == 0 or figures.step == self._steps:
-            self._hand_on()
+            self._write_figures()
 
     @ray.method
     def flush(self) -> None:
         """Logs and writes the figures since the last logged line."""
-        self._hand_on()
+        self._write_figures()
 
     @ray.method
     def joined(self, rank: int, worker: ActorHandle[object], where: str) -> None:
@@ -95,7 +95,7 @@ class StageMonitor(Monitor[StepFigures]):
             if stop:
                 self._watch.request_stop(StopRequest("budget", stop))
 
-    def _hand_on(self) -> None:
+    def _write_figures(self) -> None:
         if not self._recent:
             return
         self._keep(f"{self._name}  {summary_line(self._recent, self._steps)}")

@@ -19,7 +19,7 @@ from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here, say_what_is_short
+from pipeline.runtime.placement import actor_here, say_shortage
 from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
 from pipeline.training.stage_run import StageRun
@@ -95,7 +95,7 @@ class StageLaunch:
         limits = limits_of(self.paths, number, self.budget)
         with ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits) as ledger:
             monitor = actor_here(StageMonitor).remote(self.paths.recipe.name, number, run.stage, run.output, ledger)
-            say_what_is_short(scaling.num_cpus, scaling.num_gpus)
+            say_shortage(scaling.num_cpus, scaling.num_gpus)
             # Ray Train resumes a run whose name it knows.
             name = f"stage{number}-{os.urandom(4).hex()}"
             group = worker_group(StageWorker(run, monitor), scaling, name, run.output / "ray_train")
@@ -138,10 +138,10 @@ def announce(run: StageRun, recipe: Recipe) -> None:
     if run.initial_checkpoint:
         say(f"stage {number}: starts from the weights of {run.initial_checkpoint}")
     if recipe.zero.zero_stage == 3 and not is_starting_model(run.initial_model):
-        _say_what_is_loaded_whole(number, run.initial_model)
+        _warn_of_whole_load(number, run.initial_model)
 
 
-def _say_what_is_loaded_whole(number: int, folder: Path) -> None:
+def _warn_of_whole_load(number: int, folder: Path) -> None:
     files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
     whole_bytes = sum(path.stat().st_size for path in files)
     if whole_bytes > WORTH_A_STARTING_MODEL:

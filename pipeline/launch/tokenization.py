@@ -75,9 +75,9 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     check_gpus(workers.use_gpu)
     fingerprint = prepare_output(corpus, output, config, tools)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
-    _say_what_is_ignored(corpus)
+    _say_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
-        _say_what_is_missing(workers)
+        _say_missing_resources(workers)
         report = ProgressReporter(ledger)
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
@@ -108,14 +108,14 @@ def check_resources(workers: Workers) -> None:
         )
 
 
-def _say_what_is_missing(workers: Workers) -> None:
+def _say_missing_resources(workers: Workers) -> None:
     total = ray.cluster_resources()
     for name, amount in (workers.reader_actor | workers.encoder_actor).items():
         if total.get(name, 0) < amount:
             say_error(f"tokenize: waiting for {amount:g} {name}; the cluster has {total.get(name, 0):g} in all")
 
 
-def _say_what_is_ignored(corpus: Corpus) -> None:
+def _say_ignored(corpus: Corpus) -> None:
     """Names archives and tables that lie beside the shards: they may have been meant."""
     for name in corpus.ignored.get(UNREAD, [])[:NAMES_SHOWN]:
         say_error(f"{name!r} is not read: it is not a shard of layout {corpus.layout}")

@@ -20,7 +20,7 @@ from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here, reserved, say_what_is_short
+from pipeline.runtime.placement import actor_here, reserved, say_shortage
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
@@ -83,7 +83,7 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
         if not measure_only:
             monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
             worker = VqganWorker(config, corpus, paths.vq, monitor)
-            say_what_is_short(scaling.num_cpus, scaling.num_gpus)
+            say_shortage(scaling.num_cpus, scaling.num_gpus)
             with relaying_messages(monitor), raising_errors_of_workers():
                 worker_group(worker, scaling, "vqgan", paths.vq / "ray_train").fit()
         by_size = _measured(recipe, paths, corpus)

@@ -117,7 +117,7 @@ class Account:
         """Device-seconds divided by the largest number of devices held at once: the duration if it never changed."""
         return self._device_seconds / self._max_devices if self._max_devices else 0.0
 
-    def look(self, held: DevicesNow) -> None:
+    def record_devices(self, held: DevicesNow) -> None:
         """Records the devices that are held now.
 
         A change between two calls is assumed to have happened in the middle. The end of a killed job, whose keeper may

@@ -61,7 +61,7 @@ class LedgerActor:
         self._days.set_default_tags(tags)
         self._share.set_default_tags(tags)
         self._others = self._spent_by_others()
-        self._look()
+        self._record_devices()
         self._write("heartbeat" if self._rows.last else "start")
         threading.Thread(target=self._keep, name="ledger", daemon=True).start()
 
@@ -73,14 +73,14 @@ class LedgerActor:
     @ray.method
     def train_step(self, figures: StepFigures) -> tuple[list[str], str]:
         """Counts a training step. Returns warnings about limits; see `LimitWatch.check`."""
-        self._look()
+        self._record_devices()
         with self._lock:
             self._account.train_step(figures)
         return self._limits.check(self._spent())
 
     @ray.method
     def working(self) -> None:
-        self._look()
+        self._record_devices()
         with self._lock:
             self._account.working()
 
@@ -100,7 +100,7 @@ class LedgerActor:
 
     def _end(self, outcome: str) -> str:
         self._ended.set()
-        self._look()
+        self._record_devices()
         for _ in range(LAST_WRITES):
             self._write(f"end: {outcome}")
             if not self._problem:
@@ -114,7 +114,7 @@ class LedgerActor:
         pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, min_s), max_s)
         due, beats = time.monotonic() + self._heartbeat_s, 0
         while not self._ended.wait(pause_s):
-            self._look()
+            self._record_devices()
             if self._over:
                 self._end("killed")
                 ray.kill(ray.get_runtime_context().current_actor)
@@ -139,7 +139,7 @@ class LedgerActor:
             if limit:
                 self._share.set(days / limit, {"scope": scope})
 
-    def _look(self) -> None:
+    def _record_devices(self) -> None:
         """Records the devices that are held now, if Ray answers."""
         try:
             held = self._held.now()
@@ -147,7 +147,7 @@ class LedgerActor:
             self._problem = f"Ray does not say what the job holds: {type(error).__name__}: {error}"
             return
         with self._lock:
-            self._account.look(held)
+            self._account.record_devices(held)
             self._over = held.job_ended_ago_s is not None
 
     def _write(self, event: str) -> None:

@@ -106,7 +106,7 @@ def _one_owner(folder: Folder, url: str, nodes: Sequence[Node], limit_s: float) 
     if not nodes:
         return []
     what = f"{folder.purpose}: one owner of several at once"
-    answers = ask({node: partial(storage.claim, url, node.node_id) for node in nodes}, limit_s)
+    answers = ask({node: partial(storage.take_ownership, url, node.node_id) for node in nodes}, limit_s)
     if errors := _errors(what, answers):
         return errors
     owners = [node for node, is_owner in answers.values.items() if is_owner]

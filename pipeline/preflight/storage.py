@@ -59,7 +59,7 @@ def see_and_answer(url: str, token: str, me: str) -> float | None:
     return seconds if seen == token else None
 
 
-def claim(url: str, me: str) -> bool:
+def take_ownership(url: str, me: str) -> bool:
     """Tries to become the owner, as an attempt at a stage does. True for one of all that try."""
     return open_storage(url).swap(OWNER, None, me)
 

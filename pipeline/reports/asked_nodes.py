@@ -43,10 +43,10 @@ def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, 
             markup=False,
         )
     actors = {"encoders": workers.num_encoders, "readers": workers.max_readers}
-    return actors | ({"cluster": say_nodes(console, file, [encoders, readers])} if file else {})
+    return actors | ({"cluster": print_nodes(console, file, [encoders, readers])} if file else {})
 
 
-def say_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> dict[str, Any]:
+def print_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -> dict[str, Any]:
     """Prints which nodes a cluster starts for `demands`, and returns them as plain values.
 
     Raises:

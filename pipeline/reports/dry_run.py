@@ -14,9 +14,9 @@ from pipeline.errors import UsageError
 from pipeline.planning.recipe_plan import PlannedStage, RecipePlan, plan_recipe
 from pipeline.planning.tokenization_work import tokenization_work
 from pipeline.planning.work import KindWork
-from pipeline.reports.asked_nodes import say_nodes, training_demand
+from pipeline.reports.asked_nodes import print_nodes, training_demand
 from pipeline.reports.generation_note import generation_note
-from pipeline.reports.prediction import say_prediction
+from pipeline.reports.prediction import print_prediction
 from pipeline.runtime.terminal import tables_to
 
 MEMORY_NOTES = {
@@ -64,8 +64,8 @@ def dry_run(
         console.print(generation_note(plan), markup=False)
         days = _tokenization_days(recipe, plan) if len(plan.stages) == len(recipe.stages) else 0.0
         numbers = [planned.number for planned in plan.stages]
-        predicted = say_prediction(console, recipe, numbers, plan.device.name, file, days)
-    asked = {"cluster": say_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
+        predicted = print_prediction(console, recipe, numbers, plan.device.name, file, days)
+    asked = {"cluster": print_nodes(console, file, [training_demand(recipe, plan.device.name)])} if file else {}
     return as_object(plan, values, before) | predicted | asked
 
 

@@ -156,9 +156,9 @@ def _fingerprint(paths: RunPaths, name: str) -> Fingerprint:
 def _data(paths: RunPaths, prints: dict[str, Fingerprint]) -> str:
     parts = []
     for name, fingerprint in prints.items():
-        books = json.loads(open_storage(paths.tokens_of(name)).text(MANIFEST_FILE) or "{}")
+        manifest = json.loads(open_storage(paths.tokens_of(name)).text(MANIFEST_FILE) or "{}")
         rows = [
-            ("rows", f"{books['rows_out']:,} of {books['rows_in']:,}"),
+            ("rows", f"{manifest['rows_out']:,} of {manifest['rows_in']:,}"),
             ("codes a picture", f"{fingerprint.num_codes}, high resolution {fingerprint.num_codes_hr or 'none'}"),
         ]
         rows += [(key, f"`{json.dumps(value)}`") for key, value in asdict(fingerprint).items()]

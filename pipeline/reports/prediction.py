@@ -19,7 +19,7 @@ OTHERS = ("A100-40GB", "A100-80GB", "H100")
 """GPUs that are predicted, besides the planned one."""
 
 
-def say_prediction(
+def print_prediction(
     console: Console, recipe: Recipe, numbers: list[int], gpu: str, file: ClusterFile | None, tokenization_days: float
 ) -> dict[str, Any]:
     """Prints the predictions and returns them as plain values; empty if the machines with the GPU are not known.

@@ -47,7 +47,7 @@ def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[Place
         remove_placement_group(group)
 
 
-def say_what_is_short(num_cpus: float, num_gpus: float) -> None:
+def say_shortage(num_cpus: float, num_gpus: float) -> None:
     """Prints a line if the cluster does not have these devices free now, so that workers will wait."""
     free = ray.available_resources()
     for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):

@@ -136,7 +136,7 @@ class StageTraining:
     def _skip(self, done: int, problem: str) -> None:
         """Records that step `done` was skipped, and rolls back if the guard asks for it."""
         self.log(f"step {done} is skipped: {problem}; its samples are in {SKIPPED_FILE}")
-        back = self.checkpoints.go_back(done) if self.guard.must_roll_back else None
+        back = self.checkpoints.roll_back(done) if self.guard.must_roll_back else None
         if self.guard.must_roll_back and back is None:
             self.log("there is no checkpoint to go back to")
         if self.rank == 0:

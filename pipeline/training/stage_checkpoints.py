@@ -67,7 +67,7 @@ class StageCheckpoints:
         self._saved_at = time.monotonic()
         return newest
 
-    def go_back(self, done: int) -> CheckpointManifest | None:
+    def roll_back(self, done: int) -> CheckpointManifest | None:
         """Restores weights and moments from the newest checkpoint of at most `done` steps, or returns None."""
         assert self._writer
         self.wait()

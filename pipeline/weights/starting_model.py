@@ -148,7 +148,7 @@ def make_starting_model(
     Raises:
         InputError: `out` was begun with another language expert or other options, or the disk is too small.
     """
-    record = _claim(out, StartRecord(named, expert.format, options))
+    record = _earlier_or_new_record(out, StartRecord(named, expert.format, options))
     dtype = getattr(torch, options.dtype)
     config = MarsConfig.from_language_expert(expert.config, options.codebook_size, options.model)
     sources = [file for file in expert.tensors.files if any(expert.file_of(name) == file for name in expert.parts)]
@@ -252,7 +252,7 @@ def _mean(words: NewTensor, dtype: torch.dtype) -> Tensor:
     return mean_row((piece.to(dtype) for piece in words.pieces()), num_words(words.shape[0]), words.shape[1])
 
 
-def _claim(out: Path, wanted: StartRecord) -> StartRecord:
+def _earlier_or_new_record(out: Path, wanted: StartRecord) -> StartRecord:
     """Returns the record of an earlier attempt, or writes a new one."""
     out.mkdir(parents=True, exist_ok=True)
     if not is_starting_model(out):

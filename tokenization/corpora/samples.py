@@ -58,7 +58,7 @@ class Ignored:
     """Something in a shard that is part of no sample, such as a hidden file.
 
     Attributes:
-        reason: what it is; the books count by it.
+        reason: what it is; the manifest counts by it.
     """
 
     reason: str

@@ -115,8 +115,8 @@ def tokenize_corpus(
         if idle_passes == PASSES_WITHOUT_PROGRESS:
             message = f"{len(pending)} shards were begun {idle_passes} times, and none was finished"
             raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
-    books = (statistics[shard] for shard in sorted(statistics))
-    return write_manifest(url, books, failed, fingerprint, storage, ignored)
+    in_order = (statistics[shard] for shard in sorted(statistics))
+    return write_manifest(url, in_order, failed, fingerprint, storage, ignored)
 
 
 def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools) -> Fingerprint:

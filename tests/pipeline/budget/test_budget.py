@@ -46,12 +46,12 @@ class Run:
         name = f"{job}-{stage}-{self.number}"
         attempt = Attempt(name, self.number, self.recipe, job, stage, self.device, **limits)
         account = Account(attempt, monotonic=self.clock, wall=lambda: self.now + 1.7e9)
-        account.look(self.held)
+        account.record_devices(self.held)
         return account
 
     def passes(self, account: Account, seconds: float) -> None:
         self.now += seconds
-        account.look(self.held)
+        account.record_devices(self.held)
 
     def train(
         self,

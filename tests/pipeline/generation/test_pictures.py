@@ -117,7 +117,7 @@ def test_a_high_resolution_picture_of_a_base_picture_is_the_one_drawn_with_it(
     generator = drawing(model, sampling, high(4))
     made = generator.draw(PROMPTS, [1, 2, 3])
     generator.read(PROMPTS, made.codes, [1, 2, 3])
-    assert np.array_equal(generator.go_on(), high_codes(made))
+    assert np.array_equal(generator.generate_high(), high_codes(made))
     without = drawing(model, sampling).draw(PROMPTS, [1, 2, 3])
     assert np.array_equal(without.codes, made.codes) and without.high_codes is None
 

@@ -55,7 +55,7 @@ def test_a_clock_that_jumps_changes_no_duration_and_is_told_of(tmp_path: Path) -
     for _ in range(100):
         clock.now += 1
         wall.now += 1 if clock.now < 1050 else -60
-        account.look(DevicesNow(8, "A100"))
+        account.record_devices(DevicesNow(8, "A100"))
     RowWriter(str(tmp_path), "train_stage-1-a").write(account.row("heartbeat"))
     ledger = read_ledger(tmp_path)
     assert ledger.table["gpu_days"].item() == pytest.approx(8 * 99.5 / SECONDS_PER_DAY)
@@ -66,15 +66,15 @@ def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_pa
     """The devices were held in between, too, and that time is measured: both keepers use one machine's clock."""
     clock, wall = Clock(0.0), Clock(5e8)
     account = account_at(clock, wall)
-    account.look(DevicesNow(4, "A100"))
+    account.record_devices(DevicesNow(4, "A100"))
     clock.now = 10
-    account.look(DevicesNow(4, "A100"))
+    account.record_devices(DevicesNow(4, "A100"))
     kinds = {"update_s": 0.25, "flop/captioning": 1e9, "forward_s/captioning": 0.5}
     account.train_step(step(7, **kinds))
     RowWriter(str(tmp_path), "train_stage-1-a").write(account.row("heartbeat"))
     clock.now = 17
     again = account_at(clock, wall, RowWriter(str(tmp_path), "train_stage-1-a").last)
-    again.look(DevicesNow(4, "A100"))
+    again.record_devices(DevicesNow(4, "A100"))
     again.train_step(step(8, **kinds))
     row = again.row("end: done")
     assert row["kinds"] == {"captioning": [1e9, 0.5]}, "without the attempt's first step"
@@ -86,12 +86,12 @@ def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_pa
 def test_time_is_told_apart_into_starting_waiting_checkpoints_and_work() -> None:
     clock = Clock(0.0)
     account = account_at(clock, Clock(0.0))
-    account.look(DevicesNow(2, "A100"))
+    account.record_devices(DevicesNow(2, "A100"))
     clock.now = 31
-    account.look(DevicesNow(2, "A100"))
+    account.record_devices(DevicesNow(2, "A100"))
     account.train_step(step(101))
     clock.now = 40
-    account.look(DevicesNow(2, "A100"))
+    account.record_devices(DevicesNow(2, "A100"))
     account.train_step(step(102, checkpoint_stall_s=3.0, between_steps_s=2.0))
     row = account.row("heartbeat")
     assert (row["starting_seconds"], row["data_wait_seconds"], row["checkpoint_seconds"]) == (30, 0.5, 3)
@@ -127,9 +127,9 @@ def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path: Path) -> None
     for name, started in (("train_stage-1-a", 0.0), ("train_stage-1-b", 50.0)):
         clock, wall = Clock(started), Clock(5e8 + started)
         account = Account(attempt_of(name), monotonic=clock, wall=wall)
-        account.look(DevicesNow(8, "A100"))
+        account.record_devices(DevicesNow(8, "A100"))
         clock.now, wall.now = clock.now + 100, wall.now + 100
-        account.look(DevicesNow(8, "A100"))
+        account.record_devices(DevicesNow(8, "A100"))
         RowWriter(str(tmp_path), name).write(account.row("heartbeat"))
     ledger = read_ledger(tmp_path)
     assert ledger.table["gpu_days"].sum() == pytest.approx(2 * 800 / SECONDS_PER_DAY)

@@ -86,7 +86,7 @@ def test_locks_that_do_not_hold_between_nodes_are_found(shared: Path, monkeypatc
 
 
 def test_two_owners_at_once_are_found(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "claim", lambda url, me: True)
+    monkeypatch.setattr(storage, "take_ownership", lambda url, me: True)
     (found,) = tried(shared)["one owner of several at once"]
     assert found.verdict is Verdict.FAILED and "3 of 3" in found.measured
 

@@ -37,7 +37,7 @@ def test_a_node_with_a_folder_of_its_own_does_not_answer(tmp_path: Path, monkeyp
 
 def test_one_of_many_becomes_the_owner(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda number: storage.claim(str(tmp_path), str(number)), range(8)))
+        claimed = list(pool.map(lambda number: storage.take_ownership(str(tmp_path), str(number)), range(8)))
     assert claimed.count(True) == 1
     assert storage.wait_for_text(str(tmp_path), storage.OWNER) == str(claimed.index(True))
 
