@@ -1,13 +1,12 @@
 """Reads tables that have a row for each picture: JSON lines, csv, parquet."""
 
-import csv
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from tokenization.corpora.csv_rows import check_narrow, csv_records
 from tokenization.corpora.parquet_rows import open_parquet, rows_in
 from tokenization.corpora.samples import MAX_TEXT_BYTES, parse_object
 from tokenization.errors import InputError
@@ -41,13 +40,21 @@ def jsonl_rows(path: Path) -> Iterator[NumberedRow]:
     """Yields line numbers from 1, each with its object, or with a message if it is no object. Skips blank lines.
 
     Raises:
-        InputError: the file is something else, such as a Git LFS pointer.
+        InputError: the file is something else, such as a Git LFS pointer, or UTF-16.
     """
     found = content_of_file(path)
     if found and found is not EMPTY and (found.kind != "text" or found.remedy):
         raise InputError(f"{path.name} has no JSON lines: it is {found}")
+    check_narrow(path)
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        number = 0
+        while line := file.readline(MAX_TEXT_BYTES + 1):
+            number += 1
+            if len(line) > MAX_TEXT_BYTES:
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_TEXT_BYTES)
+                yield number, f"the row has more than {MAX_TEXT_BYTES} bytes"
+                continue
             if not line.strip():
                 continue
             try:
@@ -60,26 +67,24 @@ def csv_rows(path: Path) -> Iterator[NumberedRow]:
     """Yields the last line number of each row, with the row, or with a message.
 
     Raises:
-        InputError: there is no column of file names.
+        InputError: there is no column of file names, two columns have the same name, or the file is UTF-16.
     """
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # else an open quote swallows the rows after it
-        _check_names(path, reader.fieldnames or ())
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield reader.line_num, str(error)
-                continue
-            if None in row or None in row.values():
-                yield reader.line_num, "the row has not as many fields as the first line"
-            elif any("\ud800" <= letter <= "\udfff" for value in row.values() for letter in value):
-                yield reader.line_num, "the row is not UTF-8"
-            else:
-                yield reader.line_num, dict(row)
+    records = csv_records(path)
+    number, names = next(records, (0, list[str]()))
+    if isinstance(names, str):
+        raise InputError(f"{path.name}: its first line: {names}")
+    _check_names(path, names)
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise InputError(f"{path.name} has the column {twice!r} twice; rename one of them")
+    for number, fields in records:
+        if isinstance(fields, str):
+            yield number, fields
+        elif len(fields) != len(names):
+            yield number, "the row has not as many fields as the first line"
+        elif any("\ud800" <= letter <= "\udfff" for value in fields for letter in value):
+            yield number, "the row is not UTF-8"
+        else:
+            yield number, dict(zip(names, fields, strict=True))
 
 
 def parquet_rows(path: Path) -> Iterator[NumberedRow]:

@@ -83,13 +83,21 @@ def parse_object(text: bytes | str) -> dict[str, Any]:
         ValueError: the text is no JSON, no object, or nested too deeply.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_repeats)
         _check_depth(value, MAX_DEPTH)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"it is a {type(value).__name__}, not an object")
     return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _check_depth(value: Any, depth: int) -> None:

@@ -193,16 +193,23 @@ def _high(picture: Picture) -> np.ndarray:
 
 
 def passed_through(sample: Sample, config: TokenizationConfig) -> dict[str, Any]:
-    """The corpus's own columns. A name that the table itself uses gets the prefix `source_`."""
+    """The corpus's own columns. A name that the table itself uses gets the prefix `source_`, and so does one that has
+    that prefix already: a row may have both."""
     # The row already has these: its captions, the source's size, and in img2dataset's tars its key.
     dropped = {"width", "height"} if sample.segment else {*config.caption_columns, "width", "height"}
     if sample.metadata.get("key") == sample.key:
         dropped.add("key")
     return {
-        f"source_{name}" if name in OWN_COLUMNS else readable(name): value
+        f"source_{name}" if _own_name(name) in OWN_COLUMNS else readable(name): value
         for name, value in sample.metadata.items()
         if name not in dropped
     }
+
+
+def _own_name(name: str) -> str:
+    while name.startswith("source_"):
+        name = name.removeprefix("source_")
+    return name
 
 
 def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
