@@ -19,6 +19,8 @@ from tokenization.files.storage import Storage, open_storage
 SHARDS_LOOKED_AT = 3
 """How many files of a detected format must not be its own before the corpus is refused."""
 ENDINGS_SHOWN = 5
+TABLE_SUFFIXES = ("csv", "tsv", "tab", "xlsx", "xls", "ods", "json", "jsonl", "ndjson", "feather", "arrow")
+"""Endings of files that may hold the captions of pictures."""
 
 
 class Corpus:
@@ -95,9 +97,10 @@ class Corpus:
         own = {name: format_class(name).own_files(self._names) for name in CORPUS_FORMATS}
         found = [name for name in own if own[name] and not format_class(name).is_last_resort]
         last = [name for name in own if own[name] and format_class(name).is_last_resort]
-        reasons = {name: self._reason(name, own[name]) for name in found}
-        if len(found) > 1 or last:  # files of another use may have an ending of shards
-            whole = [name for name in found if not reasons[name]]
+        filled = {name: [file for file in own[name] if self.storage.size(file)] for name in found}
+        reasons = {name: self._reason(name, filled[name]) for name in found}
+        if len(found) > 1 or last:  # files of another use may have an ending of shards, and empty ones tell nothing
+            whole = [name for name in found if filled[name] and not reasons[name]]
             found = whole or last or found
         if len(found) > 1:
             raise InputError(f"corpus {self.source.url!r} has files of {' and '.join(found)}; choose with --layout")
@@ -121,7 +124,11 @@ class Corpus:
         """The endings of the folder's files, for the message that it holds no corpus."""
         counts = Counter(suffix_of(name) if "." in name else "" for name in self._names)
         if pictures := sum(map(is_picture, self._names)):
-            return f"; its {pictures} pictures have no captions beside them"
+            tables = [name for name in self._names if suffix_of(name) in TABLE_SUFFIXES]
+            table = (
+                f", and {tables[0]!r} is not read; write it as metadata.csv with a column file_name" if tables else ""
+            )
+            return f"; its {pictures} pictures have no captions beside them{table}"
         shown = [f"{count} {f'.{suffix}' if suffix else 'without ending'}" for suffix, count in counts.most_common()]
         first = self._names[0]
         start = self.storage.read(first, 0, min(START_BYTES, self.storage.size(first)))

@@ -33,7 +33,7 @@ class CorpusFormat(ABC):
     @classmethod
     def why_no_samples(cls, storage: Storage, name: str) -> str:
         """The reason why one of `own_files` holds no samples in spite of its ending, as far as a short look tells; else
-        empty."""
+        empty. Files without a byte are not asked: they tell nothing."""
         return ""
 
     def shards(self, names: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import posixpath
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from tokenization.corpora.corpus_format import CorpusFormat
@@ -13,9 +14,11 @@ from tokenization.corpora.metadata_tables import FILE_NAME, file_column, rows_of
 from tokenization.corpora.named_files import read_picture
 from tokenization.corpora.names import PICTURE_SUFFIXES, TEXT_SUFFIXES, composed, is_picture, stem_of, suffix_of
 from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
+from tokenization.errors import InputError
 from tokenization.files.content import START_BYTES, what_it_is
 from tokenization.files.storage import Storage
 
+ROWS_LOOKED_AT = 100
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -64,6 +67,17 @@ class ImageFolder(PictureFolder):
     def own_files(cls, names: list[str]) -> list[str]:
         tables = METADATA_FILES if any(map(is_picture, names)) else METADATA_FILES[:2]  # a parquet may be a shard
         return [name for name in names if posixpath.basename(name) in tables]
+
+    @classmethod
+    def why_no_samples(cls, storage: Storage, name: str) -> str:
+        try:
+            with storage.local(name) as path:
+                rows = [row for _, row in islice(rows_of(path), ROWS_LOOKED_AT)]
+        except InputError as error:
+            return str(error)
+        if not rows or any(isinstance(row, dict) and file_column(row) for row in rows):
+            return ""
+        return f"{name!r} has no rows with {FILE_NAME}"
 
     def files_read(self, names: list[str]) -> set[str]:
         listed = {name for name, _ in self.listing if name}

@@ -64,7 +64,7 @@ def _by_name(name: str, is_regular: bool, stems: set[str], folders: set[str]) ->
     stem = composed(stem_of(name))
     if re.search(r"(^|/)\d+_stats\.json$", name):
         return METADATA
-    if suffix_of(name) == "parquet" and (stem in stems or stem in folders):
+    if suffix_of(name) == "parquet" and (stem in stems or stem in folders) and is_numbered(stem):
         return METADATA
     if is_picture(name):
         return PICTURE
@@ -73,6 +73,11 @@ def _by_name(name: str, is_regular: bool, stems: set[str], folders: set[str]) ->
     if suffix_of(name) in _PLAIN_SUFFIXES or posixpath.basename(name).lower() in _PLAIN_NAMES:
         return OTHER
     return ""
+
+
+def is_numbered(stem: str) -> bool:
+    """True for the names that img2dataset gives its shards and their metadata: numbers."""
+    return posixpath.basename(stem).isdigit()
 
 
 def _by_content(storage: Storage, name: str) -> str:

@@ -1,6 +1,7 @@
 """Parquet shards with the pictures' bytes in one column, or with their files' names, and captions in others."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ from tokenization.corpora.named_files import read_picture
 from tokenization.corpora.parquet_rows import TooLargeError, open_parquet, rows_in
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError, OutageError
-from tokenization.files.content import one_line, what_file_is
+from tokenization.files.content import START_BYTES, content_of, one_line, what_file_is
 from tokenization.files.ranged_file import RangedFile
 from tokenization.files.storage import Storage
 
 PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "bytes", "content")
+
+ROWS_LOOKED_AT, LOOKED_AT_BYTES = 16, 64 << 20
+"""How much of a shard is looked at before the corpus's layout is decided."""
+SHORTEST_PICTURE = 65
+"""Bytes: longer than a hash, and shorter than a picture of one pixel in nearly all formats."""
 
 
 class ParquetShards(CorpusFormat):
@@ -30,13 +36,17 @@ class ParquetShards(CorpusFormat):
         try:
             with pq.ParquetFile(pa.PythonFile(RangedFile(storage, name))) as file:
                 schema = file.schema_arrow
+                found = [column.name for column in schema if _holds_bytes(column.type)]
+                values = _first_values(file, found) if found else []
         except OutageError:
             raise
         except (pa.ArrowException, OSError, ValueError):
             return ""  # a damaged shard is one of this format
-        if any(_holds_bytes(column.type) for column in schema):
-            return ""
-        return f"{name!r} has no column of pictures; its columns are {_names(schema)}"
+        if not found:
+            return f"{name!r} has no column of pictures; its columns are {_names(schema)}"
+        if values and not any(map(_may_be_picture, values)):
+            return f"{name!r} has no pictures in its columns {', '.join(found)}; its columns are {_names(schema)}"
+        return ""
 
     def settings(self) -> dict[str, Any]:
         return {"image_column": self.source.image_column}
@@ -101,6 +111,27 @@ def _rows(path: Path, picture_column: str, max_bytes: int) -> Iterator[tuple[str
         found = what_file_is(path)
         instead = "" if not found or "parquet" in found else f"{found}; "
         raise InputError(f"no readable parquet ({one_line(error)}); {instead}fetch or write it again") from error
+
+
+def _first_values(file: pq.ParquetFile, columns: list[str]) -> list[Any]:
+    """Values of the first rows that are not empty, cut where they are large. They are read one row at a time, and not
+    at all if the first row group is large."""
+    if not file.num_row_groups:
+        return []
+    group = file.metadata.row_group(0)
+    if sum(group.column(number).total_uncompressed_size for number in range(group.num_columns)) > LOOKED_AT_BYTES:
+        return []
+    batches = islice(file.iter_batches(batch_size=1, row_groups=[0], columns=columns), ROWS_LOOKED_AT)
+    values = (value for batch in batches for column in batch.columns if (value := column[0].as_py()))
+    return [value[:START_BYTES] if isinstance(value, bytes) else value for value in values]
+
+
+def _may_be_picture(value: Any) -> bool:
+    """False for what is too short for a picture, such as a hash, or is known to be something else."""
+    if isinstance(value, dict):
+        return bool(value.get("path")) or (bool(value.get("bytes")) and _may_be_picture(value["bytes"]))
+    found = content_of(value[:START_BYTES])
+    return found.kind == "picture" if found else len(value) >= SHORTEST_PICTURE
 
 
 def _picture_column(schema: pa.Schema) -> str:

@@ -18,7 +18,7 @@ from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.corpora.tar import APART
 from tokenization.errors import InputError
 from tokenization.files.content import one_line
-from tokenization.job.captions import captions_of, why_no_caption
+from tokenization.job.captions import captions_of, why_no_caption, why_no_text
 from tokenization.job.chunk import Chunk
 from tokenization.table.queries import INCOMPARABLE, compared_with, query_rows, used_as_texts, with_numbers, with_texts
 from tokenization.table.token_table import OWN_COLUMNS
@@ -53,7 +53,12 @@ def read_chunks(
         whole, problems = _checked_together(samples, seen, config, shard, seed)
         usable += whole
         rejects += [
-            {"shard": shard, "key": sample.key, "reason": reject.reason, "message": str(reject)}
+            {
+                "shard": shard,
+                "key": shortened(sample.key, KEY_LETTERS),
+                "reason": reject.reason,
+                "message": str(reject),
+            }
             for sample, reject in zip(samples, problems, strict=False)
         ]
         while len(usable) > config.encode_batch_size:
@@ -76,9 +81,18 @@ class _Usable:
     drawn: bool
 
 
+KEY_LETTERS, MESSAGE_LETTERS = 1000, 2000
+"""Maximum lengths of a key and of a reject's message."""
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} letters)"
+
+
 class _Reject(Exception):
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(one_line(readable(message)))
+        super().__init__(shortened(one_line(readable(message)), MESSAGE_LETTERS))
         self.reason = reason
 
 
@@ -120,6 +134,8 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: 
     if sample.key in seen and sample.problem[:1] != (APART,):
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
+    if len(sample.key) > KEY_LETTERS:
+        raise _Reject("bad key", f"its key has {len(sample.key)} letters, more than {KEY_LETTERS}")
     if sample.problem:
         raise _Reject(*sample.problem)
     if sample.segment is None:
@@ -130,8 +146,8 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: 
         around = {"before": sample.segment.before, "after": sample.segment.after}
         texts, drawn = {name: text for name, text in around.items() if text}, False
     for column, text in texts.items():
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise _Reject("bad caption", f"{column} has half of a surrogate pair, which is no text")
+        if problem := why_no_text(text):
+            raise _Reject("bad caption", f"{column} {problem}")
     assert sample.picture is not None
     try:
         return _Usable(sample, texts, load_picture(sample.picture, config.transform), drawn)

@@ -51,7 +51,7 @@ def test_a_row_group_whose_footer_says_that_it_is_beyond_the_limit_is_not_read(
         pa.table({"image": column}), tmp_path / "a.parquet", use_dictionary=use_dictionary, compression="zstd"
     )
     before = peak_bytes()
-    _, bad, _ = read_all_of(corpus_in(tmp_path, max_bytes=1_000_000))
+    _, bad, _ = read_all_of(corpus_in(tmp_path, layout="parquet", max_bytes=1_000_000))
     assert [problem_of(sample) for sample in bad] == [
         ("bad member", "column 'image': it has values of more than 1000000 bytes")
     ] * 3

@@ -11,7 +11,8 @@ from tests.support.pictures import TarSample, noise_png, write_tar
 from tests.support.plain_job import CONFIG, tokenize_plainly
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.leftovers import OTHER, PICTURE
-from tokenization.job.rows import read_chunks
+from tokenization.corpora.samples import Sample
+from tokenization.job.rows import passed_through, read_chunks
 from tokenization.table.queries import INCOMPARABLE
 
 
@@ -55,3 +56,14 @@ def test_rows_that_cannot_be_compared_cost_themselves_alone(
         high = [int(chunk.rows[place]["sample_id"][-1]) for chunk in chunks for place in chunk.places_hr]
         assert high == matched, size
         assert sum(chunk.notes.not_numbers[INCOMPARABLE] for chunk in chunks) == lost, size
+
+
+def test_a_column_of_the_tables_name_and_one_of_its_new_name_are_both_kept() -> None:
+    row = {"codes": 1, "source_codes": 2, "source_source_codes": 3, "source": 4, "source_url": 5, "width": 6}
+    assert passed_through(Sample("key", metadata=row), CONFIG) == {
+        "source_codes": 1,
+        "source_source_codes": 2,
+        "source_source_source_codes": 3,
+        "source": 4,
+        "source_url": 5,
+    }

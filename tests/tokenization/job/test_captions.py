@@ -9,13 +9,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.corpora import corpus_in
+from tests.support.corpus_files import write_members
 from tests.support.pictures import noise_png, write_tar
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
-from tokenization.job.captions import captions_of, why_no_caption
+from tokenization.job.captions import MAX_LETTERS, captions_of, why_no_caption, why_no_text
 from tokenization.job.rows import read_chunks
 from tokenization.job.run import finished_before
 from tokenization.table.manifest import (
@@ -79,7 +80,10 @@ def test_tokens_whose_captions_another_seed_took_are_not_gone_on_with(
     [
         ({"caption": "en"}, {}, {"caption": "beside"}),
         ({"caption": "en"}, {"caption": "own"}, {"caption": "own"}),
-        ({"caption": "en"}, {"caption": " "}, {"caption": "beside"}),
+        ({"caption": "en"}, {"caption": " "}, {}),
+        ({"captoin": "en"}, {"caption": "own"}, {}),
+        ({"caption_zh": "zh"}, {"caption_zh": None, "caption_en": "own"}, {}),
+        ({"caption_zh": "zh"}, {"score": 5}, {}),
         ({"txt": "en", "zh": "zh"}, {"zh": "猫"}, {"txt": "beside", "zh": "猫"}),
         ({"txt": "en"}, {"txt": "own"}, {"txt": "own"}),
         ({"en": "en", "zh": "zh"}, {}, {}),
@@ -104,6 +108,10 @@ def test_a_text_beside_the_picture_is_its_caption_where_its_language_is_known(
         (Sample("0", None, {"caption": 3}), r"no column has a text \(caption holds a value of type int\)"),
         (Sample("0", None, {"caption": None}), r"\(caption holds nothing\)"),
         (Sample("0", None, {}, text="beside"), "names no language; add it as in --captions en=txt"),
+        (
+            Sample("0", None, {"text": "y"}, text="beside"),
+            r"texts are text \(--captions en=text\), and the .txt .* --captions en=txt",
+        ),
         (Sample("0", None, {f"c{n:02d}": "x" for n in range(20)}), r"c10, c11, \.\.\. \(--captions"),
     ],
 )
@@ -120,3 +128,34 @@ def test_books_of_past_code_are_read(tmp_path: Path) -> None:
     statistics = read_shard_statistics(output, "a.tar")
     assert stored_values(statistics) == past, "and a corpus without anything new has the same books"
     assert FINGERPRINT.to_json().count("caption_columns") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x" * MAX_LETTERS, ""),
+        ("猫" * MAX_LETTERS, ""),
+        ("x" * (MAX_LETTERS + 1), "has 200001 letters, more than 200000"),
+        ("e" + "\u0301\u0323" * 501, "has more than 1000 marks on one letter"),
+        ("e\u0301\u0323" * 50_000, ""),
+        ("\ud800", "has half of a surrogate pair, which is no text"),
+    ],
+)
+def test_a_text_that_would_take_seconds_is_none(text: str, problem: str) -> None:
+    assert why_no_text(text) == problem
+
+
+def test_a_book_beside_a_picture_and_a_name_without_end_cost_their_samples(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    long_name, number = "k" * 100_000, "7" * 5000
+    members: list[tuple[str, Any]] = [("0.png", noise_png(0)), ("0.txt", b"a book " * 100_000)]
+    members += [(f"{long_name}.png", noise_png(1)), (f"{long_name}.txt", b"one")]
+    members += [("1.png", noise_png(2)), ("1.json", f'{{"caption": "one", "n": {number}}}'.encode())]
+    members += [("2.png", noise_png(3)), ("2.json", {"x" * 50_000: "text"})]
+    write_members(tmp_path / "a.tar", members)
+    (chunk,) = read_chunks(corpus_in(tmp_path), "a.tar", ONE, tokenizer)
+    reasons = [reject["reason"] for reject in chunk.rejects]
+    assert not chunk.rows and reasons == ["bad caption", "bad key", "bad metadata", "no caption"]
+    assert all(len(reject["key"]) < 1100 and len(reject["message"]) < 2100 for reject in chunk.rejects)
+    assert chunk.rejects[1]["key"].endswith("... (100000 letters)")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
@@ -144,7 +146,7 @@ def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path: Path) -> Non
     (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
     with pytest.raises(InputError, match=r"bad\.tar.*no readable tar"):
         list(corpus_in(tmp_path).read("bad.tar"))
-    (tmp_path / "a.parquet").touch()
+    pq.write_table(pa.table({"image": [noise_png(0)]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"files of webdataset and parquet; choose with --layout"):
         corpus_in(tmp_path)
 
