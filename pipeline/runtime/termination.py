@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -46,3 +46,23 @@ def recording_sigterm() -> Iterator[Termination]:
         yield state
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def cleaning_up(clean: Callable[[], None]) -> Iterator[None]:
+    """Calls `clean` after the enclosed block, also when SIGTERM or Ctrl-C ends it. Further ones do not interrupt it.
+
+    Enter it on the main thread. SIGTERM becomes a SystemExit; SIGKILL cannot be caught.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        interrupted = signal.getsignal(signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            clean()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGINT, interrupted)

@@ -1,7 +1,9 @@
 """One rank of a setting: measures its computation with collectives that move nothing, its links, and its real step."""
 
 import json
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -110,6 +112,7 @@ def config_of(setting: Setting) -> MarsConfig:
 def measure_rank(number: int, setting: Setting, names: list[str], port: int, real: bool, result: Path) -> None:
     """Runs as one rank: with `real`, of a gloo group between the nodes `names`; else of a group that moves nothing.
     Rank 0 writes what it measured to `result`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # what is gathered of nothing is garbage
     local = Rank(number, setting.ranks, number % setting.ranks_per_node, setting.ranks_per_node)
@@ -127,6 +130,14 @@ def measure_rank(number: int, setting: Setting, names: list[str], port: int, rea
     if real:
         dist.barrier()
     os._exit(0)  # the process groups that DeepSpeed made would wait for each other at exit
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _engine(setting: Setting) -> Engine:

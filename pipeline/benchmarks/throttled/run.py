@@ -133,13 +133,16 @@ def _ranks(setting: Setting, names: list[str], real: bool) -> dict[str, Any]:
             context.Process(target=measure_rank, args=(number, setting, names, port, real, result))
             for number in range(setting.ranks)
         ]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join(LIMIT_S)
-        failed = [number for number, rank in enumerate(ranks) if rank.exitcode]
-        for rank in ranks:
-            rank.kill()
+        try:
+            for rank in ranks:
+                rank.start()
+            for rank in ranks:
+                rank.join(LIMIT_S)
+            failed = [number for number, rank in enumerate(ranks) if rank.exitcode]
+        finally:
+            for rank in ranks:
+                if rank.pid:
+                    rank.kill()
         if failed:
             raise RuntimeError(f"{setting.name}: ranks {failed} failed; their errors are above")
         found: dict[str, Any] = json.loads(result.read_text())

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from pipeline.benchmarks.throttled.rank import Measured, Probe, Seconds
 from pipeline.benchmarks.throttled.run import benchmark_predictions, predict, settings_of
 from pipeline.config.benchmarks import PredictSettings
 from pipeline.errors import UsageError
+from tests.support.forkserver import forkserver
 
 FAST, SLOW = Probe(1e9, 0.0), Probe(1e6, 0.0)
 
@@ -51,12 +55,38 @@ def test_without_the_tools_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         benchmark_predictions(PredictSettings())
 
 
-@pytest.mark.long
+def _made(names: Path) -> None:
+    with throttled_nodes(2, 100.0) as found:
+        names.with_suffix(".part").write_text("\n".join(found))
+        names.with_suffix(".part").rename(names)
+        signal.pause()
+
+
+def _there() -> set[str]:
+    """Namespaces and bridges, by name."""
+    listed = [["ip", "netns", "list"], ["ip", "-brief", "link", "show", "type", "bridge"]]
+    said = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in listed]
+    return {line.split()[0] for text in said for line in text.splitlines()}
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("tc"), reason="only root with iproute2 may throttle links")
-def test_throttled_nodes_leave_nothing_behind() -> None:
-    """python -m pytest -m long tests/pipeline/benchmarks/test_throttled.py"""
-    with throttled_nodes(2, 100.0) as names:
-        listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-        assert all(name in listed for name in names)
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert not any(name in listed for name in names)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_throttled_nodes_leave_nothing_behind_however_they_end(tmp_path: Path, number: signal.Signals) -> None:
+    """What a killed process could not remove, the next one does."""
+    names = tmp_path / "names"
+    process = forkserver().Process(target=_made, args=(names,))
+    process.start()
+    while not names.exists():
+        assert process.is_alive(), "only SIGTERM, SIGINT or SIGKILL ends it"
+        time.sleep(0.02)
+    made = set(names.read_text().split())
+    assert len(made) == 2 and made < _there()
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode
+    if number is signal.SIGKILL:
+        assert made < _there()
+        with throttled_nodes(1, 100.0) as others:
+            assert not made & _there() and set(others) < _there()
+    assert not any(name.startswith(f"m{process.pid}x") for name in _there())
