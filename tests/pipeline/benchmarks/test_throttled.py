@@ -82,6 +82,7 @@ def test_throttled_nodes_leave_nothing_behind_however_they_end(tmp_path: Path, n
         time.sleep(0.02)
     made = set(names.read_text().split())
     assert len(made) == 2 and made < _there()
+    assert process.pid
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode
