@@ -7,6 +7,7 @@ import gc
 
 import pandas  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import torch.utils.cpp_extension  # noqa: F401
 from diffusers import VQModel  # noqa: F401
 from transformers import AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
