@@ -49,7 +49,7 @@ class Corpus:
         for shard in shards:
             if readable(shard) != shard:
                 raise InputError(
-                    f"corpus {self.source.url!r} has a shard whose name is no UTF-8, {readable(shard)!r}; rename it"
+                    f"corpus {self.source.url!r} has a shard whose name is not UTF-8, {readable(shard)!r}; rename it"
                 )
         if not shards:
             raise InputError(f"corpus {self.source.url!r} has no {self._format.looked_for} in it; see --layout")

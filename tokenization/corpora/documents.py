@@ -42,7 +42,7 @@ class Documents(CorpusFormat):
             return ""  # a damaged shard is one of this format
         if not rows or any(isinstance(row, dict) and "segments" in row for row in rows):
             return ""
-        return f"{name!r} is no .jsonl of documents: its rows have no `segments`; see docs/formats.md"
+        return f"{name!r} is not a .jsonl of documents: its rows have no `segments`; see docs/formats.md"
 
     def read(self, shard: str) -> Iterator[Sample]:
         folder = posixpath.dirname(shard)
@@ -72,7 +72,7 @@ def _parts(row: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, Any]]:
         (kind, value), *_ = segment.items()
         if kind not in ("text", "image") or not isinstance(value, str):
             raise ValueError(
-                f"a segment's {kind!r} is a {type(value).__name__}; text or the name of an image is wanted"
+                f"a segment's {kind!r} is a {type(value).__name__}; it must be text or the name of an image"
             )
         parts.append((kind, value))
     if not any(kind == "image" for kind, _ in parts):

@@ -189,7 +189,7 @@ class _Names:
 
     def why_not(self, folder: str, file_name: str) -> str:
         """A message with the reason why `find` found no picture."""
-        message = f"{readable(file_name)!r} is no picture of this folder"
+        message = f"{readable(file_name)!r} is not a picture of this folder"
         for path in _paths(folder, file_name):
             if path in self._names:
                 start = self._storage.read(path, 0, min(START_BYTES, self._storage.size(path)))

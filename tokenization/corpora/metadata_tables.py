@@ -80,7 +80,7 @@ def csv_rows(path: Path) -> Iterator[NumberedRow]:
         if isinstance(fields, str):
             yield number, fields
         elif len(fields) != len(names):
-            yield number, "the row has not as many fields as the first line"
+            yield number, "the row has more or fewer fields than the first line"
         elif any("\ud800" <= letter <= "\udfff" for value in fields for letter in value):
             yield number, "the row is not UTF-8"
         else:
@@ -110,7 +110,7 @@ def _check_names(path: Path, columns: Any) -> None:
         return
     found, only = what_file_is(path), str(columns[0]) if len(columns) == 1 else ""
     if separator := next((one for one in (";", "\t", "|") if file_column(only.split(one))), ""):
-        found = f"it is separated by {separator!r}, and must be by commas"
+        found = f"it is separated by {separator!r}; separate it by commas"
     elif "a text" in found or "a parquet" in found:
         found = f"its columns are {list(columns)}"
     raise InputError(f"{path.name} has no column {FILE_NAME}; {found}")

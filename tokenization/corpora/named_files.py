@@ -37,7 +37,7 @@ def read_picture(storage: Storage, folder: str, file_name: str, max_bytes: int) 
             name = posixpath.normpath(posixpath.join(folder, form))
             if is_inside(name) and storage.exists(name):
                 return _read(storage, name, max_bytes)
-        return NamedFile(None, ("no picture", f"{shown!r} is no file of this folder"))
+        return NamedFile(None, ("no picture", f"{shown!r} is not a file of this folder"))
     except (OSError, ValueError) as error:  # no permission, or an invalid file name
         if isinstance(error, OutageError) or (isinstance(error, InputError) and error.__cause__):
             raise  # the storage itself fails

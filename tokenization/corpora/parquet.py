@@ -140,7 +140,9 @@ def _picture_column(schema: pa.Schema) -> str:
     usual = [name for name in PICTURE_COLUMNS if name in found]
     if usual or len(found) == 1:
         return (usual or found)[0]
-    raise InputError(f"no column is known to hold pictures; name one with --image-column; there are {_names(schema)}")
+    raise InputError(
+        f"no column is known to hold pictures; name one with --image-column; the columns are {_names(schema)}"
+    )
 
 
 def _is_plain(kind: pa.DataType) -> bool:

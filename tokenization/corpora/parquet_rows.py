@@ -33,7 +33,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     names = file.schema_arrow.names
     if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
         file.close()
-        raise InputError(f"the column {twice!r} is there twice; rename one of them")
+        raise InputError(f"the column {twice!r} occurs twice; rename one of them")
     return file
 
 
@@ -83,8 +83,8 @@ def _bytes_of(column: pa.Array, place: int) -> int:
 
 
 def _rows_at_once(group: pq.RowGroupMetaData) -> int:
-    """How many rows are read at once: a value may be as large as all that its column has, and a dictionary has each
-    value once for all rows."""
+    """The number of rows that are read at once: a value may be as large as all that its column has, and a dictionary
+    has each value once for all rows."""
     columns = [group.column(number) for number in range(group.num_columns)]
     whole = sum(column.total_uncompressed_size for column in columns)
     repeated = sum(column.total_uncompressed_size for column in columns if column.has_dictionary_page)

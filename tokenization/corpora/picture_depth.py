@@ -89,7 +89,7 @@ def _white(samples: np.ndarray, mode: str, kind: str | None, tags: dict[int, Any
     """Returns the value of white, or of black where white is 0."""
     lowest, highest = samples.min(), samples.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise ValueError("the picture has samples that are no finite numbers")
+        raise ValueError("the picture has samples that are not finite")
     is_stated = True
     if samples.dtype.itemsize == 1:
         ranges: tuple[int, ...] = (255,)  # of signed ones as well

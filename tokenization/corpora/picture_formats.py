@@ -33,7 +33,7 @@ START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 
 def plugin_for(content: bytes) -> str:
-    """Says, for a file that Pillow cannot identify, which plugin reads it; empty if none does."""
+    """The plugin that reads a file which Pillow cannot identify, as part of a message; empty if none does."""
     if is_jpeg_xl(content) and "JXL" not in FORMATS:
         return f"; {EXTRA.format('JPEG XL')}"
     if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and "HEIF" not in FORMATS:

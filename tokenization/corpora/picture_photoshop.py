@@ -46,7 +46,7 @@ def _point(image: Image.Image, offsets: list[int]) -> None:
 
 
 def _offsets(image: Image.Image, content: bytes) -> list[int]:
-    """Where each channel begins."""
+    """The offset at which each channel begins."""
     channels, at = _channels(content), HEADER_BYTES
     for _ in range(3):  # colours, resources, layers
         at += 4 + int.from_bytes(content[at : at + 4], "big")

@@ -1,7 +1,7 @@
-"""How Pillow reads TIFFs here: all by libtiff, which hands out samples of any layout in the machine's own byte order.
+"""Makes Pillow read all TIFFs by libtiff, which gives samples of any layout in the machine's own byte order.
 
 By itself Pillow decodes uncompressed TIFFs without libtiff, and takes planes of 16 bits, and single planes of other
-than 8 bits, for something else. Of compressed ones it takes big-endian numbers with a sign or a point for
+than 8 bits, for something else. It reads compressed big-endian integers with a sign and floating-point numbers as
 little-endian.
 """
 

@@ -201,7 +201,7 @@ def _keys_apart(path: Path) -> set[str]:
 
 
 def _apart(group: _Group) -> Sample:
-    message = f"here are {_shown(group.parts)} of this key, and its others lie elsewhere in the tar"
+    message = f"only {_shown(group.parts)} of this key lie here, its other members lie elsewhere in the tar"
     remedy = "WebDataset's samples lie together: write the tar in the order of names (tar --sort=name)"
     return Sample(group.key, problem=(APART, f"{message}; {remedy}"))
 

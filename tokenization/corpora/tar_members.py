@@ -67,7 +67,7 @@ def check_end(file: LimitedReads, offset: int) -> None:
     if len(start) < tarfile.BLOCKSIZE or start.strip(b"\0"):
         raise tarfile.ReadError(f"it breaks off at byte {offset}")
     if count > MAX_PADDING and count >= _largest_record(offset + count):
-        raise tarfile.ReadError(f"from byte {offset} on it is empty for more than {MAX_PADDING} bytes")
+        raise tarfile.ReadError(f"more than {MAX_PADDING} bytes after byte {offset} are empty")
 
 
 def _largest_record(size: int) -> int:

@@ -1,4 +1,4 @@
-"""What is wrong with a corpus of which nearly nothing can be used, told as soon as a shard shows it."""
+"""Reports a corpus of which nearly nothing can be used, with the likely cause, as soon as a shard shows it."""
 
 import json
 from collections import Counter

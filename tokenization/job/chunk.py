@@ -1,4 +1,4 @@
-"""What a reader passes to an encoder."""
+"""The rows that a reader passes to an encoder."""
 
 from dataclasses import dataclass, field
 from typing import Any

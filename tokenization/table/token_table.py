@@ -226,6 +226,6 @@ def common_fingerprint(shards: list[TokenShard]) -> Fingerprint:
             keys = sorted(key for key, value in json.loads(other).items() if json.loads(first).get(key) != value)
             raise InputError(
                 f"token shards {str(shards[0])!r} and {str(shard)!r} differ in {', '.join(keys)}; "
-                "tokenize all of them alike"
+                "tokenize all of them with the same settings"
             )
     return Fingerprint(**json.loads(first))

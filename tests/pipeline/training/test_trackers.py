@@ -61,7 +61,7 @@ def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path: Path, monke
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="trackers has 'excel'; there are wandb, mlflow"):
+    with pytest.raises(UsageError, match="trackers has 'excel', which is unknown; the trackers are wandb, mlflow"):
         load_recipe("demo", ("trackers=('excel',)",))
     monkeypatch.setitem(TRACKERS, "wandb", "no_such_package")
     with pytest.raises(InputError, match="'wandb' needs the package no_such_package: pip install"):

@@ -59,7 +59,7 @@ def test_an_imagefolder_says_why_a_row_has_no_picture(tmp_path: Path) -> None:
     messages = {sample.key: problem_of(sample)[1] for sample in bad}
     assert "there is 'A.png', which differs in upper and lower case" in messages["metadata.csv:2"]
     assert "it is a HEIC picture; convert it to JPEG" in messages["metadata.csv:3"]
-    assert messages["metadata.csv:4"].endswith("is no picture of this folder")
+    assert messages["metadata.csv:4"].endswith("is not a picture of this folder")
 
 
 def test_a_table_of_metadata_that_is_none_is_called_by_its_name(tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_a_table_of_metadata_that_is_none_is_called_by_its_name(tmp_path: Path) 
 def test_a_csv_without_commas_is_told_as_such(tmp_path: Path, separator: str) -> None:
     (tmp_path / "0.png").write_bytes(noise_png(0))
     (tmp_path / "metadata.csv").write_text(f"file_name{separator}caption\n0.png{separator}zero\n")
-    with pytest.raises(InputError, match="it is separated by .*, and must be by commas"):
+    with pytest.raises(InputError, match="it is separated by .*; separate it by commas"):
         corpus_in(tmp_path).shards  # noqa: B018

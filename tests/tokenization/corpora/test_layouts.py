@@ -98,7 +98,7 @@ def test_csv_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_a_parquet_without_a_picture_column_or_cut_short_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", column="pixels", second=b"x")
-    with pytest.raises(InputError, match=r"--image-column; there are .*pixels"):
+    with pytest.raises(InputError, match=r"--image-column; the columns are .*pixels"):
         list(corpus_in(tmp_path).read("a.parquet"))
     assert len(list(corpus_in(tmp_path, image_column="pixels").read("a.parquet"))) == 5
     with pytest.raises(InputError, match="column 'score' holds double"):

@@ -68,7 +68,7 @@ def test_a_shard_that_is_something_else_is_called_by_its_name(
 def test_a_table_that_is_no_document_and_a_folder_without_captions_are_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "rows.jsonl").write_text('{"url": "x", "caption": "y"}')
-    with pytest.raises(InputError, match=r"'rows\.jsonl' is no \.jsonl of documents: its rows have no `segments`"):
+    with pytest.raises(InputError, match=r"'rows\.jsonl' is not a \.jsonl of documents: its rows have no `segments`"):
         corpus_in(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.png").write_bytes(noise_png(0))

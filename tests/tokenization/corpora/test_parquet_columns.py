@@ -58,7 +58,7 @@ def test_a_path_in_a_parquet_does_not_leave_the_corpus(tmp_path: Path) -> None:
         write_paths(tmp_path / "in", [path])
         good, bad, _ = read_all_of(corpus_in(tmp_path / "in"))
         assert (
-            not good and problem_of(bad[0])[0] == "no picture" and "no file of this folder" in problem_of(bad[0])[1]
+            not good and problem_of(bad[0])[0] == "no picture" and "not a file of this folder" in problem_of(bad[0])[1]
         ), path
     for path in ("a\0b.png", "x" * 5000, "\ud800.png".encode("utf-8", "surrogatepass").decode("latin-1"), "."):
         write_paths(tmp_path / "in", [path])

@@ -62,5 +62,5 @@ def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pictures = pa.array([noise_png(0)], pa.binary())
     table = pa.Table.from_arrays([pictures, pa.array(["a"]), pa.array(["b"])], ["image", "caption", "caption"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="the column 'caption' is there twice; rename one of them"):
+    with pytest.raises(InputError, match="the column 'caption' occurs twice; rename one of them"):
         read_all_of(corpus_in(tmp_path))

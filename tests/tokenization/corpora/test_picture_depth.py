@@ -137,8 +137,8 @@ def test_samples_that_use_little_of_their_range_are_refused_as_too_dark(name: st
         (of_white(1, np.float32) - 0.5, r"negative samples, down to -0.5"),
         (of_white(255, np.int32) - 9, r"negative samples, down to -9"),
         (of_white(1e9, np.float32), r"samples up to 1e\+09, more than any"),
-        (np.where(ROWS < 1, 0, np.nan).astype(np.float32), "samples that are no finite numbers"),
-        (np.full((SIDE, SIDE), np.inf, np.float32), "samples that are no finite numbers"),
+        (np.where(ROWS < 1, 0, np.nan).astype(np.float32), "samples that are not finite"),
+        (np.full((SIDE, SIDE), np.inf, np.float32), "samples that are not finite"),
     ],
     ids=["negative floats", "negative integers", "enormous", "not a number", "infinite"],
 )

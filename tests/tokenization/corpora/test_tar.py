@@ -84,6 +84,6 @@ def test_no_row_of_a_tar_is_lost_in_silence(tmp_path: Path, kind: str) -> None:
             second = [member.offset for member in tar][2]
         content = content[:second] + bytes(200_000)
     path.write_bytes(content + content * (kind == "two archives"))
-    expected = {"two archives": "several archives in one file", "zeros": "empty for more than"}
+    expected = {"two archives": "several archives in one file", "zeros": "bytes after byte [0-9]+ are empty"}
     with pytest.raises(InputError, match=expected[kind]):
         list(corpus_in(tmp_path).read("a.tar"))
