@@ -23,6 +23,15 @@ LOW_BYTE = {"B": "L", "N": "B", "L": "B"}
 TIFF's are in the machine's byte order, N, which is taken for little-endian."""
 PNG_HEADER = slice(12, 29)
 PNG_DEPTH, PNG_COLOR, GREY_AND_ALPHA, COLOR_AND_ALPHA = 24, 25, 4, 6
+PPM_OF_16_BITS: dict[object, str] = {("RGB", 65_535): "RGB;16B"}
+DDS_OF_BYTES: dict[object, str] = {
+    (24, (0xFF0000, 0xFF00, 0xFF)): "BGR",
+    (32, (0xFF0000, 0xFF00, 0xFF)): "BGRX",
+    (32, (0xFF, 0xFF00, 0xFF0000)): "RGBX",
+    (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)): "BGRA",
+    (32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000)): "RGBA",
+}
+"""Pillow's names of the samples by bits of a pixel and masks of its colours."""
 ROUNDED = ("PPM", "JXL", "JPEG2000")
 """Formats of which Pillow rounds samples to 8 bits, and does not cut them off: 4,095 of 65,535 becomes 16."""
 SIZ = b"\xff\x4f\xff\x51"
@@ -116,7 +125,8 @@ def low_bytes(image: Image.Image, content: bytes) -> Image.Image | None:
 
 
 def mend_tiles(image: ImageFile.ImageFile) -> None:
-    """Has a PPM of 16 bits decoded as other formats are, and not in Python."""
+    """Has a PPM of 16 bits and a DDS of whole bytes decoded as other formats are, and not in Python."""
     for number, tile in enumerate(image.tile):
-        if tile.codec_name == "ppm" and tile.args == ("RGB", 65_535):
-            image.tile[number] = type(tile)("raw", *tile[1:3], ("RGB;16B", 0, 1))
+        raw_mode = {"ppm": PPM_OF_16_BITS, "dds_rgb": DDS_OF_BYTES}.get(tile.codec_name, {}).get(tile.args)
+        if raw_mode:
+            image.tile[number] = type(tile)("raw", *tile[1:3], (raw_mode, 0, 1))

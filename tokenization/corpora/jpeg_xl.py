@@ -5,6 +5,8 @@ Pillow's plugin decodes a picture when it opens it, so limits need the header be
 
 from dataclasses import dataclass
 
+from tokenization.corpora.picture_parts import boxes_of
+
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 """Width over height, by the three bits that say so."""
@@ -95,15 +97,8 @@ def _codestream(content: bytes) -> int | None:
     """The first byte of the codestream, or None."""
     if content.startswith(CODESTREAM):
         return 0
-    at = 0
-    while at + 8 <= len(content):
-        length, kind, head = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8
-        if length == 1:
-            length, head = int.from_bytes(content[at + 8 : at + 16], "big"), 16
+    for kind, start, _ in boxes_of(content):
         if kind in (b"jxlc", b"jxlp"):
-            start = at + head + (4 if kind == b"jxlp" else 0)
+            start += 4 if kind == b"jxlp" else 0
             return start if content.startswith(CODESTREAM, start) else None
-        if length < head:  # 0: up to the end of the file
-            return None
-        at += length
     return None

@@ -52,11 +52,21 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
     if image.mode == "LAB":
         return _of_lab(image)
     if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if not _is_alpha_unset(image, rgba):
-            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return rgba.convert("RGB")
+        return _with_alpha(image).convert("RGB") if _is_alpha_unset(image) else _over_white(image)
     return image.convert("RGB")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Blends some rows at a time, as Pillow holds several copies of each."""
+    blended, rows = Image.new("RGB", image.size), max(1, SAMPLES_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        part = _with_alpha(image.crop((0, top, image.width, min(image.height, top + rows))))
+        blended.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), (0, top))
+    return blended
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
@@ -150,10 +160,12 @@ def _unlike(image: Image.Image, content: bytes, color: tuple[int, ...]) -> Image
     return opaque
 
 
-def _is_alpha_unset(image: Image.Image, rgba: Image.Image) -> bool:
+def _is_alpha_unset(image: Image.Image) -> bool:
     may_be = image.format in ALPHA_MAY_BE_UNSET or (image.format == "TIFF" and EXTRA_SAMPLES not in tags_of(image))
-    *colors, alpha = _extrema(rgba)
-    return may_be and alpha == (0, 0) and any(most for _, most in colors)
+    if not may_be:
+        return False
+    *colors, alpha = _extrema(_with_alpha(image))
+    return alpha == (0, 0) and any(most for _, most in colors)
 
 
 def _extrema(image: Image.Image) -> list[tuple[float, float]]:

@@ -2,7 +2,8 @@
 
 Pillow parses EXIF, profiles and texts while it opens a picture, and gives the whole picture up if they are damaged, of
 unusual types, or large. None of them changes a pixel but the orientation, so they are cut out of JPEG, PNG and TIFF,
-and EXIF is hidden in HEIC and AVIF. In any other format Pillow hands them over as bytes.
+and EXIF is hidden in HEIC and AVIF, and comments are cut out of plain PNM. In any other format Pillow hands them over
+as bytes.
 """
 
 import re
@@ -13,6 +14,8 @@ from struct import error as StructError
 from typing import Literal
 
 from PIL import Image
+
+from tokenization.corpora.picture_parts import boxes_of, count_part
 
 ORIENTATION = 0x0112
 XMP_TAG = 700
@@ -39,6 +42,10 @@ XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 EXIF_ITEM = re.compile(rb"(infe[\x02\x03]\x00\x00.(?:.{4}|.{6}))Exif", re.DOTALL)
 """An item of type Exif: version, flags, number of 2 or 4 bytes, and protection come before its type."""
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
+JPEG_2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
+PLAIN_PNM, PNM_COMMENT = (b"P1", b"P2", b"P3"), re.compile(rb"#[^\r\n]*+(?:[\r\n]|\Z)")
+STANDALONE = {0x01, *range(0xD0, 0xD9)}
+"""Markers that no length follows. Decoders skip them before the first scan."""
 JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 """APP1 to APP13, APP15 and COM. APP0 and APP14 say which colours the components are."""
 JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDB, 0xF0), 0xFE} - {0xC8}
@@ -49,6 +56,11 @@ TIFF_DECODING = {
     *(32995, 32996, 32997, 32998, 37439, 50674, 0xBC01),
 }
 """The tags that decide how the samples of a TIFF are stored, and what they mean."""
+MAX_ENTRIES = 65_535
+"""Most tags that are looked at, as many as a TIFF can have that is no BigTIFF."""
+JPEG_TABLES = 347
+MAX_VALUES = 400_000
+"""Most values of a tag: the tiles of 89 million pixels, 16 x 16 each, and some. Pillow makes numbers of all."""
 INTEGERS: dict[int, str] = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q", 17: "q"}
 """Integer types of TIFF tags, as codes of `struct`."""
 SIZES = {**{kind: Struct("=" + code).size for kind, code in INTEGERS.items()}, 2: 1, 5: 8, 7: 1, 10: 8, 11: 4, 12: 8}
@@ -78,6 +90,13 @@ def strip_metadata(content: bytes) -> Encoded:
         return _strip_tiff(content)
     if content[4:8] == b"ftyp":
         return _hide_exif(content)
+    if content.startswith(PLAIN_PNM):
+        count_part(content.count(b"#"))
+        return Encoded(PNM_COMMENT.sub(b"", content))
+    if content.startswith(JPEG_2000):
+        header = next((content[start:end] for kind, start, end in boxes_of(content) if kind == b"jp2h"), b"")
+        for _ in boxes_of(header):  # counts them
+            pass
     return Encoded(content)
 
 
@@ -93,9 +112,13 @@ def orientation_of(exif: bytes, xmp: bytes) -> int:
 
 def _strip_jpeg(content: bytes) -> Encoded:
     kept, exif, xmp = [content[:2]], list[bytes](), b""
-    at = 2
+    at, parts = 2, 0
     while found := JPEG_MARKER.search(content, at):  # what is between the segments, decoders skip
+        parts = count_part(parts)
         at = found.start()
+        if content[at + 1] in STANDALONE:
+            at += 2
+            continue
         marker, end = content[at + 1], at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker not in JPEG_SEGMENTS or end < at + 4 or end > len(content):
             break
@@ -113,8 +136,9 @@ def _strip_jpeg(content: bytes) -> Encoded:
 def _strip_png(content: bytes) -> Encoded:
     """Keeps the critical chunks and tRNS; of an animation, the picture that stands for it."""
     kept, exif, xmp = list[memoryview](), b"", b""
-    view, at, start = memoryview(content), len(PNG_SIGNATURE), 0
+    view, at, start, parts = memoryview(content), len(PNG_SIGNATURE), 0, 0
     while at + 12 <= len(content):
+        parts = count_part(parts)
         kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4], "big")
         if end > len(content) or not kind.isalpha():
             break
@@ -162,6 +186,10 @@ def _strip_tiff(content: bytes) -> Encoded:
     directory = _Directory.of(content)
     if not directory.offsets:
         return Encoded(content)
+    for tag, at in directory.offsets:
+        count = int.from_bytes(content[at + 4 : at + directory.size - directory.next_size], directory.order)
+        if tag in TIFF_DECODING and count > MAX_VALUES and tag != JPEG_TABLES:
+            raise ValueError(f"a TIFF whose tag {tag} has {count:,} values, more than {MAX_VALUES:,}")
     xmp = b"".join(raw[:MAX_METADATA_BYTES] for _, raw, _ in directory.values(XMP_TAG))
     kept = [content[at : at + directory.size] for tag, at in directory.offsets if tag in TIFF_DECODING]
     changed = bytearray(content)
@@ -198,7 +226,7 @@ class _Directory:
         is_big = 0x2B in content[2:4]
         start = int.from_bytes(content[8:16] if is_big else content[4:8], order)
         empty = cls(content, order, start, is_big)
-        count = int.from_bytes(content[start : start + empty.count_size], order)
+        count = min(MAX_ENTRIES, int.from_bytes(content[start : start + empty.count_size], order))
         first, step = start + empty.count_size, empty.size
         ends = range(first + step, min(first + step * count, len(content)) + 1, step)
         offsets = tuple((int.from_bytes(content[end - step : end - step + 2], order), end - step) for end in ends)

@@ -14,8 +14,9 @@ from tokenization.config.pictures import RESAMPLING, Transform
 from tokenization.corpora.deep_colour import mend_tiles, stated_white
 from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
 from tokenization.corpora.picture_depth import as_rgb
-from tokenization.corpora.picture_formats import FORMATS, check_work, plugin_for
+from tokenization.corpora.picture_formats import FORMATS, check_work, halve, is_decoded_in_python, plugin_for
 from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
+from tokenization.corpora.picture_parts import BoundedFile
 from tokenization.corpora.picture_photoshop import mend_channels
 from tokenization.corpora.picture_tiff import check_layout
 from tokenization.files.content import START_BYTES, content_of, what_it_is, without_addresses
@@ -93,15 +94,19 @@ def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, in
     # Pillow's own check is for pictures inside of others, of which it decodes that of an icon when it opens the icon.
     # Elsewhere the limits below say more.
     Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels if content.startswith(ICON) else None
-    with Image.open(io.BytesIO(encoded.content), formats=FORMATS) as image:
+    file = BoundedFile(encoded.content)
+    with Image.open(file, formats=FORMATS) as image:
         full = image.size
         transform.limits.check_size(*full)
         Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels
-        check_work(image, encoded.content)
         needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
         stated = _prepared(image, encoded.content)
+        check_work(image, encoded.content)
         image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
-        reduced = image.size != full
+        reduced = halve(image, encoded.content, needed) or image.size != full
+        if is_decoded_in_python(image):  # such decoders may read each pixel by itself, and pixels are bounded
+            image.fp = io.BytesIO(encoded.content)
+            image.fp.seek(file.tell())
         image.load()
         if not reduced:  # an icon has the size of the picture in it
             full = image.size

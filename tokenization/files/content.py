@@ -33,6 +33,12 @@ from tokenization.files.signatures import (
 
 START_BYTES = 4096
 """How much of a file's beginning is looked at."""
+OUTERMOST = re.compile(rb"(?>\s|<\?.*?\?>|<!--.*?-->)*+<(?:!doctype\s+)?([a-z][a-z0-9:_.-]*)", re.DOTALL)
+"""The name in a document type, or of the first element, behind declarations and comments."""
+HTML_ELEMENTS = (
+    *(b"html", b"head", b"body", b"title", b"meta", b"link", b"base", b"script", b"style", b"noscript", b"div", b"p"),
+    *(b"span", b"a", b"b", b"h1", b"h2", b"h3", b"center", b"font", b"table", b"pre", b"br", b"hr", b"img", b"iframe"),
+)
 
 
 def content_of(start: bytes) -> Content | None:
@@ -165,13 +171,7 @@ def _of_text(start: bytes) -> Content | None:
         if head.startswith(signature):
             return content
     if head.startswith(b"<"):
-        if b"<svg" in head:
-            return Content("an SVG drawing", "other", "render it as PNG")
-        if re.search(rb"<(!doctype html|html|head|body|script|title|meta)\b", head):
-            return HTML
-        if b"<error>" in head or b"<code>" in head:
-            return Content("an error message of a storage service", "text", FETCH)
-        return Content("an XML text", "text")
+        return _of_markup(head)
     try:
         words = text.decode("utf-8", "strict" if len(start) < START_BYTES else "ignore")
     except UnicodeDecodeError:
@@ -182,6 +182,19 @@ def _of_text(start: bytes) -> Content | None:
         return Content("a JSON text", "text")
     first = " ".join(words.split())[:40]
     return Content(f"a text that begins {first!r}", "text")
+
+
+def _of_markup(head: bytes) -> Content:
+    """Of HTML and XML, in lower case: the outermost element says which, whatever is drawn or quoted inside."""
+    found = OUTERMOST.match(head)
+    outermost = found[1].rpartition(b":")[2] if found else b""
+    if outermost == b"svg":
+        return Content("an SVG drawing", "other", "render it as PNG")
+    if outermost in HTML_ELEMENTS:
+        return HTML
+    if outermost == b"error":
+        return Content("an error message of a storage service", "text", FETCH)
+    return Content("an XML text", "text")
 
 
 def without_addresses(message: str) -> str:

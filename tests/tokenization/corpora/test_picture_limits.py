@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.picture_files import png_chunk, saved, tiff
+from tests.support.picture_files import jpeg_segment, png_chunk, saved, tiff, with_chunks, with_segments
 from tokenization.config.pictures import Limits, Transform
-from tokenization.corpora import picture_formats, pictures
+from tokenization.corpora import picture_formats, picture_parts, pictures
 from tokenization.corpora.jpeg_xl import read_header
+from tokenization.corpora.picture_metadata import MAX_VALUES
+from tokenization.corpora.picture_parts import BoundedFile
 from tokenization.corpora.pictures import load_picture
 
 
@@ -75,9 +77,106 @@ def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
 def test_what_pillow_decodes_in_python_may_have_fewer_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = b"P3 40 30 255 " + b"200 30 30 " * 1200
     assert load_picture(plain, Transform(16)).pixels[0, 0].tolist() == [200, 30, 30]
-    monkeypatch.setattr(picture_formats, "MAX_PIXELS_IN_PYTHON", 1199)
-    with pytest.raises(ValueError, match="picture has 40 x 30 px of PPM, which is decoded slowly and may have 1,199"):
+    monkeypatch.setattr(picture_formats, "MAX_SAMPLES_IN_PYTHON", 3599)
+    with pytest.raises(
+        ValueError, match="picture has 40 x 30 px of PPM in RGB, which is decoded slowly and may have 1,199"
+    ):
         load_picture(plain, Transform(16))
+
+
+JPEG_2000, PLAIN_J2K = saved("JPEG2000"), saved("JPEG2000", no_jp2=True)
+GIF, PNG, JPEG = saved("GIF"), saved("PNG"), saved("JPEG")
+FIRST_BLOCK = 13 + 3 * (2 << (GIF[10] & 7))
+"""Behind the palette of the GIF."""
+
+
+def box(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
+def of_tiny_parts(many: int) -> dict[str, bytes]:
+    """Pictures of 64 x 48 px behind `many` parts of next to nothing."""
+    free, at = box(b"free") * many, GIF[:FIRST_BLOCK]
+    codestream = box(b"jxlc", saved("JXL")[saved("JXL").index(b"\xff\x0a") :])
+    cod = PLAIN_J2K.index(b"\xff\x52")
+    behind_type, in_header = JPEG_2000.index(b"jp2h") - 4, JPEG_2000.index(b"ihdr") - 4
+    behind_header = JPEG_2000.index(b"jp2c") - 4
+    return {
+        "PNG, texts": with_chunks(PNG, png_chunk(b"tEXt", b"") * many),
+        "PNG, pixels": with_chunks(PNG, png_chunk(b"IDAT", b"") * many, last=True),
+        "JPEG, comments": with_segments(JPEG, jpeg_segment(0xFE, b"") * many),
+        "JPEG, standalone markers": JPEG[:2] + b"\xff\xd0" * many + JPEG[2:],
+        "JPEG, markers in the scan": JPEG[:-2] + b"\xff\x01" * many + JPEG[-2:],
+        "GIF, extensions": at + b"\x21\xfe\0" * many + GIF[FIRST_BLOCK:],
+        "GIF, bytes between": at + bytes(many) + GIF[FIRST_BLOCK:],
+        "GIF, a comment": at + b"\x21\xfe" + b"\1a" * many + b"\0" + GIF[FIRST_BLOCK:],
+        "PPM, a comment": b"P6 #" + b"a" * many + b"\n64 48 255\n" + bytes(64 * 48 * 3),
+        "plain PPM, comments": b"P3 64 48 255\n" + b"#\n" * many + b"1 " * 64 * 48 * 3,
+        "JPEG 2000, boxes": JPEG_2000[:behind_type] + free + JPEG_2000[behind_type:],
+        "JPEG 2000, boxes in the header": b"".join(
+            (
+                JPEG_2000[: in_header - 8],
+                box(b"jp2h", JPEG_2000[in_header:behind_header] + free),
+                JPEG_2000[behind_header:],
+            )
+        ),
+        "JPEG 2000, segments": PLAIN_J2K[:cod] + b"\xff\x55\0\4\0\0" * many + PLAIN_J2K[cod:],
+        "JPEG XL, boxes": b"\0\0\0\x0cJXL \r\n\x87\n" + box(b"ftyp", b"jxl \0\0\0\0jxl ") + free + codestream,
+        "ICNS, boxes": b"icns" + struct.pack(">I", 8 + 8 * many) + b"free\0\0\0\x08" * many,
+        "PSD, resources": (
+            b"8BPS"
+            + struct.pack(">H6xHIIHH", 1, 1, 48, 64, 8, 1)
+            + struct.pack(">II", 0, 12 * many)
+            + b"8BIM\0\1\0\0\0\0\0\0" * many
+            + bytes(6 + 64 * 48)
+        ),
+        "TIFF, offsets": tiff(np.zeros((48, 64), np.uint8), 1, more=[(324, 4, 2 * many, bytes(8 * many))]),
+        "XPM, lines": b"/* XPM */\n" + b"\n" * many,
+        "IM, lines": b"Image type: RGB\r\n" + b"a: b\r\n" * many,
+    }
+
+
+READABLE = [form for form in of_tiny_parts(0) if form.split(",")[0] not in ("ICNS", "XPM", "IM", "TIFF")]
+
+
+@pytest.mark.parametrize("form", of_tiny_parts(0))
+def test_a_picture_of_endless_tiny_parts_is_refused(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the true limits, a fiftieth of these here, it takes up to 3 s; without them, minutes."""
+    assert (picture_parts.MAX_PARTS, picture_parts.MAX_READS, MAX_VALUES) == (200_000, 1_000_000, 400_000)
+    monkeypatch.setattr(picture_parts, "MAX_PARTS", 4_000)
+    monkeypatch.setattr(BoundedFile, "left", 20_000)
+    with pytest.raises(ValueError, match=r"in more than [\d,]+ parts|values, more than [\d,]+"):
+        load_picture(of_tiny_parts(400_000 if form == "TIFF, offsets" else 30_000)[form], Transform(16))
+
+
+@pytest.mark.parametrize("form", READABLE)
+def test_thousands_of_tiny_parts_cost_no_picture(form: str) -> None:
+    assert load_picture(of_tiny_parts(5_000)[form], Transform(16)).width == 64
+
+
+def test_a_large_jpeg_2000_is_decoded_to_half_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder takes 23 bytes and 80 ns for a pixel."""
+    gradient = Image.radial_gradient("L").resize((300, 200)).convert("RGB")
+    stream = io.BytesIO()
+    gradient.save(stream, "JPEG2000")
+    whole = load_picture(stream.getvalue(), Transform(16))
+    monkeypatch.setattr(picture_formats, "MAX_PIXELS_OF_JPEG_2000", 59_999)
+    half = load_picture(stream.getvalue(), Transform(16))
+    assert (half.width, half.height, half.crop) == (whole.width, whole.height, whole.crop) == (300, 200, (50, 0, 200))
+    difference = np.abs(half.pixels.astype(int) - whole.pixels)
+    assert 0 < difference.max() <= 4
+    for content, size in ((stream.getvalue(), 100), (saved("JPEG2000", (300, 200), num_resolutions=1), 16)):
+        with pytest.raises(ValueError, match="300 x 200 px of JPEG 2000 that cannot be decoded to half its size"):
+            load_picture(content, Transform(size))
+
+
+def test_common_pictures_are_not_decoded_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_formats, "MAX_SAMPLES_IN_PYTHON", 0)
+    for mode in ("RGB", "RGBA"):
+        stream = io.BytesIO()
+        Image.new(mode, (40, 30), (200, 30, 90, 255)[: len(mode)]).save(stream, "DDS")
+        assert load_picture(stream.getvalue(), Transform(16)).pixels[9, 9].tolist() == [200, 30, 90]
+    assert load_picture(saved("SGI", bpc=2), Transform(16)).pixels[0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_container_that_may_hold_any_format_is_no_way_around_the_refused_ones() -> None:
