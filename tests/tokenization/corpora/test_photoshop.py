@@ -70,3 +70,9 @@ def test_a_cut_off_photoshop_picture_is_refused(packed: bool) -> None:
     for end in (25, 26, 40, 60, len(whole) // 2, len(whole) - 100):
         with pytest.raises(ValueError, match="not a readable picture"):
             load_picture(whole[:end], Transform(SIDE))
+
+
+def test_a_photoshop_picture_of_16_bits_is_refused_as_such() -> None:
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, SIDE, SIDE, 16, GREY)
+    with pytest.raises(ValueError, match="it is a Photoshop picture, damaged or of a kind that Pillow does not read"):
+        load_picture(header + bytes(14 + 2 * SIDE * SIDE), Transform(SIDE))

@@ -93,6 +93,24 @@ def test_planes_that_pillow_mixes_up_are_refused_by_name(
             loaded(tiff(samples, photometric, more=more, planar=2, compression=compression))
 
 
+@pytest.mark.parametrize(
+    ("samples", "photometric"),
+    [
+        (np.zeros((8, 8, 3), np.uint32), RGB),
+        (np.zeros((8, 8, 3), np.float32), RGB),
+        (np.zeros((8, 8, 3), np.int8), RGB),
+        (np.zeros((8, 8, 2), np.uint16), BLACK_IS_0),
+        (np.zeros((8, 8), np.float16), BLACK_IS_0),
+        (np.zeros((8, 8), np.int8), WHITE_IS_0),
+    ],
+)
+def test_samples_that_pillow_does_not_read_are_refused_as_such(samples: np.ndarray, photometric: int) -> None:
+    more = extra("<", 2) if samples.shape[2:] == (2,) else []
+    for order in ("<", ">"):
+        with pytest.raises(ValueError, match="it is a TIFF picture, damaged or of a kind that Pillow does not read"):
+            loaded(tiff(samples, photometric, "<" if order == "<" else ">", more=more if order == "<" else []))
+
+
 @pytest.mark.parametrize(("dtype", "lowest"), [("i1", -128), ("i2", -300)])
 def test_a_negative_sample_does_not_become_a_bright_one(dtype: str, lowest: int) -> None:
     samples = samples_of(RAMP, dtype)
