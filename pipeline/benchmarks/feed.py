@@ -127,7 +127,7 @@ def write_tokens(location: str, benchmark: FeedBenchmark, report: Callable[[str]
 
 
 def inputs_of(location: str, benchmark: FeedBenchmark) -> PlanInputs:
-    """What the plan of the benchmark's stage over tokens at a folder or URL is made from."""
+    """The inputs of the plan of the benchmark's stage, over tokens at a folder or URL."""
     stage = replace(benchmark.stage, sources={MAIN: Source()})
     index = build_row_index(RowSelection(location, "", (), stage.seq_len))
     instructions = {language: [0] * count for language, count in INSTRUCTION_IDS.items()}

@@ -1,4 +1,4 @@
-"""What the plan of a stage is made from. It can be sent to another process."""
+"""The inputs from which the plan of a stage is made. They can be sent to another process."""
 
 from dataclasses import dataclass
 

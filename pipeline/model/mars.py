@@ -72,7 +72,7 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         raise NotImplementedError("MARS's ids of codes begin where its text vocabulary ends, so that cannot be resized")
 
     @can_return_tuple
-    def forward(
+    def forward(  # noqa: PLR0913
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

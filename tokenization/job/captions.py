@@ -74,7 +74,7 @@ def why_no_caption(sample: Sample, config: TokenizationConfig) -> str:
 
 
 def why_no_text(text: str) -> str:
-    """Why a text cannot be tokenized; empty if it can."""
+    """The reason why a text cannot be tokenized; empty if it can."""
     if len(text) > MAX_LETTERS:
         return f"has {len(text)} letters, more than {MAX_LETTERS}"
     if any("\ud800" <= letter <= "\udfff" for letter in text):
