@@ -34,7 +34,7 @@ def summary_lines(figures: dict[str, Any], unit: str) -> list[tuple[str, str]]:
     lines = [("so far", _days(figures["gpu_days"], unit))]
     if figures["other_days"]:
         lines.append(
-            ("beside them, CPU-days" if unit != "CPU-days" else "beside them, GPU-days", _days(figures["other_days"]))
+            ("in addition, CPU-days" if unit != "CPU-days" else "in addition, GPU-days", _days(figures["other_days"]))
         )
     lines += [(name, _days(days, unit)) for name, days in figures["by_category"].items()]
     if figures["budget_gpu_days"]:
