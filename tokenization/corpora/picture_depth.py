@@ -25,7 +25,7 @@ SIGNED = (2,)
 """A value of a TIFF's `SAMPLE_FORMAT`."""
 STATED_IN_32_BITS = ("PNG", "PPM", "JPEG2000")
 """Formats whose samples of up to 16 bits Pillow scales to 65,535, in whatever mode."""
-ALPHA_MAY_BE_UNSET = ("BMP", "DIB", "ICO", "CUR", "TGA", "DDS")
+ALPHA_MAY_BE_UNSET = ("BMP", "DIB", "ICO", "CUR", "TGA", "DDS", "SGI", "IM", "BLP")
 """Formats that often have a fourth byte without a meaning: 0 in all pixels then, although nothing is transparent."""
 SAMPLES_AT_ONCE = 4_000_000
 
@@ -45,6 +45,8 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
         return _deep_grey(image)
     if image.format == "PSD":
         add_alpha(image, content)
+    if image.format == "JPEG2000" and stated < 255 and image.mode not in ("P", "PA"):
+        image = _of_few_bits(image, stated)
     _mend_palette(image)
     if stated > 255:
         check_range(image, content, stated)
@@ -54,6 +56,12 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
     if image.has_transparency_data:
         return _with_alpha(image).convert("RGB") if _is_alpha_unset(image) else _over_white(image)
     return image.convert("RGB")
+
+
+def _of_few_bits(image: Image.Image, most: int) -> Image.Image:
+    """Scales samples of a JPEG 2000 of less than 8 bits, which Pillow has shifted: 15 of 4 bits is 240."""
+    shift = 8 - most.bit_length()
+    return image.point([(value >> shift) * 255 // most for value in range(256)] * len(image.getbands()))
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from PIL import Image
 
-from tokenization.corpora.picture_parts import boxes_of, count_part
+from tokenization.corpora.picture_parts import PNG_SIGNATURE, boxes_of, count_part
 
 ORIENTATION = 0x0112
 XMP_TAG = 700
@@ -34,7 +34,6 @@ TURNS = {
 SIDEWAYS = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TIFF_SIGNATURES = (b"II\x2a\x00", b"MM\x00\x2a", b"MM\x2a\x00", b"II\x00\x2a", b"II\x2b\x00", b"MM\x00\x2b")
 XMP_IN_JPEG, XMP_IN_PNG, EXIF_IN_PNG = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp", b"Raw profile type exif"
 EXIF_HEADER = b"Exif\0\0"

@@ -1,14 +1,15 @@
-"""The channels of a Photoshop picture, where there are more than its colours have.
+"""The channels of a Photoshop picture, where they are more than its colours have.
 
-Pillow looks for the first run-length encoded row as if there were none, and drops alpha but that of three colours.
+Pillow looks for the first run-length encoded row as if there were none, and drops alpha but that of three colours. It
+also takes the bits of a bitmap for their opposites.
 """
 
 import io
 
 from PIL import Image, ImageFile
 
-MULTICHANNEL = 7
-"""A colour mode in the header."""
+BITMAP, MULTICHANNEL = 0, 7
+"""Colour modes in the header."""
 RAW = 0
 """A compression."""
 HEADER_BYTES = 26
@@ -25,6 +26,8 @@ def mend_channels(image: Image.Image, content: bytes) -> None:
         raise ValueError(f"a Photoshop picture of {channels} inks without a common colour space: convert it to RGB")
     if channels > len(image.getbands()):
         _point(image, _offsets(image, content))
+    if color_mode == BITMAP and isinstance(image, ImageFile.ImageFile):  # where 1 is black
+        image.tile = [type(tile)(*tile[:3], "1;I") for tile in image.tile]
 
 
 def add_alpha(image: Image.Image, content: bytes) -> None:

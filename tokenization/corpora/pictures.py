@@ -16,7 +16,7 @@ from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
 from tokenization.corpora.picture_depth import as_rgb
 from tokenization.corpora.picture_formats import FORMATS, check_work, halve, is_decoded_in_python, plugin_for
 from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
-from tokenization.corpora.picture_parts import BoundedFile
+from tokenization.corpora.picture_parts import ICON, BoundedFile, png_in_icon
 from tokenization.corpora.picture_photoshop import mend_channels
 from tokenization.corpora.picture_tiff import check_layout
 from tokenization.files.content import START_BYTES, content_of, what_it_is, without_addresses
@@ -24,7 +24,6 @@ from tokenization.files.content import START_BYTES, content_of, what_it_is, with
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
 FILTER = Image.Resampling[RESAMPLING.upper()]
-ICON = b"\0\0\1\0"
 LATE_SHARE = 1
 """A picture of at most this multiple of the high resolution's pixels is resized to it only when that is asked for. Till
 then Pillow holds 4 bytes a pixel of it; the resized one has 3."""
@@ -87,6 +86,7 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
 
 def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, int]:
     """Returns the upright picture in mode RGB, and its width and height in px, of which a JPEG may have a part only."""
+    content = png_in_icon(content)
     encoded = strip_metadata(content)
     if is_jpeg_xl(content):
         header = read_header(content)

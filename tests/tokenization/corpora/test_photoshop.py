@@ -72,6 +72,18 @@ def test_a_cut_off_photoshop_picture_is_refused(packed: bool) -> None:
             load_picture(whole[:end], Transform(SIDE))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_set_bit_of_a_bitmap_is_black(packed: bool) -> None:
+    """As Adobe's specification has it, and other readers."""
+    row = b"\xf0" * (SIDE // 8)
+    body = b"\0\0" + row * SIDE
+    if packed:
+        body = b"\0\1" + struct.pack(">H", 2) * SIDE + bytes([257 - len(row), 0xF0]) * SIDE
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, SIDE, SIDE, 1, 0)
+    pixels = load_picture(header + bytes(12) + body, Transform(SIDE)).pixels
+    assert np.array_equal(pixels[0, :8, 0], [0] * 4 + [255] * 4)
+
+
 def test_a_photoshop_picture_of_16_bits_is_refused_as_such() -> None:
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 1, SIDE, SIDE, 16, GREY)
     with pytest.raises(ValueError, match="it is a Photoshop picture, damaged or of a kind that Pillow does not read"):

@@ -158,7 +158,7 @@ def test_plain_black_and_plain_white_stay_what_they_are(color: int) -> None:
         assert (loaded(content) == color // 257).all()
 
 
-@pytest.mark.parametrize("kind", ["BMP", "TGA", "ICO", "DDS"])
+@pytest.mark.parametrize("kind", ["BMP", "TGA", "ICO", "DDS", "SGI"])
 def test_a_fourth_byte_that_nobody_set_hides_no_picture(kind: str) -> None:
     red = Image.new("RGBA", (64, 64), (200, 30, 30, 0))
     how = {"bitmap_format": "bmp"} if kind == "ICO" else {}
@@ -166,6 +166,34 @@ def test_a_fourth_byte_that_nobody_set_hides_no_picture(kind: str) -> None:
     if kind != "BMP":
         red.putpixel((0, 0), (0, 0, 0, 255))
         assert loaded(saved(red, kind, **how))[9, 9].tolist() == [255] * 3, "some alpha is set, so it counts"
+
+
+def icon(*pictures: tuple[bytes, int]) -> bytes:
+    """An icon of pictures and the sides that it says of them."""
+    content, at = struct.pack("<HHH", 0, 1, len(pictures)), 6 + 16 * len(pictures)
+    for picture, side in pictures:
+        content += struct.pack("<BBBBHHII", side, side, 0, 0, 1, 32, len(picture), at)
+        at += len(picture)
+    return content + b"".join(picture for picture, _ in pictures)
+
+
+def test_a_png_in_an_icon_is_what_it_is_by_itself() -> None:
+    steps = np.tile(np.arange(SIDE) * 16 // SIDE, (SIDE, 1))
+    forms = [
+        png(steps, 4, 0, png_chunk(b"tRNS", struct.pack(">H", 5))),
+        png(steps, 4, 3, png_chunk(b"PLTE", bytes(range(48))), png_chunk(b"tRNS", bytes(range(16)))),
+        png(np.stack([of_white(65_535, np.uint16)] * 3, -1), 16, 2, png_chunk(b"tRNS", bytes(6))),
+        png(of_white(65_535, np.uint16), 16, 0),
+    ]
+    small = png(np.zeros((8, 8), np.uint8), 8, 0)
+    for form in forms:
+        assert np.array_equal(loaded(icon((small, 8), (form, 64), (small, 16))), loaded(form))
+        assert (loaded(form) == 255).any()
+    with pytest.raises(ValueError, match="the brightest sample of the picture is below 4,096"):
+        loaded(icon((png(np.stack([of_white(4095, np.uint16)] * 3, -1), 16, 2), 64)))
+    for damaged in (icon(), icon((b"", 64)), icon((forms[0], 64))[:30], b"\0\0\1\0\xff\xff"):
+        with pytest.raises(ValueError, match="not a readable picture|invalid|cannot"):
+            loaded(damaged)
 
 
 def targa(kind: int, depth: int, pixel: bytes, palette: bytes = b"", palette_bits: int = 0) -> bytes:
@@ -197,6 +225,23 @@ def test_unset_alpha_of_a_grey_or_palette_dds_hides_no_picture() -> None:
 
     assert (loaded(texture(0x20001, 16, b"\x78\0" * 64)) == 120).all()
     assert (loaded(texture(0x20, 8, b"\x78\x78\x78\0" * 256 + bytes(64))) == 120).all()
+
+
+FEW_BITS = {
+    1: "000101ff52000c00000001000004040001ff5c00044008ff90000a0000000000140001ff93d20011504277ffd9",
+    2: "010101ff52000c00000001000004040001ff5c00044010ff90000a0000000000170001ff93dd1c114f8a29b453a9ffd9",
+    4: "030101ff52000c00000001000004040001ff5c00044020ff90000a0000000000200001ff93df20f0116aa1f0207906f900434f6ddf95f3"
+    "ffd9",
+}
+"""What OpenJPEG wrote of a ramp of 8 x 8 px, behind the size and the number of components."""
+
+
+@pytest.mark.parametrize("bits", FEW_BITS)
+def test_a_jpeg_2000_of_few_bits_reaches_white(bits: int) -> None:
+    """Pillow takes 1 of 1 bit for 128."""
+    size = "ff4fff51002900000000000800000008" + "00" * 8 + "0000000800000008" + "00" * 8 + "0001"
+    pixels = load_picture(bytes.fromhex(size + FEW_BITS[bits]), Transform(8)).pixels
+    assert np.array_equal(pixels[0, :, 0], np.arange(8) * 2**bits // 8 * 255 // (2**bits - 1))
 
 
 def test_premultiplied_alpha_lies_over_white_too() -> None:
