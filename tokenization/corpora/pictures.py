@@ -19,7 +19,7 @@ from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orie
 from tokenization.corpora.picture_parts import ICON, BoundedFile, png_in_icon
 from tokenization.corpora.picture_photoshop import mend_channels
 from tokenization.corpora.picture_tiff import check_layout
-from tokenization.files.content import START_BYTES, content_of, what_it_is, without_addresses
+from tokenization.files.content import START_BYTES, content_of, one_line, what_it_is
 
 REDUCING_GAP = 3.0
 """Before resampling, Pillow averages blocks down to this multiple of the target size; JPEG is decoded to that size."""
@@ -59,14 +59,14 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             rgb, width, height = _decoded(content, transform)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"picture has more than max_pixels {transform.limits.max_pixels}: {error}") from error
     except (UnidentifiedImageError, KeyError) as error:  # the latter are from tables of depths and modes
         raise ValueError(f"not a readable picture: {_named(content)}{plugin_for(content)}") from error
     except Exception as error:  # broken bytes can make Pillow's decoders raise any exception
-        raise ValueError(f"not a readable picture: {without_addresses(str(error))}") from error
+        raise ValueError(f"not a readable picture: {one_line(error)}") from error
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
 

@@ -272,6 +272,13 @@ def test_what_is_no_picture_is_named_the_same_in_every_run(content: bytes, messa
         load_picture(content, Transform(16))
 
 
+def test_a_damaged_jpeg_xl_gets_a_message_of_one_line() -> None:
+    content = bytearray(saved("JXL"))
+    content[-9:] = bytes(9)
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+        load_picture(bytes(content[:-3]), Transform(16))
+
+
 def test_the_extra_that_reads_a_format_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = tuple(name for name in picture_formats.FORMATS if name not in ("HEIF", "JXL"))
     for module in (picture_formats, pictures):
