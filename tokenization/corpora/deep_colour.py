@@ -63,8 +63,13 @@ def stated_white(image: Image.Image, content: bytes) -> int:
     return 255
 
 
-def check_range(image: Image.Image, content: bytes, white: int) -> None:
+def check_range(image: Image.Image, content: bytes, white: int, visible: Image.Image | None = None) -> None:
     """Checks a loaded picture of which Pillow has kept the high byte of each sample.
+
+    Args:
+        image, content: the picture and its file.
+        white: the largest value that a sample can have.
+        visible: 0 where a pixel does not count, if the picture's own alpha does not say so.
 
     Raises:
         ValueError: its samples use too little of their range; see the module.
@@ -77,7 +82,7 @@ def check_range(image: Image.Image, content: bytes, white: int) -> None:
         )
     alpha = names.index("A") if "A" in names else len(names)
     is_visible = alpha < len(names) and any(counts[256 * alpha + 1 :])
-    mask = image.getchannel("A") if is_visible else None
+    mask = image.getchannel("A") if is_visible else visible
     counts = image.histogram(mask)
     low: Image.Image | None = None
     for bands in (range(alpha), range(alpha, len(names))):

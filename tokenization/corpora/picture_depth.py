@@ -48,9 +48,11 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
     if image.format == "JPEG2000" and stated < 255 and image.mode not in ("P", "PA"):
         image = _of_few_bits(image, stated)
     _mend_palette(image)
+    alpha = _transparency(image, content)
     if stated > 255:
-        check_range(image, content, stated)
-    _mend_transparency(image, content)
+        check_range(image, content, stated, alpha)
+    if alpha:
+        image.putalpha(alpha)
     if image.mode == "LAB":
         return _of_lab(image)
     if image.has_transparency_data:
@@ -85,7 +87,11 @@ def _deep_grey(image: Image.Image) -> Image.Image:
         samples = samples.view(np.int8)
     if image.format == "FITS" and image.mode == "I;16":  # signed there
         samples = samples.view(np.int16)
-    white, transparent = _white(samples, image.mode, image.format, tags), image.info.get("transparency")
+    transparent = image.info.get("transparency")
+    visible = samples if transparent is None else samples[samples != transparent]
+    if not visible.size:
+        return Image.new("RGB", image.size, "white")
+    white = _white(visible, image.mode, image.format, tags)
     grey = np.empty(samples.shape, np.uint8)
     rows = max(1, SAMPLES_AT_ONCE // samples.shape[1])
     for start in range(0, len(samples), rows):
@@ -131,8 +137,8 @@ def _white(samples: np.ndarray, mode: str, kind: str | None, tags: dict[int, Any
 
 def _is_scaled(samples: np.ndarray) -> bool:
     """True if all samples are 8 bits that were scaled to 16."""
-    rows = max(1, SAMPLES_AT_ONCE // samples.shape[1])
-    return not any((samples[start : start + rows] % 257).any() for start in range(0, len(samples), rows))
+    flat = samples.reshape(-1)
+    return not any((flat[at : at + SAMPLES_AT_ONCE] % 257).any() for at in range(0, len(flat), SAMPLES_AT_ONCE))
 
 
 def _mend_palette(image: Image.Image) -> None:
@@ -141,20 +147,24 @@ def _mend_palette(image: Image.Image) -> None:
         image.putpalette(bytes(colors), "RGB;L")
 
 
-def _mend_transparency(image: Image.Image, content: bytes) -> None:
-    """Takes the transparent colour of a PNG for one of the depth of its samples, as Pillow scales those alone."""
+def _transparency(image: Image.Image, content: bytes) -> Image.Image | None:
+    """Takes the transparent colour of a PNG for one of the depth of its samples, as Pillow scales those alone.
+
+    Returns:
+        Alpha, if the colour has 16 bits, and Pillow's pixels cannot tell it from others.
+    """
     if image.format != "PNG" or image.mode not in ("L", "RGB") or "transparency" not in image.info:
-        return
+        return None
     depth, color = content[24], image.info["transparency"]
     if depth == 16:
-        image.putalpha(_unlike(image, content, image.info.pop("transparency")))
-        return
+        return _unlike(image, content, image.info.pop("transparency"))
 
     def scaled(sample: int) -> int:
         white = (1 << depth) - 1
         return (sample & white) * 255 // white
 
     image.info["transparency"] = tuple(map(scaled, color)) if isinstance(color, tuple) else scaled(color)
+    return None
 
 
 def _unlike(image: Image.Image, content: bytes, color: tuple[int, ...]) -> Image.Image:

@@ -95,6 +95,18 @@ def test_colours_under_transparent_pixels_make_no_dark_picture_bright() -> None:
         loaded(png(samples, 16, RGB_ALPHA))
 
 
+def test_a_bright_transparent_colour_makes_no_dark_picture_bright() -> None:
+    dark = (RAMP * 4095).astype(np.uint16)
+    dark[:9, :9] = WHITE
+    for samples, color, mark in (
+        (dark, 0, struct.pack(">H", WHITE)),
+        (np.stack([dark] * 3, -1), RGB, struct.pack(">HHH", *[WHITE] * 3)),
+    ):
+        with pytest.raises(ValueError, match=r"the brightest sample of the picture is (4095|below 4,096)"):
+            loaded(png(samples, 16, color, png_chunk(b"tRNS", mark)))
+        assert (loaded(png(0 * samples + WHITE, 16, color, png_chunk(b"tRNS", mark))) == 255).all()
+
+
 def test_alpha_of_fewer_bits_is_refused_as_it_would_hide_the_picture() -> None:
     with pytest.raises(ValueError, match="the largest sample of alpha is below 4,096, and opaque is 65,535"):
         loaded(png(with_alpha(colours(RAMP, RAMP, RAMP), 4095), 16, RGB_ALPHA))
