@@ -105,6 +105,8 @@ class Options(JobOptions):
         """
         if self.layout and self.layout not in CORPUS_FORMATS:
             raise UsageError(f"--layout {self.layout!r} is unknown; choose one of {', '.join(CORPUS_FORMATS)}")
+        if self.image_column and self.layout not in (None, "", "parquet"):
+            raise UsageError(f"--image-column is only for the layout parquet, not for --layout {self.layout}")
         given = {name for name, value in asdict(self).items() if value is not None}
         at_least(self, **{name: least for name, least in LEAST.items() if name in given})
         for name in filter(given.__contains__, SETTINGS):
@@ -176,6 +178,8 @@ def main(options: Options) -> dict[str, Any]:
 
 def _columns(captions: tuple[str, ...]) -> dict[str, str]:
     """Returns languages by caption column."""
+    if not captions:
+        raise UsageError("--captions is empty; write LANGUAGE=COLUMN, as in --captions en=caption, or leave it out")
     columns: dict[str, str] = {}
     for pair in captions:
         language, separator, column = pair.partition("=")

@@ -28,6 +28,18 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen-7B's 208 special tokens, in the order of their ids from 151,643 on."""
 NUM_RANKS = 151_643
+QWENS_SHA256 = "36c3749fd3c87e2402f612459b45ae4e6ce5488a3ecde47a8a3ea3ed3d5dda5a"
+"""Of Qwen's ranks in the order of their ids, as byte-level tokens, a line each: those of the package `dashscope`."""
+PROBES = {
+    "It's I'LL we've 3.14159": [2132, 594, 358, 6, 4086, 582, 3003, 220, 18, 13, 16, 19, 16, 20, 24],
+    "墨镜笑脸：你好，世界": [101241, 100811, 115975, 5122, 108386, 3837, 99489],
+    "  café A\u030angström\t\r\n\r\n x": [220, 51950, 79252, 968, 495, 85584, 42625, 856],
+    "def f(x):\n    return x  # ok": [750, 282, 2075, 982, 262, 470, 856, 220, 671, 5394],
+}
+"""Texts with the ids that Qwen's own tokenizer gives them: they show how a tokenizer splits and merges."""
+SMALL_VOCABULARY = 10_000
+"""A vocabulary of fewer tokens is taken for that of a language expert which was trained with it, as in tests: no
+published model has so few."""
 JSON_FILE = "tokenizer.json"
 A_JSON, A_TEXT = "a JSON text", "a text that begins"
 """What a broken file of a tokenizer may look like, and so does a whole one."""
@@ -88,6 +100,19 @@ def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[
     return [encoding.ids for encoding in _without_added_tokens(tokenizer).encode_batch(lines)]
 
 
+def check_fits(tokenizer: PreTrainedTokenizerFast, num_rows: int) -> None:
+    """Checks a vocabulary against a language expert's table of `num_rows` rows.
+
+    Raises:
+        InputError: the table is that of a published Qwen, and the vocabulary is not.
+    """
+    if len(tokenizer) < NUM_RANKS <= num_rows:
+        raise InputError(
+            f"the text tokenizer has {len(tokenizer)} ids, and the language expert {num_rows} rows, as Qwen's have; "
+            "set text_tokenizer to the language expert's own"
+        )
+
+
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The id that ends a caption.
 
@@ -122,10 +147,33 @@ def _of_json(described: Path) -> PreTrainedTokenizerFast:
     try:
         FastTokenizer.from_file(str(described))  # of a broken file, transformers would look for another one
         if in_folder:
-            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        return PreTrainedTokenizerFast(tokenizer_file=str(described))
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        else:
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(described))
     except Exception as error:  # the two libraries raise any exception
         raise InputError(_unreadable(described, error)) from error
+    _check_vocabulary(tokenizer, described)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Raises InputError if the vocabulary is neither Qwen's nor a small one: its ids would name other words."""
+    backend = tokenizer.backend_tokenizer
+    size = backend.get_vocab_size(with_added_tokens=False)
+    if size < SMALL_VOCABULARY:
+        return
+    ids = backend.get_vocab(with_added_tokens=False).items()
+    ranks = "\n".join(token for _, token in sorted((number, token) for token, number in ids if number < NUM_RANKS))
+    is_qwens = hashlib.sha256(ranks.encode("utf-8", "surrogatepass")).hexdigest() == QWENS_SHA256
+    if not is_qwens or size != NUM_RANKS:
+        raise InputError(
+            f"text tokenizer {str(path)!r} has another vocabulary than Qwen's, of {size} tokens; MARS is built on "
+            "Qwen's, so name the language expert's own tokenizer"
+        )
+    if text_ids(tokenizer, list(PROBES)) != list(PROBES.values()):
+        raise InputError(
+            f"text tokenizer {str(path)!r} has Qwen's vocabulary, but splits texts in another way; fetch it again"
+        )
 
 
 def _converted(ranks: Path) -> PreTrainedTokenizerFast:
@@ -163,6 +211,7 @@ def _convert(ranks: Path) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
     if tokenizer.convert_tokens_to_ids(END_OF_TEXT) != NUM_RANKS:
         raise InputError(f"{ranks} does not have Qwen's {NUM_RANKS} ranks; use Qwen-7B's own qwen.tiktoken")
+    _check_vocabulary(tokenizer, ranks)
     return tokenizer
 
 

@@ -42,7 +42,7 @@ def at_least(options: Any, **least: float) -> None:
         UsageError: a flag is below its minimum.
     """
     for name, lowest in least.items():
-        if (value := getattr(options, name)) < lowest:
+        if not (value := getattr(options, name)) >= lowest:  # also what is not a number
             raise UsageError(f"--{name.replace('_', '-')} is {value:g}, but must be at least {lowest:g}")
 
 

@@ -19,7 +19,7 @@ from pipeline.training.samples import SamplePrompts
 from pipeline.training.stage_run import StageRun
 from pipeline.training.trackers import check_trackers
 from tokenization.table.token_table import Fingerprint
-from tokenization.text_tokenizer import end_of_text_id, load_text_tokenizer, text_ids
+from tokenization.text_tokenizer import check_fits, end_of_text_id, load_text_tokenizer, text_ids
 
 
 def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageRun:
@@ -44,6 +44,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
             check_high_resolution(number, stage, rows)
     check_base(paths, number, stage, fingerprint, longest_sample(*lengths))
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    check_fits(tokenizer, base_config(paths).vocab_size)
     return StageRun(
         stage=stage,
         stage_number=number,

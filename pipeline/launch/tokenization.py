@@ -16,6 +16,7 @@ from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, starts_ray_here
 from pipeline.runtime.terminal import say, say_error
+from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
@@ -67,6 +68,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if not recipe.corpora[name].path:
         make_corpus(name, recipe, paths)
     corpus, workers, config = Corpus(paths.source_of(name)), recipe.tokenizers, recipe.tokenization
+    check_columns(corpus, config)
     if not recipe.corpora[name].high_resolution:
         config = replace(config, size_hr_px=0)
     output = paths.tokens_of(name)
@@ -92,6 +94,24 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if config.size_hr_px and not manifest.rows_hr:
         say_error(f"no row has the high resolution: hr_where {config.hr_where!r} matches none")
     return manifest
+
+
+def check_columns(corpus: Corpus, config: TokenizationConfig) -> None:
+    """Checks the names of columns against the layout, which may have been detected.
+
+    Raises:
+        UsageError: the layout has no column of pictures but one is named, or it has captions but no column is named.
+    """
+    if corpus.source.image_column and corpus.layout != "parquet":
+        raise UsageError(
+            f"image_column is {corpus.source.image_column!r}, but corpus {corpus.source.url!r} has layout "
+            f"{corpus.layout}; leave it out, only parquet has such a column"
+        )
+    if not config.caption_columns and corpus.layout != "documents":
+        raise UsageError(
+            f"no caption column is named for corpus {corpus.source.url!r}; set tokenization.caption_columns, as with "
+            "--captions en=caption"
+        )
 
 
 def check_resources(workers: Workers) -> None:

@@ -5,6 +5,7 @@ D hidden size, H query heads, G key and value heads, d head size.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,12 @@ class RotaryEmbedding(Float32Buffers, Qwen2RotaryEmbedding):
     """
 
     float32_buffers = ("inv_freq", "original_inv_freq")
+
+    def __init__(self, config: MarsConfig) -> None:
+        if config.rope_parameters["rope_type"] != "default":  # transformers' other kinds do not derive the head's size
+            config = copy(config)
+            config.head_dim = config.head_size
+        super().__init__(config)
 
 
 class VisualEmbedding(nn.Embedding):

@@ -12,7 +12,7 @@ from pipeline.weights.hub import model_folder
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.start_file import is_starting_model
 from pipeline.weights.starting_model import StartOptions, make_starting_model
-from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.text_tokenizer import check_fits, load_text_tokenizer
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
@@ -39,7 +39,9 @@ def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[
         raise UsageError(f"--codebook-size is {codebook_size}, but must be at least 1")
     expert = open_language_expert(folder)
     vocabulary = JointVocabulary(expert.config.vocab_size, codebook_size)
-    num_ids = len(load_text_tokenizer(recipe.text_tokenizer, paths.text))
+    tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
+    check_fits(tokenizer, expert.config.vocab_size)
+    num_ids = len(tokenizer)
     if num_ids > expert.config.vocab_size:
         raise InputError(
             f"text tokenizer {recipe.text_tokenizer!r} has {num_ids} ids, the language expert {named!r} "

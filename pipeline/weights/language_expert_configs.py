@@ -8,6 +8,7 @@ from transformers import Qwen2Config, Qwen3Config
 
 from pipeline.architecture.mars_config import ExpertConfig, MarsConfig
 from pipeline.errors import InputError
+from pipeline.weights.config_values import check_rotary, check_values, explained
 from tokenization.files.content import content_of_file, content_of_model_folder, what_file_is
 
 FORMATS = ("qwen2", "qwen3", "qwen", "mars")
@@ -36,10 +37,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:
         problem = what_file_is(path) if (known := content_of_file(path)) and known.name != JSON else f"{error}"
         raise InputError(f"{str(path)!r} is no readable config: {problem}; fetch it again") from error
-    if kind not in FORMATS:
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise InputError(
-            f"language expert {str(folder)!r} is a {kind!r} model; MARS is built on {', '.join(FORMATS[:3])}"
+            f"language expert {str(folder)!r} is a {str(kind)[:100]!r} model; MARS is built on {', '.join(FORMATS[:3])}"
         )
+    check_values(values, folder)
     return values
 
 
@@ -55,6 +57,13 @@ def language_expert_config(folder: Path) -> ExpertConfig:
         InputError: see `open_language_expert`; the tensors are not checked.
     """
     values, folder = read_config(folder), folder_of(folder)
+    with explained(folder):
+        config = _config_of(values, folder)
+    check_rotary(config.rope_parameters, folder)
+    return config
+
+
+def _config_of(values: dict[str, Any], folder: Path) -> ExpertConfig:
     if values["model_type"] == "mars":
         return MarsConfig.from_pretrained(folder).language_expert()
     if values["model_type"] == "qwen":

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.architecture.mars_config import ExpertConfig
 from pipeline.errors import InputError
+from pipeline.weights.config_values import explained
 from pipeline.weights.language_expert_configs import folder_of, language_expert_config, read_config
 from pipeline.weights.tensor_files import NewTensor, TensorFile, TensorFolder, bytes_of, open_tensor_folder, pieces_of
 from tokenization.files.content import content_of_tensors
@@ -60,7 +61,16 @@ class LanguageExpertFiles:
         """One of `parts`, read from its opened file."""
         part = self.parts[name]
         row = math.prod(part.shape[1:])
-        return NewTensor(name, part.shape, lambda: pieces_of(file, part.source, part.start * row, part.shape[0] * row))
+        return NewTensor(name, part.shape, lambda: self._finite(file, part, row))
+
+    def _finite(self, file: TensorFile, part: Part, row: int) -> Iterator[Tensor]:
+        for piece in pieces_of(file, part.source, part.start * row, part.shape[0] * row):
+            if not piece.isfinite().all():
+                raise InputError(
+                    f"language expert {str(self.folder)!r}: tensor {part.source!r} has values that are not finite; "
+                    "fetch it again"
+                )
+            yield piece
 
     def file_of(self, name: str) -> str:
         """The file that holds one of `parts`."""
@@ -98,13 +108,15 @@ def open_language_expert(folder: Path) -> LanguageExpertFiles:
 
     Raises:
         InputError: the folder has none of the formats, or settings that MARS does not support; or a tensor is missing,
+            twice there,
             unexpected or misshapen, and the message names the first one; or a head that its config ties differs from
             the embedding.
     """
     kind, config = read_config(folder)["model_type"], language_expert_config(folder)
     tensors = open_tensor_folder(folder)
     folder = folder_of(folder)
-    own = expert_shapes(config)
+    with explained(folder):
+        own = expert_shapes(config)
     expected = {text_name(name): shape for name, shape in own.items()}
     if kind == "mars":
         parts = {name: Part(name, 0, shape) for name, shape in expected.items()}
@@ -126,7 +138,10 @@ def open_language_expert(folder: Path) -> LanguageExpertFiles:
 
 def _stored_names(names: Iterable[str], kind: str) -> dict[str, str]:
     """Each tensor's name in the files by its own name: without wrappers, and without what stands before all of them."""
-    stored = {unwrapped(name): name for name in names}
+    stored: dict[str, str] = {}
+    for name in names:
+        if (other := stored.setdefault(unwrapped(name), name)) != name:
+            raise InputError(f"tensors {other!r} and {name!r} are the same without wrappers; save the model once")
     anchor = "transformer.wte.weight" if kind == "qwen" else "model.embed_tokens.weight"
     prefixes = prefixes_of(stored, anchor)
     if not prefixes and anchor.removeprefix("model.") in stored:  # of the model without its head

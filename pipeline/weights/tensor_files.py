@@ -32,6 +32,8 @@ Variants of half precision are taken where there is no other."""
 INDEX_ENDING = ".index.json"
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
 """Keys of a model's tensors in training checkpoints."""
+BUFFERS = ("bias", "position_ids")
+"""Endings of names of masks and positions, which old checkpoints hold as whole numbers."""
 PART = re.compile(r"-of-(\d+)\b")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -117,8 +119,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
     found = unpickled(path, mapped=True)
     if isinstance(found, dict):
         found = next((found[key] for key in STATE_KEYS if isinstance(found.get(key), dict)), found)
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
+    for name, value in found.items():
+        if not value.is_floating_point() and not name.endswith(BUFFERS):
+            raise InputError(
+                f"{str(path)!r}: tensor {name!r} is of type {value.dtype}, weights are {', '.join(DTYPES)}; "
+                "name the model that was not quantized"
+            )
     return found, is_mappable(path)
 
 
@@ -159,6 +169,9 @@ def open_tensor_folder(location: Path) -> TensorFolder:
             missing = f"; {names[0]!r} is in it" if names else ""
             raise InputError(f"{str(folder)!r} lacks the file {file!r} of its index{missing}; fetch it")
         for name, shape in opened.open(file).shapes.items():
+            if name in opened.file_of:
+                places = f"{opened.file_of[name]!r} and in {file!r}"
+                raise InputError(f"{str(folder)!r}: tensor {name!r} is in {places}; fetch the files anew")
             opened.file_of[name], opened.shapes[name] = file, shape
     for name, file in listed.items():
         if opened.file_of.get(name) != file:
@@ -175,7 +188,9 @@ def _files_of(folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         if index is not None:
             try:
                 listed = dict(json.loads(index.read_text())["weight_map"])
-            except (ValueError, KeyError, TypeError) as error:
+                if not all(isinstance(file, str) for file in listed.values()):
+                    raise ValueError("a file's name is no text")
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{str(folder)!r}: {index.name} is not readable: {error}; fetch it again") from error
             return tuple(sorted(set(listed.values()))), listed
     parts = sorted(path.name for path in folder.glob("*-of-*") if path.suffix in (".safetensors", ".bin"))

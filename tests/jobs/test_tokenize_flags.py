@@ -12,10 +12,14 @@ from jobs.common.recipes import load_recipe
 from jobs.tokenize import Options
 from pipeline.config import CorpusConfig
 from pipeline.errors import UsageError
-from pipeline.launch.tokenization import check_resources
+from pipeline.launch.tokenization import check_columns, check_resources
 from pipeline.runs.paths import run_paths
 from pipeline.runtime.ray_connection import check_gpus
 from tests.support.checkout import CHECKOUT
+from tests.support.corpora import corpus_in
+from tests.support.corpus_files import write_members
+from tests.support.pictures import noise_png
+from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.files.storage import open_storage
 
@@ -90,6 +94,10 @@ def test_a_flag_of_one_corpus_leaves_the_others_out() -> None:
         ),
         (("--max-bytes", "0"), "--max-bytes is 0, but must be at least 1"),
         (("--max-aspect-ratio", "0.5"), "--max-aspect-ratio is 0.5, but must be at least 1"),
+        (("--min-side", "100", "--max-pixels", "9999"), "min_side_px is 100, whose square is more than max_pixels"),
+        (("--max-aspect-ratio", "nan"), "--max-aspect-ratio is nan, but must be at least 1"),
+        (("--captions",), "--captions is empty; write LANGUAGE=COLUMN"),
+        (("--image-column", "x", "--layout", "webdataset"), "--image-column is only for the layout parquet"),
         (("--min-side", "9", "--max-side", "8"), "min_side_px is 9, more than max_side_px, 8"),
         (("--hr-resolution", "0", "--hr-where", "score > 6"), "add --hr-resolution"),
         (
@@ -178,6 +186,17 @@ def test_settings_that_nothing_can_be_made_with_are_refused(overrides: tuple[str
     with pytest.raises(UsageError, match=message):
         load_recipe("demo", overrides)
     load_recipe("demo", ("tokenization.caption_columns={}", "tokenization.caption_columns.a=en"))
+
+
+def test_columns_that_a_detected_layout_does_not_have_are_refused(tmp_path: Path) -> None:
+    write_members(tmp_path / "a.tar", [("0.png", noise_png(0)), ("0.txt", b"zero")])
+    config = TokenizationConfig()
+    check_columns(corpus_in(tmp_path), config)
+    with pytest.raises(UsageError, match="image_column is 'x', but corpus .* has layout webdataset; leave it out"):
+        check_columns(corpus_in(tmp_path, image_column="x"), config)
+    with pytest.raises(UsageError, match="no caption column is named for corpus"):
+        check_columns(corpus_in(tmp_path), replace(config, caption_columns={}))
+    check_columns(corpus_in(tmp_path, layout="documents"), replace(config, caption_columns={}))
 
 
 def test_devices_that_this_machine_has_not_are_asked_of_a_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """A text's ids are those that Qwen's own tokenizer gives it, whichever file the vocabulary comes in."""
 
 import base64
+import json
 import random
 import shutil
 import unicodedata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
@@ -20,6 +22,7 @@ from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 from tokenization.text_tokenizer import (
     END_OF_TEXT,
+    check_fits,
     end_of_text_id,
     load_text_tokenizer,
     text_ids,
@@ -170,3 +173,50 @@ def test_pointers_and_broken_files_are_named(tmp_path: Path, name: str, content:
         with pytest.raises(InputError, match=f"is not readable: .*{message}") as refused:
             load_text_tokenizer(str(location), tmp_path / "cache")
         assert "\n" not in str(refused.value)
+
+
+def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
+    """A `tokenizer.json` of Qwen's with a change that leaves it readable."""
+    model = described["model"]
+    vocab, other = dict(model["vocab"]), described
+    if change == "two words swapped":
+        vocab["Ġcat"], vocab["Ġdog"] = vocab["Ġdog"], vocab["Ġcat"]
+    elif change == "GPT-2's size":
+        vocab = {token: number for token, number in vocab.items() if number < 50_257}
+        model = model | {"merges": []}
+    elif change == "numbers in one piece":
+        text = json.dumps(described["pre_tokenizer"]).replace("\\\\p{N}|", "\\\\p{N}{1,3}|")
+        other = described | {"pre_tokenizer": json.loads(text)}
+    elif change == "no merges":
+        model = model | {"merges": model["merges"][:100]}
+    return other | {"model": model | {"vocab": vocab}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("two words swapped", "has another vocabulary than Qwen's, of 151643 tokens"),
+        ("GPT-2's size", "has another vocabulary than Qwen's, of 50257 tokens"),
+        ("numbers in one piece", "has Qwen's vocabulary, but splits texts in another way"),
+        ("no merges", "has Qwen's vocabulary, but splits texts in another way"),
+        ("nothing", ""),
+    ],
+)
+def test_another_vocabulary_is_refused(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, change: str, message: str
+) -> None:
+    """Its ids would name other words of the language expert."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(changed(json.loads(tokenizer.backend_tokenizer.to_str()), change)))
+    if not message:
+        load_text_tokenizer(str(path), tmp_path)
+        return
+    with pytest.raises(InputError, match=message):
+        load_text_tokenizer(str(path), tmp_path)
+
+
+def test_a_small_vocabulary_does_not_fit_a_published_qwen(small: Path, tmp_path: Path) -> None:
+    tokenizer = load_text_tokenizer(str(small), tmp_path)
+    check_fits(tokenizer, 300)
+    with pytest.raises(InputError, match=r"has 261 ids, and the language expert 151936 rows, as Qwen's have"):
+        check_fits(tokenizer, 151_936)

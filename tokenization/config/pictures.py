@@ -32,6 +32,8 @@ class Limits:
         found += below(0, self, ("min_side_px",))
         if self.min_side_px > self.max_side_px:
             found.append(f"min_side_px is {self.min_side_px}, more than max_side_px, {self.max_side_px}")
+        elif self.min_side_px**2 > self.max_pixels:
+            found.append(f"min_side_px is {self.min_side_px}, whose square is more than max_pixels, {self.max_pixels}")
         return found
 
     def check_bytes(self, num_bytes: int) -> None:

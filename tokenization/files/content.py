@@ -11,7 +11,8 @@ from typing import Any
 
 from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.signatures import (
-    ADAPTER_PARTS,
+    ADAPTER_PART,
+    ARROW_STREAM,
     CONVERT,
     EMPTY,
     FETCH,
@@ -25,6 +26,7 @@ from tokenization.files.signatures import (
     QUANTISED,
     SAFETENSORS,
     SIGNATURES,
+    TEXTUAL,
     TORCH,
     TORCH_MEMBERS,
     ZEROS,
@@ -47,16 +49,23 @@ def content_of(start: bytes) -> Content | None:
         return EMPTY
     if len(start) >= 512 and not start.strip(b"\0"):
         return ZEROS
+    is_text = _is_plain_text(start)
     for offset, signature, content in SIGNATURES:
-        if start.startswith(signature, offset):
+        if start.startswith(signature, offset) and (not is_text or content.name in TEXTUAL):
             return content
+    if is_text and re.match(rb"P[1-3]\s+(#|\d+\s)", start):
+        return Content("a PNM picture", "picture")
+    if is_text:
+        return _of_text(start)
+    if start[:4] == ARROW_STREAM and 0 < int.from_bytes(start[4:8], "little") < 1 << 30:
+        return Content("an Arrow stream", "table", "write it as parquet")
     if start[4:8] == b"ftyp":
         return _of_brands(start)
     if start.startswith(b"PK\x03\x04"):
         return _of_zip(start)
     if start[:2] == b"BM" and not start[6:10].strip(b"\0"):
         return Content("a BMP picture", "picture")
-    if re.match(rb"P[1-7][\s#]", start):
+    if re.match(rb"P[1-7][\s#]", start) or re.match(rb"P[Ff]\n-?\d", start):
         return Content("a PNM picture", "picture")
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Content("a Python pickle", "other", "write it without pickle")
@@ -84,7 +93,7 @@ def content_of_file(path: Path) -> Content | None:
 def content_of_tensors(names: Iterable[str]) -> Content | None:
     """The content of a file with tensors of these names, if it is not a whole model in plain numbers; else None."""
     names = list(names)
-    if any(part in name for name in names for part in ADAPTER_PARTS):
+    if any(ADAPTER_PART.search(name) for name in names):
         return LORA
     if any(OPTIMIZER_KEYS & set(re.split(r"[.:/]", name)) for name in names):
         return OPTIMIZER
@@ -136,6 +145,15 @@ def what_file_is(path: Path) -> str:
             return what_it_is(file.read(START_BYTES))
     except OSError:
         return ""
+
+
+def _is_plain_text(start: bytes) -> bool:
+    """True if there is nothing but printable letters and white space: no format whose numbers are binary has that."""
+    try:
+        text = start.decode("utf-8", "strict" if len(start) < START_BYTES else "ignore")
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\n\r\f" for letter in text)
 
 
 def _of_brands(start: bytes) -> Content:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""As safetensors' own limit."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 2 <= header_bytes <= path.stat().st_size - LENGTH_BYTES:
             raise ValueError("its header is cut off")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
         header = json.loads(file.read(header_bytes))
     header.pop("__metadata__", None)
     first = LENGTH_BYTES + header_bytes
-    return {
-        name: StoredTensor(
-            one["dtype"], tuple(one["shape"]), first + one["data_offsets"][0], first + one["data_offsets"][1]
-        )
-        for name, one in header.items()
-    }
+    found = {}
+    for name, one in header.items():
+        dtype, shape, (start, stop) = one["dtype"], one["shape"], one["data_offsets"]
+        numbers = [*shape, start, stop]
+        if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError(f"tensor {name!r} has no dtype, shape or place in it")
+        found[name] = StoredTensor(dtype, tuple(shape), first + start, first + stop)
+    return found

@@ -3,6 +3,7 @@
 The bytes are those of the formats' own specifications; the `file` command has most of them, too.
 """
 
+import re
 from dataclasses import dataclass
 
 CONVERT = "convert it to JPEG, PNG or WebP"
@@ -98,7 +99,6 @@ SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"PAR1", Content("a parquet file", "table")),
     (0, b"PARE", Content("an encrypted parquet file", "table", "decrypt it")),
     (0, b"ARROW1", Content("an Arrow file", "table", "write it as parquet")),
-    (0, b"\xff\xff\xff\xff", Content("an Arrow stream", "table", "write it as parquet")),
     (0, b"FEA1", Content("a Feather file", "table", "write it as parquet")),
     (0, b"Obj\x01", Content("an Avro file", "table", "write it as parquet")),
     (0, b"\x89HDF\r\n\x1a\n", Content("an HDF5 file", "table")),
@@ -139,5 +139,10 @@ QUANTISED = {
     "FP8": ("weight_scale_inv", "weight_scale"),
 }
 """Last parts of tensor names by the method of quantisation."""
-ADAPTER_PARTS = ("lora_", "lora.", "hada_w1", "lokr_w1", "oft_diag", "ia3_l", ".dora_scale", "lora_magnitude")
+ADAPTER_PART = re.compile(r"(^|[._])(lora[._]|hada_w1|lokr_w1|oft_diag|ia3_l|dora_scale)")
+"""What the name of an adapter's tensor has, as a part of its own."""
+TEXTUAL = ("a PDF document", "a PostScript program", "a Radiance HDR picture", "a FITS picture")
+"""Formats that may begin with nothing but printable letters."""
+ARROW_STREAM = b"\xff\xff\xff\xff"
+"""How an Arrow stream begins; the length of its schema follows."""
 OPTIMIZER_KEYS = {"exp_avg", "exp_avg_sq", "optimizer_state_dict", "param_groups"}

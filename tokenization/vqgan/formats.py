@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from tokenization.config.vqgan import WEIGHTS, split_choice
+from tokenization.config.vqgan import split_choice
 from tokenization.errors import InputError
+from tokenization.vqgan.config_values import check_settings, explained
 from tokenization.vqgan.published_formats import DIFFUSERS, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json, read_tensors
@@ -66,13 +66,17 @@ def load_vqgan(location: Path | str) -> Vqgan:
     found = find_vqgan(location)
     settings = found.weights.parent / SETTINGS_FILE
     values = read_json(settings) if settings in found.settings_files else {}
-    tensors = read_tensors(found.weights, found.choice or _choice(values, settings))
+    check_settings(values, settings)
+    if found.format:
+        FORMATS[found.format].check(found)
+    tensors = read_tensors(found.weights, found.choice or values.get("weights", ""))
     if broken := next((name for name, value in tensors.items() if not _is_finite(value)), ""):
         raise InputError(
             f"VQ-GAN {str(found.weights)!r}: tensor {broken!r} has values that are not finite; fetch it again"
         )
     name = found.format or _format_of(tensors, found)
-    loaded = FORMATS[name].load(found, tensors)
+    with explained(found.weights):
+        loaded = FORMATS[name].load(found, tensors)
     low, high = values.get("pixel_range", loaded.pixel_range)
     model = loaded.model.float().eval().requires_grad_(False)
     return Vqgan(model, (float(low), float(high)), loaded.factor, name)
@@ -82,14 +86,6 @@ def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
     """Writes a VQ-GAN with a diffusers model to a folder. `load_vqgan` restores it exactly."""
     vqgan.model.save_pretrained(folder)
     (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
-
-
-def _choice(values: dict[str, Any], settings: Path) -> str:
-    choice = values.get("weights", "")
-    if choice not in WEIGHTS:
-        known = ", ".join(f"{each!r}" for each in WEIGHTS if each)
-        raise InputError(f"{str(settings)!r} has weights {choice!r}; set weights to one of {known}, or leave it out")
-    return str(choice)
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenization.errors import InputError
+from tokenization.vqgan.config_values import check_model_values
 from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json
@@ -43,8 +44,16 @@ def load_diffusers(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel
         )
     model = _empty(config)
     current = {_current_name(name): value for name, value in tensors.items()}
+    if len(current) < len(tensors):
+        raise InputError(f"VQ-GAN {str(files.weights)!r} has an attention under old and new names; save the model once")
     model.load_state_dict(_renamed(model, current, None, str(files.weights)), assign=True)
     return LoadedModel(model, _factor(model), UNIT if model.config.lookup_from_codebook else SYMMETRIC)
+
+
+def check_diffusers(files: VqganFiles) -> None:
+    """Raises InputError if the config.json can be no `VQModel`'s."""
+    path = files.weights.parent / "config.json"
+    check_model_values(read_json(path), path)
 
 
 def load_open_muse(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
@@ -80,7 +89,7 @@ def load_renamed(
     return LoadedModel(model, _factor(model), pixel_range)
 
 
-DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES)
+DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES, check=check_diffusers)
 OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
 LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))

@@ -68,9 +68,11 @@ class VqganFormat:
             the only file there, under any name.
         tensor_prefix: the beginning of a tensor's name that no format before this one in `FORMATS` has. It tells files
             of tensors apart; empty takes every file.
+        check: checks the settings before any tensor is read.
     """
 
     load: Callable[[VqganFiles, dict[str, Tensor]], LoadedModel]
     class_name: str = ""
     weights_files: tuple[str, ...] = ()
     tensor_prefix: str = ""
+    check: Callable[[VqganFiles], None] = lambda files: None

@@ -50,6 +50,10 @@ def own_tensors(tensors: dict[str, Tensor], choice: str, are_averages: bool, loc
         InputError: there are no moving averages, or several VQ-GANs.
     """
     bare = {unwrapped(name): value for name, value in tensors.items()}
+    if len(bare) < len(tensors):
+        names = [unwrapped(name) for name in tensors]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"VQ-GAN {location!r} has tensor {twice!r} with and without wrappers; save the model once")
     averages = {name: value for name, value in bare.items() if name.startswith(EMA_PREFIXES)}
     plain = _without_prefix({name: value for name, value in bare.items() if name not in averages}, location)
     if choice != "ema" or are_averages:

@@ -75,17 +75,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads the object in a JSON file; empty if the file holds another value.
+    """Reads the object in a JSON file.
 
     Raises:
-        InputError: the file cannot be read, or is no JSON.
+        InputError: the file cannot be read, is no JSON, or holds another value.
     """
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = what_file_is(path) if _is_no_text_of_ours(path) else f"{error}; fetch it again"
         raise InputError(f"{str(path)!r} is not readable: {problem}") from error
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        raise InputError(f"{str(path)!r} holds a {type(values).__name__}, but must hold an object; fetch it again")
+    return values
 
 
 def _is_no_text_of_ours(path: Path) -> bool:

@@ -83,6 +83,20 @@ def box(brand: bytes, *compatible: bytes) -> bytes:
         (bytes(4096), "nothing but zeros"),
         (b'{"message": "Not Found"}', "a JSON text"),
         (b"Not Found", "a text that begins 'Not Found'"),
+        (b"GGUF files are what llama.cpp reads", "a text that begins 'GGUF files"),
+        (b"BZh91AY&SY is how bzip2 begins", "a text that begins 'BZh91AY"),
+        (b"GIF89a is a format", "a text that begins 'GIF89a"),
+        (b"PAR1 of 2", "a text that begins 'PAR1"),
+        (b"A great WAVE off Kanagawa", "a text that begins 'A great WAVE"),
+        (b"The new WEBP pictures", "a text that begins 'The new WEBP"),
+        (b"The ftypes of files", "a text that begins 'The ftypes"),
+        (b"BMW 3 series", "a text that begins 'BMW 3"),
+        (b"P3 is a rank of dogs", "a text that begins 'P3 is"),
+        (b"P2\n# by hand\n2 2\n255\n0 1 2 3", "a PNM picture"),
+        (b"P1 3 2\n0 1 0 1 1 1", "a PNM picture"),
+        (b"%PDF-1.4\n1 0 obj", "a PDF document"),
+        (b"\xff\xff\xff\xff\x98\0\0\0\x10\0\0\0", "an Arrow stream"),
+        (b"BZh91AY&SY\x9a\x1b", "a bzip2 archive"),
         (b"\0\x05\x16\x07\0\2\0\0Mac OS X        ", "an AppleDouble file"),
         (b"\0\0\0\x01Bud1", "a .DS_Store of macOS"),
     ],
@@ -94,6 +108,7 @@ def test_bytes_are_called_by_their_name(start: bytes, name: str) -> None:
 
 
 def test_bytes_of_no_known_format_are_shown_and_not_guessed() -> None:
+    assert content_of(b"\xff" * 600) is None, "no Arrow stream"
     assert content_of(b"\x9a\x00\x01abc") is None
     assert what_it_is(b"\x9a\x00\x01abc") == "it begins with the bytes 9a 00 01 61 62 63"
     assert what_it_is("猫".encode()) == "it is a text that begins '猫'"
@@ -132,6 +147,7 @@ def test_archives_tables_and_weights_are_told_apart(tmp_path: Path) -> None:
     ("names", "found"),
     [
         (["base_model.model.layers.0.self_attn.q_proj.lora_B.weight"], "LoRA"),
+        (["unet.mid_block.attn1.processor.to_q_lora.down.weight"], "LoRA"),
         (["lora_unet_down_blocks_0.lora_up.weight", "lora_unet_down_blocks_0.alpha"], "LoRA"),
         (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight.absmax"], "bitsandbytes"),
         (["model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4"], "bitsandbytes"),
@@ -139,6 +155,7 @@ def test_archives_tables_and_weights_are_told_apart(tmp_path: Path) -> None:
         (["model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight_scale_inv"], "FP8"),
         (["layers.0.weight:exp_avg"], "optimizer"),
         (["encoder.conv_in.weight", "quantize.embedding.weight", "decoder.up.3.block.0.norm1.bias"], ""),
+        (["model.explora_head.weight", "flora_encoder.weight"], ""),
         (["transformer.h.0.attn.c_attn.weight", "transformer.wte.weight", "lm_head.weight"], ""),
     ],
 )

@@ -1,0 +1,113 @@
+"""Checks the values of a VQ-GAN's config.json and image_tokenizer.json before a library sees them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokenization.config.vqgan import WEIGHTS
+from tokenization.errors import InputError
+from tokenization.files.content import one_line
+
+ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
+"""Those that diffusers knows."""
+LETTERS = 300
+MAX_LEVELS = 12
+
+
+def _number(most: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: type(value) is int and 1 <= value <= most, f"a whole number from 1 to {most:,}"
+
+
+def _blocks(kind: str) -> tuple[Callable[[Any], bool], str]:
+    names = (f"{kind}EncoderBlock2D", f"Attn{kind}EncoderBlock2D") if kind == "Down" else ()
+    names = names or (f"{kind}DecoderBlock2D", f"Attn{kind}DecoderBlock2D")
+    return lambda value: _list_of(value, lambda one: one in names), f"a list of {' and '.join(names)}"
+
+
+def _list_of(value: Any, is_one: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and 1 <= len(value) <= MAX_LEVELS and all(map(is_one, value))
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "in_channels": (lambda value: type(value) is int and value == 3, "3"),
+    "out_channels": (lambda value: type(value) is int and value == 3, "3"),
+    "block_out_channels": (lambda value: _list_of(value, _number(65_536)[0]), f"1 to {MAX_LEVELS} whole numbers"),
+    "down_block_types": _blocks("Down"),
+    "up_block_types": _blocks("Up"),
+    "layers_per_block": _number(100),
+    "latent_channels": _number(65_536),
+    "vq_embed_dim": (lambda value: value is None or _number(65_536)[0](value), _number(65_536)[1]),
+    "num_vq_embeddings": _number(10_000_000),
+    "norm_num_groups": _number(65_536),
+    "act_fn": (lambda value: value in ACTIVATIONS, " or ".join(ACTIVATIONS)),
+    "mid_block_add_attention": (lambda value: isinstance(value, bool), "true or false"),
+    "lookup_from_codebook": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""By name, what a value of a diffusers `VQModel` must be. A name that is missing has diffusers' default."""
+
+
+def check_model_values(values: Mapping[str, Any], path: Path) -> None:
+    """Checks the config of a diffusers `VQModel`.
+
+    Raises:
+        InputError: a value has another type, or can be no model's.
+    """
+    for name, (is_right, rule) in RULES.items():
+        if name in values and not is_right(values[name]):
+            raise InputError(f"{str(path)!r} has {name} {_shown(values[name])}; {rule} is expected")
+    levels = ("block_out_channels", "down_block_types", "up_block_types")
+    lengths = {len(values[name]) for name in levels if name in values}
+    if len(lengths) > 1:
+        raise InputError(f"{str(path)!r} has block_out_channels and block types of different lengths; fetch it again")
+    groups = values.get("norm_num_groups", 1)
+    if odd := next((width for width in values.get("block_out_channels", ()) if width % groups), 0):
+        raise InputError(f"{str(path)!r} has a level of {odd} channels, which norm_num_groups {groups} does not divide")
+
+
+def check_settings(values: Mapping[str, Any], path: Path) -> None:
+    """Checks an image_tokenizer.json.
+
+    Raises:
+        InputError: it has a name that is unknown, a pixel range that is none, or an unknown choice of weights.
+    """
+    if unknown := sorted(values.keys() - {"pixel_range", "weights"}):
+        raise InputError(f"{str(path)!r} has {_shown(unknown[0])}; it may have pixel_range and weights")
+    if "pixel_range" in values:
+        given = values["pixel_range"]
+        numbers = [one for one in given if type(one) in (int, float)] if isinstance(given, list) else []
+        if len(numbers) != 2 or len(given) != 2 or not _is_range(*map(float, numbers)):
+            rule = "two numbers, black's and white's, are expected"
+            raise InputError(f"{str(path)!r} has pixel_range {_shown(given)}; {rule}")
+    choice = values.get("weights", "")
+    if not isinstance(choice, str) or choice not in WEIGHTS:
+        known = ", ".join(f"{each!r}" for each in WEIGHTS if each)
+        raise InputError(f"{str(path)!r} has weights {_shown(choice)}; set weights to one of {known}, or leave it out")
+
+
+@contextmanager
+def explained(location: Path) -> Iterator[None]:
+    """Turns whatever the libraries raise over a config and its tensors into one line.
+
+    Raises:
+        InputError: they raise anything.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # diffusers and torch raise any exception
+        line = one_line(error)[:LETTERS]
+        raise InputError(
+            f"VQ-GAN {str(location)!r}: no model can be made of it ({type(error).__name__}: {line}); "
+            "fetch the weights and their config.json again"
+        ) from error
+
+
+def _is_range(low: float, high: float) -> bool:
+    return math.isfinite(low) and math.isfinite(high) and 1e-3 <= high - low <= 1e6
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:LETTERS]
