@@ -178,18 +178,16 @@ def test_pointers_and_broken_files_are_named(tmp_path: Path, name: str, content:
 def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
     """A `tokenizer.json` of Qwen's with a change that leaves it readable."""
     model = described["model"]
-    vocab, other = dict(model["vocab"]), described
+    vocab = dict(model["vocab"])
     if change == "two words swapped":
         vocab["Ġcat"], vocab["Ġdog"] = vocab["Ġdog"], vocab["Ġcat"]
+        model = model | {"merges": model["merges"][:100]}
     elif change == "GPT-2's size":
         vocab = {token: number for token, number in vocab.items() if number < 50_257}
         model = model | {"merges": []}
-    elif change == "numbers in one piece":
-        text = json.dumps(described["pre_tokenizer"]).replace("\\\\p{N}|", "\\\\p{N}{1,3}|")
-        other = described | {"pre_tokenizer": json.loads(text)}
-    elif change == "no merges":
+    else:
         model = model | {"merges": model["merges"][:100]}
-    return other | {"model": model | {"vocab": vocab}}
+    return described | {"model": model | {"vocab": vocab}}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +195,7 @@ def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
     [
         ("two words swapped", "has another vocabulary than Qwen's, of 151643 tokens"),
         ("GPT-2's size", "has another vocabulary than Qwen's, of 50257 tokens"),
-        ("numbers in one piece", "has Qwen's vocabulary, but splits texts in another way"),
-        ("no merges", "has Qwen's vocabulary, but splits texts in another way"),
-        ("nothing", ""),
+        ("few merges", "has Qwen's vocabulary, but splits texts in another way"),
     ],
 )
 def test_another_vocabulary_is_refused(
@@ -208,9 +204,6 @@ def test_another_vocabulary_is_refused(
     """Its ids would name other words of the language expert."""
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(changed(json.loads(tokenizer.backend_tokenizer.to_str()), change)))
-    if not message:
-        load_text_tokenizer(str(path), tmp_path)
-        return
     with pytest.raises(InputError, match=message):
         load_text_tokenizer(str(path), tmp_path)
 
