@@ -20,6 +20,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
+from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import Tools, check_query
 from tokenization.job.run import Progress, prepare_output, tokenize_corpus
 from tokenization.table.manifest import Manifest
@@ -77,6 +78,8 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     check_gpus(workers.use_gpu)
     fingerprint = prepare_output(corpus, output, config, tools)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
+    if links := said_of_links(corpus):
+        say_error(links)
     _say_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
         _say_missing_resources(workers)
@@ -133,6 +136,16 @@ def _say_missing_resources(workers: Workers) -> None:
     for name, amount in (workers.reader_actor | workers.encoder_actor).items():
         if total.get(name, 0) < amount:
             say_error(f"tokenize: waiting for {amount:g} {name}; the cluster has {total.get(name, 0):g} in all")
+
+
+def said_of_links(corpus: Corpus) -> str:
+    """A message if files of the corpus are links out of its folder, which are read; else empty. The cache of Hugging
+    Face's hub has nothing else."""
+    links = corpus.storage.links_out() if isinstance(corpus.storage, LocalFolder) else {}
+    if not links:
+        return ""
+    (name, target), *_ = links.items()
+    return f"{len(links)} links lead out of {corpus.source.url!r} and are followed, as {name!r} to {target!r}"
 
 
 def _say_ignored(corpus: Corpus) -> None:

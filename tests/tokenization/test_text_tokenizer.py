@@ -175,6 +175,13 @@ def test_pointers_and_broken_files_are_named(tmp_path: Path, name: str, content:
         assert "\n" not in str(refused.value)
 
 
+@pytest.fixture(scope="module")
+def described(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Qwen's `tokenizer.json`."""
+    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return found
+
+
 def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
     """A `tokenizer.json` of Qwen's with a change that leaves it readable."""
     model = described["model"]
@@ -198,12 +205,10 @@ def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
         ("few merges", "has Qwen's vocabulary, but splits texts in another way"),
     ],
 )
-def test_another_vocabulary_is_refused(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, change: str, message: str
-) -> None:
+def test_another_vocabulary_is_refused(described: dict[str, Any], tmp_path: Path, change: str, message: str) -> None:
     """Its ids would name other words of the language expert."""
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(changed(json.loads(tokenizer.backend_tokenizer.to_str()), change)))
+    path.write_text(json.dumps(changed(described, change)))
     with pytest.raises(InputError, match=message):
         load_text_tokenizer(str(path), tmp_path)
 

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenization.errors import InputError
@@ -36,6 +36,20 @@ class LocalFolder:
             kept = [path for path in paths if hidden or path.is_file() or path.is_symlink()]
             found += [path.relative_to(self.folder).as_posix() for path in kept]
         return sorted(found)
+
+    def links_out(self) -> dict[str, str]:
+        """Links in the folder to files and folders outside of it, with their targets."""
+        root, found, waiting = self.folder.resolve(), dict[str, str](), [str(self.folder)]
+        while waiting:
+            with suppress(PermissionError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        target = Path(entry.path).resolve()
+                        if not target.is_relative_to(root):
+                            found[Path(entry.path).relative_to(self.folder).as_posix()] = str(target)
+                    elif entry.is_dir():
+                        waiting.append(entry.path)
+        return dict(sorted(found.items()))
 
     def versions(self) -> dict[str, str]:
         """Size and modification time of each file."""

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from jobs.common.exit_codes import exit_code_of
-from pipeline.launch.tokenization import check_shards
+from pipeline.launch.tokenization import check_shards, said_of_links
+from tests.support.corpora import corpus_in
+from tests.support.corpus_files import write_members
+from tests.support.pictures import noise_png
 from tests.support.tokens import FINGERPRINT
 from tokenization.files.storage import open_storage
 from tokenization.table.manifest import Manifest, Notes, shard_statistics, write_manifest
@@ -54,3 +57,16 @@ def test_the_manifest_counts_what_is_ignored_and_has_nothing_new_where_nothing_i
     full = manifest(tmp_path / "full", 1, 1, 0, notes)
     assert full.ignored == {"folder": 3, "picture outside of the shards": 1} and full.not_numbers == {"score": 4}
     assert asdict(full) | {"ignored": {}, "not_numbers": {}} == asdict(plain)
+
+
+def test_links_out_of_a_corpus_are_told_of(tmp_path: Path) -> None:
+    """They are followed, as the cache of Hugging Face's hub needs it."""
+    write_members(tmp_path / "blobs" / "1", [("0.png", noise_png(0)), ("0.txt", b"zero")])
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    (tmp_path / "in" / "more" / "a.tar").symlink_to(tmp_path / "blobs" / "1")
+    corpus = corpus_in(tmp_path / "in")
+    assert [sample.key for sample in corpus.read("more/a.tar")] == ["0"]
+    assert "1 links lead out of" in said_of_links(corpus) and "blobs/1'" in said_of_links(corpus)
+    (tmp_path / "in" / "b.tar").symlink_to("more/a.tar")
+    assert said_of_links(corpus).startswith("2 links"), "one that ends outside by another link"
+    assert said_of_links(corpus_in(tmp_path / "blobs", layout="webdataset")) == ""
