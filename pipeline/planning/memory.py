@@ -21,10 +21,8 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `sub_group_size`, which the project leaves: ZeRO-3 updates so many elements at once."""
 RUNTIME_BYTES = 3_000_000_000
 """Assumed on a GPU: the CUDA context, cuBLAS and NCCL buffers, fragmentation."""
-GRADIENTS_OF_LAYER = {"sdpa": (0.5, 0.5, 0.5), "flex_attention": (0.4, 0.14, 0.05), "eager": (1.5, 1.5, 1.5)}
-"""Maximum gradients in the backward pass of a layer, as a share of what the layer keeps: if its activations were kept,
-if they are recomputed, and if they are recomputed after a text prefix. Measured on a CPU, and for FlexAttention at full
-size on torch's meta device (tests)."""
+GRADIENTS_OF_LAYER = {"sdpa": 0.5, "eager": 1.5}
+"""Maximum gradients in a layer's backward pass, as a share of what the layer keeps. Measured on a CPU (a test)."""
 
 
 @dataclass(frozen=True)
@@ -221,40 +219,76 @@ def activation_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes:
 
 
 def layer_backward_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape]) -> int:
-    """Bytes of a layer's backward pass: gradients, a kind's activations if they are recomputed, and what the head left,
-    the visual head's gradient and those of hidden states at the labels, 2eD.
+    """Bytes of the fullest moment in the backward pass of the last layers, on top of `activation_bytes`.
 
-    The kinds run one after the other, the last one first. The gradients of the layer's weights wait for all kinds.
+    The gradients of the layer's outputs, eD a position; a kind's activations, if they are recomputed; and what its
+    gradients take inside of the layer, see `_gradient_bytes`. The final norm's activations are freed by then. The kinds
+    run one after the other, the last one first. The gradients of the layer's weights wait for all kinds.
     """
     element, hidden, every = element_bytes(dtype), config.hidden_size, stage.checkpoint_every_layers
     of_kinds = [layer_bytes(config, shape, stage.attention, dtype) for shape in shapes]
-    kept, recomputed, after_prefix = GRADIENTS_OF_LAYER[stage.attention]
-    extra = kept * max(of_kinds, default=0)
-    if every:
-        # The layers after the last one that is recomputed have let go of their activations by then.
-        later = (config.num_hidden_layers - 1) % every
-        waiting = element * expert_parameters(config) // config.num_hidden_layers
-        again = [
-            (1 + (after_prefix if shape.kind.has_text_prefix else recomputed)) * of_kind
-            + (waiting if number < len(shapes) else 0)
-            for number, (shape, of_kind) in enumerate(zip(shapes, of_kinds, strict=True), start=1)
-        ]
-        extra = max(max(again, default=0) - later * sum(of_kinds), extra if later else 0)
-    labels = sum(shape.labels for shape in shapes)
-    return int(extra) + element * hidden * (_visual_rows(config, stage) + 2 * labels)
+    waiting = element * expert_parameters(config) // config.num_hidden_layers
+    # The layers after the last one that is recomputed come first, with all activations. They let go of them.
+    later = (config.num_hidden_layers - 1) % every if every else config.num_hidden_layers
+    moments = [0]
+    for number, (shape, of_kind) in enumerate(zip(shapes, of_kinds, strict=True)):
+        own = _gradient_bytes(config, shape, stage.attention, element, of_kind, others_wait=number > 0)
+        own += waiting if number + 1 < len(shapes) else 0
+        if later:
+            moments.append(own - sum(of_kinds[number + 1 :]))
+        if every:
+            moments.append(own + of_kind - later * sum(of_kinds))
+    positions = sum(shape.visual_tokens + (0 if shape.kind.has_text_prefix else shape.text_tokens) for shape in shapes)
+    return max(moments) + positions * (element * hidden - 4 * hidden - 4)
 
 
-def _visual_rows(config: ModelSizes, stage: StageConfig) -> int:
-    """Rows of the visual head that the loss normalises over."""
-    return config.vocabulary.num_visual if stage.normalisation == "joint" else config.codebook_size
+def _gradient_bytes(
+    config: ModelSizes, shape: RowShape, attention: str, element: int, of_kind: int, others_wait: bool
+) -> int:
+    """Bytes of a kind's gradients inside of a layer, at most; `of_kind` is its `layer_bytes`.
+
+    For FlexAttention it is the FFN: the gradient of the product of its halves, eI a picture's position. Then that of
+    one of its matrices, eID, or those of both halves, after which the product has been freed; both if other kinds come
+    after this one, because the matrix waits for them. And the gradient of the layer's output once more as a contiguous
+    tensor, if it was sliced from several joint rows. Other attentions take more, a share of what the layer keeps.
+    """
+    if attention in GRADIENTS_OF_LAYER:
+        return int(GRADIENTS_OF_LAYER[attention] * of_kind)
+    half = element * config.intermediate_size * shape.visual_tokens
+    matrix = element * config.intermediate_size * config.hidden_size
+    is_sliced = not shape.kind.has_text_prefix and shape.rows > 1
+    sliced = element * config.hidden_size * shape.visual_tokens if is_sliced else 0
+    return half + (half + matrix if others_wait else max(half, matrix)) + sliced
 
 
 def head_bytes(config: ModelSizes, stage: StageConfig, dtype: str, shapes: list[RowShape], use_gpu: bool) -> int:
-    """Bytes of the loss: about four times a chunk of float32 logits (in the model's dtype and joined, as probabilities,
-    and their gradient), the visual head's gradient in float32 and once more in the model's dtype (6 to 8 bytes per
-    weight), and hidden states at the labels with their gradients, 2eD."""
+    """Bytes of the loss's fullest moment, on top of `activation_bytes`.
+
+    The normed hidden states of all kinds, eD a position, and those of one kind joined; hidden states at its labels and
+    their gradients, 2eD. For the R visual rows that the head normalises over there is the gradient in float32, 4RD,
+    while a chunk's softmax is made, and (8 + e) RD while the chunk's part, converted, is added to it. A chunk has
+    logits in the model's dtype, their softmax in float32 (on a CPU also the logits in float32), then their gradient in
+    the model's dtype. Heads that are done keep gradients: eD a label, and eRD.
+    """
     element, hidden = element_bytes(dtype), config.hidden_size
-    labels = sum(shape.labels for shape in shapes)
-    rows = _visual_rows(config, stage)
-    chunk = LOSS_CHUNK_BYTES["cuda" if use_gpu else "cpu"]
-    return 4 * chunk + (4 + element) * rows * hidden + 2 * element * hidden * labels
+    chunk = LOSS_CHUNK_BYTES["cuda" if use_gpu else "cpu"] // 4
+    softmax = element + (4 if use_gpu or element == 4 else 8)
+    most = kept = 0
+    for shape in shapes:
+        of_kind = element * hidden * (shape.text_tokens + shape.visual_tokens + 2 * shape.labels)
+        for text_rows, rows in _heads(config, stage, shape.kind):
+            logits, weight = min(chunk, shape.labels * (text_rows + rows)), rows * hidden
+            adding = (4 + element) * weight + (4 + 2 * element) * logits
+            most = max(most, kept + of_kind + 4 * weight + max(softmax * logits, adding))
+            kept += element * weight
+        kept += element * hidden * shape.labels
+    return most + element * hidden * sum(shape.text_tokens + shape.visual_tokens for shape in shapes)
+
+
+def _heads(config: ModelSizes, stage: StageConfig, kind: Kind) -> list[tuple[int, int]]:
+    """Text and visual rows of each head that a kind runs."""
+    text, visual = config.text_vocab_size, config.vocabulary.num_visual
+    if stage.normalisation == "joint":
+        return [(text, visual)]
+    borders = (text, visual - config.codebook_size)
+    return [borders, (0, config.codebook_size)] if kind.predicts_codes else [borders]

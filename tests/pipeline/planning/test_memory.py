@@ -14,7 +14,6 @@ from pipeline.architecture.geometries import GEOMETRIES
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.benchmarks.meta_peak import count_peak, full_rows
 from pipeline.config.gpus import memory_bytes
-from pipeline.config.model_sizes import LOSS_CHUNK_BYTES
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
@@ -134,8 +133,7 @@ def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, a
     peak = np.cumsum([event.nbytes() for event in events]).max()
     stage = replace(STAGE, attention=attention, checkpoint_every_layers=every)
     shapes = [shape_of(batch) for batch in batches]
-    # So small a vocabulary fills no chunk of logits.
-    head = head_bytes(config, stage, dtype, shapes, use_gpu=False) - 4 * LOSS_CHUNK_BYTES["cpu"]
+    head = head_bytes(config, stage, dtype, shapes, use_gpu=False)
     planned = activation_bytes(config, stage, dtype, shapes)
     planned += max(head, layer_backward_bytes(config, stage, dtype, shapes))
     assert 0.97 <= planned / peak <= 1.4, f"{planned:,} planned, {peak:,} taken"
@@ -143,17 +141,24 @@ def test_a_micro_step_takes_no_more_than_planned_and_not_much_less(every: int, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2, 0])
-@pytest.mark.parametrize("number, kinds", [(1, (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)), (3, (Kind.HIGH_RESOLUTION,))])
+@pytest.mark.parametrize(
+    "number, rows",
+    [
+        (1, {Kind.TEXT_TO_IMAGE: (2, 8), Kind.CAPTIONING: (2, 8)}),
+        (2, {Kind.CAPTIONING: (1, 3)}),  # a short row: a matrix's gradient is large beside it
+        (3, {Kind.TEXT_TO_IMAGE: (1, 6), Kind.HIGH_RESOLUTION: (2, 1)}),
+    ],
+    ids=["two kinds", "a short row", "high resolution"],
+)
 def test_the_plan_of_mars_7b_is_what_a_micro_step_takes_at_full_size(
-    number: int, kinds: tuple[Kind, ...], every: int
+    number: int, rows: dict[Kind, tuple[int, int]], every: int
 ) -> None:
-    """On torch's meta device, all 32 layers, two full rows of each kind: within 3%."""
+    """On torch's meta device, all 32 layers, with so many rows of so many samples of each kind."""
     recipe = mars_7b.recipe()
     stage = replace(recipe.stages[number - 1], checkpoint_every_layers=every)
     config, lengths = GEOMETRIES["qwen_7b"], sample_lengths(recipe)
-    samples = {Kind.HIGH_RESOLUTION: 1}
-    batches = [full_rows(config, stage, kind, lengths, 2, samples.get(kind, 8)) for kind in kinds]
-    assert count_peak(config, config, stage, recipe.zero, batches).ratio == pytest.approx(1, abs=0.03)
+    batches = [full_rows(config, stage, kind, lengths, *count) for kind, count in rows.items()]
+    assert count_peak(config, config, stage, recipe.zero, batches).ratio == pytest.approx(1, abs=0.02)
 
 
 def test_states_agree_with_the_table_on_paper() -> None:
