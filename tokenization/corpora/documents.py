@@ -14,11 +14,13 @@ from typing import Any
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.folder import METADATA_FILES
 from tokenization.corpora.metadata_tables import jsonl_rows
-from tokenization.corpora.named_files import read_picture
+from tokenization.corpora.named_files import NamedFile, read_picture
 from tokenization.corpora.samples import Sample, Segment, readable
 from tokenization.errors import InputError
 from tokenization.files.storage import Storage
 
+PICTURES_AT_MOST = 10
+"""A document's pictures together have at most as many times the bytes that one may have: they are held together."""
 ROWS_LOOKED_AT = 1000
 """Among as many rows of a shard must be a document."""
 
@@ -96,7 +98,12 @@ def _samples(
         else:
             names.append(value)
             texts.append("")
+    num_bytes = 0
     for place, name in enumerate(names):
         segment = Segment(document, place, len(names), texts[place], texts[-1] if place + 1 == len(names) else "")
         found = read_picture(storage, folder, name, max_bytes)
+        num_bytes += len(found.content or b"")
+        if num_bytes > PICTURES_AT_MOST * max_bytes:
+            message = f"the document's pictures have more than {PICTURES_AT_MOST} times max_bytes {max_bytes}"
+            found = NamedFile(None, ("bad document", message), found.name)
         yield Sample(f"{document}/{place}", found.content, metadata, found.problem, segment, file=found.name)

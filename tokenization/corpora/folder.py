@@ -13,7 +13,7 @@ from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.metadata_tables import FILE_NAME, file_column, rows_of
 from tokenization.corpora.named_files import read_picture
 from tokenization.corpora.names import PICTURE_SUFFIXES, TEXT_SUFFIXES, composed, is_picture, stem_of, suffix_of
-from tokenization.corpora.samples import Ignored, Sample, readable, sample_of
+from tokenization.corpora.samples import MAX_TEXT_BYTES, Ignored, Sample, readable, sample_of
 from tokenization.errors import InputError
 from tokenization.files.content import START_BYTES, what_it_is
 from tokenization.files.storage import Storage
@@ -160,7 +160,7 @@ class PictureFiles(PictureFolder):
         contents: dict[str, bytes] = {}
         for suffix in ("json", *TEXT_SUFFIXES):
             if suffix in beside:
-                found = read_picture(self.storage, "", beside[suffix], self.source.max_bytes)
+                found = read_picture(self.storage, "", beside[suffix], min(self.source.max_bytes, MAX_TEXT_BYTES))
                 if found.content is None:
                     reason = found.problem[1] if found.problem else ""
                     return Sample(sample.key, sample.picture, problem=("bad metadata", reason))
