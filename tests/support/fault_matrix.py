@@ -1,0 +1,131 @@
+"""The faults that jobs are tried with, and what a job must do on each. `docs/reliability.md` shows it as a table.
+
+A test of a fault takes its jobs from `cells`, runs them, and gives what they did to `Fault.check`. After a change:
+`python -m tests.support.fault_matrix` writes the table anew.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.errors import ExitCode
+from tests.support.checkout import CHECKOUT
+
+PAGE = CHECKOUT / "docs" / "reliability.md"
+BEGIN, END = "<!-- fault matrix: begin -->", "<!-- fault matrix: end -->"
+ON_RAY = (
+    "tokenize",
+    "train_vqgan",
+    "inspect_tokens",
+    "train_stage",
+    "preflight",
+    "evaluate",
+    "demo",
+    "generate",
+    "train_lm",
+)
+"""Jobs that use Ray, in the order in which they can be tried on one run."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, the jobs that it is tried with, and how they must end.
+
+    Attributes:
+        name: what happens, as the table says it.
+        jobs: names of the files in `jobs/` that it is tried with.
+        code: exit code.
+        cause, remedy: parts of the one line that the job ends with.
+        test: file of the test that runs the cells, relative to `tests`.
+    """
+
+    name: str
+    jobs: tuple[str, ...]
+    code: ExitCode
+    cause: str
+    remedy: str
+    test: str
+
+    def check(self, done: subprocess.CompletedProcess[str]) -> None:
+        """Checks how a job ended on this fault."""
+        output = f"{done.args}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == self.code, output
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")] or [""]
+        assert self.cause in line and self.remedy in line, output
+        assert "Traceback" not in output, output
+
+
+FAULTS: dict[str, Fault] = {
+    "no cluster": Fault(
+        name="nothing listens at `RAY_ADDRESS`",
+        jobs=ON_RAY,
+        code=ExitCode.INPUT,
+        cause="nothing listens at RAY_ADDRESS",
+        remedy="Start one with `ray start --head`, correct RAY_ADDRESS, or unset it",
+        test="jobs/test_cluster_faults.py",
+    ),
+}
+
+
+def cells(key: str) -> list[str]:
+    """The jobs that a fault is tried with."""
+    return list(FAULTS[key].jobs)
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """Checks that the enclosed jobs leave no process whose command line or working directory names `folder`, no shared
+    memory, and no hidden file in `folder`."""
+    before = set(SHARED_MEMORY.iterdir())
+    yield
+    hidden = [path for path in folder.rglob(".*") if path.is_file()]
+    assert not hidden, f"hidden files are left: {hidden}"
+    processes = [process.info for process in psutil.process_iter(["pid", "cmdline", "cwd"]) if _names(process, folder)]
+    assert not processes, f"processes are left: {processes}"
+    new = set(SHARED_MEMORY.iterdir()) - before
+    left = [path for path in new if not _is_used(path)]
+    assert not left, f"shared memory is left: {left}"
+
+
+def _names(process: psutil.Process, folder: Path) -> bool:
+    words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
+    return process.info["pid"] != psutil.Process().pid and any(str(folder) in word for word in words)
+
+
+def _is_used(path: Path) -> bool:
+    """True if a process has mapped the file, as those of others on this machine are, or it is gone by now."""
+    maps = [each.read_text() for each in Path("/proc").glob("[0-9]*/maps") if _is_readable(each)]
+    return not path.exists() or any(str(path) in text for text in maps)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        path.read_text()
+    except OSError:  # the process has ended, or is another user's
+        return False
+    return True
+
+
+def table() -> str:
+    """The matrix as a table in Markdown."""
+    lines = ["| fault | exit code | the line says | tried with | test |", "|---|---|---|---|---|"]
+    for fault in FAULTS.values():
+        jobs = ", ".join(f"`{job}`" for job in fault.jobs)
+        says = f"{fault.cause} … {fault.remedy}".replace("|", "\\|")
+        lines.append(f"| {fault.name} | {fault.code.value} | {says} | {jobs} | `tests/{fault.test}` |")
+    return "\n".join(lines)
+
+
+def with_table(page: str) -> str:
+    """The page with the matrix of this module between its two marks."""
+    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table()}\n{END}", page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text()))
