@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.job_client import Ended, JobFollower
+from cluster.job_client import LOST_JOB, Ended, JobFollower
 from pipeline.errors import ExitCode
 
 SIGNAL_BASE = 128
@@ -33,7 +33,7 @@ class SubmittedJob:
         """Id of the submission that is waited for; empty between two."""
 
     def run(self, resubmissions: int, pause_s: float, log: Callable[[str], None]) -> Ended:
-        """Submits, follows, and submits again; Returns how the last submission ended.
+        """Submits, follows, and submits again. Returns how the last submission ended.
 
         Args:
             resubmissions: maximum number in a row after unexplained failures; preemptions do not count.
@@ -51,7 +51,7 @@ class SubmittedJob:
                 log(f"submit: {self.submission} is on {self._follower.address}")
             ended = self._follower.follow(self.submission)
             code = exit_code(ended)
-            log(f"submit: {self.submission} ended: {ended.status}, exit code {code}")
+            log(f"submit: {outcome(self.submission, ended)}")
             broken = broken + 1 if code != ExitCode.PREEMPTED else 0
             if not may_go_on(ended) or not self._command or broken > resubmissions:
                 return ended
@@ -63,6 +63,15 @@ class SubmittedJob:
 def unused_name(job: str) -> str:
     """Returns a submission id that is unique, even among submissions in the same second."""
     return f"{Path(job).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+
+
+def outcome(submission: str, ended: Ended) -> str:
+    """Says how a job ended, as far as the cluster knows."""
+    if ended.status == LOST_JOB:
+        return f"{submission} is lost: {ended.message}; how it ended is not known"
+    if ended.exit_code is None:
+        return f"{submission} ended: {ended.status}, without an exit code"
+    return f"{submission} ended: {ended.status}, exit code {exit_code(ended)}"
 
 
 def may_go_on(ended: Ended) -> bool:

@@ -5,6 +5,9 @@ Everything after -- is the job: jobs/submit.py -- jobs/train_stage.py --recipe m
 
 A job that was preempted (exit code 7), or that failed without an error of its own (1, killed, or lost with its
 cluster), is submitted again and resumes from its last checkpoint. Ctrl-C leaves the job running.
+
+It says only what the cluster has answered: that nothing was submitted (exit code 3), that a job was submitted, that it
+is lost because the cluster does not know it (1), or how it ended (the job's own code).
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -47,7 +50,8 @@ class Options:
     pause_s: float = 10.0
     """Seconds before each resubmission, so that a temporary fault can pass."""
     give_up_min: float = 60.0
-    """Minutes without an answer from the cluster after which the job client gives up."""
+    """Minutes without an answer from the cluster after which the job client gives up. A cluster that has not answered
+    at all is given up after 15 s."""
 
 
 def main(options: Options, command: list[str]) -> None:
@@ -59,7 +63,7 @@ def main(options: Options, command: list[str]) -> None:
     runtime_env = runtime_environment(options)
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
 
-    from cluster.job_client import JobFollower, UnreachableError
+    from cluster.job_client import LOST_JOB, JobFollower, UnreachableError
     from cluster.submission import SubmittedJob, exit_code, unused_name
 
     follower = JobFollower(address, options.give_up_min * 60, say, show)
@@ -68,14 +72,16 @@ def main(options: Options, command: list[str]) -> None:
     try:
         ended = job.run(options.resubmissions, options.pause_s, say)
     except UnreachableError as error:
-        say_error(f"error: {error}; the job may run on. Wait for it again: {again(options, job.submission, command)}")
-        sys.exit(ExitCode.OTHER)
+        remedy = f". Wait for it again: {again(options, job.submission, command)}" if error.may_exist else ""
+        say_error(f"error: {error}{remedy}")
+        sys.exit(ExitCode.OTHER if error.may_exist else ExitCode.INPUT)
     except KeyboardInterrupt:
-        left = job.submission
-        say(f"submit: left {left or name}; a submitted job runs on. Stop it: ray job stop {left}")
-        say(f"submit: wait for it again: {again(options, left, command)}")
+        say(f"submit: interrupted; {follower.known}")
+        if follower.may_exist:
+            say(f"submit: wait for it again: {again(options, job.submission, command)}")
+            say(f"submit: or stop it: ray job stop --address {address} {job.submission}")
         sys.exit(ExitCode.OTHER)
-    if ended.exit_code is None and ended.message:
+    if ended.exit_code is None and ended.message and ended.status != LOST_JOB:
         say_error(ended.message)
     sys.exit(exit_code(ended))
 
