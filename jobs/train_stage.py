@@ -28,6 +28,9 @@ class Options(JobOptions):
     """Limit in GPU-days (CPU-days if no GPU trains) for all attempts at the stage, as in 300 or stage=300, or for all
     jobs of the run, as in run=587. May be repeated. The job warns at 80% and 95%; at 100% it writes a checkpoint and
     ends with exit code 5. The ledger keeps the limit; 0 removes it. Default: the previous attempt's limit."""
+    extend: bool = False
+    """Go on with a finished stage whose `steps` have grown in the recipe, from its last checkpoint. Nothing else may
+    have changed."""
     verify_step: bool = False
     """Run the stage's next step twice on its workers and compare, instead of training. Nothing is trained. Exit code 1
     if they differ, which means that a node computes wrongly."""
@@ -66,7 +69,7 @@ def main(options: Options) -> dict[str, Any] | None:
     if options.verify_step:
         verify_step(recipe, paths, *start)
     else:
-        train_stages(recipe, paths, *start)
+        train_stages(recipe, paths, *start, options.extend)
     return None
 
 

@@ -24,8 +24,13 @@ class Identity:
     initial_sha256: str
 
 
-def check_identity(checkpoint: Checkpoint, values: Mapping[str, str]) -> None:
+def check_identity(checkpoint: Checkpoint, values: Mapping[str, str], extends_sha256: str = "") -> None:
     """Checks a checkpoint against some or all values of an `Identity`, by their names.
+
+    Args:
+        checkpoint: the checkpoint.
+        values: what it must have.
+        extends_sha256: what a finished checkpoint may have in place of `recipe_sha256`; see `StageRun`.
 
     Raises:
         InputError: one of them differs.
@@ -33,7 +38,10 @@ def check_identity(checkpoint: Checkpoint, values: Mapping[str, str]) -> None:
     for name, wanted in values.items():
         if name == "initial_sha256" and not wanted:
             continue  # it may have been deleted since: nothing more is read from it
-        if getattr(checkpoint.manifest, name) != wanted:
+        got = getattr(checkpoint.manifest, name)
+        if name == "recipe_sha256" and checkpoint.manifest.finished and extends_sha256 and got == extends_sha256:
+            continue
+        if got != wanted:
             raise InputError(
                 f"checkpoint {str(checkpoint)!r} was made with {WHAT[name]}; undo the change, or choose another --root"
             )

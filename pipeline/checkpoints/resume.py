@@ -29,7 +29,12 @@ class Resumed:
 
 
 def resume(
-    engine: PartitionedEngine, url: str, identity: Identity, log: Callable[[str], None], at_most_step: int | None = None
+    engine: PartitionedEngine,
+    url: str,
+    identity: Identity,
+    log: Callable[[str], None],
+    at_most_step: int | None = None,
+    extends_sha256: str = "",
 ) -> Resumed:
     """Loads the newest checkpoint of this stage that passes verification, if any. Every rank calls it.
 
@@ -42,6 +47,7 @@ def resume(
         log: on the first rank, receives lines on the checkpoint that was loaded and on those that were skipped.
         at_most_step: the latest step that may be loaded, for a rollback: later checkpoints belong to another attempt,
             and those saved during skipped steps hold the weights that the rollback discards. None takes the newest.
+        extends_sha256: see `check_identity`.
 
     Raises:
         InputError: the newest complete checkpoint is of another recipe, base, or selection of rows; or there are
@@ -58,7 +64,7 @@ def resume(
         manifest = checkpoint.manifest
         if at_most_step is not None and (manifest.step > at_most_step or manifest.guard.get("in_row")):
             continue
-        check_identity(checkpoint, asdict(identity))
+        check_identity(checkpoint, asdict(identity), extends_sha256)
         if damage := _load(engine, checkpoint, KEYS):
             passed_over.append(f"{checkpoint.name}: {damage}")
             continue

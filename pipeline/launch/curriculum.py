@@ -1,11 +1,13 @@
 """Trains the wanted stages of a run one after the other, each to its end."""
 
 from dataclasses import replace
+from itertools import islice
 
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.launch.attempts import run_attempts
+from pipeline.launch.extension import announce_extension, is_done
 from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.runs.paths import RunPaths
@@ -21,6 +23,7 @@ def train_stages(
     chosen: str = "",
     allow_unfinished: bool = False,
     budget: tuple[str, ...] = (),
+    extend: bool = False,
 ) -> None:
     """Trains the wanted stages that are not finished.
 
@@ -30,15 +33,17 @@ def train_stages(
         chosen: checkpoint or stage folder whose weights the stage starts from; empty for the previous stage's last one.
         allow_unfinished: also accept a checkpoint of a stage that did not finish.
         budget: see `given_limits`.
+        extend: go on with finished stages of which the recipe asks for more steps.
 
     Raises:
         UsageError: there is no such stage, or a stage's settings are impossible.
-        InputError: an input of a stage is missing or does not fit.
+        InputError: an input of a stage is missing or does not fit; or a finished stage has fewer steps than the recipe,
+            and `extend` is False.
     """
     if chosen and wanted == "all":
         raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
     limits = given_limits(budget)
-    numbers = _wanted_stages(wanted, recipe, paths)
+    numbers = _wanted_stages(wanted, recipe, paths, extend)
     if not numbers:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in numbers:
@@ -47,6 +52,7 @@ def train_stages(
         run = stage_run(number, recipe, paths, initial)
         check_unchanged(run)
         announce(run, recipe)
+        announce_extension(run)
         connect_to_ray()
         with recording_sigterm() as termination:
             run_attempts(StageLaunch(run, paths, limits, termination))
@@ -68,15 +74,15 @@ def verify_step(
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 
-def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths) -> list[int]:
+def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths, extend: bool) -> list[int]:
     numbers = range(1, len(recipe.stages) + 1)
     if text == "all":
-        return [number for number in numbers if not is_finished(paths, number)]
+        return [number for number in numbers if not is_done(paths, number, extend)]
     if not text:
-        return [number for number in numbers if not is_finished(paths, number)][:1]
+        return [*islice((number for number in numbers if not is_done(paths, number, extend)), 1)]
     if not text.isdigit() or int(text) not in numbers:
         raise UsageError(f"--stage {text!r}: recipe {recipe.name!r} has the stages 1 to {len(numbers)}, or say all")
-    if is_finished(paths, int(text)):
+    if is_done(paths, int(text), extend):
         say(f"train_stage: stage {text} is already finished in {paths.stage(int(text))}")
         return []
     return [int(text)]

@@ -13,10 +13,12 @@ from pipeline.config.scaling import ScalingConfig
 from pipeline.data.sample_order import MixedOrder
 from pipeline.errors import InputError, OutageError
 from pipeline.launch.attempts import watching_attempt
+from pipeline.launch.extension import check_extension
 from pipeline.launch.monitor import StageMonitor
 from pipeline.launch.ray_train import raising_errors_of_workers, worker_group
 from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.find_checkpoint import RECIPE_FILE
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, say_shortage
@@ -66,7 +68,8 @@ def check_unchanged(run: StageRun) -> None:
         InputError: the checkpoint was made with other settings.
     """
     if newest := newest_complete(run.checkpoints):
-        check_identity(newest, {"recipe_sha256": run.recipe_sha256})
+        check_extension(run, newest)
+        check_identity(newest, {"recipe_sha256": run.recipe_sha256}, run.extends_sha256)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def announce(run: StageRun, recipe: Recipe) -> None:
     """Writes the recipe into the stage's folder and logs what will be trained."""
     stage, number, scaling = run.stage, run.stage_number, recipe.scaling
     run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+    (run.output / RECIPE_FILE).write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
     say(f"stage {number}: {stage.purpose}")
     by_source = MixedOrder([], [each.weight for each in run.sources], stage.global_batch_size).taken(stage.steps)
     for source, samples in zip(run.sources, by_source, strict=True):

@@ -1,5 +1,7 @@
 """The inputs of a stage's workers, checked before any worker starts."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.checkpoints.manifest import Checkpoint
@@ -12,6 +14,7 @@ from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError, UsageError
 from pipeline.export.trained_weights import check_picture_positions_of
 from pipeline.generation.pictures import HighResolution
+from pipeline.launch.extension import ended_before
 from pipeline.runs.language_expert_check import base_config, check_base
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import stage_fingerprint
@@ -45,6 +48,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     check_base(paths, number, stage, fingerprint, longest_sample(*lengths))
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     check_fits(tokenizer, base_config(paths).vocab_size)
+    ended_at = ended_before(paths, number)
     return StageRun(
         stage=stage,
         stage_number=number,
@@ -65,6 +69,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         checkpoints=paths.checkpoints(number),
         recipe_sha256=resume_sha256(recipe, stage, fingerprint),
         loader_process=recipe.scaling.loader_process,
+        extends_sha256=resume_sha256(recipe, replace(stage, steps=ended_at), fingerprint) if ended_at else "",
     )
 
 

@@ -46,7 +46,7 @@ def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) ->
         start_step = newest.step if newest else 0
         if run.verify_only:
             training.verify(min(start_step, run.stage.steps - 1))
-        elif not (newest and newest.finished):
+        elif not (newest and newest.finished and start_step >= run.stage.steps):
             training.train(start_step)
     finally:
         training.loader.close()

@@ -106,7 +106,8 @@ class StageCheckpoints:
         return stall
 
     def _resumed(self, at_most_step: int | None = None) -> CheckpointManifest | None:
-        found = resume(self._engine, self._run.checkpoints, self._identity, self._log, at_most_step)
+        run = self._run
+        found = resume(self._engine, run.checkpoints, self._identity, self._log, at_most_step, run.extends_sha256)
         if self._writer:
             self._writer.mark_damaged(found.damaged)
         if found.manifest and not self._run.initial_checkpoint:

@@ -41,6 +41,8 @@ class StageRun:
         instruction_ids, end_id: see `SequenceBuilder`.
         output: folder of the stage.
         recipe_sha256: hash of everything that must not change between attempts.
+        extends_sha256: `recipe_sha256` of the stage's finished checkpoint, if that had fewer steps and equals this
+            stage otherwise. Training goes on from it.
         samples: sample pictures to draw during training, or None.
         name: name of the run, as in `recipe/stage1`.
         trackers: see `pipeline.training.trackers`.
@@ -68,6 +70,7 @@ class StageRun:
     trackers: tuple[str, ...] = ()
     verify_only: bool = False
     loader_process: bool = False
+    extends_sha256: str = ""
 
 
 def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:

@@ -149,6 +149,16 @@ def test_when_all_stages_are_finished_a_rerun_says_so(trained: SmallCluster) -> 
     assert done.returncode == 0 and "all 2 stages of 'demo' are finished" in done.stderr
 
 
+def test_more_steps_than_a_finished_stage_did_are_refused_with_what_to_do(trained: SmallCluster) -> None:
+    done = trained.run("train_stage", "--stage", "2", "--set", "stages.1.steps=5")
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "finished after 2 steps, and the recipe asks for 5; add --extend" in line
+    words = ["--extend", "--set", "stages.1.steps=5", "--set", "stages.1.seq_len=200"]
+    done = trained.run("train_stage", "--stage", "2", *words)
+    assert done.returncode == 3 and "seq_len changed besides the steps" in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_generation_evaluation_and_report_close_the_run(trained: SmallCluster) -> None:
     for job in ("generate", "evaluate", "report"):
         done = trained.run(job)
