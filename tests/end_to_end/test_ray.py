@@ -113,6 +113,7 @@ def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained: Small
     assert losses and all(min(abs(value - loss) for loss in shown) < 1e-5 for value in losses)
     share = trained.prometheus.values('ray_mars_budget_share{scope="stage", stage="2"}')
     assert share and 0 < share[-1] < 0.01
+    trained.prometheus.stop()
 
 
 def test_what_was_spent_is_reported_and_adds_up(trained: SmallCluster) -> None:
