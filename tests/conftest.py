@@ -43,7 +43,7 @@ def own_environment() -> Iterator[None]:
     """No network, one thread, and a folder for Ray where no job outside finds these tests' clusters. It is short, since
     Ray's sockets lie in it."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_TMPDIR": folder}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
     os.environ.pop("RAY_ADDRESS", None)
     torch.set_num_threads(1)
     yield
