@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """Wrong usage or recipe."""
     INPUT = 3
-    """Bad or missing input."""
+    """Bad or missing input, or storage or a cluster that does not answer."""
     FAILED_SHARDS = 4
     BUDGET = 5
     """Stopped at the budget."""
@@ -56,6 +56,10 @@ class ResizeError(StoppedError):
 
 class WorkersLostError(RuntimeError):
     """Workers died, hung or failed in a way that may not happen again; another attempt may get further."""
+
+
+class ClusterLostError(Exception):
+    """The Ray cluster that the job worked on is gone. On another one the same command goes on."""
 
 
 class CorruptionError(RuntimeError):

@@ -14,6 +14,7 @@ from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.runs.paths import RunPaths, run_paths
+from pipeline.runtime.cluster_watch import cluster_error, say_last
 from pipeline.runtime.terminal import console, say_error
 from tokenization.files.checks import unwritable
 
@@ -69,13 +70,15 @@ def run_job(
         sys.exit(ExitCode.OTHER)
     except Exception as error:
         error = _cause(error)
+        if not isinstance(error, OURS):
+            error = cluster_error(error)
         code = exit_code_of(error)
         if reason := unwritable(error):
             say_error(f"error: {reason}")
             sys.exit(ExitCode.INPUT)
         if not isinstance(error, OURS):
             raise
-        say_error(f"error: {error}")
+        say_last(f"error: {error}")
         sys.exit(code)
     if result is not None and getattr(options, "json", False):
         print_result(result)

@@ -8,6 +8,7 @@ BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (UsageError, ExitCode.USAGE),
     (pipeline.errors.InputError, ExitCode.INPUT),
     (pipeline.errors.OutageError, ExitCode.INPUT),
+    (pipeline.errors.ClusterLostError, ExitCode.INPUT),
     (pipeline.errors.FailedShardsError, ExitCode.FAILED_SHARDS),
     (pipeline.errors.NonFiniteError, ExitCode.NON_FINITE),
     (pipeline.errors.BudgetError, ExitCode.BUDGET),

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.util.metrics import Gauge
 
 from pipeline.config.units import SECONDS_PER_DAY
-from pipeline.errors import InputError
+from pipeline.errors import ClusterLostError, InputError
 from pipeline.ledger.account import Account, Attempt, Counts, DayLimits
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
@@ -194,7 +194,11 @@ def keep_ledger(
     try:
         yield actor
         outcome = "done"
+    except ClusterLostError:
+        outcome = ""  # the actor has ended with the cluster
+        raise
     finally:
-        if problem := ray.get(actor.end.remote(outcome)):
-            problems.append(problem)
-        ray.kill(cast(ActorHandle[LedgerActor], actor))
+        if outcome:
+            if problem := ray.get(actor.end.remote(outcome)):
+                problems.append(problem)
+            ray.kill(cast(ActorHandle[LedgerActor], actor))

@@ -3,13 +3,15 @@
 import logging
 import os
 import re
-import socket
+import threading
 
+import grpc
 import ray
 import ray.data
 import torch
 
 from pipeline.errors import OutageError, UsageError
+from pipeline.runtime.cluster_watch import ANSWER_S, answers, watch_cluster
 from pipeline.runtime.ray_private import hide_data_progress, read_cluster_address
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
@@ -32,8 +34,6 @@ WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable with the address of the cluster."""
-ANSWER_S = 10.0
-"""Seconds to wait until a cluster's head takes a connection."""
 
 
 def connect_to_ray() -> None:
@@ -73,7 +73,7 @@ def check_gpus(use_gpu: bool) -> None:
 
 def _address() -> str:
     # A killed cluster leaves its address behind, and every job would wait for it for minutes.
-    return os.environ.get(ADDRESS, "") or ("auto" if answers(read_cluster_address()) else "local")
+    return os.environ.get(ADDRESS, "") or ("auto" if is_cluster(read_cluster_address()) else "local")
 
 
 def _connect() -> None:
@@ -87,6 +87,10 @@ def _connect() -> None:
     if small:
         for name, value in KEEP_FREED_MEMORY.items():
             os.environ.setdefault(name, value)
+    joins = None if address == "local" else read_cluster_address() if address == "auto" else address
+    started = threading.Event()
+    if joins:
+        watch_cluster(joins, lambda: not started.is_set() or ray.is_initialized())
     try:
         ray.init(
             address,
@@ -95,14 +99,22 @@ def _connect() -> None:
             logging_level=logging.ERROR,
             log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
         )
-    except ConnectionError as error:
+    except JOIN_ERRORS as error:
+        if not joins:
+            raise
         raise OutageError(f"{_named(wanted or address)} cannot be joined: {error}. {REMEDY}") from error
-    if address == "local":
-        say(f"Ray: started here, for this job, with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    finally:
+        started.set()
+    gcs_address = ray.get_runtime_context().gcs_address
+    if joins:
+        say(f"Ray: joined the cluster at {gcs_address}")
     else:
-        say(f"Ray: joined the cluster at {ray.get_runtime_context().gcs_address}")
+        watch_cluster(gcs_address, ray.is_initialized)
+        say(f"Ray: started here, for this job, with {ray.cluster_resources().get('CPU', 0):g} CPUs")
 
 
+JOIN_ERRORS = (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError)
+"""What `ray.init` raises on a cluster that does not answer, ends meanwhile, has another version, or wants a token."""
 REMEDY = f"Start one with `ray start --head`, correct {ADDRESS}, or unset it to use Ray on this machine"
 
 
@@ -120,7 +132,7 @@ def check_address(address: str) -> None:
     if address == "local":
         return
     if address == "auto":
-        if not answers(read_cluster_address()):
+        if not is_cluster(read_cluster_address()):
             raise OutageError(f"{ADDRESS} is 'auto', and no Ray cluster runs on this machine. {REMEDY}")
         return
     scheme, separator, _ = address.partition("://")
@@ -136,15 +148,23 @@ def check_address(address: str) -> None:
         raise UsageError(f"{ADDRESS} is {address!r}, but must be HOST:PORT, 'auto' or 'local'")
     if not answers(address):
         raise OutageError(f"nothing listens at {ADDRESS} {address!r}. {REMEDY}")
+    if not is_cluster(address):
+        raise OutageError(f"what listens at {ADDRESS} {address!r} is no Ray cluster, or it hangs. {REMEDY}")
 
 
-def answers(address: str | None) -> bool:
-    """True if something listens at `HOST:PORT`."""
-    host, separator, port = (address or "").rpartition(":")
-    if not separator:
+def is_cluster(address: str | None) -> bool:
+    """True if a server at `HOST:PORT` speaks gRPC, as Ray's GCS does. Ray itself would wait for minutes for another.
+
+    A cluster with TLS is not asked that.
+    """
+    if address is None or not answers(address):
         return False
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
-            return True
-    except (OSError, OverflowError):
-        return False
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return True
+    # Ray uses no proxy either.
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True

@@ -3,15 +3,18 @@
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from tests.support.checkout import CHECKOUT
 from tests.support.fault_matrix import FAULTS, cells, nothing_left
-from tests.support.forked_jobs import run_forked_job
+from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import copy_past_run
 from tests.support.ports import free_port
 from tokenization.files.storage import open_storage
@@ -25,8 +28,8 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(job: str, past: Path, address: str) -> subprocess.CompletedProcess[str]:
-    """Runs a job that has something to do."""
+def words_of(job: str, past: Path) -> list[str]:
+    """The words of a job, which has something to do in this run."""
     run = past / "past"
     if job == "train_lm":
         shutil.rmtree(run / "lm")
@@ -34,12 +37,59 @@ def run(job: str, past: Path, address: str) -> subprocess.CompletedProcess[str]:
         for checkpoint in complete_checkpoints(str(run / "stage2" / "checkpoints"), []):
             finished = replace(checkpoint.manifest, finished=True)
             write_manifest(open_storage(run / "stage2" / "checkpoints"), checkpoint.name, finished)
-    words = [f"jobs/{job}.py", "--recipe", str(past / "recipe.py"), "--root", str(past)]
-    return run_forked_job(words, os.environ | {"RAY_ADDRESS": address}, CHECKOUT)
+    return [f"jobs/{job}.py", "--recipe", str(past / "recipe.py"), "--root", str(past)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", cells("no cluster"))
 def test_where_no_cluster_is_a_job_says_so(past: Path, job: str) -> None:
     with nothing_left(past):
-        FAULTS["no cluster"].check(run(job, past, f"127.0.0.1:{free_port()}"))
+        environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}
+        FAULTS["no cluster"].check(run_forked_job(words_of(job, past), environment, CHECKOUT))
+
+
+def joined(log: Path) -> bool:
+    return log.exists() and "Ray: joined the cluster at" in log.read_text()
+
+
+def lose_the_head(jobs: list[str], folder: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    """Starts the jobs on one cluster, kills all of it when all have joined, and returns how they ended."""
+    started: dict[str, BaseProcess] = {}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    try:
+        for job in jobs:
+            copy_past_run(folder / job)
+            log = folder / f"{job}.log"
+            words = words_of(job, folder / job)
+            started[job] = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
+        deadline = time.monotonic() + 120
+        while not all(joined(folder / f"{job}.log") for job in jobs):
+            assert time.monotonic() < deadline and all(each.is_alive() for each in started.values())
+            time.sleep(0.1)
+        for each in [each for kind in cluster.head_node.all_processes.values() for each in kind]:
+            each.process.kill()
+        for process in started.values():
+            process.join(90)
+    finally:
+        cluster.shutdown()
+        for process in started.values():
+            process.kill()
+    return {
+        job: subprocess.CompletedProcess(job, process.exitcode, "", (folder / f"{job}.log").read_text())
+        for job, process in started.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_job_whose_cluster_ends_says_so_and_ends(tmp_path: Path) -> None:
+    jobs = ["tokenize", "train_stage"]
+    with nothing_left(tmp_path):
+        for done in lose_the_head(jobs, tmp_path).values():
+            FAULTS["lost cluster"].check(done)
+
+
+@pytest.mark.long
+def test_every_job_whose_cluster_ends_says_so_and_ends(tmp_path: Path) -> None:
+    with nothing_left(tmp_path):
+        for done in lose_the_head(cells("lost cluster"), tmp_path).values():
+            FAULTS["lost cluster"].check(done)

@@ -70,6 +70,14 @@ FAULTS: dict[str, Fault] = {
         remedy="Start one with `ray start --head`, correct RAY_ADDRESS, or unset it",
         test="jobs/test_cluster_faults.py",
     ),
+    "lost cluster": Fault(
+        name="the cluster ends while the job works on it (long, but for `tokenize` and `train_stage`)",
+        jobs=ON_RAY,
+        code=ExitCode.INPUT,
+        cause="has ended or cannot be reached any more",
+        remedy="start it again, or name another one with RAY_ADDRESS, and the same command goes on",
+        test="jobs/test_cluster_faults.py",
+    ),
 }
 
 

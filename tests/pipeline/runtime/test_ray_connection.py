@@ -2,15 +2,19 @@
 
 import os
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from pipeline.errors import OutageError, UsageError
 from pipeline.runtime import ray_connection
-from pipeline.runtime.ray_connection import answers, check_address
+from pipeline.runtime.cluster_watch import answers
+from pipeline.runtime.ray_connection import check_address
 from tests.support.ports import free_port
 
 
@@ -43,12 +47,26 @@ def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.Mo
     assert time.monotonic() - started < 15
 
 
-def test_an_address_where_something_listens_is_taken() -> None:
+def test_an_address_where_a_cluster_may_be_is_taken() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    check_address(f"127.0.0.1:{port}")
+    server.stop(None).wait()
+    check_address("local")
+
+
+@pytest.mark.parametrize("does", ["closes", "is silent"])
+def test_another_server_at_the_address_is_not_taken_for_a_cluster(monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    monkeypatch.setattr(ray_connection, "ANSWER_S", 1.0)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        check_address(f"127.0.0.1:{server.getsockname()[1]}")
-    check_address("local")
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if does == "closes":
+            threading.Thread(target=lambda: [server.accept()[0].close() for _ in range(2)], daemon=True).start()
+        with pytest.raises(OutageError, match="is no Ray cluster, or it hangs. Start one with"):
+            check_address(address)
 
 
 def test_the_address_a_killed_cluster_left_behind_is_not_waited_for() -> None:
@@ -74,7 +92,9 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     joined = SimpleNamespace(gcs_address="10.0.0.1:6379")
     monkeypatch.setattr(ray_connection.ray, "get_runtime_context", lambda: joined)
     monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr(ray_connection, "answers", lambda address: address == "10.0.0.1:6379")
+    monkeypatch.setattr(ray_connection, "is_cluster", lambda address: address == "10.0.0.1:6379")
+    monkeypatch.setattr(ray_connection, "answers", lambda address: True)
+    monkeypatch.setattr(ray_connection, "watch_cluster", lambda address, in_use: None)
     ray_connection.connect_to_ray()
     assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
     assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu

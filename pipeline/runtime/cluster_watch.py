@@ -1,0 +1,123 @@
+"""Watches the head of the Ray cluster that a job works on, and ends the job in one line once it is gone.
+
+Without it, Ray's own client ends the process after a minute, from C++, and calls that wait for the cluster end in
+errors of many types. This module imports no Ray: `jobs/common/cli.py` asks it at the end of every job.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline.errors import ClusterLostError, ExitCode
+from pipeline.runtime.terminal import say, say_error
+
+ANSWER_S = 10.0
+"""Seconds to wait until a cluster's head takes a connection."""
+POLL_S, ASKED = 1.0, 3
+SAY_AFTER_S, LOST_AFTER_S = 5.0, 30.0
+"""Seconds without an answer after which the job says that it waits, and after which it ends. Ray's own client ends the
+process after 60 s (`RAY_gcs_rpc_server_reconnect_timeout_s`)."""
+UNWIND_S = 10.0
+"""Seconds that the job has to leave what it is in, before its process ends."""
+
+
+def answers(address: str | None, timeout_s: float = ANSWER_S) -> bool:
+    """True if something listens at `HOST:PORT`."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator:
+        return False
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+class ClusterWatch:
+    """A thread that asks every second whether the head still answers.
+
+    Args:
+        address: `HOST:PORT` of the head's GCS.
+        in_use: false once the job has left the cluster by itself; the watch then ends.
+    """
+
+    def __init__(self, address: str, in_use: Callable[[], bool]) -> None:
+        self.address, self._in_use = address, in_use
+        self._thread = threading.Thread(target=self._watch, name="watches the cluster", daemon=True)
+
+    def start(self) -> None:
+        # The signal interrupts calls of Ray's that wait; only the main thread runs handlers.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR2, self._raise)
+            self._thread.start()
+
+    def is_gone(self) -> bool:
+        """True if the head does not answer, now and a moment later."""
+        for _ in range(ASKED):
+            if answers(self.address):
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def error(self) -> ClusterLostError:
+        return ClusterLostError(
+            f"the Ray cluster at {self.address} has ended or cannot be reached any more. What was finished is kept: "
+            "start it again, or name another one with RAY_ADDRESS, and the same command goes on"
+        )
+
+    def _watch(self) -> None:
+        silent_since, told = 0.0, False
+        while self._in_use():
+            time.sleep(POLL_S)
+            if answers(self.address):
+                if told:
+                    say(f"Ray: the cluster at {self.address} answers again")
+                silent_since, told = 0.0, False
+                continue
+            silent_since = silent_since or time.monotonic()
+            silent_s = time.monotonic() - silent_since
+            if silent_s >= LOST_AFTER_S and self._in_use():
+                return self._end()
+            if silent_s >= SAY_AFTER_S and not told:
+                told = True
+                say(f"Ray: the cluster at {self.address} does not answer; the job waits {LOST_AFTER_S:.0f} s for it")
+
+    def _end(self) -> None:
+        """Interrupts the main thread. If that hangs in a call to the cluster, ends the process."""
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(UNWIND_S)
+        say_last(f"error: {self.error()}")
+        sys.stdout.flush()
+        os._exit(ExitCode.INPUT)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        raise self.error()
+
+
+_watching: list[ClusterWatch] = []
+"""The watch of this process, if it has joined or started a cluster."""
+_told = threading.Event()
+"""Set once the job's last line is printed."""
+
+
+def watch_cluster(address: str, in_use: Callable[[], bool]) -> None:
+    """Watches the cluster that this job joins or has started; see `ClusterWatch`."""
+    _watching[:] = [ClusterWatch(address, in_use)]
+    _watching[0].start()
+
+
+def cluster_error(error: Exception) -> Exception:
+    """Returns a ClusterLostError if the job failed because its cluster is gone, or else the error itself."""
+    return _watching[0].error() if _watching and _watching[0].is_gone() else error
+
+
+def say_last(text: str) -> None:
+    """Prints the line with which a job ends, unless its watch has printed it."""
+    if not _told.is_set():
+        _told.set()
+        say_error(text)
