@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     """Reads the index from `file` if it was made from the same shards and settings, or builds and stores it.
 
     They count as the same if the selection, and the path, size and modification time of all token shards and side
-    tables, are unchanged.
+    tables, are unchanged. The paths are those in their folders, which may have moved.
 
     Raises:
         InputError: see `build_row_index`.
@@ -27,11 +28,12 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     versions = open_storage(selection.tokens).versions()
     shards = [f"{name} {version}" for name, version in sorted(versions.items())]
     tables = [Path(side).expanduser() for side in selection.side_tables]
-    sides = [path for table in tables for path in [table, *sorted(table.rglob("*.parquet"))]]
-    sides_now = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sides if path.is_file()]
-    asked = [str(selection.tokens), selection.where, selection.held_out, selection.max_document_ids]
-    made_from = hashlib.sha256(json.dumps([asked, shards, sides_now]).encode()).hexdigest().encode()
-    if kept := _kept(file, made_from):
+    sides = [(table, path) for table in tables for path in [table, *sorted(table.rglob("*.parquet"))] if path.is_file()]
+    asked = [selection.where, selection.held_out, selection.max_document_ids]
+    made_from = _hash(asked, shards, [f"{path.relative_to(table)} {_version(path)}" for table, path in sides])
+    # Earlier code hashed absolute paths.
+    earlier = _hash([str(selection.tokens), *asked], shards, [f"{path} {_version(path)}" for _, path in sides])
+    if kept := _kept(file, (made_from, earlier)):
         return kept
     index = build_row_index(selection)
     chosen_bytes = pa.array([bits.tobytes() for bits in index.chosen], pa.binary())
@@ -44,13 +46,21 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     return index
 
 
-def _kept(file: Path, made_from: bytes) -> RowIndex | None:
+def _version(path: Path) -> str:
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
+def _hash(*parts: list[Any]) -> bytes:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest().encode()
+
+
+def _kept(file: Path, made_from: tuple[bytes, ...]) -> RowIndex | None:
     try:
         table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError):  # missing or damaged: it can be rebuilt
         return None
     metadata = table.schema.metadata or {}
-    if metadata.get(MADE_FROM_KEY) != made_from:
+    if metadata.get(MADE_FROM_KEY) not in made_from:
         return None
     chosen = [np.frombuffer(bits, np.uint8) for bits in table["chosen"].to_pylist()]
     counts, contents = table["rows"].to_numpy(), tuple(table["content"].to_pylist())

@@ -1,13 +1,11 @@
 """Stages that go on beyond their end, because their recipe asks for more steps than they did."""
 
-import json
 from dataclasses import replace
 
 from pipeline.checkpoints.manifest import Checkpoint, complete_checkpoints, newest_complete
-from pipeline.config.recipe import recipe_of
 from pipeline.errors import InputError
-from pipeline.runs.find_checkpoint import RECIPE_FILE
 from pipeline.runs.paths import RunPaths
+from pipeline.runs.stage_recipe import read_stage_recipe
 from pipeline.runtime.terminal import say
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step import learning_rate
@@ -85,7 +83,7 @@ def announce_extension(run: StageRun) -> None:
 def _changes(run: StageRun) -> str:
     """Names the settings of the stage that changed since its last attempt, as far as its folder tells."""
     try:
-        stages = recipe_of(json.loads((run.output / RECIPE_FILE).read_text())).stages
+        stages = read_stage_recipe(run.output).stages
     except (OSError, ValueError):
         stages = ()
     before = stages[run.stage_number - 1].resume_settings() if len(stages) >= run.stage_number else {}

@@ -1,8 +1,7 @@
 """One stage on Ray: its initial checkpoint, and an attempt at it."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.budget.limits import limits_of
@@ -18,8 +17,8 @@ from pipeline.launch.monitor import StageMonitor
 from pipeline.launch.ray_train import raising_errors_of_workers, worker_group
 from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
-from pipeline.runs.find_checkpoint import RECIPE_FILE
 from pipeline.runs.paths import RunPaths
+from pipeline.runs.stage_recipe import write_stage_recipe
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, say_shortage
 from pipeline.runtime.terminal import say, say_error
@@ -121,8 +120,7 @@ class StageLaunch:
 def announce(run: StageRun, recipe: Recipe) -> None:
     """Writes the recipe into the stage's folder and logs what will be trained."""
     stage, number, scaling = run.stage, run.stage_number, recipe.scaling
-    run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / RECIPE_FILE).write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
+    write_stage_recipe(run.output, recipe)
     say(f"stage {number}: {stage.purpose}")
     by_source = MixedOrder([], [each.weight for each in run.sources], stage.global_batch_size).taken(stage.steps)
     for source, samples in zip(run.sources, by_source, strict=True):

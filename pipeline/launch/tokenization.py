@@ -76,7 +76,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     tools = Tools(paths.vqgan, paths.text_source, paths.text)
     check_resources(workers)  # what cannot work is refused before Ray starts
     check_gpus(workers.use_gpu)
-    fingerprint = prepare_output(corpus, output, config, tools)
+    fingerprint = prepare_output(corpus, output, config, tools, paths.run)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
     if links := said_of_links(corpus):
         say_error(links)

@@ -8,12 +8,12 @@ from typing import Any
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint, newest_complete
-from pipeline.config.recipe import recipe_of
 from pipeline.config.stage import StageConfig
 from pipeline.ledger.sums import days_unit, sums_by
 from pipeline.ledger.table import read_ledger, records_of
 from pipeline.planning.flops import count_parameters
 from pipeline.runs.paths import RunPaths, language_expert_name
+from pipeline.runs.stage_recipe import RECIPE_FILE, read_stage_recipe
 from pipeline.step_figures import read_step_figures
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, common_fingerprint, list_token_shards
@@ -92,8 +92,8 @@ def model_card(
 
 def _trained_as(paths: RunPaths, number: int) -> StageConfig:
     """Returns the stage's settings at its training: the recipe may have changed between two stages."""
-    own = paths.stage(number) / "recipe.json"
-    recipe = recipe_of(json.loads(own.read_text())) if own.exists() else paths.recipe
+    folder = paths.stage(number)
+    recipe = read_stage_recipe(folder) if (folder / RECIPE_FILE).exists() else paths.recipe
     return recipe.stages[number - 1]
 
 

@@ -1,16 +1,13 @@
 """Finds the checkpoint that a user names by a run's folder, a stage's folder, or the checkpoint's own path or URL."""
 
-import json
 import re
 from pathlib import Path
 
 from pipeline.checkpoints.manifest import Checkpoint, finished_checkpoint, newest_complete
-from pipeline.config.recipe import recipe_of
 from pipeline.errors import InputError
 from pipeline.runs.paths import RunPaths
+from pipeline.runs.stage_recipe import RECIPE_FILE, read_stage_recipe
 
-RECIPE_FILE = "recipe.json"
-"""File in a stage's folder."""
 STAGE_FOLDER = re.compile(r"stage(\d+)")
 STAGE_IN_LOCATION = re.compile(r"(?:^|/)stage(\d+)(?:/|$)")
 
@@ -50,8 +47,7 @@ def find_checkpoint(location: str, paths: RunPaths) -> tuple[RunPaths, int, Chec
 
 
 def _run_of(stage_folder: Path) -> tuple[RunPaths, int]:
-    recipe = recipe_of(json.loads((stage_folder / RECIPE_FILE).read_text()))
-    return RunPaths(stage_folder.parent, recipe), _number_in(stage_folder.name)
+    return RunPaths(stage_folder.parent, read_stage_recipe(stage_folder)), _number_in(stage_folder.name)
 
 
 def _is_trained_stage(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pipeline.weights.hub import HUB_NAME
 from pipeline.weights.language_expert_formats import language_expert_config
 from pipeline.weights.start_file import is_starting_model
 from pipeline.weights.starting_model import StartOptions, finished_record
+from tokenization.files.places import is_same_place
 from tokenization.table.token_table import Fingerprint
 
 
@@ -40,7 +41,7 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
     if is_starting_model(paths.initial_model):
         options = StartOptions(fingerprint.codebook_size, recipe.model_options)
         record = finished_record(paths.initial_model, options)
-        if paths.initial_model == paths.start and record.language_expert != named:
+        if paths.initial_model == paths.start and not is_same_place(record.language_expert, named, paths.run):
             raise InputError(
                 f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
                 f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"

@@ -12,6 +12,7 @@ from pipeline.weights.hub import model_folder
 from pipeline.weights.language_expert_formats import open_language_expert
 from pipeline.weights.start_file import is_starting_model
 from pipeline.weights.starting_model import StartOptions, make_starting_model
+from tokenization.files.places import stored_place
 from tokenization.text_tokenizer import check_fits, load_text_tokenizer
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
@@ -54,7 +55,8 @@ def init_model(recipe: Recipe, paths: RunPaths, codebook_size: int = 0) -> dict[
     )
     memory = MemoryGrowth()
     start_options = StartOptions(codebook_size, recipe.model_options, dtype=recipe.zero.dtype)
-    record = make_starting_model(expert, named, start_options, paths.start, lambda line: say(f"init_model: {line}"))
+    stored = stored_place(named, paths.run)
+    record = make_starting_model(expert, stored, start_options, paths.start, lambda line: say(f"init_model: {line}"))
     growth = memory.peak_bytes()
     largest = max((expert.tensors.folder / made.source).stat().st_size for made in record.files.values())
     size = sum(made.size for made in record.files.values())

@@ -32,6 +32,7 @@ from pipeline.weights.tensor_files import (
 )
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.hashing import file_sha256
+from tokenization.files.places import is_same_place
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -69,7 +70,7 @@ class StartRecord:
     """The record of a starting model's sources.
 
     Attributes:
-        language_expert: the folder or hub name that was given.
+        language_expert: the folder or hub name that was given; a folder in the run's by its path there.
         format: format of the language expert.
         options: see `StartOptions`.
         files: the files made so far, by name.
@@ -140,7 +141,7 @@ def make_starting_model(
 
     Args:
         expert: the language expert.
-        named: the name that the user gave for it, for the record.
+        named: the name that the user gave for it, for the record; see `stored_place`.
         options: options of the model.
         out: a new folder, or one of an earlier attempt.
         log: receives one line per file.
@@ -263,7 +264,7 @@ def _earlier_or_new_record(out: Path, wanted: StartRecord) -> StartRecord:
     record = read_record(out)
     for name in ("language_expert", "format", "options"):
         have, want = getattr(record, name), getattr(wanted, name)
-        if have != want:
+        if have != want and not (name == "language_expert" and is_same_place(have, str(out.parent / want), out.parent)):
             raise InputError(
                 f"{str(out)!r} was begun with another {name}, {have!r}, not {want!r}; "
                 "undo the change, remove the folder, or name another"

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -119,8 +120,12 @@ def tokenize_corpus(
     return write_manifest(url, in_order, failed, fingerprint, storage, ignored)
 
 
-def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools) -> Fingerprint:
+def prepare_output(
+    corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools, folder: Path | None = None
+) -> Fingerprint:
     """Checks all that can be checked before an actor starts, and records in `output` which tokens it will hold.
+
+    A corpus in `folder`, the run's, may move with it.
 
     Raises:
         InputError: VQ-GAN or vocabulary cannot be used, `output` holds tokens of another fingerprint or lies in the
@@ -132,7 +137,7 @@ def prepare_output(corpus: Corpus, output: str, config: TokenizationConfig, tool
     for shard in corpus.shards:
         if (other := by_name.setdefault(token_name(shard), shard)) != shard:
             raise InputError(f"shards {other!r} and {shard!r} would both become {token_name(shard)!r}; rename one")
-    check_or_record_settings(open_storage(output), corpus.description(), fingerprint)
+    check_or_record_settings(open_storage(output), corpus.description(), fingerprint, folder)
     return fingerprint
 
 

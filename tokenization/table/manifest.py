@@ -6,13 +6,14 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from tokenization.corpora.tar import TAR_SUFFIXES
 from tokenization.errors import InputError
+from tokenization.files.places import is_same_place, stored_place
 from tokenization.files.storage import Storage
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 
@@ -195,16 +196,23 @@ def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
     return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value != OPTIONAL[name]}
 
 
-def check_or_record_settings(output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint) -> None:
+def check_or_record_settings(
+    output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint, folder: Path | None = None
+) -> None:
     """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks them.
+
+    A corpus in `folder` is recorded by its path there, so that both may move together.
 
     Raises:
         InputError: the folder was begun with another corpus or fingerprint.
     """
-    wanted: dict[str, Any] = {"corpus": corpus, "fingerprint": asdict(fingerprint)}
+    corpus_stored = corpus | {"url": stored_place(corpus["url"], folder)}
+    wanted: dict[str, Any] = {"corpus": corpus_stored, "fingerprint": asdict(fingerprint)}
     if output.exists(SETTINGS_FILE):
         with output.local(SETTINGS_FILE) as path:
             begun = json.loads(path.read_text("utf-8"))
+        if is_same_place(begun["corpus"]["url"], corpus["url"], folder):
+            begun["corpus"]["url"] = corpus["url"]
         if other := _differences(begun["corpus"], corpus):
             raise InputError(
                 f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
