@@ -1,3 +1,5 @@
+# The Python that the environment is made with: 3.11, 3.12 or 3.13.
+BASE_PYTHON ?= python3
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -5,14 +7,24 @@ LOCK := cluster/requirements.lock
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-quick test-long lint install lock
+.PHONY: supported demo test test-quick test-long lint install lock
 
 install: $(INSTALLED)
 
+# What is missing is said before anything is installed. The compiler is the one that torch takes.
+supported:
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "This project runs on Linux x86_64, not on $$(uname -sm);" \
+		"use such a machine, or a container or virtual machine of that kind." >&2; exit 2; }
+	@$(BASE_PYTHON) -c "import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null || \
+		{ echo "Python 3.11 to 3.13 with its venv module is needed, and $(BASE_PYTHON) is" \
+		"$$($(BASE_PYTHON) --version 2>&1 | head -1); name another one: make BASE_PYTHON=python3.12 ..." >&2; exit 2; }
+	@command -v "$${CXX:-c++}" >/dev/null || { echo "A C++ compiler is needed for CPU workers, and $${CXX:-c++} is not" \
+		"there; install one (Debian, Ubuntu: apt install g++), or name it in CXX." >&2; exit 2; }
+
 # torch comes first and by itself, so that the build that fits this machine is the one the rest builds on. Last comes
 # what DeepSpeed else compiles when CPU workers start for the first time.
-$(INSTALLED): pyproject.toml $(LOCK)
-	python3 -m venv $(VENV)
+$(INSTALLED): pyproject.toml $(LOCK) | supported
+	$(BASE_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --constraint $(LOCK) torch
 	$(PYTHON) -m pip install --quiet --constraint $(LOCK) -e ".[demo,dev]"
