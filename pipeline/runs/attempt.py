@@ -11,6 +11,7 @@ from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, connect_to_ray
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
+from tokenization.files.checks import check_writable
 
 NO_LIMITS = DayLimits()
 
@@ -25,8 +26,10 @@ def ledger_attempt(
 
     Raises:
         UsageError: the job uses GPUs, and could have none; see `check_gpus`.
+        InputError: the run's folder cannot be written.
     """
     check_gpus(use_gpu)
+    check_writable(paths.run)
     connect_to_ray()
     attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
     problems: list[str] = []

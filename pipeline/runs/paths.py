@@ -151,8 +151,11 @@ def run_paths(root: str, recipe: Recipe) -> RunPaths:
         UsageError: `root` is a URI or a file, or lies in Ray's package cache and would be deleted with it.
     """
     root = os.path.expanduser(root)
-    if root and Path(root).exists() and not Path(root).is_dir():
-        raise UsageError(f"--root {root!r} is a file; name a folder, which may be a new one")
+    above = Path(root).absolute()
+    existing = next(each for each in (above, *above.parents) if each.exists())
+    if root and "://" not in root and not existing.is_dir():
+        what = "is a file" if existing == above else f"lies below {str(existing)!r}, which is a file"
+        raise UsageError(f"--root {root!r} {what}; name a folder, which may be a new one")
     if "://" in root:
         raise UsageError(
             f"--root {root!r}: only folders are supported so far; give a path on a file system all nodes share"

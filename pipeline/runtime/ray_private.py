@@ -54,13 +54,17 @@ class StartableType(Protocol):
 
 
 def read_cluster_address() -> str | None:
-    """Returns `host:port` of the cluster that was last started on this machine, or None.
+    """Returns `host:port` of the cluster that was last started on this machine, or None. Another user's that may not be
+    read is none.
 
     Used by jobs to join that cluster only if it still answers. `ray.init("auto")` waits for minutes for a dead one.
     """
     from ray._private.utils import read_ray_address
 
-    address: str | None = read_ray_address()
+    try:
+        address: str | None = read_ray_address()
+    except PermissionError:
+        return None
     return address
 
 
@@ -150,12 +154,16 @@ def original_error(failure: BaseException) -> BaseException:
 
 def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
     """Returns a client of Ray's jobs whose requests time out after `timeout_s`. Used to follow a submitted job: Ray's
-    own client waits forever on a dead connection."""
+    own client waits forever on a dead connection. Requests to an `http://` address, which is a head's dashboard or a
+    tunnel to it, use no proxy of the environment; those to `https://` do."""
     from ray.job_submission import JobSubmissionClient
+
+    directly = {"http": "", "all": ""}  # an empty one is none, also if the environment names one
+    usual = {"timeout": timeout_s} | ({"proxies": directly} if address.startswith("http://") else {})
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
-            return super()._do_request(method, endpoint, **({"timeout": timeout_s} | how))
+            return super()._do_request(method, endpoint, **(usual | how))
 
     return Client(address)
 

@@ -1,23 +1,19 @@
 """Clusters that are not there, or go away: one line, the right exit code, and nothing is left behind."""
 
 import os
-import shutil
 import subprocess
 import time
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from tests.support.checkout import CHECKOUT
-from tests.support.fault_matrix import FAULTS, cells, nothing_left
+from tests.support.fault_matrix import FAULTS, cells, nothing_left, some_cells, words_of
 from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import copy_past_run
 from tests.support.ports import free_port
-from tokenization.files.storage import open_storage
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +24,8 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def words_of(job: str, past: Path) -> list[str]:
-    """The words of a job, which has something to do in this run."""
-    run = past / "past"
-    if job == "train_lm":
-        shutil.rmtree(run / "lm")
-    if job == "generate":
-        for checkpoint in complete_checkpoints(str(run / "stage2" / "checkpoints"), []):
-            finished = replace(checkpoint.manifest, finished=True)
-            write_manifest(open_storage(run / "stage2" / "checkpoints"), checkpoint.name, finished)
-    return [f"jobs/{job}.py", "--recipe", str(past / "recipe.py"), "--root", str(past)]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("job", cells("no cluster"))
+@pytest.mark.parametrize("job", some_cells("no cluster"))
 def test_where_no_cluster_is_a_job_says_so(past: Path, job: str) -> None:
     with nothing_left(past):
         environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}

@@ -3,12 +3,14 @@
 import errno
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
 
 from jobs.common.cli import run_job
-from tokenization.files.checks import unwritable
+from tokenization.errors import InputError
+from tokenization.files.checks import check_writable, unwritable
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,14 @@ def test_a_full_disk_and_a_missing_permission_are_one_line(
 
 def test_other_errors_are_no_question_of_the_folder() -> None:
     assert unwritable(ValueError("x")) == unwritable(OSError(errno.EIO, "x")) == unwritable(OSError("x")) == ""
+
+
+def test_a_folder_without_permission_is_known_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_writable(tmp_path / "new" / "run")
+    assert not list(tmp_path.iterdir())
+    # Root may write wherever its mounts let it, so permission is taken away here.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=f"'{tmp_path}' cannot be written; get permission to write there, or choose"):
+        check_writable(tmp_path / "new" / "run")

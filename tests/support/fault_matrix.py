@@ -1,20 +1,25 @@
 """The faults that jobs are tried with, and what a job must do on each. `docs/reliability.md` shows it as a table.
 
-A test of a fault takes its jobs from `cells`, runs them, and gives what they did to `Fault.check`. After a change:
-`python -m tests.support.fault_matrix` writes the table anew.
+A test of a fault takes its jobs from `cells` or `some_cells`, runs them, and gives what they did to `Fault.check`.
+After a change: `python -m tests.support.fault_matrix` writes the table anew.
 """
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+import pytest
+from _pytest.mark import ParameterSet
 
+from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from pipeline.errors import ExitCode
 from tests.support.checkout import CHECKOUT
+from tokenization.files.storage import open_storage
 
 PAGE = CHECKOUT / "docs" / "reliability.md"
 BEGIN, END = "<!-- fault matrix: begin -->", "<!-- fault matrix: end -->"
@@ -78,12 +83,55 @@ FAULTS: dict[str, Fault] = {
         remedy="start it again, or name another one with RAY_ADDRESS, and the same command goes on",
         test="jobs/test_cluster_faults.py",
     ),
+    "long folder": Fault(
+        name="`RAY_TMPDIR` is too long for Ray's sockets",
+        jobs=ON_RAY,
+        code=ExitCode.USAGE,
+        cause="are too long for Ray's sockets",
+        remedy="set it to another folder, or unset it",
+        test="jobs/test_machine_faults.py",
+    ),
+    "few files": Fault(
+        name="a process may open 256 files only (`ulimit -Hn 256`)",
+        jobs=ON_RAY,
+        code=ExitCode.USAGE,
+        cause="may open 256 files, but Ray needs",
+        remedy="raise the limit with `ulimit -n",
+        test="jobs/test_machine_faults.py",
+    ),
+    "file above": Fault(
+        name="`--root` lies below a file",
+        jobs=ON_RAY,
+        code=ExitCode.USAGE,
+        cause="which is a file",
+        remedy="name a folder",
+        test="jobs/test_machine_faults.py",
+    ),
 }
 
 
 def cells(key: str) -> list[str]:
     """The jobs that a fault is tried with."""
     return list(FAULTS[key].jobs)
+
+
+def some_cells(key: str) -> list[ParameterSet]:
+    """The jobs that a fault is tried with, as parameters of a test: all but the first of them in `make test-long`."""
+    first, *others = cells(key)
+    return [pytest.param(first), *(pytest.param(job, marks=pytest.mark.long) for job in others)]
+
+
+def words_of(job: str, folder: Path) -> list[str]:
+    """The words of a job that has something to do in the run that `copy_past_run` made in `folder`. Jobs may be run
+    one after the other, in the order of `ON_RAY`."""
+    run = folder / "past"
+    if job == "train_lm":
+        shutil.rmtree(run / "lm", ignore_errors=True)
+    if job == "generate":
+        for checkpoint in complete_checkpoints(str(run / "stage2" / "checkpoints"), []):
+            finished = replace(checkpoint.manifest, finished=True)
+            write_manifest(open_storage(run / "stage2" / "checkpoints"), checkpoint.name, finished)
+    return [f"jobs/{job}.py", "--recipe", str(folder / "recipe.py"), "--root", str(folder)]
 
 
 @contextmanager

@@ -39,6 +39,19 @@ def unwritable(error: BaseException) -> str:
     return f"{named}{os.strerror(error.errno)}; {remedy}, or choose another folder"
 
 
+def check_writable(folder: Path) -> None:
+    """Checks that files can be made in `folder`, which may be missing so far.
+
+    Raises:
+        InputError: permission is missing, as on a read-only file system.
+    """
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{str(existing)!r} cannot be written; get permission to write there, or choose another folder"
+        )
+
+
 def check_whole(content: bytes, size: int, location: str) -> bytes:
     """Returns `content`, a part of a file, after a check of its length.
 

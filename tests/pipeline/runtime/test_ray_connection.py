@@ -95,6 +95,7 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     monkeypatch.setattr(ray_connection, "is_cluster", lambda address: address == "10.0.0.1:6379")
     monkeypatch.setattr(ray_connection, "answers", lambda address: True)
     monkeypatch.setattr(ray_connection, "watch_cluster", lambda address, in_use: None)
+    monkeypatch.setattr(ray_connection, "prepare_machine", lambda: None)
     ray_connection.connect_to_ray()
     assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
     assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu

@@ -1,0 +1,47 @@
+"""On odd but ordinary machines Ray starts, or one line says what to set."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.runtime.machine import FOLDER_BYTES, SOCKET_BYTES, open_files, ray_folder
+
+SHORT = "/tmp"
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_not_used(tmp_path: Path) -> None:
+    long = tmp_path / ("batch-system-" * 8)
+    long.mkdir()
+    assert ray_folder({}, [str(long), SHORT]) == SHORT
+    with pytest.raises(UsageError, match=f"RAY_TMPDIR is .* too long for Ray's sockets .at most {FOLDER_BYTES}."):
+        ray_folder({"RAY_TMPDIR": str(long)}, [SHORT])
+    with pytest.raises(UsageError, match="no folder is fit .* set RAY_TMPDIR to a folder of at most"):
+        ray_folder({}, [str(long)])
+    assert 30 < FOLDER_BYTES < SOCKET_BYTES
+
+
+def test_a_folder_of_another_users_ray_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"/tmp/ray", "/tmp"}
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in theirs - {"/tmp"})
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in theirs | {"/"})
+    assert ray_folder({}, [SHORT]) == f"/tmp/ray-{os.getuid()}"
+    with pytest.raises(UsageError, match="RAY_TMPDIR is '/tmp', where this user may not write to '/tmp/ray'; set it"):
+        ray_folder({"RAY_TMPDIR": "/tmp"}, [SHORT])
+
+
+def test_a_file_in_the_place_of_the_folder_is_named() -> None:
+    with pytest.raises(UsageError, match="RAY_TMPDIR is '/etc/passwd', where '/etc/passwd' is a file"):
+        ray_folder({"RAY_TMPDIR": "/etc/passwd"}, [])
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_needed_and_possible() -> None:
+    assert open_files(256, 4096) == 4096
+    assert open_files(256, resource.RLIM_INFINITY) == 65536
+    assert open_files(1024, 1_048_576) == 65536
+    assert open_files(1_048_576, 1_048_576) == 1_048_576
+    assert open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY) == resource.RLIM_INFINITY
+    with pytest.raises(UsageError, match="may open 256 files, but Ray needs 1024; raise the limit with `ulimit -n"):
+        open_files(256, 256)
