@@ -11,7 +11,8 @@ from pipeline.launch.extension import announce_extension, is_done
 from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
 from pipeline.launch.stage_inputs import stage_run
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.machine import check_shared_memory
+from pipeline.runtime.ray_connection import connect_to_ray, starts_ray_here
 from pipeline.runtime.terminal import say
 from pipeline.runtime.termination import Termination, recording_sigterm
 
@@ -36,7 +37,7 @@ def train_stages(
         extend: go on with finished stages of which the recipe asks for more steps.
 
     Raises:
-        UsageError: there is no such stage, or a stage's settings are impossible.
+        UsageError: there is no such stage, or a stage's settings are impossible, here or anywhere.
         InputError: an input of a stage is missing or does not fit; or a finished stage has fewer steps than the recipe,
             and `extend` is False.
     """
@@ -53,6 +54,8 @@ def train_stages(
         check_unchanged(run)
         announce(run, recipe)
         announce_extension(run)
+        if not recipe.scaling.use_gpu and starts_ray_here():
+            check_shared_memory(recipe.scaling.num_workers)
         connect_to_ray()
         with recording_sigterm() as termination:
             run_attempts(StageLaunch(run, paths, limits, termination))

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ SOCKET_BYTES = 107
 SESSION = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_99"
 """The longest path of a socket in Ray's folder (Ray 2.60; a process id has up to seven digits)."""
 FOLDER_BYTES = SOCKET_BYTES - len(SESSION)
+SHARED_MEMORY = "/dev/shm"
+OP_BYTES = 66 * 2**20
+"""Shared memory that DeepSpeed's op for CPUs takes for a rank (0.19.8, `csrc/cpu/comm/shm.cpp`: two buffers of 1 MiB,
+two of 32)."""
 OPEN_FILES = (1024, 65536)
 """Least and wanted number of open files: a small Ray with the jobs of the demo opens several hundred."""
 
@@ -90,6 +95,21 @@ def open_files(soft: int, hard: int) -> int:
             f"`ulimit -n {wanted}`, or in /etc/security/limits.conf"
         )
     return greatest
+
+
+def check_shared_memory(num_workers: int) -> None:
+    """Checks that this machine has the shared memory that DeepSpeed's op gives each CPU worker: with less, workers wait
+    for each other without end, or die with SIGBUS.
+
+    Raises:
+        UsageError: it has not.
+    """
+    free, needed = shutil.disk_usage(SHARED_MEMORY).free, num_workers * OP_BYTES
+    if free < needed:
+        raise UsageError(
+            f"{SHARED_MEMORY} has {free / 2**20:,.0f} MiB free, but {num_workers} CPU workers need "
+            f"{needed / 2**20:,.0f}; enlarge it, as with `docker run --shm-size=2g`"
+        )
 
 
 def has_ipv4() -> bool:

@@ -1,6 +1,9 @@
 """A stage's selection of rows is made once, and made again where anything it follows from has changed."""
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pipeline.data.row_index_cache
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from pipeline.data.row_index_cache import stored_row_index
 from tests.support.tokens import write_documents, write_tokens
+from tokenization.files.storage import open_storage
 from tokenization.table.token_table import pass_through_column
 
 
@@ -66,6 +70,29 @@ def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSe
     kept.write_bytes(kept.read_bytes()[:-20])
     assert select("score < 0.5") == 7, "what was kept is damaged"
     assert counts == [15, 18, 15, 15, 10, 10, 10]
+
+
+def test_it_is_kept_when_the_run_moves(tmp_path: Path, made: list[RowSelection]) -> None:
+    write_tokens(tmp_path / "old" / "tokens")
+    stored_row_index(tmp_path / "old" / "kept.parquet", RowSelection(tmp_path / "old" / "tokens", "score < 0.5"))
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    stored_row_index(tmp_path / "new" / "kept.parquet", RowSelection(tmp_path / "new" / "tokens", "score < 0.5"))
+    assert len(made) == 1
+
+
+def test_what_earlier_code_kept_is_read(tmp_path: Path, made: list[RowSelection]) -> None:
+    """It hashed the folder's path."""
+    tokens, kept = tmp_path / "tokens", tmp_path / "kept.parquet"
+    write_tokens(tokens)
+    selection = RowSelection(tokens, "score < 0.5")
+    stored_row_index(kept, selection)
+    shards = [f"{name} {version}" for name, version in sorted(open_storage(tokens).versions().items())]
+    asked = [[str(tokens), "score < 0.5", "", None], shards, []]
+    earlier = hashlib.sha256(json.dumps(asked).encode()).hexdigest().encode()
+    table = pq.read_table(kept)
+    pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {b"mars.made_from": earlier}), kept)
+    stored_row_index(kept, selection)
+    assert len(made) == 1
 
 
 def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pipeline.config.stage import StageConfig
 from pipeline.errors import InputError
 from pipeline.launch.extension import announce_extension, check_extension, ended_before, is_done
 from pipeline.launch.stage import check_unchanged
-from pipeline.runs.find_checkpoint import RECIPE_FILE
 from pipeline.runs.paths import RunPaths
+from pipeline.runs.stage_recipe import RECIPE_FILE
 from pipeline.training.stage_run import StageRun
 from tests.support import checkpoints
 from tokenization.files.storage import open_storage

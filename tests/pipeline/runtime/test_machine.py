@@ -2,12 +2,14 @@
 
 import os
 import resource
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.runtime.machine import FOLDER_BYTES, SOCKET_BYTES, open_files, ray_folder
+from pipeline.runtime.machine import FOLDER_BYTES, SOCKET_BYTES, check_shared_memory, open_files, ray_folder
 
 SHORT = "/tmp"
 
@@ -45,3 +47,12 @@ def test_the_limit_of_open_files_is_raised_as_far_as_needed_and_possible() -> No
     assert open_files(resource.RLIM_INFINITY, resource.RLIM_INFINITY) == resource.RLIM_INFINITY
     with pytest.raises(UsageError, match="may open 256 files, but Ray needs 1024; raise the limit with `ulimit -n"):
         open_files(256, 256)
+
+
+def test_shared_memory_that_is_too_small_for_the_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(64 * 2**20))
+    with pytest.raises(UsageError, match="/dev/shm has 64 MiB free, but 2 CPU workers need 132; enlarge it, as with"):
+        check_shared_memory(2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2 * 2**30))
+    check_shared_memory(2)
