@@ -14,18 +14,18 @@ def make(folder: Path, goal: str, programs: dict[str, str], **environment: str) 
     """Runs make in an empty checkout, with these shell scripts in front of the machine's programs."""
     folder.joinpath("bin").mkdir()
     for name, script in programs.items():
-        path = folder / "bin" / name
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        program = folder / "bin" / name
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(CHECKOUT / name, folder)
     folder.joinpath("cluster").mkdir()
     shutil.copy(CHECKOUT / "cluster" / "requirements.lock", folder / "cluster")
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    search = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["make", "--no-print-directory", goal],
         cwd=folder,
-        env=os.environ | {"PATH": path} | environment,
+        env=os.environ | {"PATH": search} | environment,
         capture_output=True,
         text=True,
         timeout=60,

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import secrets
 import shutil
 import socket
 import tempfile
@@ -13,6 +14,8 @@ from pipeline.runtime.terminal import say
 
 RAY_FOLDER = "RAY_TMPDIR"
 """Environment variable with the folder in which Ray makes its folder `ray`."""
+TOKEN = "RAY_AUTH_TOKEN"
+"""Environment variable with the token by which Ray's processes know each other."""
 SOCKET_BYTES = 107
 """Longest path of a socket (unix(7): `sun_path` has 108 bytes, the last of which is 0)."""
 SESSION = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_99"
@@ -37,6 +40,8 @@ def prepare_machine() -> None:
     if folder != usual:
         os.environ[RAY_FOLDER] = folder
         say(f"Ray: its files are in {folder}, since {usual} is not fit for them")
+    if needs_own_token():
+        os.environ[TOKEN] = secrets.token_hex(32)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if (more := open_files(soft, hard)) != soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
@@ -77,6 +82,18 @@ def _problem(folder: Path) -> str:
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"where this user may not write to {str(existing)!r}"
     return ""
+
+
+def needs_own_token() -> bool:
+    """True if Ray has no token for its authentication, and could not keep a new one in the user's home."""
+    if any(os.environ.get(name) for name in (TOKEN, f"{TOKEN}_PATH")):
+        return False
+    folder = Path(os.path.expanduser("~"), ".ray")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return True
+    return not (os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK))
 
 
 def open_files(soft: int, hard: int) -> int:

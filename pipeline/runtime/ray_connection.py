@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import threading
+from typing import Any
 
 import grpc
 import ray
@@ -13,7 +14,7 @@ import torch
 from pipeline.errors import OutageError, UsageError
 from pipeline.runtime.cluster_watch import ANSWER_S, answers, watch_cluster
 from pipeline.runtime.machine import has_ipv4, prepare_machine
-from pipeline.runtime.ray_private import hide_data_progress, read_cluster_address
+from pipeline.runtime.ray_private import ON_LOOPBACK, hide_data_progress, read_cluster_address
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 
@@ -89,11 +90,10 @@ def _connect() -> None:
         for name, value in KEEP_FREED_MEMORY.items():
             os.environ.setdefault(name, value)
     joins = None if address == "local" else read_cluster_address() if address == "auto" else address
-    here: dict[str, str] = {}
+    here: dict[str, Any] = {}
     if not joins:
         prepare_machine()
-        # Without IPv4, Ray would take an address that its processes cannot use.
-        here = {} if has_ipv4() else {"_node_ip_address": "127.0.0.1"}
+        here = {} if has_ipv4() else ON_LOOPBACK
     started = threading.Event()
     if joins:
         watch_cluster(joins, lambda: not started.is_set() or ray.is_initialized())

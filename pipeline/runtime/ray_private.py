@@ -21,6 +21,11 @@ HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
 """States of actors that hold resources. An actor that is pending creation loads its model."""
 
 
+ON_LOOPBACK = {"_node_ip_address": "127.0.0.1"}
+"""An argument of `ray.init` that puts a Ray which a job starts on the loopback address. Used on machines without a
+route for IPv4, where Ray would take an address that its processes do not reach."""
+
+
 @dataclass(frozen=True)
 class Share:
     """Resources of one node, by Ray's names, that a job holds. `node_id` is hexadecimal."""

@@ -25,7 +25,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 class Run:
-    """A run that has its corpus inside, and the jobs on it."""
+    """A run that has its corpus and its tokenizer inside, and the jobs on it."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self._environment = folder, os.environ | {"RAY_ADDRESS": address}
@@ -37,6 +37,7 @@ class Run:
     def type(self, job: str, *words: str) -> subprocess.CompletedProcess[str]:
         where = ["--recipe", str(self.folder / "recipe.py"), "--root", str(self.folder)]
         where += ["--set", f"corpora.shapes.path={self.folder / 'past' / 'corpus'}"]
+        where += ["--set", f"text_tokenizer={self.folder / 'past' / 'tokenizer'}"]
         done = run_forked_job([f"jobs/{job}.py", *words, *where], self._environment, CHECKOUT)
         assert done.returncode == 0, f"{job} {words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done
@@ -51,10 +52,11 @@ class Run:
 
 def begin(folder: Path, address: str) -> Run:
     copy_past_run(folder)
-    shutil.move(folder / "corpus", folder / "past" / "corpus")
     run = Run(folder, address)
-    for path in (run.settings, *folder.glob("past/stage*/recipe.json")):
-        path.write_text(path.read_text().replace(f"{folder}/corpus", f"{folder}/past/corpus"))
+    for name in ("corpus", "tokenizer"):
+        shutil.move(folder / name, folder / "past" / name)
+        for path in (run.settings, *folder.glob("past/stage*/recipe.json")):
+            path.write_text(path.read_text().replace(f"{folder}/{name}", f"{folder}/past/{name}"))
     return run
 
 

@@ -50,7 +50,9 @@ def lose_the_head(jobs: list[str], folder: Path) -> dict[str, subprocess.Complet
         while not all(joined(folder / f"{job}.log") for job in jobs):
             assert time.monotonic() < deadline and all(each.is_alive() for each in started.values())
             time.sleep(0.1)
-        for each in [each for kind in cluster.head_node.all_processes.values() for each in kind]:
+        head = cluster.head_node
+        assert head is not None
+        for each in [each for kind in head.all_processes.values() for each in kind]:
             each.process.kill()
         for process in started.values():
             process.join(90)
@@ -59,7 +61,7 @@ def lose_the_head(jobs: list[str], folder: Path) -> dict[str, subprocess.Complet
         for process in started.values():
             process.kill()
     return {
-        job: subprocess.CompletedProcess(job, process.exitcode, "", (folder / f"{job}.log").read_text())
+        job: subprocess.CompletedProcess(job, process.exitcode or 0, "", (folder / f"{job}.log").read_text())
         for job, process in started.items()
     }
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.runtime.machine import FOLDER_BYTES, SOCKET_BYTES, check_shared_memory, open_files, ray_folder
+from pipeline.runtime.machine import (
+    FOLDER_BYTES,
+    SOCKET_BYTES,
+    check_shared_memory,
+    needs_own_token,
+    open_files,
+    ray_folder,
+)
 
 SHORT = "/tmp"
 
@@ -56,3 +63,15 @@ def test_shared_memory_that_is_too_small_for_the_workers_is_told(monkeypatch: py
         check_shared_memory(2)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2 * 2**30))
     check_shared_memory(2)
+
+
+def test_a_home_that_cannot_be_written_needs_no_file_of_rays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not needs_own_token(), "Ray keeps a token there"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert needs_own_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123")
+    assert not needs_own_token()

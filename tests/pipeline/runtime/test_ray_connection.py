@@ -56,6 +56,11 @@ def test_an_address_where_a_cluster_may_be_is_taken() -> None:
     check_address("local")
 
 
+def close_two(server: socket.socket) -> None:
+    for _ in range(2):
+        server.accept()[0].close()
+
+
 @pytest.mark.parametrize("does", ["closes", "is silent"])
 def test_another_server_at_the_address_is_not_taken_for_a_cluster(monkeypatch: pytest.MonkeyPatch, does: str) -> None:
     monkeypatch.setattr(ray_connection, "ANSWER_S", 1.0)
@@ -64,7 +69,7 @@ def test_another_server_at_the_address_is_not_taken_for_a_cluster(monkeypatch: p
         server.listen()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         if does == "closes":
-            threading.Thread(target=lambda: [server.accept()[0].close() for _ in range(2)], daemon=True).start()
+            threading.Thread(target=close_two, args=(server,), daemon=True).start()
         with pytest.raises(OutageError, match="is no Ray cluster, or it hangs. Start one with"):
             check_address(address)
 
