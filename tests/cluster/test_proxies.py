@@ -1,42 +1,38 @@
-"""Requests to a head's dashboard reach it, whatever proxy the environment names."""
+"""Requests to a head's dashboard use no proxy of the environment; those to an ingress do."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 import ray
+import requests
 
 from pipeline.runtime.ray_private import job_client
-from tests.support.ports import free_port
+
+PROXY = "http://proxy.example:3128"
 
 
-class Dashboard(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        content = json.dumps({"version": "9", "ray_version": ray.__version__, "ray_commit": "x"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *values: object) -> None:
-        """Says nothing."""
-
-
-@pytest.fixture
-def dashboard() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Dashboard)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_a_proxy_in_the_environment_is_not_asked_for_the_dashboard(
-    dashboard: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "proxy"),
+    [("http://127.0.0.1:8265", ""), ("http://head.internal:8265", ""), ("https://ray.example", PROXY)],
+)
+def test_a_proxy_in_the_environment_is_not_asked_for_a_dashboard(
+    monkeypatch: pytest.MonkeyPatch, address: str, proxy: str
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
-    assert job_client(dashboard, 5.0).get_version() == "9"
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, PROXY)
+    asked: list[str] = []
+
+    def request(method: str, url: str, proxies: dict[str, str] | None = None, **how: Any) -> requests.Response:
+        merged = requests.Session().merge_environment_settings(url, dict(proxies or {}), None, None, None)["proxies"]
+        asked.append(requests.utils.select_proxy(url, merged) or "")
+        response = requests.Response()
+        response.status_code = 200
+        response._content = json.dumps({"version": "9", "ray_version": ray.__version__, "ray_commit": ""}).encode()
+        return response
+
+    monkeypatch.setattr(requests, "request", request)
+    job_client(address, 5.0).get_version()
+    assert set(asked) == {proxy}
