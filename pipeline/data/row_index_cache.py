@@ -26,13 +26,14 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
         InputError: see `build_row_index`.
     """
     versions = open_storage(selection.tokens).versions()
-    shards = [f"{name} {version}" for name, version in sorted(versions.items())]
+    files = [f"{name} {version}" for name, version in sorted(versions.items())]
+    shards = [f"{name} {version}" for name, version in sorted(versions.items()) if name.endswith(".parquet")]
     tables = [Path(side).expanduser() for side in selection.side_tables]
     sides = [(table, path) for table in tables for path in [table, *sorted(table.rglob("*.parquet"))] if path.is_file()]
     asked = [selection.where, selection.held_out, selection.max_document_ids]
     made_from = _hash(asked, shards, [f"{path.relative_to(table)} {_version(path)}" for table, path in sides])
-    # Earlier code hashed absolute paths.
-    earlier = _hash([str(selection.tokens), *asked], shards, [f"{path} {_version(path)}" for _, path in sides])
+    # Earlier code hashed absolute paths and all files, among them the manifest, which each tokenization writes anew.
+    earlier = _hash([str(selection.tokens), *asked], files, [f"{path} {_version(path)}" for _, path in sides])
     if kept := _kept(file, (made_from, earlier)):
         return kept
     index = build_row_index(selection)

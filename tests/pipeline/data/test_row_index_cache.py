@@ -72,6 +72,17 @@ def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSe
     assert counts == [15, 18, 15, 15, 10, 10, 10]
 
 
+def test_it_is_kept_when_a_tokenization_with_nothing_to_do_writes_its_manifest(
+    tmp_path: Path, made: list[RowSelection]
+) -> None:
+    write_tokens(tmp_path / "tokens")
+    for modified in (1, 2):
+        (tmp_path / "tokens" / "manifest.json").write_text("{}")
+        os.utime(tmp_path / "tokens" / "manifest.json", (modified, modified))
+        stored_row_index(tmp_path / "kept.parquet", RowSelection(tmp_path / "tokens", "score < 0.5"))
+    assert len(made) == 1
+
+
 def test_it_is_kept_when_the_run_moves(tmp_path: Path, made: list[RowSelection]) -> None:
     write_tokens(tmp_path / "old" / "tokens")
     stored_row_index(tmp_path / "old" / "kept.parquet", RowSelection(tmp_path / "old" / "tokens", "score < 0.5"))
