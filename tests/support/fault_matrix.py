@@ -19,6 +19,7 @@ from _pytest.mark import ParameterSet
 from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
 from pipeline.errors import ExitCode
 from tests.support.checkout import CHECKOUT
+from tests.support.past_run import PAST_RUN
 from tokenization.files.storage import open_storage
 
 PAGE = CHECKOUT / "docs" / "reliability.md"
@@ -34,7 +35,7 @@ ON_RAY = (
     "generate",
     "train_lm",
 )
-"""Jobs that use Ray, in the order in which they can be tried on one run."""
+"""Jobs that use Ray."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -122,15 +123,16 @@ def some_cells(key: str) -> list[ParameterSet]:
 
 
 def words_of(job: str, folder: Path) -> list[str]:
-    """The words of a job that has something to do in the run that `copy_past_run` made in `folder`. Jobs may be run
-    one after the other, in the order of `ON_RAY`."""
+    """The words of a job in the run that `copy_past_run` made in `folder`, where the job has something to do."""
     run = folder / "past"
     if job == "train_lm":
         shutil.rmtree(run / "lm", ignore_errors=True)
-    if job == "generate":
-        for checkpoint in complete_checkpoints(str(run / "stage2" / "checkpoints"), []):
-            finished = replace(checkpoint.manifest, finished=True)
-            write_manifest(open_storage(run / "stage2" / "checkpoints"), checkpoint.name, finished)
+    elif not (run / "lm").exists():
+        shutil.copytree(PAST_RUN / "past" / "lm", run / "lm")
+    checkpoints = run / "stage2" / "checkpoints"
+    for checkpoint in complete_checkpoints(str(checkpoints), []):
+        manifest = replace(checkpoint.manifest, finished=job == "generate")
+        write_manifest(open_storage(checkpoints), checkpoint.name, manifest)
     return [f"jobs/{job}.py", "--recipe", str(folder / "recipe.py"), "--root", str(folder)]
 
 
