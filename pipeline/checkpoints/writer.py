@@ -51,6 +51,9 @@ class CheckpointWriter:
         kept: the policy that decides which checkpoints are kept.
         log: on the first rank, receives a line about every checkpoint that could not be written.
 
+    Attributes:
+        problem: why the last checkpoint could not be written; empty if it was.
+
     Raises:
         InputError: on every rank: see `RunOwner`; or a rank sees another folder than the first one.
     """
@@ -61,7 +64,7 @@ class CheckpointWriter:
         self._part: Future[None] | None = None
         self._closing: Future[None] | None = None
         self._give_up, self._all_wrote = threading.Event(), threading.Event()
-        self._name, self._taken_over = "", ""
+        self._name, self._taken_over, self.problem = "", "", ""
         self._copies: dict[str, Slice] = {}
         self._damaged: set[str] = set()
         self._owner = take_over(url)
@@ -110,6 +113,7 @@ class CheckpointWriter:
         problem = problem or closing_problem
         self._part = self._closing = None
         problem, taken_over = from_first_rank((problem, self._taken_over))
+        self.problem = problem or ""
         if taken_over:
             raise InputError(taken_over)
         if problem and self._rank == 0:

@@ -31,6 +31,7 @@ from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.weights.language_expert_formats import LanguageExpertFiles, open_language_expert
 from pipeline.weights.starting_model import INDEX_FILE, save_configs
 from pipeline.weights.tensor_files import PIECE_ELEMENTS, NewTensor, write_safetensors
+from tokenization.files.room import naming_full_disk
 
 SOURCE_FILE = "mars_source.txt"
 """File with the name of the checkpoint that an export was made from."""
@@ -84,15 +85,16 @@ def export_model(
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir()
     try:
-        try:
-            _write_shards(partial, tensors)
-        except InputError as error:
-            raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
-        save_configs(config, torch.bfloat16, partial)
-        tokenizer.save_pretrained(partial)
-        (partial / SOURCE_FILE).write_text(checkpoint.name)
-        if finish:
-            finish(partial)
+        with naming_full_disk(out, partial):
+            try:
+                _write_shards(partial, tensors)
+            except InputError as error:
+                raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
+            save_configs(config, torch.bfloat16, partial)
+            tokenizer.save_pretrained(partial)
+            (partial / SOURCE_FILE).write_text(checkpoint.name)
+            if finish:
+                finish(partial)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(partial, out)
     finally:

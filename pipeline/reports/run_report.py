@@ -28,6 +28,7 @@ from pipeline.pages.sheets import spread
 from pipeline.reports.sections import experts_sections, preservation_sections
 from pipeline.runs.paths import RunPaths
 from pipeline.step_figures import METRICS_FILE, read_step_figures
+from tokenization.files.atomic_writing import write_atomically
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
@@ -77,7 +78,8 @@ def write_report(recipe: Recipe, paths: RunPaths) -> Path:
         _versions(),
     ]
     path = paths.run / REPORT_FILE
-    path.write_text(page_of(f"MARS on Ray: {recipe.name}", parts), encoding="utf-8")
+    page = page_of(f"MARS on Ray: {recipe.name}", parts)
+    write_atomically(path, lambda partial: partial.write_text(page, encoding="utf-8"))
     return path
 
 

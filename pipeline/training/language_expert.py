@@ -27,6 +27,7 @@ from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.stage import INSTRUCTIONS
 from pipeline.model.loading import qwen2_config
 from tokenization.dtypes import fast_autocast
+from tokenization.files.room import naming_full_disk
 from tokenization.text_tokenizer import end_of_text_id, text_ids
 
 TRAINING_FILE = "training.json"
@@ -171,8 +172,12 @@ def _save(
     transformers_logging.disable_progress_bar()
     whole.config.eos_token_id = end_of_text_id(tokenizer)
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    whole.to(torch.bfloat16).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / TRAINING_FILE).write_text(json.dumps(figures | {"config": asdict(config)}, indent=2))
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(partial, output)
+    try:
+        with naming_full_disk(output, partial):
+            whole.to(torch.bfloat16).save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / TRAINING_FILE).write_text(json.dumps(figures | {"config": asdict(config)}, indent=2))
+        shutil.rmtree(output, ignore_errors=True)
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

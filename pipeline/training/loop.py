@@ -220,7 +220,8 @@ class StageTraining:
             if self.checkpoints.wait():
                 return
         raise InputError(
-            f"the last checkpoint could not be written to {self.run.checkpoints!r}; make room, and run again"
+            f"the last checkpoint could not be written to {self.run.checkpoints!r}: {self.checkpoints.problem}; make "
+            "room there, and run again"
         )
 
 

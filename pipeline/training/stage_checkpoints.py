@@ -100,6 +100,12 @@ class StageCheckpoints:
             self.counted_step = self._started_step
         return counts
 
+    @property
+    def problem(self) -> str:
+        """Why the last checkpoint could not be written; empty if it was."""
+        assert self._writer
+        return self._writer.problem
+
     def take_stall(self) -> CheckpointStall | None:
         """Returns the stall of the checkpoint begun since the last call, or None."""
         stall, self._stall = self._stall, None

@@ -5,14 +5,17 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenization.files.room import naming_full_disk
+
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a temporary file in the folder of `path`, then moves it to `path`. Atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{uuid.uuid4().hex}")  # not longer than the final name
     try:
-        fill(partial)
-        _to_disk(partial)
+        with naming_full_disk(path, partial):
+            fill(partial)
+            _to_disk(partial)
         os.replace(partial, path)
         _to_disk(path.parent)
     finally:
@@ -33,8 +36,9 @@ def append_whole(path: Path, text: str) -> None:
             if file.read(1) != b"\n":
                 content = b"\n" + content
         try:
-            while content:
-                content = content[file.write(content) :]
+            with naming_full_disk(path, needed_bytes=len(content)):
+                while content:
+                    content = content[file.write(content) :]
         except OSError:
             file.truncate(start)
             raise

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from tokenization.errors import InputError
+from tokenization.files.room import is_full
 
 
 def is_inside(name: str) -> bool:
@@ -26,17 +27,19 @@ def check_apart(corpus: str, output: str) -> None:
         raise InputError(f"the output {output!r} and the corpus {corpus!r} lie in each other; choose another --output")
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def unwritable(error: BaseException) -> str:
     """A line on a folder that takes no files: the disk is full, or permission is missing. Empty for any other error."""
-    if not isinstance(error, OSError) or error.errno not in (*NO_ROOM, *NO_PERMISSION):
+    refused = isinstance(error, OSError) and error.errno in NO_PERMISSION
+    if not refused and not is_full(error):
         return ""
-    remedy = "make room there" if error.errno in NO_ROOM else "get permission to write there"
-    named = f"{error.filename!r}: " if error.filename else ""
-    return f"{named}{os.strerror(error.errno)}; {remedy}, or choose another folder"
+    remedy = "get permission to write there" if refused else "make room there"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename!r}: {error.strerror}; {remedy}, or choose another folder"
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else os.strerror(errno.ENOSPC)
+    return f"{reason}; {remedy}, or choose another folder"
 
 
 def check_writable(folder: Path) -> None:

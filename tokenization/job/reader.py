@@ -11,6 +11,7 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.samples import readable
 from tokenization.errors import InputError, OutageError
 from tokenization.files.content import one_line
+from tokenization.files.room import is_full
 from tokenization.job.chunk import Chunk
 from tokenization.job.rows import read_chunks
 from tokenization.text_tokenizer import load_text_tokenizer
@@ -33,6 +34,8 @@ class Reader:
                     index = chunk.index + 1
                     yield {"chunk": [pickle.dumps(chunk)]}
             except Exception as error:  # one bad shard must not end the job
+                if is_full(error):
+                    raise  # all others would meet it, too
                 message = (
                     str(error) if isinstance(error, InputError | OutageError) else f"{type(error).__name__}: {error}"
                 )
