@@ -13,7 +13,7 @@ from tests.support.checkout import CHECKOUT
 
 JOBS = sorted(path for path in (CHECKOUT / "jobs").glob("*.py") if path.name != "__init__.py")
 LEVELS = (
-    "tokenization.config tokenization.errors",
+    "tokenization.config tokenization.errors tokenization.patience tokenization.waiting",
     "pipeline.errors pipeline.step_figures tokenization.dtypes",
     "pipeline.config pipeline.runtime tokenization.files",
     "cluster jobs.recipes pipeline.architecture pipeline.checkpoints pipeline.ledger"

@@ -136,6 +136,7 @@ class Recipe:
         trackers: `wandb`, `mlflow` or both: trackers in addition to TensorBoard.
         plan: assumptions and comparisons of a dry run.
         heartbeat_s: seconds between two ledger rows.
+        outage_s: seconds that jobs and workers wait for S3 while it does not answer; below `step_timeout_s`.
         seed: seed of the sample order and of all random draws.
     """
 
@@ -161,6 +162,7 @@ class Recipe:
     trackers: tuple[str, ...] = ()
     plan: PlanConfig = PlanConfig()
     heartbeat_s: float = 60.0
+    outage_s: float = 1200.0
     seed: int = 0
 
     @property
@@ -218,6 +220,7 @@ class Recipe:
                 f"evaluation.documents is {self.evaluation.documents!r}, but must be one of the corpora {known}"
             )
         found += [f"scaling.{problem}" for problem in self.scaling.problems()]
+        found += below(0, self, ("outage_s",))
         return found + self._stage_problems()
 
     def _corpus_problems(self) -> list[str]:

@@ -51,7 +51,7 @@ class LedgerActor:
         self._location, self._heartbeat_s = location, heartbeat_s
         self._held, self._rows = HeldDevices(attempt.device, job_id), RowWriter(location, attempt.attempt)
         self._account = Account(attempt, self._rows.last)
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._writing, self._ended = threading.Lock(), threading.Lock(), threading.Event()
         self._problem, self._over = "", False
         self._limits = LimitWatch(attempt)
         # Not `job`: Prometheus sets that label on every series.
@@ -152,11 +152,13 @@ class LedgerActor:
 
     def _write(self, event: str) -> None:
         """Writes a row. Rows are cumulative: a row that could not be written is covered by the next one."""
-        with self._lock:
-            if self._ended.is_set() and event == "heartbeat":
-                return
+        with self._writing:  # and not `_lock`: steps are counted while a storage does not answer
+            with self._lock:
+                if self._ended.is_set() and event == "heartbeat":
+                    return
+                row = self._account.row(event)
             try:
-                self._rows.write(self._account.row(event))
+                self._rows.write(row)
                 self._problem = ""
             except (OSError, InputError) as error:
                 self._problem = f"the ledger in {self._location!r} could not be written: {error}; make room there"

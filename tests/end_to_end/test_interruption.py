@@ -144,31 +144,62 @@ def actors_of(name: str) -> list[psutil.Process]:
     return found
 
 
-def test_into_s3_and_out_of_it_while_requests_fail(nodes: Nodes, inputs: Path, whole: dict, tmp_path: Path) -> None:
+@pytest.fixture
+def server(nodes: Nodes, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A bucket with the corpus under `in`, which the decoding node can read."""
     server = FaultyS3()
-    client = server.client()
-    client.create_bucket(Bucket=BUCKET)
+    server.client().create_bucket(Bucket=BUCKET)
     for path in (inputs / "corpus").glob("*.tar"):
-        client.upload_file(str(path), BUCKET, f"in/{path.name}")
-    server.fault_every = 7
-    words = command(inputs, tmp_path, "--output", f"s3://{BUCKET}/out")
-    words[words.index("--corpus") + 1] = f"s3://{BUCKET}/in"
-    local = {name: os.environ.get(name) for name in server.environment()}
-    os.environ |= server.environment()
+        server.client().upload_file(str(path), BUCKET, f"in/{path.name}")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
     nodes.kill_decoding_node()  # its successor has the environment
-    try:
-        manifest = run(nodes, [*words, "--set", "tokenizers.encoder_resources={'decoding': 1}"])
-    finally:
-        for name, value in local.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-        server.fault_every = 0
-    assert manifest["rows_out"] == SHARDS * ROWS and set(server.injected) == set(server.KINDS)
-    for name in whole:
-        client.download_file(BUCKET, f"out/{name}", str(tmp_path / name))
-    assert tables(tmp_path) == whole
+    yield server
     server.stop()
+
+
+def through_s3(inputs: Path, root: Path, *words: str) -> list[str]:
+    command_words = command(inputs, root, "--output", f"s3://{BUCKET}/out", *words)
+    command_words[command_words.index("--corpus") + 1] = f"s3://{BUCKET}/in"
+    return [*command_words, "--set", "tokenizers.encoder_resources={'decoding': 1}"]
+
+
+def tables_in(server: FaultyS3, whole: dict, folder: Path) -> dict:
+    for name in whole:
+        server.client().download_file(BUCKET, f"out/{name}", str(folder / name))
+    return tables(folder)
+
+
+def test_into_s3_and_out_of_it_while_requests_fail(
+    nodes: Nodes, inputs: Path, whole: dict, server: FaultyS3, tmp_path: Path
+) -> None:
+    server.fault_every = 7
+    manifest = run(nodes, through_s3(inputs, tmp_path))
+    server.fault_every = 0
+    assert manifest["rows_out"] == SHARDS * ROWS and set(server.injected) == set(server.KINDS)
+    assert tables_in(server, whole, tmp_path) == whole
+
+
+@pytest.mark.parametrize("away_s", [30.0, 600.0])
+def test_an_outage_of_the_storage_is_waited_for_and_nothing_is_lost_or_doubled(
+    nodes: Nodes, inputs: Path, whole: dict, server: FaultyS3, tmp_path: Path, away_s: float
+) -> None:
+    def take_away() -> None:
+        while not server.client().list_objects_v2(Bucket=BUCKET, Prefix="out/00").get("Contents"):
+            time.sleep(0.05)
+        server.down = True
+        time.sleep(away_s)
+        server.down = False
+
+    threading.Thread(target=take_away, daemon=True).start()
+    words = through_s3(inputs, tmp_path, "--set", f"outage_s={2 * away_s}")
+    done = subprocess.run(
+        words, env=os.environ | {"RAY_ADDRESS": nodes.cluster.address}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert f"waiting for s3://{BUCKET}/" in done.stderr and server.turned_away > 2, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["rows_out"] == SHARDS * ROWS
+    assert tables_in(server, whole, tmp_path) == whole
 
 
 def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_driver(

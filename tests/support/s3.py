@@ -18,13 +18,14 @@ class FaultyS3:
     """Serves until `stop`.
 
     Every `fault_every`-th request fails, alternating between a 500, a request to slow down, and an answer that is cut
-    off in the middle. 0 turns faults off.
+    off in the middle. 0 turns faults off. While it is `down`, no request is carried out.
     """
 
     KINDS = ("500", "slow down", "cut")
 
     def __init__(self) -> None:
         self.fault_every, self.injected = 0, Counter[str]()
+        self.down, self.turned_away = False, 0
         self._count, self._lock = 0, threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
@@ -60,6 +61,9 @@ class FaultyS3:
 
     def _fault(self) -> str:
         with self._lock:
+            if self.down:
+                self.turned_away += 1
+                return "500"
             self._count += 1
             if not self.fault_every or self._count % self.fault_every:
                 return ""

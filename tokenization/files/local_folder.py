@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from tokenization.errors import InputError
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.checks import check_whole, is_inside
+from tokenization.waiting import Wait
+
+LOCK_POLL_S = 0.05
 
 
 class LocalFolder:
@@ -87,7 +91,7 @@ class LocalFolder:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f"{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock.fileno(), f"the lock {lock.name!r}, which another attempt holds")
             if self.text(name) != expected:
                 return False
             write_atomically(path, lambda partial: partial.write_text(text))
@@ -105,3 +109,14 @@ class LocalFolder:
         if not is_inside(name):
             raise InputError(f"{name!r} is no name inside of {str(self.folder)!r}; rename it")
         return self.folder / name
+
+
+def _lock(handle: int, what: str) -> None:
+    """Takes the lock of an open file once nobody else has it."""
+    wait = Wait()
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait.still(what)
+            time.sleep(LOCK_POLL_S)

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import READER_CPUS, Workers
 from tokenization.corpora.corpus import Corpus
-from tokenization.errors import InputError
+from tokenization.errors import InputError, OutageError
 from tokenization.files.checks import check_apart, unwritable
 from tokenization.files.storage import Storage, open_storage
 from tokenization.job.alarm import Alarm
@@ -109,7 +109,9 @@ def tokenize_corpus(
                 else:
                     failed[shard] = ended
         except RayError as error:
-            if reason := unwritable(getattr(error, "cause", error)):
+            if isinstance(cause := getattr(error, "cause", error), OutageError):
+                raise cause from error  # the workers have waited for it already
+            if reason := unwritable(cause):
                 raise InputError(f"tokens cannot be written to {output!r}: {reason}") from error
             broken = error
         idle_passes = 0 if len(statistics) + len(failed) > before else idle_passes + 1

@@ -1,6 +1,8 @@
 """An interrupted stage resumes from the newest good checkpoint, with the results of an uninterrupted one."""
 
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from tests.support.ranks import STAGE, Undisturbed, losses, named, on_ranks
 from tests.support.s3 import BUCKET, SECRET, FaultyS3
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import load_trained, trained_state
+from tokenization.files.storage import open_storage
+from tokenization.patience import OUTAGE_VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +143,33 @@ def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(
     written = [path for path in run.output.parent.rglob("*") if path.is_file()]
     assert Path(f"{run.output}.told") in written and any("tfevents" in path.name for path in written)
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("away_s", [8.0, pytest.param(600.0, marks=pytest.mark.long)])
+def test_an_outage_of_the_storage_is_waited_for_and_loses_nothing(
+    run: StageRun, undisturbed: Undisturbed, s3: FaultyS3, away_s: float
+) -> None:
+    """The service is away while checkpoints are written, and comes back."""
+    _, whole = undisturbed()
+    run = replace(run, stage=replace(STAGE, save_every_steps=2, keep_checkpoints=9), samples=None)
+    run = replace(run, checkpoints=f"s3://{BUCKET}/run/stage1")
+    began = threading.Thread(target=take_away, args=(s3, away_s), daemon=True)
+    began.start()
+    figures = on_ranks(2, run, environment=s3.environment() | {OUTAGE_VARIABLE: str(2 * away_s)})
+    assert losses(figures) == losses(whole)
+    assert s3.turned_away > 2, "the service was away while it was needed"
+    steps = [checkpoint.manifest.step for checkpoint in complete_checkpoints(run.checkpoints, [])]
+    assert steps == [6, 4, 2] and len(set(open_storage(run.checkpoints).names())) == 3 * (2 * 2 + 1) + 1
+
+
+def take_away(s3: FaultyS3, seconds: float) -> None:
+    """Lets the service be away once the first rank's file of a checkpoint arrives."""
+    client = s3.client()
+    while not client.list_objects_v2(Bucket=BUCKET, Prefix="run/stage1/step-").get("Contents"):
+        time.sleep(0.05)
+    s3.down = True
+    time.sleep(seconds)
+    s3.down = False
 
 
 def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(
