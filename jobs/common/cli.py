@@ -1,9 +1,12 @@
 """The flags that all jobs share, and how jobs end."""
 
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,10 +16,13 @@ from jobs.common.flags import check_given_once, expanded
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.runs.paths import RunPaths, run_paths
+from pipeline.runs.paths import RunPaths, checkout, run_paths
 from pipeline.runtime.cluster_watch import cluster_error, say_last
-from pipeline.runtime.terminal import console, say_error
+from pipeline.runtime.terminal import console, say, say_error
 from tokenization.files.checks import unwritable
+from tokenization.files.room import fullest, is_full
+from tokenization.patience import OUTAGE_VARIABLE
+from tokenization.waiting import Outlet
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class JobOptions:
     def resolve(self) -> tuple[Recipe, RunPaths]:
         """Returns the recipe with its overrides, and the run's folders."""
         recipe = load_recipe(self.recipe, self.set)
+        os.environ[OUTAGE_VARIABLE] = str(recipe.outage_s)
         return recipe, run_paths(self.root, recipe)
 
 
@@ -60,6 +67,7 @@ def run_job(
     of the output.
     """
     words = list(sys.argv[1:] if words is None else words)
+    Outlet.say, options = say, None
     try:
         if not {"-h", "--help"} & set(words):
             check_given_once(options_type, words)
@@ -73,16 +81,24 @@ def run_job(
         if not isinstance(error, OURS):
             error = cluster_error(error)
         code = exit_code_of(error)
+        if isinstance(error, OURS):
+            say_last(f"error: {error}")
+            sys.exit(code)
         if reason := unwritable(error):
-            say_error(f"error: {reason}")
+            say_error(f"error: {_full_disk(error, getattr(options, 'root', ''))}{reason}")
             sys.exit(ExitCode.INPUT)
-        if not isinstance(error, OURS):
-            raise
-        say_last(f"error: {error}")
-        sys.exit(code)
+        raise
     if result is not None and getattr(options, "json", False):
         print_result(result)
     sys.exit(ExitCode.DONE)
+
+
+def _full_disk(error: Exception, root: str) -> str:
+    """The folder whose disk is full, if the error does not name a file."""
+    if getattr(error, "filename", None) or not is_full(error):
+        return ""
+    place = fullest([Path(root or checkout()).expanduser(), Path(tempfile.gettempdir())])
+    return f"{str(place)!r}: "
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -21,8 +21,10 @@ from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
 from pipeline.launch.monitor import StageMonitor
 from pipeline.runtime.background import in_background
 from pipeline.runtime.capacity import workers_that_fit
+from pipeline.runtime.shortage import check_obtainable
 from pipeline.runtime.termination import Termination
 from pipeline.training.stop_request import StopRequest
+from tokenization.waiting import Wait
 
 POLL_S = 1.0
 ASK_AGAIN_S = 2.0
@@ -92,6 +94,17 @@ def run_attempts(launch: Launch) -> None:
                     f"{row if unsaved_in_row else ''}: {error}"
                 )
                 termination.requested.wait(RETRY_PAUSE_S * unsaved_in_row)
+
+
+def check_workers(scaling: ScalingConfig) -> None:
+    """Checks that the cluster which the job has joined has, or may get, nodes for the workers.
+
+    Raises:
+        UsageError: it never will.
+    """
+    least = scaling.min_workers or scaling.num_workers
+    remedy = "change scaling.num_workers, cpus_per_worker, use_gpu or custom_resources"
+    check_obtainable([scaling.worker_resources] * least, remedy)
 
 
 @contextmanager
@@ -167,7 +180,7 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
     If the number is fixed, it is that number, and Ray waits for them. Otherwise it waits up to `wait_for_all_s` for
     room for all of them, and then takes as many as there is room for once that is enough.
     """
-    waited_from, logged_at = time.monotonic(), float("-inf")
+    waited_from, wait = time.monotonic(), Wait(log)
     while True:
         termination.check()
         if not scaling.min_workers:
@@ -177,7 +190,5 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
             if fit < scaling.num_workers:
                 log(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
             return fit
-        if now - logged_at > 60:
-            log(f"waiting for {scaling.num_workers} workers, but there is room for {fit}; see `ray status`")
-            logged_at = now
+        wait.still(f"{scaling.num_workers} workers, there is room for {fit}; `ray status` shows the cluster")
         termination.requested.wait(POLL_S)

@@ -6,7 +6,7 @@ from itertools import islice
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.launch.attempts import run_attempts
+from pipeline.launch.attempts import check_workers, run_attempts
 from pipeline.launch.extension import announce_extension, is_done
 from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
 from pipeline.launch.stage_inputs import stage_run
@@ -57,6 +57,7 @@ def train_stages(
         if not recipe.scaling.use_gpu and starts_ray_here():
             check_shared_memory(recipe.scaling.num_workers)
         connect_to_ray()
+        check_workers(recipe.scaling)
         with recording_sigterm() as termination:
             run_attempts(StageLaunch(run, paths, limits, termination))
         say(f"stage {number}: finished, in {run.output}")
@@ -74,6 +75,8 @@ def verify_step(
     number = _stage_to_verify(wanted, recipe, paths)
     run = stage_run(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
     check_unchanged(run)
+    connect_to_ray()
+    check_workers(recipe.scaling)
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 

@@ -14,9 +14,11 @@ from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
-from pipeline.errors import CorruptionError, OutageError, StoppedError, WorkersLostError
+from pipeline.errors import CorruptionError, InputError, OutageError, StoppedError, WorkersLostError
 from pipeline.runtime.ray_private import original_error
 from pipeline.training.process import Rank, set_up_process
+from tokenization.files.checks import unwritable
+from tokenization.files.room import is_full
 
 WORKER_GROUP_START_TIMEOUT_S = 1800
 """GPU nodes take minutes to start. Ray Train's default of 60 s would tear the group down and request it again,
@@ -120,11 +122,15 @@ def join_worker_group() -> WorkerContext:
 
 def _error_of_worker(error: TrainingFailedError) -> BaseException:
     if not isinstance(error, WorkerGroupError):
+        if is_full(error):
+            return InputError(f"Ray Train: {_short(error)}; make room there, or choose another --root")
         return WorkersLostError(_short(error))
     for failure in error.worker_failures.values():
         original = original_error(failure)
         if isinstance(original, OutageError):
             continue  # another attempt may find it over
+        if is_full(original):
+            return InputError(unwritable(original))  # another attempt would meet it again
         if isinstance(original, ValueError | ArithmeticError | CorruptionError | StoppedError):
             return original
     lost = [f"rank {rank}: {_short(failure)}" for rank, failure in sorted(error.worker_failures.items())]

@@ -20,11 +20,12 @@ from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.stage_recipe import write_stage_recipe
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here, say_shortage
+from pipeline.runtime.placement import actor_here
 from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
+from tokenization.files.atomic_writing import write_atomically
 from tokenization.table.queries import non_number_messages
 
 WORTH_A_STARTING_MODEL = 2e9
@@ -97,7 +98,6 @@ class StageLaunch:
         limits = limits_of(self.paths, number, self.budget)
         with ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits) as ledger:
             monitor = actor_here(StageMonitor).remote(self.paths.recipe.name, number, run.stage, run.output, ledger)
-            say_shortage(scaling.num_cpus, scaling.num_gpus)
             # Ray Train resumes a run whose name it knows.
             name = f"stage{number}-{os.urandom(4).hex()}"
             group = worker_group(StageWorker(run, monitor), scaling, name, run.output / "ray_train")

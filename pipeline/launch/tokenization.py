@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 
-import ray
 from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
 
@@ -15,6 +14,7 @@ from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, starts_ray_here
+from pipeline.runtime.shortage import check_obtainable
 from pipeline.runtime.terminal import say, say_error
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
@@ -82,7 +82,8 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
         say_error(links)
     _say_ignored(corpus)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
-        _say_missing_resources(workers)
+        remedy = "change tokenizers.use_gpu, reader_resources or encoder_resources"
+        check_obtainable([workers.reader_actor, workers.encoder_actor], remedy)
         report = ProgressReporter(ledger)
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
@@ -129,13 +130,6 @@ def check_resources(workers: Workers) -> None:
             f"tokenizers ask for the resource {asked[0]!r}, which a Ray started on this machine does not have; join a "
             "cluster that has it with RAY_ADDRESS, or leave it out"
         )
-
-
-def _say_missing_resources(workers: Workers) -> None:
-    total = ray.cluster_resources()
-    for name, amount in (workers.reader_actor | workers.encoder_actor).items():
-        if total.get(name, 0) < amount:
-            say_error(f"tokenize: waiting for {amount:g} {name}; the cluster has {total.get(name, 0):g} in all")
 
 
 def said_of_links(corpus: Corpus) -> str:

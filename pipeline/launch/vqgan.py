@@ -13,6 +13,7 @@ from ray.actor import ActorProxy
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import attribution_of, make_corpus
+from pipeline.launch.attempts import check_workers
 from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
 from pipeline.launch.reporting import Monitor, RankReporter
 from pipeline.ledger.account import Counts
@@ -20,7 +21,7 @@ from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here, reserved, say_shortage
+from pipeline.runtime.placement import actor_here, reserved
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
@@ -80,10 +81,10 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
     corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
     paths.vq.mkdir(parents=True, exist_ok=True)
     with ledger_attempt(paths, "train_vqgan", scaling.use_gpu) as ledger:
+        check_workers(scaling)
         if not measure_only:
             monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
             worker = VqganWorker(config, corpus, paths.vq, monitor)
-            say_shortage(scaling.num_cpus, scaling.num_gpus)
             with relaying_messages(monitor), raising_errors_of_workers():
                 worker_group(worker, scaling, "vqgan", paths.vq / "ray_train").fit()
         by_size = _measured(recipe, paths, corpus)

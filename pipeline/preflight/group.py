@@ -19,6 +19,7 @@ from pipeline.preflight.monitor import GroupMonitor, Progress
 from pipeline.preflight.nccl_log import network_of_process
 from pipeline.preflight.nodes import one_line
 from pipeline.runtime.placement import actor_here
+from pipeline.runtime.shortage import saying_what_is_awaited
 
 START_LIMIT_S = 180.0
 """Seconds within which the workers must have started: their processes, imports, and the process group."""
@@ -141,13 +142,14 @@ def _run_group(parts: Sequence[Part], group: Group) -> tuple[dict[str, list[Find
     running = threading.Thread(target=fit, name="worker group", daemon=True)
     running.start()
     watch = _Watch(parts, group)
-    while running.is_alive():
-        running.join(POLL_S)
-        if running.is_alive() and (late := watch.late(ray.get(monitor.progress.remote()))):
-            errors.insert(0, late)
-            ray.get(monitor.kill_workers.remote())
-            running.join(END_LIMIT_S)
-            break
+    with saying_what_is_awaited("preflight"):
+        while running.is_alive():
+            running.join(POLL_S)
+            if running.is_alive() and (late := watch.late(ray.get(monitor.progress.remote()))):
+                errors.insert(0, late)
+                ray.get(monitor.kill_workers.remote())
+                running.join(END_LIMIT_S)
+                break
     return ray.get(monitor.progress.remote()).findings, next(iter(errors), ""), not running.is_alive()
 
 

@@ -14,6 +14,7 @@ from pipeline.generation.actor import Generator, GeneratorConfig
 from pipeline.ledger.actor import LedgerActor
 from pipeline.requests.request import GenerationRequest
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.shortage import check_obtainable
 from pipeline.runtime.terminal import say
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer
@@ -55,6 +56,8 @@ def run_generators(
     numbered = [row | {"row_number": number} for number, row in enumerate(rows)]
     scaling = recipe.scaling
     workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))
+    resources = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    check_obtainable([resources], "change scaling.cpus_per_worker or use_gpu")
     generated = ray.data.from_items(numbered, override_num_blocks=workers).map_batches(
         Generator,
         fn_constructor_args=(config,),

@@ -7,8 +7,10 @@ from ray.actor import ActorProxy
 
 from pipeline.ledger.account import DayLimits
 from pipeline.ledger.actor import LedgerActor, keep_ledger, new_attempt
+from pipeline.runs.outages import saying_outages
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, connect_to_ray
+from pipeline.runtime.shortage import saying_what_is_awaited
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
 from tokenization.files.checks import check_writable
@@ -34,7 +36,11 @@ def ledger_attempt(
     attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
     problems: list[str] = []
     try:
-        with keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s, problems) as ledger:
+        with (
+            saying_what_is_awaited(job),
+            saying_outages(paths, job),
+            keep_ledger(paths.ledger, attempt, paths.recipe.heartbeat_s, problems) as ledger,
+        ):
             yield ledger
     finally:
         for problem in problems:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP
 from pipeline.runtime.torch_private import extension_folder
+from tokenization.waiting import Wait
 
-LOG_AFTER_S, STALE_AFTER_S, POLL_S = 5.0, 300.0, 0.5
+STALE_AFTER_S, POLL_S = 300.0, 0.5
 """Seconds. Compiling takes about a minute."""
 FOLDER_VARIABLE = "TORCH_EXTENSIONS_DIR"
 """Environment variable with the folder in which torch compiles ops."""
@@ -50,18 +51,16 @@ def await_compilation(log: Callable[[str], None]) -> None:
     `STALE_AFTER_S` is removed.
 
     Args:
-        log: receives a line if it waits longer than `LOG_AFTER_S`.
+        log: receives the lines about it.
     """
     lock = extension_folder(SHARED_MEMORY_OP) / "lock"
-    started, logged = time.monotonic(), False
+    wait = Wait(log)
     while (age_s := _age_s(lock)) is not None:
         if age_s > STALE_AFTER_S:
             lock.unlink(missing_ok=True)
             log(f"{lock} was {age_s:.0f} s old: the process that made it was killed; the lock is removed")
             return
-        if not logged and time.monotonic() - started > LOG_AFTER_S:
-            log(f"waits while another process compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
-            logged = True
+        wait.still(f"another process, which compiles DeepSpeed's op for CPUs; if none does, remove {lock}")
         time.sleep(POLL_S)
 
 

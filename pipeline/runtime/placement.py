@@ -9,10 +9,11 @@ from ray.actor import ActorClass
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from pipeline.runtime.terminal import say as say
-from pipeline.runtime.terminal import say_error as say_error
+from pipeline.runtime.shortage import check_obtainable
 
 T = TypeVar("T")
+WAIT_S = 60.0
+"""Seconds that one call of Ray waits for devices."""
 
 
 def actor_here(actor_class: type[T]) -> ActorClass[T]:
@@ -23,13 +24,11 @@ def actor_here(actor_class: type[T]) -> ActorClass[T]:
     return ray.remote(**options)(actor_class)
 
 
-RESERVE_S = 60.0
-"""Seconds between two lines about devices that a job waits for."""
-
-
 @contextmanager
 def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[PlacementGroupSchedulingStrategy]:
     """Reserves devices for tasks, so that the ledger counts them. Yields the tasks' `scheduling_strategy`.
+
+    It waits until they are free; see `saying_what_is_awaited`.
 
     Args:
         cpus, gpus: total number of devices; fewer CPUs if the cluster has fewer.
@@ -38,18 +37,11 @@ def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[Place
     total = int(ray.cluster_resources().get("CPU", 1))
     gpu = {"GPU": float(gpus)} if gpus else {}
     bundles = [{"CPU": float(cpus)} | gpu] if together else [{"CPU": 1.0} | gpu] * max(1, min(cpus, total))
+    check_obtainable(bundles, "let it run on another cluster, or ask for fewer")
     group = placement_group(bundles)
     try:
-        while not group.wait(timeout_seconds=RESERVE_S):
-            say(f"waiting for {cpus} CPUs{f' and {gpus} GPUs' if gpus else ''}; `ray status` shows who has them")
+        while not group.wait(timeout_seconds=WAIT_S):
+            continue
         yield PlacementGroupSchedulingStrategy(group)
     finally:
         remove_placement_group(group)
-
-
-def say_shortage(num_cpus: float, num_gpus: float) -> None:
-    """Prints a line if the cluster does not have these devices free now, so that workers will wait."""
-    free = ray.available_resources()
-    for kind, wanted in (("CPU", num_cpus), ("GPU", num_gpus)):
-        if free.get(kind, 0) < wanted:
-            say(f"waiting for {wanted:g} {kind}s, {free.get(kind, 0):g} are free; `ray status` shows who has them")

@@ -17,6 +17,7 @@ from pipeline.runtime.machine import has_ipv4, prepare_machine
 from pipeline.runtime.ray_private import ON_LOOPBACK, hide_data_progress, read_cluster_address
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
+from tokenization.patience import DEFAULT_OUTAGE_S, OUTAGE_VARIABLE
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -58,6 +59,15 @@ def connect_to_ray() -> None:
 def starts_ray_here() -> bool:
     """True if `connect_to_ray` would start a Ray for this job, with the devices of this machine alone."""
     return not ray.is_initialized() and _address() == "local"
+
+
+class _Own:
+    cluster = False
+
+
+def is_own_cluster() -> bool:
+    """True if `connect_to_ray` started a Ray for this job, which never gets other nodes."""
+    return ray.is_initialized() and _Own.cluster
 
 
 def check_gpus(use_gpu: bool) -> None:
@@ -103,6 +113,7 @@ def _connect() -> None:
             # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
             include_dashboard=False if small else None,
             logging_level=logging.ERROR,
+            runtime_env=_environment_of_workers(address),
             log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
             **here,
         )
@@ -112,6 +123,7 @@ def _connect() -> None:
         raise OutageError(f"{_named(wanted or address)} cannot be joined: {error}. {REMEDY}") from error
     finally:
         started.set()
+    _Own.cluster = not joins
     gcs_address = ray.get_runtime_context().gcs_address
     if joins:
         say(f"Ray: joined the cluster at {gcs_address}")
@@ -122,6 +134,16 @@ def _connect() -> None:
 
 JOIN_ERRORS = (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError)
 """What `ray.init` raises on a cluster that does not answer, ends meanwhile, has another version, or wants a token."""
+
+
+def _environment_of_workers(address: str) -> dict[str, dict[str, str]] | None:
+    """What workers on another Ray need of this process's environment; one that is started here inherits all of it."""
+    wanted = os.environ.get(OUTAGE_VARIABLE, "")
+    if address == "local" or not wanted or float(wanted) == DEFAULT_OUTAGE_S:
+        return None
+    return {"env_vars": {OUTAGE_VARIABLE: wanted}}
+
+
 REMEDY = f"Start one with `ray start --head`, correct {ADDRESS}, or unset it to use Ray on this machine"
 
 

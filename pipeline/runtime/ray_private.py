@@ -7,6 +7,7 @@ Imports are inside the functions, so that a job loads only the parts of Ray that
 
 import copy
 import logging
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ class Share:
     """Resources of one node, by Ray's names, that a job holds. `node_id` is hexadecimal."""
 
     node_id: str
+    resources: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Resources, by Ray's names, that a job waits for, and what they are for."""
+
+    whom: str
     resources: dict[str, float]
 
 
@@ -140,6 +149,51 @@ def actor_shares(job_id: str) -> list[Share]:
         if has_process and not actor.placement_group_id.strip(UNPLACED):
             found.append(Share(actor.address.node_id.hex(), dict(actor.required_resources)))
     return found
+
+
+def pending_requests(job_id: str) -> list[Request]:
+    """What a job waits for: bundles of placement groups that are on no node, and actors without a process. Used to say
+    so. A pool of actors of which some run does not wait, it grows."""
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    waiting = (gcs_pb2.PlacementGroupTableData.PENDING, gcs_pb2.PlacementGroupTableData.RESCHEDULING)
+    accessor, job, found = state._connect_and_get_accessor(), ray.JobID(bytes.fromhex(job_id)), []
+    for content in accessor.get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        if group.creator_job_id == bytes.fromhex(job_id) and group.state in waiting:
+            unplaced = [bundle for bundle in group.bundles if not bundle.node_id.strip(UNPLACED)]
+            found += [Request("workers", dict(bundle.unit_resources)) for bundle in unplaced]
+    actors = [gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, "PENDING_CREATION")]
+    without_process = [
+        actor
+        for actor in actors
+        if not actor.address.worker_id.strip(UNPLACED) and not actor.placement_group_id.strip(UNPLACED)
+    ]
+    if without_process:
+        alive = (gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, "ALIVE"))
+        running = {actor.class_name for actor in alive}
+        found += [
+            Request(actor.class_name, dict(actor.required_resources))
+            for actor in without_process
+            if actor.class_name not in running
+        ]
+    return found
+
+
+def autoscaler_may_add_nodes() -> bool:
+    """False if the cluster has no autoscaler, which Ray's head reports some seconds after its start. Used to refuse
+    what the cluster can never give."""
+    import json
+
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    report = (json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")) or {}
+    nodes = report.get("active_nodes") or {}
+    # Without an autoscaler each node is reported as a type of its own, named by its id.
+    return not nodes or not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)
 
 
 def announced_preemptions() -> list[str]:

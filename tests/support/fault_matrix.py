@@ -108,6 +108,22 @@ FAULTS: dict[str, Fault] = {
         remedy="name a folder",
         test="jobs/test_machine_faults.py",
     ),
+    "full disk": Fault(
+        name="the disk of the run is full",
+        jobs=("export_model", "report", "generate", "train_stage"),
+        code=ExitCode.INPUT,
+        cause="No space left on device: ",
+        remedy="make room there, or choose another folder",
+        test="jobs/test_full_disk.py",
+    ),
+    "full disk while it works": Fault(
+        name="the disk of the run gets full while a job works on Ray",
+        jobs=("tokenize", "train_lm"),
+        code=ExitCode.INPUT,
+        cause="No space left on device: ",
+        remedy="make room there, or choose another folder",
+        test="jobs/test_full_disk.py",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from pipeline.runtime import compiled_ops
 from pipeline.runtime.compiled_ops import STALE_AFTER_S, await_compilation, set_up_compilation
 from pipeline.runtime.deepspeed_private import SHARED_MEMORY_OP
 from pipeline.runtime.torch_private import extension_folder
+from tokenization import waiting
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_lock_left_behind_is_removed_and_named(lock: Path) -> None:
 
 
 def test_a_lock_that_is_held_is_waited_for_and_told_of(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_ops, "LOG_AFTER_S", 0.2)
+    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
     monkeypatch.setattr(compiled_ops, "POLL_S", 0.05)
     lock.touch()
     threading.Timer(1.0, lock.unlink).start()
@@ -39,7 +40,7 @@ def test_a_lock_that_is_held_is_waited_for_and_told_of(lock: Path, monkeypatch: 
     started = time.monotonic()
     await_compilation(told.append)
     assert time.monotonic() - started > 0.9
-    assert len(told) == 1 and "waits while another process compiles" in told[0]
+    assert len(told) == 1 and "waiting for another process, which compiles" in told[0]
 
 
 def test_without_a_lock_nothing_is_said(lock: Path) -> None:

@@ -11,6 +11,7 @@ CLUSTER_FILES = "cluster files are read and checked as `ray up` and KubeRay do"
 PLANNED_NODES = "a dry run asks the autoscaler's own scheduler which nodes it would start"
 LEDGER = "the ledger reads what a job holds from Ray's tables"
 PARSED = "the ledger parses the rows of Ray's tables"
+WAITING = "jobs say what they wait for, and refuse what the cluster can never give"
 NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._private.utils.read_ray_address": ("jobs look whether a cluster on this machine still answers", ()),
     "ray._private.state.state.get_draining_nodes": ("no worker is placed on a node about to be taken away", ()),
@@ -47,6 +48,9 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "ray.autoscaler.v2.utils.ResourceRequestUtil.make": (PLANNED_NODES, ()),
     "ray.autoscaler.v2.utils.ResourceRequestUtil.group_by_count": (PLANNED_NODES, ()),
+    "ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS": (WAITING, ()),
+    "ray.experimental.internal_kv._internal_kv_get": (WAITING, ("key",)),
+    "ray.core.generated.gcs_pb2.PlacementGroupTableData.PENDING": (WAITING, ()),
     "ray.core.generated.autoscaler_pb2.GangResourceRequest": (PLANNED_NODES, ()),
 }
 CHECKED_BELOW = {"_base_exc"}
@@ -69,7 +73,7 @@ def test_every_private_name_of_ray_has_a_test() -> None:
     "table, fields",
     [
         ("JobTableData", {"job_id", "is_dead", "end_time"}),
-        ("ActorTableData", {"address", "placement_group_id", "required_resources"}),
+        ("ActorTableData", {"address", "placement_group_id", "required_resources", "class_name"}),
         ("PlacementGroupTableData", {"creator_job_id", "state", "bundles"}),
         ("Bundle", {"node_id", "unit_resources"}),
         ("Address", {"node_id", "worker_id"}),

@@ -1,0 +1,98 @@
+"""A run whose disk is full: one line with the file and the room, and what was there stays."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoints.manifest import complete_checkpoints, write_manifest
+from tests.support.checkout import CHECKOUT
+from tests.support.fault_matrix import FAULTS, cells, nothing_left
+from tests.support.forked_jobs import run_forked_job
+from tests.support.past_run import copy_past_run
+from tokenization.files.storage import open_storage
+
+SIZE = 16 * 2**20
+FILLER = "filler"
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Iterator[Path]:
+    """A run whose two stages are finished, on a small file system of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    folder = disk / "copy"
+    copy_past_run(folder)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def finish(past: Path) -> None:
+    checkpoints = past / "past" / "stage2" / "checkpoints"
+    for checkpoint in complete_checkpoints(str(checkpoints), []):
+        write_manifest(open_storage(checkpoints), checkpoint.name, replace(checkpoint.manifest, finished=True))
+
+
+def leave(past: Path, free_bytes: int) -> None:
+    """Fills the disk up to some bytes."""
+    room = shutil.disk_usage(past).free - free_bytes
+    (past / FILLER).write_bytes(b"x" * room)
+
+
+def contents(past: Path) -> dict[str, str]:
+    files = [path for path in past.rglob("*") if path.is_file() and "ledger" not in path.parts]
+    return {str(path.relative_to(past)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run(job: str, past: Path) -> subprocess.CompletedProcess[str]:
+    words = [f"jobs/{job}.py", "--recipe", str(past / "recipe.py"), "--root", str(past)]
+    words += {"export_model": ["--out", str(past / "out")], "train_stage": ["--stage", "2"]}.get(job, [])
+    return run_forked_job(words, os.environ | {"RAY_ADDRESS": "local"}, CHECKOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", cells("full disk"))
+def test_on_a_full_disk_a_job_says_what_does_not_fit_and_leaves_the_rest_as_it_was(past: Path, job: str) -> None:
+    if job != "train_stage":
+        finish(past)
+    if job == "generate":
+        shutil.rmtree(past / "past" / "export", ignore_errors=True)
+    leave(past, 0)
+    before = contents(past)
+    with nothing_left(past):
+        done = run(job, past)
+        FAULTS["full disk"].check(done)
+    assert f"'{past}/" in done.stderr.splitlines()[-1] and "bytes are free" in done.stderr, done.stderr
+    assert contents(past) == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("job", cells("full disk while it works"))
+def test_a_disk_that_gets_full_ends_a_job_on_ray_with_what_did_not_fit(past: Path, job: str) -> None:
+    """`python -m pytest tests/jobs/test_full_disk.py -m long`: half a minute each."""
+    if job == "train_lm":
+        shutil.rmtree(past / "past" / "lm")
+    else:
+        (past / "past" / "tokens" / "00000.parquet").unlink()
+    leave(past, 8192)
+    before = contents(past)
+    with nothing_left(past):
+        done = run(job, past)
+        FAULTS["full disk while it works"].check(done)
+    assert f"'{past}/" in done.stderr.splitlines()[-1] and "bytes are free" in done.stderr, done.stderr
+    assert done.stderr.count("waiting") == 0
+    after = contents(past)
+    assert {name: after.get(name) for name in before if "past/" in name} == {
+        name: before[name] for name in before if "past/" in name
+    }
+    (past / FILLER).unlink()
+    again = run(job, past)
+    assert again.returncode == 0, again.stderr

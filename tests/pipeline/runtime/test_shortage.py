@@ -1,0 +1,113 @@
+"""A job that waits says for what; what the cluster can never give is refused before anything waits."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from pipeline.errors import UsageError
+from pipeline.runtime import ray_connection, shortage
+from pipeline.runtime.placement import reserved
+from pipeline.runtime.ray_private import autoscaler_may_add_nodes
+from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
+from tokenization import waiting
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A Ray with two CPUs and one X."""
+    ray.init("local", num_cpus=2, resources={"X": 1}, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "FIRST_S", 0.3)
+    monkeypatch.setattr(waiting, "EVERY_S", 0.7)
+    monkeypatch.setattr(shortage, "LOOK_S", 0.1)
+    monkeypatch.setattr(shortage, "autoscaler_may_add_nodes", lambda: False)
+
+
+class Sleeper:
+    """An actor."""
+
+
+def lines(capsys: pytest.CaptureFixture[str], enough: Callable[[list[str]], bool]) -> list[str]:
+    """The lines about waits, once they are enough."""
+    found: list[str] = []
+    deadline = time.monotonic() + 30
+    while not enough(found):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+        found += [line for line in capsys.readouterr().err.splitlines() if "waiting for" in line]
+    return found
+
+
+def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with reserved(1, together=True), saying_what_is_awaited("train_stage"):
+        group = placement_group([{"CPU": 1.0}] * 2)
+        (first, second, *_) = lines(capsys, lambda found: len(found) > 1)
+        assert "train_stage: waiting for 2 x (1 CPU) for workers: 1 of 2 CPU are free" in first, first
+        assert "min so far" in second
+        remove_placement_group(group)
+        actors: list[Any] = [ray.remote(num_cpus=0, resources={"X": 1})(Sleeper).remote() for _ in range(2)]
+        time.sleep(1.5)  # one runs, the pool of the other grows: nobody waits
+        capsys.readouterr()
+        time.sleep(1)
+        assert "waiting" not in capsys.readouterr().err
+        for actor in actors:
+            ray.kill(actor)
+        other: Any = ray.remote(num_cpus=2)(Sleeper).options(name="other").remote()
+        (line, *_) = lines(capsys, bool)
+        assert "waiting for 2 CPU for Sleeper: 1 of 2 CPU are free" in line
+        ray.kill(other)
+        never = placement_group([{"CPU": 1.0, "GPU": 1.0}])
+        (line, *_) = lines(capsys, lambda found: any("GPU" in each for each in found))[-1:]
+        assert "0 of 0 GPU are free; no node has that now" in line
+        remove_placement_group(never)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"CPU": 1.0, "GPU": 1.0}, "can hold 1 CPU, 1 GPU: the most on one node are 2 CPU, 0 GPU"),
+        ({"CPU": 3.0}, "can hold 3 CPU: the most on one node are 2 CPU"),
+        (
+            {"rack": 1.0},
+            "can hold 1 rack: the most on one node are 0 rack, and no autoscaler adds others",
+        ),
+    ],
+)
+def test_what_no_node_has_is_refused(request_: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        check_obtainable([{"CPU": 1.0}, request_], "ask for less")
+    assert said in str(refused.value)
+
+
+def test_what_nodes_may_still_bring_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_obtainable([{"CPU": 1.0}] * 5, "a node that joins by hand may bring more of what there is")
+    monkeypatch.setattr(shortage, "autoscaler_may_add_nodes", lambda: True)
+    check_obtainable([{"GPU": 8.0}], "an autoscaler may start it")
+    monkeypatch.setattr(shortage, "autoscaler_may_add_nodes", lambda: False)
+    monkeypatch.setattr(shortage, "_nodes", lambda: [{"memory": 1.0}])
+    check_obtainable([{"GPU": 8.0}], "the head alone is up")
+
+
+def test_a_ray_of_the_jobs_own_never_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_connection._Own, "cluster", True)
+    check_obtainable([{"CPU": 1.0}] * 2, "")
+    with pytest.raises(UsageError, match="3 CPU are asked for, more than the 2, which Ray was started with"):
+        check_obtainable([{"CPU": 1.0}] * 3, "")
+
+
+def test_ray_says_by_itself_that_it_has_no_autoscaler() -> None:
+    deadline = time.monotonic() + 60
+    while autoscaler_may_add_nodes():  # its first report takes some seconds
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
