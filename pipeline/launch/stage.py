@@ -25,7 +25,6 @@ from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
-from tokenization.files.atomic_writing import write_atomically
 from tokenization.table.queries import non_number_messages
 
 WORTH_A_STARTING_MODEL = 2e9

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.recipe import Recipe, recipe_of
+from tokenization.files.atomic_writing import write_atomically
 
 RECIPE_FILE = "recipe.json"
 """File in a stage's folder."""
@@ -21,9 +22,8 @@ def write_stage_recipe(stage_folder: Path, recipe: Recipe) -> None:
     def stored(text: str) -> str:
         return RUN + text.removeprefix(run) if text == run or text.startswith(f"{run}/") else text
 
-    stage_folder.mkdir(parents=True, exist_ok=True)
-    values = _with_texts(asdict(recipe), stored)
-    (stage_folder / RECIPE_FILE).write_text(json.dumps(values, indent=2, ensure_ascii=False))
+    text = json.dumps(_with_texts(asdict(recipe), stored), indent=2, ensure_ascii=False)
+    write_atomically(stage_folder / RECIPE_FILE, lambda partial: partial.write_text(text))
 
 
 def read_stage_recipe(stage_folder: Path) -> Recipe:

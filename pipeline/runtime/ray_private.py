@@ -6,6 +6,7 @@ Imports are inside the functions, so that a job loads only the parts of Ray that
 """
 
 import copy
+import json
 import logging
 import re
 import time
@@ -152,8 +153,7 @@ def actor_shares(job_id: str) -> list[Share]:
 
 
 def pending_requests(job_id: str) -> list[Request]:
-    """What a job waits for: bundles of placement groups that are on no node, and actors without a process. Used to say
-    so. A pool of actors of which some run does not wait, it grows."""
+    """Bundles on no node, and actors without a process, of which none of their class runs. Used to say what is awaited."""
     import ray
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
@@ -165,28 +165,20 @@ def pending_requests(job_id: str) -> list[Request]:
         if group.creator_job_id == bytes.fromhex(job_id) and group.state in waiting:
             unplaced = [bundle for bundle in group.bundles if not bundle.node_id.strip(UNPLACED)]
             found += [Request("workers", dict(bundle.unit_resources)) for bundle in unplaced]
-    actors = [gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, "PENDING_CREATION")]
-    without_process = [
-        actor
-        for actor in actors
-        if not actor.address.worker_id.strip(UNPLACED) and not actor.placement_group_id.strip(UNPLACED)
-    ]
-    if without_process:
-        alive = (gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, "ALIVE"))
-        running = {actor.class_name for actor in alive}
-        found += [
-            Request(actor.class_name, dict(actor.required_resources))
-            for actor in without_process
-            if actor.class_name not in running
-        ]
+    pending, alive = (
+        [gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, name)]
+        for name in ("PENDING_CREATION", "ALIVE")
+    )
+    running = {actor.class_name for actor in alive}
+    for actor in pending:
+        placed = actor.address.worker_id.strip(UNPLACED) or actor.placement_group_id.strip(UNPLACED)
+        if not placed and actor.class_name not in running:
+            found.append(Request(actor.class_name, dict(actor.required_resources)))
     return found
 
 
 def autoscaler_may_add_nodes() -> bool:
-    """False if the cluster has no autoscaler, which Ray's head reports some seconds after its start. Used to refuse
-    what the cluster can never give."""
-    import json
-
+    """False if the cluster has no autoscaler, as its head reports soon. Used to refuse what it can never give."""
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.experimental.internal_kv import _internal_kv_get
 

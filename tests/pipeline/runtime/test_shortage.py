@@ -57,7 +57,8 @@ def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest
         assert "min so far" in second
         remove_placement_group(group)
         actors: list[Any] = [ray.remote(num_cpus=0, resources={"X": 1})(Sleeper).remote() for _ in range(2)]
-        time.sleep(1.5)  # one runs, the pool of the other grows: nobody waits
+        ray.wait([actor.__ray_ready__.remote() for actor in actors], num_returns=1)
+        time.sleep(0.5)  # one runs, so the pool grows and nobody waits
         capsys.readouterr()
         time.sleep(1)
         assert "waiting" not in capsys.readouterr().err
