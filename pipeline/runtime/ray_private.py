@@ -153,7 +153,7 @@ def actor_shares(job_id: str) -> list[Share]:
 
 
 def pending_requests(job_id: str) -> list[Request]:
-    """Bundles on no node, and actors without a process, of which none of their class runs. Used to say what is awaited."""
+    """Bundles on no node, and actors of classes of which none runs. Used to say what is awaited."""
     import ray
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
