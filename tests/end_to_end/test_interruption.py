@@ -161,7 +161,7 @@ def server(nodes: Nodes, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def through_s3(inputs: Path, root: Path, *words: str) -> list[str]:
     command_words = command(inputs, root, "--output", f"s3://{BUCKET}/out", *words)
     command_words[command_words.index("--corpus") + 1] = f"s3://{BUCKET}/in"
-    return [*command_words, "--set", "tokenizers.encoder_resources={'decoding': 1}"]
+    return [word.replace("{'encoding': 1}", "{'decoding': 1}") for word in command_words]
 
 
 def tables_in(server: FaultyS3, whole: dict, folder: Path) -> dict:
