@@ -56,6 +56,7 @@ def test_without_the_tools_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _made(names: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with throttled_nodes(2, 100.0) as found:
         names.with_suffix(".part").write_text("\n".join(found))
         names.with_suffix(".part").rename(names)
