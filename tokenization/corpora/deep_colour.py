@@ -132,6 +132,6 @@ def low_bytes(image: Image.Image, content: bytes) -> Image.Image | None:
 def mend_tiles(image: ImageFile.ImageFile) -> None:
     """Has a PPM of 16 bits and a DDS of whole bytes decoded as other formats are, and not in Python."""
     for number, tile in enumerate(image.tile):
-        raw_mode = {"ppm": PPM_OF_16_BITS, "dds_rgb": DDS_OF_BYTES}.get(tile.codec_name, {}).get(tile.args)
-        if raw_mode:
+        raw_modes = {"ppm": PPM_OF_16_BITS, "dds_rgb": DDS_OF_BYTES}.get(tile.codec_name)
+        if raw_modes and (raw_mode := raw_modes.get(tile.args)):
             image.tile[number] = type(tile)("raw", *tile[1:3], (raw_mode, 0, 1))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.picture_files import GRADIENT, SHORT, png, png_chunk, tiff
-from tokenization.config.pictures import Transform
+from tokenization.config.pictures import Limits, Transform
 from tokenization.corpora.pictures import load_picture
 
 SIDE = len(GRADIENT)
@@ -248,3 +248,13 @@ def test_premultiplied_alpha_lies_over_white_too() -> None:
     grey = np.stack([np.full((SIDE, SIDE), 60, np.uint8), np.full((SIDE, SIDE), 120, np.uint8)], -1)
     associated = [(338, SHORT, 1, struct.pack("<H", 1))]
     assert abs(int(loaded(tiff(grey, 1, more=associated))[9, 9, 0]) - (60 + 135)) <= 1
+
+
+def test_an_x_pixmap_of_many_colours_is_read() -> None:
+    """Pillow's decoder gets the colours as a dict, of whatever number."""
+    colours = [f'"{number:02x} c #{number:02x}0000"' for number in range(256)]
+    rows = ['"' + "".join(f"{number:02x}" for number in range(256)) + '"'] * 4
+    lines = ['"256 4 256 2"', *colours, *rows]
+    content = "/* XPM */\nstatic char *ramp[] = {\n" + ",\n".join(lines) + "\n};\n"
+    pixels = load_picture(content.encode(), Transform(4, limits=Limits(max_aspect_ratio=100))).pixels
+    assert pixels[..., 0].tolist() == [[126, 127, 128, 129]] * 4 and not pixels[..., 1:].any()
