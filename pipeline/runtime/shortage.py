@@ -56,7 +56,7 @@ def describe(requests: Sequence[Request]) -> str:
     if not parts:
         return f"a process for {whom}; `ray status` shows the cluster"
     free, total = ray.available_resources(), ray.cluster_resources()
-    kinds = dict.fromkeys(kind for request in requests for kind, amount in request.resources.items() if amount)
+    kinds = sorted({kind for request in requests for kind, amount in request.resources.items() if amount})
     there = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} are free" for kind in kinds]
     lacks = "; no node has that now" if any(not _fits(each.resources, _nodes()) for each in requests) else ""
     return f"{', '.join(parts)} for {whom}: {', '.join(there)}{lacks}; `ray status` shows who has them"
@@ -80,7 +80,7 @@ def check_obtainable(requests: Sequence[Resources], remedy: str) -> None:
         return
     for request in requests:
         if not _fits(request, nodes):
-            kinds = [f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in request]
+            kinds = [f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in sorted(request)]
             raise UsageError(
                 f"no node of this cluster can hold {_amounts(request)}: the most on one node are {', '.join(kinds)}, "
                 f"and no autoscaler adds others; {remedy}"
@@ -108,4 +108,4 @@ def _fits(request: Resources, nodes: Sequence[Resources]) -> bool:
 
 
 def _amounts(resources: Resources) -> str:
-    return ", ".join(f"{amount:g} {kind}" for kind, amount in resources.items() if amount)
+    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(resources.items()) if amount)

@@ -150,16 +150,6 @@ def test_when_all_stages_are_finished_a_rerun_says_so(trained: SmallCluster) -> 
     assert done.returncode == 0 and "all 2 stages of 'demo' are finished" in done.stderr
 
 
-def test_more_steps_than_a_finished_stage_did_are_refused_with_what_to_do(trained: SmallCluster) -> None:
-    done = trained.run("train_stage", "--stage", "2", "--set", "stages.1.steps=5")
-    assert done.returncode == 3, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert "finished after 2 steps, and the recipe asks for 5; add --extend" in line
-    words = ["--extend", "--set", "stages.1.steps=5", "--set", "stages.1.seq_len=200"]
-    done = trained.run("train_stage", "--stage", "2", *words)
-    assert done.returncode == 3 and "seq_len changed besides the steps" in done.stderr.splitlines()[-1], done.stderr
-
-
 def test_generation_evaluation_and_report_close_the_run(trained: SmallCluster) -> None:
     for job in ("generate", "evaluate", "report"):
         done = trained.run(job)
@@ -262,3 +252,13 @@ def test_a_step_run_twice_on_the_workers_is_the_same_and_nothing_is_written(trai
     assert done.returncode == 0 and "run twice is the same, bit for bit" in done.stderr, done.stdout + done.stderr
     after = {path: path.stat().st_mtime_ns for path in trained.runs.glob("stage*/**/*") if path.is_file()}
     assert {path for path in after if before.get(path) != after[path] and "ray_train" not in path.parts} == set()
+
+
+def test_more_steps_than_a_finished_stage_did_are_refused_with_what_to_do(trained: SmallCluster) -> None:
+    done = trained.run("train_stage", "--stage", "2", "--set", "stages.1.steps=5")
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "finished after 2 steps, and the recipe asks for 5; add --extend" in line
+    words = ["--extend", "--set", "stages.1.steps=5", "--set", "stages.1.seq_len=200"]
+    done = trained.run("train_stage", "--stage", "2", *words)
+    assert done.returncode == 3 and "seq_len changed besides the steps" in done.stderr.splitlines()[-1], done.stderr

@@ -58,10 +58,13 @@ def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest
         remove_placement_group(group)
         actors: list[Any] = [ray.remote(num_cpus=0, resources={"X": 1})(Sleeper).remote() for _ in range(2)]
         ray.wait([actor.__ray_ready__.remote() for actor in actors], num_returns=1)
-        time.sleep(0.5)  # one runs, so the pool grows and nobody waits
-        capsys.readouterr()
-        time.sleep(1)
-        assert "waiting" not in capsys.readouterr().err
+        quiet_since = time.monotonic()
+        deadline = quiet_since + 30
+        while time.monotonic() < quiet_since + 1.5:  # one runs, so the pool grows and nobody waits
+            assert time.monotonic() < deadline, "it is still said"
+            time.sleep(0.1)
+            if "waiting" in capsys.readouterr().err:
+                quiet_since = time.monotonic()
         for actor in actors:
             ray.kill(actor)
         other: Any = ray.remote(num_cpus=2)(Sleeper).options(name="other").remote()
