@@ -16,6 +16,7 @@ from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
+from tokenization.patience import OUTAGE_VARIABLE
 
 LONGEST_FIRST = (
     "tests/end_to_end/test_ray",
@@ -91,6 +92,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     server = FaultyS3()
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv(OUTAGE_VARIABLE, "30")  # a thread that still reads ahead ends soon after the server
     server.client().create_bucket(Bucket=BUCKET)
     yield server
     server.stop()
