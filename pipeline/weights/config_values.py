@@ -1,12 +1,12 @@
 """Checks the values of a language expert's config.json before any library sees them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from tokenization.files.content import one_line
+from tokenization.files.library_errors import MOST_LETTERS, library_errors_explained
 
 MOST: dict[str, int] = {
     "vocab_size": 10_000_000,
@@ -27,7 +27,6 @@ POSITIVE = ("rms_norm_eps", "layer_norm_epsilon", "initializer_range", "rope_the
 NULLABLE = ("head_dim", "num_key_value_heads")
 ROTARY = ("default", "linear", "yarn", "llama3")
 """Kinds of rotary positions that depend on nothing but the position. Others depend on the length of the whole batch."""
-MESSAGE_LETTERS = 300
 
 
 def check_values(values: Mapping[str, Any], folder: Path) -> None:
@@ -67,24 +66,12 @@ def check_rotary(rotary: Any, folder: Path) -> None:
         )
 
 
-@contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turns whatever the libraries raise over a config into one line.
-
-    Raises:
-        InputError: they raise anything.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # transformers checks with errors of its own, and torch with any
-        line = one_line(error)[:MESSAGE_LETTERS]
-        raise InputError(
-            f"the config.json of {str(folder)!r} cannot be used: {type(error).__name__}: {line}; "
-            "fetch the config.json of these weights"
-        ) from error
+def explained(folder: Path) -> AbstractContextManager[None]:
+    """Turns whatever the libraries raise over a config into an InputError of one line."""
+    return library_errors_explained(
+        f"the config.json of {str(folder)!r} cannot be used", "fetch the config.json of these weights"
+    )
 
 
 def _refuse(folder: Path, found: str, rule: str) -> None:
-    raise InputError(f"the config.json of {str(folder)!r} has {found[:MESSAGE_LETTERS]}; {rule}")
+    raise InputError(f"the config.json of {str(folder)!r} has {found[:MOST_LETTERS]}; {rule}")

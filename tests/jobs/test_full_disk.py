@@ -15,6 +15,7 @@ from tests.support.checkout import CHECKOUT
 from tests.support.fault_matrix import FAULTS, cells, nothing_left
 from tests.support.forked_jobs import run_forked_job
 from tests.support.past_run import copy_past_run
+from tests.support.small_disk import small_disk
 from tokenization.files.storage import open_storage
 
 SIZE = 16 * 2**20
@@ -24,15 +25,9 @@ FILLER = "filler"
 @pytest.fixture
 def past(tmp_path: Path) -> Iterator[Path]:
     """A run whose two stages are finished, on a small file system of its own."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(disk)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    folder = disk / "copy"
-    copy_past_run(folder)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with small_disk(tmp_path / "disk", SIZE) as disk:
+        copy_past_run(disk / "copy")
+        yield disk / "copy"
 
 
 def finish(past: Path) -> None:
@@ -58,6 +53,15 @@ def run(job: str, past: Path) -> subprocess.CompletedProcess[str]:
     return run_forked_job(words, os.environ | {"RAY_ADDRESS": "local"}, CHECKOUT)
 
 
+def run_out_of_room(job: str, past: Path, fault: str) -> subprocess.CompletedProcess[str]:
+    """Runs a job that ends as the fault says, with a file of the run and the free bytes, and leaves nothing."""
+    with nothing_left(past):
+        done = run(job, past)
+        FAULTS[fault].check(done)
+    assert f"'{past}/" in done.stderr.splitlines()[-1] and "bytes are free" in done.stderr, done.stderr
+    return done
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", cells("full disk"))
 def test_on_a_full_disk_a_job_says_what_does_not_fit_and_leaves_the_rest_as_it_was(past: Path, job: str) -> None:
@@ -67,10 +71,7 @@ def test_on_a_full_disk_a_job_says_what_does_not_fit_and_leaves_the_rest_as_it_w
         shutil.rmtree(past / "past" / "export", ignore_errors=True)
     leave(past, 0)
     before = contents(past)
-    with nothing_left(past):
-        done = run(job, past)
-        FAULTS["full disk"].check(done)
-    assert f"'{past}/" in done.stderr.splitlines()[-1] and "bytes are free" in done.stderr, done.stderr
+    run_out_of_room(job, past, "full disk")
     assert contents(past) == before
 
 
@@ -84,10 +85,7 @@ def test_a_disk_that_gets_full_ends_a_job_on_ray_with_what_did_not_fit(past: Pat
         (past / "past" / "tokens" / "00000.parquet").unlink()
     leave(past, 8192)
     before = contents(past)
-    with nothing_left(past):
-        done = run(job, past)
-        FAULTS["full disk while it works"].check(done)
-    assert f"'{past}/" in done.stderr.splitlines()[-1] and "bytes are free" in done.stderr, done.stderr
+    done = run_out_of_room(job, past, "full disk while it works")
     assert done.stderr.count("waiting") == 0
     # Tokens that are not complete have no manifest.
     kept = [name for name in before if name.startswith("past/") and name != "past/tokens/manifest.json"]

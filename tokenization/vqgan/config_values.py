@@ -1,18 +1,17 @@
 """Checks the values of a VQ-GAN's config.json and image_tokenizer.json before a library sees them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tokenization.config.vqgan import WEIGHTS
 from tokenization.errors import InputError
-from tokenization.files.content import one_line
+from tokenization.files.library_errors import MOST_LETTERS, library_errors_explained
 
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 """Those that diffusers knows."""
-LETTERS = 300
 MAX_LEVELS = 12
 
 
@@ -86,23 +85,11 @@ def check_settings(values: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{str(path)!r} has weights {_shown(choice)}; set weights to one of {known}, or leave it out")
 
 
-@contextmanager
-def explained(location: Path) -> Iterator[None]:
-    """Turns whatever the libraries raise over a config and its tensors into one line.
-
-    Raises:
-        InputError: they raise anything.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # diffusers and torch raise any exception
-        line = one_line(error)[:LETTERS]
-        raise InputError(
-            f"VQ-GAN {str(location)!r}: no model can be made of it ({type(error).__name__}: {line}); "
-            "fetch the weights and their config.json again"
-        ) from error
+def explained(location: Path) -> AbstractContextManager[None]:
+    """Turns whatever the libraries raise over a config and its tensors into an InputError of one line."""
+    return library_errors_explained(
+        f"no model can be made of VQ-GAN {str(location)!r}", "fetch the weights and their config.json again"
+    )
 
 
 def _is_range(low: float, high: float) -> bool:
@@ -110,4 +97,4 @@ def _is_range(low: float, high: float) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:LETTERS]
+    return repr(value)[:MOST_LETTERS]

@@ -1,6 +1,5 @@
 """A full disk is told of with the path, and what was there before stays as it was."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.small_disk import small_disk
 from tokenization.files.atomic_writing import append_whole, write_atomically
 from tokenization.files.checks import unwritable
 from tokenization.files.room import fullest, is_full
@@ -20,15 +20,10 @@ SIZE = 2**20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(folder)]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", SIZE) as folder:
+        yield folder
 
 
 def fill_plainly(path: Path) -> None:
@@ -45,18 +40,18 @@ def fill_with_rows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", [fill_plainly, fill_with_tensors, fill_with_rows])
-def test_a_file_that_does_not_fit_is_named_with_the_room(small_disk: Path, fill: Callable[[Path], None]) -> None:
-    path = small_disk / "a"
+def test_a_file_that_does_not_fit_is_named_with_the_room(disk: Path, fill: Callable[[Path], None]) -> None:
+    path = disk / "a"
     write_atomically(path, lambda partial: partial.write_text("before"))
     with pytest.raises(OSError) as caught:
         write_atomically(path, fill)
     line = unwritable(caught.value)
     assert line.startswith(f"{str(path)!r}: No space left on device: 1,0") and "and it needs more; make room" in line
-    assert path.read_text() == "before" and [*small_disk.iterdir()] == [path]
+    assert path.read_text() == "before" and [*disk.iterdir()] == [path]
 
 
-def test_lines_that_do_not_fit_are_left_out_whole(small_disk: Path) -> None:
-    path = small_disk / "lines"
+def test_lines_that_do_not_fit_are_left_out_whole(disk: Path) -> None:
+    path = disk / "lines"
     append_whole(path, "first\n")
     with pytest.raises(OSError) as caught:
         append_whole(path, "x" * 2 * SIZE)
@@ -65,21 +60,19 @@ def test_lines_that_do_not_fit_are_left_out_whole(small_disk: Path) -> None:
     append_whole(path, "second\n")
 
 
-def test_the_temporary_folder_of_an_upload_is_named(
-    small_disk: Path, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_temporary_folder_of_an_upload_is_named(disk: Path, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = open_storage(f"s3://{BUCKET}/x")
-    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
     with pytest.raises(OSError) as caught:
         storage.write("big", fill_plainly)
-    assert unwritable(caught.value).startswith(f"'{small_disk}/mars-s3-") and storage.names() == []
+    assert unwritable(caught.value).startswith(f"'{disk}/mars-s3-") and storage.names() == []
     s3.client().put_object(Bucket=BUCKET, Key="x/big", Body=b"x" * 2 * SIZE)
     with pytest.raises(OSError) as caught, storage.local("big"):
         pass
-    assert unwritable(caught.value).startswith(f"'{small_disk}/mars-s3-") and not [*small_disk.iterdir()]
+    assert unwritable(caught.value).startswith(f"'{disk}/mars-s3-") and not [*disk.iterdir()]
 
 
-def test_a_full_disk_is_known_by_the_words_of_libraries(small_disk: Path) -> None:
+def test_a_full_disk_is_known_by_the_words_of_libraries(disk: Path) -> None:
     assert is_full(RuntimeError("I/O error: No space left on device (os error 28)"))
     assert not is_full(RuntimeError("No such file"))
-    assert fullest([Path("/"), small_disk]) == small_disk
+    assert fullest([Path("/"), disk]) == disk
