@@ -22,10 +22,12 @@ def make(folder: Path, goal: str, programs: dict[str, str], **environment: str) 
     folder.joinpath("cluster").mkdir()
     shutil.copy(CHECKOUT / "cluster" / "requirements.lock", folder / "cluster")
     search = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    # As typed in a shell: `make test` itself tells what it starts that it runs inside make.
+    outside_make = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
         ["make", "--no-print-directory", goal],
         cwd=folder,
-        env=os.environ | {"PATH": search} | environment,
+        env=outside_make | {"PATH": search} | environment,
         capture_output=True,
         text=True,
         timeout=60,
