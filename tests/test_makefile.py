@@ -23,7 +23,8 @@ def make(folder: Path, goal: str, programs: dict[str, str], **environment: str) 
     shutil.copy(CHECKOUT / "cluster" / "requirements.lock", folder / "cluster")
     search = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     # As typed in a shell: `make test` itself tells what it starts that it runs inside make.
-    outside_make = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    of_make = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+    outside_make = {name: value for name, value in os.environ.items() if name not in of_make}
     return subprocess.run(
         ["make", "--no-print-directory", goal],
         cwd=folder,

@@ -65,6 +65,23 @@ class DevicesNow:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A reading of a machine's monotonic clock.
+
+    Attributes:
+        monotonic_s: seconds since an arbitrary time.
+        boot: the machine's boot id; only readings with the same id are comparable. Empty if unknown.
+    """
+
+    monotonic_s: float
+    boot: str
+
+    @classmethod
+    def now(cls) -> "Moment":
+        return cls(time.monotonic(), boot_id())
+
+
+@dataclass(frozen=True)
 class Counts:
     """Counters of a job's work."""
 
@@ -89,7 +106,7 @@ class Account:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.attempt, self._monotonic, self._wall = attempt, monotonic, wall
-        self._boot = _boot_id()
+        self._boot = boot_id()
         now, last = monotonic(), last_row or {}
         # Same machine, same boot: the monotonic clock also covers the gap.
         same_clock = last.get("boot") == self._boot and last.get("monotonic", now) <= now
@@ -97,6 +114,7 @@ class Account:
         self._elapsed_before = 0.0 if same_clock or not last else last["elapsed_seconds"]
         self._looked = last["monotonic"] if last and same_clock else now
         self._started = last.get("started", wall())
+        self._freed: tuple[float, float, float] | None = None  # from when, until when, how many devices
         self._held, self._models = float(last.get("held", 0.0)), set(filter(None, last.get("gpu_model", "").split("+")))
         self._device_seconds = float(last.get("device_seconds", 0.0))
         self._max_devices = float(last.get("gpu_count", 0.0))
@@ -129,10 +147,25 @@ class Account:
             earliest = max(now - held.job_ended_ago_s, self._looked)
             latest = min(max(now - held.job_ended_ago_s + FREED_WITHIN_S, earliest), now)
             between = (earliest + latest) / 2 - self._looked
+        if held.devices < self._held:
+            self._freed = (self._looked, now, self._held - held.devices)
         self._device_seconds += self._held * between + held.devices * (now - self._looked - between)
         self._looked, self._held = now, held.devices
         self._max_devices = max(self._max_devices, held.devices)
         self._models |= set(filter(None, held.model.split("+")))
+
+    def job_done(self, at: Moment) -> None:
+        """Takes the end of the job's work as the time at which the last devices were released, if that is possible.
+
+        It matters if the keeper was killed: the next one may start after the release, and the middle of the time
+        between is then wrong by seconds. A job releases its devices as the last thing it does.
+        """
+        if self._freed is None or self._held or not at.boot or at.boot != self._boot:
+            return
+        since, until, devices = self._freed
+        if since < at.monotonic_s < until:
+            self._device_seconds += devices * (at.monotonic_s - (since + until) / 2)
+        self._freed = None
 
     def add(self, **counts: float) -> None:
         """Adds to the counters by their names in `COUNTERS`."""
@@ -196,7 +229,7 @@ class Account:
         }
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     try:
         with open(BOOT_ID) as file:
             return file.read().strip()

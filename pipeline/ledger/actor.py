@@ -19,7 +19,7 @@ from ray.util.metrics import Gauge
 
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import ClusterLostError, InputError
-from pipeline.ledger.account import Account, Attempt, Counts, DayLimits
+from pipeline.ledger.account import Account, Attempt, Counts, DayLimits, Moment
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, last_rows
@@ -94,13 +94,16 @@ class LedgerActor:
         return Spent(own, self._others[0] + own, self._others[1] + own)
 
     @ray.method
-    def end(self, outcome: str) -> str:
-        """Writes the last row. Returns the problem with it, or an empty string."""
-        return self._end(outcome)
+    def end(self, outcome: str, done_at: Moment) -> str:
+        """Writes the last row; the job's work ended at `done_at`. Returns the problem with it, or an empty string."""
+        return self._end(outcome, done_at)
 
-    def _end(self, outcome: str) -> str:
+    def _end(self, outcome: str, done_at: Moment | None = None) -> str:
         self._ended.set()
         self._record_devices()
+        if done_at:
+            with self._lock:
+                self._account.job_done(done_at)
         for _ in range(LAST_WRITES):
             self._write(f"end: {outcome}")
             if not self._problem:
@@ -201,6 +204,6 @@ def keep_ledger(
         raise
     finally:
         if outcome:
-            if problem := ray.get(actor.end.remote(outcome)):
+            if problem := ray.get(actor.end.remote(outcome, Moment.now())):
                 problems.append(problem)
             ray.kill(cast(ActorHandle[LedgerActor], actor))

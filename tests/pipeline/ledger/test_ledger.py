@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.errors import InputError
-from pipeline.ledger.account import Account, Attempt, DevicesNow
+from pipeline.ledger.account import Account, Attempt, DevicesNow, Moment, boot_id
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger
 from pipeline.step_figures import StepFigures
@@ -81,6 +81,23 @@ def test_what_a_keeper_had_counted_when_it_was_killed_goes_on_in_the_next(tmp_pa
     assert row["update_seconds"] == 0.5
     assert row["device_seconds"] == 4 * 17 and row["steps"] == 2 and row["first_step"] == 6
     assert row["elapsed_seconds"] == 17 and row["productive_seconds"] == 1.5
+
+
+def test_a_keeper_that_starts_after_the_job_released_its_devices_counts_them_until_then(tmp_path: Path) -> None:
+    """A busy machine starts a killed actor again only after some seconds, and the job may have ended in between."""
+    clock, wall = Clock(0.0), Clock(5e8)
+    account = account_at(clock, wall)
+    for clock.now in (0.0, 10.0):
+        account.record_devices(DevicesNow(4, "A100"))
+    RowWriter(str(tmp_path), "train_stage-1-a").write(account.row("heartbeat"))
+    clock.now = 20
+    again = account_at(clock, wall, RowWriter(str(tmp_path), "train_stage-1-a").last)
+    again.record_devices(DevicesNow(0, ""))
+    again.job_done(Moment(19.0, "another boot"))
+    assert again.device_seconds == 4 * 15, "another machine's clock says nothing: the middle is taken"
+    again.job_done(Moment(19.0, boot_id()))
+    again.job_done(Moment(19.0, boot_id()))
+    assert again.device_seconds == 4 * 19
 
 
 def test_time_is_told_apart_into_starting_waiting_checkpoints_and_work() -> None:
