@@ -38,6 +38,7 @@ from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order, 
 from pipeline.runtime.terminal import say
 from pipeline.runtime.torch_private import join_fake_group
 from pipeline.training.engine import Engine, accumulate, make_engine
+from pipeline.training.garbage_collection import collected_between_steps
 from pipeline.training.objective import Objective
 from pipeline.training.process import Rank, set_up_process
 
@@ -45,7 +46,7 @@ HIDDEN, HEADS, INTERMEDIATE, TEXT_VOCAB, CODEBOOK = 64, 4, 176, 512, 256
 CAPTION_IDS, NUM_CODES, NUM_HIGH, GROUP = 4, 16, 64, 16
 FIRST_KINDS = (Kind.TEXT_TO_IMAGE, Kind.CAPTIONING)
 """Kinds of the timed micro-step."""
-ROUNDS, SETTLE = 5, 3
+ROUNDS, SETTLE = 10, 3
 """Timed repetitions, and steps before anything is counted: DeepSpeed records the order of modules first."""
 
 
@@ -96,16 +97,18 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
     set_up_process(Rank(0, settings.ranks, 0, min(settings.ranks_per_node, settings.ranks - 1)), torch.device("cpu"))
     join_fake_group(settings.ranks)
     try:
-        plain_s = _plain_seconds(config, recipe.stages[0])
-        say(f"count: a micro-step takes {plain_s:.3f} s of CPU in plain torch")
+        plain = _plain_micro_step(config, recipe.stages[0])
         counts: list[StageCount] = []
-        host_s = 0.0
+        plain_s = host_s = 0.0
         drawing = Volume()
         for planned in plan.stages:
             bench = _Bench.make(config, planned.stage, recipe.zero, plan.config.hidden_size)
             if not counts:
-                host_s = bench.host_seconds()
-                say(f"count: {host_s:.3f} s on rank 0 of {settings.ranks}")
+                plain_s, host_s = _least_seconds(plain, bench.timed_micro_step(), then=bench.engine.step)
+                say(
+                    f"count: a micro-step takes {plain_s:.3f} s of CPU in plain torch, {host_s:.3f} s on rank 0 of "
+                    f"{settings.ranks}"
+                )
             count, drawn = bench.count(_sequence(planned.work), settings.ranks_per_node)
             counts.append(count)
             drawing = max(drawing, drawn, key=lambda volume: volume.gathered)
@@ -162,11 +165,11 @@ def _sequence(work: StageWork) -> list[list[Kind]]:
     return [[kind.kind for kind in work.kinds if kind.micro_steps > n] for n in range(work.grad_accum_steps)]
 
 
-def _plain_seconds(config: MarsConfig, stage: StageConfig) -> float:
-    """CPU seconds of a micro-step in plain torch."""
+def _plain_micro_step(config: MarsConfig, stage: StageConfig) -> Callable[[], object]:
+    """A micro-step in plain torch."""
     objective = Objective(_model(config, stage, whole=False))
     batches = [_batch(config, kind) for kind in FIRST_KINDS]
-    return _seconds(lambda: objective(batches).loss.backward())
+    return lambda: objective(batches).loss.backward()
 
 
 def _model(config: MarsConfig, stage: StageConfig, whole: bool) -> MarsForCausalLM:
@@ -190,16 +193,19 @@ def _batch(config: MarsConfig, kind: Kind) -> MicroBatch:
     return collate(kind, [[sample]], config.vocabulary, [1.0] * len(Task), 8)
 
 
-def _seconds(run: Callable[[], object], then: Callable[[], object] = lambda: None) -> float:
-    """The least CPU seconds of some repetitions of `run`. `then` follows each, and is not timed."""
-    taken = []
-    for number in range(SETTLE + ROUNDS):
-        started = time.process_time()
-        run()
-        if number >= SETTLE:
-            taken.append(time.process_time() - started)
-        then()
-    return min(taken)
+def _least_seconds(*runs: Callable[[], object], then: Callable[[], object]) -> list[float]:
+    """The least CPU seconds of some repetitions of each of `runs`, which take turns, so that whatever slows the machine
+    slows all of them. `then` follows each turn and is not timed. Without garbage collection, as in training."""
+    taken: list[list[float]] = [[] for _ in runs]
+    with collected_between_steps():
+        for number in range(SETTLE + ROUNDS):
+            for run, seconds in zip(runs, taken, strict=True):
+                started = time.process_time()
+                run()
+                if number >= SETTLE:
+                    seconds.append(time.process_time() - started)
+            then()
+    return [min(seconds) for seconds in taken]
 
 
 def _bytes(parameter: nn.Parameter) -> int:
@@ -235,11 +241,11 @@ class _Bench:
     def _parameters(self) -> list[nn.Parameter]:
         return list(self.engine.module.parameters())
 
-    def host_seconds(self) -> float:
-        """CPU seconds of a step's forward and backward pass, without the update, which follows each time: after it,
-        weights come from other nodes again, and secondary partitions are made anew."""
+    def timed_micro_step(self) -> Callable[[], object]:
+        """A step's forward and backward pass, without the update, which has to follow: after it, weights come from
+        other nodes again, and secondary partitions are made anew."""
         batches = [_batch(self.config, kind) for kind in FIRST_KINDS]
-        return _seconds(lambda: accumulate(self.engine, self.engine(batches).loss, last=True), self.engine.step)
+        return lambda: accumulate(self.engine, self.engine(batches).loss, last=True)
 
     def micro_step(self, kinds: list[Kind], last: bool) -> None:
         batches = [_batch(self.config, kind) for kind in kinds]

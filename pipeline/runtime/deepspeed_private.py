@@ -1,4 +1,5 @@
-"""Everything of DeepSpeed that is not public; written against DeepSpeed 0.19.8. No other module names any of it.
+"""What is used of DeepSpeed and is not public; written against DeepSpeed 0.19.8. Beside it `deepspeed_host_time.py`
+replaces some of it. No other module names any of it.
 
 Each function says what it is used for. `tests/pipeline/runtime/test_deepspeed_private.py` has a test for each name: it
 says what broke when DeepSpeed moves one.
@@ -10,7 +11,7 @@ do less: they work for ZeRO-3 alone, and make AdamW's moments only in its first 
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,6 @@ _COORDINATOR = "_PartitionedParameterCoordinator__"
 """How Python calls the private attributes of DeepSpeed's class that gathers parameters ahead."""
 _ORDER = ("trace_mode", "submodule_order", "param_order")
 """Those that have the recorded order of modules."""
-_REPLACED: dict[str, Callable[..., Any]] = {}
-"""DeepSpeed's functions that `join_parts_at_once` has replaced."""
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 """Name of the op that DeepSpeed compiles for CPU workers. Used to wait for the op's lock."""
 
@@ -116,81 +115,6 @@ def is_whole(parameter: Any) -> bool:
     """True if every rank holds the whole parameter: ZeRO-3 did not partition it, or keeps it gathered because it is
     small. Used to compare such weights between the ranks."""
     return getattr(parameter, "ds_tensor", None) is None or bool(parameter.ds_persist)
-
-
-def join_parts_at_once() -> None:
-    """Replaces two loops of DeepSpeed's Python: for each rank and each parameter they launch one operator that copies
-    one part. Ours copy all parts of a parameter by one operator. Values are the same bit for bit. Used under ZeRO-3,
-    where those loops take most of the host's time on many ranks: 640 operators a layer on 64 ranks."""
-    from deepspeed.runtime.zero import stage3
-    from deepspeed.runtime.zero.partition_parameters import AllGatherCoalescedHandle
-
-    if stage3.reduce_scatter_coalesced is not _reduce_scatter:
-        _REPLACED.update(wait=AllGatherCoalescedHandle.wait, reduce_scatter=stage3.reduce_scatter_coalesced)
-        AllGatherCoalescedHandle.wait, stage3.reduce_scatter_coalesced = _wait, _reduce_scatter
-
-
-def _wait(handle: Any, handle_dependency: bool = True) -> None:
-    """Waits for an all-gather of several parameters, and takes each of them out of the gathered tensor, in which each
-    rank's parts of all parameters follow each other."""
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-    if handle.complete or handle.quantization:
-        _REPLACED["wait"](handle, handle_dependency)
-        return
-    handle.allgather_handle.wait()
-    first = handle.partitions[0]
-    by_rank = first.as_strided((handle.world_size, first.numel()), (first.numel(), 1))
-    offset = 0
-    for parameter in handle.params:
-        size = parameter.ds_tensor.ds_numel
-        if handle.use_secondary_tensor:
-            size *= parameter.ds_secondary_tensor_num_of_groups
-        parts = by_rank[:, offset : offset + size].reshape(-1).contiguous()  # parts of one element are a strided view
-        parameter.data = parts[: parameter.ds_numel].view(parameter.ds_shape).to(parameter.ds_tensor.dtype)
-        parameter.ds_status = ZeroParamStatus.AVAILABLE
-        offset += size
-    handle.complete = True
-    if by_rank.is_cuda and handle_dependency:
-        by_rank.record_stream(torch.cuda.current_stream())
-    elif by_rank.is_cuda:
-        handle.data_buffer.append([by_rank])
-
-
-def _reduce_scatter(tensors: list[Tensor], group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """Averages tensors over the ranks by one collective, and returns this rank's part of each, flattened."""
-    from deepspeed.runtime.comm.coalesced_collectives import _torch_reduce_scatter_fn
-
-    world_size, rank = dist.get_world_size(group), dist.get_rank(group)
-    counts = [tensor.numel() for tensor in tensors]
-    if (len(tensors) == 1 and counts[0] % world_size == 0) or len({tensor.dtype for tensor in tensors}) > 1:
-        kept: list[Tensor] = _REPLACED["reduce_scatter"](tensors, group)
-        return kept
-    sizes = [-(-count // world_size) for count in counts]
-    by_rank = tensors[0].new_empty(world_size, sum(sizes))
-    for tensor, count, size, part in zip(tensors, counts, sizes, by_rank.split(sizes, dim=1), strict=True):
-        flat, missing = tensor.reshape(-1), size * world_size - count
-        padded = nn.functional.pad(flat, (0, missing)) if missing else flat  # padding copies, also by nothing
-        part.copy_(padded.view(world_size, size))
-    by_rank.div_(world_size)
-    _torch_reduce_scatter_fn(by_rank.view(-1), by_rank[rank], group=group)
-    own = zip(by_rank[rank].split(sizes), counts, sizes, strict=True)
-    return [part[: max(0, min(size, count - rank * size))] for part, count, size in own]
-
-
-def call_hooks_directly(model: nn.Module) -> None:
-    """Lets torch call the autograd functions of ZeRO-3's hooks without looking up their signatures, which takes longer
-    than the functions. Used on the module of a new engine, under ZeRO-3."""
-    for module in model.modules():
-        for function in (getattr(module, "pre_bwd_fn", None), getattr(module, "post_bwd_fn", None)):
-            if function is not None:
-                function.apply = classmethod(_apply_with_all_arguments)
-
-
-def _apply_with_all_arguments(function: Any, *args: Any) -> Any:
-    """Does what `torch.autograd.Function.apply` does after it has filled in missing arguments, outside of
-    `torch.func`."""
-    return super(torch.autograd.Function, function).apply(*args)
 
 
 @contextmanager

@@ -13,12 +13,8 @@ from pipeline.data.collate import MicroBatch
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import is_visual_table
 from pipeline.runtime.compiled_ops import set_up_compilation
-from pipeline.runtime.deepspeed_private import (
-    call_hooks_directly,
-    import_deepspeed,
-    join_parts_at_once,
-    shared_memory_file,
-)
+from pipeline.runtime.deepspeed_host_time import call_hooks_directly, save_host_time
+from pipeline.runtime.deepspeed_private import import_deepspeed, shared_memory_file
 from pipeline.training.objective import MicroLoss, Objective
 
 
@@ -96,7 +92,7 @@ def make_engine(objective: Objective, stage: StageConfig, zero: ZeroConfig) -> E
         fused=True,  # on a CPU as well: it takes a tenth of the time there
     )
     if zero.zero_stage == 3:
-        join_parts_at_once()
+        save_host_time()
     if zero.zero_stage == 3 and zero.whole_layers:
         set_z3_leaf_modules(objective, [MarsDecoderLayer])
     engine, *_ = deepspeed.initialize(

@@ -1,6 +1,7 @@
 """The loop that trains one stage, run by every rank, without Ray."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from pipeline.errors import InputError, NonFiniteError
 from pipeline.runtime.compiled_ops import await_compilation, set_up_compilation
 from pipeline.training.agreed_stop import agreed_stop
 from pipeline.training.engine import Engine, make_engine
+from pipeline.training.garbage_collection import collected_between_steps
 from pipeline.training.objective import Objective
 from pipeline.training.replica_check import ReplicaCheck, check_same_language_expert
 from pipeline.training.reporting import StageReporter
@@ -47,7 +49,8 @@ def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) ->
         if run.verify_only:
             training.verify(min(start_step, run.stage.steps - 1))
         elif not (newest and newest.finished and start_step >= run.stage.steps):
-            training.train(start_step)
+            with collected_between_steps() as collect:
+                training.train(start_step, collect)
     finally:
         training.loader.close()
 
@@ -69,8 +72,8 @@ class StageTraining:
     rank: int
     world_size: int
 
-    def train(self, start_step: int) -> None:
-        """Trains from `start_step` to the stage's end."""
+    def train(self, start_step: int, after_step: Callable[[int], None]) -> None:
+        """Trains from `start_step` to the stage's end. Calls `after_step` with the number of each step that is done."""
         run, stage, engine, device = self.run, self.run.stage, self.engine, self.device
         trackers = Trackers(run, start_step, self.log) if self.rank == 0 else None
         on_gpu = device.type == "cuda"
@@ -114,6 +117,7 @@ class StageTraining:
                 self._save_or_stop(done, problem)
                 # After the checkpoint: if drawing fails, the next attempt does not come back to it again and again.
                 drawing_s = self._draw_samples(done, trackers) if done < stage.steps else 0.0
+                after_step(done)
             if problem:
                 self._check_weights()
             self._finish()

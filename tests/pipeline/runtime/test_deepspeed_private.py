@@ -14,11 +14,11 @@ from torch import nn
 
 from pipeline.config.zero import ZeroConfig
 from pipeline.runtime.compiled_ops import set_up_compilation
+from pipeline.runtime.deepspeed_host_time import _AVAILABLE, _RELEASE, save_host_time
 from pipeline.runtime.deepspeed_private import (
     _COORDINATOR,
     _ORDER,
     SHARED_MEMORY_OP,
-    join_parts_at_once,
     shared_memory_file,
 )
 from pipeline.training.engine import engine_config
@@ -32,6 +32,7 @@ RESUMED = "the model follows the weights that a checkpoint has put back"
 ORDER = "weights are gathered ahead in the step after a validation, too"
 DIRECTLY = "the host's time of a step has no look-up of signatures for each hook of each module"
 REPLACED = "the host's time of a step does not grow with the number of ranks"
+RELEASED = "a gathered weight is let go by one function"
 IMPORTS = """
 import sys, torch, torch.distributed as dist
 from pipeline.runtime.deepspeed_private import import_deepspeed
@@ -48,6 +49,12 @@ CLASSES = (
     "deepspeed.runtime.zero.stage3.reduce_scatter_coalesced",
     "deepspeed.runtime.zero.partition_parameters.AllGatherCoalescedHandle.wait",
     "deepspeed.runtime.zero.partition_parameters.ZeroParamStatus.AVAILABLE",
+    "deepspeed.runtime.zero.partition_parameters.print_rank_0",
+    "deepspeed.runtime.zero.partition_parameters.free_param",
+    "deepspeed.runtime.zero.parameter_offload.iter_params",
+    "deepspeed.runtime.zero.partitioned_param_coordinator.iter_params",
+    f"deepspeed.runtime.zero.partitioned_param_coordinator.PartitionedParameterCoordinator.{_RELEASE}",
+    "deepspeed.utils.nvtx.enable_nvtx",
     "deepspeed.runtime.compiler.compile",
     "deepspeed.runtime.zero.muon.original_muon.muon_update",
     "deepspeed.runtime.comm.coalesced_collectives._torch_reduce_scatter_fn",
@@ -58,6 +65,10 @@ NAMES = {
     "zero3 parameter.ds_shape": "checkpoints have shapes that do not depend on ZeRO",
     "zero3 parameter.ds_persist": "weights that are whole on every rank are compared between the ranks",
     "zero3 parameter.ds_secondary_tensor": "a node's copy of the weights is not that of what they were before",
+    "zero3 parameter.ds_zero_param_process_group": RELEASED,
+    "zero3 parameter.ds_status": RELEASED,
+    "zero3 module.ds_external_parameters": "a module's parameters are listed once",
+    f"zero3 coordinator.{_AVAILABLE}": RELEASED,
     "zero3 parameter.ds_active_sub_modules": "weights stay gathered while sample pictures are drawn",
     "zero3 parameter.convert_to_zero_parameters": LOADING,
     "zero3 optimizer.fp32_partitioned_groups_flat": SLICES,
@@ -126,7 +137,7 @@ def _compare_with_loops(rank: int, world_size_port: int) -> None:
     for chosen in (shapes, shapes[:1], ((3, 4),)):
         gradients = [torch.randn(shape) for shape in chosen]
         expected = reduce_scatter_coalesced([each.clone() for each in gradients])
-        join_parts_at_once()
+        save_host_time()
         own = stage3_function()([each.clone() for each in gradients])
         assert [part.tolist() for part in own] == [part.tolist() for part in expected]
 
