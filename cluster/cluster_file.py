@@ -9,7 +9,7 @@ import jsonschema
 import yaml
 
 from pipeline.errors import UsageError
-from pipeline.runtime.ray_private import cluster_config_of_manifest, complete_cluster_config
+from pipeline.runtime.ray_autoscaler_private import cluster_config_of_manifest, complete_cluster_config
 
 PLACEHOLDER = re.compile(r"FILL_IN_[A-Z0-9_]*[A-Z0-9]")
 COMMENT = re.compile(r"(^|\s)#.*")

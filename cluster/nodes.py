@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.cluster_file import ClusterFile, NodeType
 from pipeline.config.gpus import MODEL_NAMES
-from pipeline.runtime.ray_private import nodes_to_start
+from pipeline.runtime.ray_autoscaler_private import nodes_to_start
 
 
 @dataclass(frozen=True)

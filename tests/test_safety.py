@@ -62,7 +62,7 @@ def test_secrets_of_the_environment_are_in_no_plan_and_no_message(tmp_path: Path
         done = subprocess.run(
             [sys.executable, "-P", *words, *more],
             cwd=CHECKOUT,
-            env=secrets | {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            env=secrets | {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(CHECKOUT)},
             capture_output=True,
             text=True,
             check=False,

@@ -34,7 +34,8 @@ LEVELS = (
 LEVEL_OF = {package: level for level, line in enumerate(LEVELS) for package in line.split()}
 ON_RAY = {"pipeline.benchmarks", "pipeline.demo", "pipeline.launch", "pipeline.ledger", "pipeline.requests"}
 ON_RAY |= {"pipeline.evaluation", "pipeline.preflight", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
-PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in ("deepspeed", "ray", "torch", "transformers")}
+LIBRARIES = ("deepspeed", "ray", "ray_autoscaler", "torch", "transformers")
+PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in LIBRARIES} | {"pipeline.runtime.deepspeed_host_time"}
 """The only modules that name what is private in a foreign library."""
 OWN = ("cluster", "jobs", "pipeline", "tokenization")
 INTERNAL_RAY = ("ray.autoscaler.", "ray.core.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,14 +16,20 @@ from jobs.common.exit_codes import OURS, ExitCode, exit_code_of
 from jobs.common.flags import check_given_once, expanded
 from jobs.common.recipes import load_recipe
 from pipeline.config.recipe import Recipe
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, WorkersLostError
 from pipeline.runs.paths import RunPaths, checkout, run_paths
 from pipeline.runtime.cluster_watch import cluster_error, say_last
-from pipeline.runtime.terminal import console, say, say_error
+from pipeline.runtime.terminal import say, say_error
+from pipeline.runtime.termination import exit_soon, interrupt_on_sigterm, was_terminated
 from tokenization.files.checks import unwritable
 from tokenization.files.room import fullest, is_full
 from tokenization.patience import OUTAGE_VARIABLE
 from tokenization.waiting import Outlet
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a job that SIGTERM has ended, without a checkpoint."""
+LOST = ("WorkerCrashedError", "RayActorError", "NodeDiedError", "OutOfMemoryError", "ObjectLostError")
+"""Ray's errors about processes and nodes that ended while they worked for a job."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,19 @@ def run_job(
     of the output.
     """
     words = list(sys.argv[1:] if words is None else words)
+    code: int = ExitCode.OTHER
+    interrupt_on_sigterm()
+    try:
+        code = _ended(options_type, job, description, words)
+    finally:
+        exit_soon(code)
+    sys.exit(code)
+
+
+def _ended(
+    options_type: Any, job: Callable[[Any], dict[str, Any] | None], description: str, words: Sequence[str]
+) -> int:
+    """Runs the job to its end. Returns its exit code."""
     Outlet.say, options = say, None
     try:
         if not {"-h", "--help"} & set(words):
@@ -74,8 +94,8 @@ def run_job(
         options = tyro.cli(options_type, description=description, args=words)
         result = job(expanded(options))
     except KeyboardInterrupt:
-        console.print("interrupted; run the same command again to go on")
-        sys.exit(ExitCode.OTHER)
+        say_last(f"{'ended by SIGTERM' if was_terminated() else 'interrupted'}; run the same command again to go on")
+        return TERMINATED if was_terminated() else ExitCode.OTHER
     except Exception as error:
         error = _cause(error)
         if not isinstance(error, OURS):
@@ -83,14 +103,14 @@ def run_job(
         code = exit_code_of(error)
         if isinstance(error, OURS):
             say_last(f"error: {error}")
-            sys.exit(code)
+            return code
         if reason := unwritable(error):
             say_error(f"error: {_full_disk(error, getattr(options, 'root', ''))}{reason}")
-            sys.exit(ExitCode.INPUT)
+            return ExitCode.INPUT
         raise
     if result is not None and getattr(options, "json", False):
         print_result(result)
-    sys.exit(ExitCode.DONE)
+    return ExitCode.DONE
 
 
 def _full_disk(error: Exception, root: str) -> str:
@@ -107,8 +127,14 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _cause(error: Exception) -> Exception:
-    """Returns the error that a Ray task raised, without Ray's traceback; any other error unchanged."""
+    """Returns the error that a Ray task raised, without Ray's traceback, or a WorkersLostError if Ray has lost the
+    task's process; any other error unchanged."""
     exceptions = sys.modules.get("ray.exceptions")  # without Ray there is no such error, and loading it takes seconds
-    if exceptions and isinstance(error, exceptions.RayTaskError) and error.cause is not None:
+    if not exceptions:
+        return error
+    if isinstance(error, exceptions.RayTaskError) and error.cause is not None:
         error = error.cause
+    if isinstance(error, tuple(getattr(exceptions, name) for name in LOST)):
+        what = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return WorkersLostError(f"Ray has lost a process of this job ({what}); the same command goes on")
     return error

@@ -15,6 +15,7 @@ BY_EXCEPTION: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (pipeline.errors.PreemptedError, ExitCode.PREEMPTED),
     (pipeline.errors.NotReadyError, ExitCode.NOT_READY),
     (pipeline.errors.StoppedError, ExitCode.OTHER),
+    (pipeline.errors.WorkersLostError, ExitCode.OTHER),
     (pipeline.errors.CorruptionError, ExitCode.OTHER),
 )
 OURS = tuple(kind for kind, _ in BY_EXCEPTION)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.language_expert import LanguageExpertConfig
 from pipeline.config.model import ModelOptions
+from pipeline.config.patience import patience_problems
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.shares import no_room
 from pipeline.config.stage import LANGUAGES, MAIN, StageConfig
@@ -136,7 +137,7 @@ class Recipe:
         trackers: `wandb`, `mlflow` or both: trackers in addition to TensorBoard.
         plan: assumptions and comparisons of a dry run.
         heartbeat_s: seconds between two ledger rows.
-        outage_s: seconds that jobs and workers wait for S3 while it does not answer; below `step_timeout_s`.
+        outage_s: seconds that jobs and workers wait for S3 while it does not answer; `step_timeout_s` must be longer.
         seed: seed of the sample order and of all random draws.
     """
 
@@ -253,6 +254,8 @@ class Recipe:
                 problem := no_room([s.weight for s in stage.sources.values()], stage.global_batch_size)
             ):
                 problems.append(problem)
+            tokens = [self.corpora[name].tokens for name in stage.sources if name in self.corpora]
+            problems += patience_problems(stage, self.outage_s, [*tokens, self.checkpoint_folder])
             if problems:
                 found.append(f"stage {number} of recipe {self.name!r}: {'; '.join(problems)}")
         return found

@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import BinaryIO, cast
 
 from pipeline.data import loader_process
@@ -23,7 +23,7 @@ from pipeline.errors import WorkersLostError
 BuildStep = Callable[[int], Step]
 """Builds one rank's part of a step by its number, from 0."""
 END_S = 2.0
-"""Seconds that a process gets to end by itself."""
+"""Seconds that a process, or a build in a thread, gets to end by itself."""
 
 
 def prefetch(build: BuildStep, start: int, end: int, pin: bool = False) -> Iterator[Step]:
@@ -35,14 +35,19 @@ def prefetch(build: BuildStep, start: int, end: int, pin: bool = False) -> Itera
             return step
         return replace(step, micro_steps=[[batch.pinned() for batch in batches] for batches in step.micro_steps])
 
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        following = pool.submit(built, start) if start < end else None
-        for number in range(start, end):
-            assert following is not None
-            current = following.result()
-            if number + 1 < end:
-                following = pool.submit(built, number + 1)
-            yield current
+    if start >= end:
+        return
+    # Nobody waits for the thread of such a pool at the end: it may wait for S3 for `outage_s`.
+    with ThreadPool(1) as pool:
+        following = pool.apply_async(built, (start,))
+        try:
+            for number in range(start, end):
+                current = following.get()
+                if number + 1 < end:
+                    following = pool.apply_async(built, (number + 1,))
+                yield current
+        finally:
+            following.wait(END_S)
 
 
 class ThreadLoader:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,36 @@ from tokenization.files.storage import open_storage
 MADE_FROM_KEY, TOO_LONG_KEY, NOT_NUMBERS_KEY = b"mars.made_from", b"mars.too_long", b"mars.not_numbers"
 
 
-def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
-    """Reads the index from `file` if it was made from the same shards and settings, or builds and stores it.
+@dataclass(frozen=True)
+class CachedRowIndex:
+    """A row index, and the file that keeps it with the run.
+
+    Attributes:
+        file: the file.
+        index: the index.
+        made_from: hash of what it was made from; empty if it was read from the file.
+    """
+
+    file: Path
+    index: RowIndex
+    made_from: bytes
+
+    def store(self) -> None:
+        """Writes the index to its file, unless it is there."""
+        if not self.made_from:
+            return
+        index = self.index
+        chosen = pa.array([bits.tobytes() for bits in index.chosen], pa.binary())
+        columns = {"shard": index.shards, "content": list(index.contents), "rows": index.counts, "chosen": chosen}
+        metadata = {MADE_FROM_KEY: self.made_from, TOO_LONG_KEY: str(index.num_too_long).encode()}
+        metadata[NOT_NUMBERS_KEY] = json.dumps(index.not_numbers).encode()
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file, lambda partial: pq.write_table(table, partial))
+
+
+def cached_row_index(file: Path, selection: RowSelection) -> CachedRowIndex:
+    """Reads the index from `file` if it was made from the same shards and settings, or builds it. Nothing is written.
 
     They count as the same if the selection, and the path, size and modification time of all token shards and side
     tables, are unchanged. The paths are those in their folders, which may have moved.
@@ -35,16 +64,8 @@ def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     # Earlier code hashed absolute paths and all files, among them the manifest, which each tokenization writes anew.
     earlier = _hash([str(selection.tokens), *asked], files, [f"{path} {_version(path)}" for _, path in sides])
     if kept := _kept(file, (made_from, earlier)):
-        return kept
-    index = build_row_index(selection)
-    chosen_bytes = pa.array([bits.tobytes() for bits in index.chosen], pa.binary())
-    columns = {"shard": index.shards, "content": list(index.contents), "rows": index.counts, "chosen": chosen_bytes}
-    table = pa.table(columns)
-    metadata = {MADE_FROM_KEY: made_from, TOO_LONG_KEY: str(index.num_too_long).encode()}
-    metadata[NOT_NUMBERS_KEY] = json.dumps(index.not_numbers).encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda partial: pq.write_table(table.replace_schema_metadata(metadata), partial))
-    return index
+        return CachedRowIndex(file, kept, b"")
+    return CachedRowIndex(file, build_row_index(selection), made_from)
 
 
 def _version(path: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.pool import AsyncResult, ThreadPool
 
 import pyarrow as pa
 import pyarrow.feather
@@ -27,14 +27,15 @@ class ShardFetcher:
 
     def __init__(self, storage: Storage, columns: list[str]) -> None:
         self._storage, self._columns = storage, columns
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="fetcher")
-        self._coming: dict[str, Future[pa.Table]] = {}
+        # No process waits for the threads of such a pool at its end: one that reads from S3 may wait for `outage_s`.
+        self._threads = ThreadPool(THREADS)
+        self._coming: dict[str, AsyncResult[pa.Table]] = {}
 
     def ahead(self, names: Iterable[str]) -> None:
         """Starts to fetch these shards, unless they are already being fetched."""
         for name in names:
             if name not in self._coming:
-                self._coming[name] = self._threads.submit(self._fetch, name)
+                self._coming[name] = self._threads.apply_async(self._fetch, (name,))
 
     def take(self, name: str) -> pa.Table:
         """Waits for the shard's columns and returns them.
@@ -43,7 +44,7 @@ class ShardFetcher:
             InputError: the shard cannot be read.
         """
         self.ahead([name])
-        return self._coming.pop(name).result()
+        return self._coming.pop(name).get()
 
     def _fetch(self, name: str) -> pa.Table:
         table = TokenShard(self._storage, name).read(self._columns)

@@ -12,13 +12,12 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, train_experts
 from pipeline.evaluation.held_out import held_out_captions
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.ledger.account import Counts
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.placement import actor_here, reserved
-from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 
 NAMES = {"two": "two experts (SemVIE)", "shared": "one shared expert"}
@@ -29,9 +28,9 @@ def comparison_of(recipe: Recipe, paths: RunPaths, stage_number: int, steps: int
     """Returns the settings of both trainings: a stage's rows, tasks, batches and learning rates, for `steps` steps.
 
     Raises:
-        InputError: see `stage_run`; or there is no held-out caption to measure the drift on.
+        InputError: see `stage_inputs`; or there is no held-out caption to measure the drift on.
     """
-    run = stage_run(stage_number, recipe, paths, initial=None)
+    run = stage_inputs(stage_number, recipe, paths, initial=None).run
     stage = replace(
         run.stage,
         steps=steps,
@@ -54,7 +53,7 @@ def run_comparison(recipe: Recipe, paths: RunPaths, comparison: Comparison) -> l
         f"experts: {stage.steps} steps of {stage.global_batch_size} samples each, "
         f"drift on {len(comparison.texts)} captions"
     )
-    connect_to_ray()
+    connect_run(paths, use_gpu)
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     records: list[dict[str, Any]] = []
     with ledger_attempt(paths, "compare_experts", use_gpu) as ledger:

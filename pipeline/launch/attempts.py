@@ -21,8 +21,10 @@ from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
 from pipeline.launch.monitor import StageMonitor
 from pipeline.runtime.background import in_background
 from pipeline.runtime.capacity import workers_that_fit
+from pipeline.runtime.ray_connection import WORKER_OUTPUT
 from pipeline.runtime.shortage import check_obtainable
-from pipeline.runtime.termination import Termination
+from pipeline.runtime.terminal import say
+from pipeline.runtime.termination import ASKED, Termination
 from pipeline.training.stop_request import StopRequest
 from tokenization.waiting import Wait
 
@@ -87,7 +89,11 @@ def run_attempts(launch: Launch) -> None:
             except WorkersLostError as error:
                 unsaved_in_row = 0 if launch.saved_step() > before else unsaved_in_row + 1
                 if unsaved_in_row > scaling.max_retries:
-                    raise
+                    raise WorkersLostError(
+                        f"{unsaved_in_row} attempts in a row saved nothing (scaling.max_retries), the last one because "
+                        f"{error}; the same command goes on, and {WORKER_OUTPUT}=1 in its environment shows what the "
+                        "workers print"
+                    ) from error
                 row = f" ({unsaved_in_row} in a row saved nothing; at most {scaling.max_retries} may)"
                 launch.log(
                     "an attempt has ended, another one goes on from the newest checkpoint"
@@ -123,7 +129,8 @@ def watching_attempt(
                 if termination.nobody_trains.is_set() and ray.get(monitor.has_workers.remote()):
                     termination.nobody_trains.clear()
             if termination.requested.is_set():
-                monitor.request_stop.remote(StopRequest("preempted", "the job was asked to end (SIGTERM)"))
+                say(f"{ASKED}: it writes a checkpoint after the next step; ask again to end it at once")
+                monitor.request_stop.remote(StopRequest("preempted", ASKED))
                 return
             missing = max_workers - scaling.num_workers
             if missing <= 0 or time.monotonic() < grows_at:

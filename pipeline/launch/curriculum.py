@@ -9,12 +9,13 @@ from pipeline.errors import UsageError
 from pipeline.launch.attempts import check_workers, run_attempts
 from pipeline.launch.extension import announce_extension, is_done
 from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.stage_inputs import stage_inputs
+from pipeline.runs.attempt import connect_run
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.machine import check_shared_memory
 from pipeline.runtime.ray_connection import connect_to_ray, starts_ray_here
 from pipeline.runtime.terminal import say
-from pipeline.runtime.termination import Termination, recording_sigterm
+from pipeline.runtime.termination import Termination, recording_signals
 
 
 def train_stages(
@@ -50,15 +51,17 @@ def train_stages(
     for number in numbers:
         limits_of(paths, number, limits)
         initial = initial_checkpoint(number, chosen, allow_unfinished, paths)
-        run = stage_run(number, recipe, paths, initial)
-        check_unchanged(run)
-        announce(run, recipe)
-        announce_extension(run)
+        inputs = stage_inputs(number, recipe, paths, initial)
+        run = inputs.run
+        check_unchanged(run, paths)
         if not recipe.scaling.use_gpu and starts_ray_here():
             check_shared_memory(recipe.scaling.num_workers)
-        connect_to_ray()
+        connect_run(paths, recipe.scaling.use_gpu)
         check_workers(recipe.scaling)
-        with recording_sigterm() as termination:
+        inputs.store_row_indices()  # a command that is refused changes nothing
+        announce(run, recipe)
+        announce_extension(run)
+        with recording_signals() as termination:
             run_attempts(StageLaunch(run, paths, limits, termination))
         say(f"stage {number}: finished, in {run.output}")
 
@@ -73,8 +76,8 @@ def verify_step(
     """
     limits = given_limits(budget)
     number = _stage_to_verify(wanted, recipe, paths)
-    run = stage_run(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
-    check_unchanged(run)
+    run = stage_inputs(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths)).run
+    check_unchanged(run, paths)
     connect_to_ray()
     check_workers(recipe.scaling)
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)

@@ -14,11 +14,10 @@ from pipeline.data.token_reader import caption_texts, document_texts
 from pipeline.errors import UsageError
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.placement import actor_here, reserved
-from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 from pipeline.training.language_expert import TRAINING_FILE, train_language_expert
 from tokenization.table.queries import non_number_messages
@@ -47,7 +46,7 @@ def make_language_expert(recipe: Recipe, paths: RunPaths) -> None:
         return
     for name in recipe.corpora:
         list_token_shards(paths.tokens_of(name))
-    connect_to_ray()
+    connect_run(paths, use_gpu=False)
     cpus = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     with ledger_attempt(paths, "train_lm", use_gpu=False) as ledger:
         steps = recipe.language_expert.steps

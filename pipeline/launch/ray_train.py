@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import CorruptionError, InputError, OutageError, StoppedError, WorkersLostError
-from pipeline.runtime.ray_private import original_error
+from pipeline.runtime.ray_private import leave_ctrl_c_alone, original_error
 from pipeline.training.process import Rank, set_up_process
 from tokenization.files.checks import unwritable
 from tokenization.files.room import is_full
@@ -69,7 +69,7 @@ def worker_group(
         failure_config=NO_RETRIES,
         worker_runtime_env={"env_vars": variables} if variables else None,
     )
-    return ray.train.torch.TorchTrainer(
+    trainer = ray.train.torch.TorchTrainer(
         worker,
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.worker_resources
@@ -79,6 +79,8 @@ def worker_group(
         ),
         run_config=run_config,
     )
+    leave_ctrl_c_alone(trainer)
+    return trainer
 
 
 def _gpu_environment() -> dict[str, str]:

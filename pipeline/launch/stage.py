@@ -18,11 +18,12 @@ from pipeline.launch.ray_train import raising_errors_of_workers, worker_group
 from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
-from pipeline.runs.stage_recipe import write_stage_recipe
+from pipeline.runs.stage_recipe import RECIPE_FILE, read_stage_recipe, write_stage_recipe
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here
 from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
+from pipeline.step_figures import read_step_figures
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
 from tokenization.table.queries import non_number_messages
@@ -60,15 +61,37 @@ def is_finished(paths: RunPaths, number: int) -> bool:
     return found is not None and found.manifest.finished
 
 
-def check_unchanged(run: StageRun) -> None:
+def check_unchanged(run: StageRun, paths: RunPaths) -> None:
     """Checks before any worker starts that the stage can go on from its newest checkpoint. The workers check the rest.
 
     Raises:
-        InputError: the checkpoint was made with other settings.
+        InputError: the checkpoint was made with other settings, or it is not where the recipe says.
     """
     if newest := newest_complete(run.checkpoints):
         check_extension(run, newest)
         check_identity(newest, {"recipe_sha256": run.recipe_sha256}, run.extends_sha256)
+    else:
+        _check_not_moved(run, paths)
+
+
+def _check_not_moved(run: StageRun, paths: RunPaths) -> None:
+    """Checks that a stage without a checkpoint is one that has not come to its first, as far as its folder tells."""
+    begins = f"stage {run.stage_number} would begin anew: there is no checkpoint in {run.checkpoints!r}"
+    anew = f"to begin anew, remove {str(run.output)!r}"
+    if (run.output / RECIPE_FILE).exists():
+        before = RunPaths(paths.run, read_stage_recipe(run.output)).checkpoints(run.stage_number)
+        if before != run.checkpoints and newest_complete(before):
+            raise InputError(
+                f"{begins}, but there are some in {before!r}, where it wrote them before; undo the change of "
+                f"checkpoint_folder, or copy them there; {anew}"
+            )
+    done = max((figures.step for figures in read_step_figures(run.output)), default=0)
+    # In the run's own folder nobody moves them; what is damaged there may be moved away.
+    if paths.recipe.checkpoint_folder and done > 2 * run.stage.save_every_steps:
+        raise InputError(
+            f"{begins}, but it has trained {done:,} steps; where its checkpoints have moved, name their folder with "
+            f"checkpoint_folder; {anew}"
+        )
 
 
 @dataclass(frozen=True)

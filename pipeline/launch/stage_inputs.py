@@ -1,6 +1,6 @@
 """The inputs of a stage's workers, checked before any worker starts."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from pipeline.config.recipe import Recipe, sha256_of
 from pipeline.config.sample_limits import longest_sample, seq_len_problem
 from pipeline.config.stage import INSTRUCTIONS, StageConfig
 from pipeline.data.row_index import RowSelection, SourceRows
-from pipeline.data.row_index_cache import stored_row_index
+from pipeline.data.row_index_cache import CachedRowIndex, cached_row_index
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError, UsageError
 from pipeline.export.trained_weights import check_picture_positions_of
@@ -25,8 +25,21 @@ from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import check_fits, end_of_text_id, load_text_tokenizer, text_ids
 
 
-def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageRun:
-    """Returns the checked inputs of the workers of stage `number`.
+@dataclass(frozen=True)
+class StageInputs:
+    """What a stage's workers get, and the row indices that are to be stored once nothing refuses the stage any more."""
+
+    run: StageRun
+    row_indices: tuple[CachedRowIndex, ...]
+
+    def store_row_indices(self) -> None:
+        """Writes the row indices into the stage's folder, unless they are there."""
+        for each in self.row_indices:
+            each.store()
+
+
+def stage_inputs(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageInputs:
+    """Returns the checked inputs of the workers of stage `number`. Nothing is written into the stage's folder.
 
     Raises:
         InputError: tokens, language expert or the previous stage are missing or do not fit.
@@ -41,7 +54,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     lengths = (fingerprint.num_codes, num_high_codes, fingerprint.max_caption_ids)
     if problem := seq_len_problem(stage, *lengths):
         raise UsageError(f"stage {number}: {problem}")
-    sources, held_out = _selected_rows(number, stage, paths)
+    row_indices, sources, held_out = _selected_rows(number, stage, paths)
     if stage.needs_high_codes:
         for rows in [*sources, *held_out]:
             check_high_resolution(number, stage, rows)
@@ -49,7 +62,7 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     check_fits(tokenizer, base_config(paths).vocab_size)
     ended_at = ended_before(paths, number)
-    return StageRun(
+    run = StageRun(
         stage=stage,
         stage_number=number,
         seed=recipe.seed,
@@ -71,21 +84,24 @@ def stage_run(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint 
         loader_process=recipe.scaling.loader_process,
         extends_sha256=resume_sha256(recipe, replace(stage, steps=ended_at), fingerprint) if ended_at else "",
     )
+    return StageInputs(run, tuple(row_indices))
 
 
-def _selected_rows(number: int, stage: StageConfig, paths: RunPaths) -> tuple[list[SourceRows], list[SourceRows]]:
-    """Returns the rows of each source that the stage trains on, and the held-out ones."""
-    sources, held_out = [], []
+def _selected_rows(
+    number: int, stage: StageConfig, paths: RunPaths
+) -> tuple[list[CachedRowIndex], list[SourceRows], list[SourceRows]]:
+    """Returns the row indices, the rows of each source that the stage trains on, and the held-out ones."""
+    cached, sources, held_out = [], [], []
     for name, source in stage.sources.items():
         tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
         trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
-        index = stored_row_index(kept / f"{name}.parquet", trained)
-        sources.append(SourceRows(name, tokens, index, source.weight))
+        cached.append(cached_row_index(kept / f"{name}.parquet", trained))
+        sources.append(SourceRows(name, tokens, cached[-1].index, source.weight))
         if source.held_out:
             validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
-            out = stored_row_index(kept / f"{name}.held_out.parquet", validated)
-            held_out.append(SourceRows(name, tokens, out))
-    return sources, held_out
+            cached.append(cached_row_index(kept / f"{name}.held_out.parquet", validated))
+            held_out.append(SourceRows(name, tokens, cached[-1].index))
+    return cached, sources, held_out
 
 
 def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) -> str:

@@ -11,7 +11,7 @@ from pipeline.demo.corpora import make_corpus
 from pipeline.errors import FailedShardsError, InputError, UsageError
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.ray_connection import check_gpus, starts_ray_here
 from pipeline.runtime.shortage import check_obtainable
@@ -21,9 +21,10 @@ from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.files.local_folder import LocalFolder
+from tokenization.files.storage import open_storage
 from tokenization.job.rows import Tools, check_query
-from tokenization.job.run import Progress, prepare_output, tokenize_corpus
-from tokenization.table.manifest import Manifest
+from tokenization.job.run import Progress, check_output, tokenize_corpus
+from tokenization.table.manifest import Manifest, record_settings
 from tokenization.table.queries import non_number_messages
 
 SAY_EVERY_S = 10.0
@@ -76,14 +77,16 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     tools = Tools(paths.vqgan, paths.text_source, paths.text)
     check_resources(workers)  # what cannot work is refused before Ray starts
     check_gpus(workers.use_gpu)
-    fingerprint = prepare_output(corpus, output, config, tools, paths.run)
+    fingerprint = check_output(corpus, output, config, tools, paths.run)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
     if links := said_of_links(corpus):
         say_error(links)
     _say_ignored(corpus)
+    connect_run(paths, workers.use_gpu)
+    remedy = "change tokenizers.use_gpu, reader_resources or encoder_resources"
+    check_obtainable([workers.reader_actor, workers.encoder_actor], remedy)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
-        remedy = "change tokenizers.use_gpu, reader_resources or encoder_resources"
-        check_obtainable([workers.reader_actor, workers.encoder_actor], remedy)
+        record_settings(open_storage(output), corpus.description(), fingerprint, paths.run)
         report = ProgressReporter(ledger)
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""

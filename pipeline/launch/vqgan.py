@@ -18,13 +18,14 @@ from pipeline.launch.ray_train import join_worker_group, raising_errors_of_worke
 from pipeline.launch.reporting import Monitor, RankReporter
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.placement import actor_here, reserved
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
+from tokenization.files.atomic_writing import write_atomically
 from tokenization.vqgan.data import picture_batches
 from tokenization.vqgan.quality import Quality, quality_of_shard
 from tokenization.vqgan.training import train_vqgan
@@ -79,16 +80,18 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
     if not recipe.corpus.path:
         make_corpus(recipe.first_corpus, recipe, paths)
     corpus, config, scaling = Corpus(paths.corpus_source), recipe.vqgan, recipe.scaling
+    connect_run(paths, scaling.use_gpu)
+    check_workers(scaling)
     paths.vq.mkdir(parents=True, exist_ok=True)
     with ledger_attempt(paths, "train_vqgan", scaling.use_gpu) as ledger:
-        check_workers(scaling)
         if not measure_only:
             monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
             worker = VqganWorker(config, corpus, paths.vq, monitor)
             with relaying_messages(monitor), raising_errors_of_workers():
                 worker_group(worker, scaling, "vqgan", paths.vq / "ray_train").fit()
         by_size = _measured(recipe, paths, corpus)
-    (paths.vq / "README.md").write_text(_card(recipe, command, paths.vq, by_size))
+    card = _card(recipe, command, paths.vq, by_size)
+    write_atomically(paths.vq / "README.md", lambda partial: partial.write_text(card))
     say(f"vqgan: weights and card are in {paths.vq}")
 
 

@@ -6,8 +6,8 @@ Rows are cumulative, so the last row of an attempt covers all of it. Written row
 import json
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,8 @@ def _stored_rows(location: str) -> tuple[list[dict[str, Any]], list[str]]:
         attempt, slash, _ = name.rpartition("/")
         if slash and name.endswith(SUFFIX):
             newest[attempt] = name
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        texts = list(pool.map(storage.text, newest.values()))
+    with ThreadPool(READS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for S3
+        texts = pool.map(storage.text, newest.values())
     rows = []
     for name, text in zip(newest.values(), texts, strict=True):
         rows += rows_of((text or "").encode(), f"{location}/{name}").rows

@@ -14,7 +14,7 @@ from ray.autoscaler.sdk import request_resources
 from pipeline.config.preflight import SUBJECTS, PreflightSettings
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.preflight.assumed import assumed_of
 from pipeline.preflight.clocks import clock_findings
@@ -194,9 +194,11 @@ def _inputs(preflight: Preflight) -> list[Finding]:
 def _make_stage_runs(preflight: Preflight) -> None:
     """Makes the inputs of the workers of each stage, as training would."""
     for planned in preflight.plan.stages:
-        make = partial(stage_run, planned.number, preflight.recipe, preflight.paths, None)
+        make = partial(stage_inputs, planned.number, preflight.recipe, preflight.paths, None)
         try:
-            preflight.stage_runs[planned.number] = within(preflight.limit_s(SLOW_S), make)
+            inputs = within(preflight.limit_s(SLOW_S), make)
+            inputs.store_row_indices()
+            preflight.stage_runs[planned.number] = inputs.run
         except Exception as error:  # of any kind: other stages may fit
             preflight.stage_problems[planned.number] = one_line(error)
 

@@ -18,6 +18,18 @@ from tokenization.files.checks import check_writable
 NO_LIMITS = DayLimits()
 
 
+def connect_run(paths: RunPaths, use_gpu: bool) -> None:
+    """Connects a job to Ray that writes to the run.
+
+    Raises:
+        UsageError: the job uses GPUs, and could have none; see `check_gpus`.
+        InputError: the run's folder cannot be written.
+    """
+    check_gpus(use_gpu)
+    check_writable(paths.run)
+    connect_to_ray()
+
+
 @contextmanager
 def ledger_attempt(
     paths: RunPaths, job: str, use_gpu: bool, stage: str = "", limits: DayLimits = NO_LIMITS
@@ -27,12 +39,9 @@ def ledger_attempt(
     It counts the GPUs that Ray reports for the job, or the CPUs if it uses no GPU. For tasks see `reserved`.
 
     Raises:
-        UsageError: the job uses GPUs, and could have none; see `check_gpus`.
-        InputError: the run's folder cannot be written.
+        UsageError, InputError: see `connect_run`.
     """
-    check_gpus(use_gpu)
-    check_writable(paths.run)
-    connect_to_ray()
+    connect_run(paths, use_gpu)
     attempt = new_attempt(paths.ledger, paths.recipe.name, job, stage, "GPU" if use_gpu else "CPU", limits)
     problems: list[str] = []
     try:

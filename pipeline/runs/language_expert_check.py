@@ -7,7 +7,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.runs.paths import RunPaths, language_expert_name
 from pipeline.weights.hub import HUB_NAME
 from pipeline.weights.language_expert_formats import language_expert_config
-from pipeline.weights.start_file import is_starting_model
+from pipeline.weights.start_file import START_FILE, is_starting_model
 from pipeline.weights.starting_model import StartOptions, finished_record
 from tokenization.files.places import is_same_place
 from tokenization.table.token_table import Fingerprint
@@ -44,7 +44,8 @@ def check_base(paths: RunPaths, number: int, stage: StageConfig, fingerprint: Fi
         if paths.initial_model == paths.start and not is_same_place(record.language_expert, named, paths.run):
             raise InputError(
                 f"starting model {str(paths.start)!r} was made of {record.language_expert!r}, the recipe names "
-                f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py"
+                f"{named!r}; undo the change, or remove the folder and run jobs/init_model.py (where the language "
+                f"expert has only moved, write its new path into {START_FILE} there)"
             )
     has_documents = any(recipe.corpora[name].has_documents for name in stage.sources)
     if problem := positions_problem(stage, longest, has_documents, config.max_position_embeddings):

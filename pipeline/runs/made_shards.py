@@ -7,10 +7,9 @@ from typing import Any
 import ray
 
 from pipeline.ledger.account import Counts
-from pipeline.runs.attempt import ledger_attempt
+from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.placement import reserved
-from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 
 ShardTasks = dict[Path, tuple[Callable[..., None], tuple[object, ...], int]]
@@ -24,7 +23,7 @@ def write_missing(tasks: ShardTasks, paths: RunPaths) -> None:
     if not missing:
         say(f"corpus: all {len(tasks)} shards are there")
         return
-    connect_to_ray()
+    connect_run(paths, use_gpu=False)
     cpus = min(len(missing), int(ray.cluster_resources().get("CPU", 1)))
     with ledger_attempt(paths, "make_corpus", use_gpu=False) as ledger, reserved(cpus) as strategy:
         ledger.working.remote()

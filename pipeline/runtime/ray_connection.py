@@ -4,6 +4,8 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -12,12 +14,20 @@ import ray.data
 import torch
 
 from pipeline.errors import OutageError, UsageError
-from pipeline.runtime.cluster_watch import ANSWER_S, answers, watch_cluster
-from pipeline.runtime.machine import has_ipv4, prepare_machine
-from pipeline.runtime.ray_private import ON_LOOPBACK, hide_data_progress, read_cluster_address
+from pipeline.runtime.background import in_background
+from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, watch_cluster
+from pipeline.runtime.machine import RAY_FOLDER, has_ipv4, prepare_machine
+from pipeline.runtime.ray_private import (
+    ON_LOOPBACK,
+    hide_data_progress,
+    processes_in_own_sessions,
+    read_cluster_address,
+)
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
+from pipeline.runtime.termination import interrupt_on_sigterm
 from tokenization.patience import DEFAULT_OUTAGE_S, OUTAGE_VARIABLE
+from tokenization.waiting import Wait
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -44,7 +54,7 @@ def connect_to_ray() -> None:
 
     Raises:
         UsageError: RAY_ADDRESS is no address of a cluster.
-        OutageError: there is no cluster at that address.
+        OutageError: there is no cluster at that address, or Ray cannot start here.
     """
     if not ray.is_initialized():
         _connect()
@@ -107,22 +117,29 @@ def _connect() -> None:
     started = threading.Event()
     if joins:
         watch_cluster(joins, lambda: not started.is_set() or ray.is_initialized())
+    awaited = f"{_named(wanted or address)} to take this job" if joins else "Ray to start on this machine"
     try:
-        ray.init(
-            address,
-            # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
-            include_dashboard=False if small else None,
-            logging_level=logging.ERROR,
-            runtime_env=_environment_of_workers(address),
-            log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
-            **here,
-        )
+        with _saying(awaited), nullcontext() if joins else processes_in_own_sessions():
+            ray.init(
+                address,
+                # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
+                include_dashboard=False if small else None,
+                logging_level=logging.ERROR,
+                runtime_env=_environment_of_workers(address),
+                log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
+                **here,
+            )
     except JOIN_ERRORS as error:
         if not joins:
-            raise
+            logs = f"{os.environ.get(RAY_FOLDER, '/tmp')}/ray/session_latest/logs"
+            raise OutageError(
+                f"Ray could not start on this machine: {error}; its logs are in {logs}; see that memory and CPUs "
+                "are free, and run the same command again"
+            ) from error
         raise OutageError(f"{_named(wanted or address)} cannot be joined: {error}. {REMEDY}") from error
     finally:
         started.set()
+    interrupt_on_sigterm()  # Ray's own handler ends the job without a word
     _Own.cluster = not joins
     gcs_address = ray.get_runtime_context().gcs_address
     if joins:
@@ -130,6 +147,19 @@ def _connect() -> None:
     else:
         watch_cluster(gcs_address, ray.is_initialized)
         say(f"Ray: started here, for this job, with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+
+
+@contextmanager
+def _saying(awaited: str) -> Iterator[None]:
+    """Says what is awaited if the enclosed block takes long."""
+
+    def follow(ended: threading.Event) -> None:
+        wait = Wait(say)
+        while not ended.wait(POLL_S):
+            wait.still(awaited)
+
+    with in_background(follow, "says what is awaited"):
+        yield
 
 
 JOIN_ERRORS = (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError)

@@ -1,18 +1,19 @@
-"""Everything of Ray that is not public; written against Ray 2.60.0. No other module names any of it.
+"""Everything of Ray that is not public, but for its autoscaler; written against Ray 2.60.0. No other module names any
+of it.
 
 Ray has no public interface that does these things and works without its dashboard. Each function says what it is used
 for. `tests/pipeline/runtime/test_ray_private.py` has a test for each name, which fails if Ray moves or removes it.
 Imports are inside the functions, so that a job loads only the parts of Ray that it uses.
 """
 
-import copy
-import json
 import logging
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from pipeline.runtime.process_groups import end_with_this_process
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -44,30 +45,6 @@ class Request:
     resources: dict[str, float]
 
 
-class StartableType(Protocol):
-    """A node type that the autoscaler may start: see `cluster.cluster_file.NodeType`."""
-
-    @property
-    def name(self) -> str:
-        """Its key in the cluster file."""
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Resources of one node, by Ray's names."""
-
-    @property
-    def min_workers(self) -> int:
-        """Minimum number of running nodes."""
-
-    @property
-    def max_workers(self) -> int:
-        """Maximum number of running nodes."""
-
-    @property
-    def priority(self) -> int:
-        """Among types that suit equally well, the highest priority is started first."""
-
-
 def read_cluster_address() -> str | None:
     """Returns `host:port` of the cluster that was last started on this machine, or None. Another user's that may not be
     read is none.
@@ -81,6 +58,30 @@ def read_cluster_address() -> str | None:
     except PermissionError:
         return None
     return address
+
+
+@contextmanager
+def processes_in_own_sessions() -> Iterator[None]:
+    """Starts Ray's processes in sessions of their own while the enclosed block runs. Used for the Ray that a job
+    starts: a signal to the job's process group, as terminals, shells and batch systems send it, reaches the job alone,
+    which then ends its Ray. All of Ray's processes end with the job, also if that is killed."""
+    from ray._private import services
+
+    module: Any = services
+    usual, started = services.ConsolePopen, []
+
+    def start(*words: Any, **how: Any) -> Any:
+        process = usual(*words, **how, start_new_session=True)
+        started.append(process.pid)
+        return process
+
+    module.ConsolePopen = start
+    try:
+        yield
+    finally:
+        module.ConsolePopen = usual
+        if started:
+            end_with_this_process(started)
 
 
 def hide_data_progress() -> None:
@@ -177,17 +178,6 @@ def pending_requests(job_id: str) -> list[Request]:
     return found
 
 
-def autoscaler_may_add_nodes() -> bool:
-    """False if the cluster has no autoscaler, as its head reports soon. Used to refuse what it can never give."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    report = (json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")) or {}
-    nodes = report.get("active_nodes") or {}
-    # Without an autoscaler each node is reported as a type of its own, named by its id.
-    return not nodes or not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)
-
-
 def announced_preemptions() -> list[str]:
     """Ids of this worker group's nodes that are about to be taken away. Used in a worker of Ray Train, which then asks
     all ranks to save and end. Does not block; the public `ray.train.get_preemption_info` is a barrier of all ranks."""
@@ -195,6 +185,12 @@ def announced_preemptions() -> list[str]:
 
     notice = get_train_context().preemption_context.preemption_info
     return [] if notice is None else list(notice.preempted_node_ids)
+
+
+def leave_ctrl_c_alone(trainer: Any) -> None:
+    """Keeps a trainer of Ray Train from handling Ctrl-C. Used for jobs, which write a checkpoint first; Ray Train's own
+    handler ends the process without a word."""
+    trainer._register_sigint_handler = lambda controller: None
 
 
 def original_error(failure: BaseException) -> BaseException:
@@ -217,83 +213,3 @@ def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
             return super()._do_request(method, endpoint, **(usual | how))
 
     return Client(address)
-
-
-def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
-    """Completes the content of a file for `ray up` with Ray's defaults, and checks it as `ray up` does. Used to check
-    cluster files.
-
-    Raises:
-        ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
-    """
-    from ray.autoscaler._private.providers import _get_default_config
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    _get_default_config(content["provider"])  # raises if there is no such provider
-    config: dict[str, Any] = prepare_config(copy.deepcopy(content))
-    validate_config(config)
-    return config
-
-
-def cluster_config_of_manifest(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the checked config that the autoscaler derives from a RayCluster manifest. Used to check manifests for
-    KubeRay.
-
-    Raises:
-        ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
-    """
-    from ray.autoscaler._private.kuberay import autoscaling_config
-    from ray.autoscaler._private.util import validate_config
-
-    quiet = logging.getLogger(autoscaling_config.__name__)
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        config: dict[str, Any] = autoscaling_config._derive_autoscaling_config_from_ray_cr(content)
-    finally:
-        quiet.setLevel(level)
-    validate_config(config)
-    return config
-
-
-def nodes_to_start(
-    types: Iterable[StartableType],
-    max_nodes: int,
-    single: Sequence[dict[str, float]],
-    gangs: Sequence[Sequence[dict[str, float]]],
-) -> tuple[dict[str, int], bool]:
-    """Returns the nodes that the autoscaler starts for resource requests when only the head runs, and True if they meet
-    all requests. Used to tell before a job starts what it will cost, or that it can never run.
-
-    Args:
-        types: node types that may be started.
-        max_nodes: maximum number of nodes in addition to the head.
-        single: requests that are met one by one.
-        gangs: groups of requests that are met all together or not at all, like those of a placement group.
-    """
-    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
-    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-    from ray.autoscaler.v2.utils import ResourceRequestUtil
-    from ray.core.generated.autoscaler_pb2 import GangResourceRequest
-
-    configs = {
-        kind.name: NodeTypeConfig(
-            kind.name, kind.min_workers, kind.max_workers, priority=kind.priority, resources=kind.resources
-        )
-        for kind in types
-    }
-    requests = [ResourceRequestUtil.make(resources) for resources in single]
-    gang_requests = [
-        GangResourceRequest(requests=[ResourceRequestUtil.make(resources) for resources in gang]) for gang in gangs
-    ]
-    reply = ResourceDemandScheduler().schedule(
-        SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=configs,
-            max_num_nodes=max_nodes,
-            resource_requests=ResourceRequestUtil.group_by_count(requests),
-            gang_resource_requests=gang_requests,
-        )
-    )
-    unmet = reply.infeasible_gang_resource_requests or reply.infeasible_resource_requests
-    return {launch.instance_type: launch.count for launch in reply.to_launch}, not unmet

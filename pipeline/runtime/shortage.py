@@ -10,8 +10,13 @@ import ray
 
 from pipeline.errors import UsageError
 from pipeline.runtime.background import in_background
+from pipeline.runtime.ray_autoscaler_private import (
+    autoscaler_may_add_nodes,
+    infeasible_requests,
+    node_types_of_autoscaler,
+)
 from pipeline.runtime.ray_connection import is_own_cluster
-from pipeline.runtime.ray_private import Request, autoscaler_may_add_nodes, pending_requests
+from pipeline.runtime.ray_private import Request, pending_requests
 from pipeline.runtime.terminal import say
 from tokenization.waiting import Wait
 
@@ -58,15 +63,23 @@ def describe(requests: Sequence[Request]) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
     kinds = sorted({kind for request in requests for kind, amount in request.resources.items() if amount})
     there = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} are free" for kind in kinds]
-    lacks = "; no node has that now" if any(not _fits(each.resources, _nodes()) for each in requests) else ""
-    return f"{', '.join(parts)} for {whom}: {', '.join(there)}{lacks}; `ray status` shows who has them"
+    return f"{', '.join(parts)} for {whom}: {', '.join(there)}{_lack(requests)}; `ray status` shows who has them"
+
+
+def _lack(requests: Sequence[Request]) -> str:
+    """Says whether no node has what is requested, and whether the autoscaler can start none."""
+    lacking = [each.resources for each in requests if not _fits(each.resources, _nodes())]
+    if not lacking:
+        return ""
+    never = [resources for resources in infeasible_requests() if resources in lacking]
+    return "; no node has that now" + (", and the cluster's autoscaler can start none that has" if never else "")
 
 
 def check_obtainable(requests: Sequence[Resources], remedy: str) -> None:
     """Checks that this cluster has, or may get, a node for each request; call it before anything waits.
 
-    A cluster whose autoscaler may add nodes, or that has only its head so far, is not judged. On the Ray that this job
-    started for itself, all requests must fit at once.
+    A cluster whose autoscaler may start nodes of unknown types is not judged, nor one without an autoscaler that has
+    only its head so far. On the Ray that this job started for itself, all requests must fit at once.
 
     Args:
         requests: the resources of each worker or actor, by Ray's names.
@@ -75,15 +88,20 @@ def check_obtainable(requests: Sequence[Resources], remedy: str) -> None:
     Raises:
         UsageError: there is a request that will never be met.
     """
-    nodes = _nodes()
-    if not any(node.get("CPU", 0) for node in nodes) or (not is_own_cluster() and autoscaler_may_add_nodes()):
+    nodes, others = _nodes(), "no autoscaler adds others"
+    if not is_own_cluster() and autoscaler_may_add_nodes():
+        types = node_types_of_autoscaler(ray.get_runtime_context().gcs_address)
+        if types is None:
+            return
+        nodes, others = nodes + types, "the autoscaler adds no others"
+    elif not any(node.get("CPU", 0) for node in nodes):
         return
     for request in requests:
         if not _fits(request, nodes):
             kinds = [f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in sorted(request)]
             raise UsageError(
                 f"no node of this cluster can hold {_amounts(request)}: the most on one node are {', '.join(kinds)}, "
-                f"and no autoscaler adds others; {remedy}"
+                f"and {others}; {remedy}"
             )
     if is_own_cluster() and (over := _over(requests)):
         raise UsageError(f"{over}, which Ray was started with on this machine; {remedy}")

@@ -1,13 +1,58 @@
-"""Handles SIGTERM, by which the machine or the user asks a job to end soon."""
+"""Handles SIGTERM and Ctrl-C, which ask a job to end soon, and lets no process hang at its end."""
 
+import atexit
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pipeline.errors import PreemptedError
+
+EXIT_S = 15.0
+"""Seconds from the end of a process's main thread to its own end."""
+ASKED = "the job was asked to end (SIGTERM or Ctrl-C)"
+_terminated = threading.Event()
+"""Set when SIGTERM has interrupted this process."""
+
+
+def interrupt_on_sigterm() -> None:
+    """Lets SIGTERM interrupt the main thread as Ctrl-C does. `was_terminated` tells them apart."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def was_terminated() -> bool:
+    """True if SIGTERM has interrupted this process."""
+    return _terminated.is_set()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGTERM:
+        _terminated.set()
+    raise KeyboardInterrupt  # Ray turns any other exception of a handler into lines of a traceback, or drops it
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def exit_soon(code: int) -> None:
+    """Ends this process `EXIT_S` after its main thread at the latest, whatever its other threads wait for: those of
+    boto3 may wait for minutes for a service that does not answer."""
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(EXIT_S)
+        sys.stdout.flush()
+        os._exit(code)
+
+    threading.Thread(target=end, name="ends the process", daemon=True).start()
+    atexit.register(_ignore_signals)  # runs before Ray ends its processes
 
 
 class Termination:
@@ -24,43 +69,43 @@ class Termination:
     def check(self) -> None:
         """Raises PreemptedError if the job was asked to end and no worker trains."""
         if self.requested.is_set() and self.nobody_trains.is_set():
-            raise PreemptedError("the job was asked to end (SIGTERM) while no worker trained; the same command goes on")
+            raise PreemptedError(f"{ASKED} while no worker trained; the same command goes on")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler. A second signal ends the process."""
+        """The signal handler. A second signal ends the job at once."""
         if self.requested.is_set():
-            sys.exit(128 + number)
+            _interrupt(number, frame)
         self.requested.set()
         self.check()
 
 
 @contextmanager
-def recording_sigterm() -> Iterator[Termination]:
-    """Context manager that records SIGTERM instead of ending the process.
+def recording_signals() -> Iterator[Termination]:
+    """Context manager that records SIGTERM and Ctrl-C instead of ending the process.
 
     Enter it on the main thread after Ray was started: Ray installs its own handler, which ends the process.
     """
     state = Termination()
-    before = signal.signal(signal.SIGTERM, state.handle)
+    before = {number: signal.signal(number, state.handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield state
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def cleaning_up(clean: Callable[[], None]) -> Iterator[None]:
     """Calls `clean` after the enclosed block, also when SIGTERM or Ctrl-C ends it. Further ones do not interrupt it.
 
-    Enter it on the main thread. SIGTERM becomes a SystemExit; SIGKILL cannot be caught.
+    Enter it on the main thread. SIGKILL cannot be caught.
     """
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         interrupted = signal.getsignal(signal.SIGINT)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_signals()
         try:
             clean()
         finally:

@@ -92,6 +92,40 @@ def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them
     assert held == wanted
 
 
+NEVER = """
+import json, time
+import ray
+from ray.util.placement_group import placement_group
+from pipeline.errors import UsageError
+from pipeline.runtime.ray_connection import connect_to_ray
+from pipeline.runtime.ray_private import pending_requests
+from pipeline.runtime.shortage import check_obtainable, describe
+
+connect_to_ray()
+check_obtainable([{"A100-80GB": 8.0, "CPU": 64.0}] * 8, "")
+try:
+    check_obtainable([{"H100": 1.0}], "ask for less")
+except UsageError as error:
+    refused = str(error)
+group, job = placement_group([{"H100": 1.0}] * 2), ray.get_runtime_context().get_job_id()
+deadline = time.monotonic() + 60
+while "can start none" not in (said := describe(pending_requests(job))) and time.monotonic() < deadline:
+    time.sleep(0.5)
+print(json.dumps([refused, said]))
+"""
+"""Driver: asks for what a node type has, for what none has, and says what it is told while it waits for that."""
+
+
+def test_what_no_node_type_of_the_autoscaler_has_is_refused_and_told(aws_on_fake_nodes: FakeCluster) -> None:
+    """It is refused on the head, where the autoscaler's file is; elsewhere it can only be told."""
+    refused, said = aws_on_fake_nodes.drive(NEVER)
+    assert (
+        "can hold 1 H100: the most on one node are 0 H100, and the autoscaler adds no others; ask for less" in refused
+    )
+    assert "2 x (1 H100) for workers: 0 of 0 H100 are free; no node has that now, and the cluster's autoscaler" in said
+    assert "can start none that has" in said
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")

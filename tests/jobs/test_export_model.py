@@ -32,7 +32,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.errors import InputError, UsageError
 from pipeline.generation.pictures import generate_codes
 from pipeline.generation.sampling import Sampling
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.model.loading import base_sha256, load_initial_model
 from pipeline.model.mars import MarsForCausalLM, is_trained
 from pipeline.runs.paths import RunPaths
@@ -266,7 +266,7 @@ def test_weights_that_were_told_other_picture_positions_are_refused(trained: Tra
         other = replace(trained.paths.recipe, picture_position_std=0.05)
         first = finished_checkpoint(trained.paths.checkpoints(1))
         with pytest.raises(InputError, match=r"was trained with picture_position_std 0.0, not 0.05"):
-            stage_run(2, other, trained.paths, first)
+            stage_inputs(2, other, trained.paths, first)
     finally:
         record.write_text(kept)
 

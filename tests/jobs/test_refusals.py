@@ -29,6 +29,7 @@ LATER_STAGE = ["train_stage", "--stage", "2", "--root", "{interrupted}"]
         (["tokenize", "--captions", "fr=caption"], 2, "which no stage knows"),
         (["train_stage", "--root", "{empty}"], 3, "no config.json"),
         (["train_stage", "--stage", "7"], 2, "stages 1 to 2"),
+        (["train_stage", "--set", "checkpoint_folder=s3://b/c", "--set", "outage_s=1800"], 2, "longer than outage_s"),
         (["generate", "--root", "{empty}"], 3, "run jobs/tokenize.py first"),
         (["preflight", "--only", "gpus"], 2, "--only gpus: the subjects are nodes, versions"),
         (["preflight", "--minutes", "0"], 2, "--minutes is 0, but must be above 0"),
@@ -37,6 +38,7 @@ LATER_STAGE = ["train_stage", "--stage", "2", "--root", "{interrupted}"]
         ([*LATER_STAGE, "--set", "stages.1.sources.shapes.where=beauty>1"], 3, "beauty"),
         ([*LATER_STAGE, "--set", "stages.1.seq_len=20"], 2, "seq_len 20"),
         ([*LATER_STAGE, "--set", "vqgan_folder={other_vqgan}"], 3, "another VQ-GAN than"),
+        ([*LATER_STAGE, "--set", "stages.1.sources.shapes.where="], 3, "has no high-resolution codes"),
         (["generate", "--set", "text_tokenizer={other_text}", "--root", "{interrupted}"], 3, "another text vocab"),
     ],
 )
@@ -47,10 +49,16 @@ def test_bad_input_is_refused_before_ray_starts(
     monkeypatch.setattr("pipeline.runtime.ray_connection.connect_to_ray", lambda: pytest.fail("Ray was started for it"))
     job = import_module(f"jobs.{words[0]}")
     flags = [*_completed(words[1:], tmp_path), "--recipe", str(RECIPE)]
+    before = contents(tmp_path)
     with pytest.raises(Exception, match=re.escape(message)) as caught:
         job.main(tyro.cli(job.Options, args=flags))
     assert exit_code_of(caught.value) == code
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "something half-written was left behind"
+    assert contents(tmp_path) == before, "a refused command changes nothing"
+
+
+def contents(folder: Path) -> dict[Path, tuple[float, bytes]]:
+    """What is in the folder, when it was written, and what it holds."""
+    return {path: (path.stat().st_mtime, path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")}
 
 
 def _completed(words: list[str], folder: Path) -> list[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.stage import StageConfig
+from pipeline.data.row_index import RowIndex, RowSelection
+from pipeline.data.row_index_cache import cached_row_index
 from tests.support.small_models import CODEBOOK
 from tokenization.table.token_table import Fingerprint, write_token_shard
 
@@ -54,6 +56,13 @@ def write_tokens(
         ]
         write_token_shard(folder / f"{shard:05d}.parquet", lines, fingerprint)
     (folder / "manifest.json").write_text("{}")
+
+
+def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
+    """The index of a selection, which is in the file afterwards."""
+    found = cached_row_index(file, selection)
+    found.store()
+    return found.index
 
 
 def write_documents(folder: Path, rows: int = 6, longest: int = 3) -> list:

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from tokenization.job.writer import Writer, writer_of
 from tokenization.table.manifest import (
     Manifest,
     ShardStatistics,
-    check_or_record_settings,
+    check_settings,
     read_shard_statistics,
+    record_settings,
     statistics_name,
     token_name,
     write_manifest,
@@ -83,13 +84,15 @@ def tokenize_corpus(
         workers: the job's actors.
         report: called repeatedly with the progress.
         seed: decides which of several captions is chosen.
-        fingerprint: of `prepare_output`, if it was called before.
+        fingerprint: of `check_output`, if it was called before, and `record_settings` after it.
 
     Raises:
-        InputError: see `prepare_output` and `check_encoder`.
+        InputError: see `check_output` and `check_encoder`.
     """
     shards, url, storage = corpus.shards, corpus.source.url, open_storage(output)
-    fingerprint = fingerprint or prepare_output(corpus, output, config, tools)
+    if not fingerprint:
+        fingerprint = check_output(corpus, output, config, tools)
+        record_settings(storage, corpus.description(), fingerprint)
     ignored = corpus.ignored
     storage.delete(MANIFEST_FILE)
     statistics = finished_before(shards, storage, seed)
@@ -122,10 +125,10 @@ def tokenize_corpus(
     return write_manifest(url, in_order, failed, fingerprint, storage, ignored)
 
 
-def prepare_output(
+def check_output(
     corpus: Corpus, output: str, config: TokenizationConfig, tools: Tools, folder: Path | None = None
 ) -> Fingerprint:
-    """Checks all that can be checked before an actor starts, and records in `output` which tokens it will hold.
+    """Checks all that can be checked before an actor starts. Nothing is written. Returns the tokens' fingerprint.
 
     A corpus in `folder`, the run's, may move with it.
 
@@ -139,7 +142,7 @@ def prepare_output(
     for shard in corpus.shards:
         if (other := by_name.setdefault(token_name(shard), shard)) != shard:
             raise InputError(f"shards {other!r} and {shard!r} would both become {token_name(shard)!r}; rename one")
-    check_or_record_settings(open_storage(output), corpus.description(), fingerprint, folder)
+    check_settings(open_storage(output), corpus.description(), fingerprint, folder)
     return fingerprint
 
 
@@ -151,7 +154,7 @@ def finished_before(shards: list[str], storage: Storage, seed: int) -> dict[str,
     """
     there = set(storage.names())
     done = sorted(shard for shard in shards if {token_name(shard), statistics_name(shard)} <= there)
-    with ThreadPoolExecutor(STATISTICS_AT_ONCE) as pool:
+    with ThreadPool(STATISTICS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for S3
         statistics = dict(zip(done, pool.map(lambda shard: read_shard_statistics(storage, shard), done), strict=True))
     for shard, one in statistics.items():
         if one.caption_seed not in (None, seed):

@@ -196,36 +196,44 @@ def stored_values(counts: ShardStatistics | Manifest) -> dict[str, Any]:
     return {name: value for name, value in asdict(counts).items() if name not in OPTIONAL or value != OPTIONAL[name]}
 
 
-def check_or_record_settings(
+def check_settings(
     output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint, folder: Path | None = None
 ) -> None:
-    """Records the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, or checks them.
+    """Checks the corpus (`Corpus.description`) and the fingerprint of a folder of tokens, if it was begun before.
 
-    A corpus in `folder` is recorded by its path there, so that both may move together.
+    A corpus in `folder` may have moved with it.
 
     Raises:
         InputError: the folder was begun with another corpus or fingerprint.
     """
-    corpus_stored = corpus | {"url": stored_place(corpus["url"], folder)}
-    wanted: dict[str, Any] = {"corpus": corpus_stored, "fingerprint": asdict(fingerprint)}
-    if output.exists(SETTINGS_FILE):
-        with output.local(SETTINGS_FILE) as path:
-            begun = json.loads(path.read_text("utf-8"))
-        if is_same_place(begun["corpus"]["url"], corpus["url"], folder):
-            begun["corpus"]["url"] = corpus["url"]
-        if other := _differences(begun["corpus"], corpus):
-            raise InputError(
-                f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
-                f"--root (where the corpus has only moved, write its new url into {SETTINGS_FILE} there)"
-            )
-        other = _differences(begun["fingerprint"], wanted["fingerprint"])
-        if other:
-            raise InputError(
-                f"{str(output)!r} holds tokens made with another {'; '.join(other)}; choose another --output or "
-                "--root, or delete that folder"
-            )
-    else:
-        write_json(output, SETTINGS_FILE, wanted, indent=2)
+    if not output.exists(SETTINGS_FILE):
+        return
+    with output.local(SETTINGS_FILE) as path:
+        begun = json.loads(path.read_text("utf-8"))
+    if is_same_place(begun["corpus"]["url"], corpus["url"], folder):
+        begun["corpus"]["url"] = corpus["url"]
+    if other := _differences(begun["corpus"], corpus):
+        raise InputError(
+            f"{str(output)!r} holds tokens of another corpus: {'; '.join(other)}; choose another --output or "
+            f"--root (where the corpus has only moved, write its new url into {SETTINGS_FILE} there)"
+        )
+    if other := _differences(begun["fingerprint"], asdict(fingerprint)):
+        raise InputError(
+            f"{str(output)!r} holds tokens made with another {'; '.join(other)}; choose another --output or "
+            "--root, or delete that folder"
+        )
+
+
+def record_settings(
+    output: Storage, corpus: dict[str, Any], fingerprint: Fingerprint, folder: Path | None = None
+) -> None:
+    """Records the corpus and the fingerprint of a folder of tokens, unless they are there: see `check_settings`.
+
+    A corpus in `folder` is recorded by its path there, so that both may move together.
+    """
+    if not output.exists(SETTINGS_FILE):
+        begun = {"corpus": corpus | {"url": stored_place(corpus["url"], folder)}, "fingerprint": asdict(fingerprint)}
+        write_json(output, SETTINGS_FILE, begun, indent=2)
 
 
 def write_json(output: Storage, name: str, value: Any, indent: int | None = None) -> None:

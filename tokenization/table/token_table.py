@@ -185,7 +185,10 @@ def list_token_shards(location: str | Path) -> list[TokenShard]:
     names = storage.names()
     shards = [TokenShard(storage, name) for name in names if name.endswith(".parquet")]
     if not shards:
-        raise InputError(f"token folder {str(location)!r} has no token shard; run jobs/tokenize.py first")
+        raise InputError(
+            f"token folder {str(location)!r} has no token shard; run jobs/tokenize.py first, or name the "
+            "folder that has them with corpora.NAME.tokens"
+        )
     if MANIFEST_FILE not in names:
         raise InputError(
             f"token folder {str(location)!r} has no {MANIFEST_FILE}: tokenization did not finish; run it again"

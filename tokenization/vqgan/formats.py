@@ -51,8 +51,8 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     found = f"; it has {len(files)} files of weights: name one" if len(files) > 1 else ""
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; train one with "
-        "jobs/train_vqgan.py, or fetch one into a folder (hf download NAME --local-dir FOLDER)"
+        f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; name its folder "
+        "with vqgan_folder, train one with jobs/train_vqgan.py, or fetch one (hf download NAME --local-dir FOLDER)"
     )
 
 

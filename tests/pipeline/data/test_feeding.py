@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from pipeline.benchmarks.feed import FeedBenchmark, measure_feed
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.row_index import RowSelection, build_row_index
-from pipeline.data.row_index_cache import stored_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.shard_fetcher import ShardFetcher
@@ -21,7 +19,7 @@ from pipeline.data.token_reader import TokenReader
 from pipeline.planning.work import SampleLengths
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
-from tests.support.tokens import STAGE, write_documents, write_tokens
+from tests.support.tokens import STAGE, stored_row_index, write_documents, write_tokens
 from tokenization.files.storage import open_storage
 
 WHERE = "score >= 0.2"
@@ -95,7 +93,8 @@ def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, m
     (reader,) = plan.readers
     assert isinstance(reader, TokenReader)
     for number in range(8):
-        wait(reader._fetcher._coming.values())
+        for coming in reader._fetcher._coming.values():
+            coming.wait()
         there = set(begun)
         plan.step(number, 0, 1)
         new = {reader._index.shards[shard] for shard in reader._cache} - read

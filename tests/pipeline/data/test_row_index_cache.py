@@ -13,8 +13,7 @@ import pytest
 
 import pipeline.data.row_index_cache
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
-from pipeline.data.row_index_cache import stored_row_index
-from tests.support.tokens import write_documents, write_tokens
+from tests.support.tokens import stored_row_index, write_documents, write_tokens
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import pass_through_column
 

@@ -14,7 +14,7 @@ from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
 from pipeline.launch import attempts
 from pipeline.launch.attempts import run_attempts
-from pipeline.runtime.termination import Termination, recording_sigterm
+from pipeline.runtime.termination import Termination, recording_signals
 
 FIXED = ScalingConfig(num_workers=4, max_retries=2)
 ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
@@ -134,13 +134,13 @@ def assert_set(event: threading.Event) -> None:
 
 def test_the_first_sigterm_waits_for_a_checkpoint_only_if_somebody_trains() -> None:
     """While the job waits for nodes, no worker could receive the request, so the job ends at once."""
-    with recording_sigterm() as known:
+    with recording_signals() as known:
         os.kill(os.getpid(), signal.SIGTERM)
         assert known.requested.wait(5)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-    with recording_sigterm() as known:
+    with recording_signals() as known:
         known.nobody_trains.set()
         with pytest.raises(PreemptedError, match="while no worker trained"):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -15,8 +15,8 @@ from pipeline.launch.extension import announce_extension, check_extension, ended
 from pipeline.launch.stage import check_unchanged
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.stage_recipe import RECIPE_FILE
-from pipeline.training.stage_run import StageRun
 from tests.support import checkpoints
+from tests.support.stage_runs import bare_stage_run
 from tokenization.files.storage import open_storage
 
 FIRST = StageConfig("first", steps=6, warmup_steps=0, learning_rate=1e-3, final_learning_rate=1e-5)
@@ -33,15 +33,6 @@ def finished(tmp_path: Path) -> RunPaths:
     checkpoints.make(paths.checkpoints(1), 6, finished=True)
     (paths.stage(1) / RECIPE_FILE).write_text(json.dumps(asdict(paths.recipe)))
     return paths
-
-
-def run_of(paths: RunPaths, recipe_sha256: str, extends_sha256: str) -> StageRun:
-    run = object.__new__(StageRun)  # what the workers need besides is not looked at
-    values = dict(stage=paths.recipe.stages[0], stage_number=1, checkpoints=paths.checkpoints(1))
-    values |= dict(output=paths.stage(1), recipe_sha256=recipe_sha256, extends_sha256=extends_sha256)
-    for name, value in values.items():
-        object.__setattr__(run, name, value)
-    return run
 
 
 def test_a_stage_that_did_all_its_steps_is_done(finished: RunPaths) -> None:
@@ -71,18 +62,18 @@ def test_a_stage_that_another_has_started_from_is_not_extended(finished: RunPath
 
 
 def test_only_steps_may_have_grown(finished: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    check_unchanged(run_of(paths_of(finished.run, steps=9), "more", extends_sha256="r"))
+    check_unchanged(bare_stage_run(paths_of(finished.run, steps=9), "more", extends_sha256="r"), finished)
     other = paths_of(finished.run, steps=9, global_batch_size=8, micro_batch_size=2)
     with pytest.raises(InputError, match=r"cannot go on from .*: global_batch_size changed besides the steps; undo"):
-        check_unchanged(run_of(other, "more", extends_sha256="another"))
+        check_unchanged(bare_stage_run(other, "more", extends_sha256="another"), finished)
     with pytest.raises(InputError, match="the seed, options of the model, zero, or the tokens changed"):
-        check_unchanged(run_of(paths_of(finished.run, steps=9), "more", extends_sha256="another"))
+        check_unchanged(bare_stage_run(paths_of(finished.run, steps=9), "more", extends_sha256="another"), finished)
 
 
 def test_the_jump_of_the_learning_rate_is_told(finished: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    announce_extension(run_of(finished, "r", extends_sha256=""))
+    announce_extension(bare_stage_run(finished, "r", extends_sha256=""))
     assert not capsys.readouterr().err
-    announce_extension(run_of(paths_of(finished.run, steps=12), "more", extends_sha256="r"))
+    announce_extension(bare_stage_run(paths_of(finished.run, steps=12), "more", extends_sha256="r"))
     said = capsys.readouterr().err
     assert "from step 6 to 12; the learning rate goes from 7.63e-05 to 0.000505" in said, said
 
@@ -93,4 +84,4 @@ def test_an_extension_that_has_begun_needs_no_more_checks(finished: RunPaths) ->
     assert not is_done(more, 1, extend=False) and ended_before(more, 1) == 6
     newest = newest_complete(finished.checkpoints(1))
     assert newest
-    check_extension(run_of(more, "r", extends_sha256="of six steps"), newest)
+    check_extension(bare_stage_run(more, "r", extends_sha256="of six steps"), newest)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from jobs.common.recipes import load_recipe
 from pipeline.config.tasks import Kind
-from pipeline.launch.stage_inputs import stage_run
+from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.planning.assumed_rates import Range
 from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.preflight.assumed import Assumed
@@ -47,7 +47,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     copy_past_run(folder)
     recipe = load_recipe(str(folder / "recipe.py"))
     paths = run_paths(str(folder), recipe)
-    runs = [stage_run(number, recipe, paths, None) for number in (1, 2)]
+    runs = [stage_inputs(number, recipe, paths, None).run for number in (1, 2)]
     before = set(folder.rglob("*"))
     spawn(_rank, 2, free_port(), runs, folder.parent / "measured.pt")
     written = sorted(str(path) for path in set(folder.rglob("*")) - before)

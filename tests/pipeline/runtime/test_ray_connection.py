@@ -16,6 +16,7 @@ from pipeline.runtime import ray_connection
 from pipeline.runtime.cluster_watch import answers
 from pipeline.runtime.ray_connection import check_address
 from tests.support.ports import free_port
+from tokenization import waiting
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,19 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     assert started["address"] == "10.0.0.1:6379" and started["include_dashboard"] is None
     assert "MALLOC_MMAP_MAX_" not in environment
     assert "Ray: joined the cluster at 10.0.0.1:6379" in capsys.readouterr().err
+
+
+def test_a_ray_that_takes_long_to_start_is_told_of_and_one_that_fails_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*address: str, **settings: Any) -> None:
+        time.sleep(0.5)
+        raise RuntimeError("the node timed out during startup")
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(ray_connection.ray, "init", start)
+    monkeypatch.setattr(ray_connection, "POLL_S", 0.05)
+    monkeypatch.setattr(waiting, "FIRST_S", 0.2)
+    with pytest.raises(OutageError, match=r"Ray could not start .* timed out .* its logs are in .* same command again"):
+        ray_connection.connect_to_ray()
+    assert "waiting for Ray to start on this machine" in capsys.readouterr().err

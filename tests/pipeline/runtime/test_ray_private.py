@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.runtime.ray_private as ray_private
+from pipeline.runtime import ray_autoscaler_private, ray_private
 from tests.support.private_names import names_in, private_name
 
 CLUSTER_FILES = "cluster files are read and checked as `ray up` and KubeRay do"
@@ -14,6 +14,7 @@ PARSED = "the ledger parses the rows of Ray's tables"
 WAITING = "jobs say what they wait for, and refuse what the cluster can never give"
 NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._private.utils.read_ray_address": ("jobs look whether a cluster on this machine still answers", ()),
+    "ray._private.services.ConsolePopen": ("a job's own Ray outlives a signal to the job's process group", ()),
     "ray._private.state.state.get_draining_nodes": ("no worker is placed on a node about to be taken away", ()),
     "ray._private.state.available_resources_per_node": ("the workers that fit are counted node by node", ()),
     "ray._private.state.state._connect_and_get_accessor": (LEDGER, ()),
@@ -25,6 +26,10 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.CREATED": (PARSED, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.RESCHEDULING": (PARSED, ()),
     "ray.train.v2._internal.execution.context.get_train_context": ("workers hear that a node will be taken away", ()),
+    "ray.train.v2.api.data_parallel_trainer.DataParallelTrainer._register_sigint_handler": (
+        "Ctrl-C lets a job write a checkpoint",
+        ("controller",),
+    ),
     "ray.dashboard.modules.dashboard_sdk.SubmissionClient._do_request": (
         "requests about submitted jobs get a time limit",
         ("method", "endpoint", "timeout"),
@@ -50,6 +55,9 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.autoscaler.v2.utils.ResourceRequestUtil.group_by_count": (PLANNED_NODES, ()),
     "ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS": (WAITING, ()),
     "ray.experimental.internal_kv._internal_kv_get": (WAITING, ("key",)),
+    "ray.experimental.internal_kv.internal_kv_get_gcs_client": (WAITING, ()),
+    "ray._raylet.InnerGcsClient.get_cluster_status": (WAITING, ()),
+    "ray.core.generated.autoscaler_pb2.GetClusterStatusReply": (WAITING, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.PENDING": (WAITING, ()),
     "ray.core.generated.autoscaler_pb2.GangResourceRequest": (PLANNED_NODES, ()),
 }
@@ -63,7 +71,8 @@ def test_a_private_name_of_ray_is_where_it_was(name: str) -> None:
 
 
 def test_every_private_name_of_ray_has_a_test() -> None:
-    used = names_in(Path(ray_private.__file__), "ray") - PUBLIC - CHECKED_BELOW
+    rooms = (ray_private, ray_autoscaler_private)
+    used = set().union(*(names_in(Path(str(room.__file__)), "ray") for room in rooms)) - PUBLIC - CHECKED_BELOW
     last_words = {word for name in NAMES for word in (name, name.split(".")[-1])}
     missing = {name for name in used if name not in last_words and not any(known.startswith(name) for known in NAMES)}
     assert not missing, f"add a test for {missing}"

@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pipeline.errors import UsageError
 from pipeline.runtime import ray_connection, shortage
 from pipeline.runtime.placement import reserved
-from pipeline.runtime.ray_private import autoscaler_may_add_nodes
+from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from tokenization import waiting
 

@@ -25,7 +25,7 @@ from tokenization.demo.openmoji import list_drawings
 from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import read_chunks
-from tokenization.table.manifest import check_or_record_settings
+from tokenization.table.manifest import check_settings, record_settings
 from tokenization.table.token_table import pass_through_column
 from tokenization.text_tokenizer import load_text_tokenizer
 
@@ -84,12 +84,13 @@ def test_folders_in_a_shard_are_part_of_the_key_and_may_have_dots(tmp_path: Path
 def test_a_token_folder_keeps_to_its_corpus(tmp_path: Path) -> None:
     output = LocalFolder(tmp_path / "tokens")
     mine = {"url": "mine", "layout": "parquet", "image_column": ""}
-    check_or_record_settings(output, mine, FINGERPRINT)
-    check_or_record_settings(output, mine, FINGERPRINT)
+    check_settings(output, mine | {"url": "yours"}, FINGERPRINT)  # nothing is recorded yet
+    record_settings(output, mine, FINGERPRINT)
+    check_settings(output, mine, FINGERPRINT)
     with pytest.raises(InputError, match=r"another corpus: image_column \('', not 'b'\); url \('mine', not 'yours'\)"):
-        check_or_record_settings(output, mine | {"url": "yours", "image_column": "b"}, FINGERPRINT)
+        check_settings(output, mine | {"url": "yours", "image_column": "b"}, FINGERPRINT)
     with pytest.raises(InputError, match=r"with another transform.size_px \(48, not 64\); vq_sha256 \('vq', not 'q'\)"):
-        check_or_record_settings(output, mine, replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
+        check_settings(output, mine, replace(FINGERPRINT, vq_sha256="q", transform={"size_px": 64}))
 
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path: Path) -> None:
