@@ -10,8 +10,9 @@ import zlib
 
 from PIL import Image, ImageChops, ImageFile
 
+from tokenization.corpora.jpeg_2000 import largest_sample
 from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
-from tokenization.corpora.picture_tiff import PLANAR, tags_of
+from tokenization.corpora.picture_tiff import BITS, DEEP_GREY_AND_ALPHA, PLANAR, grey_and_alpha, tags_of
 
 LEAST_SHARE = 16
 """The largest sample must reach the range over this."""
@@ -34,8 +35,6 @@ DDS_OF_BYTES: dict[object, str] = {
 """Pillow's names of the samples by bits of a pixel and masks of its colours."""
 ROUNDED = ("PPM", "JXL", "JPEG2000")
 """Formats of which Pillow rounds samples to 8 bits, and does not cut them off: 4,095 of 65,535 becomes 16."""
-SIZ = b"\xff\x4f\xff\x51"
-"""The beginning of a JPEG 2000 codestream."""
 
 
 def stated_white(image: Image.Image, content: bytes) -> int:
@@ -52,8 +51,10 @@ def stated_white(image: Image.Image, content: bytes) -> int:
         if bits > 8 and image.mode == "LA":
             raise ValueError(f"a JPEG XL in grey with alpha of {bits} bits, which is not read: convert it to 8 bits")
         return (1 << min(bits, 16)) - 1
-    if image.format == "JPEG2000" and (at := content.find(SIZ)) >= 0:
-        return 2 ** (1 + (content[at + 42] & 0x7F)) - 1 if len(content) > at + 42 else 255
+    if image.format == "JPEG2000":
+        return largest_sample(content)
+    if tags_of(image).get(BITS) == DEEP_GREY_AND_ALPHA:
+        return 65_535
     for tile in getattr(image, "tile", []):
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         if image.format == "PPM" and len(bands) == 3 and isinstance(args[-1], int) and args[-1] > 255:
@@ -118,6 +119,8 @@ def low_bytes(image: Image.Image, content: bytes) -> Image.Image | None:
         return None
     with Image.open(io.BytesIO(content), formats=(image.format,)) as other:
         assert isinstance(other, ImageFile.ImageFile)
+        if tags_of(other).get(BITS) == DEEP_GREY_AND_ALPHA:
+            return grey_and_alpha(other, 0)
         mend_tiles(other)
         for number, tile in enumerate(other.tile):
             name, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)

@@ -18,12 +18,13 @@ HEADER_BYTES = 64
 @dataclass(frozen=True)
 class JpegXlHeader:
     """The stored width and height in px; EXIF's orientation, which decoders apply to the pixels by themselves, but not
-    to those of a JPEG that they give back; and the bits of a sample."""
+    to those of a JPEG that they give back; the bits of a sample; and whether it has several frames."""
 
     width: int
     height: int
     orientation: int
     bits: int = 8
+    is_animated: bool = False
 
 
 def is_jpeg_xl(content: bytes) -> bool:
@@ -45,20 +46,21 @@ def read_header(content: bytes) -> JpegXlHeader:
     is_default = bits.take(1)
     if is_default:
         return JpegXlHeader(width, height, 1)
-    orientation = 1
+    orientation, is_animated = 1, 0
     if bits.take(1):
         orientation += bits.take(3)
         if bits.take(1):  # another size, for showing it
             _size(bits)
         if bits.take(1):  # a preview
             _preview(bits)
-        if bits.take(1):  # an animation: ticks a second, loops, time codes
+        if is_animated := bits.take(1):  # ticks a second, loops, time codes
             for lengths in ((0, 0, 10, 30), (0, 0, 8, 10), (0, 3, 16, 32)):
                 bits.take(lengths[bits.take(2)])
             bits.take(1)
     is_float = bits.take(1)
     choice, further = bits.take(2), ((32, 16, 24) if is_float else (8, 10, 12))
-    return JpegXlHeader(width, height, orientation, further[choice] if choice < 3 else 1 + bits.take(6))
+    depth = further[choice] if choice < 3 else 1 + bits.take(6)
+    return JpegXlHeader(width, height, orientation, depth, bool(is_animated))
 
 
 def _size(bits: "_Bits") -> tuple[int, int]:

@@ -14,8 +14,18 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms
 
 from tokenization.corpora.deep_colour import LEAST_SHARE, TOO_DARK, TOO_LIGHT, check_range, low_bytes
+from tokenization.corpora.picture_fits import fits_samples
 from tokenization.corpora.picture_photoshop import add_alpha
-from tokenization.corpora.picture_tiff import BITS, COLOR_MAP, EXTRA_SAMPLES, PHOTOMETRIC, SAMPLE_FORMAT, tags_of
+from tokenization.corpora.picture_tiff import (
+    BITS,
+    COLOR_MAP,
+    DEEP_GREY_AND_ALPHA,
+    EXTRA_SAMPLES,
+    PHOTOMETRIC,
+    SAMPLE_FORMAT,
+    grey_and_alpha,
+    tags_of,
+)
 
 RANGES = {"I": (255, 65_535, 2**31 - 1), "unsigned": (255, 65_535, 2**32 - 1), "F": (1, 255, 65_535)}
 """Possible values of white: of signed and of unsigned integers of 32 bits, and of floating-point numbers."""
@@ -41,8 +51,11 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
     Raises:
         ValueError: its range cannot be told; see the module.
     """
-    if image.mode.startswith("I") or image.mode == "F" or tags_of(image).get(SAMPLE_FORMAT) == SIGNED:
-        return _deep_grey(image)
+    tags = tags_of(image)
+    if image.mode.startswith("I") or image.mode == "F" or tags.get(SAMPLE_FORMAT) == SIGNED:
+        return _deep_grey(image, content)
+    if tags.get(BITS) == DEEP_GREY_AND_ALPHA:
+        image = grey_and_alpha(image, 1)
     if image.format == "PSD":
         add_alpha(image, content)
     if image.format == "JPEG2000" and stated < 255 and image.mode not in ("P", "PA"):
@@ -56,7 +69,7 @@ def as_rgb(image: Image.Image, content: bytes, stated: int) -> Image.Image:
     if image.mode == "LAB":
         return _of_lab(image)
     if image.has_transparency_data:
-        return _with_alpha(image).convert("RGB") if _is_alpha_unset(image) else _over_white(image)
+        return _with_alpha(image).convert("RGB") if _is_alpha_unset(image, tags) else _over_white(image)
     return image.convert("RGB")
 
 
@@ -79,14 +92,14 @@ def _over_white(image: Image.Image) -> Image.Image:
     return blended
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
+def _deep_grey(image: Image.Image, content: bytes) -> Image.Image:
     samples, tags = np.asarray(image), tags_of(image)
     if image.mode == "I" and tags.get(BITS) == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
         samples = samples.view(np.uint32)
     if image.mode == "L":
         samples = samples.view(np.int8)
-    if image.format == "FITS" and image.mode == "I;16":  # signed there
-        samples = samples.view(np.int16)
+    if image.format == "FITS" and image.mode != "F":
+        samples = fits_samples(samples, content)
     transparent = image.info.get("transparency")
     visible = samples if transparent is None else samples[samples != transparent]
     if not visible.size:
@@ -178,8 +191,8 @@ def _unlike(image: Image.Image, content: bytes, color: tuple[int, ...]) -> Image
     return opaque
 
 
-def _is_alpha_unset(image: Image.Image) -> bool:
-    may_be = image.format in ALPHA_MAY_BE_UNSET or (image.format == "TIFF" and EXTRA_SAMPLES not in tags_of(image))
+def _is_alpha_unset(image: Image.Image, tags: dict[int, Any]) -> bool:
+    may_be = image.format in ALPHA_MAY_BE_UNSET or (image.format == "TIFF" and EXTRA_SAMPLES not in tags)
     if not may_be:
         return False
     *colors, alpha = _extrema(_with_alpha(image))

@@ -5,7 +5,6 @@ from contextlib import suppress
 from typing import TypeGuard
 
 from PIL import Image, ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from tokenization.corpora.jpeg_xl import is_jpeg_xl
 from tokenization.corpora.picture_parts import count_part
@@ -34,9 +33,6 @@ MAX_SAMPLES_IN_PYTHON = 12_600_000
 three colours."""
 MAX_SAMPLES = {"ppm": 8_400_000, "fits_gzip": 8_400_000, "SGI16": 10**9, "MSP": 10**9}
 """Two that take longer, and two that leave their work to C."""
-MAX_HALVED_PIXELS, MAX_PIXELS_OF_JPEG_2000 = 160_000_000, 40_000_000
-"""Its decoder takes 18 to 23 bytes and 80 ns for a pixel. A larger one is decoded to half its width and height."""
-SIZ, COD, LEVELS_BEHIND_COD = b"\xff\x4f\xff\x51", b"\xff\x52", 9
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
@@ -80,33 +76,6 @@ def limit_of(decoder: str) -> int:
 def is_decoded_in_python(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
     """True if Pillow decodes an opened picture in Python."""
     return any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", []))
-
-
-def halve(image: Image.Image, content: bytes, needed_px: int) -> bool:
-    """Has a large JPEG 2000 decoded to half its width and height.
-
-    Args:
-        image: opened, not loaded.
-        content: its file.
-        needed_px: the least shorter side that is wanted.
-
-    Returns:
-        Whether it will be.
-
-    Raises:
-        ValueError: it cannot be decoded in halves.
-    """
-    if not isinstance(image, Jpeg2KImageFile) or image.width * image.height <= MAX_PIXELS_OF_JPEG_2000:
-        return False
-    at = content.find(COD, content.find(SIZ)) + LEVELS_BEHIND_COD
-    can_be = content[at : at + 1] > b"\0" and min(image.size) >= 2 * needed_px and image.mode not in ("P", "PA")
-    if not can_be or image.width * image.height > MAX_HALVED_PIXELS:
-        raise ValueError(
-            f"picture has {image.width} x {image.height} px of JPEG 2000 that cannot be decoded to half its size; it "
-            f"may have {MAX_PIXELS_OF_JPEG_2000:,}"
-        )
-    image.reduce = 1
-    return True
 
 
 def _count_scans(content: bytes, most: int) -> int:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from PIL import Image
 
-from tokenization.corpora.picture_parts import PNG_SIGNATURE, boxes_of, count_part
+from tokenization.corpora.picture_parts import JPEG_2000, PNG_SIGNATURE, boxes_of, count_part
 
 ORIENTATION = 0x0112
 XMP_TAG = 700
@@ -41,7 +41,6 @@ XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 EXIF_ITEM = re.compile(rb"(infe[\x02\x03]\x00\x00.(?:.{4}|.{6}))Exif", re.DOTALL)
 """An item of type Exif: version, flags, number of 2 or 4 bytes, and protection come before its type."""
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
-JPEG_2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
 PLAIN_PNM, PNM_COMMENT = (b"P1", b"P2", b"P3"), re.compile(rb"#[^\r\n]*+(?:[\r\n]|\Z)")
 STANDALONE = {0x01, *range(0xD0, 0xD9)}
 """Markers that no length follows. Decoders skip them before the first scan."""
@@ -55,6 +54,9 @@ TIFF_DECODING = {
     *(32995, 32996, 32997, 32998, 37439, 50674, 0xBC01),
 }
 """The tags that decide how the samples of a TIFF are stored, and what they mean."""
+SUBFILE_TYPE, SUB_DIRECTORIES = 254, 330
+SMALLER_COPY = 1
+"""A bit of a picture's `SUBFILE_TYPE`: there is a larger one of it."""
 MAX_ENTRIES = 65_535
 """Most tags that are looked at, as many as a TIFF can have that is no BigTIFF."""
 JPEG_TABLES = 347
@@ -185,6 +187,10 @@ def _strip_tiff(content: bytes) -> Encoded:
     directory = _Directory.of(content)
     if not directory.offsets:
         return Encoded(content)
+    if directory.is_smaller_copy:
+        raise ValueError(
+            "a TIFF whose first picture is a smaller copy of another, as in a camera's raw file; convert the large one"
+        )
     for tag, at in directory.offsets:
         count = int.from_bytes(content[at + 4 : at + directory.size - directory.next_size], directory.order)
         if tag in TIFF_DECODING and count > MAX_VALUES and tag != JPEG_TABLES:
@@ -243,6 +249,14 @@ class _Directory:
     @property
     def next_size(self) -> int:
         return 8 if self.is_big else 4
+
+    @property
+    def is_smaller_copy(self) -> bool:
+        """True if it describes a picture of which the file has a larger one."""
+        kinds = [_whole_number(kind, raw, order) or 0 for kind, raw, order in self.values(SUBFILE_TYPE)]
+        end = self.offsets[-1][1] + self.size
+        has_others = any(self.content[end : end + self.next_size]) or bool(self.values(SUB_DIRECTORIES))
+        return has_others and any(kind & SMALLER_COPY for kind in kinds)
 
     def values(self, tag: int) -> list[tuple[int, bytes, str]]:
         """Type, bytes and byte order of each entry of a tag."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 MAX_PARTS = 200_000
 """Most chunks, segments, boxes or values of a tag that are followed: 100 MB in parts of 512 bytes."""
-ICON, PNG_SIGNATURE = b"\0\0\1\0", b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE, JPEG_2000 = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  \r\n\x87\n"
 MAX_READS = 1_000_000
 """How often Pillow may read or seek for a picture: about 3 s."""
 
@@ -41,23 +41,6 @@ def boxes_of(content: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         yield content[at + 4 : at + 8], at + head, end
         at = end
-
-
-def png_in_icon(content: bytes) -> bytes:
-    """Returns the PNG that Pillow would take of an icon, or the file itself if that is no PNG or the file no icon.
-
-    Of such a PNG, Pillow keeps neither the transparent colour nor the depth.
-    """
-    if not content.startswith(ICON):
-        return content
-    entries = []
-    for at in range(6, min(len(content) - 15, 6 + 16 * int.from_bytes(content[4:6], "little")), 16):
-        width, height, colors = content[at], content[at + 1], content[at + 2]
-        depth = int.from_bytes(content[at + 6 : at + 8], "little") or max(0, colors - 1).bit_length() or 256
-        offset = int.from_bytes(content[at + 12 : at + 16], "little")
-        entries.append((-(width or 256) * (height or 256), depth, at, offset))
-    start = min(entries)[3] if entries else 0
-    return content[start:] if content.startswith(PNG_SIGNATURE, start) else content
 
 
 class BoundedFile(io.BytesIO):

@@ -14,8 +14,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 PHOTOMETRIC, BITS, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT, COLOR_MAP = 262, 258, 284, 338, 339, 320
 TILE_WIDTH, TILE_LENGTH = 322, 323
-ASSOCIATED = 1
-"""A value of `EXTRA_SAMPLES`: the colours are multiplied by this alpha."""
+ASSOCIATED, UNASSOCIATED = 1, 2
+"""Values of `EXTRA_SAMPLES`: alpha by which the colours are multiplied, and other alpha."""
+DEEP_GREY_AND_ALPHA = (16, 16)
+"""Values of `BITS`. Pillow does not know them, and is told that they are four bytes: `grey_and_alpha` joins these."""
 NUMBERS = re.compile(r";(16|32)B?([SF])$")
 """The end of Pillow's names of signed and of floating-point samples, with their byte order."""
 MAX_TILE_PIXELS = 16_000_000
@@ -35,11 +37,22 @@ def read_all_by_libtiff() -> None:
             kinds[(order, photometric, sample_format, fill_order, bits, extra)] = own
             if is_inverted_later:
                 kinds.setdefault((order, 0, sample_format, fill_order, bits, extra), own)
+    for order, fill_order, alpha in product((b"II", b"MM"), (1, 2), (ASSOCIATED, UNASSOCIATED)):
+        kinds[(order, 1, (1,), fill_order, DEEP_GREY_AND_ALPHA, (alpha,))] = ("RGBA", "RGBA")
 
 
 def tags_of(image: Image.Image) -> dict[int, Any]:
     """The tags of a TIFF that decide how it is decoded; empty for other formats."""
     return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+
+
+def grey_and_alpha(image: Image.Image, byte: int) -> Image.Image:
+    """One byte of each sample of a loaded TIFF of `DEEP_GREY_AND_ALPHA`: the low one (0), as it is stored, or the high
+    one (1), not multiplied by alpha."""
+    bands, is_multiplied = image.split(), byte == 1 and tags_of(image).get(EXTRA_SAMPLES) == (ASSOCIATED,)
+    joined = Image.merge("La" if is_multiplied else "LA", (bands[byte], bands[2 + byte])).convert("LA")
+    joined.format = image.format
+    return joined
 
 
 def check_layout(image: Image.Image) -> None:
@@ -50,9 +63,9 @@ def check_layout(image: Image.Image) -> None:
     """
     tags = tags_of(image)
     if tags.get(PLANAR) == 2 and len(image.getbands()) > 1:
-        extra = tags.get(EXTRA_SAMPLES, ())
-        if image.mode not in ("RGB", "RGBA", "CMYK") or extra[:1] == (ASSOCIATED,):
-            kind = "premultiplied alpha" if image.mode == "RGBA" else image.mode
+        mode = "LA" if tags.get(BITS) == DEEP_GREY_AND_ALPHA else image.mode
+        if mode not in ("RGB", "RGBA", "CMYK") or tags.get(EXTRA_SAMPLES, ())[:1] == (ASSOCIATED,):
+            kind = "premultiplied alpha" if mode == "RGBA" else mode
             raise ValueError(f"a TIFF with {kind} in separate planes, which Pillow does not read: store it interleaved")
     width, length = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)
     if width * length > max(MAX_TILE_PIXELS, 2 * image.width * image.height):

@@ -12,11 +12,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tokenization.config.pictures import RESAMPLING, Transform
 from tokenization.corpora.deep_colour import mend_tiles, stated_white
+from tokenization.corpora.icons import ICON, picture_in_icon
+from tokenization.corpora.jpeg_2000 import check_tiles, halve
 from tokenization.corpora.jpeg_xl import is_jpeg_xl, read_header
 from tokenization.corpora.picture_depth import as_rgb
-from tokenization.corpora.picture_formats import FORMATS, check_work, halve, is_decoded_in_python, plugin_for
+from tokenization.corpora.picture_formats import FORMATS, check_work, is_decoded_in_python, plugin_for
+from tokenization.corpora.picture_mends import drawn_part, mend_order, on_white, positive
 from tokenization.corpora.picture_metadata import SIDEWAYS, TURNS, Encoded, orientation_of, strip_metadata
-from tokenization.corpora.picture_parts import ICON, BoundedFile, png_in_icon
+from tokenization.corpora.picture_parts import BoundedFile
 from tokenization.corpora.picture_photoshop import mend_channels
 from tokenization.corpora.picture_tiff import check_layout
 from tokenization.files.content import START_BYTES, content_of, one_line, what_it_is
@@ -86,11 +89,13 @@ def load_picture(content: bytes, transform: Transform) -> Picture:
 
 def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, int]:
     """Returns the upright picture in mode RGB, and its width and height in px, of which a JPEG may have a part only."""
-    content = png_in_icon(content)
+    content = picture_in_icon(content)
     encoded = strip_metadata(content)
     if is_jpeg_xl(content):
         header = read_header(content)
         transform.limits.check_size(header.width, header.height)
+        if header.is_animated:
+            raise ValueError("an animated JPEG XL, of which the plugin gives the last frame; store the first one alone")
     # Pillow's own check is for pictures inside of others, of which it decodes that of an icon when it opens the icon.
     # Elsewhere the limits below say more.
     Image.MAX_IMAGE_PIXELS = transform.limits.max_pixels if content.startswith(ICON) else None
@@ -102,6 +107,7 @@ def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, in
         needed = math.ceil(REDUCING_GAP * max(transform.size_px, transform.size_hr_px))
         stated = _prepared(image, encoded.content)
         check_work(image, encoded.content)
+        box = drawn_part(image)
         image.draft(None, (needed, needed))  # JPEG only: to 1/2, 1/4 or 1/8, as far as that is large enough
         reduced = halve(image, encoded.content, needed) or image.size != full
         if is_decoded_in_python(image):  # such decoders may read each pixel by itself, and pixels are bounded
@@ -112,7 +118,7 @@ def _decoded(content: bytes, transform: Transform) -> tuple[Image.Image, int, in
             full = image.size
             transform.limits.check_size(*full)
         orientation = _orientation(image, encoded)
-        rgb = as_rgb(image, encoded.content, stated)
+        rgb = on_white(as_rgb(positive(image), encoded.content, stated), box)
     if orientation in TURNS:
         rgb = rgb.transpose(TURNS[orientation])
     return rgb, *(full[::-1] if orientation in SIDEWAYS else full)
@@ -129,6 +135,9 @@ def _prepared(image: Image.Image, content: bytes) -> int:
     """
     if isinstance(image, ImageFile.ImageFile):
         mend_tiles(image)
+        mend_order(image)
+    if image.format == "JPEG2000":
+        check_tiles(content)
     if image.format == "TIFF":
         check_layout(image)
     if image.format == "PSD":

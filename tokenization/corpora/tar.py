@@ -163,7 +163,7 @@ def _ignored(member: tarfile.TarInfo) -> str:
 def _instead(path: Path) -> str:
     """Describes the file if it is not a tar."""
     found = what_file_is(path)
-    is_packed = any(f"a {packer}" in found for packer in ("tar", "gzip", "zstd", "bzip2", "lz4")) or "an xz" in found
+    is_packed = any(f"{packer} archive" in found for packer in ("tar", "gzip", "zstd", "bzip2", "lz4", "xz"))
     return "" if not found or is_packed else f"{found}; "
 
 

@@ -37,6 +37,12 @@ START_BYTES = 4096
 """How much of a file's beginning is looked at."""
 OUTERMOST = re.compile(rb"(?>\s|<\?.*?\?>|<!--.*?-->)*+<(?:!doctype\s+)?([a-z][a-z0-9:_.-]*)", re.DOTALL)
 """The name in a document type, or of the first element, behind declarations and comments."""
+PNM = Content("a PNM picture", "picture")
+PNM_KINDS = {
+    b"P7": Content("a PAM picture", "picture", CONVERT),
+    b"PF": Content("a colour PFM picture", "picture", CONVERT),
+}
+"""Those that Pillow does not read."""
 HTML_ELEMENTS = (
     *(b"html", b"head", b"body", b"title", b"meta", b"link", b"base", b"script", b"style", b"noscript", b"div", b"p"),
     *(b"span", b"a", b"b", b"h1", b"h2", b"h3", b"center", b"font", b"table", b"pre", b"br", b"hr", b"img", b"iframe"),
@@ -54,7 +60,7 @@ def content_of(start: bytes) -> Content | None:
         if start.startswith(signature, offset) and (not is_text or content.name in TEXTUAL):
             return content
     if is_text and re.match(rb"P[1-3]\s+(#|\d+\s)", start):
-        return Content("a PNM picture", "picture")
+        return PNM
     if is_text:
         return _of_text(start)
     if start[:4] == ARROW_STREAM and 0 < int.from_bytes(start[4:8], "little") < 1 << 30:
@@ -65,8 +71,8 @@ def content_of(start: bytes) -> Content | None:
         return _of_zip(start)
     if start[:2] == b"BM" and not start[6:10].strip(b"\0"):
         return Content("a BMP picture", "picture")
-    if re.match(rb"P[1-7][\s#]", start) or re.match(rb"P[Ff]\n-?\d", start):
-        return Content("a PNM picture", "picture")
+    if re.match(rb"P([1-7][\s#]|[Ff]\s-?\d)", start):
+        return PNM_KINDS.get(start[:2], PNM)
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Content("a Python pickle", "other", "write it without pickle")
     if len(start) > 9 and int.from_bytes(start[:8], "little") < 1 << 30 and start[8:9] == b"{":

@@ -41,6 +41,7 @@ MAC_COMPANION = Content("an AppleDouble file, which macOS writes beside each fil
 
 SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", Content("a PNG picture", "picture")),
+    (0, b"\xff\xd8\xff\xf7", Content("a JPEG-LS picture", "picture", CONVERT)),
     (0, b"\xff\xd8\xff", Content("a JPEG picture", "picture")),
     (0, b"GIF8", Content("a GIF picture", "picture")),
     (8, b"WEBP", Content("a WebP picture", "picture")),
@@ -91,6 +92,8 @@ SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"\xfd7zXZ\0", Content("an xz archive", "archive", "unpack it")),
     (0, b"BZh", Content("a bzip2 archive", "archive", "unpack it")),
     (0, b"\x04\x22\x4d\x18", Content("an lz4 archive", "archive", "unpack it")),
+    (0, b"\x02\x21\x4c\x18", Content("an archive of lz4's old format", "archive", "unpack it")),
+    (0, b"LZIP", Content("an lzip archive", "archive", "unpack it")),
     (0, b"\x1f\x9d", Content("a compress archive", "archive", "unpack it")),
     (0, b"7z\xbc\xaf\x27\x1c", Content("a 7z archive", "archive", "unpack it")),
     (0, b"Rar!\x1a\x07", Content("a RAR archive", "archive", "unpack it")),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.support.picture_files import jpeg_segment, png_chunk, saved, tiff, with_chunks, with_segments
 from tokenization.config.pictures import Limits, Transform
-from tokenization.corpora import picture_formats, picture_parts, pictures
+from tokenization.corpora import jpeg_2000, picture_formats, picture_parts, pictures
 from tokenization.corpora.jpeg_xl import read_header
 from tokenization.corpora.picture_metadata import MAX_VALUES
 from tokenization.corpora.picture_parts import BoundedFile
@@ -160,7 +160,7 @@ def test_a_large_jpeg_2000_is_decoded_to_half_its_size(monkeypatch: pytest.Monke
     stream = io.BytesIO()
     gradient.save(stream, "JPEG2000")
     whole = load_picture(stream.getvalue(), Transform(16))
-    monkeypatch.setattr(picture_formats, "MAX_PIXELS_OF_JPEG_2000", 59_999)
+    monkeypatch.setattr(jpeg_2000, "MAX_PIXELS", 59_999)
     half = load_picture(stream.getvalue(), Transform(16))
     assert (half.width, half.height, half.crop) == (whole.width, whole.height, whole.crop) == (300, 200, (50, 0, 200))
     difference = np.abs(half.pixels.astype(int) - whole.pixels)

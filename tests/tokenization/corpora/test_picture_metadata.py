@@ -251,3 +251,14 @@ def test_stale_xmp_does_not_turn_an_avif() -> None:
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     assert loaded(saved("AVIF", xmp=xmp)).width == 64
     assert loaded(saved("AVIF", xmp=xmp, exif=exif(orientation=6))).width == 48
+
+
+@pytest.mark.parametrize("kind", [1, 3])
+def test_a_thumbnail_in_front_of_a_raw_picture_is_not_taken_for_it(kind: int) -> None:
+    """As in the raw files of cameras, which are TIFFs: pages may be marked as smaller copies."""
+    grey = np.full((8, 8), 90, np.uint8)
+    smaller, larger = (254, LONG, 1, struct.pack("<I", kind)), (330, LONG, 1, struct.pack("<I", 8))
+    with pytest.raises(ValueError, match="a TIFF whose first picture is a smaller copy of another, as in a camera's"):
+        loaded(tiff(grey, 1, more=[smaller, larger]))
+    assert loaded(tiff(grey, 1, more=[smaller])).pixels[0, 0, 0] == 90, "there is no other one"
+    assert loaded(tiff(grey, 1, more=[larger])).pixels[0, 0, 0] == 90, "the larger copies of a pyramid come first"

@@ -64,6 +64,22 @@ def test_a_gradient_of_three_colours_is_the_same_in_every_layout(kind: str, dtyp
         assert np.abs(pixels - expected).max() <= 2, (layout, pixels[0, ::9])
 
 
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_16_bits_of_grey_and_alpha_lie_over_white(alpha: int) -> None:
+    shares = np.minimum(1, RAMP.T + 0.2)
+    grey = RAMP * shares if alpha == 1 else RAMP
+    samples = np.stack([samples_of(grey, "u2"), samples_of(shares, "u2")], -1)
+    expected = 255 * (RAMP * shares + 1 - shares)
+    for order, compression in itertools.product("<>", (1, 8)):
+        layout: Any = {"order": order, "compression": compression, "more": extra(order, alpha)}
+        pixels = loaded(tiff(samples, BLACK_IS_0, **layout))
+        assert np.abs(pixels - expected[..., None]).max() <= 4, layout
+        with pytest.raises(ValueError, match="the brightest sample of the picture is below 4,096, and white is 65,535"):
+            loaded(tiff(np.stack([samples[..., 0] // 16, 0 * samples[..., 1] + 65_535], -1), BLACK_IS_0, **layout))
+    black = np.stack([0 * samples[..., 0], 0 * samples[..., 1] + 65_535], -1)
+    assert (loaded(tiff(black, BLACK_IS_0, more=extra("<", alpha))) == 0).all()
+
+
 def test_few_bits_in_a_plane_of_their_own_are_no_other_bits() -> None:
     steps = np.tile(np.arange(16).repeat(4), (SIDE, 1)).astype(np.uint8)
     packed = (steps[:, 0::2] << 4) | steps[:, 1::2]
@@ -80,6 +96,7 @@ def test_few_bits_in_a_plane_of_their_own_are_no_other_bits() -> None:
     ("samples", "photometric", "alpha", "message"),
     [
         (np.zeros((8, 8, 2), np.uint8), BLACK_IS_0, 2, "a TIFF with LA in separate planes"),
+        (np.zeros((8, 8, 2), np.uint16), BLACK_IS_0, 2, "a TIFF with LA in separate planes"),
         (np.zeros((8, 8, 4), np.uint16), RGB, 1, "a TIFF with premultiplied alpha in separate planes"),
         (np.zeros((8, 8, 3), np.uint8), LAB, None, "a TIFF with LAB in separate planes"),
     ],
@@ -99,7 +116,7 @@ def test_planes_that_pillow_mixes_up_are_refused_by_name(
         (np.zeros((8, 8, 3), np.uint32), RGB),
         (np.zeros((8, 8, 3), np.float32), RGB),
         (np.zeros((8, 8, 3), np.int8), RGB),
-        (np.zeros((8, 8, 2), np.uint16), BLACK_IS_0),
+        (np.zeros((8, 8, 2), np.uint32), BLACK_IS_0),
         (np.zeros((8, 8), np.float16), BLACK_IS_0),
         (np.zeros((8, 8), np.int8), WHITE_IS_0),
     ],
