@@ -24,6 +24,20 @@ class CheckpointStall:
 
 
 @dataclass(frozen=True)
+class AttemptStart:
+    """How long an attempt at a stage took to its first step.
+
+    Attributes:
+        began_at: when the attempt began, in seconds of the wall clock.
+        seconds: seconds of its parts in their order: `workers` until the loop runs on rank 0, `model` until the engine
+            is made, `checkpoint` until weights and moments are restored, `step` until the first step is done.
+    """
+
+    began_at: float
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class StepFigures:
     """The figures of one optimizer step. Counts are over all ranks, times are rank 0's.
 
@@ -45,6 +59,7 @@ class StepFigures:
         validation: figures of `pipeline.training.validation.validate` after the step.
         checkpoint: stall of a checkpoint that began after the previous step, or None.
         between_steps_s: seconds after the step for validation, samples and comparisons.
+        start: start of the attempt, if this is its first step.
     """
 
     step: int
@@ -65,6 +80,7 @@ class StepFigures:
     validation: Mapping[str, float] = field(default_factory=dict)
     checkpoint: CheckpointStall | None = None
     between_steps_s: float = 0.0
+    start: AttemptStart | None = None
 
     def to_json(self) -> dict[str, float]:
         """Returns the figures by their names in `METRICS_FILE` and in the trackers."""
@@ -88,6 +104,8 @@ class StepFigures:
             "checkpoint_stall_s": self.checkpoint.seconds if self.checkpoint else None,
             "checkpoint_stall_share": self.checkpoint.share if self.checkpoint else None,
             "between_steps_s": self.between_steps_s,
+            "start_at": self.start.began_at if self.start else None,
+            **_prefixed("start_s", self.start.seconds if self.start else {}),
         }
         return {name: value for name, value in measured.items() if value is not None}
 
@@ -97,6 +115,7 @@ class StepFigures:
         stall = None
         if "checkpoint_stall_s" in line:
             stall = CheckpointStall(line["checkpoint_stall_s"], line.get("checkpoint_stall_share", math.nan))
+        start = AttemptStart(line["start_at"], _of_prefix("start_s", line)) if "start_at" in line else None
         return cls(
             step=int(line["step"]),
             losses=_of_prefix("loss", line),
@@ -116,6 +135,7 @@ class StepFigures:
             validation=_of_prefix("validation", line),
             checkpoint=stall,
             between_steps_s=line.get("between_steps_s", line.get("beside_s", 0.0)),
+            start=start,
         )
 
 

@@ -34,6 +34,7 @@ class Kill:
         phase: phase of the run: `starting`, `training` or `saving`.
         step: last reported step.
         at_s: seconds since the run's start.
+        at: when, in seconds of the wall clock.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Kill:
     phase: str
     step: int
     at_s: float
+    at: float
 
 
 @dataclass
@@ -88,12 +90,14 @@ class FaultInjector:
                 if job.wait() != 0:
                     raise RuntimeError(f"the job ended by itself with an error; its output is in {output}")
                 break
-            phase = self._phase()
-            wants_saving = while_saving and now < due + self.mean_pause_s
-            if now < due or (wants_saving and phase != "saving") or self._step() >= self.steps - 1:
+            if now < due:
                 continue
+            phase, wants_saving = self._phase(), while_saving and now < due + self.mean_pause_s
+            if (wants_saving and phase != "saving") or self._step() >= self.steps - 1:
+                continue
+            at = time.time()
             if len(self.kills) < self.most and (pid := self._kill(kind := chance.choice(KINDS), job, chance)):
-                self.kills.append(Kill(kind, pid, phase, self._step(), now - started))
+                self.kills.append(Kill(kind, pid, phase, self._step(), now - started, at))
                 self.log(f"killed a {kind}, process {pid}, at step {self._step()} while {phase}")
                 if kind == "driver":
                     job = self._start(output)
@@ -153,8 +157,9 @@ def goodput(stage: Path, seconds: float) -> tuple[int, float]:
     return len(lines) - len(last), sum(last.values()) / seconds
 
 
-def same_ends(first: Path, second: Path) -> bool:
-    """True if two stages ended with the same weights and moments, bit for bit."""
+def same_ends(first: str | Path, second: str | Path) -> bool:
+    """True if two stages ended with the same weights and moments, bit for bit. Each is given by its folder, or by the
+    folder or URL of its checkpoints."""
     ends = [finished_checkpoint(stage) for stage in (first, second)]
     return ends[0].manifest.shapes == ends[1].manifest.shapes and _same(*ends)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.benchmarks.fault_injection import FaultInjector, figures_of, run_undisturbed
+from pipeline.benchmarks.recovery import recovery_figures
 from pipeline.config.benchmarks import KillSettings
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError, UsageError
@@ -75,6 +76,7 @@ def benchmark_kills(
         nodes.stop()
     attempts = (read_ledger(folders["punished"] / "ledger").table["job"] == "train_stage").sum()
     figures = figures_of(injector, int(attempts), folders["reference"] / "stage1", reference_s)
+    figures["recovery"] = recovery_figures(injector.kills, folders["punished"] / "stage1")
     for name, value in figures.items():
         say(f"punish: {name} {f'{value:.3f}' if isinstance(value, float) else value}")
     say(f"punish: the time and the process of each kill are in {root / 'kills.jsonl'}")

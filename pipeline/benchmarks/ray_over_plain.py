@@ -19,7 +19,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
 from pipeline.launch.reporting import Monitor, RankReporter
-from pipeline.runtime.placement import actor_here
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 from pipeline.step_figures import StepFigures

@@ -16,8 +16,9 @@ from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.ledger.account import Counts
 from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.messages import Messages, relaying_messages
-from pipeline.runtime.placement import actor_here, reserved
+from pipeline.runtime.placement import reserved
 from pipeline.runtime.terminal import say
 
 NAMES = {"two": "two experts (SemVIE)", "shared": "one shared expert"}

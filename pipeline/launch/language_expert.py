@@ -16,8 +16,9 @@ from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.messages import Messages, relaying_messages
-from pipeline.runtime.placement import actor_here, reserved
+from pipeline.runtime.placement import reserved
 from pipeline.runtime.terminal import say
 from pipeline.training.language_expert import TRAINING_FILE, train_language_expert
 from tokenization.table.queries import non_number_messages

@@ -1,6 +1,7 @@
 """One stage on Ray: its initial checkpoint, and an attempt at it."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.stage_recipe import RECIPE_FILE, read_stage_recipe, write_stage_recipe
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here
 from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
 from pipeline.step_figures import read_step_figures
@@ -116,13 +117,13 @@ class StageLaunch:
 
     def attempt(self, scaling: ScalingConfig) -> None:
         """Runs one attempt, with ledger rows of its own."""
-        run, number = self.run, self.run.stage_number
+        run, number, began_at = self.run, self.run.stage_number, time.time()
         limits = limits_of(self.paths, number, self.budget)
         with ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits) as ledger:
             monitor = actor_here(StageMonitor).remote(self.paths.recipe.name, number, run.stage, run.output, ledger)
             # Ray Train resumes a run whose name it knows.
             name = f"stage{number}-{os.urandom(4).hex()}"
-            group = worker_group(StageWorker(run, monitor), scaling, name, run.output / "ray_train")
+            group = worker_group(StageWorker(run, monitor, began_at), scaling, name, run.output / "ray_train")
             watching = watching_attempt(monitor, self.termination, scaling, self.scaling.num_workers)
             with relaying_messages(monitor), watching, raising_errors_of_workers():
                 group.fit()

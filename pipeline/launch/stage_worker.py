@@ -14,6 +14,7 @@ from pipeline.runtime.watchdog import StepWatchdog
 from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
 from pipeline.training.stage_run import StageRun
+from pipeline.training.start_clock import StartClock
 from pipeline.training.stop_request import StopRequest
 
 
@@ -24,19 +25,22 @@ class StageWorker:
     Attributes:
         run: inputs of the stage.
         monitor: actor that watches the attempt.
+        began_at: when the attempt began, in seconds of the wall clock.
     """
 
     run: StageRun
     monitor: ActorProxy[StageMonitor]
+    began_at: float
 
     def __call__(self) -> None:
-        context, run = join_worker_group(), self.run
+        context, run, clock = join_worker_group(), self.run, StartClock(self.began_at)
+        clock.lap("workers")
         me = ray.get_runtime_context()
         where = f"process {os.getpid()} on node {me.get_node_id()[:8]}"
         self.monitor.joined.remote(context.rank, me.current_actor, where)
         reporter = StageRankReporter(run, self.monitor, context.rank)
         try:
-            train_stage(run, context.device, reporter)
+            train_stage(run, context.device, reporter, clock)
         finally:
             reporter.close()
 

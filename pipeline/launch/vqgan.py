@@ -20,8 +20,9 @@ from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
 from pipeline.runs.attempt import connect_run, ledger_attempt
 from pipeline.runs.paths import RunPaths
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.messages import relaying_messages
-from pipeline.runtime.placement import actor_here, reserved
+from pipeline.runtime.placement import reserved
 from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus

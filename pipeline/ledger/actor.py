@@ -23,7 +23,7 @@ from pipeline.ledger.account import Account, Attempt, Counts, DayLimits, Moment
 from pipeline.ledger.devices import HeldDevices
 from pipeline.ledger.limits import LimitWatch, Spent
 from pipeline.ledger.rows import RowWriter, days_of, last_rows
-from pipeline.runtime.placement import actor_here
+from pipeline.runtime.actors import actor_here
 from pipeline.step_figures import StepFigures
 
 NAMESPACE = "mars-ledger"

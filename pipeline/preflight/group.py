@@ -18,7 +18,7 @@ from pipeline.preflight.finding import Finding
 from pipeline.preflight.monitor import GroupMonitor, Progress
 from pipeline.preflight.nccl_log import network_of_process
 from pipeline.preflight.nodes import one_line
-from pipeline.runtime.placement import actor_here
+from pipeline.runtime.actors import actor_here
 from pipeline.runtime.shortage import saying_what_is_awaited
 
 START_LIMIT_S = 180.0

@@ -1,27 +1,16 @@
-"""Placement of actors, and reservation of devices for tasks."""
+"""Reservation of devices for tasks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import ray
-from ray.actor import ActorClass
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipeline.runtime.shortage import check_obtainable
 
-T = TypeVar("T")
 WAIT_S = 60.0
 """Seconds that one call of Ray waits for devices."""
-
-
-def actor_here(actor_class: type[T]) -> ActorClass[T]:
-    """Returns `actor_class` as a remote class whose actors take no CPU and stay on this process's node, so that they
-    survive the loss of any other node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-    return ray.remote(**options)(actor_class)
 
 
 @contextmanager

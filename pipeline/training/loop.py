@@ -21,6 +21,7 @@ from pipeline.training.samples import draw_samples
 from pipeline.training.skipped_steps import SKIPPED_FILE, SkippedSteps
 from pipeline.training.stage_checkpoints import StageCheckpoints
 from pipeline.training.stage_run import StageRun, plan_inputs, starting_model
+from pipeline.training.start_clock import StartClock
 from pipeline.training.step import learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.step_verification import try_step, verify_step
@@ -28,13 +29,16 @@ from pipeline.training.trackers import Trackers
 from pipeline.training.validation import ValidationSet, validate, validation_sets
 
 
-def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) -> None:
+def train_stage(
+    run: StageRun, device: torch.device, reporter: StageReporter, start_clock: StartClock | None = None
+) -> None:
     """Trains the stage to its end. Resumes from its newest checkpoint that verifies, if there is one.
 
     Args:
         run: the stage to train.
         device: this rank's device.
         reporter: this rank's reporter.
+        start_clock: measures the start of the attempt; None if that begins here.
 
     Raises:
         InputError: the last checkpoint could not be written; or see `pipeline.checkpoints.resume`.
@@ -42,9 +46,11 @@ def train_stage(run: StageRun, device: torch.device, reporter: StageReporter) ->
         CorruptionError: see `ReplicaCheck`, and `verify_step` for a run that only verifies.
         StoppedError: see `StopRequest`.
     """
-    training = _set_up(run, device, reporter)
+    clock = start_clock or StartClock(time.time())
+    training = _set_up(run, device, reporter, clock)
     try:
         newest = training.checkpoints.start()
+        clock.lap("checkpoint")
         start_step = newest.step if newest else 0
         if run.verify_only:
             training.verify(min(start_step, run.stage.steps - 1))
@@ -62,6 +68,7 @@ class StageTraining:
     run: StageRun
     device: torch.device
     reporter: StageReporter
+    clock: StartClock
     engine: Engine
     loader: Loader
     validation: list[ValidationSet]
@@ -110,6 +117,7 @@ class StageTraining:
                     validation=validation,
                     checkpoint=self.checkpoints.take_stall(),
                     between_steps_s=time.monotonic() - stepped + drawing_s,
+                    start=self.clock.attempt_start() if number == start_step else None,
                 )
                 if trackers:
                     self.reporter.post(figures)
@@ -234,7 +242,7 @@ def is_due(every: int, done: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> StageTraining:
+def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock: StartClock) -> StageTraining:
     """Loads and partitions the model, and starts the loader."""
     stage = run.stage
 
@@ -253,10 +261,12 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter) -> Sta
     validation = validation_sets(stage, run.stage_number, run.held_out, inputs.builder)
     engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
+    clock.lap("model")
     return StageTraining(
         run=run,
         device=device,
         reporter=reporter,
+        clock=clock,
         engine=engine,
         loader=loader,
         validation=validation,
