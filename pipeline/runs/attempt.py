@@ -18,8 +18,8 @@ from tokenization.files.checks import check_writable
 NO_LIMITS = DayLimits()
 
 
-def connect_run(paths: RunPaths, use_gpu: bool) -> None:
-    """Connects a job to Ray that writes to the run.
+def connect_run(paths: RunPaths, use_gpu: bool, forks_workers: bool = False) -> None:
+    """Connects a job to Ray that writes to the run. For `forks_workers` see `connect_to_ray`.
 
     Raises:
         UsageError: the job uses GPUs, and could have none; see `check_gpus`.
@@ -27,7 +27,7 @@ def connect_run(paths: RunPaths, use_gpu: bool) -> None:
     """
     check_gpus(use_gpu)
     check_writable(paths.run)
-    connect_to_ray()
+    connect_to_ray(forks_workers)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.runtime.fork_server import SERVE
+
 QUICK_TO_NOTICE = {
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
@@ -86,11 +88,8 @@ class LocalNodes:
 
     def train_workers(self) -> list[psutil.Process]:
         """The training processes on all nodes."""
-        found = []
-        for node in list(self.nodes):
-            with suppress(psutil.NoSuchProcess):
-                found += [process for process in node.children(recursive=True) if "RayTrainWorker" in words_of(process)]
-        return found
+        found = [process for node in list(self.nodes) for process in tree_of(node)]
+        return [process for process in found if "RayTrainWorker" in words_of(process)]
 
     def stop(self) -> None:
         self._ended.set()
@@ -140,12 +139,24 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def kill_tree(process: psutil.Process) -> None:
     """Sends SIGKILL to a process and all its descendants, and waits for their end."""
+    tree = tree_of(process)
+    for each in tree:
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGKILL)
+    psutil.wait_procs(tree, timeout=30)
+
+
+def tree_of(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all its descendants, those of fork servers of its raylet included."""
     with suppress(psutil.NoSuchProcess):
         tree = [process, *process.children(recursive=True)]
-        for each in tree:
-            with suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGKILL)
-        psutil.wait_procs(tree, timeout=30)
+        raylets = {str(each.pid) for each in tree}
+        for server in psutil.process_iter(["cmdline"]):
+            words = server.info["cmdline"] or []
+            if SERVE in words and words[-1] in raylets and server not in tree:
+                tree += [server, *server.children(recursive=True)]
+        return tree
+    return []
 
 
 def words_of(process: psutil.Process) -> str:

@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import OutageError, UsageError
 from pipeline.runtime.background import in_background
 from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, watch_cluster
+from pipeline.runtime.fork_server import forked_python
 from pipeline.runtime.machine import RAY_FOLDER, has_ipv4, prepare_machine
 from pipeline.runtime.ray_private import (
     ON_LOOPBACK,
@@ -49,15 +50,19 @@ ADDRESS = "RAY_ADDRESS"
 """Environment variable with the address of the cluster."""
 
 
-def connect_to_ray() -> None:
+def connect_to_ray(forks_workers: bool = False) -> None:
     """Joins a running cluster (at RAY_ADDRESS, or on this machine), or starts Ray here, and says which.
+
+    Args:
+        forks_workers: fork this job's workers from a process that has imported the large libraries; see
+            `pipeline.runtime.fork_server`.
 
     Raises:
         UsageError: RAY_ADDRESS is no address of a cluster.
         OutageError: there is no cluster at that address, or Ray cannot start here.
     """
     if not ray.is_initialized():
-        _connect()
+        _connect(forks_workers)
     # Jobs report their own progress; Ray Data's tables would hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     # Its memory warnings count torch's imports, which all workers share.
@@ -98,7 +103,7 @@ def _address() -> str:
     return os.environ.get(ADDRESS, "") or ("auto" if is_cluster(read_cluster_address()) else "local")
 
 
-def _connect() -> None:
+def _connect(forks_workers: bool) -> None:
     wanted = os.environ.get(ADDRESS, "")
     if wanted:
         check_address(wanted)
@@ -125,7 +130,7 @@ def _connect() -> None:
                 # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
                 include_dashboard=False if small else None,
                 logging_level=logging.ERROR,
-                runtime_env=_environment_of_workers(address),
+                runtime_env=_environment_of_workers(address, forks_workers),
                 log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
                 **here,
             )
@@ -166,12 +171,15 @@ JOIN_ERRORS = (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayEr
 """What `ray.init` raises on a cluster that does not answer, ends meanwhile, has another version, or wants a token."""
 
 
-def _environment_of_workers(address: str) -> dict[str, dict[str, str]] | None:
-    """What workers on another Ray need of this process's environment; one that is started here inherits all of it."""
-    wanted = os.environ.get(OUTAGE_VARIABLE, "")
-    if address == "local" or not wanted or float(wanted) == DEFAULT_OUTAGE_S:
-        return None
-    return {"env_vars": {OUTAGE_VARIABLE: wanted}}
+def _environment_of_workers(address: str, forks_workers: bool) -> dict[str, Any]:
+    """What workers on another Ray need of this process's environment (one that is started here inherits all of it), and
+    the Python that they run."""
+    wanted, environment = os.environ.get(OUTAGE_VARIABLE, ""), dict[str, Any]()
+    if address != "local" and wanted and float(wanted) != DEFAULT_OUTAGE_S:
+        environment["env_vars"] = {OUTAGE_VARIABLE: wanted}
+    if forks_workers:
+        environment["py_executable"] = forked_python()
+    return environment
 
 
 REMEDY = f"Start one with `ray start --head`, correct {ADDRESS}, or unset it to use Ray on this machine"

@@ -40,6 +40,8 @@ def set_up_process(rank: Rank, device: torch.device) -> None:
         "LOCAL_RANK": str(rank.local_rank),
         "LOCAL_SIZE": str(rank.local_world_size),
     }
+    if threads := os.environ.get("OMP_NUM_THREADS"):  # Ray sets it, for a forked worker after torch has read it
+        torch.set_num_threads(int(threads))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
