@@ -22,19 +22,31 @@ POLL_S, ASKED = 1.0, 3
 SAY_AFTER_S, LOST_AFTER_S = 5.0, 30.0
 """Seconds without an answer after which the job says that it waits, and after which it ends. Ray's own client ends the
 process after 60 s (`RAY_gcs_rpc_server_reconnect_timeout_s`)."""
+REFUSED_AFTER_S = 1.5
+"""Seconds after which the job ends if the head's machine refuses connections and its state was in its memory alone. It
+is gone then, and another head at its address must not be waited for: Ray's own client ends the process from C++ when it
+meets one."""
 UNWIND_S = 10.0
 """Seconds that the job has to leave what it is in, before its process ends."""
 
 
 def answers(address: str | None, timeout_s: float = ANSWER_S) -> bool:
     """True if something listens at `HOST:PORT`."""
+    try:
+        return _listens(address, timeout_s)
+    except OSError:
+        return False
+
+
+def _listens(address: str | None, timeout_s: float) -> bool:
+    """Like `answers`. Raises OSError if nothing answers: ConnectionRefusedError if the machine does."""
     host, separator, port = (address or "").rpartition(":")
     if not separator:
         return False
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s):
             return True
-    except (OSError, OverflowError):
+    except OverflowError:
         return False
 
 
@@ -44,10 +56,13 @@ class ClusterWatch:
     Args:
         address: `HOST:PORT` of the head's GCS.
         in_use: false once the job has left the cluster by itself; the watch then ends.
+
+    Attributes:
+        ends_with_head: True if the cluster's state is lost with its head.
     """
 
     def __init__(self, address: str, in_use: Callable[[], bool]) -> None:
-        self.address, self._in_use = address, in_use
+        self.address, self._in_use, self.ends_with_head = address, in_use, False
         self._thread = threading.Thread(target=self._watch, name="watches the cluster", daemon=True)
 
     def start(self) -> None:
@@ -74,18 +89,27 @@ class ClusterWatch:
         silent_since, told = 0.0, False
         while self._in_use():
             time.sleep(POLL_S)
-            if answers(self.address):
+            is_there, refuses = self._ask()
+            if is_there:
                 if told:
                     say(f"Ray: the cluster at {self.address} answers again")
                 silent_since, told = 0.0, False
                 continue
             silent_since = silent_since or time.monotonic()
             silent_s = time.monotonic() - silent_since
-            if silent_s >= LOST_AFTER_S and self._in_use():
+            is_lost = silent_s >= (REFUSED_AFTER_S if refuses and self.ends_with_head else LOST_AFTER_S)
+            if is_lost and self._in_use():
                 return self._end()
             if silent_s >= SAY_AFTER_S and not told:
                 told = True
                 say(f"Ray: the cluster at {self.address} does not answer; the job waits {LOST_AFTER_S:.0f} s for it")
+
+    def _ask(self) -> tuple[bool, bool]:
+        """Returns whether the head takes connections, and whether its machine refuses them."""
+        try:
+            return _listens(self.address, ANSWER_S), False
+        except OSError as error:
+            return False, isinstance(error, ConnectionRefusedError)
 
     def _end(self) -> None:
         """Interrupts the main thread. If that hangs in a call to the cluster, ends the process."""
@@ -109,6 +133,12 @@ def watch_cluster(address: str, in_use: Callable[[], bool]) -> None:
     """Watches the cluster that this job joins or has started; see `ClusterWatch`."""
     _watching[:] = [ClusterWatch(address, in_use)]
     _watching[0].start()
+
+
+def ends_with_head() -> None:
+    """Tells the watch that the cluster's state is lost with its head, which has no store outside."""
+    if _watching:
+        _watching[0].ends_with_head = True
 
 
 def cluster_error(error: Exception) -> Exception:

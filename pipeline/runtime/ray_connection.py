@@ -15,11 +15,12 @@ import torch
 
 from pipeline.errors import OutageError, UsageError
 from pipeline.runtime.background import in_background
-from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, watch_cluster
+from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, ends_with_head, watch_cluster
 from pipeline.runtime.fork_server import forked_python
 from pipeline.runtime.machine import RAY_FOLDER, has_ipv4, prepare_machine
 from pipeline.runtime.ray_private import (
     ON_LOOPBACK,
+    head_keeps_state,
     hide_data_progress,
     processes_in_own_sessions,
     read_cluster_address,
@@ -152,6 +153,8 @@ def _connect(forks_workers: bool) -> None:
     else:
         watch_cluster(gcs_address, ray.is_initialized)
         say(f"Ray: started here, for this job, with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    if not head_keeps_state():
+        ends_with_head()
 
 
 @contextmanager

@@ -22,8 +22,8 @@ UNPLACED = b"\xff"
 """The byte that fills an unset id in Ray."""
 HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
 """States of actors that hold resources. An actor that is pending creation loads its model."""
-
-
+STORAGE_NOTE = b"usage_stats", b"extra_usage_tag_gcs_storage"
+"""Namespace and key of the head's note on where it keeps its state: one of Ray's usage statistics, sent or not."""
 ON_LOOPBACK = {"_node_ip_address": "127.0.0.1"}
 """An argument of `ray.init` that puts a Ray which a job starts on the loopback address. Used on machines without a
 route for IPv4, where Ray would take an address that its processes do not reach."""
@@ -46,18 +46,14 @@ class Request:
 
 
 def read_cluster_address() -> str | None:
-    """Returns `host:port` of the cluster that was last started on this machine, or None. Another user's that may not be
-    read is none.
-
-    Used by jobs to join that cluster only if it still answers. `ray.init("auto")` waits for minutes for a dead one.
-    """
+    """Returns `host:port` of the cluster that was last started on this machine, or None, also if another user's may not
+    be read. Used by jobs to join it only if it still answers: `ray.init("auto")` waits for minutes for a dead one."""
     from ray._private.utils import read_ray_address
 
     try:
-        address: str | None = read_ray_address()
+        return read_ray_address() or None
     except PermissionError:
         return None
-    return address
 
 
 @contextmanager
@@ -106,10 +102,8 @@ def free_resources() -> dict[str, dict[str, float]]:
 
 
 def job_ended_ago_s(job_id: str) -> float | None:
-    """Seconds since the job's driver ended for any reason, as seen by Ray's head; None while it lives.
-
-    0 if Ray no longer knows the job. Used by the ledger, which counts a job's resources until the job ends.
-    """
+    """Seconds since the job's driver ended for any reason, as Ray's head has it; None while it lives, 0 if Ray knows no
+    such job any more. Used by the ledger, which counts a job's resources until the job ends."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
@@ -176,6 +170,24 @@ def pending_requests(job_id: str) -> list[Request]:
         if not placed and actor.class_name not in running:
             found.append(Request(actor.class_name, dict(actor.required_resources)))
     return found
+
+
+def autoscaler_may_add_nodes() -> bool:
+    """False if the cluster has no autoscaler, as its head reports soon. Used to refuse what it can never give."""
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    report = (json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")) or {}
+    nodes = report.get("active_nodes") or {}
+    # Without an autoscaler each node is reported as a type of its own, named by its id.
+    return not nodes or not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)
+
+
+def head_keeps_state() -> bool:
+    """False if the head notes that its state is in memory alone. Used to tell if another head may go on with it."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return bool(_internal_kv_get(STORAGE_NOTE[1], namespace=STORAGE_NOTE[0]) != b"memory")
 
 
 def announced_preemptions() -> list[str]:

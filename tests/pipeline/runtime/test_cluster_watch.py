@@ -39,6 +39,14 @@ def test_a_job_ends_whatever_it_waits_in_when_its_cluster_is_gone(does: str) -> 
     assert ("has ended or cannot be reached any more" in done.stderr) is (does == "hangs")
 
 
+def test_a_job_does_not_wait_for_another_head_where_the_state_went_with_the_first() -> None:
+    """Ray's client would end the process from C++ when it meets one."""
+    job = JOB.replace("LOST_AFTER_S", "REFUSED_AFTER_S").replace("try:", "cluster_watch.ends_with_head()\ntry:")
+    words = [sys.executable, "-c", job, f"127.0.0.1:{free_port()}", "unwinds"]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 3 and "unwound" in done.stdout, "long before the 30 s of LOST_AFTER_S"
+
+
 def test_a_head_that_answers_again_ends_no_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

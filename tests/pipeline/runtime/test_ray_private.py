@@ -96,6 +96,15 @@ def test_the_ledger_finds_the_fields_of_rays_tables(table: str, fields: set[str]
     assert not missing, f"Ray's {table} has no {missing}: the ledger cannot tell what a job holds"
 
 
+def test_a_head_notes_where_it_keeps_its_state_under_the_key_that_is_looked_for() -> None:
+    """Otherwise a job waits for another head at the address of one whose state is lost, and Ray's client crashes."""
+    from ray._common.usage import usage_constants, usage_lib
+
+    name = usage_lib.TagKey.Name(usage_lib.TagKey.GCS_STORAGE).lower()
+    key = f"{usage_constants.EXTRA_USAGE_TAG_PREFIX}{name}"
+    assert (usage_constants.USAGE_STATS_NAMESPACE.encode(), key.encode()) == ray_private.STORAGE_NOTE
+
+
 def test_a_workers_own_error_is_found_in_the_one_that_ray_train_raises() -> None:
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
