@@ -69,6 +69,8 @@ def connect_to_ray(forks_workers: bool = False) -> None:
     # Its memory warnings count torch's imports, which all workers share.
     ray.data.DataContext.get_current().issue_detectors_config.detectors = []
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # What it raises reaches the job, which says it in one line; Ray Data would print a traceback before.
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     hide_data_progress()
 
 
