@@ -172,17 +172,6 @@ def pending_requests(job_id: str) -> list[Request]:
     return found
 
 
-def autoscaler_may_add_nodes() -> bool:
-    """False if the cluster has no autoscaler, as its head reports soon. Used to refuse what it can never give."""
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    report = (json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}").get("autoscaler_report")) or {}
-    nodes = report.get("active_nodes") or {}
-    # Without an autoscaler each node is reported as a type of its own, named by its id.
-    return not nodes or not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)
-
-
 def head_keeps_state() -> bool:
     """False if the head notes that its state is in memory alone. Used to tell if another head may go on with it."""
     from ray.experimental.internal_kv import _internal_kv_get
