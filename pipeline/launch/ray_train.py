@@ -10,6 +10,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayActorError
 from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -103,6 +104,8 @@ def raising_errors_of_workers() -> Iterator[None]:
         yield
     except TrainingFailedError as error:
         raise _error_of_worker(error) from error
+    except RayActorError as error:  # the controller's: those of workers come as `TrainingFailedError`
+        raise WorkersLostError(f"Ray Train's controller was lost: {_short(error)}") from error
 
 
 @dataclass(frozen=True)
