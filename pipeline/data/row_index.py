@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.data.side_tables import SideTable
 from pipeline.errors import InputError
-from tokenization.table.queries import with_numbers, with_texts
+from tokenization.table.queries import matching, with_numbers, with_texts
 from tokenization.table.token_table import (
     OWN_COLUMNS,
     TokenShard,
@@ -160,7 +160,7 @@ def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]
     numbers, lost = with_numbers(frame, where, unchanged=OWN_COLUMNS)
     try:
         texts = with_texts(numbers, where, unchanged=OWN_COLUMNS)
-        return frame.loc[texts.query(where, engine="python").index], lost
+        return frame.loc[matching(texts, where).index], lost
     except Exception as error:  # the query's own operations can raise any exception
         columns = ", ".join(map(str, frame.columns))
         raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error

@@ -198,11 +198,12 @@ def _kept(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     """The positions of [B, T, D] that get logits."""
     if isinstance(logits_to_keep, int):
         return hidden[:, -logits_to_keep:]
+    rule = "give an int, or int64 [K] or [B, K]"
+    if not isinstance(logits_to_keep, Tensor):
+        raise TypeError(f"logits_to_keep is a {type(logits_to_keep).__name__}; {rule}")
     index = logits_to_keep.to(hidden.device)
     if index.dtype != torch.int64 or index.dim() not in (1, 2):
-        raise ValueError(
-            f"logits_to_keep is {index.dtype} of shape {tuple(index.shape)}; give an int, or int64 [K] or [B, K]"
-        )
+        raise ValueError(f"logits_to_keep is {index.dtype} of shape {tuple(index.shape)}; {rule}")
     if index.dim() == 1:
         return hidden[:, index]
     return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -226,6 +226,8 @@ def _check(
                 "embedding's, though its config.json ties them; fetch the config.json of these weights"
             )
         if not (belongs_to_tied or name.endswith(NOT_WEIGHTS) or (kind == "mars" and "visual" in name)):
+            if found := content_of_tensors([name]):
+                raise InputError(f"language expert {str(folder)!r} has {name!r}: it is {found}")
             raise InputError(
                 f"language expert {str(folder)!r}: tensor {name!r} is unexpected in a {kind!r} model of its "
                 "config.json; fetch the config.json of these weights"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from tokenization.files.content import content_of_file
 from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.torch_files import is_mappable, unpickled, unreadable
 
@@ -124,7 +125,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], bool]:
     ):
         raise InputError(f"{str(path)!r} is no dict of tensors by name; save its state dict alone")
     for name, value in found.items():
-        if not value.is_floating_point() and not name.endswith(BUFFERS):
+        if value.dtype not in DTYPE_NAMES and not name.endswith(BUFFERS):
             raise InputError(
                 f"{str(path)!r}: tensor {name!r} is of type {value.dtype}, weights are {', '.join(DTYPES)}; "
                 "name the model that was not quantized"
@@ -191,7 +192,9 @@ def _files_of(folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
                 if not all(isinstance(file, str) for file in listed.values()):
                     raise ValueError("a file's name is no text")
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{str(folder)!r}: {index.name} is not readable: {error}; fetch it again") from error
+                known = content_of_file(index)
+                problem = f"it is {known}" if known and known.remedy else f"{error}; fetch it again"
+                raise InputError(f"{str(folder)!r}: {index.name} is not readable: {problem}") from error
             return tuple(sorted(set(listed.values()))), listed
     parts = sorted(path.name for path in folder.glob("*-of-*") if path.suffix in (".safetensors", ".bin"))
     if parts:

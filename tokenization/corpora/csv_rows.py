@@ -70,7 +70,8 @@ def csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
                 lines.put_back()
                 yield lines.number, f"a quote is open from line {first} to {first + inner}, which is a row of its own"
                 continue
-            header = header or fields
+            if not header:
+                fields = header = [name.strip() for name in fields]  # as in "file_name, caption"
             yield lines.number, fields
 
 

@@ -25,6 +25,9 @@ _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|[&|@]""")
 
 TEXT = pd.StringDtype(na_value=np.nan)
 
+TRUTHS = {"true": True, "false": False, "1": True, "0": False}
+"""Texts that a csv has for True and False, in lower case."""
+
 _METHODS = ("between", "gt", "ge", "lt", "le", "eq", "ne", "isin")
 """Methods of a column that compare it."""
 
@@ -55,6 +58,20 @@ def with_numbers(frame: pd.DataFrame, where: str, unchanged: Container[str] = ()
             frame = frame.assign(**{name: numbers})
             if count := int((texts.notna() & numbers.isna()).sum()):
                 lost[name] = count
+    return _with_truths(frame, where, unchanged, lost)
+
+
+def _with_truths(
+    frame: pd.DataFrame, where: str, unchanged: Container[str], lost: Counter[str]
+) -> tuple[pd.DataFrame, Counter[str]]:
+    """Converts texts that the query compares with True or False."""
+    for name in sorted(compared_with(where, (bool,))):
+        if name in frame and name not in unchanged and frame[name].dtype.kind not in "biufcmM":
+            values = frame[name].map(_bare)
+            truths = values.map(lambda value: TRUTHS.get(value.lower()) if isinstance(value, str) else value)
+            frame = frame.assign(**{name: truths.astype(object)})
+            if count := int((values.notna() & truths.isna()).sum()):
+                lost[name] += count
     return frame, lost
 
 
@@ -99,11 +116,27 @@ def query_rows(frame: pd.DataFrame, where: str) -> list[int]:
         UndefinedVariableError: pandas' error for a missing column.
     """
     try:
-        return [int(index) for index in frame.query(where, engine="python").index]
+        return [int(index) for index in matching(frame, where).index]
     except pd.errors.UndefinedVariableError:
         raise
     except Exception as error:  # the query's own operations can raise any exception
         raise InputError(f"hr_where {where!r} cannot be applied: {type(error).__name__}: {error}") from error
+
+
+def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows that match a pandas query.
+
+    Raises:
+        TypeError: the query gives something other than true or false for each row, as the name of a column of numbers
+            does; pandas would take it for the numbers of rows.
+        Exception: the query cannot be applied.
+    """
+    found = frame.eval(where, engine="python")
+    if isinstance(found, pd.Series) and found.dtype == object and found.map(lambda each: isinstance(each, bool)).all():
+        found = found.astype(bool)
+    if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
+        raise TypeError("it is not true or false for each row; compare the column with a value")
+    return frame.loc[found]
 
 
 def _bare(value: object) -> object:
@@ -168,7 +201,7 @@ def _comparisons(where: str) -> list[_Comparison]:
 
 def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:
     if isinstance(node, ast.Constant):
-        return isinstance(node.value, kinds) and not isinstance(node.value, bool)
+        return isinstance(node.value, kinds) and (bool in kinds or not isinstance(node.value, bool))
     if isinstance(node, ast.UnaryOp):
         return _is_constant(node.operand, kinds)
     if isinstance(node, ast.BinOp):

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tokenization.config.vqgan import split_choice
 from tokenization.errors import InputError
+from tokenization.files.content import content_of_model_folder, content_of_tensors, what_file_is
 from tokenization.vqgan.config_values import check_settings, explained
 from tokenization.vqgan.published_formats import DIFFUSERS, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
@@ -23,6 +25,8 @@ FORMATS: dict[str, VqganFormat] = {
 SETTINGS_FILE = "image_tokenizer.json"
 """File next to the weights, for what they do not say: {"pixel_range": [0, 1]} if that is not the format's, and
 {"weights": "ema"} or "plain" for the moving averages or the weights themselves, where a file has both."""
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of weights; others are of quantised models."""
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -48,12 +52,25 @@ def find_vqgan(location: Path | str) -> VqganFiles:
         files = [path / next(name for name in wanted if name in names)] if set(wanted) & set(names) else []
     if len(files) == 1 and (of_folder or class_name is None):
         return VqganFiles(of_folder, files[0], settings_files, choice)
-    found = f"; it has {len(files)} files of weights: name one" if len(files) > 1 else ""
+    if not path.exists():
+        raise InputError(f"VQ-GAN {str(location)!r} does not exist; name a folder or a file of weights")
+    found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
         f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; name its folder "
         "with vqgan_folder, train one with jobs/train_vqgan.py, or fetch one (hf download NAME --local-dir FOLDER)"
     )
+
+
+def _why_none(folder: Path, files: list[Path], class_name: str | None) -> str:
+    """What is known of a folder without a VQ-GAN, as part of a message."""
+    if another := content_of_model_folder(folder):
+        return f"; it is {another}"
+    if parts := next(folder.glob("*.index.json"), None):
+        return f"; {parts.name} lists several files of weights: save the model in one (max_shard_size)"
+    if len(files) > 1:
+        return f"; it has {len(files)} files of weights: name one"
+    return f"; its config.json is of the class {class_name!r}" if class_name else ""
 
 
 def load_vqgan(location: Path | str) -> Vqgan:
@@ -70,10 +87,7 @@ def load_vqgan(location: Path | str) -> Vqgan:
     if found.format:
         FORMATS[found.format].check(found)
     tensors = read_tensors(found.weights, found.choice or values.get("weights", ""))
-    if broken := next((name for name, value in tensors.items() if not _is_finite(value)), ""):
-        raise InputError(
-            f"VQ-GAN {str(found.weights)!r}: tensor {broken!r} has values that are not finite; fetch it again"
-        )
+    _check_numbers(tensors, found)
     name = found.format or _format_of(tensors, found)
     with explained(found.weights):
         loaded = FORMATS[name].load(found, tensors)
@@ -88,8 +102,21 @@ def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
 
 
-def _is_finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
+def _check_numbers(tensors: dict[str, Tensor], found: VqganFiles) -> None:
+    """Raises InputError if the tensors are of another kind of model, or no finite floating-point numbers."""
+    if another := content_of_tensors(tensors):
+        raise InputError(f"VQ-GAN {str(found.weights)!r} is {another}")
+    for name, value in tensors.items():
+        if value.dtype not in DTYPES:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+            raise InputError(
+                f"VQ-GAN {str(found.weights)!r}: tensor {name!r} is of type {str(value.dtype).removeprefix('torch.')}, "
+                f"weights are {kinds}; name the model that was not quantized"
+            )
+        if not value.isfinite().all():
+            raise InputError(
+                f"VQ-GAN {str(found.weights)!r}: tensor {name!r} has values that are not finite; fetch it again"
+            )
 
 
 def _format_of(tensors: dict[str, Tensor], found: VqganFiles) -> str:

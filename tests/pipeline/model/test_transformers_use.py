@@ -65,6 +65,8 @@ def test_logits_of_some_positions_are_those_of_all(mars: MarsForCausalLM) -> Non
     torch.testing.assert_close(mars(ids, logits_to_keep=each).logits, whole[torch.arange(3)[:, None], each])
     with pytest.raises(ValueError, match=r"logits_to_keep is torch.bool of shape \(9,\)"):
         mars(ids, logits_to_keep=torch.ones(9, dtype=torch.bool))
+    with pytest.raises(TypeError, match="logits_to_keep is a slice; give an int, or int64"):
+        mars(ids, logits_to_keep=slice(-2, None))
 
 
 def test_a_loss_over_several_micro_batches_is_divided_by_all_their_labels(mars: MarsForCausalLM) -> None:

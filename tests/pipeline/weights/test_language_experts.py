@@ -86,7 +86,7 @@ REFUSED = {
     ),
     "unexpected": (
         lambda weights: weights.update({"transformer.h.0.attn.c_attn.lora_A": torch.zeros(2, 32)}),
-        "'transformer.h.0.attn.c_attn.lora_A' is unexpected",
+        "has 'transformer.h.0.attn.c_attn.lora_A': it is a LoRA adapter, not a whole model; merge it",
     ),
     "a layer too many": (
         lambda weights: weights.update({"transformer.h.3.ln_1.weight": torch.zeros(32)}),
@@ -255,6 +255,21 @@ def test_what_is_no_language_expert_is_named(tmp_path: Path) -> None:
         open_language_expert(tmp_path)
     (tmp_path / "config.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(InputError, match=r"config.json' is no readable config: it is a Git LFS pointer"):
+        open_language_expert(tmp_path)
+
+
+def test_a_bin_of_8_bit_floats_and_an_index_that_is_a_pointer_are_named(tmp_path: Path) -> None:
+    model = write_qwen2(tmp_path)
+    for path in [*tmp_path.glob("*.safetensors"), *tmp_path.glob("*.index.json")]:
+        path.unlink()
+    weights = renamed(model, str) | {"lm_head.weight": model.lm_head.weight.detach().to(torch.float8_e4m3fn)}
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"'lm_head.weight' is of type torch.float8_e4m3fn, weights are F64, F32"):
+        open_language_expert(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "model.safetensors.index.json").write_bytes(pointer)
+    with pytest.raises(InputError, match=r"model.safetensors.index.json is not readable: it is a Git LFS pointer"):
         open_language_expert(tmp_path)
 
 

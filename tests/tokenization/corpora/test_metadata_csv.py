@@ -43,6 +43,11 @@ def test_an_open_quote_costs_its_row_alone(tmp_path: Path, line: str, changed: d
     assert found == [one for one in expected if one]
 
 
+def test_spaces_around_the_names_of_columns_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name, text \n1.png, a cat\n")
+    assert [row for _, row in csv_rows(tmp_path / "metadata.csv")] == [{"file_name": "1.png", "text": " a cat"}]
+
+
 def test_rows_that_a_quote_swallows_whole_are_told_and_read(tmp_path: Path) -> None:
     """It closes at the end of a later row, so that no parser finds a fault."""
     rows = [*ROWS[:1], '1.png,"open', *ROWS[2:4], '4.png,closed"', *ROWS[5:]]

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from tokenization.errors import InputError
 from tokenization.table.queries import (
     INCOMPARABLE,
     compared_with,
@@ -109,3 +110,20 @@ def test_rows_that_cannot_be_compared_are_told() -> None:
     assert non_number_messages({INCOMPARABLE: 3}, "hr_where") == [
         "3 rows have values that hr_where cannot compare; they do not match it"
     ]
+
+
+def test_true_and_false_that_are_kept_as_text_select_as_such() -> None:
+    frame = pd.DataFrame({"nsfw": ["True", "false", None, "maybe", "0"]})
+    for where, rows in (("nsfw == False", [1, 4]), ("nsfw != True", [1, 2, 3, 4]), ("nsfw == True", [0])):
+        converted, lost = with_numbers(frame, where)
+        assert query_rows(converted, where) == rows
+        assert lost == {"nsfw": 1}, "what is neither is told"
+
+
+def test_a_query_that_is_not_true_or_false_for_each_row_is_refused() -> None:
+    """pandas would take a number for the number of a row."""
+    for where in ("score", "score + 1", "name"):
+        with pytest.raises(InputError, match="it is not true or false for each row; compare the column with a value"):
+            query_rows(pd.DataFrame({"score": [1, 0], "name": ["a", "b"]}), where)
+    assert query_rows(pd.DataFrame({"good": [True, False]}), "good") == [0]
+    assert query_rows(pd.DataFrame({"good": pd.array([True, None], "boolean")}), "good") == [0]

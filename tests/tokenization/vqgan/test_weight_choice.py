@@ -177,3 +177,36 @@ def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: di
         InputError, match="tensor 'decoder.conv_in.bias' has values that are not finite; fetch it again"
     ):
         load_vqgan(tmp_path / "b.safetensors")
+
+
+def test_quantised_weights_and_adapters_are_refused_by_name(tmp_path: Path, shipped: dict[str, Tensor]) -> None:
+    """Whole numbers would be taken for weights without a word."""
+    shutil.copy(SHIPPED / "config.json", tmp_path)
+    name, file = "decoder.conv_in.weight", tmp_path / "a.safetensors"
+    for changed, message in (
+        ({name: shipped[name].to(torch.float8_e4m3fn)}, "'decoder.conv_in.weight' is of type float8_e4m3fn, weights"),
+        (
+            {name: shipped[name].to(torch.int8)},
+            "'decoder.conv_in.weight' is of type int8, weights are float64, float32",
+        ),
+        ({f"{name}.absmax": torch.zeros(3)}, "is a model quantised by bitsandbytes; take the one in bfloat16"),
+        ({"unet.lora_up.weight": torch.zeros(2, 2)}, "is a LoRA adapter, not a whole model; merge it"),
+    ):
+        save_file(shipped | changed, file)
+        with pytest.raises(InputError, match=message):
+            load_vqgan(file)
+
+
+def test_what_a_folder_has_instead_of_a_vqgan_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere' does not exist; name a folder or a file of weights"):
+        find_vqgan(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    with pytest.raises(InputError, match="; its config.json is of the class 'AutoencoderKL'; "):
+        find_vqgan(tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="index.json lists several files of weights: save the model in one"):
+        find_vqgan(tmp_path)
+    (tmp_path / "a.gguf").write_bytes(b"GGUF\3\0\0\0")
+    for location in (tmp_path, tmp_path / "a.gguf"):
+        with pytest.raises(InputError, match="; it is a GGUF file, which holds weights for llama.cpp"):
+            find_vqgan(location)
