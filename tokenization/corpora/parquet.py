@@ -21,6 +21,7 @@ PICTURE_COLUMNS = ("image", "picture", "jpg", "png", "img", "image_bytes", "byte
 
 ROWS_LOOKED_AT, LOOKED_AT_BYTES = 16, 64 << 20
 """How much of a shard is looked at before the corpus's layout is decided."""
+RULE = "one must hold their bytes, or structs of bytes and path; a table of names is metadata.parquet, with file_name"
 SHORTEST_PICTURE = 65
 """Bytes: longer than a hash, and shorter than a picture of one pixel in nearly all formats."""
 
@@ -43,7 +44,7 @@ class ParquetShards(CorpusFormat):
         except (pa.ArrowException, OSError, ValueError):
             return ""  # a damaged shard is one of this format
         if not found:
-            return f"{name!r} has no column of pictures; its columns are {_names(schema)}"
+            return f"{name!r} has no column of pictures; its columns are {_names(schema)}; {RULE}"
         if values and not any(map(_may_be_picture, values)):
             return f"{name!r} has no pictures in its columns {', '.join(found)}; its columns are {_names(schema)}"
         return ""

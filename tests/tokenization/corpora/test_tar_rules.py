@@ -143,6 +143,16 @@ def test_a_text_file_is_the_caption_of_the_picture_of_its_name(tmp_path: Path, s
     assert_whole(corpus_in(tmp_path))
 
 
+def test_in_a_folder_one_file_describes_all_pictures_of_its_name(tmp_path: Path) -> None:
+    for row, name in enumerate(("a.jpg", "a.JPG", "a.png")):
+        (tmp_path / name).write_bytes(noise_png(row))
+    (tmp_path / "a.json").write_text('{"caption": "one"}')
+    good, bad, _ = read_all_of(corpus_in(tmp_path))
+    assert not bad and [(one.key, one.metadata["caption"]) for one in good] == [
+        (name, "one") for name in ("a.JPG", "a.jpg", "a.png")
+    ]
+
+
 def test_a_text_file_that_is_no_utf8_costs_its_sample(tmp_path: Path) -> None:
     members = [("0.png", noise_png(0)), ("0.txt", b"caf\xe9"), ("1.png", noise_png(1)), ("1.txt", b"one")]
     write_members(tmp_path / "in" / "a.tar", members)
