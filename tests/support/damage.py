@@ -33,6 +33,11 @@ MODES: dict[str, tuple[str, ...]] = {
     "tga": ("RGB", "RGBA", "L"),
     "ico": ("RGBA",),
     "dds": ("RGB", "RGBA"),
+    "heic": ("RGB", "RGBA"),
+    "jxl": ("RGB", "RGBA", "L"),
+    "qoi": ("RGB", "RGBA"),
+    "sgi": ("RGB", "RGBA", "L"),
+    "pcx": ("RGB", "P", "1"),
 }
 """Modes in which Pillow writes each format, by the files' ending."""
 
