@@ -46,6 +46,7 @@ def own_environment() -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
     os.environ.pop("RAY_ADDRESS", None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles the project anew
     torch.set_num_threads(1)
     yield
     shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,7 @@ def tokenized(cluster: SmallCluster) -> SmallCluster:
 
 @pytest.fixture(scope="module")
 def trained(tokenized: SmallCluster) -> SmallCluster:
-    done = tokenized.type("python", "-m", "jobs.train_lm")
+    done = tokenized.run("train_lm")
     assert done.returncode == 0, done.stderr
     done = tokenized.submit("jobs/train_stage.py")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -132,7 +132,7 @@ def test_at_its_budget_a_stage_stops_with_a_checkpoint_and_is_not_gone_on_with_u
 ) -> None:
     shutil.copytree(trained.runs, tmp_path / "demo", ignore=shutil.ignore_patterns("stage*", "ledger"))
     words = ["train_stage", "--root", str(tmp_path), "--set", "stages.0.steps=4000", "--set", "scaling.num_workers=1"]
-    done = trained.run(*words, "--stage", "1", "--budget-gpu-days", str(20 / 86_400))
+    done = trained.run(*words, "--stage", "1", "--budget-gpu-days", str(8 / 86_400))
     assert done.returncode == 5, done.stderr
     assert re.search(r"stage 1 has used .* CPU-days \(\d{3}%\); to go on, raise the limit", done.stderr), done.stderr
     assert "a checkpoint was written" in done.stderr

@@ -30,7 +30,7 @@ STEPS = 600
 def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
     """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
     checkout = small_checkout(tmp_path)
-    sizes: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    sizes: dict[str, Any] = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     expert = LanguageExpertConfig(**sizes, num_attention_heads=2, num_key_value_heads=2)
     config = qwen2_config(expert, expert.vocab_size)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "lm")

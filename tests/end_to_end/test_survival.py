@@ -1,23 +1,32 @@
 """Training on a local cluster of several nodes that loses workers, nodes, drivers and its head, with SIGKILL."""
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
 
+from jobs import benchmark
+from jobs.common.cli import run_job
+from pipeline.benchmarks import punishment as punishing
 from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.checkpoints.manifest import newest_complete
+from pipeline.errors import ExitCode
 from pipeline.step_figures import read_step_figures
-from tests.support.checkout import CHECKOUT
+from tests.support.forked_workers import forked_workers
 from tests.support.past_run import RECIPE, copy_past_inputs
+from tests.support.restartable_nodes import RestartableNodes
 from tests.support.trainings import STEPS, RayJobs, Trainings, attempts, losses
 
 pytestmark = pytest.mark.timeout(1800)
@@ -40,15 +49,21 @@ def punishment(tmp_path_factory: pytest.TempPathFactory) -> Punishment:
     """`make test`'s form of the one in docs/reliability.md: a worker, a node or the driver, three times."""
     root = tmp_path_factory.mktemp("punishment")
     copy_past_inputs(root / "punish" / "inputs")
-    words = ["jobs/benchmark.py", "punish", "--json", "--minutes", "5", "--seed", "3", "--recipe", str(RECIPE)]
-    words += ["--steps", str(STEPS), "--save-every-steps", "4", "--most-kills", "3", "--pause-s", "8"]
-    done = subprocess.run(
-        [sys.executable, "-P", *words, "--root", str(root)], cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["punish", "--json", "--minutes", "5", "--seed", "3", "--recipe", str(RECIPE), "--root", str(root)]
+    words += ["--steps", str(STEPS), "--save-every-steps", "4", "--most-kills", "3", "--pause-s", "5"]
+    shown = io.StringIO()
+    with (
+        patch.object(punishing, "LocalNodes", RestartableNodes),
+        patch.object(sys, "executable", forked_workers().python),
+        patch.dict(os.environ),
+        redirect_stdout(shown),
+        pytest.raises(SystemExit) as end,
+    ):
+        run_job(benchmark.Options, benchmark.main, "", words)
+    assert end.value.code == ExitCode.DONE, shown.getvalue()
     kills = (root / "punish" / "kills.jsonl").read_text().splitlines()
     return Punishment(
-        json.loads(done.stdout.splitlines()[-1]),
+        json.loads(shown.getvalue().splitlines()[-1]),
         [json.loads(line) for line in kills],
         root / "punish" / "reference" / "past",
     )

@@ -5,15 +5,13 @@ working directory. Other tests cover the command line itself.
 """
 
 import os
-import runpy
 import subprocess
-import sys
 import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.support.forked_workers import forked_workers
-from tests.support.forkserver import forkserver, take_over
+from tests.support.forkserver import forkserver, run_job
 
 
 def start_job(words: list[str], environment: dict[str, str], cwd: Path, stdout: Path, stderr: Path) -> BaseProcess:
@@ -51,7 +49,4 @@ def _become(words: list[str], environment: dict[str, str], cwd: Path, stdout: Pa
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    take_over(environment, cwd)
-    sys.executable = python  # for the workers of a Ray that the job starts
-    sys.argv, sys.path[:] = list(words), [str(cwd), *filter(None, sys.path)]
-    runpy.run_path(words[0], run_name="__main__")
+    run_job(words, environment, cwd, python)

@@ -1,9 +1,10 @@
 """Ray's workers as processes that are forked from one which has imported what they import. That saves each of them up
 to seven seconds of CPU.
 
-Ray gets a Python of its own for its processes. It runs everything as the real one does, except a Ray worker: for that
-it asks `ForkedWorkers` to fork one, waits for its end, and passes it on when it is ended itself. A worker has the
-environment, the working directory, the words and the output that the raylet chose. Ray is imported after the fork.
+Ray gets a Python of its own for its processes. It runs everything as the real one does, except a Ray worker, and a job
+in the form of its first line, `python -P .../jobs/NAME.py`: for those it asks `ForkedWorkers` to fork one, waits for
+its end, and passes it on when it is ended itself. A worker has the environment, the working directory, the words and
+the output that the raylet chose, and a job those of its caller. Ray is imported after the fork.
 """
 
 import atexit
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,11 +25,12 @@ import psutil
 
 from pipeline.runtime.local_cluster import words_of
 from tests.support.checkout import CHECKOUT
-from tests.support.forkserver import forkserver, take_over
+from tests.support.forkserver import forkserver, run_job, take_over
 
 PYTHON = """#!/bin/sh
-case "$1" in
-  */setup_worker.py) exec {python} -I -S {client} {socket} "$@" ;;
+case "$1 $2" in
+  */setup_worker.py" -m") exec {python} "$@" ;;  # Ray Client's server
+  */setup_worker.py" "*|"-P "*jobs/*.py) exec {python} -I -S {client} {socket} "$@" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -44,15 +46,18 @@ server = socket.socket(socket.AF_UNIX)
 server.connect(sys.argv[1])
 asked = {"words": sys.argv[2:], "environment": dict(os.environ), "cwd": os.getcwd(), "pid": os.getpid()}
 server.sendall(json.dumps(asked).encode() + b"\\n")
-server.recv(1)
+code = server.recv(1)
+sys.exit(code[0] if code else 1)
 """
+KILLED = 128
+"""What a shell adds to the number of the signal that ended a process, for its exit code."""
 
 
 class ForkedWorkers:
-    """Forks the workers of the clusters that are started with its `ray`, or by a job that has its `python`.
+    """Forks the workers of the clusters that are started with its `ray`, or by a process that has its `python`.
 
     Attributes:
-        python: a Python that runs everything but Ray's workers itself.
+        python: a Python that runs everything but Ray's workers and jobs itself.
         path: the environment variable PATH with its `ray` in front.
     """
 
@@ -100,7 +105,8 @@ class ForkedWorkers:
                 return
             with suppress(ValueError):  # the process that asked has been ended
                 asked = json.loads(connection.makefile().readline())
-                worker = self._context.Process(target=_become_worker, kwargs=asked)
+                become = partial(_become_job, self.python) if asked["words"][0] == "-P" else _become_worker
+                worker = self._context.Process(target=become, kwargs=asked)
                 worker.start()
                 self._workers.append(worker)
                 threading.Thread(target=_watch, args=(worker, connection), daemon=True).start()
@@ -123,15 +129,28 @@ def _watch(worker: BaseProcess, connection: socket.socket) -> None:
     if connection in wait([worker.sentinel, connection]):
         worker.kill()
     worker.join()
+    code = worker.exitcode or 0
+    with suppress(OSError):
+        connection.sendall(bytes([code if code >= 0 else KILLED - code]))
     connection.close()
 
 
-def _become_worker(words: list[str], environment: dict[str, str], cwd: str, pid: int) -> None:
-    os.setpgid(0, 0)  # the raylet ends a worker's whole process group
+def _become_job(python: str, words: list[str], environment: dict[str, str], cwd: str, pid: int) -> None:
+    _write_where(pid)
+    run_job(words[1:], environment, cwd, python)
+
+
+def _write_where(pid: int) -> None:
+    """Writes output where a process does."""
     for number in (1, 2):
         file = os.open(f"/proc/{pid}/fd/{number}", os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
+
+
+def _become_worker(words: list[str], environment: dict[str, str], cwd: str, pid: int) -> None:
+    os.setpgid(0, 0)  # the raylet ends a worker's whole process group
+    _write_where(pid)
     take_over(environment, cwd)
 
     from ray._private.runtime_env.context import RuntimeEnvContext

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -22,5 +23,14 @@ def take_over(environment: dict[str, str], cwd: str | Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    sys.dont_write_bytecode = False  # else each program compiles the project anew
     for name in [name for name in sys.modules if name.partition(".")[0] in OWN_PACKAGES]:
         del sys.modules[name]
+
+
+def run_job(words: list[str], environment: dict[str, str], cwd: str | Path, python: str) -> None:
+    """Becomes `python -P WORDS...`. Ray starts its workers with `python`."""
+    take_over(environment, cwd)
+    sys.executable = python
+    sys.argv, sys.path[:] = list(words), [str(cwd), *filter(None, sys.path)]
+    runpy.run_path(words[0], run_name="__main__")

@@ -11,8 +11,8 @@ from tests.support.forked_workers import forked_workers
 class RestartableNodes(LocalNodes):
     """`LocalNodes` with a head that can be killed and started again."""
 
-    def __init__(self, folder: Path, num_nodes: int, environment: dict[str, str]) -> None:
-        super().__init__(folder, num_nodes, environment | {"PATH": forked_workers().path})
+    def __init__(self, folder: Path, num_nodes: int, environment: dict[str, str] | None = None) -> None:
+        super().__init__(folder, num_nodes, (environment or {}) | {"PATH": forked_workers().path})
 
     def train_workers(self) -> list[psutil.Process]:
         return forked_workers().running("RayTrainWorker")

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffusers import VQModel
 
 from tests.support.checkout import CHECKOUT
+from tests.support.past_run import PAST_RUN
 from tests.support.pictures import noise_png, write_tar
 from tokenization.config.vqgan import VqganConfig
 from tokenization.vqgan.model import build_vqgan
@@ -32,10 +33,10 @@ def recipe():
     )
     return Recipe(
         name="demo", corpora={{"main": CorpusConfig(path={corpus!r})}}, vqgan_folder={vqgan!r},
-        tokenization=TokenizationConfig(size_px=32, encode_batch_size=4),
+        text_tokenizer={tokenizer!r}, tokenization=TokenizationConfig(size_px=32, encode_batch_size=4),
         language_expert=LanguageExpertConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-            steps=2, batch_size=2, seq_len=32,
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, steps=2, batch_size=2, seq_len=32,
         ),
         stages=(first, replace(first, purpose="second", steps=2)),
         zero=ZeroConfig(persistence_threshold=0),
@@ -63,7 +64,7 @@ def small_checkout(folder: Path) -> Path:
     ]
     write_tar(corpus / "00000.tar", samples[:12])
     write_tar(corpus / "sub" / "00001.tar", [*samples[12:], ("broken", b"no picture", {"caption_en": "x"})])
-    recipe = RECIPE.format(corpus=str(corpus), vqgan=str(vqgan))
+    recipe = RECIPE.format(corpus=str(corpus), vqgan=str(vqgan), tokenizer=str(PAST_RUN / "tokenizer"))
     (checkout / "jobs" / "recipes" / "demo.py").write_text(f'"""A small demo."""\n{recipe}')
     return checkout
 

@@ -210,7 +210,7 @@ class Driver:
 def test_whatever_is_killed_the_ledger_adds_up_to_what_a_poller_saw_and_at_most_a_heartbeat_is_lost(
     tmp_path: Path,
 ) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 10})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 10, "include_dashboard": False})
     ray.init(cluster.address, log_to_driver=False)
     try:
         poller = Poller()
