@@ -27,6 +27,7 @@ from pipeline.runtime.terminal import say
 from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
 from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.room import naming_full_disk
 from tokenization.vqgan.data import picture_batches
 from tokenization.vqgan.quality import Quality, quality_of_shard
 from tokenization.vqgan.training import train_vqgan
@@ -128,7 +129,8 @@ class VqganWorker:
         try:
             model = train_vqgan(config, batches, self.output, context.device, reporter.post)
             if rank == 0:
-                model.half().save_pretrained(self.output)
+                with naming_full_disk(self.output):
+                    model.half().save_pretrained(self.output)
         finally:
             reporter.flush()
 

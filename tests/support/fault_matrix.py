@@ -35,7 +35,11 @@ ON_RAY = (
     "generate",
     "train_lm",
 )
+"""Jobs that work on Ray in the small run."""
+STARTING_RAY = (*ON_RAY, "make_corpus", "benchmark")
 """Jobs that use Ray."""
+MORE_WORDS = {"make_corpus": ["--kind", "noise"], "train_stage": ["--stage", "2"]}
+"""Flags with which a job has something to do in the small run."""
 SHARED_MEMORY = Path("/dev/shm")
 OF_RAY_TRAIN = ".validate_storage_marker"
 """A file that Ray Train leaves in its folder of each attempt."""
@@ -74,7 +78,7 @@ class Fault:
 FAULTS: dict[str, Fault] = {
     "no cluster": Fault(
         name="nothing listens at `RAY_ADDRESS`",
-        jobs=ON_RAY,
+        jobs=STARTING_RAY,
         code=ExitCode.INPUT,
         cause="nothing listens at RAY_ADDRESS",
         remedy="Start one with `ray start --head`, correct RAY_ADDRESS, or unset it",
@@ -90,7 +94,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "long folder": Fault(
         name="`RAY_TMPDIR` is too long for Ray's sockets",
-        jobs=ON_RAY,
+        jobs=STARTING_RAY,
         code=ExitCode.USAGE,
         cause="are too long for Ray's sockets",
         remedy="set it to another folder, or unset it",
@@ -98,7 +102,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "few files": Fault(
         name="a process may open 256 files only (`ulimit -Hn 256`)",
-        jobs=ON_RAY,
+        jobs=STARTING_RAY,
         code=ExitCode.USAGE,
         cause="may open 256 files, but Ray needs",
         remedy="raise the limit with `ulimit -n",
@@ -106,15 +110,23 @@ FAULTS: dict[str, Fault] = {
     ),
     "file above": Fault(
         name="`--root` lies below a file",
-        jobs=ON_RAY,
+        jobs=tuple(job for job in STARTING_RAY if job != "benchmark"),  # it has no folder
         code=ExitCode.USAGE,
         cause="which is a file",
         remedy="name a folder",
         test="jobs/test_machine_faults.py",
     ),
+    "no permission": Fault(
+        name="`--root` lies on a file system that is mounted read-only",
+        jobs=tuple(job for job in STARTING_RAY if job not in ("benchmark", "inspect_tokens", "preflight", "demo")),
+        code=ExitCode.INPUT,
+        cause="error: '",
+        remedy="get permission to write there, or choose another folder",
+        test="jobs/test_machine_faults.py",
+    ),
     "full disk": Fault(
         name="the disk of the run is full",
-        jobs=("export_model", "report", "generate", "train_stage"),
+        jobs=("export_model", "report", "generate", "train_stage", "make_corpus"),
         code=ExitCode.INPUT,
         cause="No space left on device: ",
         remedy="make room there, or choose another folder",
@@ -145,6 +157,8 @@ def some_cells(key: str) -> list[ParameterSet]:
 def words_of(job: str, folder: Path) -> list[str]:
     """The words of a job in the run that `copy_past_run` made in `folder`, where the job has something to do."""
     run = folder / "past"
+    if job == "benchmark":
+        return ["jobs/benchmark.py", "tokenize"]
     if job == "train_lm":
         shutil.rmtree(run / "lm", ignore_errors=True)
     elif not (run / "lm").exists():
@@ -153,7 +167,7 @@ def words_of(job: str, folder: Path) -> list[str]:
     for checkpoint in complete_checkpoints(str(checkpoints), []):
         manifest = replace(checkpoint.manifest, finished=job == "generate")
         write_manifest(open_storage(checkpoints), checkpoint.name, manifest)
-    return [f"jobs/{job}.py", "--recipe", str(folder / "recipe.py"), "--root", str(folder)]
+    return [f"jobs/{job}.py", *MORE_WORDS.get(job, []), "--recipe", str(folder / "recipe.py"), "--root", str(folder)]
 
 
 @contextmanager

@@ -5,8 +5,8 @@ statistics are averaged over the ranks). Shape letters: B images, H and W pixels
 D latent channels, N = B*h*w vectors, K codes.
 """
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tokenization.config.vqgan import VqganConfig
 from tokenization.dtypes import fast_autocast
 from tokenization.errors import InputError
+from tokenization.files.atomic_writing import write_atomically
 from tokenization.vqgan.data import recolour, scale_batch
 from tokenization.vqgan.latents import cluster_latents, latent_noise, spread_latents, whitened_parameters
 from tokenization.vqgan.model import Autoencoder, PatchDiscriminator, start_vqgan
@@ -152,8 +153,9 @@ class _Training:
         if self._adversary:
             state["discriminator"] = self._adversary.discriminator.state_dict()
             state["discriminator_optimizer"] = self._adversary.optimizer.state_dict()
-        torch.save(state, state_path.with_suffix(".partial"))
-        os.replace(state_path.with_suffix(".partial"), state_path)
+        content = io.BytesIO()  # to a file, torch hides why it cannot be written
+        torch.save(state, content)
+        write_atomically(state_path, lambda partial: partial.write_bytes(content.getbuffer()))
 
     def trained(self) -> VQModel:
         """The model, with its codebook in diffusers' place."""
