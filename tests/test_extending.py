@@ -94,15 +94,17 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.sample_order import MixedOrder
-from pipeline.data.token_reader import Caption, Row
+from pipeline.data.rows import Caption, Row
+from pipeline.data.sample_lengths import SampleLengths
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
 from tests.support.small_models import builder_of, small_config
 
 class Rows:
-    def at(self, number): return 0, number
+    def span(self, start, stop): return np.array([(0, number) for number in range(start, stop)])
     def near(self, number): return [0]
     def ahead(self, shards): pass
+    def lengths(self, shards, places): return SampleLengths.of_rows([self.row(0, place) for place in places])
     def row(self, shard, place):
         return Row(str(place), np.arange(16, dtype=np.uint16), None, [Caption("en", [11, 12, 13], 3)])
 

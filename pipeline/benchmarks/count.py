@@ -84,11 +84,8 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
     """
     if not recipe.stages:
         raise UsageError(f"recipe {recipe.name!r} has no stages")
-    scaling, plan_settings = (
-        replace(recipe.scaling, num_workers=settings.ranks),
-        replace(recipe.plan, budget_gpu_days=()),
-    )
-    recipe = replace(recipe, scaling=scaling, plan=plan_settings)
+    scaling = replace(recipe.scaling, num_workers=settings.ranks)
+    recipe = replace(recipe, scaling=scaling, plan=replace(recipe.plan, budget_gpu_days=()))
     plan = plan_recipe(recipe, list(range(1, len(recipe.stages) + 1)))
     config = narrow_config(settings.layers or plan.config.num_hidden_layers)
     # Where all ranks are on one machine, DeepSpeed would wait for the memory that they share.
@@ -105,10 +102,7 @@ def benchmark_counts(settings: CountSettings, recipe: Recipe) -> dict[str, Any]:
             bench = _Bench.make(config, planned.stage, recipe.zero, plan.config.hidden_size)
             if not counts:
                 plain_s, host_s = _least_seconds(plain, bench.timed_micro_step(), then=bench.engine.step)
-                say(
-                    f"count: a micro-step takes {plain_s:.3f} s of CPU in plain torch, {host_s:.3f} s on rank 0 of "
-                    f"{settings.ranks}"
-                )
+                say(f"count: a micro-step takes {plain_s:.3f} s of CPU in plain torch, {host_s:.3f} s on rank 0")
             count, drawn = bench.count(_sequence(planned.work), settings.ranks_per_node)
             counts.append(count)
             drawing = max(drawing, drawn, key=lambda volume: volume.gathered)

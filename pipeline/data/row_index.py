@@ -100,12 +100,21 @@ class RowSelection:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """One source of a stage: its corpus's name, its token folder or URL, its rows, and its weight among the sources."""
+    """One source of a stage.
+
+    Attributes:
+        name: the corpus's name.
+        tokens: its token folder or URL.
+        index: its rows.
+        weight: its weight among the sources.
+        lengths: the file with the rows' lengths, which all workers can map; None to read them with the rows.
+    """
 
     name: str
     tokens: str | Path
     index: RowIndex
     weight: float = 1.0
+    lengths: Path | None = None
 
 
 def rows_sha256(sources: tuple[SourceRows, ...]) -> str:

@@ -50,6 +50,22 @@ class SampleOrder:
         shards, rows = self._cache["window"](epoch, window)
         return int(shards[offset - start]), int(rows[offset - start])
 
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """Shard, and index among its selected rows, of the samples at positions `start` to `stop`, int64 [n, 2]."""
+        parts = [np.zeros((0, 2), np.int64)]
+        while start < stop:
+            epoch, offset = divmod(start, self.num_samples)
+            _, ends = self._cache["epoch"](epoch)
+            window = int(np.searchsorted(ends, offset, side="right"))
+            first = int(ends[window - 1]) if window else 0
+            until = min(int(ends[window]), offset + stop - start)
+            shards, rows = self._cache["window"](epoch, window)
+            parts.append(
+                np.column_stack([shards[offset - first : until - first], rows[offset - first : until - first]])
+            )
+            start += until - offset
+        return np.concatenate(parts)
+
     def near(self, position: int) -> list[int]:
         """The shards of the window that contains `position`, and those of the next window."""
         epoch, offset = divmod(position, self.num_samples)
@@ -100,14 +116,13 @@ class MixedOrder:
         if problem := no_room(self.weights, self.samples_per_step):
             raise ValueError(problem)
 
-    def step(self, step: int) -> list[tuple[int, int, int]]:
-        """Source, shard, and index among the shard's selected rows, of each sample of the step."""
+    def step(self, step: int) -> np.ndarray:
+        """Source, shard, and index among the shard's selected rows, of each sample of the step, int64 [n, 3]. Those of
+        one source follow each other."""
         before, after = self.taken(step), self.taken(step + 1)
-        return [
-            (source, *order.at(position))
-            for source, order in enumerate(self.orders)
-            for position in range(before[source], after[source])
-        ]
+        spans = [order.span(*each) for order, *each in zip(self.orders, before, after, strict=True)]
+        sources = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        return np.column_stack([sources, np.concatenate(spans)])
 
     def near(self, step: int) -> list[list[int]]:
         """For each source, the shards that the step and the steps after it read from."""

@@ -220,3 +220,22 @@ class SequenceBuilder:
     def _picture(self, codes: np.ndarray) -> np.ndarray:
         opener, closer = self.vocabulary.opener(Role.BASE), self.vocabulary.closer(Role.BASE)
         return np.concatenate([[opener], codes.astype(np.int64) + self.vocabulary.code_offset, [closer]])
+
+
+def count_document(text_ids: np.ndarray, before: np.ndarray, pictures: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Counts n interleaved documents by their lengths, as `SequenceBuilder.interleaved` builds them.
+
+    Args:
+        text_ids, before, pictures, codes: text ids, those before the first picture, pictures, and codes of a picture,
+            int64 [n].
+
+    Returns:
+        Positions that are run, their cost (see `pipeline.data.sample_plan`), and labels by task, int64 [n, 2 + tasks].
+    """
+    visual = pictures * (codes + 2)
+    num_run = text_ids + visual  # the end id is only predicted
+    labels = np.zeros((len(text_ids), len(Task)), np.int64)
+    labels[:, Task.TEXT_TO_IMAGE.value] = pictures * codes
+    labels[:, Task.PLAIN_TEXT.value] = np.maximum(before - 1, 0)  # nothing predicts the first id
+    labels[:, Task.DOCUMENT_TEXT.value] = num_run - pictures - labels.sum(axis=1)  # closers have no label
+    return np.column_stack([num_run, 3 * visual + 2 * text_ids, labels])

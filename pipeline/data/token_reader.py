@@ -1,13 +1,15 @@
 """Reads the rows of token shards for training."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.data.row_index import RowIndex
+from pipeline.data.row_lengths import RowLengths
+from pipeline.data.rows import Caption, Row
+from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.shard_fetcher import ShardFetcher
 from pipeline.errors import InputError
 from tokenization.files.local_folder import LocalFolder
@@ -15,30 +17,6 @@ from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 
 READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One caption: its language, its text ids, and the length of its text in UTF-8 bytes."""
-
-    language: str
-    ids: list[int]
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture: its codes, uint16 [N], those of the high resolution, uint16 [M] or None, and its captions.
-
-    For an interleaved document: the first picture's values, and in `document` the text ids as lists and the pictures'
-    codes, in order.
-    """
-
-    sample_id: str
-    codes: np.ndarray
-    high_codes: np.ndarray | None
-    captions: list[Caption]
-    document: list[list[int] | np.ndarray] | None = None
 
 
 def caption_texts(tokens: str | Path, index: RowIndex) -> dict[str, dict[str, str]]:
@@ -78,14 +56,27 @@ class TokenReader:
         held_shards: number of shards to cache.
         high_resolution: also read the high-resolution codes, which take most of the memory. Otherwise `high_codes` is
             None.
+        lengths: the file with the rows' lengths; see `RowLengths`.
     """
 
-    def __init__(self, tokens: str | Path, index: RowIndex, held_shards: int, high_resolution: bool = True) -> None:
+    def __init__(
+        self,
+        tokens: str | Path,
+        index: RowIndex,
+        held_shards: int,
+        high_resolution: bool = True,
+        lengths: Path | None = None,
+    ) -> None:
         self._storage, self._index, self._held = open_storage(tokens), index, held_shards
+        self._lengths = RowLengths(tokens, index, lengths)
         self._columns = [name for name in READ_COLUMNS if high_resolution or name != "codes_hr"]
         self._cache: OrderedDict[int, tuple[pa.Table, np.ndarray]] = OrderedDict()
         is_local = isinstance(self._storage, LocalFolder)
         self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
+
+    def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
+        """The lengths of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
+        return self._lengths.take(shards, indices)
 
     def ahead(self, shards: list[int]) -> None:
         """Starts to fetch shards that will be read soon, unless they are on a local file system."""

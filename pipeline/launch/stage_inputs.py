@@ -10,6 +10,7 @@ from pipeline.config.sample_limits import longest_sample, seq_len_problem
 from pipeline.config.stage import INSTRUCTIONS, StageConfig
 from pipeline.data.row_index import RowSelection, SourceRows
 from pipeline.data.row_index_cache import CachedRowIndex, cached_row_index
+from pipeline.data.row_lengths import store_row_lengths
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError, UsageError
 from pipeline.export.trained_weights import check_picture_positions_of
@@ -33,9 +34,12 @@ class StageInputs:
     row_indices: tuple[CachedRowIndex, ...]
 
     def store_row_indices(self) -> None:
-        """Writes the row indices into the stage's folder, unless they are there."""
+        """Writes the row indices and the rows' lengths into the stage's folder, unless they are there."""
         for each in self.row_indices:
             each.store()
+        for source in self.run.sources:
+            if source.lengths:
+                store_row_lengths(source.lengths, source.tokens, source.index)
 
 
 def stage_inputs(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageInputs:
@@ -96,7 +100,7 @@ def _selected_rows(
         tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
         trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
         cached.append(cached_row_index(kept / f"{name}.parquet", trained))
-        sources.append(SourceRows(name, tokens, cached[-1].index, source.weight))
+        sources.append(SourceRows(name, tokens, cached[-1].index, source.weight, kept / f"{name}.lengths.arrow"))
         if source.held_out:
             validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
             cached.append(cached_row_index(kept / f"{name}.held_out.parquet", validated))

@@ -97,7 +97,7 @@ def _steps(plan: StagePlan, planned: frozenset[Kind]) -> list[tuple[tuple[str, .
         step = first if number == 0 else plan.step(number, rank, world_size)
         for batch in _batches(step):
             if batch.kind not in alone:
-                alone[batch.kind] = Step([[batch]], step.num_samples, step.sample_ids, step.label_counts)
+                alone[batch.kind] = Step([[batch]], step.num_samples, step.samples_sha256, step.label_counts)
         if planned <= alone.keys():
             break
     whole = tuple(dict.fromkeys(_name(batch.kind) for batch in _batches(first)))

@@ -101,7 +101,7 @@ class StageTraining:
                 stepped = time.monotonic()
                 step_s = stepped - started
 
-                self.skipped.note(done, step.sample_ids)
+                self.skipped.note(done)
                 if problem:
                     self._skip(done, problem)
                 if is_due(stage.compare_every_steps, done):
@@ -273,7 +273,7 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock:
         replicas=ReplicaCheck(engine),
         guard=guard,
         checkpoints=StageCheckpoints(engine, run, language_expert_hash, guard, log),
-        skipped=SkippedSteps(run.output, log),
+        skipped=SkippedSteps(run.output, log, lambda step: inputs.plan().sample_ids(step - 1)),
         rank=rank,
         world_size=world_size,
     )

@@ -36,7 +36,7 @@ class ReplicaCheck:
             CorruptionError: on every rank; the message says what differs, and on which rank.
         """
         found = {
-            "samples": hashlib.sha256("\n".join(step.sample_ids).encode() + step.label_counts.tobytes()).hexdigest(),
+            "samples": hashlib.sha256(step.samples_sha256.encode() + step.label_counts.tobytes()).hexdigest(),
             "losses": task_losses.cpu().numpy().tobytes().hex(),
             "whole weights": self._whole_checksum(),
         }

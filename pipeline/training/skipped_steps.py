@@ -1,7 +1,6 @@
 """Records the steps that a stage did not learn from: skipped ones, and those that a roll back undid."""
 
 import json
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,43 +10,42 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 class SkippedSteps:
-    """Keeps the sample ids of the steps since the last checkpoints, and writes those of lost steps to a file.
+    """Remembers the steps since the last checkpoints, and writes the sample ids of lost steps to a file.
 
     Args:
         folder: the stage's folder.
         log: called with a line if the file cannot be written.
+        ids_of: reads the sample ids of a step; steps count from 1.
     """
 
-    def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
-        self._folder, self._log = folder, log
-        self._ids: dict[int, bytes] = {}  # packed: a step of thousands of samples takes tens of kilobytes
+    def __init__(self, folder: Path, log: Callable[[str], None], ids_of: Callable[[int], list[str]]) -> None:
+        self._folder, self._log, self._ids_of = folder, log, ids_of
+        self._known: set[int] = set()
         self._written: set[int] = set()
         self._pending = ""
 
-    def note(self, step: int, sample_ids: list[str]) -> None:
-        """Remembers the sample ids of a step; steps count from 1."""
-        self._ids[step] = zlib.compress(json.dumps(sample_ids).encode(), level=1)
+    def note(self, step: int) -> None:
+        """Remembers a step; steps count from 1."""
+        self._known.add(step)
 
     def forget(self, counted_step: int) -> None:
-        """Drops the ids of steps before a complete checkpoint: those steps cannot be lost any more."""
-        for number in [each for each in self._ids if each <= counted_step]:
-            del self._ids[number]
+        """Forgets steps before a complete checkpoint: those steps cannot be lost any more."""
+        self._known = {each for each in self._known if each > counted_step}
         if self._pending:
             self._append()
 
     def write(self, step: int, problem: str, kept_step: int) -> None:
         """Appends a line for each unwritten step after `kept_step` up to `step`, which is the step with the problem.
 
-        Steps whose ids were dropped share one line with the first and the last of them.
+        Forgotten steps share one line with the first and the last of them.
         """
         lost = [number for number in range(kept_step + 1, step + 1) if number not in self._written]
         lines: list[dict[str, object]] = []
-        if unknown := [number for number in lost if number not in self._ids]:
+        if unknown := [number for number in lost if number not in self._known]:
             lines.append({"first_step": unknown[0], "step": unknown[-1], "problem": _undone_by(step)})
-        for number in (each for each in lost if each in self._ids):
-            sample_ids = json.loads(zlib.decompress(self._ids[number]))
+        for number in (each for each in lost if each in self._known):
             why = problem if number == step else _undone_by(step)
-            lines.append({"step": number, "problem": why, "sample_ids": sample_ids})
+            lines.append({"step": number, "problem": why, "sample_ids": self._ids_of(number)})
         self._written.update(lost)
         self._pending += "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self._append()

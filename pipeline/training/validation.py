@@ -12,9 +12,11 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import CAPTION_BYTES, KINDS, SHARED_KINDS, Kind, Task
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.row_index import SourceRows
+from pipeline.data.rows import Row
+from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
-from pipeline.data.token_reader import Row, TokenReader
+from pipeline.data.token_reader import TokenReader
 from pipeline.runtime.deepspeed_private import own_module_order
 from pipeline.training.engine import Forward
 
@@ -31,6 +33,9 @@ class RowsInMemory:
     def row(self, shard: int, index: int) -> Row:
         assert shard == 0
         return self.rows[index]
+
+    def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
+        return SampleLengths.of_rows([self.rows[index] for index in indices.tolist()])
 
     def ahead(self, shards: list[int]) -> None:
         """Does nothing: the rows are in memory already."""

@@ -10,22 +10,27 @@ import numpy as np
 from jobs.common.recipes import load_recipe
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan
+from pipeline.data.rows import Caption, Row
+from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.sample_order import MixedOrder, SampleOrder
+from pipeline.data.sample_plan import SamplePlan
 from pipeline.data.sequences import Sequence, SequenceBuilder
-from pipeline.data.token_reader import Caption, Row
 
 
 class WebLikeRows:
     """Rows with 256 codes and captions of 77 ids on average: lognormal, a tenth of them above 155, up to 512."""
 
-    def at(self, number: int) -> tuple[int, int]:
-        return 0, number
+    def span(self, start: int, stop: int) -> np.ndarray:
+        return np.column_stack([np.zeros(stop - start, np.int64), np.arange(start, stop)])
 
     def near(self, number: int) -> list[int]:
         return [0]
 
     def ahead(self, shards: list[int]) -> None:
         pass
+
+    def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
+        return SampleLengths.of_rows([self.row(0, index) for index in indices.tolist()])
 
     @cache  # noqa: B019
     def row(self, shard: int, place: int) -> Row:
@@ -36,22 +41,26 @@ class WebLikeRows:
 
 
 class RememberingPlan(StagePlan):
-    """Builds a step's sequences once and reuses them for every rank."""
+    """Plans a step and builds its sequences once, and reuses them for every rank."""
 
-    def _sequence(self, row: Any, *draws: Any) -> Sequence:
-        return built_once(
-            self.stage_number, row.sample_id, draws, lambda: super(RememberingPlan, self)._sequence(row, *draws)
-        )
+    def planned(self, step: int, samples: np.ndarray) -> SamplePlan:
+        key = (self.stage_number, len(samples), step)
+        planned: SamplePlan = once(key, lambda: super(RememberingPlan, self).planned(step, samples))
+        return planned
+
+    def _sequence(self, row: Row, planned: SamplePlan, step: int, number: int) -> Sequence:
+        key = (self.stage_number, self.stage.global_batch_size, step, number)
+        sequence: Sequence = once(key, lambda: super(RememberingPlan, self)._sequence(row, planned, step, number))
+        return sequence
 
 
-BUILT: dict[tuple, Sequence] = {}
+MADE: dict[tuple, Any] = {}
 
 
-def built_once(stage_number: int, sample_id: str, draws: tuple, build: Callable) -> Sequence:
-    key = (stage_number, sample_id, draws)
-    if key not in BUILT:
-        BUILT[key] = build()
-    return BUILT[key]
+def once(key: tuple, make: Callable[[], Any]) -> Any:
+    if key not in MADE:
+        MADE[key] = make()
+    return MADE[key]
 
 
 def plan_of_mars_7b(stage_number: int, **changes: Any) -> StagePlan:

@@ -154,6 +154,14 @@ class TokenShard:
         with self._opened() as file:
             return int(file.metadata.num_rows)
 
+    def leaves(self, *columns: str, without: tuple[str, ...]) -> list[str]:
+        """The paths of the columns' leaves, as in `captions.list.element.ids.list.element`, without those that have one
+        of the names `without`. For `read`."""
+        with self._opened() as file:
+            paths = [file.schema.column(number).path for number in range(len(file.schema))]
+        parts = {path: path.split(".") for path in paths}
+        return [path for path in paths if parts[path][0] in columns and not set(without) & set(parts[path])]
+
     def read(self, columns: list[str] | None = None) -> pa.Table:
         with self._opened() as file:
             return file.read(columns)

@@ -18,9 +18,9 @@ from pipeline.config.tasks import Kind
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.collate import MicroBatch
+from pipeline.data.rows import Caption, Row
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
-from pipeline.data.token_reader import Caption, Row
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.recipe_plan import planned_config, sample_lengths
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths

@@ -133,7 +133,7 @@ def test_every_source_is_read_in_its_own_order_without_gap_or_repetition(
     mixed = MixedOrder(orders, weights, size)
     read: list[list[tuple[int, int]]] = [[] for _ in orders]
     for step in range(20):
-        samples = mixed.step(step)
+        samples = mixed.step(step).tolist()
         assert len(samples) == size
         for source, shard, row in samples:
             read[source].append((shard, row))
