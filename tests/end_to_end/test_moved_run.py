@@ -13,15 +13,15 @@ from ray.cluster_utils import Cluster
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job
 from tests.support.past_run import copy_past_run
+from tests.support.small_ray import small_ray
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
+    with small_ray() as cluster:
+        yield cluster
 
 
 class Run:

@@ -21,6 +21,7 @@ from pipeline.step_figures import read_step_figures
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import PAST_RUN, RECIPE, copy_past_inputs, copy_past_run
+from tests.support.small_ray import small_ray
 
 PROMPT = "red circle"
 
@@ -117,9 +118,8 @@ def expected() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
+    with small_ray() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")

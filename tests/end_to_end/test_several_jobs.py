@@ -14,6 +14,7 @@ from tests.support.checkout import CHECKOUT
 from tests.support.fault_matrix import nothing_left
 from tests.support.forked_jobs import start_job
 from tests.support.past_run import copy_past_run
+from tests.support.small_ray import small_ray
 
 JOBS = ("tokenize", "inspect_tokens", "train_lm")
 LATEST_S = 4.0
@@ -22,9 +23,8 @@ LATEST_S = 4.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
+    with small_ray() as cluster:
+        yield cluster
 
 
 def prepare(job: str, folder: Path) -> list[str]:

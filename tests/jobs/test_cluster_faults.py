@@ -7,13 +7,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from tests.support.checkout import CHECKOUT
 from tests.support.fault_matrix import FAULTS, cells, nothing_left, some_cells, words_of
 from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import copy_past_run
 from tests.support.ports import free_port
+from tests.support.small_ray import small_ray
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +39,24 @@ def joined(log: Path) -> bool:
 def lose_the_head(jobs: list[str], folder: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """Starts the jobs on one cluster, kills all of it when all have joined, and returns how they ended."""
     started: dict[str, BaseProcess] = {}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     try:
-        for job in jobs:
-            copy_past_run(folder / job)
-            log = folder / f"{job}.log"
-            words = words_of(job, folder / job)
-            started[job] = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
-        deadline = time.monotonic() + 120
-        while not all(joined(folder / f"{job}.log") for job in jobs):
-            assert time.monotonic() < deadline and all(each.is_alive() for each in started.values())
-            time.sleep(0.1)
-        head = cluster.head_node
-        assert head is not None
-        for each in [each for kind in head.all_processes.values() for each in kind]:
-            each.process.kill()
-        for process in started.values():
-            process.join(90)
+        with small_ray() as cluster:
+            for job in jobs:
+                copy_past_run(folder / job)
+                log = folder / f"{job}.log"
+                words = words_of(job, folder / job)
+                started[job] = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
+            deadline = time.monotonic() + 120
+            while not all(joined(folder / f"{job}.log") for job in jobs):
+                assert time.monotonic() < deadline and all(each.is_alive() for each in started.values())
+                time.sleep(0.1)
+            head = cluster.head_node
+            assert head is not None
+            for each in [each for kind in head.all_processes.values() for each in kind]:
+                each.process.kill()
+            for process in started.values():
+                process.join(90)
     finally:
-        cluster.shutdown()
         for process in started.values():
             process.kill()
     return {

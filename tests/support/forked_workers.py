@@ -30,7 +30,7 @@ from tests.support.forkserver import forkserver, run_job, take_over
 PYTHON = """#!/bin/sh
 case "$1 $2" in
   */setup_worker.py" -m") exec {python} "$@" ;;  # Ray Client's server
-  */setup_worker.py" "*|"-P "*jobs/*.py) exec {python} -I -S {client} {socket} "$@" ;;
+  */setup_worker.py" "*|*/default_worker.py" "*|"-P "*jobs/*.py) exec {python} -I -S {client} {socket} "$@" ;;
   *) exec {python} "$@" ;;
 esac
 """
@@ -157,7 +157,9 @@ def _become_worker(words: list[str], environment: dict[str, str], cwd: str, pid:
     from ray._private.utils import update_envs
     from ray._private.workers.setup_worker import parser
 
-    options, worker_words = parser.parse_known_args(words[1:])
+    # Without a runtime environment, the raylet leaves out the script that sets one up.
+    setting_up = words[0].endswith("setup_worker.py")
+    options, worker_words = parser.parse_known_args(words[1:] if setting_up else words)
     context = RuntimeEnvContext.deserialize(options.serialized_runtime_env_context or "{}")
     update_envs(context.env_vars)
     match context.command_prefix:
