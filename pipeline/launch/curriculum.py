@@ -56,7 +56,7 @@ def train_stages(
         check_unchanged(run, paths)
         if not recipe.scaling.use_gpu and starts_ray_here():
             check_shared_memory(recipe.scaling.num_workers)
-        connect_run(paths, recipe.scaling.use_gpu, forks_workers=True)
+        connect_run(paths, recipe.scaling.use_gpu, forks_workers=not recipe.scaling.use_gpu)
         check_workers(recipe.scaling)
         inputs.store_row_indices()  # a command that is refused changes nothing
         announce(run, recipe)
