@@ -37,12 +37,14 @@ class RowLengths:
     Args:
         tokens: folder or URL of the token shards.
         index: the rows.
-        file: as `store_row_lengths` wrote it; None to read each shard's captions when they are needed.
+        file: as `store_row_lengths` wrote it. If there is none, or if it has other rows, each shard's captions are read
+            when they are needed.
     """
 
     def __init__(self, tokens: str | Path, index: RowIndex, file: Path | None = None) -> None:
         self._storage, self._index = open_storage(tokens), index
-        self._reader = pa.ipc.open_file(pa.memory_map(str(file))) if file else None
+        is_stored = file is not None and _made_from(file) == index.sha256().encode()
+        self._reader = pa.ipc.open_file(pa.memory_map(str(file))) if is_stored else None
         self._held: OrderedDict[int, SampleLengths] = OrderedDict()
 
     def take(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:

@@ -76,10 +76,12 @@ def verify_step(
     """
     limits = given_limits(budget)
     number = _stage_to_verify(wanted, recipe, paths)
-    run = stage_inputs(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths)).run
+    inputs = stage_inputs(number, recipe, paths, initial_checkpoint(number, chosen, allow_unfinished, paths))
+    run = inputs.run
     check_unchanged(run, paths)
     connect_to_ray()
     check_workers(recipe.scaling)
+    inputs.store_row_indices()
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 
