@@ -208,7 +208,7 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster: SmallCluster
     [
         (["--set", "stages.0.stepz=1"], 2, "no 'stepz'; the keys here are"),
         (["--corpus", "/no/such/folder"], 3, "'/no/such/folder' does not exist"),
-        (["--set", "vqgan_folder=/no/vq"], 3, "'/no/vq' is no saved VQModel"),
+        (["--set", "vqgan_folder=/no/vq"], 3, "VQ-GAN '/no/vq' does not exist"),
         (["--corpus", "{bad}"], 4, "failed: shard 'bad.tar' of"),
     ],
 )

@@ -52,13 +52,16 @@ def find_vqgan(location: Path | str) -> VqganFiles:
         files = [path / next(name for name in wanted if name in names)] if set(wanted) & set(names) else []
     if len(files) == 1 and (of_folder or class_name is None):
         return VqganFiles(of_folder, files[0], settings_files, choice)
+    remedy = (
+        "name its folder with vqgan_folder, train one with jobs/train_vqgan.py, or fetch one (hf download NAME "
+        "--local-dir FOLDER)"
+    )
     if not path.exists():
-        raise InputError(f"VQ-GAN {str(location)!r} does not exist; name a folder or a file of weights")
+        raise InputError(f"VQ-GAN {str(location)!r} does not exist; {remedy}")
     found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; name its folder "
-        "with vqgan_folder, train one with jobs/train_vqgan.py, or fetch one (hf download NAME --local-dir FOLDER)"
+        f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; {remedy}"
     )
 
 

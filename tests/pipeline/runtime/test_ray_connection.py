@@ -100,6 +100,8 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
     monkeypatch.setattr(ray_connection, "is_cluster", lambda address: address == "10.0.0.1:6379")
     monkeypatch.setattr(ray_connection, "answers", lambda address: True)
+    monkeypatch.setattr(ray_connection, "head_keeps_state", lambda: True)
+    monkeypatch.setattr(ray_connection._Own, "cluster", False)  # as it is again afterwards
     monkeypatch.setattr(ray_connection, "watch_cluster", lambda address, in_use: None)
     monkeypatch.setattr(ray_connection, "prepare_machine", lambda: None)
     ray_connection.connect_to_ray()

@@ -198,7 +198,7 @@ def test_quantised_weights_and_adapters_are_refused_by_name(tmp_path: Path, ship
 
 
 def test_what_a_folder_has_instead_of_a_vqgan_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere' does not exist; name a folder or a file of weights"):
+    with pytest.raises(InputError, match="nowhere' does not exist; name its folder"):
         find_vqgan(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     with pytest.raises(InputError, match="; its config.json is of the class 'AutoencoderKL'; "):
