@@ -30,9 +30,7 @@ def test_a_step_of_mars_7b_gathers_once_between_nodes_and_a_layer_at_a_time() ->
     assert figures["volume_over_ideal"] <= 1.2, "a validation or a drawing makes the next step gather more"
     assert figures["host_over_plain"] > 0
     assert 0 < figures["loader_cost"] <= 0.01, "samples are built where kernels are launched"
-    assert 0.005 < figures["loader_process_s"] < 1.0, (
-        "a rank's 32 samples are built within a step"
-    )
+    assert 0.005 < figures["loader_process_s"] < 1.0, "a rank's 32 samples are built within a step"
     assert 0.7 < figures["counted_over_planned_peak"] < 1.3, "of few layers, what comes once weighs more"
 
     # What the plan's predictions are based on is what the real code does.
