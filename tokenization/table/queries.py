@@ -128,9 +128,14 @@ def matching(frame: pd.DataFrame, where: str) -> pd.DataFrame:
 
     Raises:
         TypeError: the query gives something other than true or false for each row, as the name of a column of numbers
-            does; pandas would take it for the numbers of rows.
+            does, which pandas would take for the numbers of rows; or it asks if a time is a text, which pandas denies
+            whatever they are.
         Exception: the query cannot be applied.
     """
+    if name := next(
+        (name for name in sorted(_equal_texts(where)) if name in frame and frame[name].dtype.kind == "M"), ""
+    ):
+        raise TypeError(f"{name!r} has times, which compare with texts by <, <=, > and >= alone")
     found = frame.eval(where, engine="python")
     if isinstance(found, pd.Series) and found.dtype == object and found.map(lambda each: isinstance(each, bool)).all():
         found = found.astype(bool)
@@ -197,6 +202,19 @@ def _comparisons(where: str) -> list[_Comparison]:
         _Comparison({quoted.get(name, name) for one in operands for name in _names(one)}, operands)
         for operands in found
     ]
+
+
+def _equal_texts(where: str) -> set[str]:
+    """Names of the columns whose values a query compares with texts by `==`, `!=`, `in` or `not in`."""
+    tree, quoted = _parsed(where)
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            for operator, operands in zip(node.ops, pairwise([node.left, *node.comparators]), strict=True):
+                is_equality = isinstance(operator, ast.Eq | ast.NotEq | ast.In | ast.NotIn)
+                if is_equality and any(_is_constant(one, (str,)) for one in operands):
+                    found |= {quoted.get(name, name) for one in operands for name in _names(one)}
+    return found
 
 
 def _is_constant(node: ast.expr, kinds: tuple[type, ...]) -> bool:

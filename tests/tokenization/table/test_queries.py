@@ -127,3 +127,12 @@ def test_a_query_that_is_not_true_or_false_for_each_row_is_refused() -> None:
             query_rows(pd.DataFrame({"score": [1, 0], "name": ["a", "b"]}), where)
     assert query_rows(pd.DataFrame({"good": [True, False]}), "good") == [0]
     assert query_rows(pd.DataFrame({"good": pd.array([True, None], "boolean")}), "good") == [0]
+
+
+@pytest.mark.parametrize("where", ["taken == '2021-01-01'", "id > 0 and taken in ['2021-01-01']", "`taken` != '2021'"])
+def test_a_time_that_is_to_be_a_text_is_refused_and_not_denied(where: str) -> None:
+    """pandas finds no time equal to any text, and says nothing."""
+    frame = pd.DataFrame({"id": [1, 2], "taken": pd.to_datetime(["2021-01-01", "2022-01-01"])})
+    with pytest.raises(InputError, match="'taken' has times, which compare with texts by <, <=, > and >= alone"):
+        query_rows(frame, where)
+    assert query_rows(frame, "taken >= '2021-01-01' and taken < '2021-01-02'") == [0]
