@@ -113,9 +113,11 @@ class SamplePlanner:
                 lengths.pictures[documents],
                 lengths.codes[documents],
             )
-        unlike, which = np.unique(keys[~documents], axis=0, return_inverse=True)
-        if len(unlike):
-            found[~documents] = np.array([self._counts_of(tuple(key)) for key in unlike.tolist()])[which.reshape(-1)]
+        keys = keys[~documents]
+        if len(keys):
+            as_numbers = np.ravel_multi_index(keys.T, keys.max(axis=0) + 1)
+            _, first, which = np.unique(as_numbers, return_index=True, return_inverse=True)
+            found[~documents] = np.array([self._counts_of(tuple(key)) for key in keys[first].tolist()])[which]
         return found
 
     def _counts_of(self, key: tuple[int, ...]) -> np.ndarray:
