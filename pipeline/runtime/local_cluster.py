@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.runtime.cluster_watch import answers
 from pipeline.runtime.fork_server import SERVE
 
 QUICK_TO_NOTICE = {
@@ -67,8 +68,9 @@ class LocalNodes:
         head = self._start("--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1")
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
         deadline = time.monotonic() + START_TIMEOUT_S
-        check = ["ray", "health-check", f"--address=127.0.0.1:{self.port}"]
-        while subprocess.run(check, env=self.environment, capture_output=True, check=False).returncode:
+        address = f"127.0.0.1:{self.port}"
+        check = ["ray", "health-check", f"--address={address}"]  # takes seconds of CPU
+        while not answers(address) or subprocess.run(check, env=self.environment, capture_output=True).returncode:
             if time.monotonic() > deadline or not head.is_running():
                 raise RuntimeError(f"Ray's head did not start; see {self._folder}")
             time.sleep(0.5)

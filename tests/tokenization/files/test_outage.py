@@ -50,6 +50,7 @@ def delete(storage: S3Folder) -> bool:
     return storage.names() == ["there.json"] and storage.size("there.json") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [write, read, take, delete])
 def test_a_service_that_comes_back_is_waited_for_and_the_wait_is_told(
     s3: FaultyS3, said: list[str], act: Callable[[S3Folder], bool]
