@@ -7,7 +7,7 @@ LOCK := cluster/requirements.lock
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: supported demo test test-quick test-long lint install lock
+.PHONY: supported demo test test-quick test-long soak lint install lock
 
 install: $(INSTALLED)
 
@@ -49,6 +49,10 @@ test-quick: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(PYTHON) -m pytest -m long
+
+# An hour of tokenization and training while everything that can fail does; see docs/reliability.md.
+soak: $(INSTALLED)
+	$(PYTHON) -m tests.support.soak --minutes 60 --seed 0
 
 lint: $(INSTALLED)
 	ruff check .

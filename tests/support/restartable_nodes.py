@@ -1,5 +1,6 @@
 """Local nodes whose head can fail, and whose workers are forked."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,12 +18,13 @@ class RestartableNodes(LocalNodes):
     def train_workers(self) -> list[psutil.Process]:
         return forked_workers().running("RayTrainWorker")
 
-    def restart_head(self) -> None:
-        """Kills the head with its state and every node, and starts new ones at the same address."""
+    def restart_head(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Kills the head with its state and every node, calls `meanwhile`, and starts new ones at the same address."""
         with self._changing:
             count, nodes, self.nodes = len(self.nodes), self.nodes, []
             for process in [*nodes, self.head]:
                 kill_tree(process)
+            meanwhile()
             self.environment.pop("RAY_ADDRESS", None)
             self.head = self._start_head()
         for _ in range(count):

@@ -1,6 +1,7 @@
 """An S3 server (moto's) over HTTP on this machine that fails on demand."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +19,15 @@ class FaultyS3:
     """Serves until `stop`.
 
     Every `fault_every`-th request fails, alternating between a 500, a request to slow down, and an answer that is cut
-    off in the middle. 0 turns faults off. While it is `down`, no request is carried out.
+    off in the middle. 0 turns faults off. While it is `down`, no request is carried out. Each answer comes `delay_s`
+    late.
     """
 
     KINDS = ("500", "slow down", "cut")
 
     def __init__(self) -> None:
         self.fault_every, self.injected = 0, Counter[str]()
-        self.down, self.turned_away = False, 0
+        self.down, self.turned_away, self.delay_s = False, 0, 0.0
         self._count, self._lock = 0, threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
@@ -50,6 +52,7 @@ class FaultyS3:
         self._server.shutdown()
 
     def _respond(self, environ: dict, start_response: Callable) -> Iterator[bytes]:
+        time.sleep(self.delay_s)
         fault = self._fault()
         if fault in ("500", "slow down"):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
