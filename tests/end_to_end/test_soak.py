@@ -5,7 +5,7 @@ import pytest
 from tests.support.soak.faults import ACTORS
 from tests.support.soak.run import Settings, soak
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def test_a_short_soak_ends_with_the_tokens_and_weights_of_an_undisturbed_run_and_leaves_nothing() -> None:
