@@ -49,6 +49,10 @@ class RowReader(Protocol):
         """The lengths of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
         ...
 
+    def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
+        """The ids of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
+        ...
+
     def ahead(self, shards: list[int]) -> None:
         """Announces that rows of these shards will be read soon."""
         ...
@@ -121,11 +125,15 @@ class StagePlan:
                 raise InputError(problem.format(self.readers[source].row(shard, index).sample_id))
         return planned
 
-    def sample_ids(self, step: int) -> list[str]:
-        """The ids of the samples of all ranks, in the order of `MixedOrder`. Reads all of them."""
-        return [
-            self.readers[source].row(shard, index).sample_id for source, shard, index in self.order.step(step).tolist()
-        ]
+    def sample_ids(self, steps: abc.Sequence[int]) -> list[list[str]]:
+        """The ids of the samples of all ranks in each of some steps, in the order of `MixedOrder`. Reads them all."""
+        found = []
+        for step in steps:
+            samples = self.order.step(step)
+            of_sources = [samples[samples[:, 0] == source, 1:] for source in range(len(self.readers))]
+            ids = [reader.sample_ids(*of.T) for reader, of in zip(self.readers, of_sources, strict=True)]
+            found.append([sample_id for each in ids for sample_id in each])
+        return found
 
     @cached_property
     def _planner(self) -> SamplePlanner:

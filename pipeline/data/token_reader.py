@@ -84,15 +84,29 @@ class TokenReader:
             wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
             self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
 
+    def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
+        """The ids of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
+        ids = np.empty(len(shards), object)
+        for shard in np.unique(shards).tolist():
+            chosen = shards == shard
+            table, rows = self._held_shard(shard)
+            ids[chosen] = table["sample_id"].take(pa.array(rows[indices[chosen]])).to_pylist()
+        found: list[str] = ids.tolist()
+        return found
+
     def row(self, shard: int, index: int) -> Row:
         """The `index`-th selected sample of the `shard`-th shard."""
+        table, rows = self._held_shard(shard)
+        return self._sample(table, int(rows[index]), f"{self._storage}/{self._index.shards[shard]}")
+
+    def _held_shard(self, shard: int) -> tuple[pa.Table, np.ndarray]:
+        """A shard's table and its selected rows in it, from the cache or newly read."""
         if shard not in self._cache:
             self._cache[shard] = self._read(shard)
             while len(self._cache) > self._held:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(shard)
-        table, rows = self._cache[shard]
-        return self._sample(table, int(rows[index]), f"{self._storage}/{self._index.shards[shard]}")
+        return self._cache[shard]
 
     def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
         name = self._index.shards[shard]

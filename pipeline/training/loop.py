@@ -273,7 +273,7 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock:
         replicas=ReplicaCheck(engine),
         guard=guard,
         checkpoints=StageCheckpoints(engine, run, language_expert_hash, guard, log),
-        skipped=SkippedSteps(run.output, log, lambda step: inputs.plan().sample_ids(step - 1)),
+        skipped=SkippedSteps(run.output, log, lambda steps: inputs.plan().sample_ids([step - 1 for step in steps])),
         rank=rank,
         world_size=world_size,
     )

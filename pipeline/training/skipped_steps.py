@@ -9,16 +9,21 @@ from tokenization.files.atomic_writing import append_whole
 SKIPPED_FILE = "skipped.jsonl"
 
 
+ReadSampleIds = Callable[[list[int]], list[list[str]]]
+
+
 class SkippedSteps:
     """Remembers the steps since the last checkpoints, and writes the sample ids of lost steps to a file.
 
     Args:
         folder: the stage's folder.
         log: called with a line if the file cannot be written.
-        ids_of: reads the sample ids of a step; steps count from 1.
+        ids_of: reads the sample ids of some steps, which count from 1.
     """
 
-    def __init__(self, folder: Path, log: Callable[[str], None], ids_of: Callable[[int], list[str]]) -> None:
+    def __init__(
+        self, folder: Path, log: Callable[[str], None], ids_of: Callable[[list[int]], list[list[str]]]
+    ) -> None:
         self._folder, self._log, self._ids_of = folder, log, ids_of
         self._known: set[int] = set()
         self._written: set[int] = set()
@@ -43,9 +48,10 @@ class SkippedSteps:
         lines: list[dict[str, object]] = []
         if unknown := [number for number in lost if number not in self._known]:
             lines.append({"first_step": unknown[0], "step": unknown[-1], "problem": _undone_by(step)})
-        for number in (each for each in lost if each in self._known):
+        known = [number for number in lost if number in self._known]
+        for number, sample_ids in zip(known, self._ids_of(known), strict=True):
             why = problem if number == step else _undone_by(step)
-            lines.append({"step": number, "problem": why, "sample_ids": self._ids_of(number)})
+            lines.append({"step": number, "problem": why, "sample_ids": sample_ids})
         self._written.update(lost)
         self._pending += "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self._append()

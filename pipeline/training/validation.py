@@ -37,6 +37,9 @@ class RowsInMemory:
     def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
         return SampleLengths.of_rows([self.rows[index] for index in indices.tolist()])
 
+    def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
+        return [self.rows[index].sample_id for index in indices.tolist()]
+
     def ahead(self, shards: list[int]) -> None:
         """Does nothing: the rows are in memory already."""
 

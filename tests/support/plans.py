@@ -32,6 +32,9 @@ class WebLikeRows:
     def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
         return SampleLengths.of_rows([self.row(0, index) for index in indices.tolist()])
 
+    def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
+        return [str(index) for index in indices.tolist()]
+
     @cache  # noqa: B019
     def row(self, shard: int, place: int) -> Row:
         generator = np.random.default_rng(place)

@@ -174,7 +174,7 @@ def test_documents_and_pictures_share_a_step_by_their_weights(
     plan = plan_of_sources([(tokens, "", 3.0), (tmp_path / "documents", "", 1.0)], builder)
     for step in range(4):
         ranks = [plan.step(step, rank, 2) for rank in range(2)]
-        from_documents = [name for name in plan.sample_ids(step) if ".tar" not in name]
+        from_documents = [name for name in plan.sample_ids([step])[0] if ".tar" not in name]
         assert len(from_documents) == 4
         for rank in ranks:
             assert Kind.INTERLEAVED in {batch.kind for batches in rank.micro_steps for batch in batches}

@@ -59,7 +59,7 @@ def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_
     local, remote = plan_of(tokens), plan_of(URL)
     for number in range(10):  # more than an epoch
         here, there = local.step(number, 0, 1), remote.step(number, 0, 1)
-        assert local.sample_ids(number) == remote.sample_ids(number)
+        assert local.sample_ids([number]) == remote.sample_ids([number])
         for mine, other in zip(here.micro_steps, there.micro_steps, strict=True):
             for first, second in zip(mine, other, strict=True):
                 assert first.text.ids.equal(second.text.ids) and first.visual.ids.equal(second.visual.ids)
