@@ -117,8 +117,8 @@ def job_ended_ago_s(job_id: str) -> float | None:
     return 0.0
 
 
-def placement_group_shares(job_id: str) -> list[Share]:
-    """Resources that a job holds in placement groups. Used by the ledger."""
+def placement_group_shares(job_id: str | None) -> list[Share]:
+    """Resources that a job, or with None every job, holds in placement groups. Used by the ledger."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
@@ -126,25 +126,68 @@ def placement_group_shares(job_id: str) -> list[Share]:
     found = []
     for content in state._connect_and_get_accessor().get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(content)
-        if group.creator_job_id == bytes.fromhex(job_id) and group.state in holding:
+        if job_id in (None, group.creator_job_id.hex()) and group.state in holding:
             placed = [bundle for bundle in group.bundles if bundle.node_id.strip(UNPLACED)]
             found += [Share(bundle.node_id.hex(), dict(bundle.unit_resources)) for bundle in placed]
     return found
 
 
 def actor_shares(job_id: str) -> list[Share]:
-    """Resources that a job's actors hold outside of placement groups. Used by the ledger."""
+    """Resources that a job's actors hold outside of placement groups. Used by the ledger.
+
+    An actor whose process starts holds resources already, but Ray's tables do not say where, nor if it still waits for
+    them. Such an actor counts if a node's resources are neither free nor held by anything else.
+    """
+    running, starting = _actors(job_id)
+    if not starting:
+        return running
+    unexplained = _taken_on_nodes()
+    for share in [*placement_group_shares(None), *_actors(None)[0]]:
+        _subtract(unexplained.get(share.node_id, {}), share.resources)
+    for needed in starting:
+        fits = (node for node, left in unexplained.items() if all(left.get(name, 0) >= needed[name] for name in needed))
+        if node := next(fits, None):
+            _subtract(unexplained[node], needed)
+            running.append(Share(node, needed))
+    return running
+
+
+def _actors(job_id: str | None) -> tuple[list[Share], list[dict[str, float]]]:
+    """Actors of a job, or with None of all, outside of placement groups: what those with a process hold, and what each
+    of the others needs."""
     import ray
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
-    accessor, job, found = state._connect_and_get_accessor(), ray.JobID(bytes.fromhex(job_id)), []
+    accessor, running, starting = state._connect_and_get_accessor(), [], []
+    job = ray.JobID(bytes.fromhex(job_id)) if job_id else None
     for content in [content for name in HOLDING_ACTORS for content in accessor.get_actor_table(job, name)]:
         actor = gcs_pb2.ActorTableData.FromString(content)
-        has_process = actor.address.worker_id.strip(UNPLACED)  # otherwise the actor still waits for resources
-        if has_process and not actor.placement_group_id.strip(UNPLACED):
-            found.append(Share(actor.address.node_id.hex(), dict(actor.required_resources)))
-    return found
+        if not actor.placement_group_id.strip(UNPLACED):
+            needed = dict(actor.required_resources)
+            if actor.address.worker_id.strip(UNPLACED):
+                running.append(Share(actor.address.node_id.hex(), needed))
+            elif needed:
+                starting.append(needed)
+    return running, starting
+
+
+def _taken_on_nodes() -> dict[str, dict[str, float]]:
+    """Resources of each live node that are not free; Ray counts in steps of 0.0001."""
+    import ray
+
+    free = free_resources()
+    totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {
+        node: {name: round(total - free[node].get(name, 0.0), 4) for name, total in resources.items()}
+        for node, resources in totals.items()
+        if node in free
+    }
+
+
+def _subtract(resources: dict[str, float], less: dict[str, float]) -> None:
+    for name, amount in less.items():
+        resources[name] = round(resources.get(name, 0.0) - amount, 4)
 
 
 def pending_requests(job_id: str) -> list[Request]:
