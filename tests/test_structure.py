@@ -22,7 +22,7 @@ LEVELS = (
     "pipeline.model tokenization.demo tokenization.table tokenization.vqgan",
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",
     "pipeline.generation pipeline.pages pipeline.planning",
-    "pipeline.budget pipeline.demo pipeline.sampling pipeline.training",
+    "pipeline.budget pipeline.demo pipeline.own_corpus pipeline.sampling pipeline.training",
     "pipeline.launch",
     "pipeline.benchmarks pipeline.preflight",
     "jobs.common pipeline.evaluation",

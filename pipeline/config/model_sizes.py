@@ -102,6 +102,16 @@ SIZES = {
         num_key_value_heads=32,
         max_position_embeddings=8192,
     ),
+    # The public config of Qwen2-0.5B (Qwen2.5-0.5B has the same sizes).
+    "qwen2_0_5b": Geometry(
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+    ),
     # The public config of Qwen2-1.5B (Qwen2.5-1.5B has the same sizes): grouped heads, one table for both ends.
     "qwen2_1_5b": Geometry(
         hidden_size=1536,

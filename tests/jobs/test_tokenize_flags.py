@@ -152,7 +152,7 @@ def test_a_flag_given_twice_is_refused(words: tuple[str, ...], message: str) -> 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "jobs").glob("*.py")), ids=lambda path: path.stem)
 def test_set_may_be_given_twice_to_every_job(path: Path) -> None:
     options_type = getattr(import_module(f"jobs.{path.stem}"), "Options", None)
-    if options_type is not None and path.stem not in ("check_cluster", "preflight", "submit"):
+    if options_type is not None and path.stem not in ("check_cluster", "new_recipe", "preflight", "submit"):
         check_given_once(options_type, ("report", "--set", "a=1", "--set", "b=2"))
 
 
