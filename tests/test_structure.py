@@ -27,13 +27,21 @@ LEVELS = (
     "pipeline.benchmarks pipeline.preflight",
     "jobs.common pipeline.evaluation",
     "pipeline.demo_scores pipeline.requests",
+    "pipeline.held_out_scores",
     "pipeline.reports",
     "jobs",
 )
 """Packages, and the few modules that stand beside them; each imports from the lines above its own alone."""
 LEVEL_OF = {package: level for level, line in enumerate(LEVELS) for package in line.split()}
 ON_RAY = {"pipeline.benchmarks", "pipeline.demo", "pipeline.launch", "pipeline.ledger", "pipeline.requests"}
-ON_RAY |= {"pipeline.evaluation", "pipeline.preflight", "pipeline.reports", "pipeline.runs", "pipeline.runtime"}
+ON_RAY |= {
+    "pipeline.evaluation",
+    "pipeline.held_out_scores",
+    "pipeline.preflight",
+    "pipeline.reports",
+    "pipeline.runs",
+    "pipeline.runtime",
+}
 LIBRARIES = ("deepspeed", "ray", "ray_autoscaler", "torch", "transformers")
 PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in LIBRARIES} | {"pipeline.runtime.deepspeed_host_time"}
 """The only modules that name what is private in a foreign library."""

@@ -8,6 +8,8 @@ from typing import Any
 from tokenization.corpora.samples import Sample
 from tokenization.job.captions import LIKELY, TEXT_COLUMN
 
+LANGUAGE_NAMES = {"en", "english", "zh", "cn", "chinese"}
+"""Names of columns, or the last parts of such names, that say the language of what is in them."""
 LEAST_FILLED = 0.2
 """A column with texts in a smaller share of the samples is no caption column."""
 LEAST_WORDS = 3
@@ -50,8 +52,7 @@ def caption_columns(samples: Sequence[Sample]) -> list[CaptionColumn]:
     by_column = _texts_by_column(samples)
     columns = [name for name in by_column if name.lower() not in NO_CAPTIONS]
     columns = [name for name in columns if len(by_column[name]) >= LEAST_FILLED * len(samples)]
-    named = [name for name in columns if name == TEXT_COLUMN or any(part in name.lower() for part in LIKELY)]
-    named = [name for name in named if _is_language(by_column[name])]
+    named = [name for name in columns if _says_caption(name.lower()) and _is_language(by_column[name])]
     chosen: list[str] = []
     for name in named or [name for name in columns if _has_sentences(by_column[name])]:
         if not any(_are_alike(by_column[name], by_column[other]) for other in chosen):
@@ -83,6 +84,10 @@ def _texts_by_column(samples: Sequence[Sample]) -> dict[str, dict[int, str]]:
             if isinstance(first, str) and first.strip():
                 found.setdefault(name, {})[number] = first.strip()
     return found
+
+
+def _says_caption(name: str) -> bool:
+    return name == TEXT_COLUMN or any(part in name for part in LIKELY) or name.split("_")[-1] in LANGUAGE_NAMES
 
 
 def _is_language(texts: dict[int, str]) -> bool:

@@ -55,7 +55,7 @@ class Objective(nn.Module):
             self.watch.start()
         for batch, states in zip(batches, self.hidden_states(batches), strict=True):
             hidden = torch.cat(states, dim=1).flatten(0, 1)
-            for state, labels in self._states(batch):
+            for state, labels in self.states(batch):
                 part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.ids, labels.weights)
                 loss = loss + part
                 task_losses.index_add_(0, labels.tasks, losses)
@@ -72,7 +72,7 @@ class Objective(nn.Module):
         """Returns the model's input, with the masks in the form of its attention function."""
         return packed_batch(batch, attention_of(self.mars), self.mars.dtype)
 
-    def _states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
+    def states(self, batch: MicroBatch) -> list[tuple[State | None, Labels]]:
         """Returns the states that the head runs on, each with its labels.
 
         The choice depends on the kind alone: if one rank skipped a head, the others would wait for it.

@@ -32,6 +32,7 @@ def test_the_caption_is_found_among_the_columns_of_img2dataset() -> None:
 
 def test_each_column_has_its_own_language() -> None:
     assert languages(samples_with(caption=ENGLISH, text_2=CHINESE)) == {"caption": "en", "text_2": "zh"}
+    assert languages(samples_with(en=ENGLISH, seen_zh=CHINESE, city=ENGLISH)) == {"en": "en", "seen_zh": "zh"}
 
 
 def test_columns_with_the_same_texts_are_one() -> None:
