@@ -20,8 +20,11 @@ h2 { margin-top: 2em }
 """
 
 
-def page_of(title: str, parts: Iterable[str]) -> str:
+def page_of(title: str, parts: Iterable[str], refresh_s: int = 0) -> str:
+    """Returns a page, which a browser loads again after `refresh_s` seconds if that is above 0."""
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+    if refresh_s:
+        head += f"<meta http-equiv=refresh content={refresh_s}>"
     # An empty icon: otherwise browsers request one from the server and log an error.
     head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file made from the other jobs' results in its folder."""
+"""The report of a run, finished or not: one HTML page made from the other jobs' results in its folder."""
 
 import html
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import attribution_of
@@ -18,21 +17,31 @@ from pipeline.errors import InputError
 from pipeline.evaluation.documents import newest_documents
 from pipeline.evaluation.run_scores import METRICS_FILE as SCORES_FILE
 from pipeline.evaluation.samples import CAPTIONS_FILE, GRID_FILE, VQ_SHEET_FILE
+from pipeline.held_out_scores.evaluate import SHEET_FILE as HELD_OUT_SHEET
 from pipeline.ledger.sums import days_unit, sums_by
-from pipeline.ledger.table import read_ledger
-from pipeline.pages.figures import png_of
+from pipeline.ledger.table import Ledger, read_ledger
 from pipeline.pages.html import image_of, page_of, table_of
 from pipeline.pages.prompt_results import GRID_FILE as DOCUMENTS_GRID
 from pipeline.pages.prompt_results import PAGE_FILE
 from pipeline.pages.sheets import spread
+from pipeline.reports.new_recipe import SHEET_FILE as CORPUS_SHEET
 from pipeline.reports.sections import experts_sections, preservation_sections
+from pipeline.reports.training_sections import loss_parts, progress_parts, sample_parts, stage_figures, time_parts
 from pipeline.runs.paths import RunPaths
-from pipeline.step_figures import METRICS_FILE, read_step_figures
 from tokenization.files.atomic_writing import write_atomically
 
 REPORT_FILE = "report.html"
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "diffusers", "pyarrow")
 SHOWN_CAPTIONS = 12
+HELD_OUT_TEXT = (
+    "Each column, of rows that no stage trained on: a caption under its own picture; the picture drawn from the "
+    "caption; and the caption that the model writes about the row's own picture."
+)
+CORPUS_TEXT = "Pictures of the corpus with their captions, and below each what the VQ-GAN's codes keep of it."
+VQ_TEXT = (
+    "From top to bottom: pictures of the corpus, decoded from the codes that training saw, and from the codes of "
+    "pictures twice the size."
+)
 LEDGER_COLUMNS = ["seconds", "days", "productive_seconds", "steps", "samples", "tokens", "flop"]
 LEDGER_FORMATS = {
     "seconds": "{:.0f}",
@@ -46,16 +55,28 @@ LEDGER_FORMATS = {
 
 
 def write_report(recipe: Recipe, paths: RunPaths) -> Path:
-    """Writes the report into the run's folder. Returns its path.
+    """Writes the report into the run's folder, with what the run has so far. Returns its path.
 
     Raises:
-        InputError: the run has no scores, or a stage has no figures.
+        InputError: there is no such run, or its ledger cannot be read.
+    """
+    if not paths.run.is_dir():
+        raise InputError(f"{str(paths.run)!r} does not exist; start the run with jobs/tokenize.py, or name its --root")
+    path, page = paths.run / REPORT_FILE, report_page(recipe, paths)
+    write_atomically(path, lambda partial: partial.write_text(page, encoding="utf-8"))
+    return path
+
+
+def report_page(recipe: Recipe, paths: RunPaths, refresh_s: int = 0) -> str:
+    """Returns the report as one HTML page. A part for which the run has nothing yet is left out.
+
+    Args:
+        recipe, paths: recipe and paths of the run.
+        refresh_s: seconds after which a browser loads the page again; 0 for never.
     """
     scores_path = paths.run / SCORES_FILE
-    if not scores_path.exists():
-        raise InputError(f"{str(scores_path)!r} does not exist; run jobs/evaluate.py first")
-    metrics = json.loads(scores_path.read_text())
-    stages = {number: stage.purpose for number, stage in enumerate(recipe.stages, start=1)}
+    metrics = json.loads(scores_path.read_text()) if scores_path.exists() else {}
+    ledger, figures = read_ledger(paths.ledger), stage_figures(recipe, paths)
     sections = [
         *preservation_sections(metrics),
         *composition_sections(paths, metrics),
@@ -63,46 +84,21 @@ def write_report(recipe: Recipe, paths: RunPaths) -> Path:
     ]
     parts = [
         *_head(recipe),
+        *progress_parts(recipe, figures, ledger),
         *_samples(paths),
-        "<h2>Scores</h2>",
-        _scores(metrics),
+        *_sheet(paths.samples / HELD_OUT_SHEET, "Held-out rows", HELD_OUT_TEXT),
+        *_scores(metrics),
         *[part for section in sections for part in section.parts()],
-        "<h2>Loss by task</h2>",
-        image_of(loss_curves(paths, stages), "loss of each task over the steps"),
-        "<h2>The VQ-GAN</h2><p>From top to bottom: pictures of the corpus, decoded from the codes that training saw, "
-        "and from the codes of pictures twice the size.</p>",
-        image_of((paths.samples / VQ_SHEET_FILE).read_bytes(), "pictures through the VQ-GAN"),
-        "<h2>The ledger</h2>",
-        _ledger(paths),
+        *loss_parts(recipe, figures),
+        *sample_parts(recipe, paths),
+        *time_parts(figures),
+        *_sheet(paths.run / CORPUS_SHEET, "The corpus", CORPUS_TEXT),
+        *_sheet(paths.samples / VQ_SHEET_FILE, "The VQ-GAN", VQ_TEXT),
+        *_ledger(ledger),
         "<h2>Versions</h2>",
         _versions(),
     ]
-    path = paths.run / REPORT_FILE
-    page = page_of(f"MARS on Ray: {recipe.name}", parts)
-    write_atomically(path, lambda partial: partial.write_text(page, encoding="utf-8"))
-    return path
-
-
-def loss_curves(paths: RunPaths, stages: dict[int, str]) -> bytes:
-    """Returns a PNG with the loss of each task over the steps of all stages; `stages` maps numbers to purposes."""
-    figure = Figure(figsize=(5.2 * len(stages), 3.4))
-    axes = figure.subplots(1, len(stages), squeeze=False)
-    for axis, (number, purpose) in zip(axes[0], stages.items(), strict=True):
-        if not (figures := read_step_figures(paths.stage(number))):
-            raise InputError(
-                f"{str(paths.stage(number) / METRICS_FILE)!r} has no figures; run jobs/train_stage.py again"
-            )
-        last_run = {each.step: each.losses for each in figures}  # the last run of a repeated step counts
-        table = pd.DataFrame.from_dict(last_run, orient="index").sort_index()
-        for task in map(str, table.columns):
-            axis.plot(table.index, table[task], label=task.replace("_", " "), linewidth=1)
-        axis.set(
-            title=f"Stage {number}: {purpose}", xlabel="step", ylabel="cross-entropy, nats a label", ylim=(0, None)
-        )
-        axis.title.set_fontsize(9)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    return png_of(figure)
+    return page_of(f"MARS on Ray: {recipe.name}", parts, refresh_s)
 
 
 def _head(recipe: Recipe) -> list[str]:
@@ -114,8 +110,17 @@ def _head(recipe: Recipe) -> list[str]:
     ]
 
 
+def _sheet(file: Path, title: str, text: str) -> list[str]:
+    """A section with a sheet of pictures, if there is one."""
+    if not file.exists():
+        return []
+    return [f"<h2>{title}</h2><p>{text}</p>", image_of(file.read_bytes(), title)]
+
+
 def _samples(paths: RunPaths) -> list[str]:
-    """The section of generated pictures, documents and captions."""
+    """The section of pictures, documents and captions that were generated from the samples, if they were."""
+    if not (paths.samples / GRID_FILE).exists():
+        return []
     return [
         "<h2>Pictures from prompts</h2><p>Each column: a picture of the corpus, and the pictures generated from its "
         "English and its Chinese caption; where the last stage trained for it, in both resolutions.</p>",
@@ -145,14 +150,18 @@ def _captions(paths: RunPaths) -> str:
     return table_of(rows[["true_caption", "caption"]].set_axis(["true", "generated"], axis=1))
 
 
-def _scores(metrics: dict[str, Any]) -> str:
+def _scores(metrics: dict[str, Any]) -> list[str]:
+    if not metrics:
+        return []
     rows = [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in metrics.items()]
-    return table_of(pd.DataFrame(rows, columns=["score", "value"]))
+    return ["<h2>Scores</h2>", table_of(pd.DataFrame(rows, columns=["score", "value"]))]
 
 
-def _ledger(paths: RunPaths) -> str:
+def _ledger(ledger: Ledger) -> list[str]:
     """The section of days by job: CPU-days if no GPU was held."""
-    table = read_ledger(paths.ledger).table
+    if not len(ledger.table):
+        return []
+    table = ledger.table.copy()
     table["days"] = table["gpu_days"]
     table["unit"] = table["gpu_model"].map(days_unit)
     table["what"] = [f"{job} {stage}".strip() for job, stage in zip(table["job"], table["stage"], strict=True)]
@@ -162,7 +171,7 @@ def _ledger(paths: RunPaths) -> str:
     shown = pd.concat([by_job, total])
     for name, pattern in LEDGER_FORMATS.items():
         shown[name] = shown[name].map(pattern.format)
-    return table_of(shown)
+    return ["<h2>The ledger</h2>", table_of(shown)]
 
 
 def _versions() -> str:

@@ -1,4 +1,5 @@
-"""Trackers of a stage's figures and pictures: TensorBoard always, Weights & Biases and MLflow if configured."""
+"""Trackers of a stage's figures and pictures: TensorBoard and a folder of
+pictures always, Weights & Biases and MLflow if configured."""
 
 import importlib.util
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.config.recipe import TRACKERS
 from pipeline.errors import InputError
 from pipeline.training.stage_run import StageRun
+from tokenization.files.atomic_writing import write_atomically
 
 PROJECT = "mars"
 REOPEN_STEPS = 10
@@ -47,6 +50,24 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class PictureFolder:
+    """Pictures as files, `NAME-STEP.png`, for the run's report."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def scalars(self, figures: dict[str, float], step: int) -> None:
+        """Does nothing: the stage's folder has the figures already."""
+
+    def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._folder / f"{name}-{step:08d}.png"
+        write_atomically(file, lambda partial: Image.fromarray(pixels_HW3).save(partial, "PNG"))
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class WeightsAndBiases:
@@ -103,7 +124,8 @@ class Trackers:
     def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None]) -> None:
         settings, self._log = asdict(run.stage), log
         self._makers: dict[str, Callable[[int], Tracker]] = {
-            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step)
+            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step),
+            "the folder of samples": lambda _: PictureFolder(run.output / "samples"),
         }
         if "wandb" in run.trackers:
             self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, run.name, settings)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.common.recipes import load_recipe
@@ -38,6 +39,7 @@ def test_tensorboard_has_every_step_once_and_the_picture_after_a_resume(tmp_path
     for name in NAMES:
         assert [event.step for event in events.Scalars(name)] == [1, 2, 3]
     assert events.Images("samples")[-1].step == 3
+    assert Image.open(tmp_path / "samples" / "samples-00000003.png").size == (8, 8), "the report shows it"
 
 
 @pytest.mark.slow
