@@ -51,7 +51,7 @@ class Generate(GenerateSettings):
 @dataclass(frozen=True)
 class Tokenize(TokenizeSettings):
     """Times tokenization on a corpus of noise: the pipeline at steady state, its parts alone on the same cores, and a
-    loop over single pictures.
+    loop over single pictures. With --null-encoder: the CPU time of the driver, the writers and Ray's own processes.
     """
 
     json: bool = False
@@ -207,6 +207,13 @@ def generate(options: Generate) -> dict[str, Any]:
 
 def tokenize(options: Tokenize) -> dict[str, Any]:
     at_least(options, rows=1000, naive_rows=10, source_px=16, encode_batch_size=1)
+    at_least(options, null_readers=0, null_picture_px=8, null_rows=100, null_shard_rows=1)
+    if not options.null_encoders or min(options.null_encoders) < 1:
+        raise UsageError(f"--null-encoders {options.null_encoders} must be numbers above 0")
+    if options.null_encoder:
+        from pipeline.benchmarks.null_encoder import benchmark_null_encoder
+
+        return benchmark_null_encoder(options)
 
     from pipeline.benchmarks.tokenization import benchmark_tokenization
 

@@ -23,7 +23,8 @@ from pipeline.planning.recipe_plan import plan_recipe
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
 from pipeline.runtime.terminal import say
 from tokenization.files.storage import open_storage
-from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
+from tokenization.table.token_writing import write_token_shard
 
 TIMED_STEPS = 5
 """Steps taken from the loader without a pause, at the end, to time it alone."""

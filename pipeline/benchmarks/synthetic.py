@@ -11,7 +11,8 @@ from pipeline.config.stage import MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
 from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
 from pipeline.training.stage_run import StageRun
-from tokenization.table.token_table import MANIFEST_FILE, Fingerprint, write_token_shard
+from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
+from tokenization.table.token_writing import write_token_shard
 
 SHARD_ROWS = 512
 

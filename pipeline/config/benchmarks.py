@@ -70,6 +70,20 @@ class TokenizeSettings:
     """Pictures for the loop that encodes one picture at a time."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """auto: bfloat16, as in the demo and in mars_7b."""
+    null_encoder: bool = False
+    """Measure instead what is no work of readers and encoders, by the CPU time of all processes: encoders answer at
+    once, and readers make black pictures. A Ray of its own is started."""
+    null_encoders: tuple[int, ...] = (1, 4, 16, 64)
+    """With --null-encoder: numbers of simulated encoders, one after the other. Each takes a process."""
+    null_readers: int = 0
+    """With --null-encoder: readers. 0: as many as CPUs."""
+    null_picture_px: int = 64
+    """With --null-encoder: side of the black pictures, which stand for those of --resolution: a block has as many of
+    them. At the resolution itself, memory's speed limits two cores to few pictures a second."""
+    null_rows: int = 100_000
+    """With --null-encoder: pictures for each number of encoders."""
+    null_shard_rows: int = 10_000
+    """With --null-encoder: pictures of a shard; img2dataset's usual number."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class RowIndex:
         chosen: for each shard its rows as bits, uint8; the first row is the highest bit of the first byte.
         counts: chosen rows of each shard, int64.
         num_too_long: documents that were left out because they have too many ids.
-        contents: a hash of each shard's rows, see `content_sha256`.
+        contents: a hash of each shard's rows, see `read_content`.
         not_numbers: by column, values that a query compares with a number although they are not numbers; they count as
             missing.
     """

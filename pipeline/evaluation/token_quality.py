@@ -9,7 +9,7 @@ from pipeline.runs.paths import RunPaths
 from tokenization.config.pictures import Transform
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
-from tokenization.table.manifest import token_name
+from tokenization.table.shard_statistics import token_name
 from tokenization.table.token_table import TokenShard, common_fingerprint, list_token_shards
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 from tokenization.vqgan.quality import Quality, quality_of

@@ -22,12 +22,15 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.files.local_folder import LocalFolder
 from tokenization.files.storage import open_storage
+from tokenization.job.progress import Progress
 from tokenization.job.rows import Tools, check_query
-from tokenization.job.run import Progress, check_output, tokenize_corpus
+from tokenization.job.run import check_output, tokenize_corpus
 from tokenization.table.manifest import Manifest, record_settings
 from tokenization.table.queries import non_number_messages
 
 SAY_EVERY_S = 10.0
+COUNT_EVERY_S = 1.0
+"""Seconds between two messages to the ledger."""
 NAMES_SHOWN = 5
 """How many files that are not read are named."""
 
@@ -89,6 +92,7 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
         record_settings(open_storage(output), corpus.description(), fingerprint, paths.run)
         report = ProgressReporter(ledger)
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
+        report.count()
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
     say(
         f"tokenize: {manifest.rows_out} rows{high} in {manifest.shards} shards under {output}; "
@@ -165,8 +169,8 @@ class ProgressReporter:
     """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards."""
 
     def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
-        self._next, self._ledger, self._alarm = 0.0, ledger, ""
-        self._counted = Counts()
+        self._next, self._next_count, self._ledger, self._alarm = 0.0, 0.0, ledger, ""
+        self._counted, self._so_far = Counts(), Counts()
         self._gauges = {
             name: Gauge(f"mars_tokenize_{name}", description)
             for name, description in (
@@ -178,17 +182,15 @@ class ProgressReporter:
         }
 
     def __call__(self, progress: Progress) -> None:
-        """Counts the work in the ledger, and logs a line if one is due."""
+        """Counts the work in the ledger and logs a line, both if they are due."""
         now = time.monotonic()
         if progress.alarm != self._alarm:
             self._alarm = progress.alarm
             say_error(f"tokenize: {progress.alarm}")
-        so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
-        if so_far != self._counted:
-            self._ledger.working.remote()
-            new = Counts(steps=so_far.steps - self._counted.steps, samples=so_far.samples - self._counted.samples)
-            self._ledger.add.remote(new)
-            self._counted = so_far
+        self._so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
+        if now >= self._next_count:
+            self._next_count = now + COUNT_EVERY_S
+            self.count()
         ended = progress.shards_done + progress.shards_failed
         if now < self._next and ended < progress.shards:
             return
@@ -205,6 +207,14 @@ class ProgressReporter:
             f"tokenize: {ended} of {progress.shards} shards ({share:.0%}), {rate:.0f} pictures/s, "
             f"{progress.rejects} rejected, {when if ended < progress.shards else 'writing done'}"
         )
+
+    def count(self) -> None:
+        """Counts in the ledger what has been done since the last time."""
+        if (so_far := self._so_far) != self._counted:
+            new = Counts(steps=so_far.steps - self._counted.steps, samples=so_far.samples - self._counted.samples)
+            self._ledger.working.remote()
+            self._ledger.add.remote(new)
+            self._counted = so_far
 
 
 def _duration(seconds: float) -> str:

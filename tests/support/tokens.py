@@ -8,7 +8,8 @@ from pipeline.config.stage import StageConfig
 from pipeline.data.row_index import RowIndex, RowSelection
 from pipeline.data.row_index_cache import cached_row_index
 from tests.support.small_models import CODEBOOK
-from tokenization.table.token_table import Fingerprint, write_token_shard
+from tokenization.table.token_table import Fingerprint
+from tokenization.table.token_writing import write_token_shard
 
 FINGERPRINT = Fingerprint(
     "vq", "text", {"size_px": 48}, "float32", [4, 48, 48, 3], CODEBOOK, 9, 77, {"caption_en": "en"}

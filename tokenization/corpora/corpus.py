@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pkgutil import resolve_name
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenization.corpora.names import is_picture, suffix_of
 from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.errors import InputError, OutageError
 from tokenization.files.content import START_BYTES, what_it_is
+from tokenization.files.listing import Listing
 from tokenization.files.storage import Storage, open_storage
 
 SHARDS_LOOKED_AT = 3
@@ -58,8 +60,7 @@ class Corpus:
     @cached_property
     def ignored(self) -> dict[str, list[str]]:
         """Names of the files beside the shards that are not read, by the reason."""
-        listed = self.storage.names(hidden=True)
-        return leftovers(self.storage, listed, set(self._names), self._format.files_read(self._names))
+        return leftovers(self.storage, self._listing, self._format.files_read(self._names))
 
     def description(self) -> dict[str, Any]:
         """Plain values that decide the rows of the shards. `tokenization.json` records them."""
@@ -85,8 +86,12 @@ class Corpus:
             raise type(error)(f"shard {shard!r} of {self.source.url!r}: {error}") from error
 
     @cached_property
+    def _listing(self) -> Listing:
+        return self.storage.listing()
+
+    @property
     def _names(self) -> list[str]:
-        names = self.storage.names()
+        names = self._listing.names
         if not names:
             raise InputError(
                 f"corpus {self.source.url!r} does not exist or is empty; give the folder that holds the shards"
@@ -97,7 +102,7 @@ class Corpus:
         own = {name: format_class(name).own_files(self._names) for name in CORPUS_FORMATS}
         found = [name for name in own if own[name] and not format_class(name).is_last_resort]
         last = [name for name in own if own[name] and format_class(name).is_last_resort]
-        filled = {name: [file for file in own[name] if self.storage.size(file)] for name in found}
+        filled = {name: list(islice(filter(self.storage.size, own[name]), SHARDS_LOOKED_AT)) for name in found}
         reasons = {name: self._reason(name, filled[name]) for name in found}
         if len(found) > 1 or last:  # files of another use may have an ending of shards, and empty ones tell nothing
             whole = [name for name in found if filled[name] and not reasons[name]]
@@ -114,7 +119,7 @@ class Corpus:
     def _reason(self, layout: str, names: list[str]) -> str:
         """The reason why the first files of a format hold no samples; empty if one of them may."""
         reason = ""
-        for name in names[:SHARDS_LOOKED_AT]:
+        for name in names:
             if not (of_this := format_class(layout).why_no_samples(self.storage, name)):
                 return ""
             reason = reason or of_this

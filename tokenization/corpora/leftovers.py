@@ -6,6 +6,7 @@ import re
 from tokenization.corpora.names import HIDDEN, composed, is_picture, is_system_file, stem_of, suffix_of
 from tokenization.corpora.tar import TAR_SUFFIXES
 from tokenization.files.content import START_BYTES, content_of
+from tokenization.files.listing import Listing
 from tokenization.files.storage import Storage
 
 UNREAD = "archive or table that this layout does not read"
@@ -15,6 +16,7 @@ PICTURE = "picture outside of the shards"
 """Those that rows of the shards name are taken off at the end."""
 OTHER = "other file"
 
+LONGEST_FIRST = sorted(TAR_SUFFIXES, key=len, reverse=True)
 _UNREAD_SUFFIXES = {
     *("tar", "tgz", "tbz", "tbz2", "txz", "tzst", "gz", "bz2", "xz", "zst", "zstd", "lz4", "z", "zip", "7z", "rar"),
     *("br", "lz", "lzma", "lzo", "sqfs", "squashfs", "iso", "cab", "cpio"),
@@ -31,23 +33,21 @@ _MOST_LOOKED_AT = 100
 """Of files with unknown endings, how many are opened to see whether they are archives."""
 
 
-def leftovers(storage: Storage, names: list[str], regular: set[str], read: set[str]) -> dict[str, list[str]]:
+def leftovers(storage: Storage, listing: Listing, read: set[str]) -> dict[str, list[str]]:
     """Names of files that are not read, by the reason.
 
     Args:
         storage: the corpus.
-        names: all files, hidden ones, too.
-        regular: those among them that are listed as the corpus's files.
-        read: those that samples are made of.
+        listing: what is in it.
+        read: the files that samples are made of.
     """
     found: dict[str, list[str]] = {}
-    stems = {composed(_shard_stem(name)) for name in read}
-    folders = {posixpath.dirname(name) for name in read}
+    names = [(name, True) for name in listing.names if name not in read] + [(name, False) for name in listing.others]
+    stems = {composed(_shard_stem(name)) for name in read} if names else set()
+    folders = {posixpath.dirname(name) for name in read} if names else set()
     looked_at = 0
-    for name in names:
-        if name in read:
-            continue
-        reason = _by_name(name, name in regular, stems, folders)
+    for name, is_regular in sorted(names):
+        reason = _by_name(name, is_regular, stems, folders)
         if not reason:
             looked_at += 1
             reason = _by_content(storage, name) if looked_at <= _MOST_LOOKED_AT else OTHER
@@ -89,7 +89,5 @@ def _by_content(storage: Storage, name: str) -> str:
 
 
 def _shard_stem(name: str) -> str:
-    suffix = next(
-        (suffix for suffix in sorted(TAR_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)), ""
-    )
+    suffix = next((suffix for suffix in LONGEST_FIRST if name.lower().endswith(suffix)), "")
     return name[: -len(suffix)] if suffix else stem_of(name)

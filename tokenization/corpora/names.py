@@ -59,7 +59,7 @@ def is_system_file(name: str) -> bool:
 
 def composed(name: str) -> str:
     """The name in Unicode's composed form (NFC). macOS and some archivers write the decomposed one."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def spellings(name: str) -> list[str]:

@@ -4,13 +4,14 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenization.errors import InputError
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.checks import check_whole, is_inside
+from tokenization.files.listing import Listing
 from tokenization.waiting import Wait
 
 LOCK_POLL_S = 0.05
@@ -26,20 +27,35 @@ class LocalFolder:
         return str(self.folder)
 
     def names(self, hidden: bool = False) -> list[str]:
-        """Follows links, but enters no folder twice; leaves out devices and pipes."""
-        found = []
+        """See `listing`."""
+        found = self.listing()
+        return sorted([*found.names, *found.others]) if hidden else found.names
+
+    def listing(self, without: Sequence[str] = ()) -> Listing:
+        """Follows links, but enters no folder twice, hidden ones last. Devices and pipes are among the others."""
+        names, others = list[str](), list[str]()
         visited: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(self.folder, followlinks=True):
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited:
-                folders.clear()
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
-            paths = [Path(folder) / name for name in files if hidden or not name.startswith(".")]
-            kept = [path for path in paths if hidden or path.is_file() or path.is_symlink()]
-            found += [path.relative_to(self.folder).as_posix() for path in kept]
-        return sorted(found)
+        folders, hidden_folders = [""], list[str]()
+        while folders or hidden_folders:
+            is_hidden = not folders
+            place = hidden_folders.pop() if is_hidden else folders.pop()
+            path, inner = self.folder / place, list[str]()
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                status = path.stat()
+                if place in without or (status.st_dev, status.st_ino) in visited:
+                    continue
+                visited.add((status.st_dev, status.st_ino))
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        inside = is_hidden or entry.name.startswith(".")
+                        if _is(entry.is_dir):
+                            (hidden_folders if inside else inner).append(f"{place}{entry.name}/")
+                        elif inside or not (_is(entry.is_file) or entry.is_symlink()):
+                            others.append(place + entry.name)
+                        else:
+                            names.append(place + entry.name)
+            folders += sorted(inner, reverse=True)
+        return Listing(sorted(names), sorted(others))
 
     def links_out(self) -> dict[str, str]:
         """Links in the folder to files and folders outside of it, with their targets."""
@@ -109,6 +125,14 @@ class LocalFolder:
         if not is_inside(name):
             raise InputError(f"{name!r} is no name inside of {str(self.folder)!r}; rename it")
         return self.folder / name
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """The answer of an entry of a folder; False for a link in a circle."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _lock(handle: int, what: str) -> None:

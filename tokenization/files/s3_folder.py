@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,13 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as UnreachableError
+from botocore.session import get_session
 
 from tokenization.errors import InputError, OutageError
 from tokenization.files.checks import check_whole, is_inside
+from tokenization.files.listing import Listing
 from tokenization.files.room import naming_full_disk
+from tokenization.files.s3_listing import ParallelListing
 from tokenization.patience import outage_s
 from tokenization.waiting import Wait
 
@@ -34,7 +38,10 @@ ATTEMPTS = 3
 """Attempts of boto3 at a request or a part of a file, with growing pauses: some seconds. Then `_answered` begins anew,
 until the service has been away for `outage_s`."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
-CLIENTS = ("_client", "_probe")
+CONFIG = Config(
+    retries={"mode": "standard", "max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60, tcp_keepalive=True
+)
+CLIENTS = ("_client", "_lister", "_probe")
 PROBE_S = 5.0
 """Seconds that `absence` waits for an answer."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -55,9 +62,7 @@ class S3Folder:
 
     @cached_property
     def _client(self) -> Any:
-        retries = {"mode": "standard", "max_attempts": ATTEMPTS}
-        config = Config(retries=retries, connect_timeout=10, read_timeout=60, tcp_keepalive=True)
-        return Session().client("s3", config=config)
+        return Session().client("s3", config=CONFIG)
 
     @cached_property
     def _probe(self) -> Any:
@@ -72,23 +77,42 @@ class S3Folder:
             return str(error) if _is_outage(error) else ""
         return ""
 
+    @cached_property
+    def _lister(self) -> Any:
+        """Leaves times as texts: to read a million of them would take most of a listing's time."""
+        session = get_session()
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+        return Session(botocore_session=session).client("s3", config=CONFIG)
+
     @property
     def _transfer(self) -> TransferConfig:
         return TransferConfig(num_download_attempts=ATTEMPTS)
 
     def names(self, hidden: bool = False) -> list[str]:
-        return sorted(self._listed(hidden))
+        found = self.listing()
+        return sorted([*found.names, *found.others]) if hidden else found.names
+
+    def listing(self, without: Sequence[str] = ()) -> Listing:
+        """A key that ends with a slash is what consoles show as a folder, and left out."""
+        keys = self._taken(lambda item: str(item["Key"]), without)
+        names = [key[len(self._prefix) :] for key in keys if not key.endswith("/")]
+        return Listing(sorted(filter(_is_visible, names)), sorted(filterfalse(_is_visible, names)))
 
     def versions(self) -> dict[str, str]:
         """The ETag of each file."""
-        return self._listed(hidden=False)
+        tags = self._taken(lambda item: (item["Key"][len(self._prefix) :], item["ETag"]))
+        return {name: tag for name, tag in sorted(tags) if _is_visible(name)}
 
-    def _listed(self, hidden: bool) -> dict[str, str]:
-        items = self._answered(lambda: self._items(self._prefix))
-        tags = {item["Key"].removeprefix(self._prefix): item["ETag"] for item in items}
-        if hidden:  # a key that ends with a slash is what consoles show as a folder
-            return {name: tag for name, tag in tags.items() if not name.endswith("/")}
-        return {name: tag for name, tag in tags.items() if is_inside(name) and "/." not in f"/{name}"}
+    def _taken(self, take: Callable[[dict[str, Any]], T], without: Sequence[str] = ()) -> list[T]:
+        """What is kept of each object under the prefix, in any order."""
+
+        def ask(after: str) -> tuple[list[dict[str, Any]], bool]:
+            start = {"StartAfter": after} if after else {}
+            page = self._lister.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix, **start)
+            return page.get("Contents", []), page["IsTruncated"]
+
+        left_out = [self._prefix + folder for folder in without]
+        return self._answered(lambda: ParallelListing(ask, take, left_out).all())
 
     def exists(self, name: str) -> bool:
         try:
@@ -231,6 +255,10 @@ class S3Folder:
             location = f"{S3_SCHEME}{self.bucket}/{self._prefix}{name}"
             kind = OutageError if _is_outage(error) else InputError
             raise kind(f"{location!r}: {error}; check the name, the credentials and AWS_ENDPOINT_URL") from error
+
+
+def _is_visible(name: str) -> bool:
+    return is_inside(name) and "/." not in f"/{name}"
 
 
 def _is_outage(error: Exception) -> bool:

@@ -1,10 +1,11 @@
 """Folders of files, on a file system or in an S3 bucket, behind one interface."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenization.errors import InputError
+from tokenization.files.listing import Listing
 from tokenization.files.local_folder import LocalFolder
 from tokenization.files.s3_folder import S3_SCHEME, S3Folder
 
@@ -15,6 +16,9 @@ class Storage(Protocol):
     def names(self, hidden: bool = False) -> list[str]:
         """All files in it, sorted, without hidden and incomplete ones. With `hidden` those, too, and whatever else has
         a name there, such as devices."""
+
+    def listing(self, without: Sequence[str] = ()) -> Listing:
+        """The files and all else in it. Folders `without`, each given with a slash at its end, are left out."""
 
     def versions(self) -> dict[str, str]:
         """A version for each of `names`, which changes whenever the file changes."""

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 from tokenization.files.storage import Storage
-from tokenization.table.manifest import ShardStatistics, rejects_name
+from tokenization.table.shard_statistics import ShardStatistics, rejects_name
 
 NEARLY_ALL = 0.9
 """The share of the samples so far whose rejection is told at once."""

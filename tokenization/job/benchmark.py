@@ -21,8 +21,9 @@ from tokenization.config.workers import Workers
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
 from tokenization.job.encoder import load_encoder
+from tokenization.job.progress import Progress
 from tokenization.job.rows import Tools, read_chunks
-from tokenization.job.run import Progress, tokenize_corpus
+from tokenization.job.run import tokenize_corpus
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 

@@ -1,11 +1,5 @@
-"""Encoding pictures on Ray's workers.
+"""Encoding pictures on Ray's workers with the VQ-GAN."""
 
-Encoders get chunks from readers through Ray Data, and pass rows to a writer, chosen by the name of the shard. The
-driver gets only a few numbers per chunk, no pictures and no codes.
-"""
-
-import pickle
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,50 +10,30 @@ import torch
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.errors import InputError
-from tokenization.job.chunk import Chunk
-from tokenization.job.writer import writer_of
+from tokenization.job.chunk import SentChunk
+from tokenization.job.encoding import Codes, EncodingStage
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_latents
 
 
-class Encoder:
-    """Ray Data actor: adds the codes to each chunk's rows, sends the rows to a writer, and yields counts."""
+class Encoder(EncodingStage):
+    """The stage with the VQ-GAN."""
 
     def __init__(self, config: TokenizationConfig, vq_folder: Any, workers: Workers, writers: list[Any]) -> None:
-        self._config, self._writers = config, writers
+        super().__init__(config, vq_folder, workers, writers)
         self._vqgan = load_encoder(config, vq_folder, workers)
-        self._threads = ThreadPoolExecutor(2 if workers.use_gpu else 1)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Encodes chunks and returns a few numbers of each. A GPU encodes one while another is unpickled or sent."""
-        counts = list(self._threads.map(self._one, batch["chunk"]))
-        names = ("shard", "index", "last", "error", "rows", "rejects")
-        return {name: list(values) for name, values in zip(names, zip(*counts, strict=True), strict=True)}
-
-    def _one(self, content: bytes) -> tuple[str, int, bool, str, int, int]:
-        chunk: Chunk = pickle.loads(content)
-        if chunk.rows:
-            try:
-                self._encode(chunk)
-            except InputError as error:  # the weights cannot encode these pictures
-                chunk.error = f"shard {chunk.shard!r}: {error}"
-        if not chunk.error:
-            writer = self._writers[writer_of(chunk.shard, len(self._writers))]
-            ray.get(writer.add.remote(chunk.shard, chunk.index, chunk.rows, chunk.rejects, chunk.notes))
-        return chunk.shard, chunk.index, chunk.last, chunk.error, len(chunk.rows), len(chunk.rejects)
-
-    def _encode(self, chunk: Chunk) -> None:
-        codes = self._checked(chunk.pixels)
-        for row, line in zip(chunk.rows, codes, strict=False):  # the last batch is padded
-            row["codes"] = line
+    def codes_of(self, chunk: SentChunk) -> Codes:
+        """See `EncodingStage`. The last batch of a shard, and that of the high resolution, is padded."""
+        codes = self._checked(chunk.pixels)[: chunk.num_rows]
         if chunk.pixels_hr is None:
-            return
-        at_once = self._config.encode_batch_size_hr
+            return codes, None
+        at_once, high = self._config.encode_batch_size_hr, list[np.ndarray]()
         for start in range(0, len(chunk.pixels_hr), at_once):
             part = chunk.pixels_hr[start : start + at_once]
             padded = np.zeros((at_once, *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
-            for place, line in zip(chunk.places_hr[start:], self._checked(padded)[: len(part)], strict=False):
-                chunk.rows[place]["codes_hr"] = line
+            high.append(self._checked(padded)[: len(part)])
+        return codes, np.concatenate(high)
 
     def _checked(self, pixels: np.ndarray) -> np.ndarray:
         codes = self._vqgan.encode(pixels)

@@ -1,9 +1,8 @@
-"""The token table: its schema, its fingerprint, and reading and writing its shards.
+"""The token table: its schema, its fingerprint, and reading its shards.
 
 It has one parquet file per input shard and one row per picture. It is the interface between tokenization and training.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenization.corpora.samples import readable
 from tokenization.errors import InputError, OutageError
 from tokenization.files.local_folder import LocalFolder
 from tokenization.files.ranged_file import RangedFile
@@ -83,45 +80,6 @@ def columns(num_codes: int, num_codes_hr: int | None) -> list[pa.Field]:
 
 
 OWN_COLUMNS = frozenset(field.name for field in columns(1, 1))
-
-
-def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
-    """Writes rows (dicts with the table's columns and pass-through ones).
-
-    Values of a pass-through column that have no common type are written as JSON text.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema(columns(fingerprint.num_codes, fingerprint.num_codes_hr))
-    extra_names = sorted({name for row in rows for name in row} - OWN_COLUMNS)
-    table = pa.Table.from_pylist([{name: row.get(name) for name in OWN_COLUMNS} for row in rows], schema=schema)
-    for name in extra_names:
-        table = table.append_column(name, pass_through_column([row.get(name) for row in rows]))
-    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
-    metadata[CONTENT_KEY] = content_sha256(rows).encode()
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
-
-
-def content_sha256(rows: list[dict[str, Any]]) -> str:
-    """A hash of the values that training reads: ids, codes, captions, places in documents."""
-    digest = hashlib.sha256()
-    for row in rows:
-        text = [row["sample_id"], row["captions"], row.get("document")]
-        digest.update(json.dumps(text, sort_keys=True).encode())
-        for name in ("codes", "codes_hr"):
-            codes = row.get(name)
-            digest.update(b"-" if codes is None else np.asarray(codes, np.uint16).tobytes())
-    return digest.hexdigest()
-
-
-def pass_through_column(values: list[Any]) -> pa.Array:
-    try:
-        array = pa.array(values)
-        if not pa.types.is_nested(array.type):
-            return array
-    except (pa.ArrowException, OverflowError, UnicodeError):  # mixed types, integers beyond 64 bits, or lone surrogates
-        pass
-    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
-    return pa.array([None if text is None else readable(text) for text in texts], pa.string())
 
 
 @dataclass(frozen=True)
@@ -221,7 +179,7 @@ def read_fingerprint(shard: TokenShard) -> str:
 
 
 def read_content(shard: TokenShard) -> str:
-    """`content_sha256` of the shard's rows, from its footer."""
+    """A hash of what training reads of the shard's rows, from its footer: ids, codes, captions, places in documents."""
     return str((shard.schema().metadata or {}).get(CONTENT_KEY, b""), "utf-8")
 
 

@@ -18,7 +18,7 @@ from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from tests.support.tokens import FINGERPRINT, STAGE, write_documents, write_tokens
-from tokenization.table.token_table import write_token_shard
+from tokenization.table.token_writing import write_token_shard
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pipeline.data.row_index_cache
 from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
 from tests.support.tokens import stored_row_index, write_documents, write_tokens
 from tokenization.files.storage import open_storage
-from tokenization.table.token_table import pass_through_column
+from tokenization.table.token_writing import pass_through_column
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from pipeline.data.packing import pack_rows
 from pipeline.data.row_index import RowIndex
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.token_reader import TokenReader
-from tokenization.table.token_table import Fingerprint, write_token_shard
+from tokenization.table.token_table import Fingerprint
+from tokenization.table.token_writing import write_token_shard
 
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
 

@@ -21,7 +21,7 @@ from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.support.tokens import FINGERPRINT, STAGE, write_documents
-from tokenization.table.token_table import write_token_shard
+from tokenization.table.token_writing import write_token_shard
 
 BUILDER = SequenceBuilder(JointVocabulary(TEXT_VOCAB, CODEBOOK), {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.common.exit_codes import exit_code_of
@@ -12,19 +13,25 @@ from tests.support.corpus_files import write_members
 from tests.support.pictures import noise_png
 from tests.support.tokens import FINGERPRINT
 from tokenization.files.storage import open_storage
-from tokenization.table.manifest import Manifest, Notes, shard_statistics, write_manifest
+from tokenization.table.manifest import Manifest, write_manifest
+from tokenization.table.shard_statistics import Notes, shard_statistics
+from tokenization.table.sums import Sums
 
 
 def manifest(folder: Path, rows: int, rejects: int, failed: int, notes: Notes | None = None) -> Manifest:
     books = shard_statistics(
-        [{"codes": [0], "captions": []} for _ in range(rows)],
+        [np.zeros((rows, 1), np.uint16)] if rows else [],
+        0,
+        0,
         [{"reason": "no caption"} for _ in range(rejects)],
         notes or Notes(),
         FINGERPRINT.codebook_size,
     )
     failures = {f"{number}.tar": "torn" for number in range(failed)}
     beside = {"picture outside of the shards": ["a.png", "b.png"]} if notes else {}
-    return write_manifest("in", [books], failures, FINGERPRINT, open_storage(folder), beside)
+    sums = Sums(FINGERPRINT.codebook_size)
+    sums.add("a.tar", books)
+    return write_manifest("in", sums, failures, FINGERPRINT, open_storage(folder), beside)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.support.corpora import corpus_in
 from tests.support.pictures import noise_png, write_tar
 from tokenization.errors import InputError
 from tokenization.files.unpacked import KEPT_BYTES, Unpacked, open_unpacked
-from tokenization.table.manifest import rejects_name, statistics_name, token_name
+from tokenization.table.shard_statistics import rejects_name, statistics_name, token_name
 
 SAMPLES = [(str(row), noise_png(row), {"caption": f"picture {row}"}) for row in range(4)]
 

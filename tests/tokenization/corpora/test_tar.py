@@ -15,7 +15,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
 from tokenization.job.rows import passed_through
-from tokenization.table.token_table import write_token_shard
+from tokenization.table.token_writing import write_token_shard
 
 
 def test_what_a_tar_may_hold_beside_files_is_named_and_nothing_is_unpacked(tmp_path: Path) -> None:

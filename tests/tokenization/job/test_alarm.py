@@ -9,13 +9,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.support.corpora import corpus_in
 from tests.support.pictures import TarSample, noise_png, write_tar
+from tests.support.plain_job import encoded
 from tests.support.tokens import FINGERPRINT
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.files.storage import open_storage
 from tokenization.job.alarm import Alarm
 from tokenization.job.rows import read_chunks
 from tokenization.job.writer import Writer
-from tokenization.table.manifest import Notes, ShardStatistics, rejects_name, shard_statistics
+from tokenization.table.shard_statistics import Notes, ShardStatistics, rejects_name, shard_statistics
 
 
 def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizerFast) -> str:
@@ -23,11 +24,8 @@ def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizer
     writer = Writer(str(folder / "out"), FINGERPRINT)
     config = TokenizationConfig(32, encode_batch_size=64)
     (chunk,) = read_chunks(corpus_in(folder / "in"), "a.tar", config, tokenizer)
-    for row in chunk.rows:
-        row["codes"] = np.zeros(FINGERPRINT.num_codes, np.uint16)
-    writer.add("a.tar", 0, chunk.rows, chunk.rejects, chunk.notes)
-    ended = writer.finish("a.tar", 1)
-    assert ended is not None
+    writer.add([encoded(chunk)])
+    ((_, ended),) = writer.news().ended
     return Alarm(open_storage(folder / "out")).ended("a.tar", ended)
 
 
@@ -67,8 +65,8 @@ def test_shards_without_samples_or_with_few_do_not_mute_it(tmp_path: Path) -> No
     def books(rows: int, rejects: int) -> ShardStatistics:
         line = json.dumps(reject, ensure_ascii=False) + "\n"
         storage.write(rejects_name("a.tar"), lambda path: path.write_text(line * rejects, encoding="utf-8"))
-        every = [{"codes": [0], "captions": []} for _ in range(rows)]
-        return shard_statistics(every, [reject] * rejects, Notes(), FINGERPRINT.codebook_size)
+        codes = [np.zeros((rows, 1), np.uint16)] if rows else []
+        return shard_statistics(codes, 0, 0, [reject] * rejects, Notes(), FINGERPRINT.codebook_size)
 
     alarm = Alarm(storage)
     assert [alarm.ended("a.tar", books(0, 0)), alarm.ended("b.tar", books(1, 0))] == ["", ""]

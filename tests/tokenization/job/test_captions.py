@@ -16,10 +16,10 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
+from tokenization.job.books import Books
 from tokenization.job.captions import MAX_LETTERS, captions_of, why_no_caption, why_no_text
 from tokenization.job.rows import read_chunks
-from tokenization.job.run import finished_before
-from tokenization.table.manifest import (
+from tokenization.table.shard_statistics import (
     Notes,
     read_shard_statistics,
     shard_statistics,
@@ -68,11 +68,15 @@ def test_tokens_whose_captions_another_seed_took_are_not_gone_on_with(
     (chunk,) = read_chunks(corpus_in(tmp_path), "a.tar", ONE, tokenizer, seed=7)
     assert chunk.notes == Notes(caption_seed=7)
     output = LocalFolder(tmp_path / "tokens")
-    write_json(output, statistics_name("a.tar"), stored_values(shard_statistics([], [], chunk.notes, 8)))
+    write_json(output, statistics_name("a.tar"), stored_values(shard_statistics([], 0, 0, [], chunk.notes, 8)))
     output.write(token_name("a.tar"), Path.touch)
-    assert list(finished_before(["a.tar", "b.tar"], output, 7)) == ["a.tar"]
+    books = Books(output, ["a.tar", "b.tar"], 7, 8)
+    assert books.done == {"a.tar"}
+    with pytest.raises(InputError, match=r"shard 'a.tar' .* among several with seed 7, not 0; set seed=7"):
+        Books(output, ["a.tar"], 0, 8)
+    books.store()
     with pytest.raises(InputError, match=r"among several with seed 7, not 0; set seed=7"):
-        finished_before(["a.tar"], output, 0)
+        Books(output, ["a.tar"], 0, 8)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import read_chunks
 from tokenization.table.manifest import check_settings, record_settings
-from tokenization.table.token_table import pass_through_column
+from tokenization.table.token_writing import pass_through_column
 from tokenization.text_tokenizer import load_text_tokenizer
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)

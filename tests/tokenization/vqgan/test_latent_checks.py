@@ -1,9 +1,9 @@
 """An encoder that cannot encode, or has too many codes, is refused; it never writes code 0 without a word."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from diffusers import VQModel
@@ -14,7 +14,7 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import MAX_CODES, VqganConfig
 from tokenization.config.workers import Workers
 from tokenization.errors import InputError
-from tokenization.job.chunk import Chunk
+from tokenization.job.chunk import Chunk, sent
 from tokenization.job.encoder import Encoder, check_encoder
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_codebook
 from tokenization.vqgan.model import build_vqgan
@@ -65,10 +65,10 @@ def test_an_encoder_that_gives_one_latent_for_everything_is_refused(tmp_path: Pa
 
 def test_a_shard_whose_pictures_overflow_later_fails_with_that_reason(overflowing: Path) -> None:
     encoder = Encoder(from_config("float16"), overflowing, ON_CPU, [])
-    chunk = Chunk("a.tar", 0, noise(), rows=[{"sample_id": "a"}, {"sample_id": "b"}], last=True)
-    result = encoder({"chunk": np.array([pickle.dumps(chunk)], object)})
-    assert result["shard"] == ["a.tar"]
-    assert "shard 'a.tar': the VQ-GAN's encoder gives latents that are not finite in float16" in result["error"][0]
+    chunk = Chunk("a.tar", 0, noise(), rows=[{"sample_id": "a", "captions": []}] * 2, last=True)
+    result = encoder.encoded(pa.py_buffer(sent(chunk)))
+    assert result.shard == "a.tar"
+    assert "shard 'a.tar': the VQ-GAN's encoder gives latents that are not finite in float16" in result.error
 
 
 def test_codes_are_those_of_before_the_checks(tmp_path: Path) -> None:
