@@ -1,6 +1,6 @@
 """Settings of a stage of the curriculum: its samples, its batches, its optimization."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pipeline.config.tasks import SHARED_KINDS, TASK_NAMES
@@ -38,9 +38,11 @@ OPERATIONAL = (
 )
 """Settings that may change between two attempts: how a stage runs, logs and saves. They change results by rounding
 only."""
+ADDED = ("z_loss",)
+"""Settings that were added later: at their usual values they do not count for a resume, so that older runs go on."""
 AT_LEAST_0 = (
     *("validate_every_steps", "sample_every_steps", "keep_every_steps", "compare_every_steps"),
-    *("spike_factor", "roll_back_after", "checkpoint_every_layers"),
+    *("spike_factor", "roll_back_after", "checkpoint_every_layers", "z_loss"),
 )
 
 
@@ -84,6 +86,8 @@ class StageConfig:
             trained on true codes alone follows those codes instead of the text and the base picture.
         normalisation: the ids over which a label's probability sums to one: `state`, those that its state allows;
             `joint`, all ids.
+        z_loss: weight of the square of the logarithm of the softmax's denominator, beside each label's cross-entropy.
+            It keeps logits from drifting; 1e-5 to 1e-4 are common, 0 is none. Not in the paper.
         language_shares: share of the samples, by caption language. A picture without a caption in the drawn language
             uses another of its captions.
         guidance_dropout: share of text-to-image samples whose caption is dropped.
@@ -133,6 +137,7 @@ class StageConfig:
     text_to_image_noise: float = 0.0
     high_resolution_noise: float = 0.0
     normalisation: str = "state"
+    z_loss: float = 0.0
     language_shares: dict[str, float] = field(default_factory=lambda: {"en": 0.5, "zh": 0.5})
     guidance_dropout: float = 0.1
     caption_crop: float = 0.0
@@ -173,7 +178,8 @@ class StageConfig:
 
     def resume_settings(self) -> dict[str, Any]:
         """The settings that must be unchanged for a run to resume: all but the `OPERATIONAL` ones."""
-        return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
+        left_out = {one.name for one in fields(self) if one.name in ADDED and getattr(self, one.name) == one.default}
+        return {name: value for name, value in asdict(self).items() if name not in {*OPERATIONAL, *left_out}}
 
     def problems(self) -> list[str]:
         """Returns the reasons why the stage is invalid; empty if it is valid."""

@@ -88,5 +88,5 @@ def _changes(run: StageRun) -> str:
         stages = ()
     before = stages[run.stage_number - 1].resume_settings() if len(stages) >= run.stage_number else {}
     now = run.stage.resume_settings()
-    changed = [name for name in before if name != "steps" and before[name] != now[name]]
+    changed = [name for name in before | now if name != "steps" and before.get(name) != now.get(name)] if before else []
     return ", ".join(changed) or "the seed, options of the model, zero, or the tokens"

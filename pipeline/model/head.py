@@ -34,6 +34,7 @@ class JointHead(nn.Module):
         state: State | None = None,
         labels: Tensor | None = None,
         weights: Tensor | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Returns logits [..., rows] over the ids that `state` allows (None: all ids); or, with labels, the loss.
 
@@ -42,6 +43,7 @@ class JointHead(nn.Module):
             state: decides the ids that the logits cover: text rows first, then visual rows.
             labels: int64 [L], joint ids that `state` allows.
             weights: float32 [L], the weight of each label in the sum.
+            z_loss: see `linear_cross_entropy`.
 
         Returns:
             With labels: the weighted sum of the losses, and the single losses [L].
@@ -51,7 +53,7 @@ class JointHead(nn.Module):
         visual_weight = self.visual_weight[allowed.visual_rows]
         if labels is not None:
             assert weights is not None
-            return linear_cross_entropy(hidden, text_weight, visual_weight, allowed.places(labels), weights)
+            return linear_cross_entropy(hidden, text_weight, visual_weight, allowed.places(labels), weights, z_loss)
         visual = nn.functional.linear(hidden, visual_weight)
         if text_weight is None:
             return visual

@@ -80,7 +80,7 @@ def measure_stage(run: StageRun, planned: frozenset[Kind], device: torch.device)
     model, base_hash = starting_model(run, device)
     check_same_language_expert(base_hash)
     plan = plan_inputs(run, model.config.vocabulary).plan()
-    engine = make_engine(Objective(model, run.stage.normalisation), run.stage, run.zero)
+    engine = make_engine(Objective(model, run.stage.normalisation, run.stage.z_loss), run.stage, run.zero)
     set_learning_rate(engine, learning_rate(run.stage, 0))
     steps = _steps(plan, planned)
     found = [_measured(engine, kinds, step, run, device, memory) for kinds, step in steps]

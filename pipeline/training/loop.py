@@ -259,7 +259,7 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     loader = start_loader(inputs.plan, rank, world_size, run.loader_process)  # it starts while the rest is made
     validation = validation_sets(stage, run.stage_number, run.held_out, inputs.builder)
-    engine = make_engine(Objective(model, stage.normalisation), stage, run.zero)
+    engine = make_engine(Objective(model, stage.normalisation, stage.z_loss), stage, run.zero)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
     clock.lap("model")
     return StageTraining(

@@ -34,13 +34,15 @@ class Objective(nn.Module):
     Args:
         model: the model to train.
         normalisation: one of `NORMALISATIONS`.
+        z_loss: see `StageConfig`; the losses by task are without it.
     """
 
-    def __init__(self, model: MarsForCausalLM, normalisation: str = "state") -> None:
+    def __init__(self, model: MarsForCausalLM, normalisation: str = "state", z_loss: float = 0.0) -> None:
         super().__init__()
         assert normalisation in NORMALISATIONS
         self.mars = model
         self.normalisation = normalisation
+        self.z_loss = z_loss
         self.watch: Stopwatch | None = None
 
     def forward(self, batches: list[MicroBatch]) -> MicroLoss:
@@ -56,7 +58,8 @@ class Objective(nn.Module):
         for batch, states in zip(batches, self.hidden_states(batches), strict=True):
             hidden = torch.cat(states, dim=1).flatten(0, 1)
             for state, labels in self.states(batch):
-                part, losses = self.mars.head(hidden.index_select(0, labels.index), state, labels.ids, labels.weights)
+                chosen = hidden.index_select(0, labels.index)
+                part, losses = self.mars.head(chosen, state, labels.ids, labels.weights, self.z_loss)
                 loss = loss + part
                 task_losses.index_add_(0, labels.tasks, losses)
                 task_labels.index_add_(0, labels.tasks, torch.ones_like(losses))
