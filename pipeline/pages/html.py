@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from pipeline.pages.fonts import embedded_font
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222;
        overflow-wrap: break-word }
@@ -26,8 +28,10 @@ def page_of(title: str, parts: Iterable[str], refresh_s: int = 0) -> str:
     if refresh_s:
         head += f"<meta http-equiv=refresh content={refresh_s}>"
     # An empty icon: otherwise browsers request one from the server and log an error.
-    head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
+    body = "".join(parts)
+    style = STYLE + embedded_font(body)
+    head += f"<link rel=icon href='data:,'><title>{html.escape(title)}</title><style>{style}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>"
 
 
 def table_of(table: pd.DataFrame) -> str:

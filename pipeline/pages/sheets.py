@@ -1,6 +1,5 @@
 """Sheets of pictures with captions below them, for people to look at."""
 
-import importlib.metadata
 import io
 import unicodedata
 
@@ -12,14 +11,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.pages.figures import DPI
+from pipeline.pages.fonts import font_files
 from pipeline.runs.paths import RunPaths
 from tokenization.config.pictures import Transform
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
-
-CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
-"""Installed with the extra `demo`: few machines have a font with Chinese characters."""
 
 
 def spread(items: list, count: int) -> list:
@@ -107,14 +104,8 @@ def _cut(text: str, width: int) -> str:
 
 def _fonts() -> list[str]:
     """Returns DejaVu Sans and, if its package is installed, the font with Chinese characters."""
-    try:
-        files = importlib.metadata.files(CJK_FONT_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return ["DejaVu Sans"]
     names = []
-    for file in files:
-        if file.suffix == ".ttc":
-            path = str(file.locate())
-            font_manager.fontManager.addfont(path)
-            names.append(font_manager.FontProperties(fname=path).get_name())
+    for file in font_files():
+        font_manager.fontManager.addfont(file)
+        names.append(font_manager.FontProperties(fname=file).get_name())
     return ["DejaVu Sans", *names]
