@@ -233,6 +233,7 @@ def _reasons(machine: Machine, held_out: HeldOut, wishes: Wishes) -> dict[str, s
         "language_expert_folder": "put the weights there, or name another folder: docs/weights.md",
         "stages.0.sources": held,
         "stages.0.task_shares": "captioning teaches what words mean, text to image what they look like",
+        "stages.0.text_to_image_noise": "codes before are hidden at random: else a small corpus is learned by heart",
         "stages.0.steps": f"each row up to {epochs} times, and at most {wishes.hours:g} hours in all",
         "stages.0.seq_len": "tokens of a row, in which several samples lie",
         "stages.0.micro_batch_size": "rows that a rank takes at once: lower it if memory is short",
