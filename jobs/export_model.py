@@ -25,6 +25,8 @@ class Options(JobOptions):
     --recipe."""
     out: str = ""
     """New folder for the model."""
+    averaged: bool = False
+    """Export the moving average of the trained weights, which a stage with ema_decay keeps."""
     visual_only: bool = False
     """Leave the language expert out, which halves the size. Loading then fetches it from --language-expert."""
     language_expert: str = ""
@@ -49,7 +51,7 @@ def main(options: Options) -> None:
     paths, number, checkpoint = find_checkpoint(options.checkpoint, paths)
     say(f"export_model: {checkpoint}, of stage {number} of {paths.recipe.name!r}")
     language_expert = (options.language_expert or language_expert_name(paths)) if options.visual_only else ""
-    export_with_card(paths, number, checkpoint, out, language_expert)
+    export_with_card(paths, number, checkpoint, out, language_expert, options.averaged)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"export_model: {size / 1e9:.2f} GB are in {out}; its README.md says how to load it")
 

@@ -21,6 +21,8 @@ from pipeline.runtime.deepspeed_private import (
 
 KEYS = ("master", "exp_avg", "exp_avg_sq")
 """The float32 weights, and AdamW's first and second moments."""
+AVERAGE = "average"
+"""The moving average of the float32 weights, where a stage keeps one."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Slice:
     Attributes:
         name: the parameter's name in the objective.
         start: the slice's first element in the flattened parameter.
-        tensors: float32 [count] by `KEYS`. They share the optimizer's memory: writing to them changes its state.
+        tensors: float32 [count] by `KEYS`, and by `AVERAGE` if there is one. They share the optimizer's memory: writing
+            to them changes its state.
     """
 
     name: str
@@ -53,7 +56,7 @@ def local_slices(engine: PartitionedEngine) -> list[Slice]:
         part = own_part(optimizer, parameter)
         if part is not None:
             state = adam_state(optimizer, part.flat)
-            wholes = {"master": part.flat.data} | {key: state[key] for key in KEYS[1:]}
+            wholes = {"master": part.flat.data} | {key: state[key] for key in (*KEYS[1:], AVERAGE) if key in state}
             own = {key: whole.narrow(0, part.offset, part.count) for key, whole in wholes.items()}
             slices.append(Slice(name, part.start, own))
     return slices
@@ -70,6 +73,26 @@ def optimizer_steps(engine: PartitionedEngine) -> int:
     optimizer = engine.optimizer
     _make_moments(optimizer)
     return int(adam_state(optimizer, flat_weights(optimizer)[0])["step"])
+
+
+@torch.no_grad()
+def start_average(engine: PartitionedEngine) -> None:
+    """Begins a moving average of the weights at their present values, on this rank's partitions.
+
+    AdamW's own state holds it, so that whatever moves that state moves the average, too.
+    """
+    optimizer = engine.optimizer
+    _make_moments(optimizer)
+    for flat in flat_weights(optimizer):
+        adam_state(optimizer, flat)[AVERAGE] = flat.data.clone()
+
+
+@torch.no_grad()
+def update_average(engine: PartitionedEngine, decay: float) -> None:
+    """Moves the average towards the weights, by 1 - `decay` of the difference."""
+    optimizer = engine.optimizer
+    for flat in flat_weights(optimizer):
+        adam_state(optimizer, flat)[AVERAGE].lerp_(flat.data, 1 - decay)
 
 
 @torch.no_grad()

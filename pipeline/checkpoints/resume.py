@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.checkpoints.identity import Identity, check_identity
 from pipeline.checkpoints.manifest import NEVER_FINISHED, Checkpoint, CheckpointManifest, complete_checkpoints
-from pipeline.checkpoints.optimizer_slices import KEYS, Slice, apply_master_weights, local_slices, trained_shapes
+from pipeline.checkpoints.optimizer_slices import Slice, apply_master_weights, local_slices, trained_shapes
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.errors import InputError
 from pipeline.runtime.agreement import agree_on_problem, from_first_rank
@@ -65,7 +65,7 @@ def resume(
         if at_most_step is not None and (manifest.step > at_most_step or manifest.guard.get("in_row")):
             continue
         check_identity(checkpoint, asdict(identity), extends_sha256)
-        if damage := _load(engine, checkpoint, KEYS):
+        if damage := _load(engine, checkpoint):
             passed_over.append(f"{checkpoint.name}: {damage}")
             continue
         apply_master_weights(engine, checkpoint.manifest.optimizer_steps)
@@ -93,7 +93,7 @@ def start_from(engine: PartitionedEngine, checkpoint: Checkpoint, base_sha256: s
             f"checkpoint {str(checkpoint)!r} was trained on another language expert than the one that is loaded; train "
             "the previous stage again, or put its language expert back"
         )
-    if damage := _load(engine, checkpoint, KEYS[:1]):
+    if damage := _load(engine, checkpoint, weights_alone=True):
         raise InputError(
             f"checkpoint {str(checkpoint)!r} cannot be used: {damage}; move it away and run the previous stage "
             "again, which resumes from an earlier checkpoint, or name another with --initial-checkpoint"
@@ -110,28 +110,29 @@ def _log(log: Callable[[str], None], taken: Checkpoint | None, world_size: int, 
         log(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
 
 
-def _load(engine: PartitionedEngine, checkpoint: Checkpoint, keys: tuple[str, ...]) -> str | None:
-    """Copies the checkpoint's tensors of `keys` into this rank's slices if every rank could read its own.
+def _load(engine: PartitionedEngine, checkpoint: Checkpoint, weights_alone: bool = False) -> str | None:
+    """Copies the checkpoint's weights, or all its tensors, into this rank's slices if every rank could read its own.
 
     Otherwise changes nothing and returns the reason.
     """
-    slices, tensors, problem = local_slices(engine), [], None
+    slices, problem = local_slices(engine), None
+    tensors: list[dict[str, Tensor]] = []
     try:
-        tensors = _read(checkpoint, slices, trained_shapes(engine), keys)
+        tensors = _read(checkpoint, slices, trained_shapes(engine), weights_alone)
     except InputError as error:
         problem = str(error)
     damage = agree_on_problem(problem)
     if damage is None:
         for each, values in zip(slices, tensors, strict=True):
-            for key, value in zip(keys, values, strict=True):
+            for key, value in values.items():
                 each.tensors[key].copy_(value)
     return damage
 
 
 def _read(
-    checkpoint: Checkpoint, slices: list[Slice], shapes: dict[str, tuple[int, ...]], keys: tuple[str, ...]
-) -> list[list[Tensor]]:
-    """Returns the slices' tensors in the order of `keys`, and changes nothing."""
+    checkpoint: Checkpoint, slices: list[Slice], shapes: dict[str, tuple[int, ...]], weights_alone: bool
+) -> list[dict[str, Tensor]]:
+    """Returns the weights, or all tensors, of each slice by key, and changes nothing."""
     saved = checkpoint.manifest.shapes
     if other := sorted(saved.keys() ^ shapes.keys()):
         raise InputError(f"it is of another model: {len(other)} parameters differ ({other[0]}, ...)")
@@ -140,4 +141,11 @@ def _read(
             f"it is of another model: {other[0]} has shape {saved[other[0]]}, the model's is {shapes[other[0]]}"
         )
     reader = SliceReader(checkpoint)
-    return [[reader.read(each.name, key, each.start, each.count) for key in keys] for each in slices]
+    return [
+        {
+            key: reader.read(each.name, key, each.start, each.count)
+            for key in each.tensors
+            if key == "master" or not weights_alone
+        }
+        for each in slices
+    ]

@@ -9,25 +9,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.checkpoints.manifest import BLOCK_BYTES, Checkpoint, CheckpointFile, PlacedSlice, block_hash, block_hashes
-from pipeline.checkpoints.optimizer_slices import KEYS, Slice
+from pipeline.checkpoints.optimizer_slices import AVERAGE, KEYS, Slice
 from pipeline.errors import InputError, OutageError
 from tokenization.files.safetensors_header import stored_tensors
 from tokenization.files.storage import Storage, open_storage
 
 ELEMENT_BYTES = 4
 """All slices are float32."""
-HELD_BLOCKS = 2 * len(KEYS)
+ALL_KEYS = (*KEYS, AVERAGE)
+"""The order of a slice's tensors in a file; the last one may be missing."""
+HELD_BLOCKS = 2 * len(ALL_KEYS)
 """Blocks of a file kept in memory: its tensors are read in parallel, each from front to end."""
 
 
 def write_slices(path: Path, slices: list[Slice]) -> CheckpointFile:
     """Writes the slices' tensors as `NAME:KEY`, and returns their locations."""
-    tensors = {f"{each.name}:{key}": each.tensors[key] for each in slices for key in KEYS}
+    tensors = {f"{each.name}:{key}": tensor for each in slices for key, tensor in each.tensors.items()}
     save_file(tensors, path)
     stored = stored_tensors(path)
     placed = {}
     for each in slices:
-        places = [stored[f"{each.name}:{key}"].start for key in KEYS]
+        places = [stored[f"{each.name}:{key}"].start for key in ALL_KEYS if key in each.tensors]
         placed[each.name] = PlacedSlice(each.start, each.tensors["master"].numel(), places)
     return CheckpointFile(path.stat().st_size, block_hashes(path), placed)
 
@@ -47,10 +49,10 @@ class SliceReader:
         self._shapes = checkpoint.manifest.shapes
 
     def read(self, name: str, key: str, start: int, count: int) -> Tensor:
-        """Elements `start` to `start + count` of a flattened parameter, or of its moments: float32 [count].
+        """Elements `start` to `start + count` of a flattened parameter, its moments or its average: float32 [count].
 
         Raises:
-            InputError: a block differs from its hash, or the files do not hold all elements.
+            InputError: a block differs from its hash, or the files do not hold all elements, or no average.
         """
         part, filled = torch.empty(count), 0
         for file in self._files.values():
@@ -59,7 +61,9 @@ class SliceReader:
                 continue
             low, high = max(start, placed.start), min(start + count, placed.start + placed.count)
             if low < high:
-                offset = placed.places[KEYS.index(key)] + ELEMENT_BYTES * (low - placed.start)
+                if ALL_KEYS.index(key) >= len(placed.places):
+                    raise InputError("it has no averaged weights: its stage had ema_decay 0")
+                offset = placed.places[ALL_KEYS.index(key)] + ELEMENT_BYTES * (low - placed.start)
                 content = bytearray(file.read(offset, offset + ELEMENT_BYTES * (high - low)))
                 part[low - start : high - start] = torch.frombuffer(content, dtype=torch.float32)
                 filled += high - low

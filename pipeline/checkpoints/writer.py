@@ -24,7 +24,7 @@ from pipeline.checkpoints.manifest import (
     remove_old,
     write_manifest,
 )
-from pipeline.checkpoints.optimizer_slices import KEYS, Slice, local_slices
+from pipeline.checkpoints.optimizer_slices import Slice, local_slices
 from pipeline.checkpoints.owner import RunOwner, owner_text
 from pipeline.checkpoints.slice_files import write_slices
 from pipeline.errors import InputError
@@ -127,10 +127,10 @@ class CheckpointWriter:
         for each in slices:
             if each.name not in self._copies:
                 pinned = each.tensors["master"].is_cuda
-                memory = {key: torch.empty(each.count, pin_memory=pinned) for key in KEYS}
+                memory = {key: torch.empty(each.count, pin_memory=pinned) for key in each.tensors}
                 self._copies[each.name] = replace(each, tensors=memory)
-            for key in KEYS:
-                self._copies[each.name].tensors[key].copy_(each.tensors[key], non_blocking=True)
+            for key, tensor in each.tensors.items():
+                self._copies[each.name].tensors[key].copy_(tensor, non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return [self._copies[each.name] for each in slices]

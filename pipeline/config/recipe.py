@@ -73,6 +73,8 @@ class EvaluationConfig:
         where: pandas query over the token table's plain columns that selects the samples to generate and score; empty
             for those that the last stage trained on.
         documents: the corpus whose documents are generated from their first lines and scored; empty for none.
+        averaged_weights: generate and score with the moving average of the last stage's weights; see
+            `StageConfig.ema_decay`.
         composition: add the scores of `pipeline.demo_scores.composition`.
     """
 
@@ -84,6 +86,7 @@ class EvaluationConfig:
     grid_pictures: int = 12
     where: str = ""
     documents: str = ""
+    averaged_weights: bool = False
     composition: bool = False
 
 

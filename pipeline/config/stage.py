@@ -38,7 +38,7 @@ OPERATIONAL = (
 )
 """Settings that may change between two attempts: how a stage runs, logs and saves. They change results by rounding
 only."""
-ADDED = ("z_loss",)
+ADDED = ("z_loss", "ema_decay")
 """Settings that were added later: at their usual values they do not count for a resume, so that older runs go on."""
 AT_LEAST_0 = (
     *("validate_every_steps", "sample_every_steps", "keep_every_steps", "compare_every_steps"),
@@ -103,6 +103,9 @@ class StageConfig:
         table_rate_factor: the visual embedding and head use this multiple of the learning rate. Each of their rows
             learns only from its own code, which is rare in a small corpus.
         weight_decay, adam_betas, gradient_clip: settings of AdamW.
+        ema_decay: keep a moving average of the trained weights in float32, partitioned like AdamW's moments and saved
+            with them; after each update it moves by 1 - `ema_decay` of the difference. 0 keeps none. Exports take it if
+            they are asked to. Not in the paper.
         window_shards: shards whose rows are mixed by the shuffle.
         checkpoint_every_layers: recompute every n-th layer in the backward pass; 1: all layers, 0: none. The text
             prefix is never recomputed.
@@ -153,6 +156,7 @@ class StageConfig:
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.95)
     gradient_clip: float = 1.0
+    ema_decay: float = 0.0
     window_shards: int = 16
     checkpoint_every_layers: int = 0
     attention: str = "sdpa"
@@ -197,6 +201,8 @@ class StageConfig:
         for name in ("guidance_dropout", "caption_crop", "text_to_image_noise", "high_resolution_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}, but must lie between 0 and 1")
+        if not 0 <= self.ema_decay < 1:
+            found.append(f"ema_decay is {self.ema_decay}, but must be at least 0 and below 1")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             rates = f"{self.learning_rate} and final_learning_rate {self.final_learning_rate}"
             found.append(f"learning_rate is {rates}; the final one must lie between 0 and the first")

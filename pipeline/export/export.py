@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.checkpoints.manifest import Checkpoint
+from pipeline.checkpoints.optimizer_slices import AVERAGE, KEYS
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.config.model import ModelOptions
 from pipeline.errors import InputError
@@ -48,6 +49,7 @@ def export_model(
     out: Path,
     language_expert_source: str = "",
     finish: Callable[[Path], None] | None = None,
+    averaged: bool = False,
 ) -> None:
     """Writes the language expert with the checkpoint's visual weights to `out` in bfloat16, atomically.
 
@@ -63,9 +65,10 @@ def export_model(
         language_expert_source: if set, the export leaves out the language expert, which is then loaded from this folder
             or hub name.
         finish: adds files to the folder before it is moved to `out`.
+        averaged: take the moving average of the trained weights.
 
     Raises:
-        InputError: the checkpoint belongs to another language expert or model, or is damaged.
+        InputError: the checkpoint belongs to another language expert or model, is damaged, or has no average.
     """
     expert = open_language_expert(initial_model)
     language_expert_hash = expert.base_sha256()
@@ -80,7 +83,8 @@ def export_model(
     check_same_shapes(shapes, trained_shapes_of(checkpoint), checkpoint)
     reader = SliceReader(checkpoint)
     tensors = [_text(expert, name) for name in expert.parts if not language_expert_source]
-    tensors += [_trained(reader, name, shape) for name, shape in shapes.items()]
+    key = AVERAGE if averaged else KEYS[0]
+    tensors += [_trained(reader, name, shape, key) for name, shape in shapes.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir()
@@ -92,7 +96,7 @@ def export_model(
                 raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
             save_configs(config, torch.bfloat16, partial)
             tokenizer.save_pretrained(partial)
-            (partial / SOURCE_FILE).write_text(checkpoint.name)
+            (partial / SOURCE_FILE).write_text(source_of(checkpoint, averaged))
             if finish:
                 finish(partial)
         shutil.rmtree(out, ignore_errors=True)
@@ -108,12 +112,12 @@ def _text(expert: LanguageExpertFiles, name: str) -> NewTensor:
     return NewTensor(name, expert.parts[name].shape, pieces)
 
 
-def _trained(reader: SliceReader, name: str, shape: tuple[int, ...]) -> NewTensor:
+def _trained(reader: SliceReader, name: str, shape: tuple[int, ...], key: str) -> NewTensor:
     count = math.prod(shape)
 
     def pieces() -> Iterable[Tensor]:
         for start in range(0, count, PIECE_ELEMENTS):
-            yield reader.read(OBJECTIVE_PREFIX + name, "master", start, min(PIECE_ELEMENTS, count - start))
+            yield reader.read(OBJECTIVE_PREFIX + name, key, start, min(PIECE_ELEMENTS, count - start))
 
     return NewTensor(name, shape, pieces)
 
@@ -135,8 +139,13 @@ def _write_shards(folder: Path, tensors: list[NewTensor]) -> None:
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2))
 
 
+def source_of(checkpoint: Checkpoint, averaged: bool) -> str:
+    """The name of an export's source: the checkpoint's, and whether its averaged weights were taken."""
+    return f"{checkpoint.name}, averaged" if averaged else checkpoint.name
+
+
 def exported_from(out: Path) -> str | None:
-    """Returns the name of the checkpoint that the export in `out` was made from, or None if there is no export."""
+    """Returns the name of the source that the export in `out` was made from, or None if there is no export."""
     source = out / SOURCE_FILE
     return source.read_text() if source.exists() else None
 

@@ -97,7 +97,7 @@ def memory_plan(
     - `trained_weights`: e T, over W under ZeRO-3. A secondary partition takes e times all
       partitioned parameters over its size in addition.
     - `gradients`: 4 T / W, accumulated in float32.
-    - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments.
+    - `master_and_moments`: 12 T / W, float32 weights and AdamW's two moments; 16 T / W with their moving average.
     - `activations`: see `activation_bytes`.
     - `layer`: see `layer_backward_bytes`.
     - `gathered`: under ZeRO-3, e times the partitioned parameters, at most `max_live_parameters`, at least the largest
@@ -130,7 +130,7 @@ def memory_plan(
         frozen_weights=element * (-(-frozen // world_size) if partitioned and not zero.frozen_whole else frozen),
         trained_weights=element * (own + secondary if partitioned else trained),
         gradients=4 * own,
-        master_and_moments=12 * own,
+        master_and_moments=(16 if stage.ema_decay else 12) * own,
         activations=activation_bytes(config, stage, zero.dtype, shapes),
         layer=layer_backward_bytes(config, stage, zero.dtype, shapes),
         gathered=element * live,

@@ -18,7 +18,7 @@ VQGAN_FOLDER = "vqgan"
 
 
 def export_with_card(
-    paths: RunPaths, stage_number: int, checkpoint: Checkpoint, out: Path, language_expert: str
+    paths: RunPaths, stage_number: int, checkpoint: Checkpoint, out: Path, language_expert: str, averaged: bool = False
 ) -> None:
     """Writes the folder atomically.
 
@@ -28,6 +28,7 @@ def export_with_card(
         out: a new folder.
         language_expert: folder or hub name from which the loaded model gets its language expert; empty to include its
             weights in the export.
+        averaged: see `export_model`.
 
     Raises:
         InputError: the run's tokens or its language expert are missing, or do not fit its recipe.
@@ -53,4 +54,5 @@ def export_with_card(
         out,
         language_expert_source=language_expert,
         finish=finish,
+        averaged=averaged,
     )

@@ -9,7 +9,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.checkpoints.manifest import finished_checkpoint
 from pipeline.config.recipe import Recipe
-from pipeline.export.export import export_model, exported_from
+from pipeline.export.export import export_model, exported_from, source_of
 from pipeline.generation.actor import Generator, GeneratorConfig
 from pipeline.ledger.actor import LedgerActor
 from pipeline.requests.request import GenerationRequest
@@ -40,13 +40,21 @@ def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bo
 def make_export(recipe: Recipe, paths: RunPaths, fingerprint: Fingerprint) -> None:
     """Exports the last stage's model if that is not done yet."""
     checkpoint = finished_checkpoint(paths.checkpoints(len(recipe.stages)))
-    if exported_from(paths.export) == checkpoint.name:
+    averaged = recipe.evaluation.averaged_weights
+    source = source_of(checkpoint, averaged)
+    if exported_from(paths.export) == source:
         return
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
     export_model(
-        paths.initial_model, checkpoint, fingerprint.codebook_size, recipe.model_options, tokenizer, paths.export
+        paths.initial_model,
+        checkpoint,
+        fingerprint.codebook_size,
+        recipe.model_options,
+        tokenizer,
+        paths.export,
+        averaged=averaged,
     )
-    say(f"generate: exported {checkpoint.name} to {paths.export}")
+    say(f"generate: exported {source} to {paths.export}")
 
 
 def run_generators(

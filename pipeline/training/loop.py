@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
+from pipeline.checkpoints.optimizer_slices import update_average
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.data.loader import Loader, prefetch, start_loader
 from pipeline.errors import InputError, NonFiniteError
@@ -22,7 +23,7 @@ from pipeline.training.skipped_steps import SKIPPED_FILE, SkippedSteps
 from pipeline.training.stage_checkpoints import StageCheckpoints
 from pipeline.training.stage_run import StageRun, plan_inputs, starting_model
 from pipeline.training.start_clock import StartClock
-from pipeline.training.step import learning_rate, set_learning_rate, step_figures, train_step
+from pipeline.training.step import ema_decay, learning_rate, set_learning_rate, step_figures, train_step
 from pipeline.training.step_guard import StepGuard
 from pipeline.training.step_verification import try_step, verify_step
 from pipeline.training.trackers import Trackers
@@ -97,6 +98,8 @@ class StageTraining:
                 set_learning_rate(engine, learning_rate(stage, number))
                 result = train_step(engine, step, stage, self.guard, device)
                 problem = result.problem
+                if stage.ema_decay and not problem:
+                    update_average(engine, ema_decay(stage, number))
                 figures = step_figures(engine, step, stage, result, number)
                 stepped = time.monotonic()
                 step_s = stepped - started

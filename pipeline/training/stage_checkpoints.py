@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import torch.distributed as dist
 
 from pipeline.checkpoints.manifest import CheckpointManifest, RetentionPolicy, newest_complete
-from pipeline.checkpoints.optimizer_slices import optimizer_steps, trained_shapes
+from pipeline.checkpoints.optimizer_slices import optimizer_steps, start_average, trained_shapes
 from pipeline.checkpoints.resume import Identity, resume, start_from
 from pipeline.checkpoints.writer import CheckpointWriter
 from pipeline.data.row_index import rows_sha256
@@ -61,6 +61,8 @@ class StageCheckpoints:
         has_begun = from_first_rank(dist.get_rank() == 0 and newest_complete(self._run.checkpoints) is not None)
         if not has_begun and self._run.initial_checkpoint:
             start_from(self._engine, self._run.initial_checkpoint, self._identity.base_sha256)
+        if self._run.stage.ema_decay:
+            start_average(self._engine)
         newest = self._resumed()
         if newest:
             self._guard.load(newest.guard)

@@ -125,6 +125,12 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return stage.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
 
 
+def ema_decay(stage: StageConfig, step: int) -> float:
+    """The decay of the weights' average after a step, from 0: less in the first ones, so that the average soon leaves
+    the weights that it began with."""
+    return min(stage.ema_decay, (1 + step) / (10 + step))
+
+
 def set_learning_rate(engine: Engine, value: float) -> None:
     """Sets the rate in every parameter group, multiplied by the group's factor."""
     for group in engine.optimizer.param_groups:

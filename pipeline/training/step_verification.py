@@ -124,7 +124,7 @@ def try_step(
         after: filled with copies of this rank's weights and moments after the step.
     """
     slices, steps_before = local_slices(engine), optimizer_steps(engine)
-    tensors = [tensor for each in slices for tensor in each.tensors.values()]
+    tensors = [each.tensors[key] for each in slices for key in KEYS]
     before = [tensor.to("cpu", copy=True) for tensor in tensors]
     result = train_step(engine, step, stage, guard, device)
     if after is not None:
