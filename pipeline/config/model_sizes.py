@@ -122,6 +122,19 @@ SIZES = {
         max_position_embeddings=32768,
         tie_word_embeddings=True,
     ),
+    # The public config of Qwen3-0.6B: as Qwen3-1.7B's but for these.
+    "qwen3_0_6b": Geometry(
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+        head_dim=128,
+        qkv_bias=False,
+        query_key_norm=True,
+    ),
     # The public config of Qwen3-1.7B: heads of 128 whatever the hidden size, norms of queries and keys, no biases.
     "qwen3_1_7b": Geometry(
         hidden_size=2048,

@@ -198,6 +198,14 @@ def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks() -> None:
     assert both[1].total - both[0].total == 151_936 * 1536 and both[1].trainable == both[0].trainable
 
 
+@pytest.mark.parametrize("expert", ["qwen2_0_5b", "qwen3_0_6b"])
+@pytest.mark.parametrize("gpu", ["L4", "A10G", "A100-80GB"])
+def test_mars_05b_fits_a_gpu_of_24_gb_with_room_and_takes_days(expert: str, gpu: str) -> None:
+    plan = dry_run("mars_05b", f"plan.language_expert_geometry={expert}", gpu=gpu)
+    assert all(stage["memory_bytes"]["peak"] < 0.75 * 24e9 for stage in plan["stages"])
+    assert plan["gpu_days"] < 3.5
+
+
 def test_what_overrides_changed_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     plan = dry_run("demo", "stages.0.steps=250", "stages.0.task_weights.opener=0.5")
     steps = load_recipe("demo").stages[0].steps
@@ -236,7 +244,7 @@ def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with
     assert refused.returncode == 2 and "GPU 'abacus'" in refused.stderr and not refused.stdout
 
 
-@pytest.mark.parametrize("recipe", ["mars_1b", "mars_7b"])
+@pytest.mark.parametrize("recipe", ["mars_05b", "mars_1b", "mars_7b"])
 def test_the_figures_in_docs_are_the_plans(recipe: str) -> None:
     page = (CHECKOUT / "docs/recipes.md").read_text()
     section = next(part for part in page.split("\n## ") if part.startswith(recipe))

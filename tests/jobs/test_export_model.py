@@ -284,7 +284,7 @@ def test_what_cannot_be_exported_is_refused(trained: TrainedRun, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_compose", "mars_1b", "mars_7b"])
+@pytest.mark.parametrize("name", ["demo", "demo_compose", "mars_05b", "mars_1b", "mars_7b"])
 def test_a_recipe_comes_back_from_the_json_that_a_stage_keeps(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe_of(json.loads(json.dumps(asdict(recipe)))) == recipe

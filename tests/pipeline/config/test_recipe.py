@@ -41,7 +41,7 @@ def test_stages_have_the_hashes_that_earlier_runs_recorded(name: str) -> None:
     assert tuple(resume_sha256(recipe, stage, FINGERPRINT) for stage in recipe.stages) == HASHES[name]
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_compose", "mars_1b", "mars_7b"])
+@pytest.mark.parametrize("name", ["demo", "demo_compose", "mars_05b", "mars_1b", "mars_7b"])
 def test_a_recipe_comes_back_from_its_json_as_it_was(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe_of(json.loads(json.dumps(asdict(recipe)))) == recipe
