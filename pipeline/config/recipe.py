@@ -73,8 +73,7 @@ class EvaluationConfig:
         where: pandas query over the token table's plain columns that selects the samples to generate and score; empty
             for those that the last stage trained on.
         documents: the corpus whose documents are generated from their first lines and scored; empty for none.
-        averaged_weights: generate and score with the moving average of the last stage's weights; see
-            `StageConfig.ema_decay`.
+        averaged_weights: take the moving average of the last stage's weights, see `StageConfig.ema_decay`.
         composition: add the scores of `pipeline.demo_scores.composition`.
     """
 
@@ -100,8 +99,7 @@ class PlanConfig:
             empty to read it from the folder.
         mean_caption_ids: mean ids of a caption.
         documents: mean pictures and mean text ids of a document, by corpus of interleaved documents.
-        budget_gpu_days: budget of each stage, in days of that GPU; a dry run refuses a plan that needs more. 0, or left
-            out: no budget.
+        budget_gpu_days: budget of each stage, in days of that GPU, which a plan must not exceed; 0 or left out: none.
         pictures, pictures_hr: pictures to tokenize, and how many of them also at the high resolution. 0: as many as the
             stage with the most samples has, and as many as the stage with the high-resolution task has.
         gpu_days_beside: published A100 GPU-days of other models, by model, shown next to the plan's.

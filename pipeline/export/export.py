@@ -81,24 +81,32 @@ def export_model(
         model = MarsForCausalLM(config)
     shapes = {name: tuple(each.shape) for name, each in model.named_parameters() if is_trained(name)}
     check_same_shapes(shapes, trained_shapes_of(checkpoint), checkpoint)
-    reader = SliceReader(checkpoint)
+    reader, key = SliceReader(checkpoint), AVERAGE if averaged else KEYS[0]
     tensors = [_text(expert, name) for name in expert.parts if not language_expert_source]
-    key = AVERAGE if averaged else KEYS[0]
     tensors += [_trained(reader, name, shape, key) for name, shape in shapes.items()]
+
+    def fill(folder: Path) -> None:
+        try:
+            _write_shards(folder, tensors)
+        except InputError as error:
+            raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
+        save_configs(config, torch.bfloat16, folder)
+        tokenizer.save_pretrained(folder)
+        (folder / SOURCE_FILE).write_text(source_of(checkpoint, averaged))
+        if finish:
+            finish(folder)
+
+    _write_folder(out, fill)
+
+
+def _write_folder(out: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write a folder, which then takes the place of `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     partial.mkdir()
     try:
         with naming_full_disk(out, partial):
-            try:
-                _write_shards(partial, tensors)
-            except InputError as error:
-                raise InputError(f"checkpoint {str(checkpoint)!r} cannot be exported: {error}; name another") from error
-            save_configs(config, torch.bfloat16, partial)
-            tokenizer.save_pretrained(partial)
-            (partial / SOURCE_FILE).write_text(source_of(checkpoint, averaged))
-            if finish:
-                finish(partial)
+            fill(partial)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(partial, out)
     finally:
