@@ -35,12 +35,13 @@ from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.recipe_plan import RecipePlan, plan_recipe
 from pipeline.planning.work import StageWork
 from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order, whole_shape
+from pipeline.runtime.rank import Rank
 from pipeline.runtime.terminal import say
 from pipeline.runtime.torch_private import join_fake_group
 from pipeline.training.engine import Engine, accumulate, make_engine
 from pipeline.training.garbage_collection import collected_between_steps
 from pipeline.training.objective import Objective
-from pipeline.training.process import Rank, set_up_process
+from pipeline.training.process import set_up_process
 
 HIDDEN, HEADS, INTERMEDIATE, TEXT_VOCAB, CODEBOOK = 64, 4, 176, 512, 256
 CAPTION_IDS, NUM_CODES, NUM_HIGH, GROUP = 4, 16, 64, 16

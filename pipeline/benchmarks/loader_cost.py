@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from pipeline.benchmarks.feed import FeedBenchmark, inputs_of, write_tokens
+from pipeline.benchmarks.random_tokens import FeedBenchmark, inputs_of, write_tokens
 from pipeline.config.machine_types import machine_with
 from pipeline.data.batch_plan import Step
-from pipeline.data.loader import ProcessLoader, prefetch
+from pipeline.data.loader import ProcessLoader, lone_loader, prefetch
 from pipeline.planning.prediction import Predictor
 from pipeline.planning.recipe_plan import RecipePlan
 from pipeline.runtime.terminal import say
@@ -75,7 +75,8 @@ def loader_cost(plan: RecipePlan, ranks: int) -> LoaderCost | None:
 def _measure(benchmark: FeedBenchmark, dtype: torch.dtype) -> LoaderCost:
     with tempfile.TemporaryDirectory() as location:
         write_tokens(location, benchmark, lambda line: None)
-        loader = ProcessLoader(inputs_of(location, benchmark).plan, 0, benchmark.world_size)
+        loader = lone_loader(inputs_of(location, benchmark).plan, 0, benchmark.world_size, in_process=True)
+        assert isinstance(loader, ProcessLoader) and loader.process_id
         received: list[float] = []
 
         def receive(number: int) -> Step:

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pipeline.runtime.rank import Rank
 from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
-from pipeline.training.process import Rank, set_up_process
+from pipeline.training.process import set_up_process
 from pipeline.training.reporting import RecordingReporter
 from pipeline.training.stage_run import StageRun
 

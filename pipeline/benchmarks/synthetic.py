@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.stage import MAIN, StageConfig
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.training.stage_run import StageRun
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
 from tokenization.table.token_writing import write_token_shard

@@ -103,6 +103,13 @@ class FeedSettings:
     """Steps that count."""
     shard_rows: int = 1000
     """Rows per token shard. Shards are small, so that the steps run through several windows."""
+    ranks: int = 0
+    """Measure the loader process of one node of this many ranks, 8 a node, and its start in a large index, instead of
+    the wait at the pace of a step. An epoch of random tokens is fed. 0: not given."""
+    samples_per_rank: int = 32
+    """With --ranks: samples of a rank in a step."""
+    index_rows: int = 1_000_000_000
+    """With --ranks: rows of the index in which the start is measured."""
 
 
 @dataclass(frozen=True)

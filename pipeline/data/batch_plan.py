@@ -5,10 +5,9 @@ its language, its guidance dropout, the start of its caption, and the caption po
 Samples of one kind are packed into rows, and rows are distributed to the ranks.
 """
 
-import hashlib
 from collections import abc
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import zip_longest
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import Role
 from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.packing import deal_rows, pack_rows
+from pipeline.data.packed_step import PackedStep, pack_step
 from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import LANGUAGES, OTHER, SampleLengths
 from pipeline.data.sample_order import MixedOrder, generator
@@ -28,6 +27,8 @@ from pipeline.errors import InputError
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
+HELD_STEPS = 9
+"""Packed steps that a plan keeps: two chunks of `row_exchange`, and the present one."""
 NO_CODES = (
     "sample {!r} has no high-resolution codes, which the stage's tasks need; tokenize them, or leave it out with the "
     "stage's `where`"
@@ -98,18 +99,24 @@ class StagePlan:
         """
         for reader, shards in zip(self.readers, self.order.near(step), strict=True):
             reader.ahead(shards)
-        samples = self.order.step(step)
-        planned = self.planned(step, samples)
-        counts = planned.labels.sum(axis=0)
+        packed = self.packed(step, world_size)
+        counts = packed.label_counts
         weights = [loss_share(self.stage, task, 1.0, max(1, int(counts[task.value]))) for task in Task]
-        by_kind = []
-        for kind in Kind:
-            of_kind = np.flatnonzero(planned.kinds == kind.value)
-            if len(of_kind):
-                rows = self._own_rows(planned, of_kind, rank, world_size)
-                by_kind.append([self._micro_batch(kind, each, step, samples, planned, weights) for each in rows])
+        by_kind = [
+            [self._micro_batch(each.kind, rows, step, packed, weights) for rows in each.of_rank(rank)]
+            for each in packed.kinds
+        ]
         micro_steps = [[batch for batch in batches if batch] for batches in zip_longest(*by_kind)]
-        return Step(micro_steps, len(samples), hashlib.sha256(samples.tobytes()).hexdigest(), counts)
+        return Step(micro_steps, len(packed.samples), packed.samples_sha256, counts)
+
+    @cached_property
+    def packed(self) -> abc.Callable[[int, int], PackedStep]:
+        """Packs a step, by its number, for a number of ranks. Ranks that share this plan share the last results."""
+        return lru_cache(HELD_STEPS)(self._packed)
+
+    def _packed(self, step: int, world_size: int) -> PackedStep:
+        samples = self.order.step(step)
+        return pack_step(samples, self.planned(step, samples), self.stage, world_size)
 
     def planned(self, step: int, samples: np.ndarray) -> SamplePlan:
         """What the step's samples become; `samples` as of `MixedOrder.step`."""
@@ -139,35 +146,18 @@ class StagePlan:
     def _planner(self) -> SamplePlanner:
         return SamplePlanner(self.stage, self.builder)
 
-    def _own_rows(self, planned: SamplePlan, of_kind: np.ndarray, rank: int, world_size: int) -> list[list[list[int]]]:
-        """The samples of each row of each of the rank's micro-steps of a kind. In a row that would be empty is ~n for a
-        sample n whose labels are left out: all ranks run both experts in every micro-step."""
-        num_run, costs = planned.num_run[of_kind], planned.costs[of_kind]
-        packed = pack_rows(num_run, self.stage.seq_len, world_size)
-        shortest = int(num_run.argmin())
-        by_row = [costs[row].sum() if len(row) else costs[shortest] for row in packed]
-        dealt = deal_rows(packed, by_row, rank, world_size, self.stage.micro_batch_size)
-        filler = [~int(of_kind[shortest])]
-        return [[of_kind[row].tolist() if len(row) else filler for row in rows] for rows in dealt]
-
     def _micro_batch(
-        self,
-        kind: Kind,
-        rows: list[list[int]],
-        step: int,
-        samples: np.ndarray,
-        planned: SamplePlan,
-        weights: list[float],
+        self, kind: Kind, rows: list[np.ndarray], step: int, packed: PackedStep, weights: list[float]
     ) -> MicroBatch:
         def built(number: int) -> Sequence:
             sample = max(number, ~number)
-            source, shard, index = samples[sample].tolist()
-            sequence = self._sequence(self.readers[source].row(shard, index), planned, step, sample)
+            source, shard, index = packed.samples[sample].tolist()
+            sequence = self._sequence(self.readers[source].row(shard, index), packed.planned, step, sample)
             return sequence if number >= 0 else _without_labels(sequence)
 
         return collate(
             kind,
-            [[built(number) for number in row] for row in rows],
+            [[built(number) for number in row.tolist()] for row in rows],
             self.builder.vocabulary,
             weights,
             self.stage.row_multiple,

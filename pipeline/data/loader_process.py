@@ -1,45 +1,85 @@
-"""The process that builds steps for a `ProcessLoader`: python -m pipeline.data.loader_process SOCKET PARENT."""
+"""The process that builds the steps of a node's ranks: python -m pipeline.data.loader_process LISTENER PARENT.
+
+Each rank sends messages over a connection of its own, and receives one answer to each; see `loader_messages`.
+"""
 
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
-from pipeline.data.batch_plan import StagePlan, Step
+from pipeline.data.loader_messages import Begin, Message, Serve, StepRequest
+from pipeline.data.node_feed import NodeFeed
+from pipeline.data.row_exchange import Nodes
 from pipeline.data.step_stream import receive, send, sendable
 
 WATCH_S = 0.5
 """Seconds between two looks for the parent."""
+CREDENTIALS = struct.Struct("iII")
+"""Process, user and group at the other end of a local socket: unix(7), SO_PEERCRED."""
 
 
-def main(file: int, parent: int) -> None:
-    """Builds the steps that are asked for, until the parent closes the socket or is gone."""
+class LoaderProcess:
+    """What the process knows. Its connections share it."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+        self._feed: NodeFeed
+
+    def accept(self, listener: socket.socket) -> None:
+        """Serves all connections of this user, each in a thread."""
+        while True:
+            connection, _ = listener.accept()
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+            if CREDENTIALS.unpack(credentials)[1] != os.geteuid():
+                connection.close()
+                continue
+            stream = cast(BinaryIO, connection.makefile("rwb"))
+            threading.Thread(target=self._serve, args=(stream,), daemon=True).start()
+
+    def _serve(self, stream: BinaryIO) -> None:
+        try:
+            while True:
+                message = receive(stream)
+                try:
+                    answer = self._answer(message)
+                except Exception as error:  # whatever it is, the rank raises it
+                    answer = sendable(error)
+                send(answer, stream)
+        except (EOFError, OSError):
+            return
+
+    def _answer(self, message: Message) -> Any:
+        match message:
+            case Begin():
+                self._feed = NodeFeed(message.make_plan, message.ranks, message.world_size)
+                self._begun.set()
+                return None
+            case Serve():
+                return self._feed.serve(message.address, message.secret)
+            case Nodes():
+                return self._feed.share(message)
+            case StepRequest():
+                self._begun.wait()  # the node's first rank may be later than this one
+                return self._feed.step(message.number, message.rank)
+
+
+def main(listener: int, parent: int) -> None:
+    """Builds the steps that are asked for, until the parent is gone or ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    stream = cast(BinaryIO, socket.socket(fileno=file).makefile("rwb"))
-    try:
-        make_plan, rank, world_size = receive(stream)
-        plan: StagePlan | None = None
-        while True:
-            number = receive(stream)
-            try:
-                plan = plan or make_plan()
-                answer: Step | Exception = plan.step(number, rank, world_size)
-            except Exception as error:  # whatever it is, the rank raises it
-                answer = sendable(error)
-            send(answer, stream)
-    except (EOFError, ConnectionError):
-        return
+    LoaderProcess().accept(socket.socket(fileno=listener))
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone. Other children of the parent may hold the socket open."""
+    """Ends this process when its parent is gone, without waiting for threads that fetch ahead."""
     while os.getppid() == parent:
         time.sleep(WATCH_S)
     os._exit(1)
@@ -47,4 +87,3 @@ def _end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     main(*map(int, sys.argv[1:]))
-    os._exit(0)  # threads that fetch ahead are not waited for

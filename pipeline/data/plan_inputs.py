@@ -35,7 +35,7 @@ class PlanInputs:
         ]
         mixed = MixedOrder(orders, [source.weight for source in self.sources], stage.global_batch_size)
         readers = [
-            TokenReader(source.tokens, source.index, window + 1, stage.needs_high_codes, source.lengths)
+            TokenReader(source.tokens, source.index, window + 1, stage.needs_high_codes, source.lengths, texts=False)
             for source in self.sources
         ]
         return StagePlan(stage, self.stage_number, self.seed, mixed, readers, self.builder)

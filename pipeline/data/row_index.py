@@ -1,52 +1,48 @@
 """The row index: the rows of a token table that a stage uses."""
 
 import hashlib
-from collections import Counter
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-from pipeline.data.side_tables import SideTable
-from pipeline.errors import InputError
-from tokenization.table.queries import matching, with_numbers, with_texts
-from tokenization.table.token_table import (
-    OWN_COLUMNS,
-    TokenShard,
-    common_fingerprint,
-    list_token_shards,
-    read_content,
-)
+MADE_FROM_KEY, TOO_LONG_KEY, NOT_NUMBERS_KEY = b"mars.made_from", b"mars.too_long", b"mars.not_numbers"
+SHA256_KEY = b"mars.sha256"
 
-HEAVY_COLUMNS = ("codes", "codes_hr", "captions", "crop", "document")
-PICTURE_BORDERS = 2
+
+COLUMNS = pa.schema(
+    [("shard", pa.large_string()), ("content", pa.string()), ("rows", pa.int64()), ("chosen", pa.large_binary())]
+)
 
 
 @dataclass(frozen=True)
 class RowIndex:
     """The rows of each shard that a stage uses. An interleaved document is represented by its first picture's row.
 
-    It takes one bit per row: 25 MB for 200M rows.
+    It takes one bit per row: 25 MB for 200M rows. If it is mapped from a file, a process reads of it what it uses, and
+    it is pickled as the file's path.
 
     Attributes:
-        shards: paths relative to the token folder, sorted.
-        chosen: for each shard its rows as bits, uint8; the first row is the highest bit of the first byte.
-        counts: chosen rows of each shard, int64.
+        by_shard: a row for each shard, sorted by `shard`, its path relative to the token folder. `content` is a hash of
+            its rows, see `read_content`; `rows` counts the chosen ones; `chosen` has them as bits, the first row as
+            the highest bit of the first byte.
         num_too_long: documents that were left out because they have too many ids.
-        contents: a hash of each shard's rows, see `read_content`.
         not_numbers: by column, values that a query compares with a number although they are not numbers; they count as
             missing.
+        file: the file that it is mapped from, or None.
+        stored_sha256: the result of `sha256` that the file has; empty without a file.
     """
 
-    shards: list[str]
-    chosen: list[np.ndarray]
-    counts: np.ndarray
+    by_shard: pa.RecordBatch
     num_too_long: int = 0
-    contents: tuple[str, ...] = ()
     not_numbers: dict[str, int] = field(default_factory=dict)
+    file: Path | None = None
+    stored_sha256: str = ""
 
     @classmethod
     def of(
@@ -62,40 +58,75 @@ class RowIndex:
         for numbers in rows:
             bits = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 0, bool)
             bits[numbers] = True
-            chosen.append(np.packbits(bits))
+            chosen.append(np.packbits(bits).tobytes())
             counts.append(len(numbers))
-        return cls(shards, chosen, np.asarray(counts, np.int64), num_too_long, contents, not_numbers or {})
+        values = [shards, contents or [None] * len(shards), counts, chosen]
+        arrays = [pa.array(value, column.type) for value, column in zip(values, COLUMNS, strict=True)]
+        return cls(pa.RecordBatch.from_arrays(arrays, schema=COLUMNS), num_too_long, not_numbers or {})
+
+    @classmethod
+    def mapped(cls, file: Path) -> "RowIndex":
+        """Maps the index that `write` wrote. A file that is not readable raises `pa.ArrowInvalid` or `OSError`."""
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        metadata = reader.schema.metadata or {}
+        if not reader.schema.equals(COLUMNS) or SHA256_KEY not in metadata:
+            raise pa.ArrowInvalid(f"{str(file)!r} is no row index")
+        not_numbers = json.loads(metadata[NOT_NUMBERS_KEY])
+        return cls(reader.get_batch(0), int(metadata[TOO_LONG_KEY]), not_numbers, file, metadata[SHA256_KEY].decode())
+
+    def write(self, file: Path, made_from: bytes) -> None:
+        """Writes the index to a file, with a hash of what it was made from."""
+        metadata = {
+            MADE_FROM_KEY: made_from,
+            TOO_LONG_KEY: str(self.num_too_long),
+            NOT_NUMBERS_KEY: json.dumps(self.not_numbers),
+            SHA256_KEY: self.sha256(),
+        }
+        with pa.ipc.new_file(str(file), COLUMNS.with_metadata(metadata)) as writer:
+            writer.write_batch(self.by_shard)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles an index in a file as the file's path: it grows with the corpus, and every rank gets it."""
+        if self.file:
+            return RowIndex.mapped, (self.file,)
+        return RowIndex, (self.by_shard, self.num_too_long, self.not_numbers)
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.by_shard)
+
+    @property
+    def shards(self) -> list[str]:
+        """The paths of all shards."""
+        names: list[str] = self.by_shard["shard"].to_pylist()
+        return names
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Chosen rows of each shard, int64."""
+        counts: np.ndarray = self.by_shard["rows"].to_numpy()
+        return counts
+
+    def shard(self, number: int) -> str:
+        """The path of the `number`-th shard."""
+        return str(self.by_shard["shard"][number].as_py())
 
     def rows(self, shard: int) -> np.ndarray:
         """The row numbers of the `shard`-th shard, ascending, int64."""
-        return np.flatnonzero(np.unpackbits(self.chosen[shard]))
+        return np.flatnonzero(np.unpackbits(np.frombuffer(self.by_shard["chosen"][shard].as_buffer(), np.uint8)))
 
     def sha256(self) -> str:
         """A hash of the selection and of the content of the shards' rows."""
-        digest = hashlib.sha256("\n".join([*self.shards, *self.contents]).encode())
-        for bits in self.chosen:
-            digest.update(len(bits).to_bytes(8, "little") + bits.tobytes())
+        return self.stored_sha256 or self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        contents = [content for content in self.by_shard["content"].to_pylist() if content is not None]
+        digest = hashlib.sha256("\n".join([*self.shards, *contents]).encode())
+        for bits in self.by_shard["chosen"]:
+            digest.update(len(bits.as_buffer()).to_bytes(8, "little"))
+            digest.update(bits.as_buffer())
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class RowSelection:
-    """The settings that decide which rows of a token table are used.
-
-    Attributes:
-        tokens: folder or URL of token shards.
-        where: a pandas query over the plain columns of the token table and of side tables; empty selects all. For a
-            document, the first picture's row decides.
-        side_tables: see `Source`.
-        max_document_ids: longer documents are left out, and counted; None leaves none out.
-        held_out: another query, whose rows are left out.
-    """
-
-    tokens: str | Path
-    where: str = ""
-    side_tables: tuple[str, ...] = ()
-    max_document_ids: int | None = None
-    held_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,72 +153,3 @@ def rows_sha256(sources: tuple[SourceRows, ...]) -> str:
     return hashlib.sha256(
         "\n".join(f"{source.name} {source.index.sha256()}" for source in sources).encode()
     ).hexdigest()
-
-
-def build_row_index(selection: RowSelection) -> RowIndex:
-    """Reads the columns that the selection needs, from all shards, and builds the index.
-
-    Raises:
-        InputError: the token folder or a side table cannot be used, or a query names an unknown column or selects
-            nothing.
-    """
-    shards = list_token_shards(selection.tokens)
-    common_fingerprint(shards)
-    sides = [SideTable(path) for path in selection.side_tables]
-    rows, num_too_long, not_numbers = [], 0, Counter[str]()
-    names_of = [[name for name in shard.schema().names if name not in HEAVY_COLUMNS] for shard in shards]
-    known = sorted(set().union(*names_of))
-    for shard, names in zip(shards, names_of, strict=True):
-        # A column without a value in a shard is missing from that shard, and counts as empty for all its rows.
-        frame = shard.read(names).to_pandas().reindex(columns=known)
-        for side in sides:
-            frame = side.join(frame, shard.name)
-        samples, too_long = _samples(shard, len(frame), selection.max_document_ids)
-        num_too_long += too_long
-        frame = frame.iloc[samples]
-        chosen, lost = _query(frame, selection.where)
-        if selection.held_out:
-            held_out, also_lost = _query(chosen, selection.held_out)
-            chosen, lost = chosen.drop(index=held_out.index), lost | also_lost
-        not_numbers.update(lost)
-        rows.append(chosen.index.to_numpy())
-    for side in sides:
-        side.check_matched()
-    contents = tuple(read_content(shard) for shard in shards)
-    index = RowIndex.of([shard.name for shard in shards], rows, num_too_long, contents, dict(not_numbers))
-    if not index.counts.sum():
-        longest = selection.max_document_ids
-        longer = f", and {num_too_long} documents are longer than {longest} ids" if num_too_long else ""
-        raise InputError(f"filter {selection.where!r} selects no row of {str(selection.tokens)!r}{longer}; relax it")
-    return index
-
-
-def _query(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """The rows that match, and by column how many values should be numbers and are not."""
-    if not where or not len(frame):
-        return frame, Counter()
-    numbers, lost = with_numbers(frame, where, unchanged=OWN_COLUMNS)
-    try:
-        texts = with_texts(numbers, where, unchanged=OWN_COLUMNS)
-        return frame.loc[matching(texts, where).index], lost
-    except Exception as error:  # the query's own operations can raise any exception
-        columns = ", ".join(map(str, frame.columns))
-        raise InputError(f"filter {where!r} cannot be applied: {error}; the columns are {columns}") from error
-
-
-def _samples(shard: TokenShard, num_rows: int, max_document_ids: int | None) -> tuple[np.ndarray, int]:
-    """Returns the row numbers at which samples start, and the number of documents that are too long."""
-    document = shard.read(["document"])["document"].combine_chunks()
-    if not isinstance(document, pa.StructArray) or document.null_count == num_rows:
-        return np.arange(num_rows), 0
-    in_document = document.is_valid().to_numpy(zero_copy_only=False)
-    place = document.field("place").fill_null(0).to_numpy(zero_copy_only=False)
-    starts = np.nonzero(place == 0)[0]
-    if max_document_ids is None:
-        return starts, 0
-    num_codes = shard.schema().field("codes").type.list_size
-    lengths = np.full(num_rows, num_codes + PICTURE_BORDERS)
-    for name in ("before", "after"):
-        lengths += pa.compute.list_value_length(document.field(name)).fill_null(0).to_numpy(zero_copy_only=False)
-    fits = (np.add.reduceat(lengths, starts) < max_document_ids) | ~in_document[starts]  # `<`: an end id follows
-    return starts[fits], int((~fits).sum())

@@ -1,6 +1,9 @@
-"""The lengths of a row index's rows, in a file that is mapped and not read: some bytes a row."""
+"""The lengths of a row index's rows, in a file of a few bytes a row. A process reads those of the shards it needs."""
 
+import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +12,16 @@ import pyarrow as pa
 from pipeline.data.row_index import RowIndex
 from pipeline.data.sample_lengths import LANGUAGES, OTHER, SampleLengths
 from tokenization.files.atomic_writing import write_atomically
-from tokenization.files.storage import Storage, open_storage
+from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 
 MADE_FROM_KEY = b"mars.made_from"
 MISSING = np.iinfo(np.uint32).max
 """Stands for a caption that is not there."""
+HELD_JOINS = 3
+"""Sets of shards whose lengths are kept as one table: of two windows, and of a step that takes from both."""
 HELD_SHARDS = 64
-"""Shards whose lengths are kept as int64, some megabytes."""
+"""Shards whose lengths are kept, some megabytes."""
 SCHEMA = pa.schema(
     [
         *((f"ids_{language}", pa.uint32()) for language in LANGUAGES),
@@ -42,40 +47,59 @@ class RowLengths:
     """
 
     def __init__(self, tokens: str | Path, index: RowIndex, file: Path | None = None) -> None:
-        self._storage, self._index = open_storage(tokens), index
+        self._tokens, self._index = tokens, index
         is_stored = file is not None and _made_from(file) == index.sha256().encode()
         self._reader = pa.ipc.open_file(pa.memory_map(str(file))) if is_stored else None
         self._held: OrderedDict[int, SampleLengths] = OrderedDict()
+        self._lock = threading.Lock()
+        self._joined = lru_cache(HELD_JOINS)(self._join)
 
     def take(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
         """The lengths of the `indices`-th selected rows of the `shards`-th shards, int64 [n] each."""
-        unlike, which = np.unique(shards, return_inverse=True)
-        if not len(unlike):
+        if not len(shards):
             return _from_batch(_empty())
-        tables = [self._of(int(shard)) for shard in unlike]
-        starts = np.cumsum([0, *(len(table) for table in tables[:-1])])
-        return SampleLengths.joined(tables).take(starts[which] + indices)
+        counts = np.bincount(shards)
+        unlike = np.flatnonzero(counts)
+        joined, starts = self._joined(tuple(unlike.tolist()))
+        start_of = np.zeros(len(counts), np.int64)
+        start_of[unlike] = starts
+        return joined.take(start_of[shards] + indices)
+
+    def _join(self, shards: tuple[int, ...]) -> tuple[SampleLengths, np.ndarray]:
+        """The lengths of several shards, and where those of each begin. A step reads those of one or two windows."""
+        tables = [self._of(shard) for shard in shards]
+        return SampleLengths.joined(tables), np.cumsum([0, *(len(table) for table in tables[:-1])])
 
     def _of(self, shard: int) -> SampleLengths:
-        if shard not in self._held:
-            batch = self._reader.get_batch(shard) if self._reader else _read(self._storage, self._index, shard)
-            self._held[shard] = _from_batch(batch)
-            if len(self._held) > HELD_SHARDS:
-                self._held.popitem(last=False)
-        self._held.move_to_end(shard)
-        return self._held[shard]
+        with self._lock:  # steps are planned ahead in another thread
+            if shard not in self._held:
+                batch = self._reader.get_batch(shard) if self._reader else read_shard(self._tokens, self._index, shard)
+                self._held[shard] = _from_batch(batch)
+                if len(self._held) > HELD_SHARDS:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(shard)
+            return self._held[shard]
 
 
-def store_row_lengths(file: Path, tokens: str | Path, index: RowIndex) -> None:
+ReadLengths = Callable[[str | Path, RowIndex], Iterable[pa.RecordBatch]]
+"""Reads the lengths of an index's rows from the token shards, a batch for each shard, in order."""
+
+
+def read_lengths(tokens: str | Path, index: RowIndex) -> Iterator[pa.RecordBatch]:
+    """Reads one shard after the other; see `ReadLengths`."""
+    return (read_shard(tokens, index, shard) for shard in range(index.num_shards))
+
+
+def store_row_lengths(file: Path, tokens: str | Path, index: RowIndex, read: ReadLengths = read_lengths) -> None:
     """Writes the lengths of the index's rows to `file`, unless it has them already."""
     made_from = index.sha256().encode()
     if _made_from(file) != made_from:
-        storage, schema = open_storage(tokens), SCHEMA.with_metadata({MADE_FROM_KEY: made_from})
+        schema, options = SCHEMA.with_metadata({MADE_FROM_KEY: made_from}), pa.ipc.IpcWriteOptions(compression="zstd")
 
         def fill(partial: Path) -> None:
-            with pa.ipc.new_file(str(partial), schema) as writer:
-                for shard in range(len(index.shards)):
-                    writer.write_batch(_read(storage, index, shard))
+            with pa.ipc.new_file(str(partial), schema, options=options) as writer:
+                for batch in read(tokens, index):
+                    writer.write_batch(batch)
 
         write_atomically(file, fill)
 
@@ -90,22 +114,23 @@ def _made_from(file: Path) -> bytes | None:
 
 
 def _from_batch(batch: pa.RecordBatch) -> SampleLengths:
-    columns = {name: batch.column(name).to_numpy().astype(np.int64) for name in batch.schema.names}
-    captions = np.column_stack([columns.pop(f"ids_{language}") for language in LANGUAGES])
-    return SampleLengths(np.where(captions == MISSING, -1, captions), *columns.values())
+    values = np.empty((len(batch), len(SCHEMA)), np.uint32)
+    for number, column in enumerate(batch.columns):
+        values[:, number] = column.to_numpy()
+    return SampleLengths(values.view(np.int32))  # `MISSING` becomes -1
 
 
 def _empty() -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], SCHEMA)
 
 
-def _read(storage: Storage, index: RowIndex, shard: int) -> pa.RecordBatch:
-    """Reads the lengths of a shard's selected rows."""
+def read_shard(tokens: str | Path, index: RowIndex, shard: int) -> pa.RecordBatch:
+    """Reads the lengths of a shard's selected rows from the token shard."""
     rows = index.rows(shard)
     if not len(rows):
         return _empty()
-    file = TokenShard(storage, index.shards[shard])
-    table = file.read(file.leaves("codes_hr", "captions", "document", without=("text",)))
+    file = TokenShard(open_storage(tokens), index.shard(shard))
+    table = file.read(["codes_hr", "captions", "document"], without=("text",))
     codes = file.schema().field("codes").type.list_size
     captions, first_ids, first_language = _captions(table["captions"].combine_chunks())
     high = pa.compute.list_value_length(table["codes_hr"]).fill_null(0).combine_chunks().to_numpy()

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption: its language, its text ids, and the length of its text in UTF-8 bytes."""
+    """One caption: its language, its text ids, and the length of its text in UTF-8 bytes, 0 if texts were not read."""
 
     language: str
     ids: list[int]

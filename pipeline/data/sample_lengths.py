@@ -1,6 +1,6 @@
 """The lengths of samples: all that the plan of a step has to know of them. One entry for each selected row."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,40 +12,76 @@ OTHER = len(LANGUAGES)
 """Stands for a language that no stage can ask for."""
 
 
+NUM_LENGTHS = len(LANGUAGES) + 7
+
+
 @dataclass(frozen=True)
 class SampleLengths:
-    """Lengths of n samples. All arrays are int64.
+    """Lengths of n samples, int32. The properties are columns of `values`.
 
     Attributes:
-        caption_ids: text ids of the caption in each of `LANGUAGES` [n, languages]; -1 where there is none.
-        first_ids, first_language: text ids and language of the first caption [n], for pictures without a caption in
-            the language that is asked for.
-        codes, high_codes: codes of the picture, or of each picture of a document, and those of the high resolution, 0
-            where there are none [n].
-        pictures: pictures of an interleaved document, 0 for a single picture [n].
-        document_ids, document_ids_before: text ids of a document, and those before its first picture [n].
+        values: what is known of each sample lies together, so that a step's samples are found fast, int32
+            [n, `NUM_LENGTHS`].
     """
 
-    caption_ids: np.ndarray
-    first_ids: np.ndarray
-    first_language: np.ndarray
-    codes: np.ndarray
-    high_codes: np.ndarray
-    pictures: np.ndarray
-    document_ids: np.ndarray
-    document_ids_before: np.ndarray
+    values: np.ndarray
+
+    @property
+    def caption_ids(self) -> np.ndarray:
+        """Text ids of the caption in each of `LANGUAGES` [n, languages]; -1 where there is none."""
+        return self.values[:, :-7]
+
+    @property
+    def first_ids(self) -> np.ndarray:
+        """Text ids of the first caption [n], for pictures without a caption in the language that is asked for."""
+        return self.values[:, -7]
+
+    @property
+    def first_language(self) -> np.ndarray:
+        """Language of the first caption [n]."""
+        return self.values[:, -6]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Codes of the picture, or of each picture of a document [n]."""
+        return self.values[:, -5]
+
+    @property
+    def high_codes(self) -> np.ndarray:
+        """Codes of the high resolution, 0 where there are none [n]."""
+        return self.values[:, -4]
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """Pictures of an interleaved document, 0 for a single picture [n]."""
+        return self.values[:, -3]
+
+    @property
+    def document_ids(self) -> np.ndarray:
+        """Text ids of a document [n]."""
+        return self.values[:, -2]
+
+    @property
+    def document_ids_before(self) -> np.ndarray:
+        """Text ids of a document before its first picture [n]."""
+        return self.values[:, -1]
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.values)
 
     def take(self, samples: np.ndarray) -> "SampleLengths":
         """Those of some samples, by their numbers or a mask."""
-        return SampleLengths(*(getattr(self, each.name)[samples] for each in fields(self)))
+        return SampleLengths(self.values[samples])
 
     @classmethod
     def joined(cls, parts: list["SampleLengths"]) -> "SampleLengths":
         """Those of all parts, in order."""
-        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+        return cls(np.concatenate([part.values for part in parts]))
+
+    @classmethod
+    def of_columns(cls, captions: np.ndarray, *others: np.ndarray) -> "SampleLengths":
+        """Those of whole numbers: `captions` is [n, languages], and `others` has the other properties in order, [n]."""
+        return cls(np.column_stack([captions, *others]).astype(np.int32))
 
     @classmethod
     def of_rows(cls, rows: list[Row]) -> "SampleLengths":
@@ -65,5 +101,4 @@ class SampleLengths:
                 documents[number] = is_text.count(False), sum(text), text[0]
         codes = np.array([len(row.codes) for row in rows], np.int64)
         high = np.array([0 if row.high_codes is None else len(row.high_codes) for row in rows], np.int64)
-        (first_ids, first_language), (pictures, ids, before) = first.T, documents.T
-        return cls(captions, first_ids, first_language, codes, high, pictures, ids, before)
+        return cls.of_columns(captions, *first.T, codes, high, *documents.T)

@@ -12,6 +12,9 @@ from pipeline.data.batch_work import visual_positions
 from pipeline.data.sample_lengths import LANGUAGES, OTHER, SampleLengths
 from pipeline.data.sequences import PLAIN_SHARE, SampleParts, Sequence, SequenceBuilder, count_document
 
+KEY_BITS = (4, 4, 20, 1, 16, 18)
+"""Bits for the parts of a key of `CountTable`: kind, language, caption ids, plain position or none, codes, and codes of
+the high resolution. They are 63 together."""
 NUM_DRAWS = 5
 """Random numbers of a sample: task, language, dropout, plain position, crop."""
 
@@ -44,13 +47,42 @@ class SamplePlan:
     without_instruction: np.ndarray
 
 
+@dataclass
+class CountTable:
+    """What was counted for samples of the same lengths: there are few of them in a corpus, and many samples.
+
+    Attributes:
+        keys: a number for each kind of sample, ascending, int64 [known].
+        counts: its counts, int64 [known, counts].
+    """
+
+    keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2 + len(Task)), np.int64))
+
+    def look_up(self, keys: np.ndarray, count: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Returns the counts of each key, int64 [n, counts], and counts those that are new. `keys` is [n, parts]."""
+        numbers = np.zeros(len(keys), np.int64)
+        for part, bits in zip(keys.T, KEY_BITS, strict=True):
+            numbers = (numbers << bits) | part
+        at = np.minimum(np.searchsorted(self.keys, numbers), max(0, len(self.keys) - 1))
+        new = self.keys[at] != numbers if len(self.keys) else np.ones(len(keys), bool)
+        if new.any():
+            found, first = np.unique(numbers[new], return_index=True)
+            counts = [count(key) for key in keys[new][first]]
+            order = np.argsort(every := np.concatenate([self.keys, found]))
+            self.keys, self.counts = every[order], np.concatenate([self.counts, counts])[order]
+            at = np.searchsorted(self.keys, numbers)
+        of_keys: np.ndarray = self.counts[at]
+        return of_keys
+
+
 @dataclass(frozen=True)
 class SamplePlanner:
     """Plans the samples of one stage."""
 
     stage: StageConfig
     builder: SequenceBuilder
-    _counted: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    _counted: CountTable = field(default_factory=CountTable, repr=False, compare=False)
 
     def plan(self, lengths: SampleLengths, draws: np.ndarray) -> SamplePlan:
         """Plans n samples from their draws, float64 [n, `NUM_DRAWS`]."""
@@ -70,7 +102,10 @@ class SamplePlanner:
         of_sample = np.zeros((len(kinds), 2 + len(Task)), np.int64)
         possible = ~(without_codes | without_instruction)
         keys = np.column_stack([kinds, languages, counts, plain_at >= 0])
-        of_sample[possible] = self._count(lengths.take(possible), keys[possible])
+        if possible.all():
+            of_sample = self._count(lengths, keys)
+        else:
+            of_sample[possible] = self._count(lengths.take(possible), keys[possible])
         return SamplePlan(
             kinds,
             languages,
@@ -113,29 +148,24 @@ class SamplePlanner:
                 lengths.pictures[documents],
                 lengths.codes[documents],
             )
-        keys = keys[~documents]
-        if len(keys):
-            as_numbers = np.ravel_multi_index(keys.T, keys.max(axis=0) + 1)
-            _, first, which = np.unique(as_numbers, return_index=True, return_inverse=True)
-            found[~documents] = np.array([self._counts_of(tuple(key)) for key in keys[first].tolist()])[which]
+        if not documents.all():
+            found[~documents] = self._counted.look_up(keys[~documents], self._counts_of)
         return found
 
-    def _counts_of(self, key: tuple[int, ...]) -> np.ndarray:
+    def _counts_of(self, key: np.ndarray) -> np.ndarray:
         """Counts a sample of such lengths by building one."""
-        if key not in self._counted:
-            value, language, count, has_plain, codes, high_codes = key
-            parts = SampleParts(
-                [0] * count,
-                LANGUAGES[language] if language != OTHER else "",
-                np.zeros(codes, np.uint16),
-                np.zeros(high_codes, np.uint16),
-                None,
-                0 if has_plain else None,
-                Role[self.stage.high_resolution_role.upper()],
-                self.stage.high_resolution_group,
-            )
-            self._counted[key] = _counts(self.builder.sample(Kind(value), parts), self.builder)
-        return self._counted[key]
+        value, language, count, has_plain, codes, high_codes = key.tolist()
+        parts = SampleParts(
+            [0] * count,
+            LANGUAGES[language] if language != OTHER else "",
+            np.zeros(codes, np.uint16),
+            np.zeros(high_codes, np.uint16),
+            None,
+            0 if has_plain else None,
+            Role[self.stage.high_resolution_role.upper()],
+            self.stage.high_resolution_group,
+        )
+        return _counts(self.builder.sample(Kind(value), parts), self.builder)
 
 
 def _counts(sequence: Sequence, builder: SequenceBuilder) -> np.ndarray:
@@ -151,7 +181,10 @@ def cost_of(sequence: Sequence, builder: SequenceBuilder) -> int:
 
 def _of_kinds(kinds: np.ndarray, chosen: Callable[[KindTraits], bool]) -> np.ndarray:
     """True for each sample whose kind has such traits, bool [n]."""
-    return np.isin(kinds, [kind.value for kind in Kind if chosen(kind.traits)])
+    is_chosen = np.zeros(1 + max(kind.value for kind in Kind), bool)
+    is_chosen[[kind.value for kind in Kind if chosen(kind.traits)]] = True
+    found: np.ndarray = is_chosen[kinds]
+    return found
 
 
 def _pick(shares: dict[str, float], draws: np.ndarray) -> np.ndarray:

@@ -22,11 +22,11 @@ class ShardFetcher:
 
     Args:
         storage: the token folder.
-        columns: columns of the token table.
+        columns, without: see `TokenShard.read`.
     """
 
-    def __init__(self, storage: Storage, columns: list[str]) -> None:
-        self._storage, self._columns = storage, columns
+    def __init__(self, storage: Storage, columns: list[str], without: tuple[str, ...] = ()) -> None:
+        self._storage, self._columns, self._without = storage, columns, without
         # No process waits for the threads of such a pool at its end: one that reads from S3 may wait for `outage_s`.
         self._threads = ThreadPool(THREADS)
         self._coming: dict[str, AsyncResult[pa.Table]] = {}
@@ -47,7 +47,7 @@ class ShardFetcher:
         return self._coming.pop(name).get()
 
     def _fetch(self, name: str) -> pa.Table:
-        table = TokenShard(self._storage, name).read(self._columns)
+        table = TokenShard(self._storage, name).read(self._columns, self._without)
         handle, path = tempfile.mkstemp(prefix="mars-shard-")
         os.close(handle)
         try:

@@ -1,5 +1,6 @@
 """Reads the rows of token shards for training."""
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from tokenization.files.local_folder import LocalFolder
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 
+UNUSED_FIELDS = ("text", "truncated")
+"""Fields of captions that training does not use: most of a caption's bytes."""
+START = "start"
 READ_COLUMNS = ("sample_id", "codes", "codes_hr", "captions", "document")
 
 
@@ -57,6 +61,7 @@ class TokenReader:
         high_resolution: also read the high-resolution codes, which take most of the memory. Otherwise `high_codes` is
             None.
         lengths: the file with the rows' lengths; see `RowLengths`.
+        texts: also read the captions' texts, of which a `Caption` has the length.
     """
 
     def __init__(
@@ -66,13 +71,16 @@ class TokenReader:
         held_shards: int,
         high_resolution: bool = True,
         lengths: Path | None = None,
+        texts: bool = True,
     ) -> None:
         self._storage, self._index, self._held = open_storage(tokens), index, held_shards
         self._lengths = RowLengths(tokens, index, lengths)
         self._columns = [name for name in READ_COLUMNS if high_resolution or name != "codes_hr"]
         self._cache: OrderedDict[int, tuple[pa.Table, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
         is_local = isinstance(self._storage, LocalFolder)
-        self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns)
+        self._without = () if texts else UNUSED_FIELDS
+        self._fetcher = None if is_local else ShardFetcher(self._storage, self._columns, self._without)
 
     def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
         """The lengths of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
@@ -82,7 +90,7 @@ class TokenReader:
         """Starts to fetch shards that will be read soon, unless they are on a local file system."""
         if self._fetcher:
             wanted = [shard for shard in shards if shard not in self._cache and self._index.counts[shard]]
-            self._fetcher.ahead(self._index.shards[shard] for shard in wanted)
+            self._fetcher.ahead(self._index.shard(shard) for shard in wanted)
 
     def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
         """The ids of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each."""
@@ -97,34 +105,60 @@ class TokenReader:
     def row(self, shard: int, index: int) -> Row:
         """The `index`-th selected sample of the `shard`-th shard."""
         table, rows = self._held_shard(shard)
-        return self._sample(table, int(rows[index]), f"{self._storage}/{self._index.shards[shard]}")
+        return self.sample(table, int(rows[index]), shard)
+
+    def tables(self, shards: np.ndarray, indices: np.ndarray) -> pa.Table:
+        """The rows of the `indices`-th selected samples of the `shards`-th shards, int64 [n] each, sorted by shard. In
+        the column `START` is true where the next sample begins: a document has several rows."""
+        parts = []
+        for shard in np.unique(shards).tolist():
+            table, rows = self._held_shard(shard)
+            starts = rows[indices[shards == shard]]
+            counts = np.ones(len(starts), np.int64)
+            if table["document"].null_count < len(table):
+                pictures = table["document"].combine_chunks().field("of").fill_null(1).to_numpy()[starts]
+                counts = np.clip(pictures, 1, len(table) - starts)
+            ends = np.cumsum(counts)
+            numbers = np.arange(counts.sum()) + np.repeat(starts - (ends - counts), counts)
+            is_start = np.zeros(len(numbers), bool)
+            is_start[ends - counts] = True
+            parts.append(table.take(pa.array(numbers)).append_column(START, pa.array(is_start)))
+        return pa.concat_tables(parts)
 
     def _held_shard(self, shard: int) -> tuple[pa.Table, np.ndarray]:
         """A shard's table and its selected rows in it, from the cache or newly read."""
-        if shard not in self._cache:
-            self._cache[shard] = self._read(shard)
-            while len(self._cache) > self._held:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(shard)
-        return self._cache[shard]
+        with self._lock:  # other nodes' requests are answered in threads
+            if shard not in self._cache:
+                self._cache[shard] = self._read(shard)
+                while len(self._cache) > self._held:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(shard)
+            return self._cache[shard]
 
     def _read(self, shard: int) -> tuple[pa.Table, np.ndarray]:
-        name = self._index.shards[shard]
-        whole = self._fetcher.take(name) if self._fetcher else TokenShard(self._storage, name).read(self._columns)
+        name = self._index.shard(shard)
+        if self._fetcher:
+            whole = self._fetcher.take(name)
+        else:
+            whole = TokenShard(self._storage, name).read(self._columns, self._without)
         table = whole.select(self._columns)
         rows = self._index.rows(shard)
         if table["document"].null_count == len(table):  # no sample spans several rows
             table, rows = table.take(pa.array(rows)), np.arange(len(rows))
         return table.replace_schema_metadata().combine_chunks(), rows
 
-    def _sample(self, table: pa.Table, row: int, shard: str) -> Row:
+    def sample(self, table: pa.Table, row: int, shard: int) -> Row:
+        """The sample that begins in a row of a table which was read from the `shard`-th shard."""
         values = {name: table[name][row] for name in self._columns}
         high_codes, document = values.get("codes_hr"), values["document"]
         first = Row(
             values["sample_id"].as_py(),
             values["codes"].values.to_numpy(),
             high_codes.values.to_numpy() if high_codes is not None and high_codes.is_valid else None,
-            [Caption(each["lang"], each["ids"], len(each["text"].encode())) for each in values["captions"].as_py()],
+            [
+                Caption(each["lang"], each["ids"], len(each.get("text", "").encode()))
+                for each in values["captions"].as_py()
+            ],
         )
         if not document.is_valid:
             return first
@@ -133,7 +167,8 @@ class TokenReader:
         if [(each["id"], each["place"]) for each in places] != [
             (document["id"].as_py(), index) for index in range(document["of"].as_py())
         ]:
-            raise InputError(f"document {document['id'].as_py()!r} is not whole in {shard!r}; tokenize it again")
+            name = f"{self._storage}/{self._index.shard(shard)}"
+            raise InputError(f"document {document['id'].as_py()!r} is not whole in {name!r}; tokenize it again")
         parts: list[list[int] | np.ndarray] = []
         for place, picture in zip(places, pictures["codes"], strict=True):
             before, after = place["before"] or [], place["after"] or []

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.recipe import Recipe
-from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from pipeline.pages.prompt_results import INDEX_PARQUET

@@ -22,9 +22,10 @@ from pipeline.errors import NonFiniteError
 from pipeline.evaluation.text_drift import TextLogits, text_drift
 from pipeline.model.loading import load_initial_model, load_language_expert
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.rank import ONLY_RANK
 from pipeline.training.engine import make_engine
 from pipeline.training.objective import Objective
-from pipeline.training.process import ONLY_RANK, set_up_process
+from pipeline.training.process import set_up_process
 from pipeline.training.stage_run import StageRun, plan_inputs
 from pipeline.training.step import learning_rate, set_learning_rate, train_step
 from pipeline.training.step_guard import StepGuard

@@ -4,7 +4,7 @@ import pandas as pd
 
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import LANGUAGES, Source
-from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.token_reader import TokenReader, caption_texts
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say_error

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_selection import RowSelection, build_row_index
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import TokenShard
 

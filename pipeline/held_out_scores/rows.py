@@ -6,8 +6,9 @@ import numpy as np
 
 from pipeline.config.recipe import Recipe
 from pipeline.config.stage import Source, StageConfig
-from pipeline.data.row_index import RowIndex, RowSelection
+from pipeline.data.row_index import RowIndex
 from pipeline.data.row_index_cache import cached_row_index
+from pipeline.data.row_selection import RowSelection
 from pipeline.data.rows import Row
 from pipeline.data.token_reader import TokenReader, caption_texts
 from pipeline.errors import InputError, UsageError

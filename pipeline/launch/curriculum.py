@@ -58,7 +58,7 @@ def train_stages(
             check_shared_memory(recipe.scaling.num_workers)
         connect_run(paths, recipe.scaling.use_gpu, forks_workers=not recipe.scaling.use_gpu)
         check_workers(recipe.scaling)
-        inputs.store_row_indices()  # a command that is refused changes nothing
+        run = inputs.stored()  # a command that is refused changes nothing
         announce(run, recipe)
         announce_extension(run)
         with recording_signals() as termination:
@@ -81,7 +81,7 @@ def verify_step(
     check_unchanged(run, paths)
     connect_to_ray()
     check_workers(recipe.scaling)
-    inputs.store_row_indices()
+    run = inputs.stored()
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 

@@ -9,7 +9,7 @@ import torch
 from ray.actor import ActorProxy
 
 from pipeline.config.recipe import Recipe
-from pipeline.data.row_index import RowSelection, build_row_index
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.token_reader import caption_texts, document_texts
 from pipeline.errors import UsageError
 from pipeline.ledger.account import Counts

@@ -16,8 +16,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import CorruptionError, InputError, OutageError, StoppedError, WorkersLostError
+from pipeline.runtime.rank import Rank
 from pipeline.runtime.ray_private import leave_ctrl_c_alone, original_error
-from pipeline.training.process import Rank, set_up_process
+from pipeline.training.process import set_up_process
 from tokenization.files.checks import unwritable
 from tokenization.files.room import is_full
 

@@ -8,14 +8,16 @@ from pipeline.checkpoints.manifest import Checkpoint
 from pipeline.config.recipe import Recipe, sha256_of
 from pipeline.config.sample_limits import longest_sample, seq_len_problem
 from pipeline.config.stage import INSTRUCTIONS, StageConfig
-from pipeline.data.row_index import RowSelection, SourceRows
+from pipeline.data.row_index import SourceRows
 from pipeline.data.row_index_cache import CachedRowIndex, cached_row_index
 from pipeline.data.row_lengths import store_row_lengths
+from pipeline.data.row_selection import RowSelection
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError, UsageError
 from pipeline.export.trained_weights import check_picture_positions_of
 from pipeline.generation.pictures import HighResolution
 from pipeline.launch.extension import ended_before
+from pipeline.launch.row_lengths_job import read_lengths_on_cluster
 from pipeline.runs.language_expert_check import base_config, check_base
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import stage_fingerprint
@@ -33,13 +35,18 @@ class StageInputs:
     run: StageRun
     row_indices: tuple[CachedRowIndex, ...]
 
-    def store_row_indices(self) -> None:
-        """Writes the row indices and the rows' lengths into the stage's folder, unless they are there."""
-        for each in self.row_indices:
-            each.store()
-        for source in self.run.sources:
+    def stored(self) -> StageRun:
+        """Writes the row indices and the rows' lengths into the stage's folder, unless they are there. Returns what the
+        workers get, with row indices that are mapped from their files."""
+        mapped = {id(each.index): each.store() for each in self.row_indices}
+        sources, held_out = (
+            tuple(replace(source, index=mapped[id(source.index)]) for source in every)
+            for every in (self.run.sources, self.run.held_out)
+        )
+        for source in sources:
             if source.lengths:
-                store_row_lengths(source.lengths, source.tokens, source.index)
+                store_row_lengths(source.lengths, source.tokens, source.index, read_lengths_on_cluster)
+        return replace(self.run, sources=sources, held_out=held_out)
 
 
 def stage_inputs(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoint | None) -> StageInputs:
@@ -99,11 +106,11 @@ def _selected_rows(
     for name, source in stage.sources.items():
         tokens, sides, kept = paths.tokens_of(name), source.side_tables, paths.stage(number) / "rows"
         trained = RowSelection(tokens, source.where, sides, stage.seq_len, source.held_out)
-        cached.append(cached_row_index(kept / f"{name}.parquet", trained))
+        cached.append(cached_row_index(kept / f"{name}.arrow", trained))
         sources.append(SourceRows(name, tokens, cached[-1].index, source.weight, kept / f"{name}.lengths.arrow"))
         if source.held_out:
             validated = RowSelection(tokens, source.held_out, sides, stage.seq_len)
-            cached.append(cached_row_index(kept / f"{name}.held_out.parquet", validated))
+            cached.append(cached_row_index(kept / f"{name}.held_out.arrow", validated))
             held_out.append(SourceRows(name, tokens, cached[-1].index))
     return cached, sources, held_out
 

@@ -206,7 +206,7 @@ def _kind_work(
         samples += [batch] * round(part * stage.global_batch_size)
     samples = samples or batches[:1]
     rows = pack_rows([batch.work.tokens for batch in samples], stage.seq_len, world_size)
-    dealt = deal_rows(rows, [len(row) for row in rows], 0, world_size, stage.micro_batch_size)
+    dealt = deal_rows([len(row) for row in rows], world_size, stage.micro_batch_size)
     # A row holds at least one sample, which may have the longest caption.
     longest_text = lengths.max_caption_ids + (LONGEST_FRAME if kind.traits.has_instruction else 0)
     text = max(longest_text, *(sum(samples[index].work.text_tokens for index in row) for row in rows))

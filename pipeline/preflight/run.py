@@ -197,8 +197,7 @@ def _make_stage_runs(preflight: Preflight) -> None:
         make = partial(stage_inputs, planned.number, preflight.recipe, preflight.paths, None)
         try:
             inputs = within(preflight.limit_s(SLOW_S), make)
-            inputs.store_row_indices()
-            preflight.stage_runs[planned.number] = inputs.run
+            preflight.stage_runs[planned.number] = inputs.stored()
         except Exception as error:  # of any kind: other stages may fit
             preflight.stage_problems[planned.number] = one_line(error)
 

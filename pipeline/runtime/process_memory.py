@@ -1,4 +1,4 @@
-"""The memory use of this process, as counted by Linux."""
+"""The memory use of processes, as counted by Linux."""
 
 from pathlib import Path
 
@@ -15,6 +15,11 @@ class MemoryGrowth:
         return max(0, _kilobytes("VmHWM") - self._before) * 1024
 
 
-def _kilobytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+def peak_bytes_of(process_id: int) -> int:
+    """Another process's peak memory."""
+    return _kilobytes("VmHWM", str(process_id)) * 1024
+
+
+def _kilobytes(name: str, process: str = "self") -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from pipeline.checkpoints.optimizer_slices import update_average
 from pipeline.config.gpus import peak_flop_per_s
-from pipeline.data.loader import Loader, prefetch, start_loader
+from pipeline.data.loader import Loader, prefetch
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.runtime.compiled_ops import await_compilation, set_up_compilation
 from pipeline.training.agreed_stop import agreed_stop
@@ -19,6 +19,7 @@ from pipeline.training.objective import Objective
 from pipeline.training.replica_check import ReplicaCheck, check_same_language_expert
 from pipeline.training.reporting import StageReporter
 from pipeline.training.samples import draw_samples
+from pipeline.training.shared_feed import share_reading, start_loader
 from pipeline.training.skipped_steps import SKIPPED_FILE, SkippedSteps
 from pipeline.training.stage_checkpoints import StageCheckpoints
 from pipeline.training.stage_run import StageRun, plan_inputs, starting_model
@@ -260,10 +261,11 @@ def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock:
     check_same_language_expert(language_expert_hash)
     inputs = plan_inputs(run, model.config.vocabulary)
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    loader = start_loader(inputs.plan, rank, world_size, run.loader_process)  # it starts while the rest is made
+    loader = start_loader(inputs.plan, run.loader_process)  # it starts while the rest is made
     validation = validation_sets(stage, run.stage_number, run.held_out, inputs.builder)
     engine = make_engine(Objective(model, stage.normalisation, stage.z_loss), stage, run.zero)
     guard = StepGuard(stage.spike_factor, stage.roll_back_after, stage.end_after)
+    share_reading(loader)
     clock.lap("model")
     return StageTraining(
         run=run,

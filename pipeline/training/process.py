@@ -1,30 +1,12 @@
 """The environment variables of a training process, as torch.distributed and DeepSpeed read them."""
 
 import os
-from dataclasses import dataclass
 
 import torch
 
 from pipeline.runtime.compiled_ops import set_up_compilation
+from pipeline.runtime.rank import Rank
 from pipeline.runtime.torch_private import fail_on_too_many_graphs
-
-
-@dataclass(frozen=True)
-class Rank:
-    """A process's rank in its group.
-
-    Attributes:
-        rank, world_size: rank and size of the whole group.
-        local_rank, local_world_size: the same on its machine.
-    """
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-
-
-ONLY_RANK = Rank(rank=0, world_size=1, local_rank=0, local_world_size=1)
 
 
 def set_up_process(rank: Rank, device: torch.device) -> None:

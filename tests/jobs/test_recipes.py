@@ -14,7 +14,8 @@ from jobs import generate, train_lm
 from jobs.common.recipes import load_recipe
 from pipeline.config.sample_limits import seq_len_problem
 from pipeline.config.stage import OPERATIONAL, StageConfig
-from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.errors import InputError, UsageError
 from pipeline.launch.stage_inputs import check_high_resolution
 from pipeline.runs.paths import run_paths

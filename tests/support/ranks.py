@@ -61,6 +61,7 @@ class Launch:
         before_step: called with the rank and the number of the step to come; with 0 before training begins.
         environment: additional environment variables of the processes.
         stop: a step, and the stop that is requested at its end.
+        ranks_per_node: ranks that count as those of one machine; 0 for all.
     """
 
     world_size: int
@@ -71,6 +72,7 @@ class Launch:
     before_step: Callable[[int, int], None] | None = None
     environment: dict[str, str] = field(default_factory=dict)
     stop: tuple[int, StopRequest] | None = None
+    ranks_per_node: int = 0
 
 
 def on_ranks(world_size: int, run: StageRun, **how: Any) -> list[dict]:
@@ -94,11 +96,13 @@ def spawn(rank: Callable, world_size: int, *args: Any) -> None:
     mp.start_processes(rank, args, nprocs=world_size, start_method="forkserver")
 
 
-def join(rank: int, world_size: int, port: int) -> None:
+def join(rank: int, world_size: int, port: int, ranks_per_node: int = 0) -> None:
     """Joins a gloo group that compares every collective with those of the other ranks."""
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(world_size), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    on_node = ranks_per_node or world_size
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank % on_node)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_SIZE": str(on_node)}
     dist.init_process_group("gloo")
 
 
@@ -127,7 +131,7 @@ class NotingReporter:
 def _rank(rank: int, launch: Launch) -> None:
     os.environ |= launch.environment
     run = launch.run
-    join(rank, launch.world_size, launch.port)
+    join(rank, launch.world_size, launch.port, launch.ranks_per_node)
     reporter = NotingReporter(run, launch.stop)
     _watch_steps(rank, launch)
     try:

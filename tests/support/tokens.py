@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.stage import StageConfig
-from pipeline.data.row_index import RowIndex, RowSelection
+from pipeline.data.row_index import RowIndex
 from pipeline.data.row_index_cache import cached_row_index
+from pipeline.data.row_selection import RowSelection
 from tests.support.small_models import CODEBOOK
 from tokenization.table.token_table import Fingerprint
 from tokenization.table.token_writing import write_token_shard
@@ -61,9 +62,7 @@ def write_tokens(
 
 def stored_row_index(file: Path, selection: RowSelection) -> RowIndex:
     """The index of a selection, which is in the file afterwards."""
-    found = cached_row_index(file, selection)
-    found.store()
-    return found.index
+    return cached_row_index(file, selection).store()
 
 
 def write_documents(folder: Path, rows: int = 6, longest: int = 3) -> list:

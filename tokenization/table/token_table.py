@@ -112,17 +112,10 @@ class TokenShard:
         with self._opened() as file:
             return int(file.metadata.num_rows)
 
-    def leaves(self, *columns: str, without: tuple[str, ...]) -> list[str]:
-        """The paths of the columns' leaves, as in `captions.list.element.ids.list.element`, without those that have one
-        of the names `without`. For `read`."""
+    def read(self, columns: list[str] | None = None, without: tuple[str, ...] = ()) -> pa.Table:
+        """Reads some columns, or all, but not their fields of the names `without`, as in the `text` of `captions`."""
         with self._opened() as file:
-            paths = [file.schema.column(number).path for number in range(len(file.schema))]
-        parts = {path: path.split(".") for path in paths}
-        return [path for path in paths if parts[path][0] in columns and not set(without) & set(parts[path])]
-
-    def read(self, columns: list[str] | None = None) -> pa.Table:
-        with self._opened() as file:
-            return file.read(columns)
+            return file.read(_leaves(file, columns, without) if columns and without else columns)
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -139,6 +132,13 @@ class TokenShard:
             raise InputError(
                 f"token shard {str(self)!r} is no readable parquet ({error}); tokenize it again"
             ) from error
+
+
+def _leaves(file: pq.ParquetFile, columns: list[str], without: tuple[str, ...]) -> list[str]:
+    """The paths of the columns' leaves, as in `captions.list.element.ids.list.element`."""
+    paths = [file.schema.column(number).path for number in range(len(file.schema))]
+    parts = {path: path.split(".") for path in paths}
+    return [path for path in paths if parts[path][0] in columns and not set(without) & set(parts[path])]
 
 
 def list_token_shards(location: str | Path) -> list[TokenShard]:

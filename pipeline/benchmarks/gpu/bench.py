@@ -24,7 +24,7 @@ from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.planning.recipe_plan import planned_config, sample_lengths
 from pipeline.planning.work import INSTRUCTION_IDS, SampleLengths
-from pipeline.training.process import Rank
+from pipeline.runtime.rank import Rank
 from pipeline.training.validation import RowsInMemory
 
 SMALL = MarsConfig(

@@ -23,7 +23,7 @@ from pipeline.benchmarks.step import device_name
 from pipeline.config.gpus import peak_flop_per_s
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.loader import start_loader
+from pipeline.data.loader import lone_loader
 from pipeline.planning.flops import count_parameters, flop_of
 from pipeline.planning.memory import MemoryPlan, RowShape, memory_plan
 from pipeline.runtime.torch_private import fail_on_too_many_graphs, join_fake_group
@@ -203,7 +203,7 @@ def _fits(bench: GpuBench, plan: MemoryPlan) -> bool:
 @contextmanager
 def loader_running(bench: GpuBench, stage: StageConfig) -> Iterator[None]:
     """The loader builds one step after the other while the code inside runs: on a GPU in a process, as in training."""
-    loader = start_loader(partial(bench.plan, stage), 0, bench.ranks, in_process=bench.on_gpu)
+    loader = lone_loader(partial(bench.plan, stage), 0, bench.ranks, in_process=bench.on_gpu)
     ended = threading.Event()
     loader.step(0)
 

@@ -15,10 +15,11 @@ from pipeline.benchmarks.gpu.recorder import Recorder
 from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.stage import StageConfig
 from pipeline.errors import PreemptedError
+from pipeline.runtime.rank import ONLY_RANK
 from pipeline.runtime.terminal import say
 from pipeline.step_figures import StepFigures
 from pipeline.training.loop import train_stage
-from pipeline.training.process import ONLY_RANK, set_up_process
+from pipeline.training.process import set_up_process
 from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
 

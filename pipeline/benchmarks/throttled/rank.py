@@ -24,10 +24,11 @@ from pipeline.config.zero import ZeroConfig
 from pipeline.data.collate import MicroBatch, collate
 from pipeline.data.sequences import SampleParts, SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
+from pipeline.runtime.rank import Rank
 from pipeline.runtime.torch_private import join_fake_group
 from pipeline.training.engine import Engine, accumulate, make_engine
 from pipeline.training.objective import Objective
-from pipeline.training.process import Rank, set_up_process
+from pipeline.training.process import set_up_process
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1376, "num_attention_heads": 8, "num_key_value_heads": 8}
 CAPTION_IDS, NUM_CODES, SAMPLES = 16, 64, 2

@@ -12,7 +12,8 @@ import pytest
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
 from pipeline.data.batch_plan import StagePlan, Step
-from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
+from pipeline.data.row_index import RowIndex
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.sample_order import MixedOrder, SampleOrder
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.token_reader import TokenReader

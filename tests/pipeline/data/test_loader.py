@@ -4,23 +4,20 @@ import os
 import pickle
 import signal
 import time
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from torch import Tensor
 
-from pipeline.config.vocabulary import JointVocabulary
-from pipeline.data.loader import ProcessLoader, ThreadLoader, prefetch
+from pipeline.data.loader import ProcessLoader, ThreadLoader, lone_loader, prefetch
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
-from pipeline.data.sequences import SequenceBuilder
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.errors import InputError, WorkersLostError
+from tests.support.built_steps import assert_equal, builder
 from tests.support.forkserver import forkserver
-from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.support.tokens import STAGE, write_tokens
 
 RANK, RANKS, STEPS = 1, 2, 3
@@ -29,31 +26,13 @@ ENDS_WITHIN_S = 30.0
 
 def inputs_of(tokens: Path) -> PlanInputs:
     stage = replace(STAGE, attention="flex_attention", window_shards=3)
-    builder = SequenceBuilder(JointVocabulary(TEXT_VOCAB, CODEBOOK), {"en": [5, 6, 7], "zh": [8, 9]}, END_ID)
-    return PlanInputs(stage, 1, 0, (SourceRows("main", tokens, build_row_index(RowSelection(tokens))),), builder)
-
-
-def leaves(value: Any) -> list[Any]:
-    """All values inside of dataclasses, lists and tuples."""
-    if is_dataclass(value):
-        return leaves([getattr(value, field.name) for field in fields(value)])
-    return [leaf for each in value for leaf in leaves(each)] if isinstance(value, list | tuple) else [value]
-
-
-def assert_equal(one: Any, other: Any) -> None:
-    mine, others = leaves(one), leaves(other)
-    assert len(mine) == len(others) > 100
-    for first, second in zip(mine, others, strict=True):
-        assert type(first) is type(second)
-        if isinstance(first, Tensor):
-            assert first.dtype == second.dtype and first.equal(second)
-        else:
-            assert np.array_equal(first, second)
+    return PlanInputs(stage, 1, 0, (SourceRows("main", tokens, build_row_index(RowSelection(tokens))),), builder())
 
 
 def _rank(tokens: Path, found: Path) -> None:
     """A rank that takes some steps, then one of damaged tokens, and is killed."""
-    loader = ProcessLoader(inputs_of(tokens).plan, RANK, RANKS)
+    loader = lone_loader(inputs_of(tokens).plan, RANK, RANKS, in_process=True)
+    assert isinstance(loader, ProcessLoader)
     steps = list(prefetch(loader.step, 0, STEPS))
     for path in tokens.glob("*.parquet"):
         path.write_bytes(b"not parquet")
@@ -104,7 +83,8 @@ def test_a_process_builds_the_same_steps_raises_the_same_errors_and_ends_when_it
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_a_lost_worker_which_another_attempt_replaces(tmp_path: Path) -> None:
     write_tokens(tmp_path)
-    loader = ProcessLoader(inputs_of(tmp_path).plan, 3, 8)
+    loader = lone_loader(inputs_of(tmp_path).plan, 3, 8, in_process=True)
+    assert isinstance(loader, ProcessLoader) and loader.process_id
     os.kill(loader.process_id, signal.SIGKILL)
     with pytest.raises(WorkersLostError, match="samples of rank 3 has ended with exit code -9"):
         loader.step(0)

@@ -56,7 +56,8 @@ def test_every_row_is_dealt_once_and_a_micro_steps_rows_cost_alike(world_size: i
     lengths = generator.integers(1, 60, 200).tolist()
     rows = pack_rows(lengths, 64, world_size)
     costs = [float(sum(lengths[index] ** 2 for index in row)) for row in rows]
-    ranks = [deal_rows(rows, costs, rank, world_size, size) for rank in range(world_size)]
+    dealt = deal_rows(costs, world_size, size)
+    ranks = [[[rows[row] for row in micro[rank]] for micro in dealt] for rank in range(world_size)]
     assert sorted(index for dealt in ranks for micro in dealt for row in micro for index in row) == list(range(200))
     assert len({tuple(len(micro) for micro in dealt) for dealt in ranks}) == 1, "ranks have other numbers of rows"
     cost_of = {tuple(row): cost for row, cost in zip(rows, costs, strict=True)}

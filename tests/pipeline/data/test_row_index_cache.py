@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.data.row_index_cache
-from pipeline.data.row_index import RowIndex, RowSelection, build_row_index
+from pipeline.data.row_index import RowIndex
+from pipeline.data.row_selection import RowSelection, build_row_index
 from tests.support.tokens import stored_row_index, write_documents, write_tokens
 from tokenization.files.storage import open_storage
 from tokenization.table.token_writing import pass_through_column
@@ -47,7 +48,7 @@ def test_the_second_time_it_is_read_and_is_the_same(tmp_path: Path, made: list[R
 
 
 def test_whatever_it_follows_from_makes_it_anew(tmp_path: Path, made: list[RowSelection]) -> None:
-    tokens, side, kept = tmp_path / "tokens", tmp_path / "side.parquet", tmp_path / "kept.parquet"
+    tokens, side, kept = tmp_path / "tokens", tmp_path / "side.parquet", tmp_path / "kept.arrow"
     write_tokens(tokens)
     ids = [f"{shard:05d}.tar/{row:04d}" for shard in range(3) for row in range(10)]
     pq.write_table(pa.table({"sample_id": ids, "clip": [0.1] * 15 + [0.3] * 15}), side)
@@ -78,31 +79,39 @@ def test_it_is_kept_when_a_tokenization_with_nothing_to_do_writes_its_manifest(
     for modified in (1, 2):
         (tmp_path / "tokens" / "manifest.json").write_text("{}")
         os.utime(tmp_path / "tokens" / "manifest.json", (modified, modified))
-        stored_row_index(tmp_path / "kept.parquet", RowSelection(tmp_path / "tokens", "score < 0.5"))
+        stored_row_index(tmp_path / "kept.arrow", RowSelection(tmp_path / "tokens", "score < 0.5"))
     assert len(made) == 1
 
 
 def test_it_is_kept_when_the_run_moves(tmp_path: Path, made: list[RowSelection]) -> None:
     write_tokens(tmp_path / "old" / "tokens")
-    stored_row_index(tmp_path / "old" / "kept.parquet", RowSelection(tmp_path / "old" / "tokens", "score < 0.5"))
+    stored_row_index(tmp_path / "old" / "kept.arrow", RowSelection(tmp_path / "old" / "tokens", "score < 0.5"))
     shutil.move(tmp_path / "old", tmp_path / "new")
-    stored_row_index(tmp_path / "new" / "kept.parquet", RowSelection(tmp_path / "new" / "tokens", "score < 0.5"))
+    stored_row_index(tmp_path / "new" / "kept.arrow", RowSelection(tmp_path / "new" / "tokens", "score < 0.5"))
     assert len(made) == 1
 
 
 def test_what_earlier_code_kept_is_read(tmp_path: Path, made: list[RowSelection]) -> None:
-    """It hashed the folder's path."""
-    tokens, kept = tmp_path / "tokens", tmp_path / "kept.parquet"
+    """It kept a parquet file, and hashed the folder's path."""
+    tokens, kept = tmp_path / "tokens", tmp_path / "kept.arrow"
     write_tokens(tokens)
     selection = RowSelection(tokens, "score < 0.5")
-    stored_row_index(kept, selection)
+    index = build_row_index(selection)
     shards = [f"{name} {version}" for name, version in sorted(open_storage(tokens).versions().items())]
     asked = [[str(tokens), "score < 0.5", "", None], shards, []]
-    earlier = hashlib.sha256(json.dumps(asked).encode()).hexdigest().encode()
-    table = pq.read_table(kept)
-    pq.write_table(table.replace_schema_metadata((table.schema.metadata or {}) | {b"mars.made_from": earlier}), kept)
-    stored_row_index(kept, selection)
-    assert len(made) == 1
+    metadata = {b"mars.made_from": hashlib.sha256(json.dumps(asked).encode()).hexdigest(), b"mars.too_long": "3"}
+    chosen = [value.as_py() for value in index.by_shard["chosen"]]
+    contents = index.by_shard["content"].to_pylist()
+    columns = {
+        "shard": index.shards,
+        "content": contents,
+        "rows": index.counts,
+        "chosen": pa.array(chosen, pa.binary()),
+    }
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), kept.with_suffix(".parquet"))
+    first, again = (stored_row_index(kept, selection) for _ in range(2))
+    assert not made and first.sha256() == again.sha256() == index.sha256() and again.num_too_long == 3
+    assert again.file == kept, "it is mapped from now on"
 
 
 def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tmp_path: Path) -> None:
@@ -115,6 +124,6 @@ def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tm
         column = pass_through_column(scores)
         pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", column), path)
     selection = RowSelection(tmp_path / "tokens", "score >= 6", held_out="score > 6.9")
-    for index in (stored_row_index(tmp_path / "kept.parquet", selection) for _ in range(2)):
+    for index in (stored_row_index(tmp_path / "kept.arrow", selection) for _ in range(2)):
         assert [index.rows(shard).tolist() for shard in range(4)] == [[0], [], [0], [1]]
         assert index.not_numbers == {"score": 2}

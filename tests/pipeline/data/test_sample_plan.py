@@ -10,8 +10,8 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Task
 from pipeline.config.vocabulary import JointVocabulary
 from pipeline.data.batch_plan import StagePlan
-from pipeline.data.row_index import RowSelection, build_row_index
 from pipeline.data.row_lengths import RowLengths, store_row_lengths
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import LANGUAGES, SampleLengths
 from pipeline.data.sample_order import MixedOrder, SampleOrder

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from pipeline.config.model import ModelOptions
 from pipeline.config.vocabulary import Role
 from pipeline.config.zero import ZeroConfig
-from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.generation.pictures import HighResolution
 from pipeline.training.samples import SamplePrompts
 from pipeline.training.stage_run import StageRun

@@ -28,10 +28,11 @@ from pipeline.generation.sampling import GREEDY
 from pipeline.model.layers import MarsDecoderLayer
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.deepspeed_private import kept_gathered
+from pipeline.runtime.rank import Rank
 from pipeline.runtime.torch_private import GRAPH_LIMIT, join_fake_group
 from pipeline.training.engine import accumulate, make_engine
 from pipeline.training.objective import Objective
-from pipeline.training.process import Rank, set_up_process
+from pipeline.training.process import set_up_process
 from tests.support.ranks import spawn
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of, small_config
 

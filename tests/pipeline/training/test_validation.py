@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from pipeline.config.tasks import Task
 from pipeline.data.collate import collate
-from pipeline.data.row_index import RowSelection, SourceRows, build_row_index
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.sequences import Sequence
 from pipeline.data.token_reader import TokenReader
 from pipeline.model.mars import MarsForCausalLM

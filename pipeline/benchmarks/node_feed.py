@@ -1,0 +1,209 @@
+"""Measures the feed of one node of a simulated cluster: the real loader process, and a process that plays the others.
+
+The other nodes ask the measured node for rows of its shards as they would in training, and send it the rows of theirs.
+One epoch is fed, so that every node has read its share of the shards.
+"""
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.flight as flight
+
+from pipeline.benchmarks.random_tokens import FeedBenchmark, inputs_of, write_shard
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.loader import ProcessLoader
+from pipeline.data.plan_inputs import PlanInputs
+from pipeline.data.row_exchange import CHUNK_STEPS, Nodes
+from pipeline.data.row_index import RowIndex
+from pipeline.data.row_lengths import ReadLengths, read_lengths, store_row_lengths
+from pipeline.data.row_server import NO_PROXY, RowRequest, RowServer, location, rows_from
+from pipeline.data.token_reader import TokenReader
+from pipeline.runtime.process_memory import peak_bytes_of
+from pipeline.runtime.rank import Rank
+from tokenization.table.token_table import MANIFEST_FILE
+
+RANKS_PER_NODE = 8
+HERE, ANSWER_S = "127.0.0.1", 60.0
+WARM_STEPS = 2 * CHUNK_STEPS
+"""Steps that do not count: those in which connections are made and sequence lengths are met for the first time."""
+SHARD_ROWS = 8192
+"""Rows of a shard, about as many as a tar of pictures has."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A simulated cluster of `ranks` ranks, of which the measured node is number 0."""
+
+    ranks: int
+
+    @property
+    def ranks_per_node(self) -> int:
+        return min(RANKS_PER_NODE, self.ranks)
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.ranks // self.ranks_per_node)
+
+    def ranks_of(self, node: int) -> range:
+        """The ranks of a node."""
+        return range(node * self.ranks_per_node, min((node + 1) * self.ranks_per_node, self.ranks))
+
+
+def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callable[[str], None]) -> dict[str, Any]:
+    """Feeds an epoch to one node of a cluster of `benchmark.world_size` ranks, and starts in an index of `index_rows`.
+
+    Returns:
+        `cpu_s_a_step`: CPU seconds of the loader process, a rank and step; `plan_cpu_s_a_step`: those of planning and
+        packing a step, which a node does once; `fetched_over_own_bytes`: bytes read from storage over those of the rows
+        that the node trained on; `start_s`, `peak_rss_bytes`: seconds from the plan's making to the first step at a
+        random place of the large index, and the process's peak memory.
+    """
+    cluster, stage = Cluster(benchmark.world_size), benchmark.stage
+    shards = max(cluster.nodes, 2 * stage.window_shards)
+    steps = shards * SHARD_ROWS // stage.global_batch_size
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report(f"writes {shards} shards of {SHARD_ROWS:,} rows")
+        row_bytes = _write_corpus(folder / "tokens", shards, benchmark)
+        inputs = inputs_of(str(folder / "tokens"), benchmark)
+        inputs = _in_files(inputs, inputs.sources[0].index, folder, read_lengths)
+        report(f"feeds {steps} steps to one of {cluster.nodes} nodes")
+        fed = _feed(inputs, cluster, steps)
+    with tempfile.TemporaryDirectory() as name:
+        report(f"starts in an index of {index_rows:,} rows")
+        started = _start(benchmark, cluster, Path(name), index_rows)
+    own_bytes = steps * stage.global_batch_size / cluster.nodes * row_bytes
+    return {
+        "ranks": cluster.ranks,
+        "samples_a_step": stage.global_batch_size,
+        "steps": steps,
+        "cpu_s_a_step": fed["cpu_s"] / steps / cluster.ranks_per_node,
+        "plan_cpu_s_a_step": fed["plan_cpu_s"] / steps,
+        "bytes_a_step": fed["read_bytes"] / steps / cluster.ranks_per_node,
+        "fetched_over_own_bytes": fed["read_bytes"] / own_bytes,
+        **started,
+    }
+
+
+def _write_corpus(tokens: Path, shards: int, benchmark: FeedBenchmark) -> float:
+    """Writes one shard under many names. Returns its bytes a row."""
+    tokens.mkdir()
+    first = tokens / "000000.parquet"
+    write_shard(first, replace(benchmark, shard_rows=SHARD_ROWS))
+    for number in range(1, shards):
+        os.link(first, tokens / f"{number:06d}.parquet")
+    (tokens / MANIFEST_FILE).write_text("{}")
+    return first.stat().st_size / SHARD_ROWS
+
+
+def _in_files(inputs: PlanInputs, index: RowIndex, folder: Path, read: ReadLengths) -> PlanInputs:
+    """The inputs with this index and its lengths in files, as the workers of a stage get them."""
+    (source,) = inputs.sources
+    index.write(folder / "rows.arrow", b"")
+    mapped = RowIndex.mapped(folder / "rows.arrow")
+    store_row_lengths(folder / "lengths.arrow", source.tokens, mapped, read)
+    return replace(inputs, sources=(replace(source, index=mapped, lengths=folder / "lengths.arrow"),))
+
+
+@contextmanager
+def _node(inputs: PlanInputs, cluster: Cluster) -> Iterator[tuple[list[ProcessLoader], "_Others"]]:
+    """The loaders of the measured node's ranks, which share one process, and the other nodes. The process has imported
+    everything, and has not begun."""
+    size, name = cluster.ranks_per_node, f"mars-benchmark-{secrets.token_hex(8)}"
+    loaders = [ProcessLoader(inputs.plan, Rank(rank, cluster.ranks, rank, size), name) for rank in range(size)]
+    others = _Others(inputs.plan(), cluster)
+    try:
+        loaders[0].begin()
+        yield loaders, others
+    finally:
+        for loader in reversed(loaders):
+            loader.close()
+        others.server.shutdown()
+
+
+def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
+    """Feeds the steps to the measured node. Returns what its process took and read, without its start."""
+    with _node(inputs, cluster) as (loaders, others):
+        process = psutil.Process(loaders[0].process_id)
+        others.share_with(loaders[0])
+        _, read_bytes = _used(process)
+        for step in range(WARM_STEPS + steps):
+            if step == WARM_STEPS:
+                cpu_s, _ = _used(process)
+                others.plan_cpu_s = 0.0
+            if step % CHUNK_STEPS == 0:
+                others.ask(step // CHUNK_STEPS)
+            for loader in loaders:
+                loader.step(step)
+        used, read = _used(process)
+    read_share = steps / (WARM_STEPS + steps)
+    read_a_step = (read - read_bytes) * read_share
+    return {"cpu_s": used - cpu_s, "read_bytes": read_a_step, "plan_cpu_s": others.plan_cpu_s}
+
+
+class _Others:
+    """The other nodes: they send rows to the measured one, and ask it for rows."""
+
+    def __init__(self, plan: StagePlan, cluster: Cluster) -> None:
+        self._plan, self._cluster, self._secret = plan, cluster, secrets.token_hex(16)
+        readers = [reader for reader in plan.readers if isinstance(reader, TokenReader)]
+        self.server = RowServer(HERE, self._secret, readers)
+        self._nodes: Nodes | None = None
+        self.plan_cpu_s = 0.0
+
+    def share_with(self, loader: ProcessLoader) -> None:
+        """Lets the measured node share the reading with these, if there are any."""
+        if self._cluster.nodes > 1:
+            theirs = [location(HERE, self.server.port)] * (self._cluster.nodes - 1)
+            self._nodes = Nodes(0, [loader.serve(HERE, self._secret), *theirs], self._secret)
+            loader.share(self._nodes)
+
+    def ask(self, chunk: int) -> None:
+        """Asks for the rows of a chunk of steps, one request for each node that needs some."""
+        steps = range(chunk * CHUNK_STEPS, (chunk + 1) * CHUNK_STEPS)
+        started = time.process_time()
+        packed = [self._plan.packed(step, self._cluster.ranks) for step in steps]
+        self.plan_cpu_s += time.process_time() - started
+        if not self._nodes:
+            return
+        client = flight.FlightClient(self._nodes.locations[0], generic_options=NO_PROXY)
+        for node in range(1, self._cluster.nodes):
+            samples = np.concatenate([each.samples_of(self._cluster.ranks_of(node)) for each in packed])
+            samples = np.unique(samples[self._nodes.reading(samples[:, 1]) == 0], axis=0)
+            if len(samples):
+                request = RowRequest(self._secret, 0, samples[:, 1].tolist(), samples[:, 2].tolist())
+                rows_from(client, request, ANSWER_S)
+
+
+def _used(process: psutil.Process) -> tuple[float, int]:
+    """CPU seconds of a process, and bytes that it has read from files."""
+    times = process.cpu_times()
+    return times.user + times.system, process.io_counters().read_chars
+
+
+def _start(benchmark: FeedBenchmark, cluster: Cluster, folder: Path, rows: int) -> dict[str, float]:
+    """Starts the node at a random step in an index of so many rows: one shard under many names."""
+    shards = -(-rows // SHARD_ROWS)
+    _write_corpus(folder / "tokens", 1, benchmark)
+    inputs = inputs_of(str(folder / "tokens"), benchmark)
+    (source,) = inputs.sources
+    lengths = next(iter(read_lengths(source.tokens, source.index)))
+    index = RowIndex.of([source.index.shard(0)] * shards, [np.arange(SHARD_ROWS)] * shards)
+    inputs = _in_files(inputs, index, folder, lambda tokens, index: (lengths for _ in range(shards)))
+    step = int(np.random.default_rng(0).integers(rows // inputs.stage.global_batch_size))
+    with _node(inputs, cluster) as (loaders, others):
+        started = time.monotonic()
+        others.share_with(loaders[0])
+        loaders[0].step(step)
+        start_s = time.monotonic() - started
+        assert loaders[0].process_id
+        return {"index_rows": rows, "start_s": start_s, "peak_rss_bytes": peak_bytes_of(loaders[0].process_id)}

@@ -1,0 +1,173 @@
+"""The nodes of a cluster share the reading of the corpus: each shard is read from storage by one node, which sends the
+rows that others train on. If a node does not answer, the others read its shards themselves.
+"""
+
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.row_server import NO_PROXY, RowRequest, rows_from
+from pipeline.data.rows import Row
+from pipeline.data.sample_lengths import SampleLengths
+from pipeline.data.token_reader import START, TokenReader
+
+CHUNK_STEPS = 4
+"""Steps whose rows are asked for at once: a request costs about a millisecond, however few rows it is for."""
+ANSWER_S = 60.0
+"""Seconds that another node gets to answer. It may have to fetch a shard first."""
+REQUESTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes that share the reading.
+
+    Attributes:
+        number: number of this node.
+        locations: the nodes' row servers, by number; see `row_server.location`.
+        secret: the job's secret.
+    """
+
+    number: int
+    locations: Sequence[str]
+    secret: str
+
+    def reading(self, shards: np.ndarray) -> np.ndarray:
+        """The number of the node that reads each shard. Training takes shards in random order, so nodes read alike."""
+        return shards % len(self.locations)
+
+
+Received = dict[tuple[int, int, int], tuple[pa.Table, int]]
+"""Table and row of samples that other nodes sent, by source, shard and index."""
+
+
+@dataclass
+class ReceivedChunks:
+    """Rows of other nodes by the number of the chunk of steps that they are for."""
+
+    chunks: dict[int, Received] = field(default_factory=dict)
+
+    def find(self, source: int, shard: int, index: int) -> tuple[pa.Table, int] | None:
+        key = (source, shard, index)
+        return next((chunk[key] for chunk in self.chunks.values() if key in chunk), None)
+
+
+@dataclass(frozen=True)
+class SharedReader:
+    """Reads samples of one source as `TokenReader` does, except those that another node has sent.
+
+    Attributes:
+        source: number of the source.
+        own: reads from storage.
+        nodes: the nodes.
+        received: what other nodes have sent.
+    """
+
+    source: int
+    own: TokenReader
+    nodes: Nodes
+    received: ReceivedChunks
+
+    def row(self, shard: int, index: int) -> Row:
+        found = self.received.find(self.source, shard, index)
+        return self.own.sample(*found, shard) if found else self.own.row(shard, index)
+
+    def lengths(self, shards: np.ndarray, indices: np.ndarray) -> SampleLengths:
+        return self.own.lengths(shards, indices)
+
+    def sample_ids(self, shards: np.ndarray, indices: np.ndarray) -> list[str]:
+        return self.own.sample_ids(shards, indices)
+
+    def ahead(self, shards: list[int]) -> None:
+        """Starts to fetch those of the shards that this node reads."""
+        numbers = np.array(shards, np.int64)
+        self.own.ahead(numbers[self.nodes.reading(numbers) == self.nodes.number].tolist())
+
+
+class RowExchange:
+    """Gets the rows of other nodes' shards that this node's ranks train on, one chunk of steps ahead.
+
+    Args:
+        plan: plans the steps.
+        nodes: the nodes.
+        ranks: this node's ranks.
+        world_size: number of all ranks.
+        received: receives the rows.
+    """
+
+    def __init__(
+        self, plan: StagePlan, nodes: Nodes, ranks: Sequence[int], world_size: int, received: ReceivedChunks
+    ) -> None:
+        self._plan, self._nodes, self._ranks, self._world_size = plan, nodes, ranks, world_size
+        self._received = received
+        self._clients: dict[int, flight.FlightClient] = {}
+        self._lost: set[int] = set()
+        self._lock = threading.Lock()
+        self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="rows")
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="chunks")
+        self._coming: dict[int, Future[Received]] = {}
+
+    def prepare(self, step: int) -> None:
+        """Waits until the rows of the step are here, and asks for those of the next chunk."""
+        chunk = step // CHUNK_STEPS
+        for number in (chunk, chunk + 1):
+            if number not in self._coming:
+                self._coming[number] = self._ahead.submit(self._chunk, number)
+        self._received.chunks[chunk] = self._coming[chunk].result()
+        for old in [number for number in self._coming if number not in (chunk, chunk + 1)]:
+            del self._coming[old]
+            self._received.chunks.pop(old, None)
+
+    def close(self) -> None:
+        """Waits for the requests that are under way."""
+        for pool in (self._ahead, self._requests):
+            pool.shutdown(cancel_futures=True)
+        for client in self._clients.values():
+            client.close()
+
+    def _chunk(self, chunk: int) -> Received:
+        steps = range(chunk * CHUNK_STEPS, (chunk + 1) * CHUNK_STEPS)
+        own = [self._plan.packed(step, self._world_size).samples_of(self._ranks) for step in steps]
+        samples = np.unique(np.concatenate(own), axis=0)  # sorted by source and shard
+        reading = self._nodes.reading(samples[:, 1])
+        answers = []
+        for node in np.unique(reading).tolist():
+            if node != self._nodes.number and node not in self._lost:
+                of_node = samples[reading == node]
+                for source in np.unique(of_node[:, 0]).tolist():
+                    wanted = of_node[of_node[:, 0] == source]
+                    answers.append(self._requests.submit(self._ask, node, source, wanted[:, 1], wanted[:, 2]))
+        received: Received = {}
+        for answer in answers:
+            received |= answer.result()
+        return received
+
+    def _lose(self, node: int, why: str) -> None:
+        with self._lock:
+            if node in self._lost:
+                return
+            self._lost.add(node)
+        place = self._nodes.locations[node]
+        print(f"the node at {place} sends no rows ({why}); its shards are read here", file=sys.stderr)
+
+    def _ask(self, node: int, source: int, shards: np.ndarray, indices: np.ndarray) -> Received:
+        request = RowRequest(self._nodes.secret, source, shards.tolist(), indices.tolist())
+        place = self._nodes.locations[node]
+        try:
+            if node not in self._clients:
+                self._clients[node] = flight.FlightClient(place, generic_options=NO_PROXY)
+            table = rows_from(self._clients[node], request, ANSWER_S)
+        except (flight.FlightError, pa.ArrowException, OSError) as error:
+            self._lose(node, str(error).partition("\n")[0])
+            return {}
+        starts = np.flatnonzero(table[START].to_numpy()).tolist()
+        table = table.drop_columns([START]).combine_chunks()
+        keys = zip(shards.tolist(), indices.tolist(), starts, strict=True)
+        return {(source, shard, index): (table, start) for shard, index, start in keys}

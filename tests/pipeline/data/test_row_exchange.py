@@ -1,0 +1,114 @@
+"""Nodes that share the reading train on the same samples as nodes that read everything, and read each shard once."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+from pipeline.data.batch_plan import StagePlan
+from pipeline.data.node_feed import NodeFeed
+from pipeline.data.plan_inputs import PlanInputs
+from pipeline.data.row_exchange import Nodes
+from pipeline.data.row_index import SourceRows
+from pipeline.data.row_selection import RowSelection, build_row_index
+from pipeline.data.row_server import RowRequest, RowServer, location, rows_from
+from pipeline.data.token_reader import TokenReader
+from pipeline.errors import InputError
+from tests.support.built_steps import assert_equal, builder
+from tests.support.tokens import STAGE, write_documents, write_tokens
+
+NODES, RANKS_PER_NODE, STEPS = 3, 2, 20
+WORLD = NODES * RANKS_PER_NODE
+HERE, SECRET = "127.0.0.1", "s3cret"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> PlanInputs:
+    """Pictures and interleaved documents: a document has several rows."""
+    write_tokens(tmp_path / "pictures", shards=11, rows=20)
+    for number in range(4):
+        write_documents(tmp_path / "documents" / str(number))
+    (tmp_path / "documents" / "manifest.json").write_text("{}")
+    stage = replace(STAGE, window_shards=3, global_batch_size=24)
+    sources = tuple(
+        SourceRows(name, tmp_path / name, build_row_index(RowSelection(tmp_path / name)), weight)
+        for name, weight in (("pictures", 0.75), ("documents", 0.25))
+    )
+    return PlanInputs(stage, 1, 0, sources, builder())
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Node and name of each shard that is read from storage."""
+    found: list[tuple[int, str]] = []
+    really = TokenReader._read
+
+    def counted(self: TokenReader, shard: int) -> tuple[pa.Table, object]:
+        found.append((id(self), f"{self._storage}/{self._index.shard(shard)}"))
+        return really(self, shard)
+
+    monkeypatch.setattr(TokenReader, "_read", counted)
+    return found
+
+
+@pytest.fixture
+def feeds(inputs: PlanInputs) -> Iterator[list[NodeFeed]]:
+    """The feeds of three nodes that share the reading."""
+    made = [
+        NodeFeed(inputs.plan, range(node * RANKS_PER_NODE, (node + 1) * RANKS_PER_NODE), WORLD) for node in range(NODES)
+    ]
+    places = [feed.serve(HERE, SECRET) for feed in made]
+    for node, feed in enumerate(made):
+        feed.share(Nodes(node, places, SECRET))
+    yield made
+    for feed in made:
+        feed.close()
+
+
+def assert_same_steps(feeds: list[NodeFeed], plan: StagePlan, steps: range) -> None:
+    for number in steps:
+        for rank in range(WORLD):
+            assert_equal(feeds[rank // RANKS_PER_NODE].step(number, rank), plan.step(number, rank, WORLD))
+
+
+def test_each_node_gets_the_rows_that_it_trains_on_and_reads_its_own_shards_alone(
+    inputs: PlanInputs, feeds: list[NodeFeed], read: list[tuple[int, str]]
+) -> None:
+    plan = inputs.plan()
+    expected = [[plan.step(number, rank, WORLD) for rank in range(WORLD)] for number in range(STEPS)]
+    read.clear()
+    for number in range(STEPS):
+        for rank in range(WORLD):
+            assert_equal(feeds[rank // RANKS_PER_NODE].step(number, rank), expected[number][rank])
+    readers = Counter(name for _, name in set(read))
+    assert len(readers) == 15 and set(readers.values()) == {1}, "each shard is read by one node"
+
+
+def test_a_node_that_is_gone_costs_the_others_its_reading_and_nothing_else(
+    inputs: PlanInputs, feeds: list[NodeFeed], capsys: pytest.CaptureFixture
+) -> None:
+    assert_same_steps(feeds, inputs.plan(), range(2))
+    feeds[2].close()
+    assert_same_steps([*feeds[:2], NodeFeed(inputs.plan, range(4, 6), WORLD)], inputs.plan(), range(8, STEPS))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("sends no rows" in line for line in said), "each of the others says so once"
+
+
+def test_a_damaged_shard_is_the_same_error_on_every_node(inputs: PlanInputs, feeds: list[NodeFeed]) -> None:
+    for path in Path(inputs.sources[0].tokens).glob("*.parquet"):
+        path.write_bytes(b"not parquet")
+    for rank in (0, WORLD - 1):
+        with pytest.raises(InputError, match="is no readable parquet"):
+            feeds[rank // RANKS_PER_NODE].step(0, rank)
+
+
+def test_nobody_without_the_jobs_secret_gets_rows(inputs: PlanInputs) -> None:
+    readers = [reader for reader in inputs.plan().readers if isinstance(reader, TokenReader)]
+    with RowServer(HERE, SECRET, readers) as server, flight.FlightClient(location(HERE, server.port)) as client:
+        assert rows_from(client, RowRequest(SECRET, 0, [0], [1]), 10.0)["sample_id"].to_pylist() == ["00000.tar/0001"]
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            rows_from(client, RowRequest("another", 0, [0], [1]), 10.0)
