@@ -62,10 +62,9 @@ def train_language_expert(
     """
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
-    pairs = _pairs(captions, tokenizer)
-    whole = [
-        [np.asarray(part, np.int64) for part in [*text[:-1], [*text[-1], end_of_text_id(tokenizer)]]] for text in texts
-    ]
+    end_id = end_of_text_id(tokenizer)
+    pairs = _pairs(captions, tokenizer, end_id)
+    whole = [[np.asarray(part, np.int64) for part in [*text[:-1], [*text[-1], end_id]]] for text in texts]
     used = np.unique(np.concatenate([ids for document in [*whole, *pairs] for ids in document]))
     pairs = [tuple(np.searchsorted(used, ids) for ids in pair) for pair in pairs]
     whole = [[np.searchsorted(used, part) for part in text] for text in whole]
@@ -96,14 +95,14 @@ Pair = tuple[np.ndarray, ...]
 """Ids of an instruction, of a caption of the picture, and of the caption the instruction asks for."""
 
 
-def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast) -> list[Pair]:
+def _pairs(captions: list[dict[str, str]], tokenizer: PreTrainedTokenizerFast, end_id: int) -> list[Pair]:
     instructions = {language: np.asarray(tokenizer(text)["input_ids"]) for language, text in INSTRUCTIONS.items()}
     pairs: list[Pair] = []
     for by_language in captions:
         lines = text_ids(tokenizer, list(by_language.values()))
         ids = {language: np.asarray(line) for language, line in zip(by_language, lines, strict=True)}
         for language in filter(ids.__contains__, instructions):
-            target = np.append(ids[language], end_of_text_id(tokenizer))
+            target = np.append(ids[language], end_id)
             pairs += [(instructions[language], source, target) for source in ids.values()]
     return pairs
 
