@@ -210,7 +210,7 @@ def test_links_between_the_nodes_were_measured(healthy: tuple[Preflight, set[str
 @pytest.mark.long
 def test_it_leaves_only_what_training_would_make_anew(healthy: tuple[Preflight, set[str]]) -> None:
     _, left = healthy
-    rows = {"pages.parquet", "shapes.parquet", "shapes.held_out.parquet"}
+    rows = {"pages.arrow", "pages.lengths.arrow", "shapes.arrow", "shapes.lengths.arrow", "shapes.held_out.arrow"}
     assert left == {"stage1", "stage1/rows"} | {f"stage1/rows/{name}" for name in rows}
 
 
