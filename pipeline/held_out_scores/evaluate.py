@@ -90,7 +90,7 @@ def evaluate_held_out(
     } | figures
     vqgan = ImageTokenizer(paths.vqgan)
     _write_sheet(recipe, paths, chosen, results, vqgan)
-    metrics |= _outside_scores(paths, fingerprint, chosen, results, vqgan, outside)
+    metrics |= scores_with_weights(paths, fingerprint, chosen, results, vqgan, outside)
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     file = METRICS_FILE if recipe.corpus.path else DEMO_FILE
     write_atomically(paths.run / file, lambda partial: partial.write_text(text))
@@ -142,7 +142,7 @@ def _write_sheet(
     picture_sheet(columns, footer).save(paths.samples / SHEET_FILE)
 
 
-def _outside_scores(
+def scores_with_weights(
     paths: RunPaths,
     fingerprint: Fingerprint,
     chosen: Sequence[Prompted],
