@@ -42,11 +42,15 @@ def test_pictures_and_prompts_belong_together(monkeypatch: pytest.MonkeyPatch) -
     for name, stand_in in (("true_pictures", truth), ("fid", fid), ("clip_score", clip)):
         monkeypatch.setattr(evaluate, name, stand_in)
     fingerprint: Any = SimpleNamespace(transform={"size_px": 2})
-    paths, vqgan = SimpleNamespace(samples=Path()), Decoder()
-    parts: Any = (paths, fingerprint, CHOSEN, RESULTS, vqgan)
-    scores = evaluate.scores_with_weights(*parts, OutsideWeights("fid", "clip"))
+    paths: Any = SimpleNamespace(samples=Path())
+    vqgan: Any = Decoder()
+
+    def scored(outside: OutsideWeights) -> dict[str, float]:
+        return evaluate.scores_with_weights(paths, fingerprint, CHOSEN, RESULTS, vqgan, outside)
+
+    scores = scored(OutsideWeights("fid", "clip"))
     assert scores == {"fid": 7.0, "fid_pictures": 5, "clip_score_en": 3.0, "clip_score_zh": 2.0}
     assert asked["fid"] == ((5, 2, 2, 3), (5, 2, 2, 3))
     assert asked["text 0"] == ([100, 102, 104], ["text 0", "text 2", "text 4"])
     assert asked["text 1"] == ([101, 103], ["text 1", "text 3"])
-    assert evaluate.scores_with_weights(*parts, OutsideWeights()) == {}
+    assert scored(OutsideWeights()) == {}
