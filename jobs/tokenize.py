@@ -76,7 +76,8 @@ class Options(JobOptions):
     encode_batch_size: Annotated[int | None, _recipes(USUAL.encode_batch_size, "INT")] = None
     """Pictures encoded at once."""
     encoders: Annotated[int | None, _recipes(1, "INT")] = None
-    """Number of encoding actors, each with one GPU if the recipe uses GPUs, or else one CPU."""
+    """Number of encoding actors, each with one GPU if the recipe uses GPUs, or else one CPU. After a minute the job
+    says whether readers or encoders are short."""
     readers: Annotated[int | None, _recipes(0, "INT")] = None
     """Maximum number of reading and decoding actors. 0: the number of the cluster's CPUs."""
     max_bytes: Annotated[int | None, _recipes(USUAL.limits.max_bytes, "INT")] = None

@@ -22,8 +22,9 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.files.local_folder import LocalFolder
 from tokenization.files.storage import open_storage
+from tokenization.job.chosen import check_query
 from tokenization.job.progress import Progress
-from tokenization.job.rows import Tools, check_query
+from tokenization.job.rows import Tools
 from tokenization.job.run import check_output, tokenize_corpus
 from tokenization.table.manifest import Manifest, record_settings
 from tokenization.table.queries import non_number_messages
@@ -169,7 +170,7 @@ class ProgressReporter:
     """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards."""
 
     def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
-        self._next, self._next_count, self._ledger, self._alarm = 0.0, 0.0, ledger, ""
+        self._next, self._next_count, self._ledger, self._alarm, self._balance = 0.0, 0.0, ledger, "", ""
         self._counted, self._so_far = Counts(), Counts()
         self._gauges = {
             name: Gauge(f"mars_tokenize_{name}", description)
@@ -187,6 +188,9 @@ class ProgressReporter:
         if progress.alarm != self._alarm:
             self._alarm = progress.alarm
             say_error(f"tokenize: {progress.alarm}")
+        if progress.balance != self._balance:
+            self._balance = progress.balance
+            say(f"tokenize: {progress.balance}")
         self._so_far = Counts(steps=progress.shards_done - progress.shards_before, samples=progress.rows)
         if now >= self._next_count:
             self._next_count = now + COUNT_EVERY_S

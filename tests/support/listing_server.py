@@ -57,9 +57,34 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
 
     def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.written[urlsplit(self.path).path] = body
+        address = urlsplit(self.path)
+        part = parse_qs(address.query).get("partNumber", [""])[0]
+        self.written[address.path + (f"#{int(part):05d}" if part else "")] = self._body()
         self._answer(200, b"")
+
+    def do_POST(self) -> None:
+        """Begins an upload in parts, or joins them."""
+        self._body()
+        path = urlsplit(self.path).path
+        parts = sorted(name for name in self.written if name.startswith(f"{path}#"))
+        if parts:
+            self.written[path] = b"".join(map(self.written.pop, parts))
+            self._answer(200, b"<CompleteMultipartUploadResult><ETag>0</ETag></CompleteMultipartUploadResult>")
+        else:
+            self._answer(200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
+
+    def _body(self) -> bytes:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") != "aws-chunked":
+            return content
+        whole, rest = b"", content
+        while rest:  # each chunk is its length in hexadecimal digits, a line's end, its bytes, and a line's end
+            length, _, rest = rest.partition(b"\r\n")
+            size = int(length.partition(b";")[0] or b"0", 16)
+            if not size:
+                break
+            whole, rest = whole + rest[:size], rest[size + 2 :]
+        return whole
 
     def log_message(self, *words: Any) -> None:
         pass

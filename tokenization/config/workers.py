@@ -18,6 +18,7 @@ class Workers:
         max_readers: maximum actors that read and decode; 0 for as many as the cluster has CPUs.
         use_gpu: encode on GPUs.
         compile_encoder: on GPUs, `torch.compile` the encoder, which takes a minute per actor and shape.
+        large_shard_bytes: the pictures of a shard of at least this size are decoded by several actors.
         reader_resources, encoder_resources: custom resources that each actor requests, to restrict it to some nodes.
     """
 
@@ -25,12 +26,13 @@ class Workers:
     max_readers: int = 0
     use_gpu: bool = False
     compile_encoder: bool = True
+    large_shard_bytes: int = 2 << 30
     reader_resources: dict[str, float] = field(default_factory=dict)
     encoder_resources: dict[str, float] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """Returns the reasons why the settings are invalid; empty if they are valid."""
-        found = below(1, self, ("num_encoders",)) + below(0, self, ("max_readers",))
+        found = below(1, self, ("num_encoders",)) + below(0, self, ("max_readers", "large_shard_bytes"))
         found += impossible_resources("reader_resources", self.reader_resources)
         return found + impossible_resources("encoder_resources", self.encoder_resources)
 

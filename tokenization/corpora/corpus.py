@@ -66,6 +66,10 @@ class Corpus:
         """Plain values that decide the rows of the shards. `tokenization.json` records them."""
         return {"url": self.source.url, "layout": self.layout, **self._format.settings()}
 
+    def size(self, shard: str) -> int:
+        """The size of a shard's file in bytes; 0 of one that has no file of its own."""
+        return self._format.size(shard)
+
     def read(self, shard: str) -> Iterator[Sample]:
         """Yields the samples of one shard, in its order.
 

@@ -44,6 +44,10 @@ class CorpusFormat(ABC):
         """Those of `names` that samples are made of. All others are counted as ignored."""
         return set(self.own_files(names))
 
+    def size(self, shard: str) -> int:
+        """The size of a shard's file in bytes; 0 of one that has no file of its own."""
+        return self.storage.size(shard)
+
     def settings(self) -> dict[str, Any]:
         """Plain values that decide the rows of the shards. A changed value makes a different corpus."""
         return {}

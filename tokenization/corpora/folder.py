@@ -28,6 +28,9 @@ class PictureFolder(CorpusFormat):
     def shards(self, names: list[str]) -> list[str]:
         return [f"{number:06d}" for number in range(-(-len(self.listing) // self.source.folder_shard_rows))]
 
+    def size(self, shard: str) -> int:
+        return 0
+
     def settings(self) -> dict[str, Any]:
         return {"folder_shard_rows": self.source.folder_shard_rows, "listing": self.sha256()}
 

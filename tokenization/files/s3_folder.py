@@ -22,13 +22,12 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as UnreachableError
-from botocore.session import get_session
 
 from tokenization.errors import InputError, OutageError
 from tokenization.files.checks import check_whole, is_inside
 from tokenization.files.listing import Listing
 from tokenization.files.room import naming_full_disk
-from tokenization.files.s3_listing import ParallelListing
+from tokenization.files.s3_listing import ParallelListing, take_items
 from tokenization.patience import outage_s
 from tokenization.waiting import Wait
 
@@ -79,10 +78,9 @@ class S3Folder:
 
     @cached_property
     def _lister(self) -> Any:
-        """Leaves times as texts: to read a million of them would take most of a listing's time."""
-        session = get_session()
-        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
-        return Session(botocore_session=session).client("s3", config=CONFIG)
+        client = Session().client("s3", config=CONFIG)
+        client.meta.events.register("before-parse.s3.ListObjectsV2", take_items)
+        return client
 
     @property
     def _transfer(self) -> TransferConfig:
@@ -96,7 +94,8 @@ class S3Folder:
         """A key that ends with a slash is what consoles show as a folder, and left out."""
         keys = self._taken(lambda item: str(item["Key"]), without)
         names = [key[len(self._prefix) :] for key in keys if not key.endswith("/")]
-        return Listing(sorted(filter(_is_visible, names)), sorted(filterfalse(_is_visible, names)))
+        others = set(filterfalse(_is_visible, names))
+        return Listing(sorted(name for name in names if name not in others), sorted(others))
 
     def versions(self) -> dict[str, str]:
         """The ETag of each file."""

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Any, Generic, TypeVar
+from xml.etree import ElementTree
 
 T = TypeVar("T")
 PAGES_AT_ONCE = 8
@@ -75,6 +76,23 @@ class ParallelListing(Generic[T]):
             self._walking += 1
         self._shares.append(self._pool.apply_async(self._walk, (middle, until)))
         return middle
+
+
+def take_items(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **others: Any) -> None:
+    """An event handler of botocore's: takes keys and ETags out of a page, all that is wanted of it. botocore itself
+    takes ten times as long for a page."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        page = ElementTree.fromstring(response_dict["body"])
+    except ElementTree.ParseError:
+        return  # botocore says what is wrong with it
+    space = page.tag[: page.tag.rindex("}") + 1] if "}" in page.tag else ""
+    items, key, tag = page.findall(f"{space}Contents"), f"{space}Key", f"{space}ETag"
+    for item in items:
+        page.remove(item)
+    customized_response_dict["Contents"] = [{"Key": one.findtext(key), "ETag": one.findtext(tag)} for one in items]
+    response_dict["body"] = ElementTree.tostring(page)
 
 
 def between(after: str, until: str | None) -> str:

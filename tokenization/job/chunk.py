@@ -17,7 +17,7 @@ class Chunk:
     `pixels` uint8 [encode_batch_size, S, S, 3], padded with zeros; `rows` without their codes;
     `pixels_hr` uint8 [n, S_hr, S_hr, 3], and `places_hr` the indices of their rows; `rejects` since the previous chunk;
     `notes` since the previous chunk; `last` is True in the shard's last chunk; `error` is set if the shard cannot be
-    read.
+    read; `read_s` is how long the reader took for it.
     """
 
     shard: str
@@ -30,6 +30,7 @@ class Chunk:
     notes: Notes = field(default_factory=Notes)
     last: bool = False
     error: str = ""
+    read_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class SentChunk:
     last: bool
     error: str
     books: bytes
+    read_s: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class EncodedChunk:
     last: bool
     error: str
     books: bytes
+    read_s: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class ChunkBooks:
 def sent(chunk: Chunk) -> bytes:
     """The pickle of a `SentChunk`. In this protocol pixels are copied once."""
     books = _dumped(ChunkBooks(pack_rows(chunk.rows), chunk.rejects, chunk.notes))
-    rest = (chunk.pixels, chunk.pixels_hr, chunk.places_hr, chunk.last, chunk.error, books)
+    rest = (chunk.pixels, chunk.pixels_hr, chunk.places_hr, chunk.last, chunk.error, books, chunk.read_s)
     return _dumped(SentChunk(chunk.shard, chunk.index, len(chunk.rows), *rest))
 
 

@@ -4,6 +4,7 @@ The driver gets nothing but the number of chunks in a block. Nothing here import
 """
 
 import pickle
+import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -32,10 +33,12 @@ class EncodingStage(ABC):
     def __call__(self, block: pa.Table) -> dict[str, list[int]]:
         """Encodes the chunks of a block, one while another is unpickled. Returns their number when the writers have
         them: no chunk is lost but with its writer."""
+        began = time.monotonic()
         by_writer: dict[int, list[EncodedChunk]] = {}
         for chunk in self._threads.map(self.encoded, (one.as_buffer() for one in block["chunk"])):
             by_writer.setdefault(writer_of(chunk.shard, len(self._writers)), []).append(chunk)
-        ray.get([self._writers[number].add.remote(chunks) for number, chunks in by_writer.items()])
+        share_s = (time.monotonic() - began) / max(1, len(by_writer))
+        ray.get([self._writers[number].add.remote(chunks, share_s) for number, chunks in by_writer.items()])
         return {"chunks": [len(block)]}
 
     def encoded(self, content: pa.Buffer) -> EncodedChunk:
@@ -47,7 +50,7 @@ class EncodingStage(ABC):
                 codes, high = self.codes_of(chunk)
             except InputError as problem:  # the weights cannot encode these pictures
                 error = f"shard {chunk.shard!r}: {problem}"
-        rest = (chunk.places_hr, chunk.last, error, chunk.books)
+        rest = (chunk.places_hr, chunk.last, error, chunk.books, chunk.read_s)
         return EncodedChunk(chunk.shard, chunk.index, codes, high, *rest)
 
     @abstractmethod

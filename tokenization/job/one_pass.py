@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import READER_CPUS, Workers
 from tokenization.corpora.corpus import Corpus
+from tokenization.job.balance import Balance
 from tokenization.job.progress import Progress
 from tokenization.job.rows import Tools
 from tokenization.job.writer import Writer
@@ -27,6 +28,8 @@ ASK_EVERY_S = 1.0
 BLOCK_BYTES, BLOCKS_IN_STORE = 256 << 20, 32
 """Size of the blocks in which readers pass chunks on, and how many must fit into the object stores. The driver has work
 with each block: smaller ones would make it busier."""
+PART_READERS = 16
+"""Maximum number of actors that decode parts of one large shard. The reader of the shard feeds about as many."""
 SINGLE_SHARDS, SHARDS_A_TASK, SHARES = 4096, 256, 512
 """Up to so many shards are a task each; a task has at most so many, and at most this share of those that are left."""
 
@@ -72,27 +75,35 @@ def one_pass(
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Writer)
     count = num_writers(work.workers.num_encoders)
     writers: list[Any] = [actor.remote(work.output, work.fingerprint) for _ in range(count)]
+    balance = Balance(max_readers_of(work.workers), work.workers.num_encoders)
     due = 0.0
     for _ in _pipeline(work, shards, writers).iter_internal_ref_bundles():
         if time.monotonic() >= due:
-            yield from _news(writers, progress)
+            yield from _news(writers, progress, balance)
+            progress.balance = progress.balance or balance.verdict()
             report(progress)
             due = time.monotonic() + ASK_EVERY_S
-    yield from _news(writers, progress)
+    yield from _news(writers, progress, balance)
     report(progress)
 
 
-def _news(writers: list[Any], progress: Progress) -> Iterator[tuple[str, ShardStatistics | str]]:
+def _news(writers: list[Any], progress: Progress, balance: Balance) -> Iterator[tuple[str, ShardStatistics | str]]:
     """Asks the writers for what has come, and yields the shards that have ended."""
     for news in ray.get([writer.news.remote() for writer in writers]):
         progress.rows += news.rows
         progress.rejects += news.rejects
+        balance.add(news)
         for shard, how in news.ended:
             if isinstance(how, str):
                 progress.shards_failed += 1
             else:
                 progress.shards_done += 1
             yield shard, how
+
+
+def max_readers_of(workers: Workers) -> int:
+    """The maximum number of readers on the connected cluster."""
+    return workers.max_readers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def num_writers(num_encoders: int) -> int:
@@ -115,13 +126,21 @@ def tasks_of(shards: list[str], max_readers: int) -> list[list[str]]:
 
 def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dataset:
     workers, tools, stages = work.workers, work.tools, work.stages
-    max_readers = workers.max_readers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    max_readers = max_readers_of(workers)
     block_bytes = min(BLOCK_BYTES, int(ray.cluster_resources().get("object_store_memory", 0)) // BLOCKS_IN_STORE)
     ray.data.DataContext.get_current().target_max_block_size = stages.block_bytes or block_bytes
     tasks = [{"shards": names} for names in tasks_of(shards, max_readers)]
     read = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         stages.reader,
-        fn_constructor_args=(work.corpus, work.output, work.config, tools.text_source, tools.text_cache, work.seed),
+        fn_constructor_args=(
+            work.corpus,
+            work.output,
+            work.config,
+            tools,
+            workers,
+            min(PART_READERS, max_readers - 1),
+            work.seed,
+        ),
         batch_size=None,
         num_cpus=stages.reader_cpus,
         resources=workers.reader_resources or None,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 @dataclass
 class Progress:
     """Progress of a job. `shards_before` were done when it started; `rows` and `rejects` count this job alone. `alarm`
-    is what is wrong with its first shards, if nearly nothing of them could be used."""
+    is what is wrong with its first shards, if nearly nothing of them could be used; `balance` is what is to be said of
+    readers and encoders after its first minute."""
 
     shards: int
     shards_before: int
@@ -16,4 +17,5 @@ class Progress:
     rows: int = 0
     rejects: int = 0
     alarm: str = ""
+    balance: str = ""
     started: float = field(default_factory=time.monotonic)

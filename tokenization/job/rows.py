@@ -1,38 +1,42 @@
 """The CPU side of tokenization: from one input shard to chunks of decoded pictures with their captions' ids."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from transformers import PreTrainedTokenizerFast
 
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.corpus import Corpus
-from tokenization.corpora.pictures import Picture, load_picture
+from tokenization.corpora.pictures import Picture
 from tokenization.corpora.samples import Ignored, Sample, readable
 from tokenization.corpora.tar import APART
-from tokenization.errors import InputError
 from tokenization.files.content import one_line
 from tokenization.job.captions import captions_of, why_no_caption, why_no_text
+from tokenization.job.chosen import chosen
 from tokenization.job.chunk import Chunk
-from tokenization.table.queries import INCOMPARABLE, compared_with, query_rows, used_as_texts, with_numbers, with_texts
+from tokenization.job.decoding import Decoder, decoder_here
 from tokenization.table.token_table import OWN_COLUMNS
 from tokenization.text_tokenizer import text_ids
 
 
 def read_chunks(
-    corpus: Corpus, shard: str, config: TokenizationConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+    corpus: Corpus,
+    shard: str,
+    config: TokenizationConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int = 0,
+    decoder: Decoder | None = None,
 ) -> Iterator[Chunk]:
     """Yields the chunks of one shard, in its order. A sample that cannot be used becomes a reject.
 
     Args:
         corpus, shard, config, tokenizer: what is read, and how.
         seed: decides which of several captions is chosen; see `captions_of`.
+        decoder: decodes the pictures; None for this process. It decides nothing about the chunks.
 
     Raises:
         InputError: the shard cannot be read to its end.
@@ -48,18 +52,19 @@ def read_chunks(
         return chunk
 
     named: set[str] = set()
-    for samples in _by_document(_counting(corpus.read_all(shard), ignored)):
-        named.update(sample.file for sample in samples if sample.file)
-        whole, problems = _checked_together(samples, seen, config, shard, seed)
+    keys = deque[list[str]]()
+
+    def prepared() -> Iterator[list[_Ready | _Reject]]:
+        for samples in _by_document(_counting(corpus.read_all(shard), ignored)):
+            named.update(sample.file for sample in samples if sample.file)
+            keys.append([shortened(sample.key, KEY_LETTERS) for sample in samples])
+            yield _prepared(samples, seen, config, shard, seed)
+
+    for whole, problems in _with_pictures(prepared(), decoder or decoder_here(config.transform)):
         usable += whole
         rejects += [
-            {
-                "shard": shard,
-                "key": shortened(sample.key, KEY_LETTERS),
-                "reason": reject.reason,
-                "message": str(reject),
-            }
-            for sample, reject in zip(samples, problems, strict=False)
+            {"shard": shard, "key": key, "reason": reject.reason, "message": str(reject)}
+            for key, reject in zip(keys.popleft(), problems, strict=False)
         ]
         while len(usable) > config.encode_batch_size:
             yield chunk_of(config.encode_batch_size)
@@ -68,6 +73,16 @@ def read_chunks(
     chunk = chunk_of(len(usable))
     chunk.last, chunk.notes.files_named = True, named
     yield chunk
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A sample that becomes a row if its picture, `content`, can be decoded. For the others see `_Usable`."""
+
+    sample: Sample
+    texts: dict[str, str]
+    content: bytes
+    drawn: bool
 
 
 @dataclass(frozen=True)
@@ -115,22 +130,48 @@ def _by_document(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
             document = []
 
 
-def _checked_together(
+def _prepared(
     samples: list[Sample], seen: set[str], config: TokenizationConfig, shard: str, seed: int
-) -> tuple[list[_Usable], list[_Reject]]:
-    """Returns the usable samples of a document, or a reject for each: a document is used completely or not at all."""
-    usable: list[_Usable] = []
-    problems: list[_Reject] = []
+) -> list["_Ready | _Reject"]:
+    """All of a group's samples after every check but that of their pictures."""
+    prepared: list[_Ready | _Reject] = []
     for sample in samples:
         try:
-            usable.append(_checked(sample, seen, config, shard, seed))
-            problems.append(_Reject("bad document", "another picture of its document cannot be used"))
+            prepared.append(_checked(sample, seen, config, shard, seed))
         except _Reject as reject:
-            problems.append(reject)
-    return (usable, []) if len(usable) == len(samples) else ([], problems)
+            prepared.append(reject)
+    return prepared
 
 
-def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: str, seed: int) -> _Usable:
+def _with_pictures(
+    groups: Iterator[list["_Ready | _Reject"]], decoder: Decoder
+) -> Iterator[tuple[list["_Usable"], list["_Reject"]]]:
+    """Returns the usable samples of each group, or a reject for each: a document is used completely or not at all."""
+    waiting = deque[list[_Ready | _Reject]]()
+
+    def contents() -> Iterator[list[bytes]]:
+        for group in groups:
+            waiting.append(group)
+            yield [one.content for one in group if isinstance(one, _Ready)]
+
+    for decoded in decoder(contents()):
+        group, pictures = waiting.popleft(), iter(decoded)
+        found: list[_Usable | _Reject] = []
+        for one in group:
+            picture = next(pictures) if isinstance(one, _Ready) else None
+            if isinstance(one, _Reject):
+                found.append(one)
+            elif isinstance(picture, Picture):
+                found.append(_Usable(one.sample, one.texts, picture, one.drawn))
+            else:
+                found.append(_Reject("bad picture", str(picture)))
+        usable = [one for one in found if isinstance(one, _Usable)]
+        beside = _Reject("bad document", "another picture of its document cannot be used")
+        whole = len(usable) == len(found)
+        yield (usable, []) if whole else ([], [one if isinstance(one, _Reject) else beside for one in found])
+
+
+def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: str, seed: int) -> "_Ready":
     if sample.key in seen and sample.problem[:1] != (APART,):
         raise _Reject("repeated key", f"key {sample.key!r} occurs before in this shard")
     seen.add(sample.key)
@@ -149,10 +190,7 @@ def _checked(sample: Sample, seen: set[str], config: TokenizationConfig, shard: 
         if problem := why_no_text(text):
             raise _Reject("bad caption", f"{column} {problem}")
     assert sample.picture is not None
-    try:
-        return _Usable(sample, texts, load_picture(sample.picture, config.transform), drawn)
-    except ValueError as error:
-        raise _Reject("bad picture", str(error)) from error
+    return _Ready(replace(sample, picture=None), texts, sample.picture, drawn)
 
 
 def _chunk(
@@ -197,7 +235,7 @@ def _chunk(
         )
     chunk = Chunk(shard, index, pixels, rows, rejects=rejects)
     if config.size_hr_px and rows:
-        chunk.places_hr, chunk.notes.not_numbers = _chosen(rows, config.hr_where)
+        chunk.places_hr, chunk.notes.not_numbers = chosen(rows, config.hr_where)
         if chunk.places_hr:
             chunk.pixels_hr = np.stack([_high(usable[place].picture) for place in chunk.places_hr])
     return chunk
@@ -226,56 +264,6 @@ def _own_name(name: str) -> str:
     while name.startswith("source_"):
         name = name.removeprefix("source_")
     return name
-
-
-def _chosen(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
-    """Indices of the rows that match the query, and by column how many values should be numbers and are not.
-
-    No row matches if the query names a column that no row has.
-    """
-    if not where:
-        return list(range(len(rows))), Counter()
-    plain = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
-    try:
-        return _matches(plain, where)
-    except InputError:  # of some row's values: they cost that row
-        matches, lost = list[int](), Counter[str]()
-        for place, row in enumerate(plain):
-            try:
-                matched, lost_of_row = _matches([row], where)
-                matches += [place] * len(matched)
-                lost.update(lost_of_row)
-            except InputError:
-                lost[INCOMPARABLE] += 1
-        return matches, lost
-
-
-def _matches(rows: list[dict[str, Any]], where: str) -> tuple[list[int], Counter[str]]:
-    """As `_chosen`. Raises InputError if the query cannot be applied to these rows."""
-    frame, lost = with_numbers(pd.DataFrame(rows), where, unchanged=OWN_COLUMNS)
-    as_text = compared_with(where, (str,)) | used_as_texts(where)
-    frame = frame.apply(lambda column: column if column.name in as_text else _numbers(column))
-    try:
-        return query_rows(with_texts(frame, where, unchanged=OWN_COLUMNS), where), lost
-    except pd.errors.UndefinedVariableError:
-        return [], lost
-
-
-def check_query(where: str) -> None:
-    """Raises InputError if `where` is not a valid pandas query for any columns."""
-    if where:
-        with suppress(pd.errors.UndefinedVariableError):
-            query_rows(pd.DataFrame({"sample_id": ["x"]}), where)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    """Converts a text column to numbers if all its values are numbers, as in a csv file."""
-    if column.dtype.kind in "biufcmM":
-        return column
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return column
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,18 @@ from tokenization.table.token_writing import EncodedRows, write_encoded_rows
 
 @dataclass
 class News:
-    """What has come to a writer since it was asked before: rows and rejects, and shards that have ended, each with its
-    statistics or the reason why it cannot be read."""
+    """What has come to a writer since it was asked before.
+
+    Attributes:
+        rows, rejects: their numbers.
+        read_s, encode_s: seconds that readers and encoders took for what came.
+        ended: shards that have ended, each with its statistics or the reason why it cannot be read.
+    """
 
     rows: int = 0
     rejects: int = 0
+    read_s: float = 0.0
+    encode_s: float = 0.0
     ended: list[tuple[str, ShardStatistics | str]] = field(default_factory=list)
 
 
@@ -43,9 +50,10 @@ class Writer:
         self._news = News()
         self._problem: Exception | None = None
 
-    def add(self, chunks: list[EncodedChunk]) -> None:
-        """Takes chunks, and writes the shards that they complete. Repeated ones are left out: an encoder may have died
-        after it sent them."""
+    def add(self, chunks: list[EncodedChunk], encode_s: float = 0.0) -> None:
+        """Takes chunks, for which their encoder took `encode_s`, and writes the shards that they complete. Repeated
+        ones are left out: an encoder may have died after it sent them."""
+        self._news.encode_s += encode_s
         for chunk in chunks:
             if self._problem or chunk.shard in self._ended:
                 continue
@@ -54,6 +62,7 @@ class Writer:
                 continue
             has[chunk.index] = chunk
             self._news.rows += len(chunk.codes)
+            self._news.read_s += chunk.read_s
             if chunk.error:
                 self._end(chunk.shard, chunk.error)
             elif _is_whole(has):

@@ -20,7 +20,8 @@ from tokenization.config.pictures import Limits, Transform
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.pictures import load_picture
 from tokenization.errors import InputError
-from tokenization.job.rows import check_query, read_chunks
+from tokenization.job.chosen import check_query
+from tokenization.job.rows import read_chunks
 
 ROWS = [{"caption": f"picture {row}", "score": row / 2} for row in range(5)]
 
