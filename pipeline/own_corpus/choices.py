@@ -30,9 +30,8 @@ from pipeline.planning.recipe_plan import RecipePlan, plan_recipe
 FACTOR = 16
 """Pixels a code along one side, of the VQ-GANs that the project knows."""
 LEAST_CAPTION_IDS, MOST_CAPTION_IDS = 16, 256
-CPU_EPOCHS, GPU_EPOCHS = 40, 10
-"""Times that a picture is seen at most. With `text_to_image_noise` 1.0 the held-out loss of 500 drawings still fell
-after 20 (docs/your_corpus.md)."""
+CPU_EPOCHS, GPU_EPOCHS = 20, 10
+"""Times that a picture is seen at most. With 40, the held-out loss of 500 drawings was higher (docs/your_corpus.md)."""
 HIGH_PX = 512
 LEAST_HIGH_SHARE = 0.3
 """A recipe for GPUs has the third stage if this share of the pictures is large enough for it."""

@@ -60,7 +60,7 @@ def test_a_large_corpus_gets_the_steps_that_the_hours_hold(name: str) -> None:
 def test_a_small_corpus_is_not_seen_more_often_than_it_is_worth() -> None:
     recipe, plan = chosen(MACHINES["two cores"], survey(rows=500), hours=100)
     seen = recipe.stages[0].steps * recipe.stages[0].global_batch_size
-    assert seen / (450 * 0.98) == pytest.approx(40, rel=0.05) and hours_of(plan, MACHINES["two cores"]) < 1
+    assert seen / (450 * 0.98) == pytest.approx(20, rel=0.05) and hours_of(plan, MACHINES["two cores"]) < 1
 
 
 def test_what_the_look_found_is_in_the_recipe() -> None:
