@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python -P
 """Measures MARS on this machine's device: `train`, `generate`, `tokenize`, `feed` and `gpu` measure times, `punish`
-injects kills, `count` counts collectives and the host's time, `predict` checks the plan's predictions, `size` counts
-parameters.
+injects kills, `count` counts collectives and the host's time, `predict` checks the plan's predictions,
+`checkpoint` measures the metadata of many ranks, `size` counts parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
@@ -15,6 +15,7 @@ import tyro
 from jobs.common.cli import JobOptions, at_least, run_job
 from jobs.common.recipes import load_recipe
 from pipeline.config.benchmarks import (
+    CheckpointSettings,
     CountSettings,
     FeedSettings,
     GenerateSettings,
@@ -124,6 +125,14 @@ class Predict(PredictSettings):
 
 
 @dataclass(frozen=True)
+class Checkpoint(CheckpointSettings):
+    """Times what a checkpoint of many ranks costs beside its bytes: records, manifest, listing, one rank's reading."""
+
+    json: bool = False
+    """Print the figures as one JSON object on the last line."""
+
+
+@dataclass(frozen=True)
 class Size:
     """Counts the parameters of a geometry, without making the model."""
 
@@ -142,11 +151,14 @@ Options = (
     | Annotated[Count, tyro.conf.subcommand("count")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Checkpoint, tyro.conf.subcommand("checkpoint")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
-def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Predict | Size) -> dict[str, Any]:
+def main(
+    options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Predict | Checkpoint | Size,
+) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
     benchmarks: dict[type, Callable[[Any], dict[str, Any]]] = {
         Train: train,
@@ -157,6 +169,7 @@ def main(options: Train | Generate | Tokenize | Feed | Punish | Count | Gpu | Pr
         Count: count,
         Gpu: gpu,
         Predict: predict,
+        Checkpoint: checkpoint,
         Size: size,
     }
     figures = benchmarks[type(options)](options)
@@ -220,8 +233,16 @@ def tokenize(options: Tokenize) -> dict[str, Any]:
     return benchmark_tokenization(options)
 
 
+def checkpoint(options: Checkpoint) -> dict[str, Any]:
+    at_least(options, ranks=1, parameters=1)
+
+    from pipeline.benchmarks.checkpoint_metadata import benchmark_checkpoint
+
+    return benchmark_checkpoint(options)
+
+
 def feed(options: Feed) -> dict[str, Any]:
-    at_least(options, steps=1, shard_rows=1)
+    at_least(options, steps=1, shard_rows=1, ranks=0, samples_per_rank=1, index_rows=1)
     recipe = load_recipe(options.recipe, options.set)
 
     from pipeline.benchmarks.feed import benchmark_feeding

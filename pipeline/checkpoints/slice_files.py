@@ -71,6 +71,11 @@ class SliceReader:
             raise InputError(f"{name} has only {filled} of the elements {start} to {start + count}")
         return part
 
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that were read from the storage so far."""
+        return sum(file.read_bytes for file in self._files.values())
+
     def whole(self, name: str, key: str = "master") -> Tensor:
         """A whole parameter in its own shape, float32."""
         shape = self._shapes[name]
@@ -83,6 +88,7 @@ class _VerifiedFile:
     name: str
     record: CheckpointFile
     blocks: dict[int, bytes] = field(default_factory=dict)
+    read_bytes: int = 0
 
     def read(self, start: int, stop: int) -> bytes:
         """Returns bytes `start` to `stop` of the file, verified."""
@@ -104,4 +110,5 @@ class _VerifiedFile:
             while len(self.blocks) >= HELD_BLOCKS:
                 self.blocks.pop(next(iter(self.blocks)))
             self.blocks[number] = block
+            self.read_bytes += len(block)
         return self.blocks[number]

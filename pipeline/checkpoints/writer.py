@@ -1,13 +1,12 @@
 """Writes a run's checkpoints while training continues."""
 
-import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,6 @@ from pipeline.checkpoints.manifest import (
     CheckpointFile,
     CheckpointManifest,
     RetentionPolicy,
-    checkpoint_file,
     folders_of,
     new_folder_name,
     rank_file,
@@ -26,6 +24,7 @@ from pipeline.checkpoints.manifest import (
 )
 from pipeline.checkpoints.optimizer_slices import Slice, local_slices
 from pipeline.checkpoints.owner import RunOwner, owner_text
+from pipeline.checkpoints.records import read_records, write_record
 from pipeline.checkpoints.slice_files import write_slices
 from pipeline.errors import InputError
 from pipeline.runtime.agreement import agree_on_problem, from_every_rank, from_first_rank
@@ -136,29 +135,14 @@ class CheckpointWriter:
         return [self._copies[each.name] for each in slices]
 
     def _write_part(self, name: str, slices: list[Slice]) -> None:
-        file, record = f"{name}/{rank_file(self._rank)}", {}
-        self._storage.write(file, lambda path: record.update(asdict(write_slices(path, slices))))
-        self._storage.write(_record_of(name, self._rank), lambda path: path.write_text(json.dumps(record)))
+        written: list[CheckpointFile] = []
+        self._storage.write(f"{name}/{rank_file(self._rank)}", lambda path: written.append(write_slices(path, slices)))
+        write_record(self._storage, name, self._rank, written[-1])
 
     def _close(self, name: str, manifest: CheckpointManifest, may_remove: bool) -> None:
         assert self._owner is not None
-        files: dict[str, CheckpointFile] = {}
-        seen_by = 0.0
-        while len(files) < manifest.world_size:
-            rank = len(files)
-            if self._storage.exists(_record_of(name, rank)):
-                with self._storage.local(_record_of(name, rank)) as path:
-                    files[rank_file(rank)] = checkpoint_file(json.loads(path.read_text()))
-                continue
-            if self._all_wrote.is_set():
-                seen_by = seen_by or time.monotonic() + VISIBLE_WITHIN_S
-                if time.monotonic() > seen_by:
-                    raise InputError(
-                        f"rank {rank} has written its part, but rank 0 does not see it; is the folder shared?"
-                    )
-            if self._give_up.wait(POLL_S):
-                return
-        if not self._still_owned():
+        files = self._files(name, manifest.world_size)
+        if files is None or not self._still_owned():
             return
         write_manifest(self._storage, name, replace(manifest, files=files))
         if not may_remove or not self._still_owned():
@@ -167,6 +151,24 @@ class CheckpointWriter:
             remove_old(self._url, name, self._kept, self._removable, self._damaged)
         except (OSError, InputError) as error:  # the new checkpoint is complete nevertheless
             self._log(f"older checkpoints in {self._url} could not be removed: {error}")
+
+    def _files(self, name: str, world_size: int) -> dict[str, CheckpointFile] | None:
+        """Waits for all ranks' records, and returns them by file; None if a rank has failed."""
+        files: dict[int, CheckpointFile] = {}
+        seen_by = 0.0
+        while True:
+            files |= read_records(self._url, name, missing := set(range(world_size)) - files.keys())
+            missing -= files.keys()
+            if not missing:
+                return {rank_file(rank): files[rank] for rank in range(world_size)}
+            if self._all_wrote.is_set():
+                seen_by = seen_by or time.monotonic() + VISIBLE_WITHIN_S
+                if time.monotonic() > seen_by:
+                    raise InputError(
+                        f"rank {min(missing)} has written its part, but rank 0 does not see it; is the folder shared?"
+                    )
+            if self._give_up.wait(POLL_S):
+                return None
 
     def _still_owned(self) -> bool:
         assert self._owner is not None
@@ -197,11 +199,6 @@ def take_over(url: str) -> RunOwner | None:
             "has just taken them over)"
         )
     return owner
-
-
-def _record_of(name: str, rank: int) -> str:
-    """The name of the file in which a rank records what it has written."""
-    return f"{name}/{rank_file(rank)}.json"
 
 
 def _problem(task: Future[None]) -> str | None:

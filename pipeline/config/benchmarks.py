@@ -144,6 +144,18 @@ class CountSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """Settings of the benchmark of a checkpoint's metadata."""
+
+    ranks: int = 1024
+    """Ranks that write the checkpoint."""
+    parameters: int = 292
+    """Trained parameters, of which each rank has a slice."""
+    location: str = ""
+    """Folder or s3://bucket/prefix for the checkpoint. Default: a folder for temporary files."""
+
+
+@dataclass(frozen=True)
 class PredictSettings:
     """Settings of the benchmark that compares predicted with measured steps behind throttled links."""
 

@@ -76,6 +76,9 @@ class LocalFolder:
         states = {name: (self.folder / name).stat() for name in self.names()}
         return {name: f"{state.st_size} {state.st_mtime_ns}" for name, state in states.items()}
 
+    def sizes(self) -> dict[str, int]:
+        return {name: (self.folder / name).stat().st_size for name in self.names()}
+
     def exists(self, name: str) -> bool:
         return self._path(name).is_file()
 

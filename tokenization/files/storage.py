@@ -23,6 +23,9 @@ class Storage(Protocol):
     def versions(self) -> dict[str, str]:
         """A version for each of `names`, which changes whenever the file changes."""
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each of `names`, by a listing alone."""
+
     def exists(self, name: str) -> bool:
         """True if there is such a file."""
 

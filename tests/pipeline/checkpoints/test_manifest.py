@@ -7,13 +7,14 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from pipeline.benchmarks.checkpoint_metadata import benchmark_checkpoint
 from pipeline.checkpoints import slice_files
 from pipeline.checkpoints.manifest import (
     MANIFEST_FILE,
@@ -30,6 +31,7 @@ from pipeline.checkpoints.manifest import (
 from pipeline.checkpoints.optimizer_slices import KEYS
 from pipeline.checkpoints.owner import RunOwner
 from pipeline.checkpoints.slice_files import SliceReader
+from pipeline.config.benchmarks import CheckpointSettings
 from pipeline.errors import InputError
 from pipeline.model.loading import base_sha256, load_initial_model
 from tests.support.checkpoints import SHAPES, make, values
@@ -60,6 +62,18 @@ def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(
     assert {each: tuple(tensor.shape) for each, tensor in state.items()} == {n[5:]: s for n, s in SHAPES.items()}
     assert torch.equal(state["c"].flatten(), values("mars.c", "master", 5))
     assert newest_complete(url).name == name
+
+
+def test_a_manifest_is_written_as_the_dataclasses_are(tmp_path: Path) -> None:
+    """Its hash names the checkpoint: the faster way must give the same text."""
+    manifest = open_checkpoint(str(tmp_path), make(str(tmp_path), 3, world_size=4)).manifest
+    assert json.dumps(manifest.as_object()) == json.dumps(asdict(manifest))
+
+
+def test_the_metadata_of_many_ranks_is_measured(url: str) -> None:
+    figures = benchmark_checkpoint(CheckpointSettings(ranks=20, parameters=3, location=url))
+    assert figures["objects"] == 41 and figures["read_over_share"] == 1.0
+    assert newest_complete(url).manifest.world_size == 20
 
 
 def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
