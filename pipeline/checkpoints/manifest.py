@@ -18,7 +18,7 @@ from pipeline.errors import InputError, OutageError
 from tokenization.files.checks import is_inside
 from tokenization.files.storage import Storage, open_storage
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE, HASH_KEY = "manifest.json", "sha256"
 NEVER_FINISHED = f"no {MANIFEST_FILE}, it was never finished"
 NAME = re.compile(r"step-\d{8,}-[0-9a-f]{8}")
 BLOCK_BYTES = 8 * 2**20
@@ -94,18 +94,19 @@ class CheckpointManifest:
 
     def sha256(self) -> str:
         """Identifies the checkpoint: its manifest contains the hashes of all files."""
+        return _sha256(_text(self._members()))
+
+    def text(self) -> str:
+        """The manifest's file: its members and its hash, sorted. Of it without the hash, that is the hash."""
+        members = self._members()
+        return _text(members | {HASH_KEY: json.dumps(_sha256(_text(members)))})
+
+    def _members(self) -> dict[str, str]:
+        """The members as JSON, by name."""
         values = self.as_object()
         if not self.picture_position_std:
             del values["picture_position_std"]  # older manifests without this field keep their hash
-        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class RetentionPolicy:
-    """The checkpoints to keep: the last `last`, and those whose step is a multiple of `every_steps` (0: none)."""
-
-    last: int
-    every_steps: int = 0
+        return {name: json.dumps(value, sort_keys=True, separators=(",", ":")) for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def rank_file(rank: int) -> str:
 
 def write_manifest(storage: Storage, name: str, manifest: CheckpointManifest) -> None:
     """Completes the checkpoint. Call on one rank, after all ranks have written."""
-    text = json.dumps({"sha256": manifest.sha256()} | manifest.as_object(), separators=(",", ":"))
+    text = manifest.text()
     storage.write(f"{name}/{MANIFEST_FILE}", lambda path: path.write_text(text))
 
 
@@ -144,7 +145,7 @@ def complete_checkpoints(url: str, passed_over: list[str]) -> Iterator[Checkpoin
     """
     storage = open_storage(url)
     names = set(storage.names())
-    for name in sorted(folders_of(names), key=_order, reverse=True):
+    for name in sorted(folders_of(names), key=by_step, reverse=True):
         if f"{name}/{MANIFEST_FILE}" not in names:
             passed_over.append(f"{name}: {NEVER_FINISHED}")
             continue
@@ -174,14 +175,16 @@ def open_checkpoint(url: str, name: str) -> Checkpoint:
     storage = open_storage(url)
     try:
         with storage.local(f"{name}/{MANIFEST_FILE}") as path:
-            values = json.loads(path.read_text())
-        written = values.pop("sha256")
+            text = path.read_text()
+        values = json.loads(text)
+        written = values.pop(HASH_KEY)
         manifest = _manifest_of(values)
     except OutageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{MANIFEST_FILE} is not readable: {type(error).__name__}: {error}") from error
-    if manifest.sha256() != written:
+    as_written = text.replace(f'"{HASH_KEY}":"{written}",', "", 1)
+    if _sha256(as_written) != written and manifest.sha256() != written:  # earlier code did not sort the file
         raise InputError(f"{MANIFEST_FILE} has changed since it was written")
     if manifest.step != step_of(name):
         raise InputError(f"{MANIFEST_FILE} is of step {manifest.step}: it belongs to another checkpoint")
@@ -228,40 +231,12 @@ def finished_checkpoint(location: str | Path, allow_unfinished: bool = False) ->
     return checkpoint
 
 
-def remove_old(
-    url: str, newest: str, kept: RetentionPolicy, removable: Collection[str], damaged: Collection[str] = frozenset()
-) -> None:
-    """Deletes the checkpoints that the policy does not keep.
+def _text(members: dict[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{value}' for name, value in sorted(members.items())) + "}"
 
-    Unfinished checkpoints of later steps are deleted, too. A finished one of a later step is kept: it may have been
-    unreachable only for a while.
 
-    Args:
-        url: folder or URL of the checkpoints.
-        newest: the checkpoint that was just written.
-        kept: the policy that decides which checkpoints are kept.
-        removable: only these may be deleted. Newer folders belong to another attempt.
-        damaged: checkpoints that could not be read. They do not count among the last ones, and are deleted once all of
-            those are newer.
-    """
-    storage = open_storage(url)
-    names = set(storage.names())
-    folders = sorted(folders_of(names), key=_order)
-    step = step_of(newest)
-    finished = [name for name in folders if f"{name}/{MANIFEST_FILE}" in names]
-    closed = [name for name in finished if step_of(name) < step]
-    sound = [name for name in closed if name not in damaged]
-    last = [*sound[max(0, len(sound) - (kept.last - 1)) :], newest]
-    oldest = step_of(last[0]) if len(last) >= kept.last else -1
-    stay = {
-        *last,
-        *(name for name in finished if step_of(name) > step),
-        *(name for name in closed if name in damaged and step_of(name) >= oldest),
-        *(name for name in sound if kept.every_steps and step_of(name) % kept.every_steps == 0),
-    }
-    for name in folders:
-        if name not in stay and name in removable:
-            storage.delete_folder(name)
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def step_of(name: str) -> int:
@@ -269,7 +244,8 @@ def step_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _order(name: str) -> tuple[int, str]:
+def by_step(name: str) -> tuple[int, str]:
+    """Sorts checkpoints' names."""
     return step_of(name), name
 
 

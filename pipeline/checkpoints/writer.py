@@ -15,16 +15,15 @@ from pipeline.checkpoints.engine import PartitionedEngine
 from pipeline.checkpoints.manifest import (
     CheckpointFile,
     CheckpointManifest,
-    RetentionPolicy,
     folders_of,
     new_folder_name,
     rank_file,
-    remove_old,
     write_manifest,
 )
 from pipeline.checkpoints.optimizer_slices import Slice, local_slices
 from pipeline.checkpoints.owner import RunOwner, owner_text
 from pipeline.checkpoints.records import read_records, write_record
+from pipeline.checkpoints.retention import RetentionPolicy, remove_old
 from pipeline.checkpoints.slice_files import write_slices
 from pipeline.errors import InputError
 from pipeline.runtime.agreement import agree_on_problem, from_every_rank, from_first_rank

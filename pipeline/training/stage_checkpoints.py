@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 
 import torch.distributed as dist
 
-from pipeline.checkpoints.manifest import CheckpointManifest, RetentionPolicy, newest_complete
+from pipeline.checkpoints.manifest import CheckpointManifest, newest_complete
 from pipeline.checkpoints.optimizer_slices import optimizer_steps, start_average, trained_shapes
 from pipeline.checkpoints.resume import Identity, resume, start_from
+from pipeline.checkpoints.retention import RetentionPolicy
 from pipeline.checkpoints.writer import CheckpointWriter
 from pipeline.data.row_index import rows_sha256
 from pipeline.runtime.agreement import from_first_rank

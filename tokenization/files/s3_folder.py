@@ -103,8 +103,9 @@ class S3Folder:
         return {name: tag for name, tag in sorted(tags) if _is_visible(name)}
 
     def sizes(self) -> dict[str, int]:
-        sizes = self._taken(lambda item: (item["Key"][len(self._prefix) :], int(item["Size"])))
-        return {name: size for name, size in sorted(sizes) if _is_visible(name)}
+        items = self._answered(lambda: self._items(self._prefix))
+        sizes = {str(item["Key"])[len(self._prefix) :]: int(item["Size"]) for item in items}
+        return {name: size for name, size in sizes.items() if _is_visible(name)}
 
     def _taken(self, take: Callable[[dict[str, Any]], T], without: Sequence[str] = ()) -> list[T]:
         """What is kept of each object under the prefix, in any order."""
