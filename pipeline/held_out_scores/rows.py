@@ -60,10 +60,10 @@ def draw_rows(recipe: Recipe, paths: RunPaths, count: int, seed: int, codebook_s
     kept, name = paths.stage(number) / "rows", recipe.first_corpus
     tokens = paths.tokens_of(name)
     trained = RowSelection(tokens, source.where, source.side_tables, stage.seq_len, source.held_out)
-    index = trained_index = cached_row_index(kept / f"{name}.parquet", trained).index
+    index = trained_index = cached_row_index(kept / f"{name}.arrow", trained).index
     if source.held_out:
         selection = RowSelection(tokens, source.held_out, source.side_tables, stage.seq_len)
-        index = cached_row_index(kept / f"{name}.held_out.parquet", selection).index
+        index = cached_row_index(kept / f"{name}.held_out.arrow", selection).index
     random = np.random.default_rng(seed)
     chosen = _some_rows(index, count, random)
     reader = TokenReader(tokens, chosen, held_shards=1)

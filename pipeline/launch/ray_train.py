@@ -29,9 +29,9 @@ ELASTIC_START_S = 300
 PREEMPTION_POLL_S = 2
 """Seconds between two checks of Ray Train's watcher for nodes that are about to be removed. Its default of 5 s is a
 large part of a notice of 30 s."""
-HEALTH_CHECK_S = 0.5
-"""Seconds between two looks of Ray Train at its workers. Its default is 2 s; a lost worker is noticed half of it later
-on average."""
+HEALTH_CHECK_S, CHECKS_A_SECOND = 0.5, 512
+"""Seconds between two looks of Ray Train at its workers, and how many workers it looks at in a second at most: all of
+them answer its controller each time. Ray's default is 2 s; a lost worker is noticed half of it later on average."""
 COLLECTIVE_TIMEOUT_S = 1800
 """Seconds after which a collective that some rank does not join is an error."""
 GPU_ENVIRONMENT = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
@@ -66,7 +66,7 @@ def worker_group(
     start_s = scaling.wait_for_all_s + ELASTIC_START_S if scaling.min_workers else WORKER_GROUP_START_TIMEOUT_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", str(PREEMPTION_POLL_S))
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(health_check_s(scaling.num_workers)))
     variables = (_gpu_environment() if scaling.use_gpu else {}) | (environment or {})
     run_config: Any = RunConfig(
         name=name,
@@ -87,6 +87,11 @@ def worker_group(
     )
     leave_ctrl_c_alone(trainer)
     return trainer
+
+
+def health_check_s(workers: int) -> float:
+    """Seconds between two looks at so many workers."""
+    return max(HEALTH_CHECK_S, workers / CHECKS_A_SECOND)
 
 
 def _gpu_environment() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -51,7 +52,10 @@ def counting(function: Callable, runs: Counter[str]) -> Callable:
 
 
 @pytest.mark.slow
-def test_compiled_layers_give_the_same_loss_and_gradients() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_compiled_layers_give_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Both keep to the same graphs; inductor also writes and compiles code for them, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     torch.compiler.reset()
     mars, builder = small_model()
     trained = [p for p in mars.parameters() if p.requires_grad]

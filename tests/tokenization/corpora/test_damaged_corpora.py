@@ -17,7 +17,7 @@ from tests.support.plain_job import LIMITS, tokenize_plainly
 from tokenization.config.pictures import Transform
 from tokenization.corpora.pictures import Picture, load_picture
 from tokenization.errors import InputError
-from tokenization.job import rows
+from tokenization.job import decoding
 
 MOST_BYTES = 64_000_000 + 32 * LIMITS.max_pixels
 MOST_S = 2.0
@@ -29,7 +29,7 @@ class Bounds:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.most_bytes, self.most_s, self.pictures = 0, 0.0, 0
-        monkeypatch.setattr(rows, "load_picture", self._load)
+        monkeypatch.setattr(decoding, "load_picture", self._load)
 
     def _load(self, content: bytes, transform: Transform) -> Picture:
         with suppress(OSError):  # where /proc cannot be written to, only a new peak of the whole process is seen
