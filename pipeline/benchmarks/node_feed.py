@@ -86,8 +86,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
         "ranks": cluster.ranks,
         "samples_a_step": stage.global_batch_size,
         "steps": steps,
-        "cpu_s_a_step": fed["cpu_s"] / steps / cluster.ranks_per_node,
-        "plan_cpu_s_a_step": fed["plan_cpu_s"] / steps,
+        "cpu_s_a_step": fed["cpu_s_a_step"] / cluster.ranks_per_node,
+        "plan_cpu_s_a_step": fed["plan_cpu_s_a_step"],
         "bytes_a_step": fed["read_bytes"] / steps / cluster.ranks_per_node,
         "fetched_over_own_bytes": fed["read_bytes"] / own_bytes,
         **started,
@@ -131,12 +131,13 @@ def _node(inputs: PlanInputs, cluster: Cluster) -> Iterator[tuple[list[ProcessLo
 
 
 def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
-    """Feeds the steps to the measured node. Returns what its process took and read, without its start."""
+    """Feeds the steps to the measured node. Returns what its process took in each, after the first ones, and read in
+    all."""
     with _node(inputs, cluster) as (loaders, others):
         process = psutil.Process(loaders[0].process_id)
         others.share_with(loaders[0])
         _, read_bytes = _used(process)
-        for step in range(WARM_STEPS + steps):
+        for step in range(steps):
             if step == WARM_STEPS:
                 cpu_s, _ = _used(process)
                 others.plan_cpu_s = 0.0
@@ -145,9 +146,12 @@ def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
             for loader in loaders:
                 loader.step(step)
         used, read = _used(process)
-    read_share = steps / (WARM_STEPS + steps)
-    read_a_step = (read - read_bytes) * read_share
-    return {"cpu_s": used - cpu_s, "read_bytes": read_a_step, "plan_cpu_s": others.plan_cpu_s}
+    counted = steps - WARM_STEPS
+    return {
+        "cpu_s_a_step": (used - cpu_s) / counted,
+        "plan_cpu_s_a_step": others.plan_cpu_s / counted,
+        "read_bytes": read - read_bytes,
+    }
 
 
 class _Others:
