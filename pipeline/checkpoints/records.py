@@ -33,6 +33,8 @@ def read_records(url: str, name: str, ranks: Collection[int]) -> dict[int, Check
     storage = open_storage(f"{url}/{name}")
     there = set(storage.names())
     found = [rank for rank in ranks if record_name(rank) in there]
+    if not found:
+        return {}
 
     def read(rank: int) -> CheckpointFile:
         with storage.local(record_name(rank)) as path:
