@@ -45,6 +45,7 @@ def own_environment() -> Iterator[None]:
     Ray's sockets lie in it."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RAY_prestart_worker_first_driver": "0"}  # else Ray starts a worker for each CPU, used or not
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles the project anew
     torch.set_num_threads(1)

@@ -96,8 +96,7 @@ class LocalNodes:
     def stop(self) -> None:
         self._ended.set()
         self._keeper.join()
-        for process in [*self.nodes, self.head]:
-            kill_tree(process)
+        kill_tree(*self.nodes, self.head)
         self.nodes = []
         self._ray_folder.cleanup()
 
@@ -113,7 +112,8 @@ class LocalNodes:
         that after 30 s.
         """
         before, deadline = self._sockets(), time.monotonic() + SOCKET_TIMEOUT_S
-        node = self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+        # The head's log monitor reads the logs of all nodes of this machine; another one would show each line again.
+        node = self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--include-log-monitor=False")
         while self._sockets() == before and _is_alive(node) and time.monotonic() < deadline:
             time.sleep(0.05)
         return node
@@ -139,9 +139,9 @@ def _is_alive(process: psutil.Process) -> bool:
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
-def kill_tree(process: psutil.Process) -> None:
-    """Sends SIGKILL to a process and all its descendants, and waits for their end."""
-    tree = tree_of(process)
+def kill_tree(*processes: psutil.Process) -> None:
+    """Sends SIGKILL to processes and all their descendants at once, and waits for their end."""
+    tree = [each for process in processes for each in tree_of(process)]
     for each in tree:
         with suppress(psutil.NoSuchProcess):
             each.send_signal(signal.SIGKILL)

@@ -18,7 +18,7 @@ import psutil
 
 from cluster.cluster_file import read_cluster_file
 from tests.support.checkout import CHECKOUT
-from tests.support.ports import free_port, wait_until_open
+from tests.support.ports import free_port, wait_for_jobs_api
 
 HEAD_ID = "f" * 51 + "00000"
 HEAD_TYPE = "ray.head.default"
@@ -127,11 +127,7 @@ class FakeCluster:
             del self.environment[name]
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.environment |= {"RAY_ADDRESS": self.address, "RAY_API_SERVER_ADDRESS": self.dashboard}
-        deadline = time.monotonic() + 90
-        wait_until_open(dashboard, deadline)
-        while self.type("ray", "job", "list").returncode:
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(1)
+        wait_for_jobs_api(dashboard, TOKEN, time.monotonic() + 90)
 
     def type(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(

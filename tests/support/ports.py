@@ -1,7 +1,9 @@
-"""Free ports of this machine."""
+"""Free ports of this machine, and waiting for what listens at them."""
 
 import socket
 import time
+import urllib.error
+import urllib.request
 
 from pipeline.runtime.local_cluster import free_port as free_port
 
@@ -17,3 +19,20 @@ def wait_until_open(port: int, deadline: float) -> None:
             return
         except OSError:
             time.sleep(0.2)
+
+
+def wait_for_jobs_api(port: int, token: str, deadline: float) -> None:
+    """Waits until the dashboard at the port lists jobs, or `time.monotonic()` is past the deadline.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    wait_until_open(port, deadline)
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(asked, timeout=10):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+    raise TimeoutError(f"the dashboard at port {port} lists no jobs")

@@ -22,8 +22,7 @@ class RestartableNodes(LocalNodes):
         """Kills the head with its state and every node, calls `meanwhile`, and starts new ones at the same address."""
         with self._changing:
             count, nodes, self.nodes = len(self.nodes), self.nodes, []
-            for process in [*nodes, self.head]:
-                kill_tree(process)
+            kill_tree(*nodes, self.head)
             meanwhile()
             self.environment.pop("RAY_ADDRESS", None)
             self.head = self._start_head()

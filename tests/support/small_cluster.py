@@ -10,7 +10,7 @@ import psutil
 
 from tests.support.forked_jobs import run_forked_job
 from tests.support.forked_workers import forked_workers
-from tests.support.ports import free_port, wait_until_open
+from tests.support.ports import free_port, wait_for_jobs_api
 from tests.support.prometheus import Prometheus
 from tests.support.small_run import small_checkout
 
@@ -45,11 +45,7 @@ class SmallCluster:
             stderr=subprocess.STDOUT,
         )
         self.environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-        deadline = time.monotonic() + 90
-        wait_until_open(dashboard, deadline)
-        while self.type("ray", "job", "list").returncode:
-            assert time.monotonic() < deadline, (folder / "ray.log").read_text()
-            time.sleep(1)
+        wait_for_jobs_api(dashboard, self.environment["RAY_AUTH_TOKEN"], time.monotonic() + 90)
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
 
     def type(self, *words: str) -> subprocess.CompletedProcess:

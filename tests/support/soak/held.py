@@ -18,7 +18,7 @@ class HeldCpus:
 
     Args:
         environment: environment variables of a process that joins the cluster.
-        file: the process writes the CPU-seconds there.
+        file: the process writes the time of day in s, the CPU-seconds until then, and the CPUs now there.
     """
 
     def __init__(self, environment: dict[str, str], file: Path) -> None:
@@ -35,7 +35,7 @@ class HeldCpus:
         """Ends it. Returns the CPU-seconds that were held."""
         self._process.kill()
         self._process.wait()
-        return float(self._file.read_text().splitlines()[-1])
+        return float(self._file.read_text().splitlines()[-1].split()[1])
 
 
 def _held() -> float:
@@ -46,13 +46,13 @@ def main(file: Path) -> None:
     ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False)
     seconds, looked, before = 0.0, time.monotonic(), _held()
     with file.open("w", buffering=1) as lines:
-        lines.write("0.0\n")
+        lines.write(f"{time.time():.2f} {seconds} {before}\n")
         while True:
             time.sleep(LOOK_S)
             held, now = _held(), time.monotonic()
             seconds += (now - looked) * (before + held) / 2
             looked, before = now, held
-            lines.write(f"{seconds}\n")
+            lines.write(f"{time.time():.2f} {seconds} {before}\n")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ class Soak:
             self._say(f"{name} ended with the tokens and the weights of the undisturbed round")
         held_s, counted_s = self._held_and_counted()
         error = abs(counted_s - held_s) / held_s
-        assert error < LEDGER_TOLERANCE, f"the ledgers count {counted_s:.1f} CPU-seconds, but {held_s:.1f} were held"
+        if error >= LEDGER_TOLERANCE:
+            self._keep_ledgers()
+            raise AssertionError(f"the ledgers count {counted_s:.1f} CPU-seconds, but {held_s:.1f} were held")
         return {
             "passed": True,
             "seed": self.settings.seed,
@@ -192,8 +194,11 @@ class Soak:
         return self._job("tokenize", name, words)
 
     def _restart_head(self, meanwhile: Callable[[], None]) -> None:
-        self.held_s += self._poller.stop()
-        self.nodes.restart_head(meanwhile)
+        def once_killed() -> None:
+            self.held_s += self._poller.stop()
+            meanwhile()
+
+        self.nodes.restart_head(once_killed)
         self._poller = self._new_poller()
 
     def _new_poller(self) -> HeldCpus:
@@ -209,6 +214,15 @@ class Soak:
         return self.held_s + self._poller.stop(), float(
             sum(table["gpu_days"].sum() for table in tables) * SECONDS_PER_DAY
         )
+
+    def _keep_ledgers(self) -> None:
+        """Copies all rows of the ledgers into the soak's folder, next to what the pollers saw."""
+        client = self.s3.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="ledgers/"):
+            for item in page.get("Contents", ()):
+                path = self.folder / item["Key"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                client.download_file(BUCKET, item["Key"], str(path))
 
     def _tokens(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """The rows of each shard that a round wrote."""
