@@ -16,6 +16,7 @@ from pipeline.pages.sheets import picture_sheet, spread, true_pictures
 from pipeline.runs.paths import RunPaths
 from tokenization.demo.compositions import SEEN, UNSEEN, VARIANTS
 from tokenization.demo.openmoji import ATTRIBUTION
+from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.table.token_table import list_token_shards
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
@@ -102,8 +103,8 @@ def score_composition(paths: RunPaths) -> dict[str, float]:
             metrics[f"composition_{name}"] = float(of_name["credit"].mean())
             for language, credit in of_name.groupby("language")["credit"]:
                 metrics[f"composition_{name}_{language}"] = float(credit.mean())
-    table.drop(columns="codes").to_parquet(paths.samples / COMPOSITION_FILE)
-    _sheet(table, drawn, six, wanted).save(paths.samples / COMPOSITION_SHEET_FILE)
+    write_atomically(paths.samples / COMPOSITION_FILE, table.drop(columns="codes").to_parquet)
+    write_png(paths.samples / COMPOSITION_SHEET_FILE, _sheet(table, drawn, six, wanted))
     return metrics
 
 

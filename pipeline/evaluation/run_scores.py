@@ -22,7 +22,7 @@ from pipeline.runs.token_check import checked_fingerprint
 from pipeline.runtime.placement import reserved
 from pipeline.runtime.terminal import say
 from pipeline.training.language_expert import TRAINING_FILE
-from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.files.storage import open_storage
 from tokenization.table.token_table import MANIFEST_FILE, list_token_shards
 
@@ -76,7 +76,7 @@ def evaluate_run(
         "language_expert_loss": language_expert_loss(paths),
     } | generated
     columns = spread([cells for _, cells in shards if cells], recipe.evaluation.grid_pictures)
-    picture_sheet(columns, footer).save(paths.samples / VQ_SHEET_FILE)
+    write_png(paths.samples / VQ_SHEET_FILE, picture_sheet(columns, footer))
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     write_atomically(paths.run / METRICS_FILE, lambda partial: partial.write_text(text))
     if not (outside.fid and outside.clip):

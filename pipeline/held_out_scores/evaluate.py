@@ -27,7 +27,7 @@ from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import checked_fingerprint
 from pipeline.runtime.placement import reserved
 from pipeline.runtime.terminal import say
-from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.table.token_table import Fingerprint
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
@@ -137,9 +137,8 @@ def _write_sheet(
     for (row, text, _), result in spread([*zip(chosen, results, strict=True)], recipe.evaluation.grid_pictures):
         true, drawn = vqgan.decode_all(np.stack([row.codes, result["drawn_codes"]]).astype(np.int64))
         columns.append([(text, true), ("drawn from it", drawn), (f"→ {result['caption']}", true)])
-    paths.samples.mkdir(parents=True, exist_ok=True)
     footer = f"held-out rows of {recipe.corpus.path or recipe.name}; their own pictures are shown from their codes"
-    picture_sheet(columns, footer).save(paths.samples / SHEET_FILE)
+    write_png(paths.samples / SHEET_FILE, picture_sheet(columns, footer))
 
 
 def scores_with_weights(

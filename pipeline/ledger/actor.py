@@ -63,7 +63,8 @@ class LedgerActor:
         self._others = self._spent_by_others()
         self._record_devices()
         self._write("heartbeat" if self._rows.last else "start")
-        threading.Thread(target=self._keep, name="ledger", daemon=True).start()
+        threading.Thread(target=self._measure, name="ledger measures", daemon=True).start()
+        threading.Thread(target=self._write_heartbeats, name="ledger writes", daemon=True).start()
 
     @ray.method
     def add(self, counts: Counts) -> None:
@@ -111,20 +112,23 @@ class LedgerActor:
             time.sleep(LAST_PAUSE_S)
         return self._problem
 
-    def _keep(self) -> None:
-        """Measures and writes until the end. If the job died, writes the last row as well."""
+    def _measure(self) -> None:
+        """Measures until the end, also while a storage does not answer. If the job died, writes the last row."""
         min_s, max_s = LOOK_S
         pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, min_s), max_s)
-        due, beats = time.monotonic() + self._heartbeat_s, 0
         while not self._ended.wait(pause_s):
             self._record_devices()
             if self._over:
                 self._end("killed")
                 ray.kill(ray.get_runtime_context().current_actor)
             self._show()
-            if time.monotonic() < due:
-                continue
-            due, beats = due + self._heartbeat_s, beats + 1
+
+    def _write_heartbeats(self) -> None:
+        """Writes a row every heartbeat until the end. Those that are due while one waits for the storage are skipped,
+        since rows are cumulative."""
+        started, beats = time.monotonic(), 0
+        while not self._ended.wait(self._heartbeat_s - (time.monotonic() - started) % self._heartbeat_s):
+            beats += 1
             if beats % REREAD_EVERY == 0:
                 try:
                     self._others = self._spent_by_others()

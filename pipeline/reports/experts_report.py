@@ -12,6 +12,7 @@ from pipeline.evaluation.expert_comparison import EXPERTS, Comparison
 from pipeline.evaluation.expert_runs import DRIFT, NAMES
 from pipeline.pages.figures import DPI
 from pipeline.runs.paths import RunPaths
+from tokenization.files.atomic_writing import write_atomically
 
 RECORDS_FILE, SUMMARY_FILE, PLOT_FILE = "records.jsonl", "experts.json", "experts.png"
 LAST_STEPS = 20
@@ -28,11 +29,12 @@ def experts_folder(paths: RunPaths) -> Path:
 def write_comparison(paths: RunPaths, comparison: Comparison, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes records, figures and plot. Returns the figures."""
     folder, stage, table = experts_folder(paths), comparison.run.stage, pd.DataFrame(records)
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_json(folder / RECORDS_FILE, orient="records", lines=True)
+    records_json = table.to_json(orient="records", lines=True)
+    write_atomically(folder / RECORDS_FILE, lambda partial: partial.write_text(records_json))
     figures = {"steps": stage.steps, "held_out_texts": len(comparison.texts), "stage": asdict(stage)} | summary(table)
-    (folder / SUMMARY_FILE).write_text(json.dumps(figures, indent=2, ensure_ascii=False))
-    plot(table).savefig(folder / PLOT_FILE, dpi=DPI)
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    write_atomically(folder / SUMMARY_FILE, lambda partial: partial.write_text(text))
+    write_atomically(folder / PLOT_FILE, lambda partial: plot(table).savefig(partial, dpi=DPI, format="png"))
     return figures
 
 

@@ -23,7 +23,7 @@ from pipeline.reports.dry_run import batch_table, memory_table, model_table, wor
 from pipeline.runs.paths import RunPaths, run_paths
 from pipeline.runtime.terminal import say, tables_to
 from tokenization.config.sources import PACKAGED
-from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 from tokenization.vqgan.quality import quality_of
@@ -182,8 +182,7 @@ def _write_sheet(survey: Survey, paths: RunPaths) -> float | None:
             [(captions[number % len(captions)], look.pixels), *((("from codes", kept[number]),) if kept else ())]
         )
     columns = [[cell for part in cells[start::SHEET_COLUMNS] for cell in part] for start in range(SHEET_COLUMNS)]
-    paths.run.mkdir(parents=True, exist_ok=True)
-    picture_sheet([column for column in columns if column], survey.source.url).save(paths.run / SHEET_FILE)
+    write_png(paths.run / SHEET_FILE, picture_sheet([column for column in columns if column], survey.source.url))
     say(f"new_recipe: a sheet of pictures is in {paths.run / SHEET_FILE}")
     return psnr_db
 

@@ -15,6 +15,7 @@ from pipeline.pages.sheets import picture_sheet
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import check_made_with
 from pipeline.runtime.ray_connection import connect_to_ray
+from tokenization.files.atomic_writing import write_png
 from tokenization.files.storage import Storage, open_storage
 from tokenization.table.statistics import add_up, statistics_of_shard
 from tokenization.table.token_table import MANIFEST_FILE, Fingerprint
@@ -92,7 +93,6 @@ def write_token_sheet(
         cells.append((tokenizer.decode(ids), vqgan.decode(np.asarray([row["codes"]]))[0]))
     if not cells:
         raise InputError(f"{str(tokens.storage)!r} has no row to draw")
-    paths.run.mkdir(parents=True, exist_ok=True)
     columns = [cells[start::COLUMNS] for start in range(min(COLUMNS, len(cells)))]
-    picture_sheet(columns, footer).save(paths.run / SHEET_FILE)
+    write_png(paths.run / SHEET_FILE, picture_sheet(columns, footer))
     return paths.run / SHEET_FILE

@@ -16,6 +16,7 @@ from pipeline.requests.request import GenerationRequest, checked_prompts, prompt
 from pipeline.requests.results import save_documents
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runtime.terminal import say
+from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
@@ -45,10 +46,10 @@ def generate_samples(request: GenerationRequest) -> None:
     pictures = pictures.rename(columns=names)
     size_px = fingerprint.transform["size_hr_px" if request.high else "size_px"]
     vqgan, count = ImageTokenizer(paths.vqgan), recipe.evaluation.grid_pictures
-    sample_grid(pictures, vqgan, paths, size_px, count, request.footer).save(paths.samples / GRID_FILE)
-    pictures.to_parquet(paths.samples / PICTURES_FILE)
+    write_png(paths.samples / GRID_FILE, sample_grid(pictures, vqgan, paths, size_px, count, request.footer))
+    write_atomically(paths.samples / PICTURES_FILE, pictures.to_parquet)
     captions = table[["sample_id", "language", "prompt", "caption"]].rename(columns={"prompt": "true_caption"})
-    captions.to_parquet(paths.samples / CAPTIONS_FILE)
+    write_atomically(paths.samples / CAPTIONS_FILE, captions.to_parquet)
     say(f"generate: pictures, captions and {GRID_FILE} are in {paths.samples}")
 
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 UNPLACED = b"\xff"
 """The byte that fills an unset id in Ray."""
-HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION")
-"""States of actors that hold resources. An actor that is pending creation loads its model."""
+HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION", "RESTARTING")
+"""States of actors that hold resources. An actor that is pending creation or restarting starts its process and loads
+its model, or still waits for its resources."""
 STORAGE_NOTE = b"usage_stats", b"extra_usage_tag_gcs_storage"
 """Namespace and key of the head's note on where it keeps its state: one of Ray's usage statistics, sent or not."""
 ON_LOOPBACK = {"_node_ip_address": "127.0.0.1"}

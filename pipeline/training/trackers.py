@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.config.recipe import TRACKERS
 from pipeline.errors import InputError
 from pipeline.training.stage_run import StageRun
-from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.atomic_writing import write_png
 
 PROJECT = "mars"
 REOPEN_STEPS = 10
@@ -64,7 +64,7 @@ class PictureFolder:
     def picture(self, name: str, pixels_HW3: np.ndarray, step: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / f"{name}-{step:08d}.png"
-        write_atomically(file, lambda partial: Image.fromarray(pixels_HW3).save(partial, "PNG"))
+        write_png(file, Image.fromarray(pixels_HW3))
 
     def close(self) -> None:
         """Does nothing."""

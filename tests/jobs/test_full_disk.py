@@ -49,7 +49,10 @@ def contents(past: Path) -> dict[str, str]:
 
 def run(job: str, past: Path) -> subprocess.CompletedProcess[str]:
     words = [f"jobs/{job}.py", *MORE_WORDS.get(job, []), "--recipe", str(past / "recipe.py"), "--root", str(past)]
-    words += {"export_model": ["--out", str(past / "out")]}.get(job, [])
+    words += {
+        "export_model": ["--out", str(past / "out")],
+        "compare_experts": ["--steps", "1", "--texts", "2", "--stage", "1"],
+    }.get(job, [])
     return run_forked_job(words, os.environ | {"RAY_ADDRESS": "local"}, CHECKOUT)
 
 

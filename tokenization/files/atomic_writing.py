@@ -4,8 +4,12 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenization.files.room import naming_full_disk
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
@@ -20,6 +24,11 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
         _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_png(path: Path, picture: "Image") -> None:
+    """Writes a picture as a PNG. Atomic."""
+    write_atomically(path, lambda partial: picture.save(partial, "PNG"))
 
 
 def append_whole(path: Path, text: str) -> None:
