@@ -19,6 +19,7 @@ from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_file
 from tokenization.files.hashing import file_sha256
+from tokenization.files.room import naming_full_disk
 
 # Qwen splits like GPT-4's tokenizer, but splits digits one by one (Qwen's tokenization_qwen.py).
 SPLIT_PATTERN = (
@@ -74,13 +75,21 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
             )
     cached = cache / file_sha256(path)[:16]
     if not cached.exists():
-        partial = cache / f".{uuid.uuid4().hex}"
-        _converted(path).save_pretrained(partial)
-        try:
-            os.replace(partial, cached)
-        except OSError:  # another process was faster, with the same content
-            shutil.rmtree(partial)
+        _save_converted(path, cached)
     return PreTrainedTokenizerFast.from_pretrained(cached)
+
+
+def _save_converted(path: Path, cached: Path) -> None:
+    partial = cached.with_name(f".{uuid.uuid4().hex}")
+    try:
+        with naming_full_disk(cached, partial):
+            _converted(path).save_pretrained(partial)
+        os.replace(partial, cached)
+    except OSError:
+        if not cached.exists():  # else another process was faster, with the same content
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:

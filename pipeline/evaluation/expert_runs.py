@@ -41,8 +41,9 @@ def comparison_of(recipe: Recipe, paths: RunPaths, stage_number: int, steps: int
     texts = held_out_captions(recipe, paths, num_texts)
     if not texts:
         raise InputError(
-            "the stages train on every row of the corpus, so no text is held out to measure the drift on; "
-            "hold rows out with the sources' `where` or `held_out`"
+            "the stages, or the language expert that was trained for them, have seen every row of the corpus, so no "
+            "text is left to measure the drift on; hold rows out with the sources' `where` or `held_out`, and with "
+            "`language_expert.where`"
         )
     return Comparison(replace(run, stage=stage), texts)
 

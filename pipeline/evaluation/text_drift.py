@@ -6,7 +6,6 @@ Shape letters: T ids of a text, V text rows.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -57,19 +56,18 @@ def text_drift(model: TextLogits, language_expert: TextLogits, texts: list[list[
     return Drift(kl / count, worst, math.exp(loss / count), math.exp(base_loss / count))
 
 
-def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str | None = None) -> list[list[int]]:
+def held_out_texts(trained: list[RowSelection], count: int, read: RowSelection | None = None) -> list[list[int]]:
     """Returns the ids of up to `count` captions that no stage trained on, drawn from the whole token folder.
 
     Args:
-        tokens: folder or URL of token shards.
-        trained: the `where` of all training data of the stages.
+        trained: all training data of the stages, rows of one token folder.
         count: maximum number of captions; there may be fewer, or none if everything was trained on.
-        read: `where` of the language expert's training data: other captions are taken only if it was trained on each of
-            their ids. None for an expert that was trained on more than this corpus.
+        read: the language expert's training data: other captions are taken only if it was trained on each of their ids.
+            None for an expert that was trained on more than this corpus.
     """
-    indices = [build_row_index(RowSelection(tokens, where)) for where in trained]
-    known = None if read is None else _ids_of(tokens, read)
-    shards, storage, generator = indices[0].shards, open_storage(tokens), np.random.default_rng(0)
+    indices = [build_row_index(selection) for selection in trained]
+    known = None if read is None else _ids_of(read)
+    shards, storage, generator = indices[0].shards, open_storage(trained[0].tokens), np.random.default_rng(0)
     found: list[list[int]] = []
     for number, shard in enumerate(shards):
         wanted = -(-(count - len(found)) // (len(shards) - number))
@@ -86,9 +84,9 @@ def held_out_texts(tokens: str | Path, trained: list[str], count: int, read: str
     return found
 
 
-def _ids_of(tokens: str | Path, where: str) -> set[int]:
-    index = build_row_index(RowSelection(tokens, where))
-    storage = open_storage(tokens)
+def _ids_of(selection: RowSelection) -> set[int]:
+    index = build_row_index(selection)
+    storage = open_storage(selection.tokens)
     captions = (_captions(TokenShard(storage, shard), index.rows(number)) for number, shard in enumerate(index.shards))
     return {one for lines in captions for ids in lines for one in ids}
 

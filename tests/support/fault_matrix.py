@@ -125,8 +125,19 @@ FAULTS: dict[str, Fault] = {
         test="jobs/test_machine_faults.py",
     ),
     "full disk": Fault(
-        name="the disk of the run is full",
-        jobs=("export_model", "report", "generate", "train_stage", "make_corpus"),
+        name="the disk of the run is full (long, but for `train_stage` and `export_model`)",
+        jobs=(
+            "train_stage",
+            "export_model",
+            "report",
+            "generate",
+            "make_corpus",
+            "evaluate",
+            "inspect_tokens",
+            "train_vqgan",
+            "compare_experts",
+            "new_recipe",
+        ),
         code=ExitCode.INPUT,
         cause="No space left on device: ",
         remedy="make room there, or choose another folder",
@@ -148,10 +159,11 @@ def cells(key: str) -> list[str]:
     return list(FAULTS[key].jobs)
 
 
-def some_cells(key: str) -> list[ParameterSet]:
-    """The jobs that a fault is tried with, as parameters of a test: all but the first of them in `make test-long`."""
-    first, *others = cells(key)
-    return [pytest.param(first), *(pytest.param(job, marks=pytest.mark.long) for job in others)]
+def some_cells(key: str, short: int = 1) -> list[ParameterSet]:
+    """The jobs that a fault is tried with, as parameters of a test: the first `short` of them in `make test`, the
+    others in `make test-long`."""
+    jobs = cells(key)
+    return [*map(pytest.param, jobs[:short]), *(pytest.param(job, marks=pytest.mark.long) for job in jobs[short:])]
 
 
 def words_of(job: str, folder: Path) -> list[str]:

@@ -14,6 +14,7 @@ from transformers import Qwen2ForCausalLM
 from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
+from pipeline.data.row_selection import RowSelection
 from pipeline.evaluation.expert_comparison import EXPERTS, Comparison, make_objective, text_logits, train_experts
 from pipeline.evaluation.text_drift import held_out_texts, text_drift
 from pipeline.model.mars import MarsForCausalLM
@@ -54,18 +55,19 @@ def test_perplexity_and_drift_are_by_definition(base: Qwen2ForCausalLM) -> None:
 
 def test_held_out_texts_are_of_rows_that_nothing_trained_on(tmp_path: Path) -> None:
     write_tokens(tmp_path)  # ids 10 to 19 and 60 to 69 stand for the row, which has the score row / 10
-    trained = ["score < 0.3", "score >= 0.7"]
-    texts = held_out_texts(tmp_path, trained, 100)
+    trained = [RowSelection(tmp_path, "score < 0.3"), RowSelection(tmp_path, held_out="score < 0.7")]
+    texts = held_out_texts(trained, 100)
     assert {ids[0] % 10 for ids in texts} == {3, 4, 5, 6} and len(texts) == 2 * 3 * 4
-    few = held_out_texts(tmp_path, trained, 12)
-    assert len(few) == 12 and few == held_out_texts(tmp_path, trained, 12)
+    few = held_out_texts(trained, 12)
+    assert len(few) == 12 and few == held_out_texts(trained, 12)
     assert {ids[1] for ids in few if len(ids) == 2} == {40, 41, 42}, "not from all over the folder"
-    assert held_out_texts(tmp_path, [*trained, ""], 5) == []
+    assert held_out_texts([*trained, RowSelection(tmp_path)], 5) == []
 
 
 def test_an_expert_that_read_nothing_else_is_asked_only_about_words_it_knows(tmp_path: Path) -> None:
     write_tokens(tmp_path, shards=2)
-    table = held_out_texts(tmp_path, ["score < 0.3"], 100, read="score < 0.3 or score == 0.5")
+    read = RowSelection(tmp_path, "score < 0.3 or score == 0.5")
+    table = held_out_texts([RowSelection(tmp_path, "score < 0.3")], 100, read)
     assert {ids[0] % 10 for ids in table} == {5} and len(table) == 2 * 2
 
 
