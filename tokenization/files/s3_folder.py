@@ -79,7 +79,7 @@ class S3Folder:
     @cached_property
     def _lister(self) -> Any:
         client = Session().client("s3", config=CONFIG)
-        client.meta.events.register("before-parse.s3.ListObjectsV2", take_items)
+        client.meta.events.register("before-parse.*", take_items)  # botocore's own handlers, which parse a page, follow
         return client
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from xml.etree import ElementTree
 
 T = TypeVar("T")
-PAGES_AT_ONCE = 8
+PAGES_AT_ONCE = 16
 LAST = "\U0010ffff"
 """Follows every other character, in the order of S3's keys as in that of Python's texts."""
 SURROGATES = range(0xD800, 0xE000)
