@@ -22,7 +22,7 @@ import tyro
 
 from tests.support.checkout import CHECKOUT
 from tests.support.listing_server import ListingServer
-from tests.support.tokens import FINGERPRINT
+from tests.support.tokens import FINGERPRINT, statistics_of
 from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
 from tokenization.files.storage import open_storage
@@ -30,7 +30,7 @@ from tokenization.job.books import Books
 from tokenization.job.one_pass import tasks_of
 from tokenization.job.run import check_names
 from tokenization.table.manifest import write_manifest
-from tokenization.table.shard_statistics import Notes, ShardStatistics, shard_statistics, token_name
+from tokenization.table.shard_statistics import ShardStatistics, token_name
 from tokenization.table.sums import Sums
 
 READERS = 1024
@@ -91,7 +91,7 @@ PARTS: dict[str, Callable[[Options], None]] = {"close": close, "start": start, "
 def statistics() -> ShardStatistics:
     """Those of a shard of 10,000 rows."""
     codes = np.arange(FINGERPRINT.codebook_size, dtype=np.uint16)[None]
-    return shard_statistics([codes], 0, 3, [{"reason": "bad picture"}], Notes(), FINGERPRINT.codebook_size)
+    return statistics_of(codes, [{"reason": "bad picture"}], truncated=3)
 
 
 def shard_names(count: int) -> list[str]:

@@ -9,6 +9,7 @@ from pipeline.data.row_index import RowIndex
 from pipeline.data.row_index_cache import cached_row_index
 from pipeline.data.row_selection import RowSelection
 from tests.support.small_models import CODEBOOK
+from tokenization.table.shard_statistics import Notes, ShardCounts, ShardStatistics
 from tokenization.table.token_table import Fingerprint
 from tokenization.table.token_writing import write_token_shard
 
@@ -79,3 +80,16 @@ def write_documents(folder: Path, rows: int = 6, longest: int = 3) -> list:
     write_token_shard(folder / "00000.parquet", lines, FINGERPRINT)
     (folder / "manifest.json").write_text("{}")
     return lines
+
+
+def statistics_of(
+    codes: np.ndarray,
+    rejects: list[dict[str, str]],
+    truncated: int = 0,
+    notes: Notes | None = None,
+    codebook_size: int = FINGERPRINT.codebook_size,
+) -> ShardStatistics:
+    """The statistics of a shard with these codes and rejects."""
+    counts = ShardCounts(codebook_size)
+    counts.add(codes, 0, truncated, rejects, notes or Notes())
+    return counts.statistics()

@@ -4,7 +4,6 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from tokenization.corpora.corpus_format import CorpusFormat
 from tokenization.corpora.names import (
@@ -20,8 +19,9 @@ from tokenization.corpora.names import (
 )
 from tokenization.corpora.samples import MAX_TEXT_BYTES, Ignored, Sample, readable, sample_of
 from tokenization.corpora.tar_members import HEADER_BYTES, LimitedReads, check_end, members_of, opened_tar
-from tokenization.errors import InputError
-from tokenization.files.content import START_BYTES, content_of, one_line, what_file_is
+from tokenization.errors import InputError, OutageError
+from tokenization.files.ahead_file import Openable, StoredFile
+from tokenization.files.content import START_BYTES, content_of, one_line, what_it_is
 from tokenization.files.unpacked import UNPACKING_ERRORS
 
 TAR_SUFFIXES = tuple(
@@ -50,11 +50,10 @@ class WebDataset(CorpusFormat):
         return [name for name in names if name.lower().endswith(TAR_SUFFIXES)]
 
     def read(self, shard: str) -> Iterator[Sample | Ignored]:
-        with self.storage.local(shard) as path:
-            yield from read_tar(path, self.source.max_bytes)
+        yield from read_tar(StoredFile(self.storage, shard), self.source.max_bytes)
 
 
-def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
+def read_tar(shard: Openable, max_bytes: int) -> Iterator[Sample | Ignored]:
     """Yields the samples of one shard, in its order, and what is ignored in it.
 
     Members of a sample are adjacent, as WebDataset requires. Nothing is ever unpacked to disk, so names with `..`,
@@ -66,18 +65,20 @@ def read_tar(path: Path, max_bytes: int) -> Iterator[Sample | Ignored]:
     """
     try:
         apart: set[str] | None = None
-        for group in _groups(path, max_bytes):
+        for group in _groups(shard, max_bytes):
             if isinstance(group, Ignored):
                 yield group
             elif group.has_all:
                 yield from _samples(group)
             else:
-                apart = _keys_apart(path) if apart is None else apart
+                apart = _keys_apart(shard) if apart is None else apart
                 yield from [_apart(group)] if composed(group.key) in apart else _samples(group)
+    except (InputError, OutageError):
+        raise  # of the storage
     except RecursionError as error:
         raise InputError("no readable tar (it has headers of headers without end); fetch or write it again") from error
     except (tarfile.TarError, ValueError, OverflowError, *UNPACKING_ERRORS) as error:
-        raise InputError(f"no readable tar ({one_line(error)}); {_instead(path)}fetch or write it again") from error
+        raise InputError(f"no readable tar ({one_line(error)}); {_instead(shard)}fetch or write it again") from error
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -112,8 +113,8 @@ class _Group:
         return suffix in ("json", *TEXT_SUFFIXES)
 
 
-def _groups(path: Path, max_bytes: int) -> Iterator[_Group | Ignored]:
-    with opened_tar(path) as (file, tar):
+def _groups(shard: Openable, max_bytes: int) -> Iterator[_Group | Ignored]:
+    with opened_tar(shard) as (file, tar):
         group: _Group | None = None
         for member in members_of(tar):
             stem, suffix = key_of(member)
@@ -160,9 +161,13 @@ def _ignored(member: tarfile.TarInfo) -> str:
     return HIDDEN if is_system_file(_name(member)) else ""
 
 
-def _instead(path: Path) -> str:
+def _instead(shard: Openable) -> str:
     """Describes the file if it is not a tar."""
-    found = what_file_is(path)
+    try:
+        with shard.open("rb") as file:
+            found = what_it_is(file.read(START_BYTES))
+    except OSError:
+        return ""
     is_packed = any(f"{packer} archive" in found for packer in ("tar", "gzip", "zstd", "bzip2", "lz4", "xz"))
     return "" if not found or is_packed else f"{found}; "
 
@@ -186,10 +191,10 @@ def _content(
         file.most = HEADER_BYTES
 
 
-def _keys_apart(path: Path) -> set[str]:
+def _keys_apart(shard: Openable) -> set[str]:
     """Keys (composed) whose members are not adjacent in the tar."""
     apart, ended, last = set[str](), set[str](), None
-    with opened_tar(path) as (_, tar):
+    with opened_tar(shard) as (_, tar):
         for member in members_of(tar):
             if not _ignored(member) and (key := composed(key_of(member)[0])) != last:
                 if last is not None:

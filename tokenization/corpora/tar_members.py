@@ -3,9 +3,9 @@
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from tokenization.files.ahead_file import Openable
 from tokenization.files.unpacked import open_unpacked
 
 MAX_PADDING = 1 << 16
@@ -36,9 +36,9 @@ class LimitedReads:
 
 
 @contextmanager
-def opened_tar(path: Path) -> Iterator[tuple[LimitedReads, tarfile.TarFile]]:
+def opened_tar(shard: Openable) -> Iterator[tuple[LimitedReads, tarfile.TarFile]]:
     """Opens a tar, and gives what it reads from, too."""
-    with open_unpacked(path) as unpacked:
+    with open_unpacked(shard) as unpacked:
         file = LimitedReads(unpacked)
         with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]
             yield file, tar

@@ -6,10 +6,11 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+
+from tokenization.files.ahead_file import Openable
 
 KEPT_BYTES = 4096
 """How far `Unpacked` goes back: tarfile reads a block too far at the end of an archive."""
@@ -104,9 +105,9 @@ class Unpacked:
 
 
 @contextmanager
-def open_unpacked(path: Path) -> Iterator[Any]:
+def open_unpacked(packed: Openable) -> Iterator[Any]:
     """Opens a file for reading: as it is, or what is packed in it. Its first bytes decide, not its name."""
-    with path.open("rb") as file:
+    with packed.open("rb") as file:
         start, skipped = _skip_empty_frames(file)
         packer = next((packer for magic, packer in _PACKERS if start.startswith(magic)), None)
         if packer is None and skipped:

@@ -2,15 +2,17 @@
 
 import json
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tokenization.files.storage import open_storage
 from tokenization.job.chunk import ChunkBooks, EncodedChunk, books_of
+from tokenization.job.held_chunks import HeldChunks
 from tokenization.table.shard_statistics import (
-    Notes,
+    ShardCounts,
     ShardStatistics,
     rejects_name,
-    shard_statistics,
     statistics_name,
     stored_values,
     token_name,
@@ -45,7 +47,7 @@ class Writer:
 
     def __init__(self, output: str, fingerprint: Fingerprint) -> None:
         self._output, self._fingerprint = open_storage(output), fingerprint
-        self._chunks: dict[str, dict[int, EncodedChunk]] = {}
+        self._chunks: dict[str, HeldChunks] = {}
         self._ended: set[str] = set()
         self._news = News()
         self._problem: Exception | None = None
@@ -57,19 +59,22 @@ class Writer:
         for chunk in chunks:
             if self._problem or chunk.shard in self._ended:
                 continue
-            has = self._chunks.setdefault(chunk.shard, {})
-            if chunk.index in has:
-                continue
-            has[chunk.index] = chunk
-            self._news.rows += len(chunk.codes)
-            self._news.read_s += chunk.read_s
-            if chunk.error:
-                self._end(chunk.shard, chunk.error)
-            elif _is_whole(has):
-                try:
-                    self._end(chunk.shard, self._write(chunk.shard, [has[index] for index in sorted(has)]))
-                except Exception as problem:  # the driver asks for it
-                    self._problem = problem
+            try:
+                self._take(chunk)
+            except Exception as problem:  # the driver asks for it
+                self._problem = problem
+
+    def _take(self, chunk: EncodedChunk) -> None:
+        held = self._chunks.get(chunk.shard) or self._chunks.setdefault(chunk.shard, HeldChunks())
+        if chunk.index in held:
+            return
+        held.add(chunk)
+        self._news.rows += len(chunk.codes)
+        self._news.read_s += chunk.read_s
+        if chunk.error:
+            self._end(chunk.shard, chunk.error)
+        elif held.is_whole:
+            self._end(chunk.shard, self._write(chunk.shard, held))
 
     def news(self) -> News:
         """What has come since the last call.
@@ -83,45 +88,48 @@ class Writer:
         return news
 
     def _end(self, shard: str, how: ShardStatistics | str) -> None:
-        del self._chunks[shard]
+        self._chunks.pop(shard).close()
         self._ended.add(shard)
         self._news.ended.append((shard, how))
 
-    def _write(self, shard: str, chunks: list[EncodedChunk]) -> ShardStatistics:
+    def _write(self, shard: str, chunks: HeldChunks) -> ShardStatistics:
         """Writes a shard, its tokens last: it counts as done once they are there."""
-        books = [books_of(chunk) for chunk in chunks]
-        parts = [_rows_of(chunk, book) for chunk, book in zip(chunks, books, strict=True)]
-        rejects = [reject for book in books for reject in book.rejects]
-        notes = Notes()
-        for book in books:
-            notes.add(book.notes)
-        statistics = shard_statistics(
-            [part.codes for part in parts if len(part.codes)],
-            rows_hr=sum(len(part.places_hr) for part in parts),
-            truncated=sum(part.truncated_captions for part in parts),
-            rejects=rejects,
-            notes=notes,
-            codebook_size=self._fingerprint.codebook_size,
-        )
-        self._news.rejects += len(rejects)
-        if rejects:
-            lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
-            self._output.write(rejects_name(shard), lambda path: path.write_text(lines, encoding="utf-8"))
+        counts = ShardCounts(self._fingerprint.codebook_size)
+        for chunk in chunks:
+            books = books_of(chunk)
+            truncated = rows_of(chunk, books).truncated_captions
+            counts.add(chunk.codes, len(chunk.places_hr), truncated, books.rejects, books.notes)
+        statistics = counts.statistics()
+        self._news.rejects += counts.num_rejects
+        if counts.num_rejects:
+            self._output.write(rejects_name(shard), lambda path: write_rejects(path, chunks))
         else:
             self._output.delete(rejects_name(shard))
         write_json(self._output, statistics_name(shard), stored_values(statistics))
+        parts = EncodedParts(chunks)
         self._output.write(token_name(shard), lambda path: write_encoded_rows(path, parts, self._fingerprint))
         return statistics
 
 
-def _is_whole(chunks: dict[int, EncodedChunk]) -> bool:
-    """True if the chunks of a shard are all there: as many as the index of the last one says."""
-    last = chunks.get(len(chunks) - 1)
-    return last is not None and last.last
+class EncodedParts:
+    """The rows of a shard's chunks, which may be iterated several times."""
+
+    def __init__(self, chunks: Iterable[EncodedChunk]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[EncodedRows]:
+        return (rows_of(chunk, books_of(chunk)) for chunk in self._chunks)
 
 
-def _rows_of(chunk: EncodedChunk, books: ChunkBooks) -> EncodedRows:
+def rows_of(chunk: EncodedChunk, books: ChunkBooks) -> EncodedRows:
     return EncodedRows(books.rows, chunk.codes, chunk.codes_hr, chunk.places_hr)
+
+
+def write_rejects(path: Path, chunks: Iterable[EncodedChunk]) -> None:
+    """Writes the rejects of chunks as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for chunk in chunks:
+            file.writelines(json.dumps(reject, ensure_ascii=False) + "\n" for reject in books_of(chunk).rejects)
 
 
 def writer_of(shard: str, num_writers: int) -> int:

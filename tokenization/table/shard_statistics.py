@@ -4,7 +4,7 @@ import hashlib
 import json
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -96,36 +96,47 @@ def is_done(output: Storage, shard: str) -> bool:
     return output.exists(token_name(shard)) and output.exists(statistics_name(shard))
 
 
-def shard_statistics(
-    codes: Sequence[np.ndarray],
-    rows_hr: int,
-    truncated: int,
-    rejects: list[dict[str, str]],
-    notes: Notes,
-    codebook_size: int,
-) -> ShardStatistics:
-    """The counts of a shard.
+class ShardCounts:
+    """Counts the rows of a shard part by part.
 
     Args:
-        codes: of its rows, some arrays [n, N].
-        rows_hr, truncated: rows with the high resolution, and captions that were cut.
-        rejects: with their reasons.
-        notes, codebook_size: what else is counted, and the number of codes.
+        codebook_size: number of codes.
     """
-    used = np.zeros(codebook_size, bool)
-    for each in codes:
-        used[each] = True
-    return ShardStatistics(
-        rows_out=sum(map(len, codes)),
-        rows_hr=rows_hr,
-        rejects=dict(Counter(reject["reason"] for reject in rejects)),
-        truncated_captions=truncated,
-        codes_in_use=b64encode(np.packbits(used).tobytes()).decode(),
-        ignored=dict(sorted(notes.ignored.items())),
-        not_numbers=dict(sorted(notes.not_numbers.items())),
-        caption_seed=notes.caption_seed,
-        files_named=b64encode(name_hashes(notes.files_named).tobytes()).decode(),
-    )
+
+    def __init__(self, codebook_size: int) -> None:
+        self._rows = self._rows_hr = self._truncated = 0
+        self._rejects, self._notes, self._used = Counter[str](), Notes(), np.zeros(codebook_size, bool)
+
+    def add(
+        self, codes: np.ndarray, rows_hr: int, truncated: int, rejects: Iterable[dict[str, str]], notes: Notes
+    ) -> None:
+        """Counts a part: `codes` [n, N] of its rows, how many of them have the high resolution, captions that were cut,
+        its rejects, and what else was noted."""
+        self._rows, self._rows_hr = self._rows + len(codes), self._rows_hr + rows_hr
+        self._truncated += truncated
+        self._rejects.update(reject["reason"] for reject in rejects)
+        self._used[codes] = True
+        self._notes.add(notes)
+
+    @property
+    def num_rejects(self) -> int:
+        """The number of rejects."""
+        return self._rejects.total()
+
+    def statistics(self) -> ShardStatistics:
+        """The counts of all parts."""
+        notes = self._notes
+        return ShardStatistics(
+            rows_out=self._rows,
+            rows_hr=self._rows_hr,
+            rejects=dict(self._rejects),
+            truncated_captions=self._truncated,
+            codes_in_use=b64encode(np.packbits(self._used).tobytes()).decode(),
+            ignored=dict(sorted(notes.ignored.items())),
+            not_numbers=dict(sorted(notes.not_numbers.items())),
+            caption_seed=notes.caption_seed,
+            files_named=b64encode(name_hashes(notes.files_named).tobytes()).decode(),
+        )
 
 
 def name_hash(name: str) -> bytes:

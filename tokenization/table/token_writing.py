@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tokenization.corpora.samples import readable
+from tokenization.table.pass_through import ColumnTypes, as_column
 from tokenization.table.token_table import (
     CONTENT_KEY,
     FINGERPRINT_KEY,
@@ -23,6 +23,8 @@ from tokenization.table.token_table import (
     columns,
 )
 
+GROUP_ROWS = 1 << 14
+"""Rows of a row group, up to one part more."""
 CODES = ("codes", "codes_hr")
 WITHOUT_CODES = pa.schema([field for field in columns(1, 1) if field.name not in CODES])
 
@@ -96,24 +98,54 @@ class EncodedRows:
         return int(pc.sum(truncated).as_py() or 0)
 
 
-def write_encoded_rows(path: Path, parts: Sequence[EncodedRows], fingerprint: Fingerprint) -> None:
-    """Writes a token shard of at least one part.
+def write_encoded_rows(path: Path, parts: Iterable[EncodedRows], fingerprint: Fingerprint) -> None:
+    """Writes a token shard of at least one part, in row groups of `GROUP_ROWS`: no more rows are in memory at once.
 
     Values of a pass-through column that have no common type are written as JSON text.
+
+    Args:
+        path: the file.
+        parts: iterated three times at most.
+        fingerprint: of the tokens.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     num_codes, num_codes_hr = fingerprint.num_codes, fingerprint.num_codes_hr
-    table = pa.concat_tables([part.table(num_codes, num_codes_hr) for part in parts]).combine_chunks()
-    others = [row for part in parts for row in part.rows.others]
-    for name in sorted({name for row in others for name in row}):
-        table = table.append_column(name, pass_through_column([row.get(name) for row in others]))
-    digest = hashlib.sha256()
-    for part in parts:
-        for content in part.content():
-            digest.update(content)
+    digest, types = hashlib.sha256(), ColumnTypes()
+    for group in groups_of(parts):
+        for part in group:
+            for content in part.content():
+                digest.update(content)
+        types.add(others_of(group))
+    settled = types.settled(map(others_of, groups_of(parts)))
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FINGERPRINT_KEY: fingerprint.to_json().encode()}
     metadata[CONTENT_KEY] = digest.hexdigest().encode()
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+    others = [pa.field(name, kind or pa.string()) for name, kind in settled.items()]
+    schema = pa.schema([*columns(num_codes, num_codes_hr), *others], metadata)
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for group in groups_of(parts):
+            table = pa.concat_tables([part.table(num_codes, num_codes_hr) for part in group]).combine_chunks()
+            rows = others_of(group)
+            for name, kind in settled.items():
+                table = table.append_column(name, as_column([row.get(name) for row in rows], kind))
+            file.write_table(table.replace_schema_metadata(metadata))
+
+
+def groups_of(parts: Iterable[EncodedRows]) -> Iterator[list[EncodedRows]]:
+    """Joins parts to row groups. A group ends with the part that reaches `GROUP_ROWS`."""
+    group, rows = list[EncodedRows](), 0
+    for part in parts:
+        group.append(part)
+        rows += len(part.codes)
+        if rows >= GROUP_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+def others_of(group: list[EncodedRows]) -> list[dict[str, Any]]:
+    """The pass-through columns of a group's rows."""
+    return [row for part in group for row in part.rows.others]
 
 
 def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Fingerprint) -> None:
@@ -122,14 +154,3 @@ def write_token_shard(path: Path, rows: list[dict[str, Any]], fingerprint: Finge
     places = [place for place, row in enumerate(rows) if row.get("codes_hr") is not None]
     high = np.array([rows[place]["codes_hr"] for place in places], np.uint16) if places else None
     write_encoded_rows(path, [EncodedRows(pack_rows(rows), codes, high, places)], fingerprint)
-
-
-def pass_through_column(values: list[Any]) -> pa.Array:
-    try:
-        array = pa.array(values)
-        if not pa.types.is_nested(array.type):
-            return array
-    except (pa.ArrowException, OverflowError, UnicodeError):  # mixed types, integers beyond 64 bits, or lone surrogates
-        pass
-    texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
-    return pa.array([None if text is None else readable(text) for text in texts], pa.string())

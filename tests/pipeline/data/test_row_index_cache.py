@@ -16,7 +16,7 @@ from pipeline.data.row_index import RowIndex
 from pipeline.data.row_selection import RowSelection, build_row_index
 from tests.support.tokens import stored_row_index, write_documents, write_tokens
 from tokenization.files.storage import open_storage
-from tokenization.table.token_writing import pass_through_column
+from tokenization.table.pass_through import as_column, column_type
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_scores_kept_as_text_select_as_numbers_do_and_what_is_none_is_counted(tm
     for number, scores in enumerate(values):
         path = tmp_path / "tokens" / f"{number:05d}.parquet"
         table = pq.read_table(path)
-        column = pass_through_column(scores)
+        column = as_column(scores, column_type(scores))
         pq.write_table(table.set_column(table.schema.get_field_index("score"), "score", column), path)
     selection = RowSelection(tmp_path / "tokens", "score >= 6", held_out="score > 6.9")
     for index in (stored_row_index(tmp_path / "kept.arrow", selection) for _ in range(2)):

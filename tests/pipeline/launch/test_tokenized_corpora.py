@@ -11,22 +11,15 @@ from pipeline.launch.tokenization import check_shards, said_of_links
 from tests.support.corpora import corpus_in
 from tests.support.corpus_files import write_members
 from tests.support.pictures import noise_png
-from tests.support.tokens import FINGERPRINT
+from tests.support.tokens import FINGERPRINT, statistics_of
 from tokenization.files.storage import open_storage
 from tokenization.table.manifest import Manifest, write_manifest
-from tokenization.table.shard_statistics import Notes, shard_statistics
+from tokenization.table.shard_statistics import Notes
 from tokenization.table.sums import Sums
 
 
 def manifest(folder: Path, rows: int, rejects: int, failed: int, notes: Notes | None = None) -> Manifest:
-    books = shard_statistics(
-        [np.zeros((rows, 1), np.uint16)] if rows else [],
-        0,
-        0,
-        [{"reason": "no caption"} for _ in range(rejects)],
-        notes or Notes(),
-        FINGERPRINT.codebook_size,
-    )
+    books = statistics_of(np.zeros((rows, 1), np.uint16), [{"reason": "no caption"}] * rejects, notes=notes)
     failures = {f"{number}.tar": "torn" for number in range(failed)}
     beside = {"picture outside of the shards": ["a.png", "b.png"]} if notes else {}
     sums = Sums(FINGERPRINT.codebook_size)

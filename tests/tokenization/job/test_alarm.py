@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerFast
 from tests.support.corpora import corpus_in
 from tests.support.pictures import TarSample, noise_png, write_tar
 from tests.support.plain_job import encoded
-from tests.support.tokens import FINGERPRINT
+from tests.support.tokens import FINGERPRINT, statistics_of
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.files.storage import open_storage
 from tokenization.job.alarm import Alarm
 from tokenization.job.rows import read_chunks
 from tokenization.job.writer import Writer
-from tokenization.table.shard_statistics import Notes, ShardStatistics, rejects_name, shard_statistics
+from tokenization.table.shard_statistics import ShardStatistics, rejects_name
 
 
 def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizerFast) -> str:
@@ -65,8 +65,7 @@ def test_shards_without_samples_or_with_few_do_not_mute_it(tmp_path: Path) -> No
     def books(rows: int, rejects: int) -> ShardStatistics:
         line = json.dumps(reject, ensure_ascii=False) + "\n"
         storage.write(rejects_name("a.tar"), lambda path: path.write_text(line * rejects, encoding="utf-8"))
-        codes = [np.zeros((rows, 1), np.uint16)] if rows else []
-        return shard_statistics(codes, 0, 0, [reject] * rejects, Notes(), FINGERPRINT.codebook_size)
+        return statistics_of(np.zeros((rows, 1), np.uint16), [reject] * rejects)
 
     alarm = Alarm(storage)
     assert [alarm.ended("a.tar", books(0, 0)), alarm.ended("b.tar", books(1, 0))] == ["", ""]

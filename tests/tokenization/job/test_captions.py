@@ -5,13 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.corpora import corpus_in
 from tests.support.corpus_files import write_members
 from tests.support.pictures import noise_png, write_tar
-from tests.support.tokens import FINGERPRINT
+from tests.support.tokens import FINGERPRINT, statistics_of
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.samples import Sample
 from tokenization.errors import InputError
@@ -22,7 +23,6 @@ from tokenization.job.rows import read_chunks
 from tokenization.table.shard_statistics import (
     Notes,
     read_shard_statistics,
-    shard_statistics,
     statistics_name,
     stored_values,
     token_name,
@@ -68,7 +68,9 @@ def test_tokens_whose_captions_another_seed_took_are_not_gone_on_with(
     (chunk,) = read_chunks(corpus_in(tmp_path), "a.tar", ONE, tokenizer, seed=7)
     assert chunk.notes == Notes(caption_seed=7)
     output = LocalFolder(tmp_path / "tokens")
-    write_json(output, statistics_name("a.tar"), stored_values(shard_statistics([], 0, 0, [], chunk.notes, 8)))
+    none = np.zeros((0, 1), np.uint16)
+    one = statistics_of(none, [], notes=chunk.notes, codebook_size=8)
+    write_json(output, statistics_name("a.tar"), stored_values(one))
     output.write(token_name("a.tar"), Path.touch)
     books = Books(output, ["a.tar", "b.tar"], 7, 8)
     assert books.done == {"a.tar"}

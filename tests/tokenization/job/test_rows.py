@@ -26,7 +26,7 @@ from tokenization.errors import InputError
 from tokenization.files.local_folder import LocalFolder
 from tokenization.job.rows import read_chunks
 from tokenization.table.manifest import check_settings, record_settings
-from tokenization.table.token_writing import pass_through_column
+from tokenization.table.pass_through import as_column, column_type
 from tokenization.text_tokenizer import load_text_tokenizer
 
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
@@ -95,8 +95,9 @@ def test_a_token_folder_keeps_to_its_corpus(tmp_path: Path) -> None:
 
 def test_metadata_of_no_common_type_is_kept_as_text(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"score": 1}, {"score": "high"}, {"score": None}, {"exif": {}}]
-    assert pass_through_column([row.get("score") for row in rows]).to_pylist() == ["1", '"high"', None, None]
-    assert pass_through_column([row.get("exif") for row in rows]).to_pylist() == [None, None, None, "{}"]
+    for name, texts in {"score": ["1", '"high"', None, None], "exif": [None, None, None, "{}"]}.items():
+        values = [row.get(name) for row in rows]
+        assert as_column(values, column_type(values)).to_pylist() == texts
 
 
 def test_rejects_name_key_and_reason_and_the_rest_goes_on(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

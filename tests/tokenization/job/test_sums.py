@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.corpora import corpus_in
-from tests.support.tokens import FINGERPRINT
+from tests.support.tokens import FINGERPRINT, statistics_of
 from tokenization.files.local_folder import LocalFolder
 from tokenization.job.books import Books
 from tokenization.job.one_pass import tasks_of
@@ -16,7 +16,6 @@ from tokenization.table.manifest import Manifest, write_manifest
 from tokenization.table.shard_statistics import (
     Notes,
     ShardStatistics,
-    shard_statistics,
     statistics_name,
     stored_values,
     token_name,
@@ -41,11 +40,11 @@ class Counting(LocalFolder):
 
 
 def ended(number: int) -> ShardStatistics:
-    codes = [np.full((number, 2), (number, 1))] if number else []
+    codes = np.full((number, 2), (number, 1))
     rejects = [{"reason": "bad picture"}] * (number % 3)
     notes = Notes(files_named={f"{number % 2}.png"})
     notes.ignored["folder"] += number % 2
-    return shard_statistics(codes, 0, number, rejects, notes, FINGERPRINT.codebook_size)
+    return statistics_of(codes, rejects, number, notes)
 
 
 def write_shard(storage: LocalFolder, number: int) -> ShardStatistics:
