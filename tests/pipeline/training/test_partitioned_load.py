@@ -52,7 +52,7 @@ def test_training_from_a_starting_model_is_training_from_its_language_expert(run
     assert all(torch.equal(state[name], other[name]) for name in other)
     # With the language expert whole on every rank, its tensors are read whole.
     spawn(_load_rank, 2, free_port(), replace(run, zero=replace(run.zero, frozen_whole=True)), tmp_path / "loaded")
-    loaded, _, _ = torch.load(tmp_path / "loaded-0")
+    loaded, *_ = torch.load(tmp_path / "loaded-0")
     base = dict(load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options).named_parameters())
     assert loaded.keys() - base.keys() == {"head.text_weight"}, "tied, it is the embedding"
     assert all(torch.equal(loaded[name], tensor) for name, tensor in base.items())
@@ -81,8 +81,9 @@ def test_a_nodes_second_copy_is_of_the_weights_that_were_loaded(run: StageRun) -
     assert losses(found[0]) == losses(found[1])
 
 
-def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> None:
-    """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter."""
+def test_no_rank_ever_holds_the_whole_model_and_its_node_reads_it_once(run: StageRun, tmp_path: Path) -> None:
+    """Its own half, one tensor of 7% of the model, and little else: a language expert held whole adds a quarter. One
+    rank verifies all files, and what they and the others read then is in the node's page cache."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=8000,
@@ -96,13 +97,18 @@ def test_no_rank_ever_holds_the_whole_model(run: StageRun, tmp_path: Path) -> No
     base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     base.save_pretrained(tmp_path / "large")
     run = started(replace(run, initial_model=tmp_path / "large"))
+    for path in run.initial_model.iterdir():
+        out_of_page_cache(path)
     spawn(_load_rank, 2, free_port(), run, tmp_path / "loaded")
-    whole = sum(path.stat().st_size for path in run.initial_model.glob("*.safetensors"))
+    whole, read = sum(path.stat().st_size for path in run.initial_model.glob("*.safetensors")), 0
     for rank in range(2):
-        _, growth, held = torch.load(tmp_path / f"loaded-{rank}")
+        _, growth, held, from_disk = torch.load(tmp_path / f"loaded-{rank}")
+        read += from_disk
         assert held == pytest.approx(whole / 2, rel=0.01)
         print(f"rank {rank}: {growth / whole:.2f} of the model at most, {held / whole:.2f} at the end")
         assert growth < 0.7 * whole, f"{growth / whole:.2f} of the model"
+    print(f"both ranks: {read / whole:.3f} of the model from the disk")
+    assert whole <= read < 1.05 * whole
 
 
 def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: StageRun) -> None:
@@ -120,6 +126,19 @@ def test_a_starting_model_that_changed_or_was_made_otherwise_is_refused(run: Sta
         load_initial_model(run.initial_model, CODEBOOK, torch.float32, run.model_options)
 
 
+def out_of_page_cache(path: Path) -> None:
+    """Has the next reader of a file read it from the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bytes_from_disk() -> int:
+    """What this process has had read from disks so far."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
 def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     set_up_compilation()
     import deepspeed
@@ -128,16 +147,16 @@ def _load_rank(rank: int, port: int, run: StageRun, result: Path) -> None:
     deepspeed.init_distributed("gloo")  # which maps some 70 MB a rank, for any model
     dist.barrier()
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # glibc by itself keeps freed blocks as large as these
-    memory = MemoryGrowth()
+    memory, before = MemoryGrowth(), bytes_from_disk()
     model, _ = starting_model(run, torch.device("cpu"))
-    growth = memory.peak_bytes()
+    growth, from_disk = memory.peak_bytes(), bytes_from_disk() - before
     held = sum(parameter.ds_tensor.nbytes for parameter in model.parameters() if hasattr(parameter, "ds_tensor"))
     tensors = {name: buffer for name, buffer in model.named_buffers() if "inv_freq" not in name}
     if run.zero.frozen_whole:
         for name, parameter in model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 tensors[name] = parameter.detach().clone()
-    torch.save((tensors, growth, held), f"{result}-{rank}")
+    torch.save((tensors, growth, held, from_disk), f"{result}-{rank}")
     unlink_shared_memory()
     dist.barrier()
     os._exit(0)
