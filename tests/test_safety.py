@@ -18,9 +18,9 @@ from tokenization.files.storage import open_storage
 SOURCES = [
     path for folder in ("cluster", "jobs", "pipeline", "tokenization") for path in (CHECKOUT / folder).rglob("*.py")
 ]
-BETWEEN_OWN_PROCESSES = {"chunk.py", "encoding.py", "step_stream.py"}
-"""Where chunks go through Ray's store from one of our tasks to another, in one job; and steps through a socket that a
-rank has made for the process that builds them."""
+BETWEEN_OWN_PROCESSES = {"chunk.py", "encoding.py", "held_chunks.py", "step_stream.py"}
+"""Where chunks go through Ray's store from one of our tasks to another, in one job, and through a file without a name
+that only its writer has; and steps through a socket that a rank has made for the process that builds them."""
 
 
 def calls_of(path: Path) -> list[tuple[str, dict[str, ast.expr]]]:
