@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml $(LOCK) | supported
 	$(BASE_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --constraint $(LOCK) torch
-	$(PYTHON) -m pip install --quiet --constraint $(LOCK) -e ".[demo,dev]"
+	$(PYTHON) -m pip install --quiet --constraint $(LOCK) -e ".[demo,dev,serve]"
 	DS_ACCELERATOR=cpu $(PYTHON) -c "from pipeline.runtime.compiled_ops import set_up_compilation; set_up_compilation(); \
 		from deepspeed.comm.torch import build_shm_op; build_shm_op()" \
 		|| echo "DeepSpeed's op for CPUs could not be built; training on CPUs needs a C++ compiler"

@@ -11,7 +11,7 @@ from tests.support.checkout import CHECKOUT
 
 LOCK = CHECKOUT / "cluster" / "requirements.lock"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-TESTED = ("demo", "dev")
+TESTED = ("demo", "dev", "serve")
 """Extras that `make install` installs."""
 FOR_THE_IMAGE = ("demo", "trackers", "gcp")
 

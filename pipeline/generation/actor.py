@@ -43,6 +43,7 @@ class GeneratorConfig:
         vqgan: a saved VQ-GAN, which encodes pictures and decodes codes to PNGs; None to return codes only.
         vqgan_dtype: dtype of its encoder, as in the tokens' fingerprint.
         use_gpu: run on CUDA with compiled steps.
+        as_served: see `PictureGenerator`.
     """
 
     export: Path
@@ -57,6 +58,7 @@ class GeneratorConfig:
     vqgan: Path | None = None
     vqgan_dtype: str = "float32"
     use_gpu: bool = False
+    as_served: bool = False
 
 
 class Generator:
@@ -107,6 +109,7 @@ class Generator:
                 config.sampling,
                 config.high,
                 compile_steps=config.use_gpu,
+                as_served=config.as_served,
             )
         pictures = self._picture_generator.draw_all(prompts, seeds)
         made = {"drawn_codes": pictures.codes}

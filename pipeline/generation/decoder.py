@@ -67,25 +67,39 @@ class Decoder:
                 mark_static_address(tensor)
 
     @property
+    def device(self) -> torch.device:
+        """The device of the model and of the cache."""
+        return self._slots.device
+
+    @property
     def idle_position(self) -> int:
         """The position for rows that are idle in a pass: a slot that no query ever sees."""
         return self.capacity
 
-    def text(self, ids: Tensor, positions: Tensor, num_seen: int) -> Tensor:
+    def text(self, ids: Tensor, positions: Tensor, num_seen: int, first_row: int = 0) -> Tensor:
         """Runs text ids through the text expert.
 
         Args:
-            ids: int64 [B, T], for the cache's first B rows.
+            ids: int64 [B, T], for B rows of the cache.
             positions: int64 [B, T], the position of each id. An id sees all positions before it, and itself.
             num_seen: the maximum number of slots that any query sees.
+            first_row: the first of the cache's rows.
 
         Returns:
             Hidden states after the final norm, [B, T, D].
         """
         hidden = self.model.model.embed_tokens(ids)
-        return self._run(False, hidden, positions, positions + 1, num_seen)
+        return self._run(False, hidden, positions, positions + 1, num_seen, first_row)
 
-    def visual(self, ids: Tensor, positions: Tensor, picture_positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
+    def visual(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        picture_positions: Tensor,
+        seen: Tensor,
+        num_seen: int,
+        first_row: int = 0,
+    ) -> Tensor:
         """Runs visual joint ids through the visual expert.
 
         As `text`, but each query sees the first `seen` slots, int64 [B, T], which include its whole group of
@@ -93,7 +107,7 @@ class Decoder:
         that name).
         """
         hidden = self.model.model.embed_visual(ids, picture_positions)
-        return self._run(True, hidden, positions, seen, num_seen)
+        return self._run(True, hidden, positions, seen, num_seen, first_row)
 
     def logits(self, hidden: Tensor, state: State) -> Tensor:
         """Float32 logits over what `state` allows, [..., rows]."""
@@ -103,10 +117,12 @@ class Decoder:
             logits = self.model.head(hidden, state)
         return logits.float()
 
-    def _run(self, visual: bool, hidden: Tensor, positions: Tensor, seen: Tensor, num_seen: int) -> Tensor:
-        num_rows = len(hidden)
+    def _run(
+        self, visual: bool, hidden: Tensor, positions: Tensor, seen: Tensor, num_seen: int, first_row: int
+    ) -> Tensor:
         num_slots = len(self._slots) if self._whole_cache else num_seen
-        rows = self._rows[:num_rows]
+        of_pass = slice(first_row, first_row + len(hidden))
+        rows = self._rows[of_pass]
         # An additive mask: CPU attention would convert a bool mask to one in every layer.
         hidden_slots = self._slots[:num_slots] >= seen[:, :, None]
         mask = torch.zeros_like(hidden_slots, dtype=hidden.dtype).masked_fill_(hidden_slots, float("-inf"))[:, None]
@@ -120,8 +136,8 @@ class Decoder:
             values[rows, :, positions] = new_values.transpose(1, 2)
             attended = F.scaled_dot_product_attention(
                 queries,
-                keys[:num_rows, :, :num_slots],
-                values[:num_rows, :, :num_slots],
+                keys[of_pass, :, :num_slots],
+                values[of_pass, :, :num_slots],
                 attn_mask=mask,
                 scale=layer.scaling,
                 enable_gqa=layer.num_key_value_groups > 1,

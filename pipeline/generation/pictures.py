@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.config.model_sizes import cache_slots
 from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role, State
 from pipeline.generation.decoder import Decoder
@@ -72,6 +73,10 @@ class PictureGenerator:
         high: generate a high-resolution picture after each base picture.
         many_steps: see `Decoder`; must be False while ZeRO-3 partitions the weights.
         compile_steps: run every step after the first as a CUDA graph made by `torch.compile`; on CUDA only.
+        as_served: draw the pictures that a server draws with as many rows (see `pipeline.generation.continuous`): each
+            prompt is run by itself, and the codes of a resolution attend to the same number of slots, so that a pass
+            has the same shape wherever its rows are. Not while ZeRO-3 partitions the weights: ranks would differ in
+            their passes.
     """
 
     def __init__(
@@ -84,9 +89,11 @@ class PictureGenerator:
         high: HighResolution | None = None,
         many_steps: bool = True,
         compile_steps: bool = False,
+        as_served: bool = False,
     ) -> None:
         self._batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
         self._vocabulary, self._sampling, self._high = model.config.vocabulary, sampling, high
+        self._as_served = as_served
         self._device = model.head.visual_weight.device
         assert not compile_steps or self._device.type == "cuda", "CUDA graphs need CUDA"
         num_rows = batch_size * (2 if sampling.guided else 1)
@@ -103,7 +110,7 @@ class PictureGenerator:
         """Generates pictures for at most `batch_size` prompts of text ids; an empty prompt is unconditional."""
         uniform = self._start(prompts, seeds)
         opener = torch.full_like(self._positions, self._vocabulary.opener(Role.BASE))[:, None]
-        codes = self._decode(opener, 1, uniform[:, : self._num_codes])
+        codes = self._decode(opener, 1, uniform[:, : self._num_codes], slots_of(self._prompt_len, self._num_codes))
         high_codes = self._decode_high(codes, uniform) if self._high else None
         return Pictures(
             _to_host(codes, len(prompts)), None if high_codes is None else _to_host(high_codes, len(prompts))
@@ -141,8 +148,12 @@ class PictureGenerator:
         assert 0 < len(prompts) == len(seeds) <= self._batch_size
         lengths = [len(prompt) for prompt in prompts]
         assert max(lengths) <= self._prompt_len
+        num_given = len(prompts)
         prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
-        if self._prompt_len:
+        if self._as_served:
+            for row, prompt in enumerate(prompts[:num_given]):
+                run_prompt(self._decoder, prompt, row)
+        elif self._prompt_len:
             # After a shorter prompt, padding fills slots that its picture overwrites.
             ids = torch.tensor([[*prompt, *[0] * (self._prompt_len - len(prompt))] for prompt in prompts])
             positions = torch.arange(self._prompt_len, device=self._device).expand(self._batch_size, -1)
@@ -160,12 +171,14 @@ class PictureGenerator:
         closer = torch.full_like(last, self._vocabulary.closer(Role.BASE))
         openers = torch.full_like(last, self._vocabulary.opener(self._high.role)).expand(-1, self._high.group_size)
         ids = torch.cat([last, closer, openers], dim=1)
-        return self._decode(ids, self._high.group_size, uniform[:, self._num_codes :])
+        num_slots = slots_of(self._prompt_len, self._num_codes, self._high)
+        return self._decode(ids, self._high.group_size, uniform[:, self._num_codes :], num_slots)
 
-    def _decode(self, ids: Tensor, group_size: int, uniform: Tensor) -> Tensor:
+    def _decode(self, ids: Tensor, group_size: int, uniform: Tensor, num_slots: int) -> Tensor:
         """Generates one code per random number, `group_size` at once: [B, codes].
 
-        Runs the joint `ids` [R, T] first. Their last `group_size` form one group, the others groups of one.
+        Runs the joint `ids` [R, T] first. Their last `group_size` form one group, the others groups of one. With
+        `as_served`, all passes attend to `num_slots`.
         """
         codes = []
         for numbers in uniform.split(group_size, dim=1):
@@ -173,7 +186,8 @@ class PictureGenerator:
                 # Attends to all slots: a changing number would need another graph.
                 chosen = self._compiled_step(ids, self._positions, self._openers_at, numbers.contiguous(), 0)
             else:
-                chosen = self._step(ids, self._positions, self._openers_at, numbers, self._num_seen + ids.shape[1])
+                num_seen = num_slots if self._as_served else self._num_seen + ids.shape[1]
+                chosen = self._step(ids, self._positions, self._openers_at, numbers, num_seen)
             codes.append(chosen.clone())  # a CUDA graph writes its next result to the same memory
             self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
             ids = self._both_halves(codes[-1] + self._vocabulary.code_offset)
@@ -207,6 +221,19 @@ class PictureGenerator:
 def positions_after_prompt(num_codes: int, high: HighResolution | None) -> int:
     """Maximum number of positions of a picture: borders, codes, and those of the high resolution."""
     return 2 + num_codes + (high.group_size + high.num_codes if high else 0)
+
+
+def slots_of(prompt_len: int, num_codes: int, high: HighResolution | None = None) -> int:
+    """The slots that a base picture's passes attend to with `as_served`, or those of its high resolution."""
+    return cache_slots(prompt_len + positions_after_prompt(num_codes, high))
+
+
+def run_prompt(decoder: Decoder, prompt: list[int], row: int) -> Tensor | None:
+    """Runs one prompt by itself, in a shape that its own length decides. Returns its hidden states, [1, T, D]."""
+    if not prompt:
+        return None
+    ids = torch.tensor([prompt], device=decoder.device)
+    return decoder.text(ids, torch.arange(len(prompt), device=decoder.device)[None], len(prompt), row)
 
 
 def generate_codes(

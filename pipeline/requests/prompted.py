@@ -35,6 +35,7 @@ def generate_from_prompts(
         generator_config(request, batch_size, with_vqgan=True),
         prompt_len=prompt_len,
         documents=request.documents if joint else None,
+        as_served=True,
     )
     rows = prompt_rows(prompts, num_each, request.sampling.seed)
     _generate(request, config, rows, parent, save_documents if joint else save_pictures)
