@@ -23,7 +23,7 @@ LEVELS = (
     "pipeline.data pipeline.export pipeline.runs tokenization.job tokenization.image_tokenizer",
     "pipeline.generation pipeline.pages pipeline.planning",
     "pipeline.budget pipeline.demo pipeline.own_corpus pipeline.sampling pipeline.training",
-    "pipeline.launch",
+    "pipeline.launch pipeline.serving",
     "pipeline.benchmarks pipeline.preflight",
     "jobs.common pipeline.evaluation",
     "pipeline.demo_scores pipeline.requests",
@@ -41,6 +41,7 @@ ON_RAY |= {
     "pipeline.reports",
     "pipeline.runs",
     "pipeline.runtime",
+    "pipeline.serving",
 }
 LIBRARIES = ("deepspeed", "ray", "ray_autoscaler", "torch", "transformers")
 PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in LIBRARIES} | {"pipeline.runtime.deepspeed_host_time"}

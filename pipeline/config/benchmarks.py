@@ -53,6 +53,24 @@ class GenerateSettings:
 
 
 @dataclass(frozen=True)
+class ServeSettings:
+    """Settings of the benchmark of a server."""
+
+    batch_size: int = 8
+    """Pictures that `generate` and the server draw at once; also the clients of the first measurement."""
+    batches: int = 8
+    """Batches of `generate` that are timed, and as many pictures of each client, after one that does not count."""
+    lone_requests: int = 8
+    """Requests that are alone, one after the other; the median counts."""
+    clients: int = 200
+    """Clients of the last measurement, at once."""
+    requests: int = 2000
+    """Their requests. A twentieth is hung up, a hundredth each is wrong or too large, and a replica is killed."""
+    port: int = 8971
+    """Port on the loopback address."""
+
+
+@dataclass(frozen=True)
 class TokenizeSettings:
     """Settings of the benchmark of tokenization on a corpus of noise."""
 

@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.config.stage import INSTRUCTIONS
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.export.export import load_export
+from pipeline.generation.captions import generate_captions
 from pipeline.generation.documents import DocumentLimits, Segment, generate_documents
-from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions
+from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.prompts_at_once import prompts_that_fit
 from pipeline.generation.sampling import GREEDY, Sampling
 from tokenization.dtypes import fast_dtype

@@ -11,6 +11,7 @@ from pipeline.reports.model_card import model_card
 from pipeline.runs.language_expert_check import base_config
 from pipeline.runs.paths import RunPaths
 from pipeline.runs.token_check import checked_fingerprint
+from pipeline.serving.served_model import save_description
 from tokenization.text_tokenizer import load_text_tokenizer
 from tokenization.vqgan.formats import load_vqgan, save_vqgan
 
@@ -44,6 +45,7 @@ def export_with_card(
         (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2, ensure_ascii=False))
         card = model_card(paths, checkpoint, stage_number, config, vqgan, VQGAN_FOLDER, language_expert)
         (folder / "README.md").write_text(card)
+        save_description(paths, stage_number, checkpoint, fingerprint, folder)
 
     export_model(
         paths.initial_model,

@@ -102,7 +102,7 @@ def test_every_query_of_the_dashboard_finds_the_run_in_prometheus(trained: Small
     dashboard = json.loads((trained.checkout / "cluster" / "grafana" / "mars.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(queries) >= 12 and {panel["title"] for panel in dashboard["panels"]} >= {"MFU", "Loss by task"}
-    for query in queries:
+    for query in [query for query in queries if "ray_mars_serve" not in query]:  # `test_serve` looks at those
         filled = query.replace("$run", "demo").replace("$stage", ".*")
         found = trained.prometheus.values(filled)
         # On CPUs there is no peak, so no MFU: a query is good where it is understood.

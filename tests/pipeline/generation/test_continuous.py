@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from pipeline.config.vocabulary import Role, State
+from pipeline.generation.captions import generate_captions
 from pipeline.generation.continuous import PATIENCE, TURN, ContinuousBatch
 from pipeline.generation.documents import DocumentLimits, generate_documents
 from pipeline.generation.packed_linear import can_pack
-from pipeline.generation.pictures import HighResolution, PictureGenerator, generate_captions
+from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY, Sampling
 from pipeline.generation.steps import Layout, Steps, caption_steps, document_steps, picture_steps
 from pipeline.model.mars import MarsForCausalLM

@@ -12,13 +12,13 @@ from pipeline.benchmarks.generation import GenerationBenchmark, measure_generati
 from pipeline.config.tasks import Kind
 from pipeline.config.vocabulary import Role, State
 from pipeline.data.collate import collate
+from pipeline.generation.captions import generate_captions
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.packed_linear import PackedLinear, can_pack, packed
 from pipeline.generation.pictures import (
     HighResolution,
     PictureGenerator,
     Pictures,
-    generate_captions,
     generate_codes,
 )
 from pipeline.generation.sampling import GREEDY, Sampling

@@ -1,0 +1,1 @@
+"""A server beside `generate`, and under many clients and faults."""

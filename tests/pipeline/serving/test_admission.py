@@ -1,0 +1,87 @@
+"""Who comes too often or too early is told when to come again; nobody is counted for ever."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.config.serving import ServingLimits
+from pipeline.serving.admission import MAX_CLIENTS, WINDOW_S, Gate, check_host
+from pipeline.serving.api_errors import ApiError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+LIMITS = ServingLimits(max_outstanding=4, requests_per_minute=2)
+
+
+def refusal_of(gate: Gate, count: int) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        gate.enter(count)
+    return caught.value
+
+
+def test_the_time_to_wait_follows_the_servers_pace() -> None:
+    clock = Clock()
+    gate = Gate(LIMITS, clock)
+    gate.enter(4)
+    for _ in range(3):
+        clock.now += 10
+        gate.leave(made=True)
+        gate.enter(1)
+    slow = int(refusal_of(gate, 1).headers["Retry-After"])
+    for _ in range(60):
+        clock.now += 0.1
+        gate.leave(made=True)
+        gate.enter(1)
+    assert slow >= 7 and int(refusal_of(gate, 1).headers["Retry-After"]) <= 2
+    assert int(refusal_of(gate, 4).headers["Retry-After"]) >= int(refusal_of(gate, 1).headers["Retry-After"])
+
+
+def test_a_refused_request_takes_no_room_and_one_that_left_gives_it_back() -> None:
+    gate = Gate(LIMITS)
+    gate.enter(3)
+    assert refusal_of(gate, 2).status == 429 and gate.outstanding == 3
+    gate.enter(1)
+    gate.leave(made=False)
+    gate.enter(1)
+    gate.closed = True
+    assert refusal_of(gate, 1).status == 503
+
+
+def test_a_clients_rate_is_its_own_and_ends_with_the_minute() -> None:
+    clock = Clock()
+    gate = Gate(LIMITS, clock)
+    for client in ("a", "a", "b"):
+        gate.check_rate(client)
+    with pytest.raises(ApiError) as caught:
+        gate.check_rate("a")
+    assert caught.value.status == 429 and 59 <= int(caught.value.headers["Retry-After"]) <= 61
+    clock.now += WINDOW_S
+    gate.check_rate("a")
+    unlimited = Gate(replace(LIMITS, requests_per_minute=0), clock)
+    for _ in range(100):
+        unlimited.check_rate("a")
+
+
+def test_quiet_clients_are_forgotten() -> None:
+    clock = Clock()
+    gate = Gate(LIMITS, clock)
+    for number in range(MAX_CLIENTS):
+        gate.check_rate(str(number))
+    clock.now += WINDOW_S + 1
+    gate.check_rate("last")
+    assert len(gate._asked) == 1
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000", "[::1]"])
+def test_loopback_answers_to_its_own_names(host: str) -> None:
+    check_host(host, "127.0.0.1")
+    with pytest.raises(ApiError):
+        check_host("127.0.0.1.evil.example:8000", "127.0.0.1")
+    check_host("anything.example", "0.0.0.0")

@@ -1,0 +1,232 @@
+"""OpenAI's client works unchanged, pictures are those of generate, and what is refused is refused in OpenAI's form."""
+
+import asyncio
+import base64
+import http.client
+import io
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from pipeline.generation.actor import Generator, GeneratorConfig
+from pipeline.generation.sampling import Sampling
+from pipeline.serving.jobs import Codes, PictureJob
+from pipeline.serving.served_model import ServedModel
+from tests.support.pictures import png
+from tests.support.small_server import LIMITS, NUM_ROWS, SmallServer, small_server
+
+IMAGES, CHAT = "/v1/images/generations", "/v1/chat/completions"
+SAMPLING: dict[str, Any] = {"temperature": 0.9, "top_k": 9, "top_p": 0.95, "guidance_scale": 2.0}
+
+
+def client_of(server: SmallServer, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+
+
+def asked_with_picture(content: bytes, **more: object) -> dict:
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    return {"messages": [{"role": "user", "content": [part]}]} | more
+
+
+def test_openais_client_gets_the_pictures_that_generate_draws(server: SmallServer, served: ServedModel) -> None:
+    """The same prompt, seed and settings: the same codes and the same size, for each of several at once."""
+    more = SAMPLING | {"seed": 5, "return_codes": True}
+    made = client_of(server).images.generate(prompt="red circle", n=3, size="64x64", extra_body=more)
+    config = GeneratorConfig(
+        Path(served.export), NUM_ROWS, served.max_prompt_ids, served.num_codes, Sampling(**SAMPLING),
+        high=served.high, as_served=True,
+    )  # fmt: skip
+    rows = {"prompt": np.asarray(["red circle"] * 3, dtype=object), "seed": np.asarray([5, 6, 7])}
+    expected = Generator(config)(rows)
+    assert made.data is not None and [image.seed for image in made.data] == [5, 6, 7]  # type: ignore[attr-defined]
+    for number, image in enumerate(made.data):
+        assert image.codes == expected["drawn_codes"][number].tolist()  # type: ignore[attr-defined]
+        assert image.high_codes == expected["drawn_high_codes"][number].tolist()  # type: ignore[attr-defined]
+        assert Image.open(io.BytesIO(base64.b64decode(image.b64_json or ""))).size == (64, 64)
+    assert len({tuple(image.codes) for image in made.data}) > 1  # type: ignore[attr-defined]
+    assert made.usage is not None and made.usage.output_tokens == 3 * (served.num_codes + served.num_high_codes)
+
+
+def test_a_streamed_picture_comes_code_by_code_and_partly_then_whole(server: SmallServer, served: ServedModel) -> None:
+    whole = client_of(server).images.generate(prompt="a", extra_body={"seed": 1, "return_codes": True}).data
+    assert whole is not None
+    events = list(
+        client_of(server).images.generate(
+            prompt="a", stream=True, partial_images=2, extra_body={"seed": 1, "stream_codes": True}
+        )
+    )
+    kinds = [event.type.removeprefix("image_generation.") for event in events]
+    codes = [code for event in events for code in getattr(event, "codes", None) or []]
+    assert codes == whole[0].codes + whole[0].high_codes  # type: ignore[attr-defined]
+    assert 1 <= kinds.count("partial_image") <= 2 and kinds[-1] == "completed"
+    finished = events[-1]
+    assert finished.b64_json == whole[0].b64_json and finished.size == "64x64"
+
+
+def test_formats_and_sizes_are_those_that_were_asked_for(server: SmallServer) -> None:
+    answer = client_of(server).images.generate(prompt="红", size="32x32", response_format="url", output_format="jpeg")
+    kind, _, content = (answer.data or [])[0].url.partition(";base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert (kind, picture.format, picture.size) == ("data:image/jpeg", "JPEG", (32, 32))
+
+
+def test_a_picture_gets_a_caption_and_a_text_goes_on_as_a_document(server: SmallServer) -> None:
+    status, _, caption = server.send(CHAT, asked_with_picture(png((40, 32)), language="zh"))
+    assert status == 200 and caption["choices"][0]["finish_reason"] in ("stop", "length")
+    messages: Any = [{"role": "user", "content": "red circle"}]
+    whole = client_of(server).chat.completions.create(model="past", messages=messages, seed=3)
+    chunks = client_of(server).chat.completions.create(model="past", messages=messages, seed=3, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole.choices[0].message.content and whole.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "param", "message"),
+    [
+        ({}, 400, "prompt", "prompt is missing"),
+        ({"prompt": " "}, 400, "prompt", "prompt is empty"),
+        ({"prompt": "a " * 40}, 400, "prompt", "takes at most 12"),
+        ({"prompt": "a", "n": 9}, 400, "n", "n is 9, but must be from 1 to 8"),
+        ({"prompt": "a", "n": True}, 400, "n", "whole number"),
+        ({"prompt": "a", "seed": -1}, 400, "seed", "from 0 to"),
+        ({"prompt": "a", "temperature": "hot"}, 400, "temperature", "must be a number"),
+        ({"prompt": "a", "top_p": 0}, 400, "top_p", "above 0"),
+        ({"prompt": "a", "size": "512x512"}, 400, "size", "draws 32x32 and 64x64"),
+        ({"prompt": "a", "size": "32x32", "high_resolution": True}, 400, "size", "contradict"),
+        ({"prompt": "a", "quality": "hd"}, 400, "quality", "leave it out"),
+        ({"prompt": "a", "sead": 3}, 400, "sead", "no parameter 'sead'"),
+        ({"prompt": "a", "model": "dall-e-3"}, 404, "model", "'past' is served here"),
+        ({"prompt": "a", "partial_images": 1}, 400, "stream", "stream true"),
+        ({"prompt": "\ud800"}, 400, "prompt", "surrogates"),
+        ([], 400, None, "must be a JSON object"),
+        (b"{", 400, None, "no JSON"),
+        (b"[" * 5000, 400, None, "no JSON"),
+        (b" " * 300_000, 413, None, "at most 200000"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_parameter_and_what_to_do(
+    server: SmallServer, values: object, status: int, param: str | None, message: str
+) -> None:
+    found, _, answer = server.send(IMAGES, values)
+    assert found == status and answer["error"]["param"] == param and message in answer["error"]["message"]
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"messages": []}, "at least one message"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "role 'user'"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "'audio'"),
+        (asked_with_picture(b"no picture"), "cannot be captioned"),
+        (asked_with_picture(png((200, 2))), "max_aspect_ratio"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}
+                ]
+            },
+            "fetches nothing",
+        ),
+        (asked_with_picture(png(), language="fr"), "one of en, zh"),
+    ],
+)
+def test_uploads_and_messages_are_checked_as_a_corpus_is(server: SmallServer, values: dict, message: str) -> None:
+    status, _, answer = server.send(CHAT, values)
+    assert status == 400 and message in answer["error"]["message"]
+    status, _, streamed = server.send(CHAT, values | {"stream": True}, Accept="text/event-stream")
+    assert status == 200 and message in json.loads(streamed.partition("data: ")[2])["error"]["message"]
+
+
+def test_beyond_the_bound_requests_get_429_and_a_time_and_the_others_their_pictures(served: ServedModel) -> None:
+    with small_server(served, replace(LIMITS, max_outstanding=3, requests_per_minute=4)) as server:
+        server.application.gate.enter(2)
+        status, headers, answer = server.send(IMAGES, {"prompt": "a", "n": 2})
+        assert status == 429 and int(headers["Retry-After"]) >= 1 and "try again in" in answer["error"]["message"]
+        assert server.send(IMAGES, {"prompt": "a"})[0] == 200
+        for _ in range(2):
+            server.application.gate.leave(made=False)
+        assert [server.send(IMAGES, {"prompt": ""})[0] for _ in range(3)] == [400, 400, 429]
+        assert server.send("/health")[2]["outstanding"] == 0
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True, "stream_codes": True}])
+def test_a_client_that_goes_away_frees_its_rows(served: ServedModel, more: dict) -> None:
+    with small_server(served) as server:
+        engine = server.replicas.painter.engine
+        passes = engine._batch.advance
+        go_on = False
+
+        def slowly() -> int:
+            if not go_on:
+                server.wait_until(lambda: go_on or not engine._running or bool(engine._cancelled), 5)
+            return passes()
+
+        engine._batch.advance = slowly  # type: ignore[method-assign]
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+        body = json.dumps({"prompt": "a", "n": 6} | more)
+        connection.request("POST", IMAGES, body, {"Content-Type": "application/json"})
+        server.wait_until(lambda: engine.num_running == NUM_ROWS and engine.num_waiting == 2)
+        connection.close()
+        server.wait_until(lambda: engine.num_running == engine.num_waiting == server.application.gate.outstanding == 0)
+        go_on = True
+        assert server.send(IMAGES, {"prompt": "a"})[0] == 200
+
+
+def test_another_host_is_refused_on_loopback_and_only_json_is_read(server: SmallServer) -> None:
+    """A page of another host could else make a visitor's browser ask the server, by a name that leads here."""
+    assert server.send("/v1/models", Host="evil.example")[0] == 403
+    assert server.send(IMAGES, {"prompt": "a"}, Content_Type="text/plain")[0] == 415
+    assert server.send("/v1/nothing")[2]["error"]["code"] == "not_found"
+
+
+def test_a_token_is_asked_for_by_all_but_the_page(served: ServedModel) -> None:
+    with small_server(served, token="0123456789abcdef") as server:
+        for headers in ({}, {"Authorization": "Bearer 0123456789abcdeX"}, {"Authorization": "Basic 0123456789abcdef"}):
+            status, _, answer = server.send(IMAGES, {"prompt": "a"}, **headers)
+            assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert server.send("/settings")[2] == {"needs_token": True}
+        assert server.send("/")[0] == server.send("/health")[0] == 200
+        assert [model.id for model in client_of(server, "0123456789abcdef").models.list()] == ["past"]
+
+
+def test_the_log_has_prompts_only_if_asked(served: ServedModel, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for log_prompts in (False, True):
+        caplog.clear()
+        with small_server(served, log_prompts=log_prompts) as server:
+            server.send(IMAGES, {"prompt": "secret circle"})
+            server.wait_until(lambda: IMAGES in caplog.text)
+        assert ("secret circle" in caplog.text) == log_prompts
+
+
+def test_a_failed_pass_is_an_error_in_form_and_the_replica_is_not_well(served: ServedModel) -> None:
+    with small_server(served) as server:
+        engine = server.replicas.painter.engine
+
+        def fail() -> int:
+            raise RuntimeError("no memory")
+
+        engine._batch.advance = fail  # type: ignore[method-assign]
+        status, _, answer = server.send(IMAGES, {"prompt": "a"})
+        assert status == 500 and answer["error"]["type"] == "server_error" and "no memory" not in str(answer)
+        assert engine.failure is not None
+
+
+def test_codes_of_a_job_are_numbered_from_its_beginning(server: SmallServer) -> None:
+    """So that a job that is done again on another replica goes on where its client is."""
+
+    async def told() -> list[Codes]:
+        job = PictureJob([11], 3, Sampling(0.0), high=True, tells=True)
+        return [event async for event in server.replicas.painter.answer(job) if isinstance(event, Codes)]
+
+    events = asyncio.run(told())
+    assert [event.start for event in events] == list(np.cumsum([0, *(len(event.codes) for event in events)])[:-1])
