@@ -43,7 +43,8 @@ STAGE = StageConfig(
     warmup_steps=2,
     table_rate_factor=2.0,
     save_every_steps=3,
-    validate_every_steps=2,
+    validate_every_steps=3,
+    validation_rows=2,
     sample_every_steps=3,
     sample_prompts=("a", "b c"),
 )

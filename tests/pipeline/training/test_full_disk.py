@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_training_goes_on_where_the_first_ranks_disk_is_full(run: StageRun) -> None:
-    stage = replace(STAGE, steps=26, save_every_steps=2, sample_every_steps=2, validate_every_steps=0)
+    stage = replace(STAGE, steps=16, save_every_steps=4, sample_every_steps=4, validate_every_steps=0)
     run = replace(run, stage=stage, held_out=())
     whole = on_ranks(2, named(run, "whole"), before_step=partial(poison, range(4, 6), "loss"))
     (run.output / SKIPPED_FILE).parent.mkdir(parents=True)
@@ -30,10 +30,10 @@ def test_training_goes_on_where_the_first_ranks_disk_is_full(run: StageRun) -> N
     assert "TensorBoard does not take figures any more" in told and f"{SKIPPED_FILE} could not be written" in told
     lines = (run.output / SKIPPED_FILE).read_text().removeprefix("x" * 3999 + "\n").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4, 5], "they are written once there is room again"
-    assert finished_checkpoint(run.checkpoints).manifest.step == 26
+    assert finished_checkpoint(run.checkpoints).manifest.step == 16
     events = EventAccumulator(str(run.output / "tensorboard"))
     events.Reload()
-    assert events.Scalars("learning_rate")[-1].step == 26, "it goes on once there is room again"
+    assert events.Scalars("learning_rate")[-1].step == 16, "it goes on once there is room again"
 
 
 def test_training_goes_on_where_a_checkpoint_cannot_be_written(run: StageRun, undisturbed: Undisturbed) -> None:

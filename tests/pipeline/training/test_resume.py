@@ -84,13 +84,13 @@ def test_a_run_goes_on_at_another_number_of_workers_as_if_nothing_had_been(
     run: StageRun, worlds: tuple[int, ...], how: dict[str, Any]
 ) -> None:
     """The same samples in the same steps; only the order of additions differs."""
-    run = replace(run, zero=replace(run.zero, **how), stage=replace(STAGE, steps=24, save_every_steps=2), samples=None)
+    run = replace(run, zero=replace(run.zero, **how), stage=replace(STAGE, steps=12, save_every_steps=2), samples=None)
     whole = on_ranks(2, named(run, "whole"))
     figures: list[dict] = []
     for number, world_size in enumerate(worlds, start=1):
         last = number == len(worlds)
         figures += on_ranks(world_size, run, stop_after=None if last else 2)
-    assert [each["step"] for each in figures] == [*range(1, 25)]
+    assert [each["step"] for each in figures] == [*range(1, 13)]
     assert losses(figures) == pytest.approx(losses(whole), rel=1e-5)
     saved_by = [checkpoint.manifest.world_size for checkpoint in complete_checkpoints(run.checkpoints, [])]
     assert saved_by == [worlds[-1]] * 2, "each is read by whichever number of workers comes next"
