@@ -14,7 +14,6 @@ LIBRARIES = (
     "torch.utils.cpp_extension",
     "torch.utils.tensorboard",
     "transformers.models.qwen2.modeling_qwen2",
-    "diffusers.models.autoencoders.vq_model",
 )
 """In the order in which workers need them. Ray is not among them: it reads its environment variables while it is
 imported, and they differ from worker to worker."""

@@ -9,9 +9,8 @@ from typing import Any
 from tokenization.config.vqgan import WEIGHTS
 from tokenization.errors import InputError
 from tokenization.files.library_errors import MOST_LETTERS, library_errors_explained
+from tokenization.vqgan.network import ACTIVATIONS
 
-ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
-"""Those that diffusers knows."""
 MAX_LEVELS = 12
 
 
@@ -40,7 +39,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "vq_embed_dim": (lambda value: value is None or _number(65_536)[0](value), _number(65_536)[1]),
     "num_vq_embeddings": _number(10_000_000),
     "norm_num_groups": _number(65_536),
-    "act_fn": (lambda value: value in ACTIVATIONS, " or ".join(ACTIVATIONS)),
+    "act_fn": (lambda value: value in tuple(ACTIVATIONS), " or ".join(ACTIVATIONS)),
     "mid_block_add_attention": (lambda value: isinstance(value, bool), "true or false"),
     "lookup_from_codebook": (lambda value: isinstance(value, bool), "true or false"),
 }

@@ -100,8 +100,12 @@ def load_vqgan(location: Path | str) -> Vqgan:
 
 
 def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
-    """Writes a VQ-GAN with a diffusers model to a folder. `load_vqgan` restores it exactly."""
-    vqgan.model.save_pretrained(folder)
+    """Writes a VQ-GAN as a diffusers folder. `load_vqgan` restores it exactly."""
+    from diffusers import VQModel  # seconds, which whoever only encodes and decodes need not wait for
+
+    model = VQModel.from_config(vqgan.model.values)
+    model.load_state_dict(vqgan.model.state_dict())
+    model.save_pretrained(folder)
     (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
 
 

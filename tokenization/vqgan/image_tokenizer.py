@@ -7,10 +7,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tokenization.config.vqgan import MAX_CODES
 from tokenization.errors import InputError
@@ -53,11 +53,11 @@ class ImageTokenizer:
         """Pixels per code along one side."""
         # In float32: rounded rows of a normalised codebook would no longer have equal lengths.
         self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
-        # VQModel's own `to` would warn about modules that it does not have.
-        self._vqgan = nn.Module.to(loaded.model, self.device, dtype)
+        self._vqgan = loaded.model.to(self.device, dtype)
         self._codes = torch.compile(self._nearest_codes, dynamic=False) if compile_encoder else self._nearest_codes
         if self.device.type == "cuda":  # GPU convolutions run on tensor cores in this memory format
-            self._vqgan.to(memory_format=torch.channels_last)
+            to: Any = self._vqgan.to  # torch's types have no overload for the memory format
+            to(memory_format=torch.channels_last)
 
     @property
     def codebook_size(self) -> int:

@@ -1,4 +1,4 @@
-"""The four formats of published VQ-GANs, all loaded as a diffusers `VQModel`.
+"""The four formats of published VQ-GANs, all loaded as the network of a diffusers `VQModel`.
 
 A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint, and
 LlamaGen's. The last three are the same architecture under other names, so their tensors are renamed. Widths, codebook
@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import VQModel
 from torch import Tensor
 from torch.nn import functional as F
 
 from tokenization.errors import InputError
 from tokenization.vqgan.config_values import check_model_values
 from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
+from tokenization.vqgan.network import VqganNetwork
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json
 
@@ -95,17 +95,17 @@ LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), te
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))
 
 
-def _empty(config: dict[str, Any]) -> VQModel:
+def _empty(config: dict[str, Any]) -> VqganNetwork:
     with torch.device("meta"):
-        return VQModel.from_config(config)
+        return VqganNetwork(config)
 
 
-def _factor(model: VQModel) -> int:
+def _factor(model: VqganNetwork) -> int:
     """Pixels per code along one side: every level but the last halves the picture."""
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
-def _renamed(model: VQModel, tensors: dict[str, Tensor], names: Names | None, location: str) -> dict[str, Tensor]:
+def _renamed(model: VqganNetwork, tensors: dict[str, Tensor], names: Names | None, location: str) -> dict[str, Tensor]:
     """Returns the tensors with diffusers' names and shapes."""
     state, used, num_levels = {}, set(), len(model.config.block_out_channels)
     for name, empty in model.state_dict().items():

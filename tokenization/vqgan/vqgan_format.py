@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers import VQModel
 from torch import Tensor
+
+from tokenization.vqgan.network import VqganNetwork
 
 SYMMETRIC, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """The usual pixel ranges: values of black and of white in the encoder's input."""
@@ -16,7 +17,7 @@ class Vqgan:
     """A loaded VQ-GAN.
 
     Attributes:
-        model: float32, on the CPU; or another module with the parts of a `VQModel` that `ImageTokenizer` uses:
+        model: float32, on the CPU; or another module with the parts that `ImageTokenizer` uses:
             `encoder`, `quant_conv`, `quantize.embedding`, `post_quant_conv` and `decoder`. A normalised codebook's rows
             have length 1: the nearest row is then the nearest in angle, for a latent of any length.
         pixel_range: values of black and white.
@@ -24,7 +25,7 @@ class Vqgan:
         format: its name in `tokenization.vqgan.formats.FORMATS`.
     """
 
-    model: VQModel
+    model: VqganNetwork
     pixel_range: tuple[float, float]
     factor: int
     format: str
@@ -51,7 +52,7 @@ class VqganFiles:
 class LoadedModel:
     """The model that a format makes of the tensors. `Vqgan` describes the attributes."""
 
-    model: VQModel
+    model: VqganNetwork
     factor: int
     pixel_range: tuple[float, float] = SYMMETRIC
 

@@ -25,8 +25,8 @@ from tests.support import vqgan_reference as reference
 from tokenization.config.sources import SHIPPED
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.errors import InputError
+from tokenization.job.checks import make_fingerprint
 from tokenization.job.rows import Tools
-from tokenization.job.run import make_fingerprint
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_pixel_range, image_tokenizer_sha256
 
@@ -136,6 +136,17 @@ def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_fro
         latents = model.encode(in_range(pictures(16), *vqgan.pixel_range)).latents
         indices = model.quantize(latents)[2][2].view(3, -1)
     np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_computes_what_diffusers_computes_bit_by_bit(dtype: torch.dtype) -> None:
+    """Tokens that were made by earlier code, which ran diffusers' own modules, stay valid."""
+    theirs = VQModel.from_pretrained(SHIPPED, low_cpu_mem_usage=False).to(dtype)
+    ours = load_vqgan(SHIPPED).model.to(dtype)
+    with torch.no_grad():
+        latents = theirs.encoder(in_range(pictures(32), -1, 1).to(dtype))
+        assert torch.equal(ours.encoder(in_range(pictures(32), -1, 1).to(dtype)), latents)
+        assert torch.equal(ours.decoder(latents), theirs.decoder(latents))
 
 
 def test_a_normalised_codebook_is_looked_up_by_angle_whatever_the_encoders_dtype(tmp_path: Path) -> None:
