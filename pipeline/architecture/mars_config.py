@@ -12,8 +12,13 @@ from pipeline.config.vocabulary import JointVocabulary
 ExpertConfig: TypeAlias = Qwen2Config | Qwen3Config
 """Config of a language expert."""
 
-OF_QWEN2 = (("head_dim", None), ("qkv_bias", True), ("query_key_norm", False))
-"""Values of `MarsConfig` on a Qwen2."""
+OF_QWEN2 = (
+    ("head_dim", None),
+    ("qkv_bias", True),
+    ("query_key_norm", False),
+    ("visual_query_key_norm", False),
+)
+"""Values of `MarsConfig` on a Qwen2, and of options that are off."""
 
 
 @strict
@@ -29,7 +34,7 @@ class MarsConfig(Qwen2Config):
         head_dim: size of a head; None for `hidden_size / num_attention_heads`, as in a Qwen2.
         qkv_bias: the projections to queries, keys and values have biases, as in a Qwen2.
         query_key_norm: queries and keys are normalised head by head, as in a Qwen3.
-        shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
+        shared_output_projection, embedding_noise_std, picture_position_std, visual_query_key_norm: see `ModelOptions`.
         language_expert_source: set if a folder holds the visual expert alone: the folder or hub name of the language
             expert that it belongs to. Empty if the folder holds both.
         language_expert_sha256: the hash of that language expert (`pipeline.model.loading.base_sha256`).
@@ -45,6 +50,7 @@ class MarsConfig(Qwen2Config):
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
     picture_position_std: float = 0.0
+    visual_query_key_norm: bool = False
     language_expert_source: str = ""
     language_expert_sha256: str = ""
 
@@ -66,6 +72,11 @@ class MarsConfig(Qwen2Config):
     def head_size(self) -> int:
         """Size of a head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def norms_visual_queries(self) -> bool:
+        """The visual expert normalises its queries and keys, by the language expert's design or by the recipe's."""
+        return self.query_key_norm or self.visual_query_key_norm
 
     @property
     def options(self) -> ModelOptions:

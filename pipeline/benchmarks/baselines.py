@@ -80,6 +80,7 @@ class Dense(Objective):
     def __init__(self, model: MarsForCausalLM, compile_layers: bool = False, normalisation: str = "state") -> None:
         super().__init__(model, normalisation)
         assert not model.config.shared_output_projection, "that one is frozen"
+        assert not model.config.visual_query_key_norm, "text would be normalised, too"
         config = model.config.language_expert()
         config.vocab_size = 1
         with torch.device("meta"):

@@ -15,11 +15,15 @@ class ModelOptions:
         picture_position_std: root mean square of the encoding of an id's position in its picture, which is added to the
             visual embedding (see `pipeline.model.picture_positions`); 0 for none, as in the paper's figure. It should
             be about as large as the spread of the rows, so that neither dominates.
+        visual_query_key_norm: the visual expert normalises its queries and keys head by head, with trained weights that
+            start at 1, as a Qwen3's experts do anyway. It bounds the attention's logits, which can grow in a long
+            training (Dehghani 2023). The paper does not speak of it.
     """
 
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
     picture_position_std: float = 0.0
+    visual_query_key_norm: bool = False
 
     def problems(self) -> list[str]:
         """Returns the reasons why the options are invalid; empty if they are valid."""

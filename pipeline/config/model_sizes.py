@@ -36,6 +36,8 @@ class ModelSizes(Protocol):
     @property
     def query_key_norm(self) -> bool: ...
     @property
+    def norms_visual_queries(self) -> bool: ...
+    @property
     def tie_word_embeddings(self) -> bool: ...
     @property
     def text_vocab_size(self) -> int: ...
@@ -75,11 +77,17 @@ class Geometry:
     head_dim: int | None = None
     qkv_bias: bool = True
     query_key_norm: bool = False
+    visual_query_key_norm: bool = False
 
     @property
     def head_size(self) -> int:
         """Size of a head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def norms_visual_queries(self) -> bool:
+        """The visual expert normalises its queries and keys."""
+        return self.query_key_norm or self.visual_query_key_norm
 
     @property
     def vocabulary(self) -> JointVocabulary:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pipeline.config.language_expert import LanguageExpertConfig
@@ -125,12 +125,11 @@ class Recipe:
             the others under `corpora/NAME`.
         vqgan, tokenization: settings for turning the corpora into tokens.
         vqgan_folder: a VQ-GAN, see `tokenization.vqgan.formats`; empty for the one shipped with the project.
-        vqgan_weights: `ema` or `plain`: which weights of a VQ-GAN's checkpoint that has both; empty for those that its
-            `image_tokenizer.json` names, or that its project's own code loads.
+        vqgan_weights: `ema` or `plain`, of a VQ-GAN's checkpoint that has both; empty for its own choice.
         text_tokenizer: see `tokenization.text_tokenizer.load_text_tokenizer`.
         language_expert_folder: Qwen-7B, Qwen1.5, Qwen2, Qwen2.5 or Qwen3, or a starting model of `jobs/init_model.py`;
             a hub name only for that job. Empty to train the small one of `language_expert`.
-        shared_output_projection, embedding_noise_std, picture_position_std: see `ModelOptions`.
+        shared_output_projection, embedding_noise_std, picture_position_std, visual_query_key_norm: see `ModelOptions`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
         checkpoint_folder: folder or `s3://bucket/prefix` for the stages' checkpoints; empty for the run's own folder.
@@ -154,6 +153,7 @@ class Recipe:
     shared_output_projection: bool = False
     embedding_noise_std: float = 0.0
     picture_position_std: float = 0.0
+    visual_query_key_norm: bool = False
     stages: tuple[StageConfig, ...] = ()
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tokenizers: Workers = Workers()
@@ -179,7 +179,7 @@ class Recipe:
     @property
     def model_options(self) -> ModelOptions:
         """The recipe's model options."""
-        return ModelOptions(self.shared_output_projection, self.embedding_noise_std, self.picture_position_std)
+        return ModelOptions(**{one.name: getattr(self, one.name) for one in fields(ModelOptions)})
 
     def problems(self) -> list[str]:
         """Returns the reasons why the recipe is invalid; empty if it is valid."""

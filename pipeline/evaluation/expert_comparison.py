@@ -106,8 +106,8 @@ def make_objective(experts: str, run: StageRun, zero: ZeroConfig) -> Objective:
         run.initial_model,
         run.codebook_size,
         getattr(torch, zero.dtype),
-        # A shared output projection would be frozen in the shared expert.
-        replace(run.model_options, shared_output_projection=False),
+        # A shared output projection would be frozen in the shared expert, and text would get the visual norms.
+        replace(run.model_options, shared_output_projection=False, visual_query_key_norm=False),
     )
     model.set_attn_implementation(run.stage.attention)
     return (Objective if experts == "two" else Dense)(model, normalisation=run.stage.normalisation)

@@ -124,6 +124,7 @@ def resume_sha256(recipe: Recipe, stage: StageConfig, fingerprint: Fingerprint) 
         model.shared_output_projection,
         model.embedding_noise_std,
         *([model.picture_position_std] if model.picture_position_std else []),  # 0 is left out: older runs can resume
+        *(["visual_query_key_norm"] if model.visual_query_key_norm else []),
         recipe.zero.zero_stage,
         recipe.zero.dtype,
         fingerprint,

@@ -75,9 +75,12 @@ class VisualEmbedding(nn.Embedding):
 
 
 class Expert(nn.Module):
-    """One modality's projections and FFN: a Qwen2 or Qwen3 layer without the norms that both experts share."""
+    """One modality's projections and FFN: a Qwen2 or Qwen3 layer without the norms that both experts share.
 
-    def __init__(self, config: MarsConfig, with_output_projection: bool = True) -> None:
+    With `query_key_norm` it normalises queries and keys head by head.
+    """
+
+    def __init__(self, config: MarsConfig, query_key_norm: bool, with_output_projection: bool = True) -> None:
         super().__init__()
         self.head_dim, bias = config.head_size, config.qkv_bias
         self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.head_dim, bias=bias)
@@ -85,7 +88,7 @@ class Expert(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * self.head_dim, bias=bias)
         self.q_norm: Qwen2RMSNorm | None = None
         self.k_norm: Qwen2RMSNorm | None = None
-        if config.query_key_norm:
+        if query_key_norm:
             self.q_norm = Qwen2RMSNorm(self.head_dim, eps=config.rms_norm_eps)
             self.k_norm = Qwen2RMSNorm(self.head_dim, eps=config.rms_norm_eps)
         if with_output_projection:
@@ -120,8 +123,8 @@ class MarsDecoderLayer(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
-        self.text_expert = Expert(config)
-        self.visual_expert = Expert(config, with_output_projection=not config.shared_output_projection)
+        self.text_expert = Expert(config, config.query_key_norm)
+        self.visual_expert = Expert(config, config.norms_visual_queries, not config.shared_output_projection)
         self.input_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = Qwen2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 

@@ -27,7 +27,7 @@ from pipeline.model.backbone import MarsModel, MarsPreTrainedModel
 from pipeline.model.head import JointHead
 from pipeline.model.picture_positions import picture_positions
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
-from pipeline.weights.language_expert_formats import text_name, visual_twin
+from pipeline.weights.language_expert_formats import text_name, visual_norm, visual_twin
 from pipeline.weights.tensor_files import PIECE_ELEMENTS
 
 
@@ -162,6 +162,8 @@ class MarsForCausalLM(MarsPreTrainedModel, GenerationMixin):
         state["head.text_weight"] = base.lm_head.weight
         if config.shared_output_projection:
             state = {name: tensor for name, tensor in state.items() if not name.endswith("visual_expert.o_proj.weight")}
+        norms = filter(None, (visual_norm(text_name(name), config) for name in text))
+        state |= {name: torch.ones(config.head_size) for name in norms}
         rows = config.vocabulary.num_visual
         embedding, head = (
             mean_row(table.detach().cpu().flatten().split(PIECE_ELEMENTS), num_words(len(table)), table.shape[1])

@@ -34,17 +34,18 @@ def count_parameters(config: ModelSizes) -> ParameterCounts:
     hidden, layers, visual_rows = config.hidden_size, config.num_hidden_layers, config.vocabulary.num_visual
     head_size, heads = config.head_size, config.num_attention_heads
     biases = layers * head_size * (heads + 2 * config.num_key_value_heads) if config.qkv_bias else 0
-    own_norms = 2 * layers * head_size if config.query_key_norm else 0
-    expert, output_projections = expert_parameters(config) + biases + own_norms, layers * heads * head_size * hidden
-    visual_expert = expert - (output_projections if config.shared_output_projection else 0)
+    query_key_norms, output_projections = 2 * layers * head_size, layers * heads * head_size * hidden
+    text_expert = expert_parameters(config) + biases + (query_key_norms if config.query_key_norm else 0)
+    # A shared output projection belongs to the text expert, and visual positions use it, too.
+    used_by_pictures = expert_parameters(config) + biases + (query_key_norms if config.norms_visual_queries else 0)
+    visual_expert = used_by_pictures - (output_projections if config.shared_output_projection else 0)
     norms = (2 * layers + 1) * hidden
     text_tables = config.text_vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
     trainable = visual_expert + 2 * visual_rows * hidden
-    # A shared output projection belongs to the text expert, and visual positions use it, too.
     return ParameterCounts(
-        total=trainable + expert + norms + text_tables,
+        total=trainable + text_expert + norms + text_tables,
         trainable=trainable,
-        active=expert + norms + config.codebook_size * hidden,
+        active=used_by_pictures + norms + config.codebook_size * hidden,
     )
 
 

@@ -187,9 +187,11 @@ def layer_bytes(config: ModelSizes, shape: RowShape, attention: str, dtype: str)
     is_sliced = is_eager or (not prefix and shape.rows > 1)
     if is_sliced and not config.shared_output_projection:
         kept += visual * element * width
-    if config.query_key_norm:
+    if config.norms_visual_queries:
         normed = heads + config.num_key_value_heads
-        kept += queries * normed * (4 * head_size + 4) + visual * normed * element * head_size
+        kept += (queries if config.query_key_norm else visual) * normed * (
+            4 * head_size + 4
+        ) + visual * normed * element * head_size
     if attention == "sdpa":
         kept += element * pairs
     if is_eager:

@@ -165,8 +165,12 @@ def planned_config(recipe: Recipe) -> Geometry:
             tie_word_embeddings=True,
             text_vocab_size=own.vocab_size,
         )
-    shared = recipe.model_options.shared_output_projection
-    return replace(base, codebook_size=recipe.vqgan.codebook_size, shared_output_projection=shared)
+    return replace(
+        base,
+        codebook_size=recipe.vqgan.codebook_size,
+        shared_output_projection=recipe.shared_output_projection,
+        visual_query_key_norm=recipe.visual_query_key_norm,
+    )
 
 
 def geometry_of(folder: Path) -> Geometry:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from pipeline.architecture.mars_config import ExpertConfig
+from pipeline.architecture.mars_config import ExpertConfig, MarsConfig
 from pipeline.errors import InputError
 from pipeline.weights.config_values import explained
 from pipeline.weights.language_expert_configs import folder_of, language_expert_config, read_config
@@ -26,6 +26,8 @@ from tokenization.files.tensor_names import prefixes_of, unwrapped
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 """Name endings of buffers in old checkpoints, which follow from the config."""
 HEAD, EMBEDDING = "head.text_weight", "model.embed_tokens.weight"
+NORMED = (".text_expert.q_proj.weight", ".text_expert.k_proj.weight")
+"""Name endings of the matrices whose results may be normalised."""
 TIED_HEADS = ("lm_head.weight", HEAD)
 """Names of a head that a file may have although it is the embedding."""
 
@@ -163,6 +165,14 @@ def text_name(own_name: str) -> str:
 def visual_twin(name: str) -> str:
     """The name of the visual expert's tensor that starts as a copy of this tensor of the language expert."""
     return name.replace(".text_expert.", ".visual_expert.")
+
+
+def visual_norm(name: str, config: MarsConfig) -> str:
+    """The name of the visual expert's norm of the queries or keys that this matrix of the language expert projects to,
+    if the model has that norm and the language expert has none to copy; else empty."""
+    if not config.visual_query_key_norm or config.query_key_norm or not name.endswith(NORMED):
+        return ""
+    return visual_twin(name).replace("_proj.", "_norm.")
 
 
 def expert_shapes(config: ExpertConfig) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from pipeline.architecture.mars_config import MarsConfig
 from pipeline.config.model import ModelOptions
 from pipeline.errors import InputError
 from pipeline.weights.initial_rows import embedding_start, head_start, mean_row, num_words
-from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_twin
+from pipeline.weights.language_expert_formats import EMBEDDING, HEAD, LanguageExpertFiles, visual_norm, visual_twin
 from pipeline.weights.start_file import START_FILE, is_starting_model
 from pipeline.weights.tensor_files import (
     PIECE_ELEMENTS,
@@ -224,6 +224,8 @@ def _tensors_of(
         twin = visual_twin(name)
         if twin != name and not (config.shared_output_projection and name.endswith(".o_proj.weight")):
             yield text.renamed(twin)
+        if norm := visual_norm(name, config):
+            yield NewTensor(norm, (config.head_size,), lambda: iter([torch.ones(config.head_size)]))
         if name == EMBEDDING:
             yield _embedding(text, config, dtype)
         if name == (EMBEDDING if config.tie_word_embeddings else HEAD):

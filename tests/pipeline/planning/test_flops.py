@@ -29,11 +29,12 @@ CODES = np.arange(16)
 
 
 QWEN3 = dict(head_dim=24, query_key_norm=True, qkv_bias=False)
+NORMED = dict(visual_query_key_norm=True)
 
 
 @pytest.fixture(
-    params=[(2, False, {}), (4, False, {}), (4, True, {}), (2, False, QWEN3), (4, True, QWEN3)],
-    ids=["grouped heads", "plain heads", "o_proj shared", "Qwen3", "Qwen3, o_proj shared"],
+    params=[(2, False, {}), (4, False, {}), (4, True, {}), (2, False, QWEN3), (4, True, QWEN3), (4, True, NORMED)],
+    ids=["grouped heads", "plain heads", "o_proj shared", "Qwen3", "Qwen3, o_proj shared", "visual norms"],
 )
 def large(request: pytest.FixtureRequest) -> MarsForCausalLM:
     """Layers enough that the first one's inputs, which need no gradient, do not count."""
@@ -120,7 +121,15 @@ def test_a_counted_sample_is_the_micro_batch_of_it_alone(builder: SequenceBuilde
         assert (counted.num_text_labels, counted.num_code_labels) == (batch.num_text_labels, batch.num_code_labels)
 
 
-@pytest.mark.parametrize("changes", [{}, {"shared_output_projection": True}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shared_output_projection": True},
+        {"tie_word_embeddings": True},
+        NORMED | {"shared_output_projection": True},
+    ],
+)
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_counted_parameters_are_the_models(name: str, changes: dict[str, bool]) -> None:
     config = type(GEOMETRIES[name])(**asdict(replace(SIZES[name], **changes)))

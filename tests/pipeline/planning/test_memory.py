@@ -82,7 +82,11 @@ def kept_bytes(config: MarsConfig, kind: Kind, attention: str, dtype: str, every
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("key_value_heads", [2, 4])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("qwen3", [{}, dict(head_dim=24, query_key_norm=True, qkv_bias=False)], ids=["Qwen2", "Qwen3"])
+@pytest.mark.parametrize(
+    "qwen3",
+    [{}, dict(head_dim=24, query_key_norm=True, qkv_bias=False), dict(visual_query_key_norm=True)],
+    ids=["Qwen2", "Qwen3", "visual norms"],
+)
 def test_a_layer_keeps_what_autograd_keeps_of_it(
     dtype: str, attention: str, kind: Kind, key_value_heads: int, shared: bool, qwen3: dict[str, Any]
 ) -> None:
