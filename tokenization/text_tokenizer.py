@@ -1,4 +1,4 @@
-"""Qwen's text vocabulary as a fast tokenizer, from its rank file or from a Hugging Face folder."""
+"""Qwen's text vocabulary as a fast tokenizer, from its rank file or a folder. Ids alone do not need transformers."""
 
 import hashlib
 import json
@@ -6,20 +6,21 @@ import os
 import shutil
 import unicodedata
 import uuid
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.normalizers import NFC
-from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_file
 from tokenization.files.hashing import file_sha256
 from tokenization.files.room import naming_full_disk
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Qwen splits like GPT-4's tokenizer, but splits digits one by one (Qwen's tokenization_qwen.py).
 SPLIT_PATTERN = (
@@ -48,7 +49,7 @@ RANK_FILE = "qwen.tiktoken"
 """Name of the rank file in a folder of Qwen-7B."""
 
 
-def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
+def load_text_tokenizer(source: str, cache: Path) -> "PreTrainedTokenizerFast":
     """Loads the tokenizer that `source` names.
 
     Args:
@@ -60,20 +61,12 @@ def load_text_tokenizer(source: str, cache: Path) -> PreTrainedTokenizerFast:
     Raises:
         InputError: there is no such file or folder, or it is no tokenizer.
     """
-    path = _packaged_ranks() if source == PACKAGED else Path(source)
-    if not path.exists():
-        raise InputError(f"text tokenizer {source!r} does not exist; name {PACKAGED!r}, a .tiktoken file or a folder")
-    described = path / JSON_FILE if path.is_dir() else path
-    if described.suffix == ".json" and described.exists():
-        return _of_json(described)
-    if path.is_dir():
-        path = path / RANK_FILE
-        if not path.exists():
-            raise InputError(
-                f"text tokenizer folder {source!r} has neither {JSON_FILE} nor {RANK_FILE}; fetch the file that "
-                "belongs to the language expert, or save the tokenizer with save_pretrained"
-            )
-    cached = cache / file_sha256(path)[:16]
+    from transformers import PreTrainedTokenizerFast
+
+    path = vocabulary_file(source)
+    if path.suffix == ".json":
+        return _of_json(path)
+    cached = _converted_folder(path, cache)
     if not cached.exists():
         _save_converted(path, cached)
     return PreTrainedTokenizerFast.from_pretrained(cached)
@@ -92,24 +85,85 @@ def _save_converted(path: Path, cached: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def text_vocabulary_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+def load_fast_text_tokenizer(source: str, cache: Path) -> "FastTextTokenizer":
+    """Loads what gives the same ids as `load_text_tokenizer`'s tokenizer. For the arguments and errors see there."""
+    path = vocabulary_file(source)
+    if path.suffix != ".json":
+        folder = _converted_folder(path, cache)
+        if not folder.exists():
+            load_text_tokenizer(source, cache)
+        path = folder / JSON_FILE
+    try:
+        return FastTextTokenizer(FastTokenizer.from_file(str(path)))
+    except Exception as error:  # the library raises any exception
+        raise InputError(_unreadable(path, error)) from error
+
+
+def vocabulary_file(source: str) -> Path:
+    """The file that a source names: a `tokenizer.json`, or a rank file.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = _packaged_ranks() if source == PACKAGED else Path(source)
+    if not path.exists():
+        raise InputError(f"text tokenizer {source!r} does not exist; name {PACKAGED!r}, a .tiktoken file or a folder")
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in (JSON_FILE, RANK_FILE) if (path / name).exists()), None)
+    if found is None:
+        raise InputError(
+            f"text tokenizer folder {source!r} has neither {JSON_FILE} nor {RANK_FILE}; fetch the file that "
+            "belongs to the language expert, or save the tokenizer with save_pretrained"
+        )
+    return found
+
+
+class FastTextTokenizer:
+    """Gives the ids of texts, and nothing else. Added tokens in a text are ordinary text."""
+
+    def __init__(self, tokenizer: FastTokenizer) -> None:
+        self._size = tokenizer.get_vocab_size(with_added_tokens=True)
+        if not all(token.special for token in tokenizer.get_added_tokens_decoder().values()):
+            tokenizer = _plain(tokenizer)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # as text
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        """The number of ids, those of added tokens included."""
+        return self._size
+
+    def ids(self, lines: list[str]) -> list[list[int]]:
+        """The ids of texts that `_readable` has normalised."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(lines)]
+
+
+TextTokenizer = Union[FastTextTokenizer, "PreTrainedTokenizerFast"]
+"""What `text_ids` takes."""
+
+
+def text_vocabulary_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
     """A hash of everything that decides the ids of a text."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-def text_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+def text_ids(tokenizer: TextTokenizer, texts: list[str]) -> list[list[int]]:
     """The ids of texts. Added tokens in a text are ordinary text, special ones such as `<|endoftext|>` and others such
     as `<think>`."""
     if not texts:
         return []
     lines = [_readable(text) for text in texts]
+    if isinstance(tokenizer, FastTextTokenizer):
+        return tokenizer.ids(lines)
     if all(token.special for token in tokenizer.added_tokens_decoder.values()):
         ids: list[list[int]] = tokenizer(lines, split_special_tokens=True)["input_ids"]
         return ids
     return [encoding.ids for encoding in _without_added_tokens(tokenizer).encode_batch(lines)]
 
 
-def check_fits(tokenizer: PreTrainedTokenizerFast, num_rows: int) -> None:
+def check_fits(tokenizer: "PreTrainedTokenizerFast", num_rows: int) -> None:
     """Checks a vocabulary against a language expert's table of `num_rows` rows.
 
     Raises:
@@ -122,7 +176,7 @@ def check_fits(tokenizer: PreTrainedTokenizerFast, num_rows: int) -> None:
         )
 
 
-def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def end_of_text_id(tokenizer: "PreTrainedTokenizerFast") -> int:
     """The id that ends a caption.
 
     Raises:
@@ -140,17 +194,26 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 _WITHOUT_ADDED: "WeakKeyDictionary[PreTrainedTokenizerFast, FastTokenizer]" = WeakKeyDictionary()
 
 
-def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> FastTokenizer:
+def _without_added_tokens(tokenizer: "PreTrainedTokenizerFast") -> FastTokenizer:
     """The same tokenizer without its added tokens. Only special ones can be turned off in a call."""
     if tokenizer not in _WITHOUT_ADDED:
-        described = json.loads(tokenizer.backend_tokenizer.to_str())
-        described |= {"added_tokens": [], "truncation": None, "padding": None}
-        _WITHOUT_ADDED[tokenizer] = FastTokenizer.from_str(json.dumps(described))
+        _WITHOUT_ADDED[tokenizer] = _plain(tokenizer.backend_tokenizer)
     return _WITHOUT_ADDED[tokenizer]
 
 
-def _of_json(described: Path) -> PreTrainedTokenizerFast:
+def _plain(tokenizer: FastTokenizer) -> FastTokenizer:
+    described = json.loads(tokenizer.to_str()) | {"added_tokens": [], "truncation": None, "padding": None}
+    return FastTokenizer.from_str(json.dumps(described))
+
+
+def _converted_folder(ranks: Path, cache: Path) -> Path:
+    return cache / file_sha256(ranks)[:16]
+
+
+def _of_json(described: Path) -> "PreTrainedTokenizerFast":
     """Loads a `tokenizer.json`, with the settings beside it if there are any."""
+    from transformers import PreTrainedTokenizerFast
+
     folder = described.parent
     in_folder = described.name == JSON_FILE and (folder / "tokenizer_config.json").exists()
     try:
@@ -165,7 +228,7 @@ def _of_json(described: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+def _check_vocabulary(tokenizer: "PreTrainedTokenizerFast", path: Path) -> None:
     """Raises InputError if the vocabulary is neither Qwen's nor a small one: its ids would name other words."""
     backend = tokenizer.backend_tokenizer
     size = backend.get_vocab_size(with_added_tokens=False)
@@ -185,7 +248,7 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
         )
 
 
-def _converted(ranks: Path) -> PreTrainedTokenizerFast:
+def _converted(ranks: Path) -> "PreTrainedTokenizerFast":
     try:
         return _convert(ranks)
     except InputError:
@@ -211,7 +274,11 @@ def _readable(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _convert(ranks: Path) -> PreTrainedTokenizerFast:
+def _convert(ranks: Path) -> "PreTrainedTokenizerFast":
+    from tokenizers.normalizers import NFC
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
     converter = TikTokenConverter(
         vocab_file=str(ranks), pattern=SPLIT_PATTERN, extra_special_tokens=list(SPECIAL_TOKENS)
     )
@@ -225,7 +292,7 @@ def _convert(ranks: Path) -> PreTrainedTokenizerFast:
 
 
 def _packaged_ranks() -> Path:
-    try:
-        return Path(str(files("dashscope") / "resources" / "qwen.tiktoken"))
-    except ModuleNotFoundError as error:
-        raise InputError("Qwen's vocabulary comes with the package dashscope: pip install '.[demo]'") from error
+    package = find_spec("dashscope")  # its import would take as long as that of transformers
+    if package is None or not package.submodule_search_locations:
+        raise InputError("Qwen's vocabulary comes with the package dashscope: pip install '.[demo]'")
+    return Path(package.submodule_search_locations[0]) / "resources" / "qwen.tiktoken"

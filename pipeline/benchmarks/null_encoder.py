@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from typing import Any
 
 from pipeline.config.benchmarks import TokenizeSettings
@@ -31,7 +32,7 @@ def benchmark_null_encoder(settings: TokenizeSettings) -> dict[str, Any]:
         attempt = new_attempt(folder, "benchmark", "tokenize", "", "CPU", DayLimits())
         with keep_ledger(folder, attempt, HEARTBEAT_S, []) as ledger:
             for count in settings.null_encoders:
-                report = ProgressReporter(ledger)
+                report = ProgressReporter(ledger, time.monotonic())
                 measured[count] = measure_scaling(
                     count,
                     readers,

@@ -1,7 +1,9 @@
 """Tokenizes a run's corpora, each into its own folder with its own attempt in the ledger."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 
 from ray.actor import ActorProxy
 from ray.util.metrics import Gauge
@@ -22,10 +24,10 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.leftovers import PICTURE, UNREAD
 from tokenization.files.local_folder import LocalFolder
 from tokenization.files.storage import open_storage
+from tokenization.job.checks import check_output
 from tokenization.job.chosen import check_query
 from tokenization.job.progress import Progress
 from tokenization.job.rows import Tools
-from tokenization.job.run import check_output, tokenize_corpus
 from tokenization.table.manifest import Manifest, record_settings
 from tokenization.table.queries import non_number_messages
 
@@ -71,6 +73,7 @@ def check_shards(manifests: dict[str, Manifest]) -> None:
 
 
 def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
+    began = time.monotonic()
     if not recipe.corpora[name].path:
         make_corpus(name, recipe, paths)
     corpus, workers, config = Corpus(paths.source_of(name)), recipe.tokenizers, recipe.tokenization
@@ -78,20 +81,26 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
     if not recipe.corpora[name].high_resolution:
         config = replace(config, size_hr_px=0)
     output = paths.tokens_of(name)
-    tools = Tools(paths.vqgan, paths.text_source, paths.text)
     check_resources(workers)  # what cannot work is refused before Ray starts
     check_gpus(workers.use_gpu)
-    fingerprint = check_output(corpus, output, config, tools, paths.run)
     say(f"tokenize: {len(corpus.shards)} shards of layout {corpus.layout} in {corpus.source.url}")
+    tools = Tools(paths.vqgan, paths.text_source, paths.text)
+    fingerprint = check_output(corpus, output, config, tools, paths.run)
     if links := said_of_links(corpus):
         say_error(links)
     _say_ignored(corpus)
-    connect_run(paths, workers.use_gpu)
+    say("tokenize: connecting to Ray, which is started if there is none")
+    with ThreadPoolExecutor(1, "imports") as thread:
+        thread.submit(import_module, "tokenization.job.run")  # Ray Data takes as long as all of Ray before it
+        connect_run(paths, workers.use_gpu)
+    from tokenization.job.run import tokenize_corpus
+
     remedy = "change tokenizers.use_gpu, reader_resources or encoder_resources"
     check_obtainable([workers.reader_actor, workers.encoder_actor], remedy)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
         record_settings(open_storage(output), corpus.description(), fingerprint, paths.run)
-        report = ProgressReporter(ledger)
+        report = ProgressReporter(ledger, began)
+        say(f"tokenize: starting {workers.num_encoders} encoders, and readers as CPUs are free")
         manifest = tokenize_corpus(corpus, output, config, tools, workers, report, recipe.seed, fingerprint)
         report.count()
     high = f", {manifest.rows_hr} of them at {config.size_hr_px} px, too" if manifest.rows_hr else ""
@@ -167,9 +176,13 @@ def _counts(by_reason: dict[str, int]) -> str:
 
 
 class ProgressReporter:
-    """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards."""
+    """Reports progress: a log line every ten seconds, Ray metrics, and the ledger, whose steps are shards.
 
-    def __init__(self, ledger: ActorProxy[LedgerActor]) -> None:
+    The first line comes with the first pictures, and says how long after `began`, of `time.monotonic`, they came.
+    """
+
+    def __init__(self, ledger: ActorProxy[LedgerActor], began: float) -> None:
+        self._began, self._has_pictures = began, False
         self._next, self._next_count, self._ledger, self._alarm, self._balance = 0.0, 0.0, ledger, "", ""
         self._counted, self._so_far = Counts(), Counts()
         self._gauges = {
@@ -196,6 +209,9 @@ class ProgressReporter:
             self._next_count = now + COUNT_EVERY_S
             self.count()
         ended = progress.shards_done + progress.shards_failed
+        if progress.rows and not self._has_pictures:
+            self._has_pictures = True
+            say(f"tokenize: the first pictures are tokenized, after {now - self._began:.1f} s")
         if now < self._next and ended < progress.shards:
             return
         self._next = now + SAY_EVERY_S
@@ -208,7 +224,8 @@ class ProgressReporter:
             self._gauges[name].set(value)
         when = f"about {_duration(left)} left" if here else "time left not known yet"
         say(
-            f"tokenize: {ended} of {progress.shards} shards ({share:.0%}), {rate:.0f} pictures/s, "
+            f"tokenize: {ended} of {progress.shards} shards ({share:.0%}), {progress.rows} pictures, {rate:.0f} "
+            "pictures/s, "
             f"{progress.rejects} rejected, {when if ended < progress.shards else 'writing done'}"
         )
 

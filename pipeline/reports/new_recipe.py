@@ -24,6 +24,9 @@ from pipeline.runs.paths import RunPaths, run_paths
 from pipeline.runtime.terminal import say, tables_to
 from tokenization.config.sources import PACKAGED
 from tokenization.files.atomic_writing import write_atomically, write_png
+from tokenization.job.checks import keep_facts, make_fingerprint
+from tokenization.job.encoder import check_encoder
+from tokenization.job.rows import Tools
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 from tokenization.vqgan.quality import quality_of
@@ -72,6 +75,8 @@ def write_recipe(
     ids = caption_ids(survey, wishes.language_expert or PACKAGED, paths.text)
     recipe, plan = choose_recipe(survey, machine, ids, held_out, sample_prompts(survey), wishes)
     psnr_db = _write_sheet(survey, RunPaths(paths.run, recipe))
+    if not machine.gpus:
+        _check_tools(RunPaths(paths.run, recipe))
     hours = planned_hours(plan, machine)
     head = _head(survey, machine, hours, output)
     text = recipe_source(recipe, head, _reasons(machine, held_out, wishes))
@@ -98,6 +103,18 @@ def write_recipe(
         "planned_hours": hours,
         "flop": plan.flop,
     }
+
+
+def _check_tools(paths: RunPaths) -> None:
+    """Checks VQ-GAN and vocabulary as tokenization does, which then takes the result from the run's folder.
+
+    Raises:
+        InputError: see `make_fingerprint` and `check_encoder`.
+    """
+    recipe = paths.recipe
+    tools = Tools(paths.vqgan, paths.text_source, paths.text)
+    keep_facts(recipe.tokenization, tools, make_fingerprint(recipe.tokenization, tools))
+    check_encoder(recipe.tokenization, tools, recipe.tokenizers)
 
 
 def findings(survey: Survey) -> list[str]:

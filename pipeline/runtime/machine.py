@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.runtime.fork_imports import GPU_DEVICES
 from pipeline.runtime.terminal import say
 
 RAY_FOLDER = "RAY_TMPDIR"
@@ -127,6 +128,11 @@ def check_shared_memory(num_workers: int) -> None:
             f"{SHARED_MEMORY} has {free / 2**20:,.0f} MiB free, but {num_workers} CPU workers need "
             f"{needed / 2**20:,.0f}; enlarge it, as with `docker run --shm-size=2g`"
         )
+
+
+def has_gpu_driver() -> bool:
+    """True if the driver of NVIDIA's GPUs is loaded. It is a file's existence, where torch would take seconds."""
+    return Path(f"{GPU_DEVICES}ctl").exists()
 
 
 def has_ipv4() -> bool:

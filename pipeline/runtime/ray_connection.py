@@ -10,14 +10,12 @@ from typing import Any
 
 import grpc
 import ray
-import ray.data
-import torch
 
 from pipeline.errors import OutageError, UsageError
 from pipeline.runtime.background import in_background
 from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, ends_with_head, watch_cluster
 from pipeline.runtime.fork_server import forked_python
-from pipeline.runtime.machine import RAY_FOLDER, has_ipv4, prepare_machine
+from pipeline.runtime.machine import RAY_FOLDER, has_gpu_driver, has_ipv4, prepare_machine
 from pipeline.runtime.ray_private import (
     ON_LOOPBACK,
     head_keeps_state,
@@ -64,10 +62,12 @@ def connect_to_ray(forks_workers: bool = False) -> None:
     """
     if not ray.is_initialized():
         _connect(forks_workers)
+    from ray.data import DataContext  # as many seconds as the rest of Ray, which can start meanwhile
+
     # Jobs report their own progress; Ray Data's tables would hide it.
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    DataContext.get_current().enable_progress_bars = False
     # Its memory warnings count torch's imports, which all workers share.
-    ray.data.DataContext.get_current().issue_detectors_config.detectors = []
+    DataContext.get_current().issue_detectors_config.detectors = []
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # What it raises reaches the job, which says it in one line; Ray Data would print a traceback before.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
@@ -94,7 +94,11 @@ def check_gpus(use_gpu: bool) -> None:
     Raises:
         UsageError: this machine has none.
     """
-    if use_gpu and starts_ray_here() and not torch.cuda.is_available():
+    if not use_gpu or not starts_ray_here():
+        return
+    import torch  # seconds, which jobs without a GPU need not wait for
+
+    if not torch.cuda.is_available():
         raise UsageError(
             "use_gpu is set, and torch finds no GPU on this machine, where Ray would be started; name a cluster with "
             f"{ADDRESS}, or set use_gpu to False"
@@ -113,7 +117,7 @@ def _connect(forks_workers: bool) -> None:
     address = _address()
     # The libraries' deprecation warnings are for this project's developers, not for users.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
-    small = address == "local" and not torch.cuda.is_available()
+    small = address == "local" and not has_gpu_driver()
     if small:
         for name, value in KEEP_FREED_MEMORY.items():
             os.environ.setdefault(name, value)

@@ -44,8 +44,8 @@ from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.vqgan import VqganConfig
 from tokenization.files.atomic_writing import append_whole
 from tokenization.files.storage import open_storage
+from tokenization.job.checks import make_fingerprint
 from tokenization.job.rows import Tools
-from tokenization.job.run import make_fingerprint
 from tokenization.table.token_writing import write_token_shard
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 from tokenization.vqgan.model import build_vqgan

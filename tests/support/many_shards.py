@@ -27,8 +27,8 @@ from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus
 from tokenization.files.storage import open_storage
 from tokenization.job.books import Books
+from tokenization.job.checks import check_names
 from tokenization.job.one_pass import tasks_of
-from tokenization.job.run import check_names
 from tokenization.table.manifest import write_manifest
 from tokenization.table.shard_statistics import ShardStatistics, token_name
 from tokenization.table.sums import Sums

@@ -22,8 +22,10 @@ from tokenization.config.sources import PACKAGED
 from tokenization.errors import InputError
 from tokenization.text_tokenizer import (
     END_OF_TEXT,
+    FastTextTokenizer,
     check_fits,
     end_of_text_id,
+    load_fast_text_tokenizer,
     load_text_tokenizer,
     text_ids,
     text_vocabulary_sha256,
@@ -45,8 +47,9 @@ def qwen() -> tiktoken.Encoding:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerFast]:
-    """The vocabulary as packaged, as a rank file, in a folder as Qwen-7B's, and as a `tokenizer.json`."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The vocabulary as packaged, as a rank file, in a folder as Qwen-7B's, and as a `tokenizer.json`; and as readers
+    of a corpus have it, without transformers."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "qwen").mkdir()
     shutil.copy(RANKS, folder / "qwen")
@@ -54,7 +57,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTok
     packaged = load_text_tokenizer(PACKAGED, cache)
     packaged.save_pretrained(folder / "json")
     places = {"file": RANKS, "folder": folder / "qwen", "tokenizer.json": folder / "json"}
-    return {"packaged": packaged} | {name: load_text_tokenizer(str(place), cache) for name, place in places.items()}
+    fast = {f"fast {source}": load_fast_text_tokenizer(source, cache) for source in (PACKAGED, str(folder / "json"))}
+    loaded = {name: load_text_tokenizer(str(place), cache) for name, place in places.items()}
+    return {"packaged": packaged} | loaded | fast
 
 
 def corpus() -> list[str]:
@@ -83,21 +88,20 @@ def corpus() -> list[str]:
 
 
 @pytest.mark.slow
-def test_ids_are_qwens_own_whatever_file_they_come_from(
-    qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
-) -> None:
+def test_ids_are_qwens_own_whatever_file_they_come_from(qwen: tiktoken.Encoding, sources: dict[str, Any]) -> None:
     texts = corpus()
     # Qwen's tokenizer composes a text before tiktoken sees it, which replaces halves of surrogate pairs.
     expected = [qwen.encode_ordinary(unicodedata.normalize("NFC", text)) for text in texts]
     for name, tokenizer in sources.items():
         for text, ids, own in zip(texts, text_ids(tokenizer, texts), expected, strict=True):
             assert ids == own, f"{name}: {text!a}"
-        assert end_of_text_id(tokenizer) == 151_643 and len(tokenizer) == 151_851
+        assert len(tokenizer) == 151_851
+        assert isinstance(tokenizer, FastTextTokenizer) or end_of_text_id(tokenizer) == 151_643
 
 
 @pytest.mark.slow
 def test_ids_that_are_no_valid_text_decode_as_qwens_own_decode(
-    qwen: tiktoken.Encoding, sources: dict[str, PreTrainedTokenizerFast]
+    qwen: tiktoken.Encoding, sources: dict[str, Any]
 ) -> None:
     cut = [ids[:-1] for text in corpus()[:1000] if (ids := qwen.encode_ordinary(text))]
     cut += [[rank] for rank in range(256)]
@@ -137,6 +141,8 @@ def test_added_tokens_special_or_not_are_ordinary_text(small: Path, tmp_path: Pa
     for text, ids in zip(texts, text_ids(tokenizer, texts), strict=True):
         assert max(ids) < 256 and len(ids) == len(text) and tokenizer.decode(ids) == text
     assert text_ids(tokenizer, []) == [] and end_of_text_id(tokenizer) == 256
+    fast = load_fast_text_tokenizer(str(small), tmp_path)
+    assert text_ids(fast, texts) == text_ids(tokenizer, texts) and len(fast) == len(tokenizer)
 
 
 def test_a_tokenizer_json_by_itself_is_the_tokenizer_of_its_folder(small: Path, tmp_path: Path) -> None:

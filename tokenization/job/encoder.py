@@ -1,18 +1,21 @@
-"""Encoding pictures on Ray's workers with the VQ-GAN."""
+"""Encoding pictures on Ray's workers with the VQ-GAN. The driver, which imports this module, too, needs no torch."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.config.workers import Workers
 from tokenization.errors import InputError
+from tokenization.job.checked import keep, known, vqgan_files_sha256
 from tokenization.job.chunk import SentChunk
 from tokenization.job.encoding import Codes, EncodingStage
-from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_latents
+from tokenization.job.rows import Tools
+
+if TYPE_CHECKING:
+    from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 
 class Encoder(EncodingStage):
@@ -42,22 +45,32 @@ class Encoder(EncodingStage):
         return codes.astype(np.uint16)
 
 
-def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> ImageTokenizer:
+def load_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> "ImageTokenizer":
     """Loads the image tokenizer with a job's settings."""
+    import torch
+
+    from tokenization.vqgan.image_tokenizer import ImageTokenizer
+
     device = "cuda" if workers.use_gpu else "cpu"
     compiled = workers.use_gpu and workers.compile_encoder
     return ImageTokenizer(vq_folder, device, getattr(torch, config.encoder_dtype), compiled)
 
 
-def check_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> None:
-    """Encodes test pictures as the job will, before it begins: on a GPU if the encoders have one, in their dtype.
+def check_encoder(config: TokenizationConfig, tools: Tools, workers: Workers) -> None:
+    """Encodes test pictures as the job will, before it begins: on a GPU if the encoders have one, in their dtype. On
+    CPUs it is done once for a VQ-GAN with these settings.
 
     Raises:
         InputError: see `check_latents`.
     """
+    vq_folder = tools.vq_folder
     if not workers.use_gpu:
+        decided_by = ["encoder", vqgan_files_sha256(vq_folder), config.encoder_dtype, config.size_px, config.size_hr_px]
+        if known(tools.text_cache, decided_by):
+            return
         if problem := _encoder_problem(config, vq_folder, workers):
             raise InputError(problem)
+        keep(tools.text_cache, decided_by, {"is_fit": True})
         return
     task = ray.remote(num_cpus=0, num_gpus=1, resources=workers.encoder_resources)(_encoder_problem)
     if problem := ray.get(task.remote(config, vq_folder, workers)):
@@ -65,6 +78,8 @@ def check_encoder(config: TokenizationConfig, vq_folder: Any, workers: Workers) 
 
 
 def _encoder_problem(config: TokenizationConfig, vq_folder: Any, workers: Workers) -> str:
+    from tokenization.vqgan.image_tokenizer import check_latents
+
     vqgan = load_encoder(config, vq_folder, replace(workers, compile_encoder=False))
     sizes = [size_px for size_px in (config.size_px, config.size_hr_px) if size_px]
     try:

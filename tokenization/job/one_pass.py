@@ -26,8 +26,15 @@ ENCODERS_PER_WRITER = 8
 ASK_EVERY_S = 1.0
 """Seconds between two questions to the writers for what has come."""
 BLOCK_BYTES, BLOCKS_IN_STORE = 256 << 20, 32
-"""Size of the blocks in which readers pass chunks on, and how many must fit into the object stores. The driver has work
-with each block: smaller ones would make it busier."""
+"""Largest size of the blocks in which readers pass chunks on, and how many must fit into the object stores. The driver
+has work with each block: smaller ones would make it busier."""
+LEAST_BLOCK_BYTES, BLOCKS_OF_CORPUS = 1 << 20, 4096
+"""Smallest size of the blocks, and how many a corpus of more bytes has. Encoders of a small corpus need not wait until
+a reader has decoded hundreds of pictures."""
+FOLDER_SHARD_BYTES = 64 << 20
+"""Assumed size of a shard that is a part of a folder of pictures."""
+SIZES_LOOKED_AT = 64
+"""Up to so many shards' sizes give the size of the corpus."""
 PART_READERS = 16
 """Maximum number of actors that decode parts of one large shard. The reader of the shard feeds about as many."""
 SINGLE_SHARDS, SHARDS_A_TASK, SHARES = 4096, 256, 512
@@ -124,11 +131,20 @@ def tasks_of(shards: list[str], max_readers: int) -> list[list[str]]:
     return tasks
 
 
+def block_bytes_of(corpus: Corpus, shards: list[str], store_bytes: int) -> int:
+    """The size of the blocks in which readers pass on the chunks of these shards, for an object store of a size."""
+    looked_at = shards[:: -(-len(shards) // SIZES_LOOKED_AT)]
+    mean = sum(corpus.size(shard) or FOLDER_SHARD_BYTES for shard in looked_at) / len(looked_at)
+    share = int(mean * len(shards)) // BLOCKS_OF_CORPUS
+    return min(max(share, LEAST_BLOCK_BYTES), BLOCK_BYTES, store_bytes // BLOCKS_IN_STORE)
+
+
 def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dataset:
     workers, tools, stages = work.workers, work.tools, work.stages
     max_readers = max_readers_of(workers)
-    block_bytes = min(BLOCK_BYTES, int(ray.cluster_resources().get("object_store_memory", 0)) // BLOCKS_IN_STORE)
-    ray.data.DataContext.get_current().target_max_block_size = stages.block_bytes or block_bytes
+    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0))
+    size = stages.block_bytes or block_bytes_of(work.corpus, shards, store_bytes)
+    ray.data.DataContext.get_current().target_max_block_size = size
     tasks = [{"shards": names} for names in tasks_of(shards, max_readers)]
     read = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         stages.reader,
@@ -154,5 +170,8 @@ def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dat
         num_cpus=stages.encoder_cpus,
         num_gpus=1 if workers.use_gpu else 0,
         resources=workers.encoder_resources or None,
-        compute=ActorPoolStrategy(size=workers.num_encoders),
+        # On CPUs the first encoder would share the cores with the start of the others, and all would be late.
+        compute=ActorPoolStrategy(
+            min_size=workers.num_encoders if workers.use_gpu else 1, max_size=workers.num_encoders
+        ),
     )

@@ -19,7 +19,7 @@ from tokenization.job.chunk import Chunk, sent
 from tokenization.job.decoding import PartReaders
 from tokenization.job.rows import Tools, read_chunks
 from tokenization.table.shard_statistics import is_done
-from tokenization.text_tokenizer import load_text_tokenizer
+from tokenization.text_tokenizer import load_fast_text_tokenizer
 
 
 class Reader:
@@ -37,7 +37,7 @@ class Reader:
     ) -> None:
         self._corpus, self._output, self._config, self._seed = corpus, open_storage(output), config, seed
         self._workers, self._part_readers = workers, part_readers
-        self._tokenizer = load_text_tokenizer(tools.text_source, tools.text_cache)
+        self._tokenizer = load_fast_text_tokenizer(tools.text_source, tools.text_cache)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         shards = [str(shard) for names in batch["shards"] for shard in names]

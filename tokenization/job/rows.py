@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from tokenization.config.tokenization import TokenizationConfig
 from tokenization.corpora.corpus import Corpus
@@ -20,14 +19,14 @@ from tokenization.job.chosen import chosen
 from tokenization.job.chunk import Chunk
 from tokenization.job.decoding import Decoder, decoder_here
 from tokenization.table.token_table import OWN_COLUMNS
-from tokenization.text_tokenizer import text_ids
+from tokenization.text_tokenizer import TextTokenizer, text_ids
 
 
 def read_chunks(
     corpus: Corpus,
     shard: str,
     config: TokenizationConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     seed: int = 0,
     decoder: Decoder | None = None,
 ) -> Iterator[Chunk]:
@@ -199,7 +198,7 @@ def _chunk(
     usable: list[_Usable],
     rejects: list[dict[str, str]],
     config: TokenizationConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
 ) -> Chunk:
     pixels = np.zeros((config.encode_batch_size, config.size_px, config.size_px, 3), np.uint8)
     ids = iter(text_ids(tokenizer, [text for one in usable for text in one.texts.values()]))

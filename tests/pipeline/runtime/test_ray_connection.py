@@ -97,7 +97,7 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     monkeypatch.setattr(ray_connection.ray, "cluster_resources", lambda: {"CPU": 3.0})
     joined = SimpleNamespace(gcs_address="10.0.0.1:6379")
     monkeypatch.setattr(ray_connection.ray, "get_runtime_context", lambda: joined)
-    monkeypatch.setattr(ray_connection.torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(ray_connection, "has_gpu_driver", lambda: has_gpu)
     monkeypatch.setattr(ray_connection, "is_cluster", lambda address: address == "10.0.0.1:6379")
     monkeypatch.setattr(ray_connection, "answers", lambda address: True)
     monkeypatch.setattr(ray_connection, "head_keeps_state", lambda: True)

@@ -101,7 +101,7 @@ def test_a_reader_takes_part_readers_for_a_large_shard_alone(
             super().__init__(*settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tokenization.job.reader.PartReaders", Counting)
-    monkeypatch.setattr("tokenization.job.reader.load_text_tokenizer", lambda *where: tokenizer)
+    monkeypatch.setattr("tokenization.job.reader.load_fast_text_tokenizer", lambda *where: tokenizer)
     tools = Tools(tmp_path, "", tmp_path)
     workers = Workers(large_shard_bytes=large_shard_bytes)
     reader = Reader(corpus_in(shard), str(tmp_path / "out"), CONFIGS["base"], tools, workers, 2, 0)

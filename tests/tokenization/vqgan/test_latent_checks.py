@@ -16,6 +16,7 @@ from tokenization.config.workers import Workers
 from tokenization.errors import InputError
 from tokenization.job.chunk import Chunk, sent
 from tokenization.job.encoder import Encoder, check_encoder
+from tokenization.job.rows import Tools
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_codebook
 from tokenization.vqgan.model import build_vqgan
 
@@ -37,6 +38,10 @@ def overflowing(tmp_path: Path) -> Path:
     return saved(model, tmp_path / "vq")
 
 
+def tools(vqgan: Path) -> Tools:
+    return Tools(vqgan, "", vqgan.parent / "cache")
+
+
 def noise(count: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, 32, 32, 3), dtype=np.uint8)
 
@@ -46,11 +51,11 @@ def from_config(dtype: str) -> TokenizationConfig:
 
 
 def test_an_encoder_that_overflows_in_its_dtype_is_refused_before_the_first_shard(overflowing: Path) -> None:
-    check_encoder(from_config("float32"), overflowing, ON_CPU)
+    check_encoder(from_config("float32"), tools(overflowing), ON_CPU)
     with pytest.raises(
         InputError, match=r"cannot encode a test picture of 32 px: .* not finite in float16; set another"
     ):
-        check_encoder(from_config("float16"), overflowing, ON_CPU)
+        check_encoder(from_config("float16"), tools(overflowing), ON_CPU)
 
 
 def test_an_encoder_that_gives_one_latent_for_everything_is_refused(tmp_path: Path) -> None:
@@ -58,7 +63,7 @@ def test_an_encoder_that_gives_one_latent_for_everything_is_refused(tmp_path: Pa
     model.quant_conv.weight.data.zero_()
     folder = saved(model, tmp_path / "vq")
     with pytest.raises(InputError, match="gives the same latent everywhere in float32, whatever the picture"):
-        check_encoder(CONFIG, folder, ON_CPU)
+        check_encoder(CONFIG, tools(folder), ON_CPU)
     plain = np.full((2, 32, 32, 3), 200, np.uint8)
     assert ImageTokenizer(folder).encode(plain).shape == (2, 4), "of plain pictures it tells nothing"
 
