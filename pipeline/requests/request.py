@@ -89,17 +89,8 @@ def checked_prompts(request: GenerationRequest, texts: tuple[str, ...], file: st
         UsageError: a prompt is empty or too long, or the limits leave no room for a prompt.
         InputError: see `read_prompts` and `base_config`.
     """
-    recipe, paths = request.recipe, request.paths
-    positions = base_config(paths).max_position_embeddings
-    joint = request.task == "joint"
-    taken = request.documents.max_ids if joint else positions_after_prompt(request.documents.num_codes, request.high)
-    room = positions - taken
-    if room < 1:
-        raise UsageError(
-            f"what is asked for takes {taken} positions after the prompt, the model has {positions}; "
-            "lower --max-pictures or --max-text-ids"
-        )
-    max_ids = room if joint else min(room, request.fingerprint.max_caption_ids)
+    recipe, paths, joint = request.recipe, request.paths, request.task == "joint"
+    max_ids = longest_prompt(request)
     tokenizer = load_text_tokenizer(recipe.text_tokenizer, paths.text)
 
     def num_ids(lines: list[str]) -> list[int]:
@@ -110,6 +101,26 @@ def checked_prompts(request: GenerationRequest, texts: tuple[str, ...], file: st
         return prompts, max_ids
     longest = max(num_ids([prompt.text for prompt in prompts]))
     return prompts, min(max_ids, -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE)
+
+
+def longest_prompt(request: GenerationRequest) -> int:
+    """The maximum number of ids of a prompt: of a picture's as of a caption in training, of a document's what the
+    limits leave.
+
+    Raises:
+        UsageError: the limits leave no room for a prompt.
+        InputError: see `base_config`.
+    """
+    positions: int = base_config(request.paths).max_position_embeddings
+    joint = request.task == "joint"
+    taken = request.documents.max_ids if joint else positions_after_prompt(request.documents.num_codes, request.high)
+    room = positions - taken
+    if room < 1:
+        raise UsageError(
+            f"what is asked for takes {taken} positions after the prompt, the model has {positions}; "
+            "lower --max-pictures or --max-text-ids"
+        )
+    return room if joint else min(room, request.fingerprint.max_caption_ids)
 
 
 def prompt_rows(prompts: list[Prompt], num_each: int, seed: int) -> list[dict[str, Any]]:
