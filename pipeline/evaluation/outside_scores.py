@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -14,10 +13,6 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from pipeline.errors import InputError
-from pipeline.evaluation.samples import PICTURES_FILE
-from pipeline.evaluation.token_quality import decode_distinct, vqgan_of_tokens
-from pipeline.pages.sheets import true_pictures
-from pipeline.runs.paths import RunPaths
 
 BATCH = 32
 FID_FILES = (
@@ -32,6 +27,11 @@ class OutsideWeights:
     fid: str = ""
     clip: str = ""
 
+    @property
+    def any(self) -> bool:
+        """True if some weights are given."""
+        return bool(self.fid or self.clip)
+
 
 def check_weights(weights: OutsideWeights) -> None:
     """Raises InputError if a path is missing or of the wrong kind."""
@@ -44,66 +44,80 @@ def check_weights(weights: OutsideWeights) -> None:
         )
 
 
-def outside_scores(paths: RunPaths, weights: OutsideWeights) -> dict[str, float]:
-    """Returns the FID of all generated pictures and the CLIP score by language, each if its weights are given."""
-    vqgan = vqgan_of_tokens(paths)
-    pictures = pd.read_parquet(paths.samples / PICTURES_FILE)
-    generated = decode_distinct(vqgan, pictures["codes"].to_list())
-    scores: dict[str, float] = {}
-    if weights.fid:
-        truth = true_pictures(paths, pictures["sample_id"].unique().tolist(), generated.shape[1])
-        scores |= {"fid": fid(weights.fid, np.stack(list(truth.values())), generated), "fid_pictures": len(generated)}
-    if weights.clip:
-        for language, rows in pictures.reset_index(drop=True).groupby("language"):
-            score = clip_score(weights.clip, generated[rows.index], rows["prompt"].to_list())
-            scores[f"clip_score_{language}"] = score
-    return scores
-
-
 def fid(weights: str, real: np.ndarray, generated: np.ndarray) -> float:
-    """Returns the Fréchet distance between the features of two sets of pictures.
+    """Returns the Fréchet distance between the features of two sets of pictures, uint8 [n, S, S, 3] each.
+
+    Raises:
+        InputError: see `features_of` and `fid_of_features`.
+    """
+    _check_enough(real, generated)
+    return fid_of_features(features_of(weights, real), features_of(weights, generated))
+
+
+def features_of(weights: str, pictures: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Returns what an FID compares, float32 [n, features].
 
     Args:
         weights: a TorchScript file whose module gives [B, features] of uint8 pictures [B, 3, S, S]; it is called with
             `return_features=True` if it has that argument, like the common `inception-2015-12-05.pt`. Or
             torch-fidelity's Inception weights, which need that package.
-        real, generated: uint8 [n, S, S, 3]. Compare values at equal n only: a small n biases them upwards.
+        pictures: uint8 [n, S, S, 3].
+        device: where it runs.
 
     Raises:
-        InputError: the file is neither, or a set has fewer than two pictures.
+        InputError: the file is neither.
     """
-    if min(len(real), len(generated)) < 2:
-        raise InputError(f"FID needs two pictures on each side, not {len(real)} and {len(generated)}")
     try:
-        metric = _fid_metric(weights, real.shape[1])
+        module = _fid_metric(weights, pictures.shape[1]).inception.to(device)
     except (RuntimeError, ValueError, KeyError, TypeError, ModuleNotFoundError) as error:
         raise InputError(f"--fid-weights {weights!r} cannot be used ({error}); name {FID_FILES}") from error
-    for pictures, is_real in ((real, True), (generated, False)):
-        for batch in _batches(pictures):
-            metric.update(batch, real=is_real)
+    with torch.no_grad():
+        parts = [module(batch.to(device)).flatten(1).float().cpu() for batch in _batches(pictures)]
+    features: np.ndarray = torch.cat(parts).numpy()
+    return features
+
+
+def fid_of_features(real: np.ndarray, generated: np.ndarray) -> float:
+    """Returns the Fréchet distance of two sets of features, [n, features]. Compare values at equal n only: a small n
+    biases them upwards.
+
+    Raises:
+        InputError: a set has fewer than two pictures.
+    """
+    _check_enough(real, generated)
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    for features, is_real in ((real, True), (generated, False)):
+        metric.update(torch.from_numpy(features), real=is_real)
     return metric.compute().item()
 
 
-def clip_score(weights: str, pictures: np.ndarray, prompts: list[str]) -> float:
-    """Returns the mean of 100 times the cosine between the embeddings of a picture and its prompt, at least 0.
+def _check_enough(real: np.ndarray, generated: np.ndarray) -> None:
+    if min(len(real), len(generated)) < 2:
+        raise InputError(f"FID needs two pictures on each side, not {len(real)} and {len(generated)}")
+
+
+def clip_score(weights: str, pictures: np.ndarray, prompts: list[str], device: str = "cpu") -> tuple[float, int]:
+    """Returns the sum of 100 times the cosine between the embeddings of a picture and its prompt, and their number. The
+    score is the mean, or 0 if that is negative.
 
     Args:
         weights: folder of a CLIP model, its tokenizer and its image processor, as transformers saves them.
         pictures: uint8 [n, S, S, 3].
         prompts: one prompt for each picture.
+        device: where the model runs.
 
     Raises:
         InputError: the folder cannot be loaded.
     """
     try:
-        model, processor = _Clip(weights), _ClipProcessor(weights)
+        model, processor = _Clip(weights).to(device), _ClipProcessor(weights)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"--clip-weights {weights!r} cannot be used: {error}") from error
-    metric = CLIPScore(model_name_or_path=lambda: (model, processor))
+    metric = CLIPScore(model_name_or_path=lambda: (model, processor)).to(device)
     with torch.no_grad():
         for start, batch in zip(range(0, len(prompts), BATCH), _batches(pictures), strict=True):
-            metric.update(list(batch), prompts[start : start + BATCH])
-    return metric.compute().item()
+            metric.update(list(batch.to(device)), prompts[start : start + BATCH])
+    return float(metric.score), int(metric.n_samples)
 
 
 class _Features(nn.Module):
@@ -119,6 +133,17 @@ class _Features(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Maps uint8 [B, 3, S, S] to [B, features]."""
         features: Tensor = self._scripted(pictures, **self._options).flatten(1)
+        return features
+
+
+class _Given(nn.Module):
+    """Stands for the module where torchmetrics gets features that are computed already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
         return features
 
 

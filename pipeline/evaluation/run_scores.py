@@ -12,8 +12,9 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError
 from pipeline.evaluation.export_check import check_export
 from pipeline.evaluation.held_out import held_out_captions
-from pipeline.evaluation.outside_scores import OutsideWeights, check_weights, outside_scores
+from pipeline.evaluation.outside_scores import OutsideWeights, check_weights
 from pipeline.evaluation.samples import CAPTIONS_FILE, PICTURES_FILE, VQ_SHEET_FILE
+from pipeline.evaluation.score_parts import generated_pictures, outside_scores
 from pipeline.evaluation.token_quality import quality_of_tokens
 from pipeline.pages.sheets import picture_sheet, spread
 from pipeline.runs.attempt import ledger_attempt
@@ -54,19 +55,19 @@ def evaluate_run(
         if not (paths.samples / name).exists():
             raise InputError(f"{str(paths.samples / name)!r} does not exist; run jobs/generate.py first")
     token_shards = list_token_shards(paths.tokens)
-    checked_fingerprint(recipe, paths)
+    fingerprint = checked_fingerprint(recipe, paths)
     cpus = recipe.scaling.num_cpus
     with ledger_attempt(paths, "evaluate", use_gpu=False) as ledger, reserved(cpus) as strategy:
         ledger.working.remote()
         task: Any = ray.remote(num_cpus=1, scheduling_strategy=strategy)
         # The longest first, so that no long task runs alone at the end.
         scores = [task(score).remote(paths) for score in own_scores]
-        if outside.fid or outside.clip:
-            scores.append(task(outside_scores).remote(paths, outside))
         scores.append(task(check_export).remote(paths, held_out_captions(recipe, paths, HELD_OUT_TEXTS)))
         of_shard = task(quality_of_tokens)
         shards = ray.get([of_shard.remote(paths, shard) for shard in token_shards])
         generated = reduce(operator.or_, ray.get(scores))
+        size_px = fingerprint.transform["size_px"]
+        generated |= outside_scores(paths, generated_pictures(paths), outside, size_px, task)
     manifest = json.loads(open_storage(paths.tokens).text(MANIFEST_FILE) or "")
     metrics: dict[str, Any] = {
         "corpus_rows": manifest["rows_in"],
@@ -79,8 +80,6 @@ def evaluate_run(
     write_png(paths.samples / VQ_SHEET_FILE, picture_sheet(columns, footer))
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     write_atomically(paths.run / METRICS_FILE, lambda partial: partial.write_text(text))
-    if not (outside.fid and outside.clip):
-        say("evaluate: without --fid-weights there is no FID, without --clip-weights no CLIP score")
     for name, value in metrics.items():
         say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
     return metrics

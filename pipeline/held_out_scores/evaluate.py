@@ -1,6 +1,7 @@
 """Scores a run on held-out rows: draws them, generates what the sheet and the outside scores need, writes metrics."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,17 +9,19 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline.config.recipe import Recipe
+from pipeline.config.recipe import Recipe, sha256_of
 from pipeline.data.rows import Row
-from pipeline.evaluation.outside_scores import OutsideWeights, check_weights, clip_score, fid
+from pipeline.evaluation.outside_scores import OutsideWeights, check_weights
 from pipeline.evaluation.run_scores import METRICS_FILE
+from pipeline.evaluation.score_parts import PARTS_FOLDER, DrawnPicture, outside_scores
 from pipeline.export.export import exported_from
 from pipeline.generation.documents import DocumentLimits
 from pipeline.generation.sampling import Sampling
+from pipeline.held_out_scores.kept import NUMBER, KeptResults
 from pipeline.held_out_scores.likelihood import likelihood_scores
 from pipeline.held_out_scores.rows import draw_rows
 from pipeline.ledger.account import Counts
-from pipeline.pages.sheets import picture_sheet, spread, true_pictures
+from pipeline.pages.sheets import picture_sheet, spread
 from pipeline.requests.defaults import PROMPT_BATCH
 from pipeline.requests.generators import generator_config, make_export, run_generators
 from pipeline.requests.request import GenerationRequest
@@ -35,6 +38,8 @@ SHEET_FILE = "held_out.png"
 """File in `RunPaths.samples`: for some held-out rows the caption, the picture from its stored codes, and the result."""
 DEMO_FILE = "held_out.json"
 """File in the folder of a run that has scores of its own in `METRICS_FILE`, as the demo."""
+KEPT_FOLDER = "held_out_parts"
+"""Folder in `RunPaths.samples` with what was generated so far."""
 ROWS = 256
 """Rows that are drawn where the user names no number."""
 
@@ -67,7 +72,7 @@ def evaluate_held_out(
         say("evaluate: the recipe holds no rows out, so these are trained ones; give its sources a held_out query")
     say(f"evaluate: {len(drawn.rows)} of {drawn.of} rows, drawn with seed {seed}")
     prompted = drawn.prompts()
-    chosen = prompted if outside.fid or outside.clip else spread(prompted, recipe.evaluation.grid_pictures)
+    chosen = prompted if outside.any else spread(prompted, recipe.evaluation.grid_pictures)
     use_gpu = recipe.scaling.use_gpu
     with ledger_attempt(paths, "evaluate", use_gpu) as ledger:
         ledger.working.remote()
@@ -78,8 +83,10 @@ def evaluate_held_out(
             scored = task(likelihood_scores).remote(recipe, paths, drawn, retrieval_rows)
             figures: dict[str, Any] = ray.get(scored)
         sampling = _sampling(recipe, seed)
-        results = _generated(recipe, paths, fingerprint, chosen, sampling, ledger)
+        kept = KeptResults(paths.samples / KEPT_FOLDER, _key_of(paths, fingerprint, chosen, sampling))
+        results = _generated(recipe, paths, fingerprint, chosen, sampling, kept, ledger)
         ledger.add.remote(Counts(samples=len(results)))
+        scored_outside = _outside(recipe, paths, fingerprint, chosen, results, outside)
     metrics = {
         "kind": "held_out" if drawn.held_out else "trained",
         "checkpoint": exported_from(paths.export),
@@ -88,12 +95,13 @@ def evaluate_held_out(
         "seed": seed,
         "sampling": asdict(sampling),
     } | figures
-    vqgan = ImageTokenizer(paths.vqgan)
-    _write_sheet(recipe, paths, chosen, results, vqgan)
-    metrics |= scores_with_weights(paths, fingerprint, chosen, results, vqgan, outside)
+    metrics |= scored_outside
+    _write_sheet(recipe, paths, chosen, results, ImageTokenizer(paths.vqgan))
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     file = METRICS_FILE if recipe.corpus.path else DEMO_FILE
     write_atomically(paths.run / file, lambda partial: partial.write_text(text))
+    for folder in (KEPT_FOLDER, PARTS_FOLDER):  # all that they were kept for is written
+        shutil.rmtree(paths.samples / folder, ignore_errors=True)
     for name, value in metrics.items():
         say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
     say(f"evaluate: captions, true pictures and results are in {paths.samples / SHEET_FILE}")
@@ -105,24 +113,60 @@ def _sampling(recipe: Recipe, seed: int) -> Sampling:
     return Sampling(usual.temperature, usual.top_k, guidance_scale=usual.guidance_scale, seed=seed)
 
 
+def _key_of(paths: RunPaths, fingerprint: Fingerprint, chosen: Sequence[Prompted], sampling: Sampling) -> str:
+    """Stands for all that decides what is generated."""
+    rows = [(row.sample_id, row.codes.tolist(), text, language) for row, text, language in chosen]
+    return sha256_of(exported_from(paths.export), fingerprint, rows, sampling)[:16]
+
+
 def _generated(
     recipe: Recipe,
     paths: RunPaths,
     fingerprint: Fingerprint,
     chosen: Sequence[Prompted],
     sampling: Sampling,
+    kept: KeptResults,
     ledger: Any,
 ) -> list[dict[str, Any]]:
-    """A picture of each caption and a caption of each row's codes, in the order of `chosen`."""
+    """A picture of each caption and a caption of each row's codes, in the order of `chosen`; what an earlier command
+    has made of them is not made again."""
     limits = DocumentLimits(fingerprint.num_codes, 0, 1)
     request = GenerationRequest(recipe, paths, fingerprint, "picture", sampling, None, limits)
     batch_size = min(PROMPT_BATCH, recipe.evaluation.batch_size, len(chosen))
     rows = [
-        {"prompt": text, "language": language, "codes": row.codes, "seed": sampling.seed + number}
+        {"prompt": text, "language": language, "codes": row.codes, "seed": sampling.seed + number, NUMBER: number}
         for number, (row, text, language) in enumerate(chosen)
     ]
-    made = run_generators(generator_config(request, batch_size, with_vqgan=False), rows, recipe, ledger)
-    return sorted(made, key=lambda result: result["row_number"])
+    done = kept.read()
+    missing = [row for row in rows if row[NUMBER] not in done]
+    say(f"evaluate: {len(rows)} pictures and captions to generate, {len(done)} are there already")
+    if missing:
+        config = generator_config(request, batch_size, with_vqgan=False)
+        made = kept.keeping(run_generators(config, missing, recipe, ledger))
+        done |= {int(result[NUMBER]): result for result in made}
+    return [done[number] for number in range(len(rows))]
+
+
+def _outside(
+    recipe: Recipe,
+    paths: RunPaths,
+    fingerprint: Fingerprint,
+    chosen: Sequence[Prompted],
+    results: Sequence[dict[str, Any]],
+    outside: OutsideWeights,
+) -> dict[str, float]:
+    """FID and CLIP score of the pictures, each if its weights are given, in Ray tasks of one CPU or of one GPU."""
+    pictures = [
+        DrawnPicture(row.sample_id, text, language, np.asarray(result["drawn_codes"]))
+        for (row, text, language), result in zip(chosen, results, strict=True)
+    ]
+    scaling, size_px = recipe.scaling, fingerprint.transform["size_px"]
+    gpus, device = int(scaling.use_gpu), "cuda" if scaling.use_gpu else "cpu"
+    if not outside.any:
+        return outside_scores(paths, pictures, outside, size_px, ray.remote)
+    with reserved(scaling.num_workers if gpus else scaling.num_cpus, gpus) as strategy:
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy=strategy)
+        return outside_scores(paths, pictures, outside, size_px, task, device)
 
 
 def _write_sheet(
@@ -139,27 +183,3 @@ def _write_sheet(
         columns.append([(text, true), ("drawn from it", drawn), (f"→ {result['caption']}", true)])
     footer = f"held-out rows of {recipe.corpus.path or recipe.name}; their own pictures are shown from their codes"
     write_png(paths.samples / SHEET_FILE, picture_sheet(columns, footer))
-
-
-def scores_with_weights(
-    paths: RunPaths,
-    fingerprint: Fingerprint,
-    chosen: Sequence[Prompted],
-    results: Sequence[dict[str, Any]],
-    vqgan: ImageTokenizer,
-    outside: OutsideWeights,
-) -> dict[str, float]:
-    """FID and CLIP score, each if its weights are given; the corpus's own pictures are read from its shards."""
-    if not (outside.fid or outside.clip):
-        say("evaluate: without --fid-weights there is no FID, without --clip-weights no CLIP score")
-        return {}
-    drawn = vqgan.decode_all(np.stack([result["drawn_codes"] for result in results]))
-    scores: dict[str, float] = {}
-    if outside.fid:
-        truth = true_pictures(paths, [row.sample_id for row, _, _ in chosen], fingerprint.transform["size_px"])
-        scores |= {"fid": fid(outside.fid, np.stack([*truth.values()]), drawn), "fid_pictures": len(drawn)}
-    for language in sorted({language for _, _, language in chosen}) if outside.clip else ():
-        of_language = [number for number, (_, _, each) in enumerate(chosen) if each == language]
-        texts = [chosen[number][1] for number in of_language]
-        scores[f"clip_score_{language}"] = clip_score(outside.clip, drawn[of_language], texts)
-    return scores
