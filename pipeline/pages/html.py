@@ -2,8 +2,10 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import pandas as pd
 
@@ -19,7 +21,17 @@ td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
 td:first-child, th:first-child { text-align: left }
 h2 { margin-top: 2em }
 .note { color: #666; font-size: 13px }
+@media (max-width: 600px) {
+  td, th { overflow-wrap: anywhere }
+  .rows thead { display: none }
+  .rows, .rows tbody, .rows tr, .rows td { display: block; border: 0 }
+  .rows tr { border: 1px solid #ccc; margin-bottom: .7em; padding: .3em .6em }
+  .rows td { display: flex; justify-content: space-between; gap: 1em; padding: .1em 0; overflow-wrap: anywhere }
+  .rows td::before { content: attr(data-label); color: #666; text-align: left }
+}
 """
+FEW_COLUMNS = 2
+"""A table of more columns becomes a list of its rows on a phone."""
 
 
 def page_of(title: str, parts: Iterable[str], refresh_s: int = 0) -> str:
@@ -35,8 +47,14 @@ def page_of(title: str, parts: Iterable[str], refresh_s: int = 0) -> str:
 
 
 def table_of(table: pd.DataFrame) -> str:
-    """Returns a table that scrolls if it is wider than the screen."""
-    return f"<div class=wide>{table.to_html(index=False, border=0, escape=True)}</div>"
+    """Returns a table. On a phone, one of many columns becomes a list of its rows, with the columns' names in front of
+    the values; another one scrolls if it is wider than the screen."""
+    markup = table.to_html(index=False, border=0, escape=True)
+    if len(table.columns) > FEW_COLUMNS:
+        labels = cycle(html.escape(str(name), quote=True) for name in table.columns)
+        markup = re.sub("<td>", lambda _: f'<td data-label="{next(labels)}">', markup)
+        markup = markup.replace('class="dataframe"', 'class="rows"', 1)
+    return f"<div class=wide>{markup}</div>"
 
 
 def image_of(png: bytes, what: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,9 @@ from tokenization.config.pictures import Transform
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
+
+LABEL_COLUMNS, LABEL_LINES = 17, 2
+"""Size of a label: what is as wide as a picture. A Chinese character takes two columns."""
 
 
 def spread(items: list, count: int) -> list:
@@ -72,34 +76,58 @@ def sample_grid(
 
 
 def picture_sheet(columns: list[list[tuple[str, np.ndarray]]], footer: str = "") -> Image.Image:
-    """Draws a sheet of pictures, each with a line of text below it.
+    """Draws a sheet of pictures, each with up to two lines of text below it.
 
     `columns` holds cells of (text, pixels uint8 [S, S, 3]). `footer` is printed below all of them, for example the
     source of the pictures.
     """
-    rows = max(len(cells) for cells in columns)
     with matplotlib.rc_context({"font.family": _fonts(), "font.size": 7}):
-        figure = Figure(figsize=(1.25 * len(columns), 1.5 * rows))
-        axes = figure.subplots(rows, len(columns), squeeze=False)
-        for column, cells in enumerate(columns):
-            for row in range(rows):
-                axis = axes[row][column]
-                axis.axis("off")
-                if row < len(cells):
-                    text, pixels = cells[row]
-                    axis.imshow(pixels)
-                    axis.set_title(_cut(text, 22), y=-0.16, parse_math=False)
-        figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
-        figure.tight_layout()
         content = io.BytesIO()
-        figure.savefig(content, dpi=DPI, format="png")
+        sheet_figure(columns, footer).savefig(content, dpi=DPI, format="png")
     return Image.open(content).convert("RGB")
 
 
-def _cut(text: str, width: int) -> str:
-    """Cuts text to at most `width` columns; a Chinese character takes two."""
+def sheet_figure(columns: Sequence[Sequence[tuple[str, np.ndarray]]], footer: str) -> Figure:
+    """The sheet of `picture_sheet`, before it is drawn."""
+    rows = max(len(cells) for cells in columns)
+    figure = Figure(figsize=(1.25 * len(columns), 1.6 * rows))
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, cells in enumerate(columns):
+        for row in range(rows):
+            axis = axes[row][column]
+            axis.axis("off")
+            if row < len(cells):
+                text, pixels = cells[row]
+                axis.imshow(pixels)
+                axis.set_title(_label(text), y=-0.04, va="top", parse_math=False)
+    figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
+    figure.tight_layout()
+    return figure
+
+
+def _label(text: str) -> str:
+    """The text in lines of at most `LABEL_COLUMNS`, broken between words where that is possible; a rest is left out."""
+    lines, rest = list[str](), " ".join(text.split())
+    while rest and len(lines) < LABEL_LINES:
+        whole = rest[: _letters(rest, LABEL_COLUMNS)]
+        is_last = len(lines) == LABEL_LINES - 1
+        if len(whole) == len(rest):
+            lines.append(rest)
+            break
+        if is_last:
+            lines.append(f"{rest[: _letters(rest, LABEL_COLUMNS - 1)].rstrip()}…")
+            break
+        end = whole.rfind(" ") if rest[len(whole)] != " " else len(whole)
+        end = end if end > 0 else len(whole)
+        lines.append(rest[:end])
+        rest = rest[end:].lstrip()
+    return "\n".join(lines)
+
+
+def _letters(text: str, columns: int) -> int:
+    """How many letters of the text fit into so many columns."""
     widths = np.cumsum([1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text])
-    return text if not text or widths[-1] <= width else text[: int(np.searchsorted(widths, width))] + "…"
+    return int(np.searchsorted(widths, columns, side="right"))
 
 
 def _fonts() -> list[str]:

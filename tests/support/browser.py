@@ -11,14 +11,16 @@ from tests.support.checkout import CHECKOUT
 
 SCREENSHOTS = CHECKOUT / "runs" / "screenshots"
 """Kept for whoever looks at what a test saw; `runs/` is not in git."""
-PHONE, SCREEN = ViewportSize(width=390, height=844), ViewportSize(width=1280, height=900)
+PHONE, SCREEN = ViewportSize(width=375, height=812), ViewportSize(width=1280, height=900)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The observations on a page: console messages, pictures with their drawn width, widths in px."""
+    """The observations on a page: console messages, elements whose content is wider than they are, pictures with their
+    drawn width, widths in px."""
 
     errors: list[str]
+    cut: list[str]
     pictures: list[dict]
     page_px: int
     window_px: int
@@ -51,9 +53,13 @@ def look_at(page_file: Path, name: str) -> dict[str, Seen]:
                 "[...document.images].map(i => ({alt: i.alt, natural: i.naturalWidth, width: i.clientWidth}))"
             )
             page_px, window_px = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+            cut = page.evaluate(
+                "[...document.body.querySelectorAll('*')].filter(e => e.clientWidth"
+                " && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))"
+            )
             screenshot = SCREENSHOTS / f"{name}-{device}.png"
             page.screenshot(path=screenshot, full_page=True)
-            seen[device] = Seen(errors, pictures, page_px, window_px, screenshot)
+            seen[device] = Seen(errors, cut, pictures, page_px, window_px, screenshot)
             page.close()
         browser.close()
     return seen
@@ -63,6 +69,7 @@ def check_page(page_file: Path, name: str, num_pictures: int) -> None:
     """Checks that the console is empty, every picture is drawn, and nothing is wider than the window."""
     for device, seen in look_at(page_file, name).items():
         assert seen.errors == [], f"{name} on a {device}"
+        assert seen.cut == [], f"{name} on a {device}: wider than the place they have"
         assert len(seen.pictures) == num_pictures, [picture["alt"] for picture in seen.pictures]
         assert all(picture["natural"] > 100 and picture["width"] > 100 for picture in seen.pictures), seen.pictures
         assert seen.page_px <= seen.window_px, f"{name} is {seen.page_px} px wide on a {device} of {seen.window_px} px"
