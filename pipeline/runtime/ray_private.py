@@ -123,7 +123,8 @@ def placement_group_shares(job_id: str | None) -> list[Share]:
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
-    holding = (gcs_pb2.PlacementGroupTableData.CREATED, gcs_pb2.PlacementGroupTableData.RESCHEDULING)
+    states = gcs_pb2.PlacementGroupTableData
+    holding = (states.PREPARED, states.CREATED, states.RESCHEDULING)  # prepared: its nodes have set the resources aside
     found = []
     for content in state._connect_and_get_accessor().get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(content)

@@ -23,6 +23,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._raylet.GlobalStateAccessor.get_actor_table": (LEDGER, ()),
     "ray.core.generated.gcs_pb2.JobTableData": (PARSED, ()),
     "ray.core.generated.gcs_pb2.ActorTableData": (PARSED, ()),
+    "ray.core.generated.gcs_pb2.PlacementGroupTableData.PREPARED": (PARSED, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.CREATED": (PARSED, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.RESCHEDULING": (PARSED, ()),
     "ray.train.v2._internal.execution.context.get_train_context": ("workers hear that a node will be taken away", ()),

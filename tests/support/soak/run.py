@@ -56,6 +56,8 @@ class Settings:
     """Shards of the corpus."""
     rows: int = 40
     """Pictures of a shard."""
+    heartbeat_s: float = 1.0
+    """Seconds from one row of a ledger to the next. If all processes die at once, so much is not counted."""
 
 
 @dataclass
@@ -170,7 +172,7 @@ class Soak:
 
     def _job(self, job: str, name: str, words: list[str]) -> SoakJob:
         usual = ["--recipe", str(RECIPE), "--root", str(self.disk / name / job)]
-        usual += ["--set", f"ledger_folder=s3://{BUCKET}/ledgers/{name}/{job}", "--set", "heartbeat_s=1.0"]
+        usual += ["--set", f"ledger_folder=s3://{BUCKET}/ledgers/{name}/{job}", "--set", f"heartbeat_s={self.settings.heartbeat_s}"]
         environment = environment_of(self.nodes.environment)
         return SoakJob(job, usual + words, environment, self.folder / f"{name}-{job}.log")
 
