@@ -27,7 +27,7 @@ h2 { margin-top: 2em }
   .rows, .rows tbody, .rows tr, .rows td { display: block; border: 0 }
   .rows tr { border: 1px solid #ccc; margin-bottom: .7em; padding: .3em .6em }
   .rows td { display: flex; justify-content: space-between; gap: 1em; padding: .1em 0; overflow-wrap: anywhere }
-  .rows td::before { content: attr(data-label); color: #666; text-align: left }
+  .rows td::before { content: attr(data-label); color: #666; text-align: left; flex: none; max-width: 50% }
 }
 """
 FEW_COLUMNS = 2

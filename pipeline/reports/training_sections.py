@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from statistics import median
+from textwrap import wrap
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,6 +19,8 @@ from pipeline.runs.paths import RunPaths
 from pipeline.step_figures import StepFigures, read_step_figures
 
 RECENT_STEPS = 50
+PLOT_INCHES, TITLE_LETTERS = 4.7, 60
+"""Width of a plot, of which two stand side by side on a screen, and of a line of its title."""
 SHOWN_SAMPLES = 6
 """Sample pictures that are shown of a stage."""
 PARTS = (
@@ -70,42 +73,43 @@ def loss_parts(recipe: Recipe, figures: Figures) -> list[str]:
     """The losses of all stages, and those on held-out rows where there are some."""
     if not figures:
         return []
-    parts = ["<h2>Loss by task</h2>", image_of(loss_curves(recipe, figures), "loss of each task over the steps")]
+    parts = ["<h2>Loss by task</h2>"]
+    for number, of_stage in figures.items():
+        parts.append(image_of(loss_curves(recipe, number, of_stage), f"loss of each task over stage {number}"))
     held_out = {number: [each for each in of if each.validation] for number, of in figures.items()}
     if any(held_out.values()):
         text = "On rows that the stage does not train on: bits of a code given the caption, or of a caption's byte"
         parts.append(f"<h2>Held-out loss</h2><p>{text} given the picture.</p>")
-        parts.append(image_of(held_out_curves(held_out), "held-out losses over the steps"))
+        for number, of_stage in held_out.items():
+            if of_stage:
+                parts.append(image_of(held_out_curves(number, of_stage), f"held-out losses over stage {number}"))
     return parts
 
 
-def loss_curves(recipe: Recipe, figures: Figures) -> bytes:
-    """A PNG with the loss of each task over the steps of each stage that has figures."""
-    figure = Figure(figsize=(5.2 * len(figures), 3.4))
-    axes = figure.subplots(1, len(figures), squeeze=False)
-    for axis, (number, of_stage) in zip(axes[0], figures.items(), strict=True):
-        table = pd.DataFrame.from_dict({each.step: each.losses for each in of_stage}, orient="index").sort_index()
-        for task in map(str, table.columns):
-            axis.plot(table.index, table[task], label=task.replace("_", " "), linewidth=1)
-        title = f"Stage {number}: {recipe.stages[number - 1].purpose}"
-        axis.set(title=title, xlabel="step", ylabel="cross-entropy, nats a label", ylim=(0, None))
-        axis.title.set_fontsize(9)
-        axis.legend(fontsize=8)
+def loss_curves(recipe: Recipe, number: int, figures: Sequence[StepFigures]) -> bytes:
+    """A PNG with the loss of each task over the steps of a stage."""
+    figure = Figure(figsize=(PLOT_INCHES, 3.4))
+    axis = figure.subplots()
+    table = pd.DataFrame.from_dict({each.step: each.losses for each in figures}, orient="index").sort_index()
+    for task in map(str, table.columns):
+        axis.plot(table.index, table[task], label=task.replace("_", " "), linewidth=1)
+    title = "\n".join(wrap(f"Stage {number}: {recipe.stages[number - 1].purpose}", TITLE_LETTERS))
+    axis.set(title=title, xlabel="step", ylabel="cross-entropy, nats a label", ylim=(0, None))
+    axis.title.set_fontsize(9)
+    axis.legend(fontsize=8)
     figure.tight_layout()
     return png_of(figure)
 
 
-def held_out_curves(figures: Figures) -> bytes:
-    """A PNG with the held-out losses, one line for each task and language."""
-    figure = Figure(figsize=(5.2 * len(figures), 3.4))
-    axes = figure.subplots(1, len(figures), squeeze=False)
-    for axis, (number, of_stage) in zip(axes[0], figures.items(), strict=True):
-        table = pd.DataFrame.from_dict({each.step: each.validation for each in of_stage}, orient="index").sort_index()
-        for name in map(str, table.columns):
-            axis.plot(table.index, table[name], "o-", label=name.replace("_", " "), linewidth=1, markersize=3)
-        axis.set(title=f"Stage {number}", xlabel="step", ylabel="bits", ylim=(0, None))
-        if len(table.columns):
-            axis.legend(fontsize=7)
+def held_out_curves(number: int, figures: Sequence[StepFigures]) -> bytes:
+    """A PNG with the held-out losses of a stage, one line for each task and language."""
+    figure = Figure(figsize=(PLOT_INCHES, 3.4))
+    axis = figure.subplots()
+    table = pd.DataFrame.from_dict({each.step: each.validation for each in figures}, orient="index").sort_index()
+    for name in map(str, table.columns):
+        axis.plot(table.index, table[name], "o-", label=name.replace("_", " "), linewidth=1, markersize=3)
+    axis.set(title=f"Stage {number}", xlabel="step", ylabel="bits", ylim=(0, None))
+    axis.legend(fontsize=7)
     figure.tight_layout()
     return png_of(figure)
 
@@ -117,7 +121,8 @@ def sample_parts(recipe: Recipe, paths: RunPaths) -> list[str]:
         drawn = sorted(paths.stage(number).glob("samples/*.png"))
         if drawn:
             prompts = "; ".join(map(html.escape, stage.sample_prompts))
-            parts.append(f"<p>Stage {number}, the likeliest code each time, for the prompts {prompts}.</p>")
+            of_prompts = f", for the prompts {prompts}" if prompts else ""
+            parts.append(f"<p>Stage {number}, the likeliest code each time{of_prompts}.</p>")
         for path in spread(drawn, SHOWN_SAMPLES):
             step = int(path.stem.rpartition("-")[2])
             parts.append(f"<p class=note>step {step:,}</p>")
@@ -138,17 +143,19 @@ def time_parts(figures: Figures) -> list[str]:
     return [
         "<h2>Where the time goes</h2><p>Shares of the time of steps, on rank 0; the ledger has the rest.</p>",
         table_of(pd.DataFrame(rows)),
-        image_of(throughput_curves(figures), "tokens a second over the steps"),
+        *(
+            image_of(throughput_curve(number, of_stage), f"tokens a second over stage {number}")
+            for number, of_stage in figures.items()
+        ),
     ]
 
 
-def throughput_curves(figures: Figures) -> bytes:
-    figure = Figure(figsize=(5.2 * len(figures), 2.6))
-    axes = figure.subplots(1, len(figures), squeeze=False)
-    for axis, (number, of_stage) in zip(axes[0], figures.items(), strict=True):
-        rates = [each.tokens / each.step_s if each.step_s else 0.0 for each in of_stage]
-        axis.plot([each.step for each in of_stage], rates, linewidth=1)
-        axis.set(title=f"Stage {number}", xlabel="step", ylabel="tokens/s", ylim=(0, None))
+def throughput_curve(number: int, figures: Sequence[StepFigures]) -> bytes:
+    figure = Figure(figsize=(PLOT_INCHES, 2.6))
+    axis = figure.subplots()
+    rates = [each.tokens / each.step_s if each.step_s else 0.0 for each in figures]
+    axis.plot([each.step for each in figures], rates, linewidth=1)
+    axis.set(title=f"Stage {number}", xlabel="step", ylabel="tokens/s", ylim=(0, None))
     figure.tight_layout()
     return png_of(figure)
 

@@ -159,10 +159,10 @@ def test_generation_evaluation_and_report_close_the_run(trained: SmallCluster) -
     assert metrics["text_logits_max_abs_diff"] == 0 and metrics["visual_weights_moved"] is True
     assert 0 <= metrics["t2i_retrieval_en"] <= 1 and metrics["vq_psnr_db"] > 0
     report = (trained.runs / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 4 and "CPU-days" in report
+    assert report.count("data:image/png;base64,") == 6 and "CPU-days" in report
     assert "OpenMoji" not in report, "a corpus of one's own is not the demo's"
     assert "http" not in report.split("<body>")[0], "the report must open without a network"
-    check_page(trained.runs / "report.html", "report", num_pictures=4)
+    check_page(trained.runs / "report.html", "report", num_pictures=6)
     done = trained.run("generate", "--prompt", "a red cat", "--prompt", "红猫")
     assert done.returncode == 0, done.stderr
     made = trained.runs / "samples" / "prompts" / "0001"

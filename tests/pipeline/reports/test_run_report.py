@@ -37,7 +37,7 @@ def test_a_run_without_scores_and_samples_shows_its_training(past: RunPaths, tmp
     assert "Loss by task" in page and "Where the time goes" in page and "<h2>Scores" not in page
     assert page.index("step 8") < page.index("step 16"), "samples stand in the order of the steps"
     assert " of 40" in page and "of the training&#x27;s FLOP are done" in page.replace("'", "&#x27;")
-    check_page(run / "report.html", "running", num_pictures=5)
+    check_page(run / "report.html", "running", num_pictures=7)
 
 
 def test_a_run_that_has_only_begun_has_a_report_and_one_that_has_not_is_refused(past: RunPaths, tmp_path: Path) -> None:
