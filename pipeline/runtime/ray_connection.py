@@ -39,6 +39,9 @@ KEEP_FREED_MEMORY = {
 process. With the defaults, large tensors are mapped again each time and their pages are faulted in, which takes about a
 tenth of the demo's step. All threads use one arena, because the loop runs in a thread of Ray Train, whose own arena
 would not keep freed memory."""
+AS_URGENT_AS_THIS = {"RAY_worker_niceness": "0"}
+"""Ray's default is 15: its workers would give way to every other process of the machine, Ray's own among them. On a
+machine without a GPU the workers are what all of it waits for."""
 
 
 WORKER_OUTPUT = "MARS_WORKER_OUTPUT"
@@ -119,7 +122,7 @@ def _connect(forks_workers: bool) -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning,ignore::DeprecationWarning")
     small = address == "local" and not has_gpu_driver()
     if small:
-        for name, value in KEEP_FREED_MEMORY.items():
+        for name, value in (KEEP_FREED_MEMORY | AS_URGENT_AS_THIS).items():
             os.environ.setdefault(name, value)
     joins = None if address == "local" else read_cluster_address() if address == "auto" else address
     here: dict[str, Any] = {}

@@ -106,7 +106,8 @@ def test_only_a_ray_started_here_on_cpus_is_trimmed_for_them(
     monkeypatch.setattr(ray_connection, "prepare_machine", lambda: None)
     ray_connection.connect_to_ray()
     assert started["address"] == "local" and started["include_dashboard"] is (None if has_gpu else False)
-    assert ("MALLOC_MMAP_MAX_" in environment) is not has_gpu
+    for name in ("MALLOC_MMAP_MAX_", "RAY_worker_niceness"):
+        assert (name in environment) is not has_gpu
     assert "Ray: started here, for this job, with 3 CPUs" in capsys.readouterr().err
 
     environment.clear()
