@@ -1,11 +1,11 @@
 #!/usr/bin/env -S python -P
 """Measures MARS on this machine's device: `train`, `generate`, `serve`, `tokenize`, `feed` and `gpu` measure times,
 `punish` injects kills, `count` counts collectives and the host's time, `predict` checks the plan's predictions,
-`checkpoint` measures the metadata of many ranks, `size` counts parameters.
+`checkpoint` and `messages` measure the metadata and the messages of many ranks, `size` counts parameters.
 """
 
 import jobs  # noqa: F401  # isort: skip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jobs.common.cli import JobOptions, at_least, run_job
+from jobs.common.figures import show
 from jobs.common.recipes import load_recipe
 from pipeline.config.benchmarks import (
     CheckpointSettings,
@@ -21,6 +22,7 @@ from pipeline.config.benchmarks import (
     GenerateSettings,
     GpuSettings,
     KillSettings,
+    MessageSettings,
     PredictSettings,
     ServeSettings,
     TokenizeSettings,
@@ -28,7 +30,6 @@ from pipeline.config.benchmarks import (
 )
 from pipeline.errors import UsageError
 from pipeline.runs.paths import checkout
-from pipeline.runtime.terminal import console
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,12 @@ class Checkpoint(CheckpointSettings, Shown):
 
 
 @dataclass(frozen=True)
+class Messages(MessageSettings, Shown):
+    """Measures which share of a core head, driver, monitor and ledger take for a group of many workers. A few processes
+    stand for the workers."""
+
+
+@dataclass(frozen=True)
 class Size(Shown):
     """Counts the parameters of a geometry, without making the model."""
 
@@ -138,12 +145,13 @@ Options = (
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Checkpoint, tyro.conf.subcommand("checkpoint")]
+    | Annotated[Messages, tyro.conf.subcommand("messages")]
     | Annotated[Size, tyro.conf.subcommand("size")]
 )
 
 
 def main(
-    options: Train | Generate | Serve | Tokenize | Feed | Punish | Count | Gpu | Predict | Checkpoint | Size,
+    options: Train | Generate | Serve | Tokenize | Feed | Punish | Count | Gpu | Predict | Checkpoint | Messages | Size,
 ) -> dict[str, Any]:
     """Runs the chosen benchmark and shows its figures."""
     benchmarks: dict[type, Callable[[Any], dict[str, Any]]] = {
@@ -157,33 +165,12 @@ def main(
         Gpu: gpu,
         Predict: predict,
         Checkpoint: checkpoint,
+        Messages: messages,
         Size: size,
     }
     figures = benchmarks[type(options)](options)
     show(figures)
     return figures
-
-
-def show(figures: dict[str, Any]) -> None:
-    """Prints the figures as a table."""
-    from rich.table import Table
-
-    table = Table(show_header=False)
-    for name, value in _rows(figures):
-        table.add_row(
-            name,
-            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value),
-        )
-    console.print(table)
-
-
-def _rows(figures: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The names and values of nested figures, as in `parts.step.mfu`."""
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            yield from _rows(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 def train(options: Train) -> dict[str, Any]:
@@ -235,6 +222,14 @@ def checkpoint(options: Checkpoint) -> dict[str, Any]:
     from pipeline.benchmarks.checkpoint_metadata import benchmark_checkpoint
 
     return benchmark_checkpoint(options)
+
+
+def messages(options: Messages) -> dict[str, Any]:
+    at_least(options, ranks=1, seconds=1, step_s=0.01)
+
+    from pipeline.benchmarks.group_messages import benchmark_messages
+
+    return benchmark_messages(options)
 
 
 def feed(options: Feed) -> dict[str, Any]:

@@ -174,6 +174,18 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class MessageSettings:
+    """Settings of the benchmark of what head, driver and actors do for a group of many workers."""
+
+    ranks: int = 1024
+    """Workers of the group."""
+    step_s: float = 2.0
+    """Seconds of a training step, after which rank 0 sends its figures. The largest recipe is planned to take 2.2 s."""
+    seconds: float = 30.0
+    """Seconds that are measured."""
+
+
+@dataclass(frozen=True)
 class PredictSettings:
     """Settings of the benchmark that compares predicted with measured steps behind throttled links."""
 

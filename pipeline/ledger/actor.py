@@ -30,7 +30,9 @@ NAMESPACE = "mars-ledger"
 """Ray namespace of the actors, which outlive the job."""
 LOOKS_PER_HEARTBEAT = 10
 LOOK_S = (0.05, 1.0)
-"""Minimum and maximum seconds between two measurements of the held devices."""
+"""Minimum and maximum seconds between two measurements of the held devices, beside those at each training step."""
+DEVICES_A_SECOND = 512
+"""Of a job with more devices they are measured less often: Ray's head lists all of them each time."""
 LAST_WRITES, LAST_PAUSE_S = 5, 1.0
 """Number of attempts to write the last row, and the seconds between them."""
 REREAD_EVERY = 10
@@ -52,7 +54,7 @@ class LedgerActor:
         self._held, self._rows = HeldDevices(attempt.device, job_id), RowWriter(location, attempt.attempt)
         self._account = Account(attempt, self._rows.last)
         self._lock, self._writing, self._ended = threading.Lock(), threading.Lock(), threading.Event()
-        self._problem, self._over = "", False
+        self._problem, self._over, self._devices = "", False, 0.0
         self._limits = LimitWatch(attempt)
         # Not `job`: Prometheus sets that label on every series.
         tags = {"run": attempt.run, "work": attempt.job, "stage": attempt.stage, "device": attempt.device}
@@ -116,7 +118,7 @@ class LedgerActor:
         """Measures until the end, also while a storage does not answer. If the job died, writes the last row."""
         min_s, max_s = LOOK_S
         pause_s = min(max(self._heartbeat_s / LOOKS_PER_HEARTBEAT, min_s), max_s)
-        while not self._ended.wait(pause_s):
+        while not self._ended.wait(max(pause_s, self._devices / DEVICES_A_SECOND)):
             self._record_devices()
             if self._over:
                 self._end("killed")
@@ -155,6 +157,7 @@ class LedgerActor:
             return
         with self._lock:
             self._account.record_devices(held)
+            self._devices = held.devices
             self._over = held.job_ended_ago_s is not None
 
     def _write(self, event: str) -> None:

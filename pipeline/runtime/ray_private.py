@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.process_groups import end_with_this_process
@@ -121,17 +122,21 @@ def job_ended_ago_s(job_id: str) -> float | None:
 def placement_group_shares(job_id: str | None) -> list[Share]:
     """Resources that a job, or with None every job, holds in placement groups. Used by the ledger."""
     from ray._private.state import state
+
+    groups = map(_placement_group, state._connect_and_get_accessor().get_placement_group_table())
+    return [share for creator, shares in groups if job_id in (None, creator) for share in shares]
+
+
+@lru_cache(64)
+def _placement_group(content: bytes) -> tuple[str, tuple[Share, ...]]:
+    """The job that made a placement group, and what the group holds. It is asked for every second, and of a large one
+    seldom anything has changed."""
     from ray.core.generated import gcs_pb2
 
-    states = gcs_pb2.PlacementGroupTableData
+    states, group = gcs_pb2.PlacementGroupTableData, gcs_pb2.PlacementGroupTableData.FromString(content)
     holding = (states.PREPARED, states.CREATED, states.RESCHEDULING)  # prepared: its nodes have set the resources aside
-    found = []
-    for content in state._connect_and_get_accessor().get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(content)
-        if job_id in (None, group.creator_job_id.hex()) and group.state in holding:
-            placed = [bundle for bundle in group.bundles if bundle.node_id.strip(UNPLACED)]
-            found += [Share(bundle.node_id.hex(), dict(bundle.unit_resources)) for bundle in placed]
-    return found
+    placed = [each for each in group.bundles if group.state in holding and each.node_id.strip(UNPLACED)]
+    return group.creator_job_id.hex(), tuple(Share(each.node_id.hex(), dict(each.unit_resources)) for each in placed)
 
 
 def actor_shares(job_id: str) -> list[Share]:
@@ -159,19 +164,29 @@ def _actors(job_id: str | None) -> tuple[list[Share], list[dict[str, float]]]:
     of the others needs."""
     import ray
     from ray._private.state import state
-    from ray.core.generated import gcs_pb2
 
     accessor, running, starting = state._connect_and_get_accessor(), [], []
     job = ray.JobID(bytes.fromhex(job_id)) if job_id else None
     for content in [content for name in HOLDING_ACTORS for content in accessor.get_actor_table(job, name)]:
-        actor = gcs_pb2.ActorTableData.FromString(content)
-        if not actor.placement_group_id.strip(UNPLACED):
-            needed = dict(actor.required_resources)
-            if actor.address.worker_id.strip(UNPLACED):
-                running.append(Share(actor.address.node_id.hex(), needed))
-            elif needed:
-                starting.append(needed)
+        node_id, needed = _actor(content)
+        if node_id:
+            running.append(Share(node_id, needed))
+        elif needed:
+            starting.append(needed)
     return running, starting
+
+
+@lru_cache(4096)
+def _actor(content: bytes) -> tuple[str, dict[str, float]]:
+    """The node of an actor's process, if it has one, and what it needs; nothing for one in a placement group. For the
+    cache see `_placement_group`."""
+    from ray.core.generated import gcs_pb2
+
+    actor = gcs_pb2.ActorTableData.FromString(content)
+    if actor.placement_group_id.strip(UNPLACED):
+        return "", {}
+    node_id = actor.address.node_id.hex() if actor.address.worker_id.strip(UNPLACED) else ""
+    return node_id, dict(actor.required_resources)
 
 
 def _taken_on_nodes() -> dict[str, dict[str, float]]:
@@ -231,6 +246,13 @@ def announced_preemptions() -> list[str]:
 
     notice = get_train_context().preemption_context.preemption_info
     return [] if notice is None else list(notice.preempted_node_ids)
+
+
+def status_of_a_running_worker() -> object:
+    """What a worker of Ray Train answers when its controller looks at it. Used to measure what that costs."""
+    from ray.train.v2._internal.execution.worker_group.poll import WorkerStatus
+
+    return WorkerStatus(running=True, error=None, training_report=None)
 
 
 def leave_ctrl_c_alone(trainer: Any) -> None:

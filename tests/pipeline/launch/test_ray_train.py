@@ -18,5 +18,5 @@ def test_an_error_of_our_own_passes_unchanged() -> None:
 
 
 def test_the_controller_of_a_large_group_is_not_kept_busy_by_looking_at_its_workers() -> None:
-    assert health_check_s(2) == health_check_s(256) == 0.5
-    assert health_check_s(1024) == 2.0
+    assert health_check_s(2) == health_check_s(64) == 0.5
+    assert health_check_s(1024) == 8.0

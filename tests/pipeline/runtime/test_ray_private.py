@@ -27,6 +27,10 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.CREATED": (PARSED, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.RESCHEDULING": (PARSED, ()),
     "ray.train.v2._internal.execution.context.get_train_context": ("workers hear that a node will be taken away", ()),
+    "ray.train.v2._internal.execution.worker_group.poll.WorkerStatus": (
+        "what Ray Train's looks at many workers cost is measured",
+        ("running", "error", "training_report"),
+    ),
     "ray.train.v2.api.data_parallel_trainer.DataParallelTrainer._register_sigint_handler": (
         "Ctrl-C lets a job write a checkpoint",
         ("controller",),

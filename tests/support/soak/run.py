@@ -172,7 +172,12 @@ class Soak:
 
     def _job(self, job: str, name: str, words: list[str]) -> SoakJob:
         usual = ["--recipe", str(RECIPE), "--root", str(self.disk / name / job)]
-        usual += ["--set", f"ledger_folder=s3://{BUCKET}/ledgers/{name}/{job}", "--set", f"heartbeat_s={self.settings.heartbeat_s}"]
+        usual += [
+            "--set",
+            f"ledger_folder=s3://{BUCKET}/ledgers/{name}/{job}",
+            "--set",
+            f"heartbeat_s={self.settings.heartbeat_s}",
+        ]
         environment = environment_of(self.nodes.environment)
         return SoakJob(job, usual + words, environment, self.folder / f"{name}-{job}.log")
 
