@@ -1,7 +1,6 @@
 """Which positions of packed rows see which others: attention masks, in the form that each attention function takes.
 
-It imports no model: the process that builds samples makes the larger part of a mask. Shape letters: B rows, Tq queries,
-Tk keys.
+Shape letters: B rows, Tq queries, Tk keys.
 """
 
 from collections.abc import Callable
@@ -12,16 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-PADDING_SAMPLE = -1
-"""The sample number of padding. Padding attends to padding, so every query has a key."""
-BLOCK = 128
-"""Queries and keys of a block of FlexAttention, torch's default."""
+from pipeline.architecture.mask_blocks import PlaceArrays, block_arrays
 
 
 @dataclass(frozen=True)
 class PackedPositions:
-    """The places of positions in a row, int64 [B, T] each: the number of the sample (`samples`), and the group of
-    next-K-token prediction in that sample (`groups`, see `pipeline.data.sequences`)."""
+    """`PlaceArrays` as tensors."""
 
     samples: Tensor
     groups: Tensor
@@ -35,8 +30,7 @@ class PackedPositions:
 
 @dataclass(frozen=True)
 class MaskBlocks:
-    """Which blocks of 128 queries by 128 keys of a mask hold pairs, and which hold nothing else, int32. The attributes
-    are torch's of a `BlockMask`; without the mask's function they can be sent to another process."""
+    """`BlockArrays` as tensors."""
 
     kv_num_blocks: Tensor
     kv_indices: Tensor
@@ -49,39 +43,11 @@ class MaskBlocks:
 
 
 def mask_blocks(queries: PackedPositions, keys: PackedPositions) -> MaskBlocks:
-    """Finds the blocks of the mask of [B, Tq] queries and [B, Tk] keys, as torch's `create_block_mask` does.
-
-    That function makes masks of [B, Tq, Tk]. Here each query counts the keys that it sees in each block: as sample and
-    group in one number, those lie between the sample's first number and the query's own.
-    """
-    num_groups = torch.maximum(queries.groups.max(), keys.groups.max()) + 1
-
-    def numbers(places: PackedPositions) -> Tensor:
-        return (places.samples - PADDING_SAMPLE) * num_groups + places.groups
-
-    # What fills the last blocks up: a key before all numbers, and a query that sees no key.
-    own = _filled_up(numbers(queries), -1)
-    first = _filled_up((queries.samples - PADDING_SAMPLE) * num_groups, 0)
-    in_blocks = _filled_up(numbers(keys), -1).unflatten(1, (-1, BLOCK)).sort(dim=-1).values  # [B, blocks, BLOCK]
-    up_to_own, before_first = (
-        torch.searchsorted(in_blocks, each[:, None].expand(-1, in_blocks.shape[1], -1).contiguous(), right=right)
-        for each, right in ((own, True), (first, False))
-    )
-    seen = (up_to_own - before_first).unflatten(-1, (-1, BLOCK))  # [B, key blocks, query blocks, BLOCK]
-    full = (seen == BLOCK).all(dim=-1).transpose(1, 2).contiguous()[:, None]
-    partial = (seen > 0).any(dim=-1).transpose(1, 2).contiguous()[:, None] & ~full
-    made = BlockMask.from_kv_blocks(*_ordered(partial), *_ordered(full))
-    return MaskBlocks(**{each.name: getattr(made, each.name) for each in fields(MaskBlocks)})
-
-
-def _filled_up(values: Tensor, filling: int) -> Tensor:
-    return torch.nn.functional.pad(values, (0, -values.shape[1] % BLOCK), value=filling)
-
-
-def _ordered(marked: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of marked blocks in each row of bool [..., N], and all blocks, the marked ones first: int32."""
-    order = marked.int().argsort(dim=-1, descending=True, stable=True)
-    return marked.sum(dim=-1).int(), order.int()
+    """Finds the blocks of the mask of [B, Tq] queries and [B, Tk] keys on the CPU; see `block_arrays`."""
+    device = queries.samples.device
+    arrays = (PlaceArrays(each.samples.cpu().numpy(), each.groups.cpu().numpy()) for each in (queries, keys))
+    found = block_arrays(*arrays)
+    return MaskBlocks(**{each.name: torch.from_numpy(getattr(found, each.name)).to(device) for each in fields(found)})
 
 
 def attention_mask(

@@ -35,6 +35,8 @@ RANKS_PER_NODE = 8
 HERE, ANSWER_S = "127.0.0.1", 60.0
 WARM_STEPS = 2 * CHUNK_STEPS
 """Steps that do not count: those in which connections are made and sequence lengths are met for the first time."""
+COUNTED_STEPS = 2 * CHUNK_STEPS
+"""Least steps that count."""
 SHARD_ROWS = 8192
 """Rows of a shard, about as many as a tar of pictures has."""
 
@@ -68,7 +70,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
         random place of the large index, and the process's peak memory.
     """
     cluster, stage = Cluster(benchmark.world_size), benchmark.stage
-    shards = max(cluster.nodes, 2 * stage.window_shards)
+    least = -(-(WARM_STEPS + COUNTED_STEPS) * stage.global_batch_size // SHARD_ROWS)
+    shards = max(cluster.nodes, 2 * stage.window_shards, least)
     steps = shards * SHARD_ROWS // stage.global_batch_size
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -181,7 +184,7 @@ class _Others:
             return
         client = flight.FlightClient(self._nodes.locations[0], generic_options=NO_PROXY)
         for node in range(1, self._cluster.nodes):
-            samples = np.concatenate([each.samples_of(self._cluster.ranks_of(node)) for each in packed])
+            samples = np.concatenate([each.part(self._cluster.ranks_of(node)).samples for each in packed])
             samples = np.unique(samples[self._nodes.reading(samples[:, 1]) == 0], axis=0)
             if len(samples):
                 request = RowRequest(self._secret, 0, samples[:, 1].tolist(), samples[:, 2].tolist())

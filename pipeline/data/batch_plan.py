@@ -9,15 +9,15 @@ from collections import abc
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import zip_longest
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import Kind, Task
 from pipeline.config.vocabulary import Role
-from pipeline.data.collate import MicroBatch, collate
-from pipeline.data.packed_step import PackedStep, pack_step
+from pipeline.data.batch_arrays import BatchArrays, collate_arrays
+from pipeline.data.packed_step import PackedStep, StepPart, pack_step
 from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import LANGUAGES, OTHER, SampleLengths
 from pipeline.data.sample_order import MixedOrder, generator
@@ -25,10 +25,13 @@ from pipeline.data.sample_plan import SamplePlan, SamplePlanner
 from pipeline.data.sequences import SampleParts, Sequence, SequenceBuilder
 from pipeline.errors import InputError
 
+if TYPE_CHECKING:  # the process that builds samples does without torch
+    from pipeline.data.collate import MicroBatch
+
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
-HELD_STEPS = 9
-"""Packed steps that a plan keeps: two chunks of `row_exchange`, and the present one."""
+HELD_PARTS = 33
+"""Steps of which a plan keeps what its ranks train on: two chunks of `row_exchange`, and the present one."""
 NO_CODES = (
     "sample {!r} has no high-resolution codes, which the stage's tasks need; tokenize them, or leave it out with the "
     "stage's `where`"
@@ -75,10 +78,27 @@ class Step:
         label_counts: labels of each `Task` over all ranks, int64.
     """
 
-    micro_steps: list[list[MicroBatch]]
+    micro_steps: "list[list[MicroBatch]]"
     num_samples: int
     samples_sha256: str
     label_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class StepArrays:
+    """A `Step` before its arrays become tensors."""
+
+    micro_steps: list[list[BatchArrays]]
+    num_samples: int
+    samples_sha256: str
+    label_counts: np.ndarray
+
+    def as_tensors(self) -> Step:
+        """The step with the same memory as tensors."""
+        from pipeline.data.collate import as_tensors
+
+        micro_steps = [list(map(as_tensors, batches)) for batches in self.micro_steps]
+        return Step(micro_steps, self.num_samples, self.samples_sha256, self.label_counts)
 
 
 @dataclass(frozen=True)
@@ -97,22 +117,32 @@ class StagePlan:
 
         Steps count from 0.
         """
+        return self.arrays(step, rank, world_size).as_tensors()
+
+    def arrays(self, step: int, rank: int, world_size: int, together: abc.Sequence[int] = ()) -> StepArrays:
+        """Builds a step without torch; see `step`. `together` are the ranks that share this plan, if there are others:
+        the step is then planned once for all of them."""
         for reader, shards in zip(self.readers, self.order.near(step), strict=True):
             reader.ahead(shards)
-        packed = self.packed(step, world_size)
-        counts = packed.label_counts
+        part = self.part(step, tuple(together) or (rank,), world_size)
+        counts = part.label_counts
         weights = [loss_share(self.stage, task, 1.0, max(1, int(counts[task.value]))) for task in Task]
         by_kind = [
-            [self._micro_batch(each.kind, rows, step, packed, weights) for rows in each.of_rank(rank)]
-            for each in packed.kinds
+            [self._micro_batch(kind, rows, step, part, weights) for rows in by_rank[rank]]
+            for kind, by_rank in part.kinds
         ]
         micro_steps = [[batch for batch in batches if batch] for batches in zip_longest(*by_kind)]
-        return Step(micro_steps, len(packed.samples), packed.samples_sha256, counts)
+        return StepArrays(micro_steps, part.num_samples, part.samples_sha256, counts)
+
+    @cached_property
+    def part(self) -> abc.Callable[[int, tuple[int, ...], int], StepPart]:
+        """What some ranks train on in a step, by its number, the ranks, and the number of all ranks."""
+        return lru_cache(HELD_PARTS)(lambda step, ranks, world_size: self.packed(step, world_size).part(ranks))
 
     @cached_property
     def packed(self) -> abc.Callable[[int, int], PackedStep]:
-        """Packs a step, by its number, for a number of ranks. Ranks that share this plan share the last results."""
-        return lru_cache(HELD_STEPS)(self._packed)
+        """Packs a step, by its number, for a number of ranks. The last one is kept."""
+        return lru_cache(1)(self._packed)
 
     def _packed(self, step: int, world_size: int) -> PackedStep:
         samples = self.order.step(step)
@@ -147,15 +177,16 @@ class StagePlan:
         return SamplePlanner(self.stage, self.builder)
 
     def _micro_batch(
-        self, kind: Kind, rows: list[np.ndarray], step: int, packed: PackedStep, weights: list[float]
-    ) -> MicroBatch:
+        self, kind: Kind, rows: list[np.ndarray], step: int, part: StepPart, weights: list[float]
+    ) -> BatchArrays:
         def built(number: int) -> Sequence:
             sample = max(number, ~number)
-            source, shard, index = packed.samples[sample].tolist()
-            sequence = self._sequence(self.readers[source].row(shard, index), packed.planned, step, sample)
+            place = int(part.numbers.searchsorted(sample))
+            source, shard, index = part.samples[place].tolist()
+            sequence = self._sequence(self.readers[source].row(shard, index), part.planned, place, (step, sample))
             return sequence if number >= 0 else _without_labels(sequence)
 
-        return collate(
+        return collate_arrays(
             kind,
             [[built(number) for number in row.tolist()] for row in rows],
             self.builder.vocabulary,
@@ -164,8 +195,8 @@ class StagePlan:
             with_blocks=self.stage.attention == "flex_attention",
         )
 
-    def _sequence(self, row: Row, planned: SamplePlan, step: int, number: int) -> Sequence:
-        """Builds the step's `number`-th sample."""
+    def _sequence(self, row: Row, planned: SamplePlan, number: int, noise_key: tuple[int, int]) -> Sequence:
+        """Builds the `number`-th of the planned samples. `noise_key` has the step and the sample's number in it."""
         if row.document is not None:
             return self.builder.interleaved(row.document)
         kind, language = Kind(planned.kinds[number]), int(planned.languages[number])
@@ -182,7 +213,7 @@ class StagePlan:
                 caption.language,
                 row.codes,
                 row.high_codes,
-                self._with_noise(predicted, noise, (step, number)),
+                self._with_noise(predicted, noise, noise_key),
                 plain if plain >= 0 else None,
                 Role[self.stage.high_resolution_role.upper()],
                 self.stage.high_resolution_group,

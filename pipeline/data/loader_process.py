@@ -12,8 +12,6 @@ import threading
 import time
 from typing import Any, BinaryIO, cast
 
-import torch
-
 from pipeline.data.loader_messages import Begin, Message, Serve, StepRequest
 from pipeline.data.node_feed import NodeFeed
 from pipeline.data.row_exchange import Nodes
@@ -74,7 +72,6 @@ def main(listener: int, parent: int) -> None:
     """Builds the steps that are asked for, until the parent is gone or ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
     LoaderProcess().accept(socket.socket(fileno=listener))
 
 

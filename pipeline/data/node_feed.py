@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pipeline.data.batch_plan import StagePlan, Step
+from pipeline.data.batch_plan import StagePlan, StepArrays
 from pipeline.data.row_exchange import Nodes, ReceivedChunks, RowExchange, SharedReader
 from pipeline.data.row_server import RowServer, location
 from pipeline.data.token_reader import TokenReader
@@ -28,13 +28,13 @@ class NodeFeed:
         self._server: RowServer | None = None
         self._exchange: RowExchange | None = None
 
-    def step(self, number: int, rank: int) -> Step:
-        """Builds a rank's part of a step; see `StagePlan.step`."""
+    def step(self, number: int, rank: int) -> StepArrays:
+        """Builds a rank's part of a step; see `StagePlan.arrays`."""
         with self._lock:
             plan = self._made_plan()
             if self._exchange:
                 self._exchange.prepare(number)
-            return plan.step(number, rank, self._world_size)
+            return plan.arrays(number, rank, self._world_size, self._ranks)
 
     def serve(self, address: str, secret: str) -> str:
         """Starts to send rows to other nodes, see `RowServer`. Returns the server's location."""

@@ -56,12 +56,34 @@ class PackedStep:
     samples_sha256: str
     label_counts: np.ndarray
 
-    def samples_of(self, ranks: Iterable[int]) -> np.ndarray:
-        """The samples that these ranks train on, int64 [samples, 3]."""
-        rows = [row for rank in ranks for kind in self.kinds for rows in kind.of_rank(rank) for row in rows]
+    def part(self, ranks: Iterable[int]) -> "StepPart":
+        """What these ranks train on."""
+        kinds = [(each.kind, {rank: each.of_rank(rank) for rank in ranks}) for each in self.kinds]
+        rows = [row for _, by_rank in kinds for micro_steps in by_rank.values() for each in micro_steps for row in each]
         numbers = np.concatenate([np.zeros(0, np.int64), *rows])
-        own: np.ndarray = self.samples[np.unique(np.maximum(numbers, ~numbers))]
-        return own
+        numbers = np.unique(np.maximum(numbers, ~numbers))
+        own, planned = self.samples[numbers], self.planned.take(numbers)
+        return StepPart(numbers, own, planned, kinds, len(self.samples), self.samples_sha256, self.label_counts)
+
+
+@dataclass(frozen=True)
+class StepPart:
+    """A step as some ranks train on it: m of its samples. It is small, however many ranks the step has.
+
+    Attributes:
+        numbers: the samples' numbers in the step, ascending, int64 [m].
+        samples, planned: of these samples; see `PackedStep`.
+        kinds: each kind, and the samples of each row of each of a rank's micro-steps, by rank.
+        num_samples, samples_sha256, label_counts: of the whole step.
+    """
+
+    numbers: np.ndarray
+    samples: np.ndarray
+    planned: SamplePlan
+    kinds: list[tuple[Kind, dict[int, list[list[np.ndarray]]]]]
+    num_samples: int
+    samples_sha256: str
+    label_counts: np.ndarray
 
 
 def pack_step(samples: np.ndarray, planned: SamplePlan, stage: StageConfig, world_size: int) -> PackedStep:

@@ -18,7 +18,7 @@ from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.token_reader import START, TokenReader
 
-CHUNK_STEPS = 4
+CHUNK_STEPS = 16
 """Steps whose rows are asked for at once: a request costs about a millisecond, however few rows it is for."""
 ANSWER_S = 60.0
 """Seconds that another node gets to answer. It may have to fetch a shard first."""
@@ -105,7 +105,7 @@ class RowExchange:
     def __init__(
         self, plan: StagePlan, nodes: Nodes, ranks: Sequence[int], world_size: int, received: ReceivedChunks
     ) -> None:
-        self._plan, self._nodes, self._ranks, self._world_size = plan, nodes, ranks, world_size
+        self._plan, self._nodes, self._ranks, self._world_size = plan, nodes, tuple(ranks), world_size
         self._received = received
         self._clients: dict[int, flight.FlightClient] = {}
         self._lost: set[int] = set()
@@ -119,7 +119,7 @@ class RowExchange:
         chunk = step // CHUNK_STEPS
         for number in (chunk, chunk + 1):
             if number not in self._coming:
-                self._coming[number] = self._ahead.submit(self._chunk, number)
+                self._coming[number] = self._ahead.submit(self._chunk, number, step)
         self._received.chunks[chunk] = self._coming[chunk].result()
         for old in [number for number in self._coming if number not in (chunk, chunk + 1)]:
             del self._coming[old]
@@ -132,9 +132,13 @@ class RowExchange:
         for client in self._clients.values():
             client.close()
 
-    def _chunk(self, chunk: int) -> Received:
-        steps = range(chunk * CHUNK_STEPS, (chunk + 1) * CHUNK_STEPS)
-        own = [self._plan.packed(step, self._world_size).samples_of(self._ranks) for step in steps]
+    def _chunk(self, chunk: int, first: int) -> Received:
+        """The rows of a chunk's steps, from the step `first` on."""
+        steps = range(max(first, chunk * CHUNK_STEPS), (chunk + 1) * CHUNK_STEPS)
+        for step in steps:
+            for reader, shards in zip(self._plan.readers, self._plan.order.near(step), strict=True):
+                reader.ahead(shards)
+        own = [self._plan.part(step, self._ranks, self._world_size).samples for step in steps]
         samples = np.unique(np.concatenate(own), axis=0)  # sorted by source and shard
         reading = self._nodes.reading(samples[:, 1])
         answers = []

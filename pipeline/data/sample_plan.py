@@ -1,7 +1,7 @@
 """What each sample of a step becomes, from its lengths and its random draws alone: nothing of it is read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -46,6 +46,10 @@ class SamplePlan:
     without_codes: np.ndarray
     without_instruction: np.ndarray
 
+    def take(self, samples: np.ndarray) -> "SamplePlan":
+        """Those of some samples, by their numbers."""
+        return SamplePlan(*(getattr(self, field.name)[samples] for field in fields(self)))
+
 
 @dataclass
 class CountTable:
@@ -59,16 +63,19 @@ class CountTable:
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2 + len(Task)), np.int64))
 
-    def look_up(self, keys: np.ndarray, count: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Returns the counts of each key, int64 [n, counts], and counts those that are new. `keys` is [n, parts]."""
-        numbers = np.zeros(len(keys), np.int64)
-        for part, bits in zip(keys.T, KEY_BITS, strict=True):
-            numbers = (numbers << bits) | part
+    def look_up(self, parts: list[np.ndarray], count: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+        """Returns the counts of each key, int64 [n, counts], and counts those that are new. `parts` are those of the
+        keys in the order of `KEY_BITS`, [n] each."""
+        numbers = np.zeros(len(parts[0]), np.int64)
+        for part, bits in zip(parts, KEY_BITS, strict=True):
+            numbers <<= bits
+            numbers |= part
         at = np.minimum(np.searchsorted(self.keys, numbers), max(0, len(self.keys) - 1))
-        new = self.keys[at] != numbers if len(self.keys) else np.ones(len(keys), bool)
+        new = self.keys[at] != numbers if len(self.keys) else np.ones(len(numbers), bool)
         if new.any():
             found, first = np.unique(numbers[new], return_index=True)
-            counts = [count(key) for key in keys[new][first]]
+            samples = np.flatnonzero(new)[first]
+            counts = [count([int(part[sample]) for part in parts]) for sample in samples]
             order = np.argsort(every := np.concatenate([self.keys, found]))
             self.keys, self.counts = every[order], np.concatenate([self.counts, counts])[order]
             at = np.searchsorted(self.keys, numbers)
@@ -101,11 +108,11 @@ class SamplePlanner:
         without_instruction = _of_kinds(kinds, lambda traits: traits.has_instruction) & (languages == OTHER)
         of_sample = np.zeros((len(kinds), 2 + len(Task)), np.int64)
         possible = ~(without_codes | without_instruction)
-        keys = np.column_stack([kinds, languages, counts, plain_at >= 0])
+        parts = [kinds, languages, counts, plain_at >= 0]
         if possible.all():
-            of_sample = self._count(lengths, keys)
+            of_sample = self._count(lengths, parts)
         else:
-            of_sample[possible] = self._count(lengths.take(possible), keys[possible])
+            of_sample[possible] = self._count(lengths.take(possible), [part[possible] for part in parts])
         return SamplePlan(
             kinds,
             languages,
@@ -135,26 +142,27 @@ class SamplePlanner:
         positions = (plain / PLAIN_SHARE * (counts - 1)).astype(np.int64)
         return starts, counts, np.where(has_plain, positions, -1)
 
-    def _count(self, lengths: SampleLengths, keys: np.ndarray) -> np.ndarray:
-        """Positions that are run, cost, and labels by task, of each sample, int64 [n, 2 + tasks]. `keys` has kinds,
-        languages, caption ids, and whether there is a plain position [n, 4]."""
-        found = np.zeros((len(keys), 2 + len(Task)), np.int64)
-        keys = np.column_stack([keys, lengths.codes, lengths.high_codes])
-        documents = keys[:, 0] == Kind.INTERLEAVED.value
-        if documents.any():
-            found[documents] = count_document(
-                lengths.document_ids[documents],
-                lengths.document_ids_before[documents],
-                lengths.pictures[documents],
-                lengths.codes[documents],
-            )
+    def _count(self, lengths: SampleLengths, parts: list[np.ndarray]) -> np.ndarray:
+        """Positions that are run, cost, and labels by task, of each sample, int64 [n, 2 + tasks]. `parts` are kinds,
+        languages, caption ids, and whether there is a plain position [n]."""
+        parts = [*parts, lengths.codes, lengths.high_codes]
+        documents = parts[0] == Kind.INTERLEAVED.value
+        if not documents.any():
+            return self._counted.look_up(parts, self._counts_of)
+        found = np.zeros((len(documents), 2 + len(Task)), np.int64)
+        found[documents] = count_document(
+            lengths.document_ids[documents],
+            lengths.document_ids_before[documents],
+            lengths.pictures[documents],
+            lengths.codes[documents],
+        )
         if not documents.all():
-            found[~documents] = self._counted.look_up(keys[~documents], self._counts_of)
+            found[~documents] = self._counted.look_up([part[~documents] for part in parts], self._counts_of)
         return found
 
-    def _counts_of(self, key: np.ndarray) -> np.ndarray:
+    def _counts_of(self, key: list[int]) -> np.ndarray:
         """Counts a sample of such lengths by building one."""
-        value, language, count, has_plain, codes, high_codes = key.tolist()
+        value, language, count, has_plain, codes, high_codes = key
         parts = SampleParts(
             [0] * count,
             LANGUAGES[language] if language != OTHER else "",

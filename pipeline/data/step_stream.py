@@ -1,40 +1,30 @@
-"""Sends steps from a process to the one that started it: the tensors' bytes as they are, everything else pickled.
+"""Sends steps from a process to the one that started it: the arrays' bytes as they are, everything else pickled.
 
 The stream is a socket that no other process can open.
 """
 
-import io
 import pickle
 import traceback
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.errors import InputError, OutageError
 
 
-class _Pickler(pickle.Pickler):
-    """Leaves the bytes of tensors to the callback for buffers."""
-
-    def reducer_override(self, value: Any) -> Any:
-        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
-
-
 def send(value: object, stream: BinaryIO) -> None:
-    """Writes a value whose tensors lie on the CPU."""
-    body, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-    _Pickler(body, protocol=5, buffer_callback=buffers.append).dump(value)
+    """Writes a value."""
+    buffers = list[pickle.PickleBuffer]()
+    body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [buffer.raw() for buffer in buffers]
-    pickle.dump((body.getvalue(), [part.nbytes for part in parts]), stream)
+    pickle.dump((body, [part.nbytes for part in parts]), stream)
     for part in parts:
         stream.write(part)
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> Any:
-    """Reads what `send` wrote. The tensors own their memory.
+    """Reads what `send` wrote. The arrays own their memory.
 
     Raises:
         EOFError: the stream ends before the value does.

@@ -51,9 +51,9 @@ class RememberingPlan(StagePlan):
         planned: SamplePlan = once(key, lambda: super(RememberingPlan, self).planned(step, samples))
         return planned
 
-    def _sequence(self, row: Row, planned: SamplePlan, step: int, number: int) -> Sequence:
-        key = (self.stage_number, self.stage.global_batch_size, step, number)
-        sequence: Sequence = once(key, lambda: super(RememberingPlan, self)._sequence(row, planned, step, number))
+    def _sequence(self, row: Row, planned: SamplePlan, number: int, noise_key: tuple[int, int]) -> Sequence:
+        key = (self.stage_number, self.stage.global_batch_size, *noise_key)
+        sequence: Sequence = once(key, lambda: super(RememberingPlan, self)._sequence(row, planned, number, noise_key))
         return sequence
 
 

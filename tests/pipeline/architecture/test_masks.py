@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from pipeline.architecture.masks import PADDING_SAMPLE, PackedPositions, attention_mask, mask_blocks
+from pipeline.architecture.mask_blocks import PADDING_SAMPLE
+from pipeline.architecture.masks import PackedPositions, attention_mask, mask_blocks
 
 
 def places(rows: list[list[tuple[int, int]]], group_size: int, length: int) -> PackedPositions:

@@ -20,7 +20,7 @@ def test_a_node_of_two_reads_its_own_shards_and_starts_in_a_large_index(monkeypa
     stage = replace(STAGE, global_batch_size=32, window_shards=4)
     benchmark = FeedBenchmark(stage, 1, JointVocabulary(TEXT_VOCAB, CODEBOOK), lengths, 16, 0.0, 1, 64)
     figures = measure_node_feed(benchmark, 100_000, lambda line: None)
-    assert figures["ranks"] == 16 and figures["steps"] == 16 and figures["index_rows"] == 100_000
+    assert figures["ranks"] == 16 and figures["steps"] == 64 and figures["index_rows"] == 100_000
     assert 0 < figures["plan_cpu_s_a_step"] < 1 and 0 < figures["cpu_s_a_step"] < 1
     assert 0 < figures["fetched_over_own_bytes"] < 4, "of small files, footers are a large part"
-    assert 0 < figures["start_s"] < 60 and figures["peak_rss_bytes"] > 1e8
+    assert 0 < figures["start_s"] < 60 and figures["peak_rss_bytes"] > 5e7

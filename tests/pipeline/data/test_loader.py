@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipeline.data.row_index import SourceRows
 from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.errors import InputError, WorkersLostError
 from tests.support.built_steps import assert_equal, builder
+from tests.support.checkout import CHECKOUT
 from tests.support.forkserver import forkserver
 from tests.support.tokens import STAGE, write_tokens
 
@@ -90,3 +93,10 @@ def test_a_process_that_is_killed_is_a_lost_worker_which_another_attempt_replace
         loader.step(0)
     loader.close()
     assert not runs(loader.process_id)
+
+
+def test_the_process_imports_no_torch() -> None:
+    """Each node would pay 190 MB of memory for it, and seconds of a CPU at each start."""
+    shown = "import sys, pipeline.data.loader_process; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", shown], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "ray"} & set(done.stdout.split())

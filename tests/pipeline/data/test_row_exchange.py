@@ -12,7 +12,7 @@ import pytest
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.node_feed import NodeFeed
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import Nodes
+from pipeline.data.row_exchange import CHUNK_STEPS, Nodes
 from pipeline.data.row_index import SourceRows
 from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.row_server import RowRequest, RowServer, location, rows_from
@@ -72,14 +72,14 @@ def feeds(inputs: PlanInputs) -> Iterator[list[NodeFeed]]:
 def assert_same_steps(feeds: list[NodeFeed], plan: StagePlan, steps: range) -> None:
     for number in steps:
         for rank in range(WORLD):
-            assert_equal(feeds[rank // RANKS_PER_NODE].step(number, rank), plan.step(number, rank, WORLD))
+            assert_equal(feeds[rank // RANKS_PER_NODE].step(number, rank), plan.arrays(number, rank, WORLD))
 
 
 def test_each_node_gets_the_rows_that_it_trains_on_and_reads_its_own_shards_alone(
     inputs: PlanInputs, feeds: list[NodeFeed], read: list[tuple[int, str]]
 ) -> None:
     plan = inputs.plan()
-    expected = [[plan.step(number, rank, WORLD) for rank in range(WORLD)] for number in range(STEPS)]
+    expected = [[plan.arrays(number, rank, WORLD) for rank in range(WORLD)] for number in range(STEPS)]
     read.clear()
     for number in range(STEPS):
         for rank in range(WORLD):
@@ -93,7 +93,8 @@ def test_a_node_that_is_gone_costs_the_others_its_reading_and_nothing_else(
 ) -> None:
     assert_same_steps(feeds, inputs.plan(), range(2))
     feeds[2].close()
-    assert_same_steps([*feeds[:2], NodeFeed(inputs.plan, range(4, 6), WORLD)], inputs.plan(), range(8, STEPS))
+    later = range(2 * CHUNK_STEPS, 2 * CHUNK_STEPS + 6)  # the rows of the first two chunks have come before
+    assert_same_steps([*feeds[:2], NodeFeed(inputs.plan, range(4, 6), WORLD)], inputs.plan(), later)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("sends no rows" in line for line in said), "each of the others says so once"
 

@@ -82,7 +82,7 @@ def test_a_sample_is_built_as_it_was_planned(folders: list[Path], shares: dict[s
         samples = plan.order.step(step)
         planned = plan.planned(step, samples)
         for number, (source, shard, index) in enumerate(samples.tolist()):
-            sequence = plan._sequence(plan.readers[source].row(shard, index), planned, step, number)
+            sequence = plan._sequence(plan.readers[source].row(shard, index), planned, number, (step, number))
             assert sequence.kind.value == planned.kinds[number]
             assert sequence.num_run == planned.num_run[number]
             assert cost_of(sequence, BUILDER) == planned.costs[number]
