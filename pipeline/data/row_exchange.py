@@ -18,8 +18,9 @@ from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.token_reader import START, TokenReader
 
-CHUNK_STEPS = 16
-"""Steps whose rows are asked for at once: a request costs about a millisecond, however few rows it is for."""
+CHUNK_STEPS, FIRST_STEPS = 16, 4
+"""Steps whose rows are asked for at once: a request costs about a millisecond, however few rows it is for. Those of the
+first chunk are asked for in parts, so that the first step does not wait for all of them."""
 ANSWER_S = 60.0
 """Seconds that another node gets to answer. It may have to fetch a shard first."""
 REQUESTS_AT_ONCE = 16
@@ -50,9 +51,9 @@ Received = dict[tuple[int, int, int], tuple[pa.Table, int]]
 
 @dataclass
 class ReceivedChunks:
-    """Rows of other nodes by the number of the chunk of steps that they are for."""
+    """Rows of other nodes by the steps that they are for."""
 
-    chunks: dict[int, Received] = field(default_factory=dict)
+    chunks: dict[range, Received] = field(default_factory=dict)
 
     def find(self, source: int, shard: int, index: int) -> tuple[pa.Table, int] | None:
         key = (source, shard, index)
@@ -112,18 +113,28 @@ class RowExchange:
         self._lock = threading.Lock()
         self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="rows")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="chunks")
-        self._coming: dict[int, Future[Received]] = {}
+        self._coming: dict[range, Future[Received]] = {}
+        self._first: int | None = None
 
     def prepare(self, step: int) -> None:
         """Waits until the rows of the step are here, and asks for those of the next chunk."""
-        chunk = step // CHUNK_STEPS
-        for number in (chunk, chunk + 1):
-            if number not in self._coming:
-                self._coming[number] = self._ahead.submit(self._chunk, number, step)
+        self._first = step if self._first is None else min(self._first, step)
+        chunk = self._chunk_of(step)
+        following = self._chunk_of(chunk.stop)
+        for each in (chunk, following):
+            if each not in self._coming:
+                wanted = range(max(self._first, each.start), each.stop)
+                self._coming[each] = self._ahead.submit(self._rows_of, wanted)
         self._received.chunks[chunk] = self._coming[chunk].result()
-        for old in [number for number in self._coming if number not in (chunk, chunk + 1)]:
+        for old in [each for each in self._coming if each not in (chunk, following)]:
             del self._coming[old]
             self._received.chunks.pop(old, None)
+
+    def _chunk_of(self, step: int) -> range:
+        """The steps whose rows come together with those of a step."""
+        assert self._first is not None
+        size = FIRST_STEPS if step // CHUNK_STEPS == self._first // CHUNK_STEPS else CHUNK_STEPS
+        return range(step - step % size, step - step % size + size)
 
     def close(self) -> None:
         """Waits for the requests that are under way."""
@@ -132,9 +143,8 @@ class RowExchange:
         for client in self._clients.values():
             client.close()
 
-    def _chunk(self, chunk: int, first: int) -> Received:
-        """The rows of a chunk's steps, from the step `first` on."""
-        steps = range(max(first, chunk * CHUNK_STEPS), (chunk + 1) * CHUNK_STEPS)
+    def _rows_of(self, steps: range) -> Received:
+        """The rows of some steps that other nodes read."""
         for step in steps:
             for reader, shards in zip(self._plan.readers, self._plan.order.near(step), strict=True):
                 reader.ahead(shards)
