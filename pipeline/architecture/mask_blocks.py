@@ -57,9 +57,11 @@ def block_arrays(queries: PlaceArrays, keys: PlaceArrays) -> BlockArrays:
 
     # What fills the last blocks up: a key before all numbers, and a query that sees no key.
     own, of_keys = _filled_up(numbers(queries), -1), _filled_up(numbers(keys), -1)
-    first = _filled_up((queries.samples - PADDING_SAMPLE) * num_groups, 0)
     in_blocks = np.sort(of_keys.reshape(len(of_keys), -1, BLOCK), axis=-1)  # [B, key blocks, BLOCK]
-    seen = _counted(in_blocks, own, "right") - _counted(in_blocks, first, "left")
+    places = _filled_up(queries.samples - PADDING_SAMPLE, 0)
+    firsts = np.broadcast_to(np.arange(places.max() + 1) * num_groups, (len(places), places.max() + 1))
+    before_first = np.take_along_axis(_counted(in_blocks, firsts, "left"), places[:, None], axis=-1)
+    seen = _counted(in_blocks, own, "right") - before_first
     seen = seen.reshape(*seen.shape[:2], -1, BLOCK)  # [B, key blocks, query blocks, BLOCK]
     full = (seen == BLOCK).all(axis=-1).transpose(0, 2, 1)[:, None]
     partial = (seen > 0).any(axis=-1).transpose(0, 2, 1)[:, None] & ~full
