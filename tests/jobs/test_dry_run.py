@@ -157,6 +157,7 @@ def test_mars_7bs_figures_are_sane() -> None:
     assert all(0.1 < stage["recomputed_flop"] / stage["flop"] < 1 / 6 for stage in plan["stages"])
 
 
+@pytest.mark.slow
 def test_the_prediction_reaches_its_goal_names_what_binds_and_covers_other_clusters() -> None:
     plan = dry_run("mars_7b", cluster="cluster/aws_a100.yaml")
     assert plan["predicted_mfu"]["mid"] >= 0.45 and plan["predicted_a100_gpu_days"]["mid"] <= 365

@@ -55,6 +55,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
                 assert torch.equal(reader.read(name, key, start, len(expected)), expected)
 
 
+@pytest.mark.slow
 def test_weights_come_back_in_their_shapes_from_a_store_that_fails_now_and_then(url: str) -> None:
     name = make(url, 5, finished=True)
     state = trained_state(finished_checkpoint(url))
@@ -69,6 +70,7 @@ def test_a_manifest_is_written_as_the_dataclasses_are(tmp_path: Path) -> None:
     assert json.dumps(manifest.as_object()) == json.dumps(asdict(manifest))
 
 
+@pytest.mark.slow
 def test_the_metadata_of_many_ranks_is_measured(url: str) -> None:
     figures = benchmark_checkpoint(CheckpointSettings(ranks=20, parameters=3, location=url))
     assert figures["objects"] == 41 and figures["read_over_share"] == 1.0
@@ -96,6 +98,7 @@ def test_a_rank_reads_its_own_part_and_not_the_rest(tmp_path: Path, monkeypatch:
     assert sum(count for _, count in taken) < 1.2 * 3 * 4 * size
 
 
+@pytest.mark.slow
 def test_resume_falls_back_to_the_newest_that_is_whole_and_says_why(url: str) -> None:
     good, cut, missing, open_one, unreadable = (make(url, step) for step in (10, 20, 30, 40, 50))
     storage = open_storage(url)
@@ -238,6 +241,7 @@ def test_a_stage_that_did_not_finish_is_no_start_for_the_next(tmp_path: Path) ->
         finished_checkpoint(tmp_path / "checkpoints" / last)
 
 
+@pytest.mark.slow
 def test_who_starts_takes_the_checkpoints_over_and_the_one_before_finds_out(url: str) -> None:
     first = RunOwner(url)
     assert first.loss() == ""

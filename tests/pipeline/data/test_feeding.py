@@ -79,6 +79,7 @@ def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens: Path, tmp_pat
     assert stored_row_index(kept, selection).counts.sum() < first.counts.sum()
 
 
+@pytest.mark.slow
 def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a step reads was requested in the previous step or earlier."""
     begun: list[str] = []
@@ -105,6 +106,7 @@ def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, m
     assert len(begun) < 3 * len(read), "and not again and again"
 
 
+@pytest.mark.slow
 def test_nothing_fetched_stays_behind(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -57,6 +57,7 @@ def test_the_expected_work_is_that_of_a_real_step_with_captions_of_all_lengths(n
         assert planned >= 0.9 * longest[work.kind], "the memory plan would count too little"
 
 
+@pytest.mark.slow
 def test_recomputation_is_what_torch_counts_on_top() -> None:
     config = small_config(hidden_size=64, intermediate_size=160, num_hidden_layers=12)
     model = MarsForCausalLM(config).freeze_language_expert().train()

@@ -198,6 +198,7 @@ def _look(rank: int, port: int, result: Path) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_worker_imports_neither_mlflow_nor_inductor_with_deepspeed_and_a_tracker_still_finds_mlflow() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].count(".") == 2

@@ -70,6 +70,7 @@ def test_a_service_that_comes_back_is_waited_for_and_the_wait_is_told(
     assert not storage.absence()
 
 
+@pytest.mark.slow
 def test_a_service_that_stays_away_is_given_up_after_the_limit(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OUTAGE_VARIABLE, "1")
     s3.down = True

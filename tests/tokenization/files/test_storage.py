@@ -60,6 +60,7 @@ def test_what_fails_while_it_is_written_is_not_there(storage: Storage) -> None:
     assert storage.names() == []
 
 
+@pytest.mark.slow
 def test_large_files_survive_failures_of_every_kind(s3: FaultyS3, tmp_path: Path) -> None:
     content = bytes(range(256)) * 100_000  # four parts
     storage = open_storage(f"s3://{BUCKET}/deep/prefix")

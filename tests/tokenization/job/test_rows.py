@@ -153,6 +153,7 @@ def test_a_missing_an_empty_and_a_broken_corpus_are_named(tmp_path: Path) -> Non
         corpus_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_tokenizer_is_loaded_in_place(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.save_pretrained(tmp_path / "folder")
     loaded = load_text_tokenizer(str(tmp_path / "folder"), tmp_path / "cache")
