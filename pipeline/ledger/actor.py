@@ -31,7 +31,7 @@ NAMESPACE = "mars-ledger"
 LOOKS_PER_HEARTBEAT = 10
 LOOK_S = (0.05, 1.0)
 """Minimum and maximum seconds between two measurements of the held devices, beside those at each training step."""
-DEVICES_A_SECOND = 512
+DEVICES_A_SECOND = 256
 """Of a job with more devices they are measured less often: Ray's head lists all of them each time."""
 LAST_WRITES, LAST_PAUSE_S = 5, 1.0
 """Number of attempts to write the last row, and the seconds between them."""
