@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +20,36 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.export.export import SOURCE_FILE
+from pipeline.runtime.local_cluster import kill_tree
 from pipeline.serving.served_model import SERVING_FILE
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import start_job
-from tests.support.ports import free_port
+from tests.support.ports import free_port, wait_until_open
 from tests.support.prometheus import Prometheus
 from tests.support.small_server import small_served
 
 pytestmark = pytest.mark.long
 READY_S = 180
+REPLICA, SERVE = "ServeReplica:mars:Replica", "ray::Serve"
 
 
 class Job:
-    """`jobs/serve.py` on a Ray of its own."""
+    """`jobs/serve.py` on a Ray cluster of its own, whose metrics Prometheus reads."""
 
     def __init__(self, folder: Path, exported: Path) -> None:
+        address, metrics = free_port(), free_port()
+        words = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={address}"]
+        words += [f"--metrics-export-port={metrics}", '--system-config={"metrics_report_interval_ms": 2000}']
+        words += [f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+        own = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef"}
+        with (folder / "ray.log").open("w") as log:
+            self.cluster = subprocess.Popen(words, env=own, stdout=log, stderr=log, start_new_session=True)
+        wait_until_open(address, time.monotonic() + READY_S)
+        self.prometheus = Prometheus(folder / "prometheus", metrics)
         self.port, self.log = free_port(), folder / "log"
         words = ["jobs/serve.py", "--checkpoint", str(exported), "--port", str(self.port), "--batch-size", "4"]
         words += ["--follow-s", "1", "--max-outstanding", "16", "--requests-per-minute", "0", "--root", str(folder)]
-        environment = os.environ | {"RAY_metrics_report_interval_ms": "2000", "RAY_ADDRESS": "local"}
-        self.process = start_job(words, environment, CHECKOUT, self.log, self.log)
+        self.process = start_job(words, own | {"RAY_ADDRESS": f"127.0.0.1:{address}"}, CHECKOUT, self.log, self.log)
         self.url = f"http://127.0.0.1:{self.port}"
         self.wait_for("Ctrl-C ends it")
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
@@ -55,14 +67,21 @@ class Job:
         codes: list[int] = made[0].model_dump()["codes"]
         return codes
 
-    def replica(self) -> psutil.Process:
-        found = [each for each in self.tree() if "ServeReplica:mars:Replica" in " ".join(each.cmdline())]
-        return next(iter(found))
-
-    def tree(self) -> list[psutil.Process]:
-        assert self.process.pid is not None
-        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+    def processes(self, name: str) -> list[psutil.Process]:
+        """The cluster's processes with a name."""
+        found = []
+        for each in psutil.Process(self.cluster.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if name in " ".join(each.cmdline()):
+                    found.append(each)
         return found
+
+    def stop(self) -> None:
+        self.prometheus.stop()
+        if self.process.is_alive():
+            self.process.kill()
+        kill_tree(psutil.Process(self.cluster.pid))
+        self.cluster.wait(timeout=60)
 
 
 class Visitors:
@@ -105,13 +124,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[Job]:
     running = Job(tmp_path_factory.mktemp("job"), exported)
     yield running
-    if running.process.is_alive():
-        running.process.kill()
+    running.stop()
 
 
 def test_a_killed_replica_costs_no_request(job: Job) -> None:
     alone = [tuple(job.picture(seed)) for seed in range(3)]
-    before = job.replica().pid
+    (before,) = (each.pid for each in job.processes(REPLICA))
     with Visitors(job) as visitors:
         time.sleep(1)
         os.kill(before, signal.SIGKILL)
@@ -119,7 +137,7 @@ def test_a_killed_replica_costs_no_request(job: Job) -> None:
         while len(visitors.pictures) < count + 20:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    assert visitors.errors == [] and job.replica().pid != before
+    assert visitors.errors == [] and before not in [each.pid for each in job.processes(REPLICA)]
     assert all(codes == alone[seed] for seed, codes in visitors.pictures)
 
 
@@ -140,41 +158,33 @@ def test_a_new_checkpoint_is_taken_over_without_a_failed_request(job: Job, expor
     assert kinds == sorted(kinds, reverse=True), "once the new one answers, the old one does no more"
 
 
-def test_every_query_of_the_dashboard_finds_the_server_in_prometheus(job: Job, tmp_path: Path) -> None:
-    prometheus = Prometheus(tmp_path / "prometheus", _metrics_port(job))
-    try:
-        with Visitors(job):
-            time.sleep(20)
-        dashboard = json.loads((CHECKOUT / "cluster" / "grafana" / "mars.json").read_text())
-        queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-        serving = [query for query in queries if "ray_mars_serve" in query]
-        assert len(serving) >= 8
-        for query in serving:
-            found = prometheus.values(query.replace("[5m]", "[10s]"))
-            assert found or "refused" in query, f"{query}: nothing; {prometheus.names('ray_mars_')}"
-    finally:
-        prometheus.stop()
+def test_every_query_of_the_dashboard_finds_the_server_in_prometheus(job: Job) -> None:
+    with Visitors(job):
+        time.sleep(20)
+    dashboard = json.loads((CHECKOUT / "cluster" / "grafana" / "mars.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    serving = [query for query in queries if "ray_mars_serve" in query]
+    assert len(serving) >= 8
+    for query in serving:
+        found = job.prometheus.values(query.replace("[5m]", "[10s]"))
+        assert found or "refused" in query, f"{query}: nothing; {job.prometheus.names('ray_mars_')}"
+    fill = job.prometheus.values("ray_mars_serve_batch_fill")
+    assert 0 < max(fill) <= 1
 
 
 def test_sigterm_ends_it_after_the_requests_under_way_and_leaves_nothing_behind(job: Job) -> None:
-    expected, tree = job.picture(1), job.tree()
+    expected = job.picture(1)
     made: list[Any] = []
     thread = threading.Thread(target=lambda: made.append(job.picture(1)))
     thread.start()
     time.sleep(0.05)
-    assert job.process.pid is not None
+    assert job.process.pid is not None and job.processes(SERVE)
     os.kill(job.process.pid, signal.SIGTERM)
     thread.join()
     job.process.join(90)
     assert job.process.exitcode == 0 and made == [expected], job.log.read_text()
-    assert not psutil.wait_procs(tree, timeout=30)[1]
+    deadline = time.monotonic() + 30
+    while job.processes(SERVE):
+        assert time.monotonic() < deadline, job.processes(SERVE)
+        time.sleep(0.2)
     assert not re.search(r"red circle|Traceback", job.log.read_text())
-
-
-def _metrics_port(job: Job) -> int:
-    """The port at which the agent of the job's Ray shows metrics."""
-    agents = [each for each in job.tree() if "dashboard/agent.py" in " ".join(each.cmdline())]
-    words = " ".join(agents[0].cmdline())
-    found = re.search(r"--metrics-export-port=(\d+)", words)
-    assert found, words
-    return int(found[1])

@@ -10,12 +10,22 @@ from typing import Any
 
 import aiohttp
 
-HUNG_UP, WRONG, TOO_LARGE = 0.05, 0.01, 0.01
-"""Shares of requests that end before their answer, that have a wrong value, and whose body is too large."""
 HANG_UP_S = 0.3
 MAX_TRIES = 200
 """Times that a client comes again after 429."""
 TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Shares of requests that end before their answer, that have a wrong value, and whose body is too large."""
+
+    hung_up: float = 0.0
+    wrong: float = 0.0
+    too_large: float = 0.0
+
+
+NO_FAULTS, USUAL_FAULTS = Faults(), Faults(0.05, 0.01, 0.01)
 
 
 @dataclass(frozen=True)
@@ -112,14 +122,13 @@ class Client:
             if status != 413:
                 self.outcome.wrong.append(f"{what}: {error!r}")
 
-    async def any_of(self, session: aiohttp.ClientSession, asked: Asked, draw: random.Random) -> None:
-        """A request with or without a fault."""
-        number = draw.random()
-        if number < HUNG_UP:
+    async def any_of(self, session: aiohttp.ClientSession, asked: Asked, faults: Faults, number: float) -> None:
+        """A request with or without a fault, as a number from [0, 1) says."""
+        if number < faults.hung_up:
             await self.hang_up(session, asked)
-        elif number < HUNG_UP + WRONG:
+        elif number < faults.hung_up + faults.wrong:
             await self.refused(session, "wrong value", {"json": {"prompt": asked.prompt, "n": -1}}, 400)
-        elif number < HUNG_UP + WRONG + TOO_LARGE:
+        elif number < faults.hung_up + faults.wrong + faults.too_large:
             content = {"data": b" " * self._too_large, "headers": {"Content-Type": "application/json"}}
             await self.refused(session, "too large", content, 413)
         else:
@@ -130,7 +139,7 @@ async def run_clients(
     client: Client,
     asked: list[Asked],
     num_clients: int,
-    faults: bool = False,
+    faults: Faults = NO_FAULTS,
     progress: Callable[[int], None] | None = None,
 ) -> float:
     """Sends all requests, each client one after the other. Returns the seconds that they took.
@@ -139,7 +148,7 @@ async def run_clients(
         client: sends and checks them.
         asked: one for each request.
         num_clients: clients at once.
-        faults: hang up, or send what is refused, at times.
+        faults: how often to hang up, or to send what is refused.
         progress: gets the number of each request that is begun.
     """
     numbered, draw = iter(enumerate(asked)), random.Random(0)
@@ -149,7 +158,7 @@ async def run_clients(
             if progress:
                 progress(number)
             try:
-                await (client.any_of(session, each, draw) if faults else client.picture(session, each))
+                await client.any_of(session, each, faults, draw.random())
             except (aiohttp.ClientError, TimeoutError) as error:
                 client.outcome.wrong.append(f"no answer: {error!r}")
 

@@ -14,7 +14,7 @@ import psutil
 import ray
 from ray import serve
 
-from pipeline.benchmarks.serving.clients import Asked, Client, Expected, run_clients
+from pipeline.benchmarks.serving.clients import USUAL_FAULTS, Asked, Client, Expected, run_clients
 from pipeline.config.benchmarks import ServeSettings
 from pipeline.config.serving import ServerSettings, ServingLimits
 from pipeline.errors import UsageError
@@ -133,7 +133,7 @@ def _punish(settings: ServeSettings, client: Client, asked: list[Asked]) -> tupl
             first[0] = _server_rss()
 
     many = _many(asked, settings.requests)
-    seconds = asyncio.run(run_clients(client, many, settings.clients, faults=True, progress=progress))
+    seconds = asyncio.run(run_clients(client, many, settings.clients, faults=USUAL_FAULTS, progress=progress))
     time.sleep(2)  # answers to those that hung up are being given up
     return (_server_rss() / first[0] - 1 if first[0] else 0.0), seconds
 
