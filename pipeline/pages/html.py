@@ -23,6 +23,7 @@ h2 { margin-top: 2em }
 .note { color: #666; font-size: 13px }
 @media (max-width: 600px) {
   td, th { overflow-wrap: anywhere }
+  table:not(.rows) td:first-child { min-width: 11em }
   .rows thead { display: none }
   .rows, .rows tbody, .rows tr, .rows td { display: block; border: 0 }
   .rows tr { border: 1px solid #ccc; margin-bottom: .7em; padding: .3em .6em }

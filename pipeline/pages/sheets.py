@@ -99,7 +99,7 @@ def sheet_figure(columns: Sequence[Sequence[tuple[str, np.ndarray]]], footer: st
             if row < len(cells):
                 text, pixels = cells[row]
                 axis.imshow(pixels)
-                axis.set_title(_label(text), y=-0.04, va="top", parse_math=False)
+                axis.set_title(_label(text), y=-0.07, va="top", parse_math=False)
     figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
     figure.tight_layout()
     return figure
