@@ -1,6 +1,6 @@
 """cluster/slurm.sh on a real Slurm controller: a training outlives its time limit, and leaves nothing.
 
-It takes six minutes: Slurm waits for two before a job starts again. It needs root and Slurm (Debian: slurm-wlm):
+It takes eight minutes: Slurm waits for two before a job starts again. It needs root and Slurm (Debian: slurm-wlm):
 .venv/bin/python -m pytest -m long tests/end_to_end/test_slurm.py
 """
 
@@ -34,11 +34,11 @@ def slurm() -> Iterator[SlurmCluster]:
 
 
 class Batch:
-    """A first stage without an end as a batch job on two nodes, with a time limit of two minutes."""
+    """A first stage without an end as a batch job on two nodes, with a time limit of four minutes."""
 
     def __init__(self, slurm: SlurmCluster, folder: Path) -> None:
         self.run, self.log, self._slurm = copy_past_inputs(folder), folder / "log", slurm
-        words = ["--parsable", "--nodes=2", "--time=2", "--signal=B:USR1@60", f"--output={self.log}"]
+        words = ["--parsable", "--nodes=2", "--time=4", "--signal=B:USR1@60", f"--output={self.log}"]
         words += [f"--export=ALL,MARS_PYTHON={sys.executable},PYTHONPATH={CHECKOUT}", SCRIPT]
         words += ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(folder)]
         words += ["--set", "stages.0.steps=100000", "--set", "stages.0.save_every_steps=50000"]
@@ -70,7 +70,7 @@ class Batch:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_near_its_time_limit_a_training_saves_is_queued_again_and_goes_on(slurm: SlurmCluster, tmp_path: Path) -> None:
     batch = Batch(slurm, tmp_path)
     batch.wait_for(3)
