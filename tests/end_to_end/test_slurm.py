@@ -65,7 +65,7 @@ class Batch:
     def left(self) -> list[str]:
         """What the job has left on this machine."""
         folder = f"/tmp/ray-{self.number}"
-        processes = [" ".join(each.cmdline()) for each in psutil.process_iter(["cmdline"]) if each.status() != "zombie"]
+        processes = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
         return [line for line in processes if folder in line] + [folder] * Path(folder).exists()
 
 

@@ -69,7 +69,9 @@ class SlurmCluster:
         lines.append("PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE\n")
         configuration = self._folder / "slurm.conf"
         configuration.write_text("".join(lines))
-        self.environment = os.environ | {"SLURM_CONF": str(configuration)}
+        # Each job has a folder of its own for Ray, and not that of the tests.
+        self.environment = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
+        self.environment |= {"SLURM_CONF": str(configuration)}
         files = [f"--{name}-file={munge / name}" for name in ("key", "pid", "log", "seed")]
         self._start("munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *files)
         self._wait_until(lambda: (munge / "socket").exists(), "munged does not answer")
@@ -91,7 +93,8 @@ class SlurmCluster:
     def stop(self) -> None:
         """Ends all jobs and all daemons."""
         self.type("scancel", "--user=root")
-        ours = [each for each in psutil.process_iter(["cmdline"]) if str(self._folder) in " ".join(each.cmdline())]
+        found = psutil.process_iter(["cmdline"])
+        ours = [each for each in found if str(self._folder) in " ".join(each.info["cmdline"] or [])]
         for process in ours:
             process.kill()
         psutil.wait_procs(ours, timeout=30)
