@@ -14,6 +14,6 @@ def test_the_page_shows_the_faults_as_the_tests_try_them() -> None:
 @pytest.mark.parametrize("key", FAULTS)
 def test_every_row_of_the_table_is_run_by_the_test_that_it_names(key: str) -> None:
     fault = FAULTS[key]
-    assert f'cells("{key}")' in (CHECKOUT / "tests" / fault.test).read_text()
+    assert f'cells("{key}"' in (CHECKOUT / "tests" / fault.test).read_text()
     missing = [job for job in fault.jobs if not (CHECKOUT / "jobs" / f"{job}.py").exists()]
     assert fault.jobs and not missing
