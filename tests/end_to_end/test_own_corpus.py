@@ -65,7 +65,9 @@ def cluster() -> Iterator[Cluster]:
 
 def printed_commands() -> list[list[str]]:
     """The words of README's commands for one's own corpus, from the job's name on."""
-    lines = re.findall(r"^\.venv/bin/python -m jobs\.(.+)$", (CHECKOUT / "README.md").read_text(), re.MULTILINE)
+    blocks = (CHECKOUT / "README.md").read_text().split("```")[1::2]
+    (block,) = [each for each in blocks if "jobs.new_recipe" in each]
+    lines = re.findall(r"^\.venv/bin/python -m jobs\.(.+)$", block, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 

@@ -180,7 +180,7 @@ def test_its_tokens_are_known_as_finished_and_have_the_same_fingerprints(
 
 
 def test_its_report_shows_both_stages_and_its_pictures(looked_at: dict[str, Any]) -> None:
-    assert looked_at["report"].count("data:image/png;base64,") == 6 and "train_stage 2" in looked_at["report"]
+    assert looked_at["report"].count("data:image/png;base64,") == 8 and "train_stage 2" in looked_at["report"]
 
 
 def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(
