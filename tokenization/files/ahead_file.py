@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Literal, Protocol
 
 from tokenization.files.local_folder import LocalFolder
+from tokenization.files.ranged_file import RangedFile
 from tokenization.files.storage import Storage
 
 PIECE_BYTES, PIECES_AHEAD = 4 << 20, 3
@@ -36,7 +37,7 @@ class StoredFile:
         return io.BufferedReader(AheadFile(self._storage, self._name))
 
 
-class AheadFile(io.RawIOBase):
+class AheadFile(RangedFile):
     """A seekable, read-only file object. While a piece is read, threads fetch those behind it.
 
     Raises:
@@ -44,24 +45,9 @@ class AheadFile(io.RawIOBase):
     """
 
     def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name, self._size, self._place = storage, name, storage.size(name), 0
+        super().__init__(storage, name)
         self._pool = ThreadPoolExecutor(PIECES_AHEAD + 1)
         self._pieces: dict[int, Future[bytes]] = {}
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to an offset from the start, the current offset, or the end."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fills the buffer up to the end of a piece."""
