@@ -59,6 +59,13 @@ class Training:
             assert time.monotonic() < deadline and job.is_alive(), self.log.read_text()
             time.sleep(0.1)
 
+    def wait_for_line(self, line: str) -> None:
+        """What workers say reaches the log some time after the figures of their steps."""
+        deadline = time.monotonic() + 30
+        while line not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
     def saved_step(self) -> int:
         newest = newest_complete(str(self.run / "stage1" / "checkpoints"))
         return newest.manifest.step if newest else 0
@@ -90,5 +97,5 @@ def test_a_signal_to_the_whole_group_saves_and_a_killed_job_leaves_nothing(
 
         job = training.start()
         training.wait_for(saved + 3, job)
-        assert f"goes on from step {saved}" in training.log.read_text()
+        training.wait_for_line(f"goes on from step {saved}")
         send(signal.SIGKILL, job)
