@@ -59,7 +59,7 @@ class WorkersLostError(RuntimeError):
 
 
 class ClusterLostError(Exception):
-    """The Ray cluster that the job worked on is gone. On another one the same command goes on."""
+    """The Ray cluster that the job worked on is gone. The same command resumes on another one."""
 
 
 class CorruptionError(RuntimeError):

@@ -136,5 +136,5 @@ def _cause(error: Exception) -> Exception:
         error = error.cause
     if isinstance(error, tuple(getattr(exceptions, name) for name in LOST)):
         what = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        return WorkersLostError(f"Ray has lost a process of this job ({what}); the same command goes on")
+        return WorkersLostError(f"Ray has lost a process of this job ({what}); run the same command again to resume")
     return error

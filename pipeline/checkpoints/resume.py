@@ -107,7 +107,7 @@ def _log(log: Callable[[str], None], taken: Checkpoint | None, world_size: int, 
     if taken:
         saved_by = taken.manifest.world_size
         others = f", which {saved_by} workers wrote; now there are {world_size}" if saved_by != world_size else ""
-        log(f"goes on from step {taken.manifest.step} ({taken.name}){others}")
+        log(f"resumes from step {taken.manifest.step} ({taken.name}){others}")
 
 
 def _load(engine: PartitionedEngine, checkpoint: Checkpoint, weights_alone: bool = False) -> str | None:

@@ -91,12 +91,12 @@ def run_attempts(launch: Launch) -> None:
                 if unsaved_in_row > scaling.max_retries:
                     raise WorkersLostError(
                         f"{unsaved_in_row} attempts in a row saved nothing (scaling.max_retries), the last one because "
-                        f"{error}; the same command goes on, and {WORKER_OUTPUT}=1 in its environment shows what the "
-                        "workers print"
+                        f"{error}; run the same command again to resume; {WORKER_OUTPUT}=1 in its environment shows "
+                        "what the workers print"
                     ) from error
                 row = f" ({unsaved_in_row} in a row saved nothing; at most {scaling.max_retries} may)"
                 launch.log(
-                    "an attempt has ended, another one goes on from the newest checkpoint"
+                    "an attempt has ended, another one resumes from the newest checkpoint"
                     f"{row if unsaved_in_row else ''}: {error}"
                 )
                 termination.requested.wait(RETRY_PAUSE_S * unsaved_in_row)

@@ -82,7 +82,7 @@ class ClusterWatch:
     def error(self) -> ClusterLostError:
         return ClusterLostError(
             f"the Ray cluster at {self.address} has ended or cannot be reached any more. What was finished is kept: "
-            "start it again, or name another one with RAY_ADDRESS, and the same command goes on"
+            "start it again, or name another one with RAY_ADDRESS, then run the same command again to resume"
         )
 
     def _watch(self) -> None:

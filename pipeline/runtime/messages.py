@@ -61,7 +61,7 @@ def _say_all(messages: ActorProxy[M]) -> bool:
         for line in ray.get(messages.take.remote(), timeout=TIMEOUT_S):
             say(line)
     except ray.exceptions.GetTimeoutError:
-        say(f"no word from the workers for {TIMEOUT_S:.0f} s; `ray status` shows the cluster")
+        say(f"no message from the workers for {TIMEOUT_S:.0f} s; `ray status` shows the cluster")
     except ray.exceptions.RayError as error:
         say(f"no more messages from the workers ({type(error).__name__}); the job goes on or ends by itself")
         return False

@@ -69,7 +69,7 @@ class Termination:
     def check(self) -> None:
         """Raises PreemptedError if the job was asked to end and no worker trains."""
         if self.requested.is_set() and self.nobody_trains.is_set():
-            raise PreemptedError(f"{ASKED} while no worker trained; the same command goes on")
+            raise PreemptedError(f"{ASKED} while no worker trained; run the same command again to resume")
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. A second signal ends the job at once."""

@@ -59,6 +59,7 @@ class Gate:
         self._limits, self._clock = limits, clock
         self._asked: dict[str, deque[float]] = {}
         self._ends: deque[float] = deque(maxlen=RECENT)
+        self._promised = 0.0
         self.outstanding = 0
         self.closed = False
 
@@ -84,7 +85,7 @@ class Gate:
             raise ApiError(503, "this server is being stopped", None, "stopping", {"Retry-After": "30"})
         most = self._limits.max_outstanding
         if self.outstanding + count > most:
-            raise busy(f"{self.outstanding} of at most {most} jobs wait or run here", self.wait_s(count))
+            raise busy(f"{self.outstanding} of at most {most} jobs wait or run here", self._promise(count))
         self.outstanding += count
 
     def leave(self, made: bool) -> None:
@@ -93,10 +94,15 @@ class Gate:
         if made:
             self._ends.append(self._clock())
 
-    def wait_s(self, count: int) -> float:
-        """Seconds after which there will be room for `count` jobs, at the pace of the last ones."""
-        excess = self.outstanding + count - self._limits.max_outstanding
-        if len(self._ends) < 2:
-            return USUAL_S * max(1, excess)
-        pace_s = (self._clock() - self._ends[0]) / len(self._ends)
-        return min(pace_s * max(1, excess), WINDOW_S)
+    def _promise(self, count: int) -> float:
+        """Seconds after which there will be room for `count` jobs, at the pace of the last ones.
+
+        Those who were refused before come first, so that not all come again at once. Nobody waits longer than all that
+        is outstanding takes: some never come again.
+        """
+        now, most = self._clock(), self._limits.max_outstanding
+        pace_s = (now - self._ends[0]) / len(self._ends) if len(self._ends) > 1 else USUAL_S
+        room = now + pace_s * max(1, self.outstanding + count - most)
+        latest = max(room, now + pace_s * most)
+        self._promised = min(max(room, self._promised + pace_s * count), latest)
+        return min(self._promised - now, WINDOW_S)

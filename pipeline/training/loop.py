@@ -221,7 +221,7 @@ class StageTraining:
         raise NonFiniteError(
             f"the stage's last steps were skipped, and so were {stage.end_after} more, the last one because {problem}: "
             f"the weights are at fault. The stage is not finished; look at the samples in {SKIPPED_FILE} and at the "
-            "learning rate. The same command goes on from the newest checkpoint; move that away to go on from the one "
+            "learning rate. The same command resumes from the newest checkpoint; move that away to resume from the one "
             "before"
         )
 
@@ -288,6 +288,6 @@ def _ended_on_skipped_steps(run: StageRun, done: int, problem: str, saved: bool)
     return NonFiniteError(
         f"the last {run.stage.end_after} steps up to {done} were skipped, the last one because {problem}; "
         f"{'a checkpoint was written' if saved else 'no checkpoint could be written'}. Look at the samples in "
-        f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command goes on after "
+        f"{str(run.output / SKIPPED_FILE)!r}, and at the learning rate; the same command resumes after "
         f"{'them' if saved else 'the newest checkpoint'}"
     )

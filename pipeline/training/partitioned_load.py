@@ -131,7 +131,10 @@ class _Source:
 
     def _read(self, name: str, start: int, count: int) -> Tensor:
         if name not in self._start.file_of:
-            raise InputError(f"starting model {str(self._start.folder)!r} lacks tensor {name!r}; make it anew")
+            raise InputError(
+                f"starting model {str(self._start.folder)!r} lacks tensor {name!r}; remove the folder "
+                "and run jobs/init_model.py"
+            )
         file = self._start.file_of[name]
         if file not in self._opened:
             self._opened[file] = self._start.open(file)

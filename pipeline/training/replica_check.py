@@ -56,7 +56,7 @@ class ReplicaCheck:
         if problems:
             raise CorruptionError(
                 f"{'; '.join(problems)}. Memory, a GPU or a link is at fault: test the node, or leave it out, and run "
-                "the same command again; it goes on from the newest checkpoint"
+                "the same command again; it resumes from the newest checkpoint"
             )
 
     def _frozen_checksum(self) -> str:

@@ -28,7 +28,7 @@ class StopRequest:
     def error(self, saved: bool) -> Exception:
         """Returns the error that ends the loop. `saved` is True if the checkpoint written for it is complete."""
         if not saved:
-            reason = f"{self.reason}; no checkpoint could be written, and the next attempt goes on from the newest one"
+            reason = f"{self.reason}; no checkpoint could be written, and the next attempt resumes from the newest one"
             return WorkersLostError(reason) if self.kind in ("node", "resize") else StoppedError(reason)
-        goes_on = "" if self.kind == "budget" else ", and the same command goes on from it"
-        return KINDS[self.kind](f"{self.reason}; a checkpoint was written{goes_on}")
+        resume = "" if self.kind == "budget" else "; run the same command again to resume from it"
+        return KINDS[self.kind](f"{self.reason}; a checkpoint was written{resume}")

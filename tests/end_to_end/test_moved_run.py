@@ -69,7 +69,7 @@ def test_a_run_that_has_moved_goes_on_with_its_next_stage_and_is_exported(cluste
     rows = moved.folder / "past" / "stage2" / "rows"
     moved.type("init_model")
     said = moved.type("train_stage", "--stage", "2").stderr
-    assert "goes on from step 19" in said and "stage 2: finished" in said
+    assert "resumes from step 19" in said and "stage 2: finished" in said
     index = {path: path.stat().st_mtime_ns for path in rows.glob("*.parquet")}
     moved.type("export_model", "--checkpoint", str(moved.folder / "past"), "--out", str(tmp_path / "model"))
 

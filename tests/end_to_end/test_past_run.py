@@ -62,7 +62,7 @@ def go_on(copy: Copy) -> dict[str, Any]:
     losses = ("loss/", "validation/", "gradient_norm", "learning_rate")
     exported = copy.folder / "exported"
     return {
-        "went_on": f"goes on from step {interrupted_step}" in said,
+        "went_on": f"resumes from step {interrupted_step}" in said,
         "checkpoint": {name: manifest[name] for name in (*identity, "initial_sha256", "picture_position_std")},
         "blocks": {name: file["blocks"] for name, file in manifest["files"].items()},
         "steps": [line["step"] for line in figures],
@@ -204,7 +204,9 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     assert job.exitcode == 7, log.read_text()
     saved = newest_complete(str(run / "stage1" / "checkpoints")).manifest.step
     assert saved == read_step_figures(run / "stage1")[-1].step < 24, "nothing that was learned is lost"
-    assert "a checkpoint was written, and the same command goes on from it" in log.read_text().replace("\n", " ")
+    assert "a checkpoint was written; run the same command again to resume from it" in log.read_text().replace(
+        "\n", " "
+    )
     done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
     assert done.returncode == 0, done.stderr
     figures, past = (read_step_figures(folder / "past" / "stage1") for folder in (tmp_path, PAST_RUN))

@@ -36,7 +36,7 @@ REPLICA, SERVE = "ServeReplica:mars:Replica", "ray::Serve"
 class Job:
     """`jobs/serve.py` on a Ray cluster of its own, whose metrics Prometheus reads."""
 
-    def __init__(self, folder: Path, exported: Path) -> None:
+    def __init__(self, folder: Path, exported: Path, *flags: str) -> None:
         address, metrics = free_port(), free_port()
         words = ["ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--port={address}"]
         words += [f"--metrics-export-port={metrics}", '--system-config={"metrics_report_interval_ms": 2000}']
@@ -48,7 +48,17 @@ class Job:
         self.prometheus = Prometheus(folder / "prometheus", metrics)
         self.port, self.log = free_port(), folder / "log"
         words = ["jobs/serve.py", "--checkpoint", str(exported), "--port", str(self.port), "--batch-size", "4"]
-        words += ["--follow-s", "1", "--max-outstanding", "16", "--requests-per-minute", "0", "--root", str(folder)]
+        words += [
+            "--follow-s",
+            "1",
+            "--max-outstanding",
+            "16",
+            "--requests-per-minute",
+            "0",
+            "--root",
+            str(folder),
+            *flags,
+        ]
         self.process = start_job(words, own | {"RAY_ADDRESS": f"127.0.0.1:{address}"}, CHECKOUT, self.log, self.log)
         self.url = f"http://127.0.0.1:{self.port}"
         self.wait_for("Ctrl-C ends it")
@@ -75,6 +85,12 @@ class Job:
                 if name in " ".join(each.cmdline()):
                     found.append(each)
         return found
+
+    def wait_for_replicas(self, count: int) -> None:
+        deadline = time.monotonic() + READY_S
+        while len(self.processes(REPLICA)) != count:
+            assert time.monotonic() < deadline, self.processes(REPLICA)
+            time.sleep(0.5)
 
     def stop(self) -> None:
         self.prometheus.stop()
@@ -120,6 +136,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def growing(tmp_path: Path, exported: Path) -> Iterator[Job]:
+    running = Job(tmp_path, exported, "--replicas", "1", "--max-replicas", "2", "--cpus-per-replica", "1")
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[Job]:
     running = Job(tmp_path_factory.mktemp("job"), exported)
@@ -156,6 +179,17 @@ def test_a_new_checkpoint_is_taken_over_without_a_failed_request(job: Job, expor
     assert visitors.errors == []
     kinds = [codes == before[seed] for seed, codes in visitors.pictures]
     assert kinds == sorted(kinds, reverse=True), "once the new one answers, the old one does no more"
+
+
+def test_replicas_follow_the_queue(growing: Job) -> None:
+    alone = [tuple(growing.picture(seed)) for seed in range(12)]
+    assert len(growing.processes(REPLICA)) == 1
+    with Visitors(growing, count=12) as visitors:
+        growing.wait_for_replicas(2)
+        time.sleep(10)  # both answer
+    assert visitors.errors == [] and all(codes == alone[seed] for seed, codes in visitors.pictures)
+    growing.wait_for_replicas(1)
+    assert tuple(growing.picture(0)) == alone[0]
 
 
 def test_every_query_of_the_dashboard_finds_the_server_in_prometheus(job: Job) -> None:

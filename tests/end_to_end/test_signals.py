@@ -97,5 +97,5 @@ def test_a_signal_to_the_whole_group_saves_and_a_killed_job_leaves_nothing(
 
         job = training.start()
         training.wait_for(saved + 3, job)
-        training.wait_for_line(f"goes on from step {saved}")
+        training.wait_for_line(f"resumes from step {saved}")
         send(signal.SIGKILL, job)

@@ -81,7 +81,7 @@ def test_near_its_time_limit_a_training_saves_is_queued_again_and_goes_on(slurm:
     assert "the job ended with 7" in said and not batch.left(), batch.left()
 
     batch.wait_for(saved + 3)
-    assert f"goes on from step {saved}" in batch.log.read_text()
+    assert f"resumes from step {saved}" in batch.log.read_text()
     slurm.type("scancel", "--batch", "--signal=TERM", batch.number)  # a user who wants it to end for good
     batch.wait_until(lambda: slurm.fields_of(batch.number)["JobState"] == "FAILED")
     assert slurm.fields_of(batch.number)["ExitCode"] == "7:0" and batch.saved_step() >= saved + 3

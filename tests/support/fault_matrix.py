@@ -89,7 +89,7 @@ FAULTS: dict[str, Fault] = {
         jobs=ON_RAY,
         code=ExitCode.INPUT,
         cause="has ended or cannot be reached any more",
-        remedy="start it again, or name another one with RAY_ADDRESS, and the same command goes on",
+        remedy="start it again, or name another one with RAY_ADDRESS, then run the same command again to resume",
         test="jobs/test_cluster_faults.py",
     ),
     "long folder": Fault(

@@ -1,4 +1,4 @@
-"""A benchmark's pictures go where its scorer looks, the same command goes on, and another one is refused."""
+"""A benchmark's pictures go where its scorer looks, the same command resumes, and another one is refused."""
 
 import io
 import json

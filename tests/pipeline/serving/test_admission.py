@@ -43,6 +43,21 @@ def test_the_time_to_wait_follows_the_servers_pace() -> None:
     assert int(refusal_of(gate, 4).headers["Retry-After"]) >= int(refusal_of(gate, 1).headers["Retry-After"])
 
 
+def test_those_who_are_refused_are_told_to_come_one_after_the_other() -> None:
+    clock = Clock()
+    gate = Gate(LIMITS, clock)
+    gate.enter(4)
+    for _ in range(60):
+        clock.now += 2
+        gate.leave(made=True)
+        gate.enter(1)
+    waits = [int(refusal_of(gate, 1).headers["Retry-After"]) for _ in range(20)]
+    assert waits == sorted(waits) and len(set(waits)) >= 4
+    assert waits[-1] <= 4 * 2 + 1, "not longer than all four outstanding ones take"
+    clock.now += 20
+    assert int(refusal_of(gate, 1).headers["Retry-After"]) <= waits[0] + 1, "what was promised long ago is forgotten"
+
+
 def test_a_refused_request_takes_no_room_and_one_that_left_gives_it_back() -> None:
     gate = Gate(LIMITS)
     gate.enter(3)

@@ -112,7 +112,7 @@ def test_a_checkpoint_that_changed_is_passed_over_by_all_ranks(run: StageRun, un
     assert losses(second) == losses(whole)[-len(losses(second)) :]
     said = Path(f"{run.output}.told").read_text()
     assert f"passed over checkpoint {newest.name}: {newest.name}/{rank_file(1)} has changed" in said
-    assert "goes on from step 2" in said
+    assert "resumes from step 2" in said
 
 
 def test_a_run_none_of_whose_checkpoints_can_be_read_does_not_start_anew(run: StageRun) -> None:

@@ -56,7 +56,7 @@ def test_skipped_steps_in_a_row_send_the_weights_back_and_then_end_the_run_with_
     figures = on_ranks(2, run, before_step=partial(poison, range(5, 20), "loss"))
     assert [each["step"] for each in figures] == [*range(1, 9)]
     told = Path(f"{run.output}.told").read_text()
-    assert "goes on from step 3" in told, "the weights of step 4 may be what is wrong"
+    assert "resumes from step 3" in told, "the weights of step 4 may be what is wrong"
     assert "NonFiniteError: the last 4 steps up to 8 were skipped" in told and "a checkpoint was written" in told
     lost = [json.loads(line) for line in (run.output / SKIPPED_FILE).read_text().splitlines()]
     assert [(line["step"], "loss is nan" in line["problem"]) for line in lost] == [
@@ -124,7 +124,7 @@ def test_weights_that_were_saved_among_skipped_steps_are_not_what_a_later_attemp
     assert (newest.manifest.step, newest.manifest.guard["in_row"]) == (4, 2)
     on_ranks(2, run, before_step=partial(poison, range(1, 20), "loss"))
     told = Path(f"{run.output}.told").read_text()
-    assert "goes on from step 4" in told and told.rindex("goes on from step 2") > told.index("goes on from step 4")
+    assert "resumes from step 4" in told and told.rindex("resumes from step 2") > told.index("resumes from step 4")
 
 
 def test_a_spike_is_skipped_once_there_is_a_usual_loss(run: StageRun) -> None:
