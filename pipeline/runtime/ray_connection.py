@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from pipeline.runtime.ray_private import (
     hide_data_progress,
     processes_in_own_sessions,
     read_cluster_address,
+    without_dashboard_and_log_monitor,
 )
 from pipeline.runtime.terminal import say as say
 from pipeline.runtime.terminal import say_error as say_error
@@ -126,6 +127,7 @@ def _connect(forks_workers: bool) -> None:
             os.environ.setdefault(name, value)
     joins = None if address == "local" else read_cluster_address() if address == "auto" else address
     here: dict[str, Any] = {}
+    shows_output = os.environ.get(WORKER_OUTPUT, "0") == "1"
     if not joins:
         prepare_machine()
         here = {} if has_ipv4() else ON_LOOPBACK
@@ -134,14 +136,17 @@ def _connect(forks_workers: bool) -> None:
         watch_cluster(joins, lambda: not started.is_set() or ray.is_initialized())
     awaited = f"{_named(wanted or address)} to take this job" if joins else "Ray to start on this machine"
     try:
-        with _saying(awaited), nullcontext() if joins else processes_in_own_sessions():
+        with _saying(awaited), ExitStack() as ways:
+            if not joins:
+                ways.enter_context(processes_in_own_sessions())
+            if small:
+                ways.enter_context(without_dashboard_and_log_monitor(shows_output))
             ray.init(
                 address,
-                # This Ray ends with the job: its dashboard would take CPU time of a small machine for little use.
                 include_dashboard=False if small else None,
                 logging_level=logging.ERROR,
                 runtime_env=_environment_of_workers(address, forks_workers),
-                log_to_driver=os.environ.get(WORKER_OUTPUT, "0") == "1",
+                log_to_driver=shows_output,
                 **here,
             )
     except JOIN_ERRORS as error:

@@ -82,6 +82,27 @@ def processes_in_own_sessions() -> Iterator[None]:
             end_with_this_process(started)
 
 
+@contextmanager
+def without_dashboard_and_log_monitor(shows_output: bool) -> Iterator[None]:
+    """Leaves out Ray's dashboard and log monitor while the enclosed block starts it. Used for the Ray that a job starts
+    on a machine without a GPU, where each process counts. Without its web pages, the dashboard has nothing but Ray's
+    usage statistics, and `ray.init` waits for it; the log monitor has nothing to do unless workers' output is shown."""
+    from ray._private import services
+    from ray._private.node import Node
+
+    left_out: list[tuple[Any, str, Any]] = [(services, "start_api_server", lambda *_, **__: ("", None))]
+    if not shows_output:
+        left_out.append((Node, "start_log_monitor", lambda _: None))
+    usual = [getattr(owner, name) for owner, name, _ in left_out]
+    for owner, name, instead in left_out:
+        setattr(owner, name, instead)
+    try:
+        yield
+    finally:
+        for (owner, name, _), before in zip(left_out, usual, strict=True):
+            setattr(owner, name, before)
+
+
 def hide_data_progress() -> None:
     """Turns off Ray Data's progress bars. Used by jobs, which report their own progress."""
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

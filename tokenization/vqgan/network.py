@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -231,7 +232,10 @@ class Codes(nn.Module):
 
     def __init__(self, num_codes: int, channels: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_codes, channels)
+        codes = torch.empty(num_codes, channels)
+        if not codes.is_meta:  # torch would import its compiler, for a second, to draw no numbers
+            nn.init.normal_(codes)
+        self.embedding = nn.Embedding.from_pretrained(codes, freeze=False)
 
 
 class VqganNetwork(nn.Module):

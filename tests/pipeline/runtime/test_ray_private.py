@@ -15,6 +15,8 @@ WAITING = "jobs say what they wait for, and refuse what the cluster can never gi
 NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._private.utils.read_ray_address": ("jobs look whether a cluster on this machine still answers", ()),
     "ray._private.services.ConsolePopen": ("a job's own Ray outlives a signal to the job's process group", ()),
+    "ray._private.services.start_api_server": ("a job's own Ray starts without a dashboard process", ()),
+    "ray._private.node.Node.start_log_monitor": ("a job's own Ray starts without a log monitor", ("self",)),
     "ray._private.state.state.get_draining_nodes": ("no worker is placed on a node about to be taken away", ()),
     "ray._private.state.available_resources_per_node": ("the workers that fit are counted node by node", ()),
     "ray._private.state.state._connect_and_get_accessor": (LEDGER, ()),
