@@ -65,7 +65,8 @@ class LocalNodes:
         self._keeper.start()
 
     def _start_head(self) -> psutil.Process:
-        head = self._start("--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1")
+        words = ["--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
+        head = self._start(*words, "--include-log-monitor=False")  # no job on it shows its workers' output
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
         deadline = time.monotonic() + START_TIMEOUT_S
         address = f"127.0.0.1:{self.port}"
@@ -112,7 +113,6 @@ class LocalNodes:
         that after 30 s.
         """
         before, deadline = self._sockets(), time.monotonic() + SOCKET_TIMEOUT_S
-        # The head's log monitor reads the logs of all nodes of this machine; another one would show each line again.
         node = self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--include-log-monitor=False")
         while self._sockets() == before and _is_alive(node) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -112,6 +112,7 @@ class FakeCluster:
         }
         words = ["ray", "start", "--head", "--block", "--num-cpus=0", "--num-gpus=0", f"--port={port}"]
         words += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+        words.append("--include-log-monitor=False")
         words += [f"--dashboard-agent-listen-port={free_port()}", f"--autoscaling-config={file}"]
         words += [f"--object-store-memory={STORE_BYTES}"]
         self._head = subprocess.Popen(

@@ -14,7 +14,7 @@ from tests.support.ports import free_port, wait_for_jobs_api
 from tests.support.prometheus import Prometheus
 from tests.support.small_run import small_checkout
 
-START = ("ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats")
+START = ("ray", "start", "--head", "--block", "--num-cpus=3", "--disable-usage-stats", "--include-log-monitor=False")
 
 
 class SmallCluster:

@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.ledger.account import Account, Attempt, DevicesNow, Moment, boot_id
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger
+from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
 from pipeline.step_figures import StepFigures
 from tests.support.checkout import CHECKOUT
 from tests.support.s3 import BUCKET, FaultyS3
@@ -210,7 +211,8 @@ class Driver:
 def test_whatever_is_killed_the_ledger_adds_up_to_what_a_poller_saw_and_at_most_a_heartbeat_is_lost(
     tmp_path: Path,
 ) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 10, "include_dashboard": False})
+    with without_dashboard_and_log_monitor(shows_output=False):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 10})
     ray.init(cluster.address, log_to_driver=False)
     try:
         poller = Poller()

@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.runtime import ray_connection, shortage
 from pipeline.runtime.placement import reserved
 from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
+from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from tokenization import waiting
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """A Ray with two CPUs and one X."""
-    ray.init("local", num_cpus=2, resources={"X": 1}, include_dashboard=False, log_to_driver=False)
+    with without_dashboard_and_log_monitor(shows_output=False):
+        ray.init("local", num_cpus=2, resources={"X": 1}, log_to_driver=False)
     yield
     ray.shutdown()
 

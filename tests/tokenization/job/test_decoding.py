@@ -8,6 +8,7 @@ import pytest
 import ray
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
 from tests.support.corpora import corpus_in
 from tests.support.pictures import TarSample, noise_png, write_tar
 from tokenization.config.tokenization import TokenizationConfig
@@ -41,7 +42,8 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with without_dashboard_and_log_monitor(shows_output=False):
+        ray.init("local", num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()
 
