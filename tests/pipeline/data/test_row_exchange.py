@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.node_feed import NodeFeed
+from pipeline.data.packed_step import PackedStep
 from pipeline.data.plan_inputs import PlanInputs
 from pipeline.data.row_exchange import CHUNK_STEPS, Nodes
 from pipeline.data.row_index import SourceRows
@@ -86,6 +87,22 @@ def test_each_node_gets_the_rows_that_it_trains_on_and_reads_its_own_shards_alon
             assert_equal(feeds[rank // RANKS_PER_NODE].step(number, rank), expected[number][rank])
     readers = Counter(name for _, name in set(read))
     assert len(readers) == 15 and set(readers.values()) == {1}, "each shard is read by one node"
+
+
+def test_a_node_plans_a_step_once(feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks for a step's rows long before it builds the step."""
+    planned: list[int] = []
+    really = StagePlan._packed
+
+    def counted(self: StagePlan, step: int, world_size: int) -> PackedStep:
+        planned.append(step)
+        return really(self, step, world_size)
+
+    monkeypatch.setattr(StagePlan, "_packed", counted)
+    for number in range(3 * CHUNK_STEPS + 1):
+        for rank in range(RANKS_PER_NODE):
+            feeds[0].step(number, rank)
+    assert max(Counter(planned).values()) == 1
 
 
 def test_a_node_that_is_gone_costs_the_others_its_reading_and_nothing_else(
