@@ -22,7 +22,7 @@ from pipeline.benchmarks.random_tokens import FeedBenchmark, inputs_of, write_sh
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.loader import ProcessLoader
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import CHUNK_STEPS, Nodes
+from pipeline.data.row_exchange import Nodes, chunk_steps
 from pipeline.data.row_index import RowIndex
 from pipeline.data.row_lengths import ReadLengths, read_lengths, store_row_lengths
 from pipeline.data.row_server import NO_PROXY, RowRequest, RowServer, location, rows_from
@@ -33,10 +33,10 @@ from tokenization.table.token_table import MANIFEST_FILE
 
 RANKS_PER_NODE = 8
 HERE, ANSWER_S = "127.0.0.1", 60.0
-WARM_STEPS = 2 * CHUNK_STEPS
-"""Steps that do not count: those in which connections are made and sequence lengths are met for the first time."""
-COUNTED_STEPS = 2 * CHUNK_STEPS
-"""Least steps that count."""
+WARM_CHUNKS = 2
+"""Chunks of steps that do not count: connections are made, and sequence lengths are met for the first time."""
+COUNTED_CHUNKS = 2
+"""Least chunks that count."""
 SHARD_ROWS = 8192
 """Rows of a shard, about as many as a tar of pictures has."""
 
@@ -55,6 +55,11 @@ class Cluster:
     def nodes(self) -> int:
         return -(-self.ranks // self.ranks_per_node)
 
+    @property
+    def chunk_steps(self) -> int:
+        """Steps whose rows nodes ask for at once."""
+        return chunk_steps(self.nodes)
+
     def ranks_of(self, node: int) -> range:
         """The ranks of a node."""
         return range(node * self.ranks_per_node, min((node + 1) * self.ranks_per_node, self.ranks))
@@ -70,7 +75,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
         random place of the large index, and the process's peak memory.
     """
     cluster, stage = Cluster(benchmark.world_size), benchmark.stage
-    least = -(-(WARM_STEPS + COUNTED_STEPS) * stage.global_batch_size // SHARD_ROWS)
+    least_steps = (WARM_CHUNKS + COUNTED_CHUNKS) * cluster.chunk_steps
+    least = -(-least_steps * stage.global_batch_size // SHARD_ROWS)
     shards = max(cluster.nodes, 2 * stage.window_shards, least)
     steps = shards * SHARD_ROWS // stage.global_batch_size
     with tempfile.TemporaryDirectory() as name:
@@ -136,20 +142,21 @@ def _node(inputs: PlanInputs, cluster: Cluster) -> Iterator[tuple[list[ProcessLo
 def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
     """Feeds the steps to the measured node. Returns what its process took in each, after the first ones, and read in
     all."""
+    warm_steps = WARM_CHUNKS * cluster.chunk_steps
     with _node(inputs, cluster) as (loaders, others):
         process = psutil.Process(loaders[0].process_id)
         others.share_with(loaders[0])
         _, read_bytes = _used(process)
         for step in range(steps):
-            if step == WARM_STEPS:
+            if step == warm_steps:
                 cpu_s, _ = _used(process)
                 others.plan_cpu_s = 0.0
-            if step % CHUNK_STEPS == 0:
-                others.ask(step // CHUNK_STEPS)
+            if step % cluster.chunk_steps == 0:
+                others.ask(step // cluster.chunk_steps)
             for loader in loaders:
                 loader.step(step)
         used, read = _used(process)
-    counted = steps - WARM_STEPS
+    counted = steps - warm_steps
     return {
         "cpu_s_a_step": (used - cpu_s) / counted,
         "plan_cpu_s_a_step": others.plan_cpu_s / counted,
@@ -176,7 +183,8 @@ class _Others:
 
     def ask(self, chunk: int) -> None:
         """Asks for the rows of a chunk of steps, one request for each node that needs some."""
-        steps = range(chunk * CHUNK_STEPS, (chunk + 1) * CHUNK_STEPS)
+        length = self._cluster.chunk_steps
+        steps = range(chunk * length, (chunk + 1) * length)
         started = time.process_time()
         packed = [self._plan.packed(step, self._cluster.ranks) for step in steps]
         self.plan_cpu_s += time.process_time() - started

@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # the process that builds samples does without torch
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
-HELD_PARTS = 49
-"""Steps of which a plan keeps what its ranks train on: three chunks of `row_exchange`, and one more. When a chunk is
-planned, that before the last one was used more recently than the last one."""
+HELD_PARTS = 193
+"""Steps of which a plan keeps what its ranks train on, some 30 KB each: three of the largest chunks of `row_exchange`,
+and one more. When a chunk is planned, that before the last one was used more recently than the last one."""
 NO_CODES = (
     "sample {!r} has no high-resolution codes, which the stage's tasks need; tokenize them, or leave it out with the "
     "stage's `where`"

@@ -19,8 +19,10 @@ from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.token_reader import START, TokenReader
 
 CHUNK_STEPS, FIRST_STEPS = 16, 4
-"""Steps whose rows are asked for at once: a request costs about a millisecond, however few rows it is for. Those of the
-first chunk are asked for in parts, so that the first step does not wait for all of them."""
+"""Steps whose rows are asked for at once by few nodes: a request costs about a millisecond, however few rows it is for.
+Those of the first chunk are asked for in parts, so that the first step does not wait for all of them."""
+NODES_A_CHUNK, MOST_CHUNK_STEPS = 32, 64
+"""More nodes than this ask for the rows of more steps at once: each of them has fewer rows of a step."""
 ANSWER_S = 60.0
 """Seconds that another node gets to answer. It may have to fetch a shard first."""
 REQUESTS_AT_ONCE = 16
@@ -92,6 +94,14 @@ class SharedReader:
         self.own.ahead(numbers[self.nodes.reading(numbers) == self.nodes.number].tolist())
 
 
+def chunk_steps(num_nodes: int) -> int:
+    """The steps whose rows are asked for at once, a power of two."""
+    steps = CHUNK_STEPS
+    while steps < MOST_CHUNK_STEPS and num_nodes > NODES_A_CHUNK * steps // CHUNK_STEPS:
+        steps *= 2
+    return steps
+
+
 class RowExchange:
     """Gets the rows of other nodes' shards that this node's ranks train on, one chunk of steps ahead.
 
@@ -107,7 +117,7 @@ class RowExchange:
         self, plan: StagePlan, nodes: Nodes, ranks: Sequence[int], world_size: int, received: ReceivedChunks
     ) -> None:
         self._plan, self._nodes, self._ranks, self._world_size = plan, nodes, tuple(ranks), world_size
-        self._received = received
+        self._received, self._chunk_steps = received, chunk_steps(len(nodes.locations))
         self._clients: dict[int, flight.FlightClient] = {}
         self._lost: set[int] = set()
         self._lock = threading.Lock()
@@ -133,7 +143,8 @@ class RowExchange:
     def _chunk_of(self, step: int) -> range:
         """The steps whose rows come together with those of a step."""
         assert self._first is not None
-        size = FIRST_STEPS if step // CHUNK_STEPS == self._first // CHUNK_STEPS else CHUNK_STEPS
+        is_first = step // self._chunk_steps == self._first // self._chunk_steps
+        size = FIRST_STEPS if is_first else self._chunk_steps
         return range(step - step % size, step - step % size + size)
 
     def close(self) -> None:

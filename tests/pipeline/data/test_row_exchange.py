@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
+from pipeline.data import row_exchange
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.node_feed import NodeFeed
 from pipeline.data.packed_step import PackedStep
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import CHUNK_STEPS, Nodes
+from pipeline.data.row_exchange import CHUNK_STEPS, MOST_CHUNK_STEPS, Nodes, chunk_steps
 from pipeline.data.row_index import SourceRows
 from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.row_server import RowRequest, RowServer, location, rows_from
@@ -89,8 +90,17 @@ def test_each_node_gets_the_rows_that_it_trains_on_and_reads_its_own_shards_alon
     assert len(readers) == 15 and set(readers.values()) == {1}, "each shard is read by one node"
 
 
-def test_a_node_plans_a_step_once(feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_nodes_ask_for_more_steps_at_once() -> None:
+    assert [chunk_steps(nodes) for nodes in (1, 32, 33, 128, 1000)] == [16, 16, 32, 64, 64]
+
+
+@pytest.mark.parametrize("chunk", [CHUNK_STEPS, MOST_CHUNK_STEPS])
+def test_a_node_plans_a_step_once(inputs: PlanInputs, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     """It asks for a step's rows long before it builds the step."""
+    monkeypatch.setattr(row_exchange, "chunk_steps", lambda num_nodes: chunk)
+    feed = NodeFeed(inputs.plan, range(RANKS_PER_NODE), RANKS_PER_NODE * 2)
+    places = [feed.serve(HERE, SECRET), location(HERE, 1)]  # nothing listens at the second one
+    feed.share(Nodes(0, places, SECRET))
     planned: list[int] = []
     really = StagePlan._packed
 
@@ -99,9 +109,10 @@ def test_a_node_plans_a_step_once(feeds: list[NodeFeed], monkeypatch: pytest.Mon
         return really(self, step, world_size)
 
     monkeypatch.setattr(StagePlan, "_packed", counted)
-    for number in range(3 * CHUNK_STEPS + 1):
+    for number in range(3 * chunk + 1):
         for rank in range(RANKS_PER_NODE):
-            feeds[0].step(number, rank)
+            feed.step(number, rank)
+    feed.close()
     assert max(Counter(planned).values()) == 1
 
 
