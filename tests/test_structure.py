@@ -43,7 +43,7 @@ ON_RAY |= {
     "pipeline.runtime",
     "pipeline.serving",
 }
-LIBRARIES = ("deepspeed", "ray", "ray_autoscaler", "torch", "transformers")
+LIBRARIES = ("deepspeed", "ray", "ray_start", "ray_autoscaler", "torch", "transformers")
 PRIVATE_ROOMS = {f"pipeline.runtime.{name}_private" for name in LIBRARIES} | {"pipeline.runtime.deepspeed_host_time"}
 """The only modules that name what is private in a foreign library."""
 OWN = ("cluster", "jobs", "pipeline", "tokenization")

@@ -19,6 +19,7 @@ img { max-width: 100%; border: 1px solid #ddd; box-sizing: border-box }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
 td:first-child, th:first-child { text-align: left }
+.rows td:first-child { overflow-wrap: anywhere }
 h2 { margin-top: 2em }
 .note { color: #666; font-size: 13px }
 @media (max-width: 600px) {

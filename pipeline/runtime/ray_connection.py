@@ -16,12 +16,10 @@ from pipeline.runtime.background import in_background
 from pipeline.runtime.cluster_watch import ANSWER_S, POLL_S, answers, ends_with_head, watch_cluster
 from pipeline.runtime.fork_server import forked_python
 from pipeline.runtime.machine import RAY_FOLDER, has_gpu_driver, has_ipv4, prepare_machine
-from pipeline.runtime.ray_private import (
+from pipeline.runtime.ray_private import head_keeps_state, hide_data_progress, read_cluster_address
+from pipeline.runtime.ray_start_private import (
     ON_LOOPBACK,
-    head_keeps_state,
-    hide_data_progress,
     processes_in_own_sessions,
-    read_cluster_address,
     without_dashboard_and_log_monitor,
 )
 from pipeline.runtime.terminal import say as say

@@ -1,5 +1,5 @@
-"""Everything of Ray that is not public, but for its autoscaler; written against Ray 2.60.0. No other module names any
-of it.
+"""Everything of Ray that is not public, but for its start and its autoscaler; written against Ray 2.60.0. No other
+module names any of it.
 
 Ray has no public interface that does these things and works without its dashboard. Each function says what it is used
 for. `tests/pipeline/runtime/test_ray_private.py` has a test for each name, which fails if Ray moves or removes it.
@@ -8,13 +8,9 @@ Imports are inside the functions, so that a job loads only the parts of Ray that
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-from pipeline.runtime.process_groups import end_with_this_process
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,9 +22,6 @@ HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION", "RESTARTING")
 its model, or still waits for its resources."""
 STORAGE_NOTE = b"usage_stats", b"extra_usage_tag_gcs_storage"
 """Namespace and key of the head's note on where it keeps its state: one of Ray's usage statistics, sent or not."""
-ON_LOOPBACK = {"_node_ip_address": "127.0.0.1"}
-"""An argument of `ray.init` that puts a Ray which a job starts on the loopback address. Used on machines without a
-route for IPv4, where Ray would take an address that its processes do not reach."""
 
 
 @dataclass(frozen=True)
@@ -56,51 +49,6 @@ def read_cluster_address() -> str | None:
         return read_ray_address() or None
     except PermissionError:
         return None
-
-
-@contextmanager
-def processes_in_own_sessions() -> Iterator[None]:
-    """Starts Ray's processes in sessions of their own while the enclosed block runs. Used for the Ray that a job
-    starts: a signal to the job's process group, as terminals, shells and batch systems send it, reaches the job alone,
-    which then ends its Ray. All of Ray's processes end with the job, also if that is killed."""
-    from ray._private import services
-
-    module: Any = services
-    usual, started = services.ConsolePopen, []
-
-    def start(*words: Any, **how: Any) -> Any:
-        process = usual(*words, **how, start_new_session=True)
-        started.append(process.pid)
-        return process
-
-    module.ConsolePopen = start
-    try:
-        yield
-    finally:
-        module.ConsolePopen = usual
-        if started:
-            end_with_this_process(started)
-
-
-@contextmanager
-def without_dashboard_and_log_monitor(shows_output: bool) -> Iterator[None]:
-    """Leaves out Ray's dashboard and log monitor while the enclosed block starts it. Used for the Ray that a job starts
-    on a machine without a GPU, where each process counts. Without its web pages, the dashboard has nothing but Ray's
-    usage statistics, and `ray.init` waits for it; the log monitor has nothing to do unless workers' output is shown."""
-    from ray._private import services
-    from ray._private.node import Node
-
-    left_out: list[tuple[Any, str, Any]] = [(services, "start_api_server", lambda *_, **__: ("", None))]
-    if not shows_output:
-        left_out.append((Node, "start_log_monitor", lambda _: None))
-    usual = [getattr(owner, name) for owner, name, _ in left_out]
-    for owner, name, instead in left_out:
-        setattr(owner, name, instead)
-    try:
-        yield
-    finally:
-        for (owner, name, _), before in zip(left_out, usual, strict=True):
-            setattr(owner, name, before)
 
 
 def hide_data_progress() -> None:

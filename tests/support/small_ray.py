@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
 
-from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
+from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from tests.support.forked_workers import forked_workers
 
 

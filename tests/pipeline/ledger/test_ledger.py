@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.ledger.account import Account, Attempt, DevicesNow, Moment, boot_id
 from pipeline.ledger.rows import RowWriter
 from pipeline.ledger.table import read_ledger
-from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
+from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from pipeline.step_figures import StepFigures
 from tests.support.checkout import CHECKOUT
 from tests.support.s3 import BUCKET, FaultyS3

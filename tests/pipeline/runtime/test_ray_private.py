@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime import ray_autoscaler_private, ray_private
+from pipeline.runtime import ray_autoscaler_private, ray_private, ray_start_private
 from tests.support.private_names import names_in, private_name
 
 CLUSTER_FILES = "cluster files are read and checked as `ray up` and KubeRay do"
@@ -78,7 +78,7 @@ def test_a_private_name_of_ray_is_where_it_was(name: str) -> None:
 
 
 def test_every_private_name_of_ray_has_a_test() -> None:
-    rooms = (ray_private, ray_autoscaler_private)
+    rooms = (ray_private, ray_start_private, ray_autoscaler_private)
     used = set().union(*(names_in(Path(str(room.__file__)), "ray") for room in rooms)) - PUBLIC - CHECKED_BELOW
     last_words = {word for name in NAMES for word in (name, name.split(".")[-1])}
     missing = {name for name in used if name not in last_words and not any(known.startswith(name) for known in NAMES)}

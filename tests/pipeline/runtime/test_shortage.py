@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.runtime import ray_connection, shortage
 from pipeline.runtime.placement import reserved
 from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
-from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
+from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from tokenization import waiting
 

@@ -8,7 +8,7 @@ import pytest
 import ray
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.runtime.ray_private import without_dashboard_and_log_monitor
+from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from tests.support.corpora import corpus_in
 from tests.support.pictures import TarSample, noise_png, write_tar
 from tokenization.config.tokenization import TokenizationConfig
