@@ -196,9 +196,9 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     run, log = copy_past_inputs(tmp_path), tmp_path / "log"
     words = ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(tmp_path)]
     job = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
-    while not (figures := read_step_figures(run / "stage1")) or figures[-1].step < 3:
+    while not read_step_figures(run / "stage1"):  # a quick machine takes all 24 steps within two seconds
         assert job.is_alive(), log.read_text()
-        time.sleep(0.05)
+        time.sleep(0.02)
     job.terminate()
     job.join(120)
     assert job.exitcode == 7, log.read_text()

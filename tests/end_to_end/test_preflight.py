@@ -116,7 +116,7 @@ def faulty(cluster: Cluster) -> Preflight:
         only = [word for name in ("nodes", "versions", "devices", "storage") for word in ("--only", name)]
         root = inputs_in(disk / "root")
         with slowed(cluster.odd_node):
-            for _ in range(3):
+            for _ in range(8):
                 found = cluster.preflight(root, *only)
                 if len(found.of("versions")) == len(found.of("devices")) == 1:
                     break  # otherwise the slow node was late with an answer, on a machine with much other work
