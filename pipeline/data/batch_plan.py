@@ -30,9 +30,6 @@ if TYPE_CHECKING:  # the process that builds samples does without torch
 
 DRAW_STREAM, NOISE_STREAM = 1 << 40, 1 << 41
 """Third parts of random keys. In the order's keys this part is a source number, so these are larger than any source."""
-HELD_PARTS = 193
-"""Steps of which a plan keeps what its ranks train on, some 30 KB each: three of the largest chunks of `row_exchange`,
-and one more. When a chunk is planned, that before the last one was used more recently than the last one."""
 NO_CODES = (
     "sample {!r} has no high-resolution codes, which the stage's tasks need; tokenize them, or leave it out with the "
     "stage's `where`"
@@ -104,7 +101,15 @@ class StepArrays:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The steps of one stage. `readers` has one reader per source, in the order's numbering."""
+    """The steps of one stage.
+
+    Attributes:
+        stage, stage_number, seed: the stage, and the recipe's seed.
+        order: the samples' order.
+        readers: one for each source, in the order's numbering.
+        builder: builds sequences.
+        held_parts: steps of which the plan keeps what ranks that share it train on, about a kilobyte a sample.
+    """
 
     stage: StageConfig
     stage_number: int
@@ -112,6 +117,7 @@ class StagePlan:
     order: MixedOrder
     readers: Readers
     builder: SequenceBuilder
+    held_parts: int = 4
 
     def step(self, step: int, rank: int, world_size: int) -> Step:
         """Builds the step's batches for `rank` of `world_size`, and reads the samples of that rank alone.
@@ -138,7 +144,7 @@ class StagePlan:
     @cached_property
     def part(self) -> abc.Callable[[int, tuple[int, ...], int], StepPart]:
         """What some ranks train on in a step, by its number, the ranks, and the number of all ranks."""
-        return lru_cache(HELD_PARTS)(lambda step, ranks, world_size: self.packed(step, world_size).part(ranks))
+        return lru_cache(self.held_parts)(lambda step, ranks, world_size: self.packed(step, world_size).part(ranks))
 
     @cached_property
     def packed(self) -> abc.Callable[[int, int], PackedStep]:

@@ -33,9 +33,7 @@ END_S = 2.0
 """Seconds that a process, or a build in a thread, gets to end by itself."""
 CONNECT_S, CONNECT_AGAIN_S = 60.0, 0.05
 """Seconds after which a rank gives up to find the process of its node, and those between two attempts."""
-
-
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+REUSE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**26), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """glibc's settings (mallopt(3)) for the process that builds samples: a step's arrays reuse the memory of those before.
 With the defaults their pages are faulted in again, a tenth of the process's time or more."""
 
@@ -197,4 +195,4 @@ def _connected(address: str, rank: int) -> socket.socket:
 def _environment() -> dict[str, str]:
     """The process finds the modules that this one does, uses one CPU, and no GPU."""
     own = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return KEEP_FREED_MEMORY | os.environ | own
+    return REUSE_MEMORY | os.environ | own

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.data.batch_plan import StagePlan, StepArrays
-from pipeline.data.row_exchange import Nodes, ReceivedChunks, RowExchange, SharedReader
+from pipeline.data.row_exchange import Nodes, ReceivedChunks, RowExchange, SharedReader, held_parts
 from pipeline.data.row_server import RowServer, location
 from pipeline.data.token_reader import TokenReader
 
@@ -52,7 +52,7 @@ class NodeFeed:
                 for source, reader in enumerate(plan.readers)
                 if isinstance(reader, TokenReader)
             ]
-            self._plan = replace(plan, readers=readers)
+            self._plan = replace(plan, readers=readers, held_parts=held_parts(len(nodes.locations)))
             self._exchange = RowExchange(self._plan, nodes, self._ranks, self._world_size, received)
 
     def close(self) -> None:

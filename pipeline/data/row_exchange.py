@@ -102,6 +102,12 @@ def chunk_steps(num_nodes: int) -> int:
     return steps
 
 
+def held_parts(num_nodes: int) -> int:
+    """The steps of which a plan keeps what the node's ranks train on: three chunks and one more. When a chunk is
+    planned, that before the last one was used more recently than the last one."""
+    return 3 * chunk_steps(num_nodes) + 1
+
+
 class RowExchange:
     """Gets the rows of other nodes' shards that this node's ranks train on, one chunk of steps ahead.
 

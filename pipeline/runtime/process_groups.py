@@ -6,21 +6,21 @@ from collections.abc import Sequence
 _watchers: list[subprocess.Popen[bytes]] = []
 """The shells that wait for the end of this process. Their input ends with it."""
 WATCH = """
+looks=$1; shift
 read -r _
 for leader; do kill -s KILL -- "-$leader" 2>/dev/null; done
 sessions=$(IFS=,; echo "$*")
-looks=50
 while left=$(ps -o pid= -s "$sessions" 2>/dev/null) && [ "$looks" -gt 0 ]; do
   sleep 0.2
   looks=$((looks - 1))
 done
 [ -z "$left" ] || kill -s KILL $left
 """
-"""The other processes of the leaders' sessions get ten seconds to end by themselves. `ps` is of procps; without it they
-are left alone."""
+"""Without `ps`, of procps, what is left of the sessions is left alone."""
+LOOKS_A_SECOND = 5
 
 
-def end_with_this_process(leaders: Sequence[int]) -> None:
+def end_with_this_process(leaders: Sequence[int], grace_s: int = 10) -> None:
     """Has the process groups of some sessions' leaders killed once this process has ended, by a shell that waits for
     that, and later what is left of the sessions.
 
@@ -30,7 +30,8 @@ def end_with_this_process(leaders: Sequence[int]) -> None:
 
     Args:
         leaders: the leaders' process ids.
+        grace_s: seconds that the other processes of their sessions get to end by themselves.
     """
-    words = ["/bin/sh", "-c", WATCH, "sh", *map(str, leaders)]
+    words = ["/bin/sh", "-c", WATCH, "sh", str(grace_s * LOOKS_A_SECOND), *map(str, leaders)]
     quiet = subprocess.DEVNULL
     _watchers.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True))

@@ -232,10 +232,8 @@ class Codes(nn.Module):
 
     def __init__(self, num_codes: int, channels: int) -> None:
         super().__init__()
-        codes = torch.empty(num_codes, channels)
-        if not codes.is_meta:  # torch would import its compiler, for a second, to draw no numbers
-            nn.init.normal_(codes)
-        self.embedding = nn.Embedding.from_pretrained(codes, freeze=False)
+        # `nn.Embedding(...)` draws values, for which torch imports its compiler on the meta device: a second.
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(num_codes, channels), freeze=False)
 
 
 class VqganNetwork(nn.Module):

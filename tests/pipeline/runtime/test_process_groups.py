@@ -17,7 +17,7 @@ ended = subprocess.Popen(["true"], start_new_session=True)
 ended.wait()
 other = "import subprocess; subprocess.Popen(['sleep', '60'], process_group=0)"
 group = subprocess.Popen(["sh", "-c", f'{sys.executable} -c "{other}"; sleep 60 & wait'], start_new_session=True)
-end_with_this_process([ended.pid, group.pid])
+end_with_this_process([ended.pid, group.pid], grace_s=1)
 print(group.pid, flush=True)
 sys.stdin.readline()
 """

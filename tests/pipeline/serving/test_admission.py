@@ -26,36 +26,39 @@ def refusal_of(gate: Gate, count: int) -> ApiError:
     return caught.value
 
 
+def work(gate: Gate, clock: Clock, count: int, pace_s: float) -> None:
+    """Ends jobs at a pace, each of which another one follows."""
+    for _ in range(count):
+        clock.now += pace_s
+        gate.leave(made=True)
+        gate.enter(1)
+
+
+def wait_of(gate: Gate, count: int = 1) -> int:
+    return int(refusal_of(gate, count).headers["Retry-After"])
+
+
 def test_the_time_to_wait_follows_the_servers_pace() -> None:
     clock = Clock()
     gate = Gate(LIMITS, clock)
     gate.enter(4)
-    for _ in range(3):
-        clock.now += 10
-        gate.leave(made=True)
-        gate.enter(1)
-    slow = int(refusal_of(gate, 1).headers["Retry-After"])
-    for _ in range(60):
-        clock.now += 0.1
-        gate.leave(made=True)
-        gate.enter(1)
-    assert slow >= 7 and int(refusal_of(gate, 1).headers["Retry-After"]) <= 2
-    assert int(refusal_of(gate, 4).headers["Retry-After"]) >= int(refusal_of(gate, 1).headers["Retry-After"])
+    work(gate, clock, 3, 10.0)
+    slow = wait_of(gate)
+    work(gate, clock, 60, 0.1)
+    assert slow >= 7 and wait_of(gate) <= 2
+    assert wait_of(gate, 4) >= wait_of(gate)
 
 
 def test_those_who_are_refused_are_told_to_come_one_after_the_other() -> None:
     clock = Clock()
     gate = Gate(LIMITS, clock)
     gate.enter(4)
-    for _ in range(60):
-        clock.now += 2
-        gate.leave(made=True)
-        gate.enter(1)
-    waits = [int(refusal_of(gate, 1).headers["Retry-After"]) for _ in range(20)]
+    work(gate, clock, 60, 2.0)
+    waits = [wait_of(gate) for _ in range(20)]
     assert waits == sorted(waits) and len(set(waits)) >= 4
     assert waits[-1] <= 4 * 2 + 1, "not longer than all four outstanding ones take"
     clock.now += 20
-    assert int(refusal_of(gate, 1).headers["Retry-After"]) <= waits[0] + 1, "what was promised long ago is forgotten"
+    assert wait_of(gate) <= waits[0] + 1, "what was promised long ago is forgotten"
 
 
 def test_a_refused_request_takes_no_room_and_one_that_left_gives_it_back() -> None:

@@ -18,3 +18,14 @@ def test_readers_writers_and_the_driver_import_no_torch(module: str) -> None:
     words = [sys.executable, "-c", SHOWN.format(module=module)]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert not {"torch", "diffusers", "deepspeed", "transformers"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.slow
+def test_an_encoder_loads_its_vqgan_without_diffusers_and_torchs_compiler() -> None:
+    """Each takes seconds, which the first picture would wait for."""
+    loads = "import json, sys; from tokenization.vqgan.formats import load_vqgan; load_vqgan({folder!r})"
+    folder = str(CHECKOUT / "tokenization" / "vqgan" / "openmoji_vqgan")
+    words = [sys.executable, "-c", f"{loads.format(folder=folder)}; print(json.dumps(sorted(sys.modules)))"]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    imported = set(json.loads(done.stdout))
+    assert "torch" in imported and not {"diffusers", "torch._dynamo"} & imported
