@@ -4,10 +4,11 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 LOCK := cluster/requirements.lock
+VERSIONS := $(VENV)/versions.txt
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: supported demo test test-quick test-long soak lint install lock
+.PHONY: supported demo test test-quick test-long soak lint licences audit install lock
 
 install: $(INSTALLED)
 
@@ -21,13 +22,16 @@ supported:
 	@command -v "$${CXX:-c++}" >/dev/null || { echo "A C++ compiler is needed for CPU workers, and $${CXX:-c++} is not" \
 		"there; install one (Debian, Ubuntu: apt install g++), or name it in CXX." >&2; exit 2; }
 
+# The lock's versions without its hashes: this machine may need another build of a version (torch for CPUs), and pip takes
+# no editable project beside hashes. The image checks them.
 # torch comes first and by itself, so that the build that fits this machine is the one the rest builds on. Last comes
 # what DeepSpeed else compiles when CPU workers start for the first time.
 $(INSTALLED): pyproject.toml $(LOCK) | supported
 	$(BASE_PYTHON) -m venv $(VENV)
+	sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' $(LOCK) > $(VERSIONS)
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet --constraint $(LOCK) torch
-	$(PYTHON) -m pip install --quiet --constraint $(LOCK) -e ".[demo,dev,serve]"
+	$(PYTHON) -m pip install --quiet --constraint $(VERSIONS) torch
+	$(PYTHON) -m pip install --quiet --constraint $(VERSIONS) -e ".[demo,dev,serve]"
 	DS_ACCELERATOR=cpu $(PYTHON) -c "from pipeline.runtime.compiled_ops import set_up_compilation; set_up_compilation(); \
 		from deepspeed.comm.torch import build_shm_op; build_shm_op()" \
 		|| echo "DeepSpeed's op for CPUs could not be built; training on CPUs needs a C++ compiler"
@@ -58,9 +62,19 @@ lint: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+	hadolint cluster/Dockerfile
 
-# Writes the versions of all packages anew, for Linux with CUDA; those that still suit stay as they are. To take newer
-# ones: make lock UPGRADE=--upgrade
+# Fails on a licence that is not in pyproject.toml's list; see docs/dependencies.md.
+licences: $(INSTALLED)
+	pip-licenses > /dev/null
+
+# Asks for known vulnerabilities of the lock's versions; needs a network that reaches PyPI.
+audit: $(INSTALLED)
+	uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes --requirement $(LOCK)
+
+# Writes the versions and hashes of all packages anew, for Linux with CUDA. Versions that still suit stay as they are. To
+# take newer ones: make lock UPGRADE=--upgrade
 lock:
 	$(VENV)/bin/uv pip compile --quiet $(UPGRADE) pyproject.toml --all-extras --python-version 3.11 \
-		--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-annotate --no-header --output-file $(LOCK)
+		--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-annotate --no-header \
+		--generate-hashes --output-file $(LOCK)
