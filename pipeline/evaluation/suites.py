@@ -73,7 +73,10 @@ def suite_prompts(suite: str, path: Path, count: int, seed: int) -> list[SuitePr
     if not prompts:
         raise InputError(f"--prompts {str(path)!r} has no prompt; {suite} needs {SUITES[suite].prompt_file}")
     if count > len(prompts):
-        raise InputError(f"--prompts {str(path)!r} has {len(prompts)} prompts, fewer than --count {count}")
+        wanted = f"the {count} that {suite} draws" if count == SUITES[suite].count else f"--count {count}"
+        raise InputError(
+            f"--prompts {str(path)!r} has {len(prompts)} prompts, fewer than {wanted}; --count 0 takes all"
+        )
     if not count:
         return prompts
     return [

@@ -22,7 +22,7 @@ from pipeline.requests.request import GenerationRequest, longest_prompt
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runtime.terminal import say, say_error
 from tokenization.dtypes import fast_dtype
-from tokenization.files.atomic_writing import write_atomically
+from tokenization.files.atomic_writing import partial_files, write_atomically
 from tokenization.text_tokenizer import load_text_tokenizer, text_ids
 
 RECORD_FILE = "benchmark.json"
@@ -151,7 +151,7 @@ def _record(request: GenerationRequest, wanted: SuiteRequest, cut: int) -> dict[
         "seeds": [(seed + sample) & MAX_SEED for sample in range(wanted.samples)],
         "sampling": asdict(request.sampling),
         "resolution_px": fingerprint.transform["size_hr_px" if high else "size_px"],
-        "high_resolution": asdict(high) if high else None,
+        "high_resolution": asdict(high) | {"role": high.role.name} if high else None,
         "batch_size": wanted.batch_size,
         "run": recipe.name,
         "checkpoint": exported_from(request.paths.export),
@@ -184,7 +184,7 @@ def _begin(output: Path, record: dict[str, Any]) -> None:
                     f"--output {str(output)!r} was begun with {name} {begun.get(name)!r}, and now it is "
                     f"{wanted[name]!r}; undo the change, or name a new folder"
                 )
-        for partial in output.rglob(".*"):  # left by a kill, where a scorer would find it
+        for partial in partial_files(output):  # left by a kill, where a scorer would find them
             partial.unlink()
         return
     text = json.dumps(record, indent=2, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """Atomic writes to files on disk, which survive a crash of the process or the machine."""
 
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from tokenization.files.room import naming_full_disk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+PARTIAL = re.compile(r"[.][0-9a-f]{32}")
+"""The name of a file that `write_atomically` is writing."""
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
@@ -24,6 +28,11 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
         _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """Returns what killed calls of `write_atomically` left below a folder, and no hidden files of others."""
+    return [path for path in folder.rglob(".*") if PARTIAL.fullmatch(path.name) and path.is_file()]
 
 
 def write_png(path: Path, picture: "Image") -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import benchmark_prompts
 from pipeline.errors import InputError, UsageError
-from pipeline.evaluation.suites import picture_file, suite_prompts, write_lines
+from pipeline.evaluation.suites import SUITES, picture_file, suite_prompts, write_lines
 
 METADATA = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
@@ -87,8 +87,10 @@ def test_coco_has_one_caption_a_picture_and_a_part_is_drawn_by_seed(tmp_path: Pa
     write_lines("coco", tmp_path, parts[0])
     lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
     assert [line["caption"] for line in lines] == [prompt.text for prompt in parts[0]]
-    with pytest.raises(InputError, match="has 20 prompts, fewer than --count 21"):
+    with pytest.raises(InputError, match="has 20 prompts, fewer than --count 21; --count 0 takes all"):
         suite_prompts("coco", source, 21, 0)
+    with pytest.raises(InputError, match="has 20 prompts, fewer than the 30000 that coco draws; --count 0 takes all"):
+        suite_prompts("coco", source, SUITES["coco"].count, 0)
 
 
 @pytest.mark.parametrize(

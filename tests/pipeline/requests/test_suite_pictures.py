@@ -2,6 +2,7 @@
 
 import io
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image
 
 from jobs.common.recipes import load_recipe
+from pipeline.config.vocabulary import Role
 from pipeline.errors import InputError
 from pipeline.evaluation.suites import SuitePrompt
 from pipeline.generation.documents import DocumentLimits
+from pipeline.generation.pictures import HighResolution
 from pipeline.generation.sampling import Sampling
 from pipeline.requests import suite_pictures
 from pipeline.requests.request import GenerationRequest
@@ -49,7 +52,7 @@ class Drawing:
             if self.drawn == self.killed_after:
                 raise KeyboardInterrupt
             self.drawn += 1
-            yield row | {"png": png(row["seed"])}
+            yield row | {"png": png(row["seed"]), "high_png": png(row["seed"], side=8)}
 
     @contextmanager
     def attempt(self, *words: object) -> Iterator[Any]:
@@ -81,7 +84,7 @@ def test_the_same_command_after_a_kill_makes_what_one_without_a_kill_makes(
         if name == "killed":
             with pytest.raises(KeyboardInterrupt):
                 draw_suite(*requests(tmp_path / name, suite))
-            (tmp_path / name / "out" / ".0123partial").write_text("left by the kill")
+            (tmp_path / name / "out" / f".{uuid.uuid4().hex}").write_text("left by the kill")
             drawing.drawn, drawing.killed_after = 0, 99
         draw_suite(*requests(tmp_path / name, suite))
     assert drawing.drawn == (3 if suite == "geneval" else 4), "whole files are not drawn again"
@@ -89,6 +92,33 @@ def test_the_same_command_after_a_kill_makes_what_one_without_a_kill_makes(
     record = json.loads((tmp_path / "whole" / "out" / RECORD_FILE).read_text())
     assert record["seeds"] == [5, 6, 7, 8] and record["checkpoint"] == "step-7" and record["prompts_cut"] == 1
     assert record["sampling"]["top_k"] == 3 and record["resolution_px"] == 48 and record["versions"]["torch"]
+
+
+def test_the_high_resolution_is_recorded_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Drawing(monkeypatch)
+    request, wanted = requests(tmp_path, "dpg_bench")
+    sizes = replace(FINGERPRINT, transform={"size_px": 48, "size_hr_px": 96})
+    request = replace(request, fingerprint=sizes, high=HighResolution(Role.HIGH_1, group_size=4, num_codes=16))
+    draw_suite(request, wanted)
+    draw_suite(request, wanted)  # compares the record
+    record = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
+    assert record["high_resolution"] == {"role": "HIGH_1", "group_size": 4, "num_codes": 16}
+    assert record["resolution_px"] == 96
+    assert Image.open(tmp_path / "out" / "images" / "cow1.png").size == (16, 16)
+
+
+def test_hidden_files_of_others_stay_in_a_folder_that_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Drawing(monkeypatch)
+    request, wanted = requests(tmp_path, "geneval")
+    draw_suite(request, wanted)
+    (tmp_path / "out" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "out" / ".ipynb_checkpoints" / "notes.ipynb").write_text("mine")
+    (tmp_path / "out" / ".nfs0001").write_text("mine")
+    draw_suite(request, wanted)
+    kept = files(tmp_path / "out")
+    assert kept[".nfs0001"] == kept[".ipynb_checkpoints/notes.ipynb"] == b"mine"
 
 
 def test_dpg_benchs_pictures_are_quarters_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
