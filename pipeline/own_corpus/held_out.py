@@ -2,18 +2,27 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pipeline.errors import UsageError
 
 LARGEST_SHARE, MOST_ROWS, LEAST_ROWS = 0.1, 5000, 32
 """At most this share and about this many rows are held out, and at least so many if the share allows it."""
 USUAL_SHARE = 0.05
-MOST_ENDINGS = 8
-LONGEST_NUMBER, LONGEST_ENDING = 4, 8
-"""Most endings in a query, and the most digits and other characters of one: a query shows at a glance what it selects.
-"""
+FINEST_SHARE = 0.01
+"""Of a large corpus, up to this share is held out where the known names do not show what a smaller one would be."""
+MOST_ENDINGS = (8, 128)
+"""Most endings in a query: the first number if that is enough, so that one sees at a glance what it selects."""
+LONGEST_NUMBER, LONGEST_ENDING = 4, 32
+"""Most digits and other characters of an ending."""
+COUNTABLE = 10
+"""A share is measured if so many of the known names are expected to have it."""
+EVEN = 1.5
+"""Each last digit is at most so many times as frequent as a tenth, and no less frequent than that part of it."""
+NEAR = 1.5
+"""No other endings are tried if the share is the wanted one but for this factor."""
 PLAIN = " _/-,#"
 """Punctuation that means itself in a pattern."""
 FILE_ENDING = re.compile(r"[.][A-Za-z0-9]{2,5}$")
@@ -32,53 +41,85 @@ class HeldOut:
     share: float
 
 
-def held_out_rows(sample_ids: Sequence[str], rows: int) -> HeldOut:
+def held_out_rows(names: Sequence[str], rows: int) -> HeldOut:
     """Chooses endings of names that a suitable share of the rows has.
 
-    Names that end with digits are numbers: each last digit is as frequent as the others, and so are two, three and four
-    of them. Of other names the endings' frequencies in the sample decide. A file's ending does not count.
+    What all names end with counts as little as a file's ending: what is before it decides. Where the last digits are
+    evenly frequent, they are numbers, of which each is as frequent as the others. Otherwise the endings' frequencies
+    among the names decide. Either way the query is tried on the names.
 
     Args:
-        sample_ids: names of some rows.
+        names: the samples' keys, of some rows.
         rows: number of all rows.
 
     Raises:
-        UsageError: all names end alike.
+        UsageError: no endings hold a suitable share out.
     """
     wanted = min(max(USUAL_SHARE, LEAST_ROWS / rows), LARGEST_SHARE, MOST_ROWS / rows)
-    stems = [FILE_ENDING.sub("", name) for name in sample_ids]
-    of_files = sum(name != stem for name, stem in zip(sample_ids, stems, strict=True)) > len(stems) / 2
-    numbered = all(re.search(rf"[0-9]{{{LONGEST_NUMBER}}}$", stem) for stem in stems)
-    lengths = range(1, (LONGEST_NUMBER if numbered else LONGEST_ENDING) + 1)
-    candidates = [found for length in lengths if (found := _endings(stems, length, wanted, numbered))]
-    if not candidates:
+    least, most = wanted / 2, max(2 * wanted, FINEST_SHARE)
+    names = [f"/{name}" for name in names]
+    stems = [FILE_ENDING.sub("", name) for name in names]
+    of_files = sum(name != stem for name, stem in zip(names, stems, strict=True)) > len(stems) / 2
+    shared = _shared_end(stems)
+    after = f"{_literal(shared)}{'[.][A-Za-z0-9]+' if of_files else ''}$"
+    suitable: list[HeldOut] = []
+    for endings, expected in _candidates([stem.removesuffix(shared) for stem in stems], wanted):
+        if not least <= expected <= most:
+            continue
+        pattern = f"(?:{'|'.join(map(_literal, endings))}){after}"
+        counted = sum(bool(re.search(pattern, name)) for name in names)
+        share = counted / len(names) if max(expected * len(names), counted) >= COUNTABLE else expected
+        if least <= share <= most and counted < len(names):
+            suitable.append(HeldOut(f"sample_id.str.contains('{pattern}')", share))
+            if max(share / wanted, wanted / share) <= NEAR:
+                break
+    if not suitable:
         raise UsageError(
-            f"the rows' names all end alike, as {sample_ids[0]!r} does, so that no rows can be held out by them; "
-            "name the pictures differently"
+            f"no endings of the {len(names)} names that were looked at, as {names[0][1:]!r}, hold about {wanted:.1%} "
+            "of the rows out; look at more with --rows, or number the pictures"
         )
-    endings, share = min(candidates, key=lambda found: (abs(found[1] - wanted) > wanted / 2, len(found[0][0])))
-    pattern = f"(?:{'|'.join(map(_literal, endings))}){'[.][A-Za-z0-9]+' if of_files else ''}$"
-    return HeldOut(f"sample_id.str.contains('{pattern}')", share)
+    return min(suitable, key=lambda found: max(found.share / wanted, wanted / found.share))
 
 
-def _endings(stems: Sequence[str], length: int, wanted: float, numbered: bool) -> tuple[list[str], float] | None:
-    """Endings of a length, and the share that has one of them; None if all names end alike."""
-    if numbered:
-        count = min(MOST_ENDINGS, max(1, round(wanted * 10**length)))
+def _shared_end(stems: Sequence[str]) -> str:
+    letters = takewhile(lambda column: len(set(column)) == 1, zip(*(stem[::-1] for stem in stems), strict=False))
+    return "".join(column[0] for column in letters)[::-1]
+
+
+def _candidates(stems: Sequence[str], wanted: float) -> Iterator[tuple[list[str], float]]:
+    """Endings, and the share of the rows that is expected to have one of them: numbers first, then short endings."""
+    for length in range(1, _even_digits(stems) + 1):
+        count = min(MOST_ENDINGS[0], max(1, round(wanted * 10**length)))
         step = 10**length // count
-        return [f"{number * step + step // 2:0{length}d}" for number in range(count)], count / 10**length
-    counts = Counter(stem[-length:] for stem in stems)
-    if len(counts) < 2:
-        return None
+        yield [f"{number * step + step // 2:0{length}d}" for number in range(count)], count / 10**length
+    for most in MOST_ENDINGS:
+        for length in range(1, LONGEST_ENDING + 1):
+            yield _frequent(Counter(stem[-length:] for stem in stems), len(stems), wanted, most)
+
+
+def _even_digits(stems: Sequence[str]) -> int:
+    """How many of the last characters are digits in all names, each digit about as frequent as the others."""
+    even = len(stems) / 10
+    for length in range(1, LONGEST_NUMBER + 1):
+        counts = Counter(stem[-length] if len(stem) >= length else "" for stem in stems)
+        if set(counts) != set("0123456789") or min(counts.values()) < even / EVEN or max(counts.values()) > even * EVEN:
+            return length - 1
+    return LONGEST_NUMBER
+
+
+def _frequent(counts: Counter[str], rows: int, wanted: float, most: int) -> tuple[list[str], float]:
+    """The most frequent endings that fit into the wanted share: of rare ones the names would tell little. If none fits,
+    the rarest one."""
+    ordered = sorted(((ending, count) for ending, count in counts.items() if ending), key=lambda one: (-one[1], one[0]))
     chosen: list[str] = []
-    share = 0.0
-    for ending, count in sorted(counts.items(), key=lambda found: (found[1], found[0])):
-        most = 1.2 * wanted if chosen else LARGEST_SHARE
-        if share + count / len(stems) > most or len(chosen) == MOST_ENDINGS:
-            break
-        chosen.append(ending)
-        share += count / len(stems)
-    return (chosen, share) if chosen else None
+    taken = 0
+    for ending, count in ordered:
+        if taken + count <= 1.2 * wanted * rows and len(chosen) < most:
+            chosen.append(ending)
+            taken += count
+    if not chosen and ordered:
+        return [ordered[-1][0]], ordered[-1][1] / rows
+    return chosen, taken / rows
 
 
 def _literal(text: str) -> str:

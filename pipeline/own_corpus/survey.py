@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from random import Random
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +21,15 @@ from tokenization.corpora.pictures import load_picture
 from tokenization.corpora.samples import Sample
 from tokenization.files.ranged_file import RangedFile
 
+Item = TypeVar("Item")
+
 SHARDS_LOOKED_AT = 8
 FOOTERS_READ = 64
 """Parquet shards whose numbers of rows are read; more are extrapolated."""
 ROWS_COUNTED = 1000
 """Other shards are read until they had so many rows; the rows of further shards are extrapolated."""
+MOST_NAMES = 20_000
+"""Names of rows that are kept, drawn from those that are known."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,11 @@ class Look:
     """A usable sample: what is shown of it, and what sizes are chosen by.
 
     Attributes:
-        sample_id: its name in the token table, but for the shard's name.
         width, height: size of the source, px.
         pixels: uint8 [size_px, size_px, 3], cropped and scaled.
         sample: its captions.
     """
 
-    sample_id: str
     width: int
     height: int
     pixels: np.ndarray
@@ -53,6 +57,7 @@ class Survey:
         shards: number of its shards.
         rows: number of its rows.
         rows_counted: False if `rows` is extrapolated.
+        names: keys of samples, drawn from all of those whose keys the count has brought.
         looks: the usable ones of the samples that were looked at.
         rejects: the others, by reason.
         columns: its caption columns.
@@ -62,6 +67,7 @@ class Survey:
     shards: int
     rows: int
     rows_counted: bool
+    names: tuple[str, ...]
     looks: tuple[Look, ...]
     rejects: dict[str, int]
     columns: tuple[CaptionColumn, ...]
@@ -106,33 +112,33 @@ def survey_corpus(place: str, layout: str, num_samples: int, size_px: int) -> Su
     source = replace(corpus.source, layout=corpus.layout)
     if corpus.layout == "documents":
         raise UsageError(f"corpus {place!r} holds interleaved documents; write a recipe as docs/extending.md shows")
-    shards, (rows, counted) = len(corpus.shards), _rows(corpus)
+    shards, (rows, counted, names) = len(corpus.shards), _rows(corpus)
     if issubclass(format_class(corpus.layout), PictureFolder):  # pictures of the whole folder, not of its beginning
         shard_rows = -(-min(num_samples, rows) // SHARDS_LOOKED_AT) or 1
         corpus = Corpus(replace(source, folder_shard_rows=shard_rows))
     samples = _some_samples(corpus, num_samples)
-    columns = tuple(caption_columns([sample for _, sample in samples if not sample.problem]))
+    columns = tuple(caption_columns([sample for sample in samples if not sample.problem]))
     looks, rejects = _looks(samples, columns, size_px)
     if not looks:
         found = ", ".join(f"{count} x {reason}" for reason, count in rejects.items()) or "its first shards are empty"
         raise InputError(f"corpus {place!r}: none of the {len(samples)} samples looked at can be used: {found}")
-    return Survey(source, shards, rows, counted, tuple(looks), dict(rejects), columns)
+    return Survey(source, shards, rows, counted, tuple(names), tuple(looks), dict(rejects), columns)
 
 
-def _some_samples(corpus: Corpus, num_samples: int) -> list[tuple[str, Sample]]:
-    """Samples from the beginnings of shards at equal distances, each with its shard."""
+def _some_samples(corpus: Corpus, num_samples: int) -> list[Sample]:
+    """Samples from the beginnings of shards at equal distances."""
     places = np.linspace(0, len(corpus.shards) - 1, min(SHARDS_LOOKED_AT, len(corpus.shards)))
     chosen = [corpus.shards[int(place)] for place in places]
     each = -(-num_samples // len(chosen))
-    return [(shard, sample) for shard in chosen for sample in islice(corpus.read(shard), each)][:num_samples]
+    return [sample for shard in chosen for sample in islice(corpus.read(shard), each)][:num_samples]
 
 
 def _looks(
-    samples: Sequence[tuple[str, Sample]], columns: Sequence[CaptionColumn], size_px: int
+    samples: Sequence[Sample], columns: Sequence[CaptionColumn], size_px: int
 ) -> tuple[list[Look], Counter[str]]:
     looks: list[Look] = []
     rejects: Counter[str] = Counter()
-    for shard, sample in samples:
+    for sample in samples:
         if sample.problem:
             rejects[sample.problem[0]] += 1
         elif not any(texts_of([sample], column.name) for column in columns):
@@ -145,32 +151,40 @@ def _looks(
                 rejects["bad picture"] += 1
                 continue
             without_bytes = replace(sample, picture=None)
-            name = f"{shard}/{sample.key}"
-            looks.append(Look(name, picture.width, picture.height, picture.pixels, without_bytes))
+            looks.append(Look(picture.width, picture.height, picture.pixels, without_bytes))
     return looks, rejects
 
 
-def _rows(corpus: Corpus) -> tuple[int, bool]:
-    """The number of rows, and True if it was counted: by a folder's listing, by parquet's footers, or by reading
-    all shards. Rows of shards that are not read are taken to have as many bytes as those of the others."""
+def _rows(corpus: Corpus) -> tuple[int, bool, list[str]]:
+    """The number of rows; True if it was counted: by a folder's listing, by parquet's footers, or by reading all
+    shards; and names of rows. Rows of shards that are not read are taken to have as many bytes as those of the others.
+    """
     kind = format_class(corpus.layout)
     if issubclass(kind, PictureFolder):
-        return len(kind(corpus.storage, corpus.source).listing), True
+        listing = kind(corpus.storage, corpus.source).listing
+        return len(listing), True, _drawn([sample.key for _, sample in listing if not sample.problem], MOST_NAMES)
     if corpus.layout == "parquet":
         read = [corpus.shards[int(place)] for place in np.linspace(0, len(corpus.shards) - 1, FOOTERS_READ)]
         read = list(dict.fromkeys(read))
         counts = [_parquet_rows(corpus, shard) for shard in read]
-        return round(sum(counts) / len(counts) * len(corpus.shards)), len(read) == len(corpus.shards)
-    rows, read = 0, list[str]()
+        keys = [f"{row:09d}" for count in counts for row in _drawn(range(count), MOST_NAMES // len(read))]
+        return round(sum(counts) / len(counts) * len(corpus.shards)), len(read) == len(corpus.shards), keys
+    names, read = list[str](), list[str]()
     for shard in corpus.shards:
-        if rows >= ROWS_COUNTED:
+        if len(names) >= ROWS_COUNTED:
             break
-        rows += sum(1 for _ in corpus.read(shard))
+        names += [sample.key for sample in corpus.read(shard)]
         read.append(shard)
+    rows, known = len(names), _drawn(names, MOST_NAMES)
     if len(read) == len(corpus.shards):
-        return rows, True
+        return rows, True, known
     of_read, of_all = (sum(map(corpus.storage.size, shards)) for shards in (read, corpus.shards))
-    return round(rows * of_all / max(1, of_read)), False
+    return round(rows * of_all / max(1, of_read)), False, known
+
+
+def _drawn(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, the same ones each time."""
+    return Random(0).sample(items, min(most, len(items)))
 
 
 def _parquet_rows(corpus: Corpus, shard: str) -> int:

@@ -71,7 +71,7 @@ def write_recipe(
         raise UsageError(f"corpus {place!r} has {survey.usable_rows} usable rows; at least {LEAST_ROWS} are needed")
     for line in findings(survey):
         say(f"new_recipe: {line}")
-    held_out = held_out_rows([look.sample_id for look in survey.looks], survey.usable_rows)
+    held_out = held_out_rows(survey.names, survey.usable_rows)
     ids = caption_ids(survey, wishes.language_expert or PACKAGED, paths.text)
     recipe, plan = choose_recipe(survey, machine, ids, held_out, sample_prompts(survey), wishes)
     psnr_db = _write_sheet(survey, RunPaths(paths.run, recipe))
