@@ -1,7 +1,9 @@
 """Chooses the settings of a recipe that fits a corpus and a machine. All values are this project's own choice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pipeline.config import (
     MAIN,
@@ -58,15 +60,25 @@ class Wishes:
 
 @dataclass(frozen=True)
 class CaptionIds:
-    """Text ids of the captions that were looked at: their mean, and the length that one in twenty exceeds."""
+    """Text ids of the captions that were looked at.
 
+    Attributes:
+        most: the maximum that a recipe sets, in steps of 16; longer captions are cut.
+        mean: the captions' mean, after that.
+        cut_share: share of the captions that are longer.
+    """
+
+    most: int
     mean: int
-    usual_most: int
+    cut_share: float
 
-    @property
-    def most(self) -> int:
-        """The maximum that a recipe sets, in steps of 16."""
-        return min(MOST_CAPTION_IDS, max(LEAST_CAPTION_IDS, -(-self.usual_most // 16) * 16))
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int]) -> "CaptionIds":
+        """The maximum is what one caption in twenty exceeds, or the most that a recipe sets."""
+        usual_most = round(float(np.quantile(lengths, 0.95)))
+        most = min(MOST_CAPTION_IDS, max(LEAST_CAPTION_IDS, _rounded(usual_most, 16)))
+        mean = max(1, round(float(np.minimum(lengths, most).mean())))
+        return cls(most, mean, float(np.mean(np.asarray(lengths) > most)))
 
 
 def choose_recipe(
@@ -110,7 +122,7 @@ def _on_cpus(survey: Survey, machine: Machine, ids: CaptionIds, wishes: Wishes) 
         text_to_image_noise=1.0,
         global_batch_size=64,
         micro_batch_size=64,
-        seq_len=max(256, _rounded(longest_sample((128 // FACTOR) ** 2, 0, ids.most))),
+        seq_len=max(256, _rounded(longest_sample((128 // FACTOR) ** 2, 0, ids.most), 64)),
         row_multiple=8,
         learning_rate=2e-3,
         final_learning_rate=1e-5,
@@ -256,5 +268,5 @@ def _planned(recipe: Recipe, samples: float) -> tuple[Recipe, RecipePlan]:
     return sized, plan_recipe(sized, list(range(1, len(stages) + 1)))
 
 
-def _rounded(count: int) -> int:
-    return -(-count // 64) * 64
+def _rounded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple

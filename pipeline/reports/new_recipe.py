@@ -73,13 +73,14 @@ def write_recipe(
         say(f"new_recipe: {line}")
     held_out = held_out_rows(survey.names, survey.usable_rows)
     ids = caption_ids(survey, wishes.language_expert or PACKAGED, paths.text)
+    say(f"new_recipe: {ids.cut_share:.0%} of the captions have more than {ids.most} ids, and are cut")
     recipe, plan = choose_recipe(survey, machine, ids, held_out, sample_prompts(survey), wishes)
     psnr_db = _write_sheet(survey, RunPaths(paths.run, recipe))
     if not machine.gpus:
         _check_tools(RunPaths(paths.run, recipe))
     hours = planned_hours(plan, machine)
     head = _head(survey, machine, hours, output)
-    text = recipe_source(recipe, head, _reasons(machine, held_out, wishes))
+    text = recipe_source(recipe, head, _reasons(machine, held_out, ids, wishes))
     write_atomically(output, lambda partial: partial.write_text(text))
     console = tables_to(as_json)
     for table in (model_table(plan), *map(batch_table, plan.stages), memory_table(plan), work_table(plan)):
@@ -96,6 +97,7 @@ def write_recipe(
         "rejects": survey.rejects,
         "captions": {column.name: column.language for column in survey.columns},
         "mean_caption_ids": ids.mean,
+        "captions_cut_share": ids.cut_share,
         "held_out": held_out.query,
         "held_out_share": held_out.share,
         "vq_psnr_db": psnr_db,
@@ -142,8 +144,7 @@ def caption_ids(survey: Survey, tokenizer_source: str, cache: Path) -> CaptionId
     lines = text_ids(
         load_text_tokenizer(tokenizer_source, cache), [text for of in survey.texts.values() for text in of]
     )
-    lengths = [len(line) for line in lines]
-    return CaptionIds(max(1, round(float(np.mean(lengths)))), round(float(np.quantile(lengths, 0.95))))
+    return CaptionIds.of_lengths([len(line) for line in lines])
 
 
 def sample_prompts(survey: Survey) -> tuple[str, ...]:
@@ -229,14 +230,14 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 2 else f"{max(1, round(60 * hours))} minutes"
 
 
-def _reasons(machine: Machine, held_out: HeldOut, wishes: Wishes) -> dict[str, str]:
+def _reasons(machine: Machine, held_out: HeldOut, ids: CaptionIds, wishes: Wishes) -> dict[str, str]:
     """The comments in the recipe, by setting."""
     held = f"held out: {held_out.share:.1%} of the rows, by the ends of their names, and never trained on"
     epochs = GPU_EPOCHS if machine.gpus else CPU_EPOCHS
     return {
         "name": "also the run's folder under --root",
         "tokenization.caption_columns": "the language of each caption column",
-        "tokenization.max_caption_ids": "longer captions are cut: one in twenty, of those looked at",
+        "tokenization.max_caption_ids": f"longer captions are cut: {ids.cut_share:.0%} of those looked at",
         "tokenization.size_px": "the square that is encoded; 16 px a code",
         "tokenization.hr_where": "smaller pictures would only be enlarged",
         "tokenization.encoder_dtype": "what this machine computes fastest with",

@@ -38,7 +38,7 @@ def survey(rows: int = 3000, side_px: int = 600) -> Survey:
 
 
 def chosen(machine: Machine, of: Survey, hours: float = 1.0) -> tuple[Recipe, RecipePlan]:
-    return choose_recipe(of, machine, CaptionIds(12, 40), HELD_OUT, PROMPTS, Wishes("cups", hours))
+    return choose_recipe(of, machine, CaptionIds(48, 12, 0.05), HELD_OUT, PROMPTS, Wishes("cups", hours))
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -70,6 +70,16 @@ def test_what_the_look_found_is_in_the_recipe() -> None:
     assert recipe.tokenization.max_caption_ids == 48 and recipe.plan.mean_caption_ids == 12
     assert recipe.stages[0].sources["main"].held_out == HELD_OUT.query
     assert recipe.language_expert.where == f"not {HELD_OUT.query}"
+
+
+def test_captions_that_are_too_long_are_cut_and_the_plan_counts_what_is_left() -> None:
+    ids = CaptionIds.of_lengths([350] * 25 + [100] * 5)
+    assert (ids.most, ids.mean, ids.cut_share) == (256, 230, 25 / 30)
+    for machine in MACHINES.values():
+        recipe, _ = choose_recipe(survey(), machine, ids, HELD_OUT, PROMPTS, Wishes("cups", 1))
+        assert recipe.tokenization.max_caption_ids == 256 and recipe.plan.mean_caption_ids == 230
+    assert CaptionIds.of_lengths([10] * 95 + [41] * 5).most == 16
+    assert CaptionIds.of_lengths([10] * 90 + [41] * 10) == CaptionIds(48, 13, 0.0)
 
 
 def test_only_large_pictures_get_a_stage_of_detail() -> None:
