@@ -3,8 +3,11 @@
 import html
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock
+from urllib.parse import unquote, urlsplit
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import InputError, OutageError, UsageError
@@ -28,7 +31,7 @@ def watch(recipe: Recipe, paths: RunPaths, port: int) -> None:
     Raises:
         UsageError: the port is taken.
     """
-    server = report_server(lambda: report_page(recipe, paths, REFRESH_S), port)
+    server = report_server(lambda: report_page(recipe, paths, REFRESH_S), paths.run, port)
     address = f"http://{LOOPBACK}:{server.server_port}"
     say(f"report: {address} shows {recipe.name!r}, anew every {REFRESH_S} s; Ctrl-C ends it")
     try:
@@ -40,10 +43,15 @@ def watch(recipe: Recipe, paths: RunPaths, port: int) -> None:
         server.server_close()
 
 
-def report_server(make_page: Callable[[], str], port: int) -> ThreadingHTTPServer:
-    """Returns a server whose only page is made anew when it is older than `REFRESH_S`.
+def report_server(make_page: Callable[[], str], folder: Path, port: int) -> ThreadingHTTPServer:
+    """Returns a server whose first page is made anew when it is older than `REFRESH_S`.
 
     A page that cannot be made says why, and the next request tries again.
+
+    Args:
+        make_page: makes the first page.
+        folder: the run's; the HTML files in it, to which that page has links, are served, too.
+        port: see `watch`.
 
     Raises:
         UsageError: the port is taken.
@@ -51,16 +59,28 @@ def report_server(make_page: Callable[[], str], port: int) -> ThreadingHTTPServe
     pages = _Pages(make_page)
 
     class Handler(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # a reader that has left
+                super().handle()
+
         def do_GET(self) -> None:
-            if self.path != "/":
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, with_body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            content = pages.current().encode() if path == "/" else _file_content(folder, path)
+            if content is None:
                 self.send_error(404)
                 return
-            content = pages.current().encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if with_body:
+                self.wfile.write(content)
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Says nothing: the job's output has its address alone."""
@@ -69,6 +89,14 @@ def report_server(make_page: Callable[[], str], port: int) -> ThreadingHTTPServe
         return ThreadingHTTPServer((LOOPBACK, port), Handler)
     except OSError as error:
         raise UsageError(f"--port {port}: {error.strerror}; name another one, or 0 for a free one") from error
+
+
+def _file_content(folder: Path, path: str) -> bytes | None:
+    """The content of an HTML file in a folder; None if there is none of that path."""
+    inside = "\0" not in path and (folder / path.lstrip("/")).resolve()
+    if not inside or inside.suffix != ".html" or not inside.is_relative_to(folder.resolve()) or not inside.is_file():
+        return None
+    return inside.read_bytes()
 
 
 class _Pages:
