@@ -49,9 +49,8 @@ class CaptionColumn:
 
 def caption_columns(samples: Sequence[Sample]) -> list[CaptionColumn]:
     """Returns the columns that hold captions: those whose names say so, else those that hold sentences."""
-    by_column = _texts_by_column(samples)
-    columns = [name for name in by_column if name.lower() not in NO_CAPTIONS]
-    columns = [name for name in columns if len(by_column[name]) >= LEAST_FILLED * len(samples)]
+    by_column = _text_columns(samples)
+    columns = list(by_column)
     named = [name for name in columns if _says_caption(name.lower()) and _is_language(by_column[name])]
     chosen: list[str] = []
     for name in named or [name for name in columns if _has_sentences(by_column[name])]:
@@ -69,9 +68,29 @@ def caption_columns(samples: Sequence[Sample]) -> list[CaptionColumn]:
     ]
 
 
+def columns_not_taken(samples: Sequence[Sample], taken: Sequence[CaptionColumn]) -> list[str]:
+    """Returns the other columns that hold sentences, but for those whose texts a taken column has."""
+    by_column = _text_columns(samples)
+    known = [by_column[column.name] for column in taken]
+    return [
+        name
+        for name, texts in by_column.items()
+        if _has_sentences(texts) and not any(_are_alike(texts, others) for others in known)
+    ]
+
+
 def texts_of(samples: Sequence[Sample], column: str) -> list[str]:
     """Returns the texts of a column, or of the text files beside the pictures for `txt`."""
     return list(_texts_by_column(samples).get(column, {}).values())
+
+
+def _text_columns(samples: Sequence[Sample]) -> dict[str, dict[int, str]]:
+    """The columns that may hold captions: with texts in enough of the samples, and a name that does not deny it."""
+    return {
+        name: texts
+        for name, texts in _texts_by_column(samples).items()
+        if name.lower() not in NO_CAPTIONS and len(texts) >= LEAST_FILLED * len(samples)
+    }
 
 
 def _texts_by_column(samples: Sequence[Sample]) -> dict[str, dict[int, str]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, UsageError
-from pipeline.own_corpus.captions import CaptionColumn, caption_columns, texts_of
+from pipeline.own_corpus.captions import CaptionColumn, caption_columns, columns_not_taken, texts_of
 from tokenization.config.pictures import Transform
 from tokenization.config.sources import CorpusSource
 from tokenization.corpora.corpus import Corpus, format_class
@@ -61,6 +61,7 @@ class Survey:
         looks: the usable ones of the samples that were looked at.
         rejects: the others, by reason.
         columns: its caption columns.
+        not_taken: other columns with sentences.
     """
 
     source: CorpusSource
@@ -71,6 +72,7 @@ class Survey:
     looks: tuple[Look, ...]
     rejects: dict[str, int]
     columns: tuple[CaptionColumn, ...]
+    not_taken: tuple[str, ...]
 
     @property
     def usable_rows(self) -> int:
@@ -117,12 +119,14 @@ def survey_corpus(place: str, layout: str, num_samples: int, size_px: int) -> Su
         shard_rows = -(-min(num_samples, rows) // SHARDS_LOOKED_AT) or 1
         corpus = Corpus(replace(source, folder_shard_rows=shard_rows))
     samples = _some_samples(corpus, num_samples)
-    columns = tuple(caption_columns([sample for sample in samples if not sample.problem]))
+    whole = [sample for sample in samples if not sample.problem]
+    columns = tuple(caption_columns(whole))
     looks, rejects = _looks(samples, columns, size_px)
     if not looks:
         found = ", ".join(f"{count} x {reason}" for reason, count in rejects.items()) or "its first shards are empty"
         raise InputError(f"corpus {place!r}: none of the {len(samples)} samples looked at can be used: {found}")
-    return Survey(source, shards, rows, counted, tuple(names), tuple(looks), dict(rejects), columns)
+    not_taken = tuple(columns_not_taken(whole, columns))
+    return Survey(source, shards, rows, counted, tuple(names), tuple(looks), dict(rejects), columns, not_taken)
 
 
 def _some_samples(corpus: Corpus, num_samples: int) -> list[Sample]:

@@ -96,6 +96,7 @@ def write_recipe(
         "looked_at": len(survey.looks) + sum(survey.rejects.values()),
         "rejects": survey.rejects,
         "captions": {column.name: column.language for column in survey.columns},
+        "columns_not_taken": list(survey.not_taken),
         "mean_caption_ids": ids.mean,
         "captions_cut_share": ids.cut_share,
         "held_out": held_out.query,
@@ -136,6 +137,9 @@ def findings(survey: Survey) -> list[str]:
         if column.other_script > 0.05:
             line += f"; {column.other_script:.0%} are in other scripts, and the model knows en and zh alone"
         lines.append(line)
+    if survey.not_taken:
+        names = ", ".join(map(repr, survey.not_taken))
+        lines.append(f"not taken: {names}; if captions are in it, add it to the recipe's caption_columns")
     return lines
 
 

@@ -15,7 +15,7 @@ MAX_LETTERS = 200_000
 """Maximum length of a caption, and of a text in a document: about 50,000 ids, which take 0.4 s of a core."""
 MAX_MARKS = 1000
 """Maximum number of marks on one letter, whose order Unicode's composed form decides in quadratic time."""
-LIKELY = ("caption", "text", "prompt", "description", "sentence", "title", "alt")
+LIKELY = ("caption", "text", "prompt", "description", "sentence", "title", "alt", "描述", "标题", "文本", "说明")
 """Parts of the names that columns of captions usually have."""
 
 

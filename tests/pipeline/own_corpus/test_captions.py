@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.own_corpus.captions import caption_columns
+from pipeline.own_corpus.captions import caption_columns, columns_not_taken
 from tokenization.corpora.samples import Sample
 
 ENGLISH = ("a red bicycle by a wall", "two cats asleep", "the sea at night", "an old map")
@@ -59,3 +59,16 @@ def test_a_list_of_captions_is_a_caption_column_and_numbers_and_empty_ones_are_n
 def test_texts_in_other_scripts_are_told() -> None:
     (column,) = caption_columns(samples_with(caption=("красный велосипед", "две кошки", "the sea", "夜の海です")))
     assert column.language == "en" and column.other_script == 0.75
+
+
+def test_chinese_names_of_columns_say_caption_too() -> None:
+    for name in ("描述", "图片标题", "文本", "说明"):
+        assert languages(samples_with(**{"captions": ENGLISH, name: CHINESE})) == {"captions": "en", name: "zh"}
+
+
+def test_columns_with_sentences_that_are_not_taken_are_told() -> None:
+    columns = {"caption": ENGLISH, "copy": ENGLISH, "备注": CHINESE, "notes": ("seen in a garden",) * 4}
+    samples = samples_with(**columns, url=("http://a b c",) * 4, artist=("Ann", "Bo", "Cy", "Di"))
+    taken = caption_columns(samples)
+    assert [column.name for column in taken] == ["caption"]
+    assert columns_not_taken(samples, taken) == ["备注", "notes"], "nothing is lost without a word"

@@ -34,7 +34,7 @@ def survey(rows: int = 3000, side_px: int = 600) -> Survey:
     captions = {"caption": "a cup", "name": "一个杯子"}
     looks = tuple(Look(side_px, side_px, pixels, Sample(str(row), None, captions)) for row in range(9))
     columns = (CaptionColumn("caption", "en", 1.0, 0.0), CaptionColumn("name", "zh", 1.0, 0.0))
-    return Survey(CorpusSource("/data/cups", "files"), 3, rows, True, (), looks, {"bad picture": 1}, columns)
+    return Survey(CorpusSource("/data/cups", "files"), 3, rows, True, (), looks, {"bad picture": 1}, columns, ())
 
 
 def chosen(machine: Machine, of: Survey, hours: float = 1.0) -> tuple[Recipe, RecipePlan]:
