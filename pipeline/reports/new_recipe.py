@@ -90,13 +90,7 @@ def write_recipe(
     return {
         "recipe": str(output),
         "name": recipe.name,
-        "layout": survey.source.layout,
-        "rows": survey.rows,
-        "rows_counted": survey.rows_counted,
-        "looked_at": len(survey.looks) + sum(survey.rejects.values()),
-        "rejects": survey.rejects,
-        "captions": {column.name: column.language for column in survey.columns},
-        "columns_not_taken": list(survey.not_taken),
+        **_found(survey),
         "mean_caption_ids": ids.mean,
         "captions_cut_share": ids.cut_share,
         "held_out": held_out.query,
@@ -105,6 +99,18 @@ def write_recipe(
         "steps": [stage.steps for stage in recipe.stages],
         "planned_hours": hours,
         "flop": plan.flop,
+    }
+
+
+def _found(survey: Survey) -> dict[str, Any]:
+    return {
+        "layout": survey.source.layout,
+        "rows": survey.rows,
+        "rows_counted": survey.rows_counted,
+        "looked_at": len(survey.looks) + sum(survey.rejects.values()),
+        "rejects": survey.rejects,
+        "captions": {column.name: column.language for column in survey.columns},
+        "columns_not_taken": list(survey.not_taken),
     }
 
 
