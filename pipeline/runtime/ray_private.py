@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+    from ray.serve import Deployment
 
 UNPLACED = b"\xff"
 """The byte that fills an unset id in Ray."""
@@ -250,3 +251,10 @@ def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":
             return super()._do_request(method, endpoint, **(usual | how))
 
     return Client(address)
+
+
+def kept_over_changes(deployment: "Deployment", version: str) -> "Deployment":
+    """A Serve deployment whose replicas stay, and are reconfigured, when it is deployed again with another user_config.
+    Used to take over a new checkpoint: Serve draws a new version for each deployment, and then stops the replicas
+    first."""
+    return deployment.options(_internal=True, version=version)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from pipeline.config.serving import ServingLimits
 from pipeline.serving.app import Application, Offered
 from pipeline.serving.figures import FrontMetrics, ReplicaMetrics
+from pipeline.serving.following import first_line
 from pipeline.serving.guard import Access
 from pipeline.serving.jobs import Codes, Ended, Event, Job, PictureMade, Refused, Text
 from pipeline.serving.painter import Painter
@@ -48,14 +49,20 @@ class ReplicaSettings:
 
 
 class Replica:
-    """Holds the model. `reconfigure` gets the model's description, and takes another one over while it answers."""
+    """Holds the model. `reconfigure` gets the model's description.
+
+    A later model is first tried by one replica (`try_model`), beside the one that answers. What cannot be loaded never
+    becomes the model of all replicas, so that one that starts anew still finds one that can.
+    """
 
     def __init__(self, settings: ReplicaSettings) -> None:
         self._settings = settings
         self._painter: Painter | None = None
+        self._tried: Painter | None = None
         self._loading: asyncio.Task[None] | None = None
         self._wanted: ServedModel | None = None
         self._showing: asyncio.Task[None] | None = None
+        self._left_behind = ""
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Loads the first model; a later one is loaded meanwhile, and answers once it is there."""
@@ -65,6 +72,19 @@ class Replica:
             self._showing = asyncio.create_task(self._show())
         elif self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._take_over())
+
+    async def try_model(self, config: dict[str, Any]) -> str:
+        """Loads a model that may be taken over next. Returns why that is impossible; empty if it is loaded."""
+        wanted = ServedModel.from_json(config)
+        if self._loading:
+            await asyncio.wait({self._loading})  # the model before it has ended: no three at once
+        await self._give_up_tried()
+        try:
+            self._tried = await asyncio.to_thread(self._load, wanted)
+        except Exception as error:
+            logger.exception("checkpoint %s cannot be loaded", wanted.source)
+            return first_line(error)
+        return ""
 
     async def answer(self, job: Job) -> AsyncGenerator[Event, None]:
         """See `Painter.answer`."""
@@ -96,6 +116,8 @@ class Replica:
         """Ray Serve starts a replica anew whose health check fails."""
         if self._painter and self._painter.engine.failure:
             raise RuntimeError(f"a pass has failed: {self._painter.engine.failure}")
+        if self._left_behind:
+            raise RuntimeError(f"another replica has loaded a checkpoint that this one cannot: {self._left_behind}")
 
     def _load(self, served: ServedModel) -> Painter:
         device = torch.device("cuda" if self._settings.use_gpu else "cpu")
@@ -107,12 +129,22 @@ class Replica:
     async def _take_over(self) -> None:
         while self._painter and self._wanted and self._wanted != self._painter.served:
             wanted, before = self._wanted, self._painter
-            try:
-                self._painter = await asyncio.to_thread(self._load, wanted)
-            except Exception:
-                logger.exception("checkpoint %s cannot be loaded; %s goes on", wanted.source, before.served.source)
-                return
+            if self._tried and self._tried.served == wanted:
+                self._painter, self._tried = self._tried, None
+            else:
+                try:
+                    self._painter = await asyncio.to_thread(self._load, wanted)
+                except Exception as error:
+                    logger.exception("checkpoint %s cannot be loaded", wanted.source)
+                    self._left_behind = first_line(error)
+                    return
             await before.close()
+        await self._give_up_tried()
+
+    async def _give_up_tried(self) -> None:
+        tried, self._tried = self._tried, None
+        if tried:
+            await tried.close()
 
     async def _show(self) -> None:
         metrics = ReplicaMetrics(self._wanted.name if self._wanted else "", serve.get_replica_context().replica_tag)

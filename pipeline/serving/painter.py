@@ -63,6 +63,7 @@ class Painter:
     def __init__(self, served: ServedModel, limits: ServingLimits, num_rows: int, device: torch.device) -> None:
         self.served, export, self._num_active = served, Path(served.export), 0
         model = load_export(export, fast_dtype(device)).to(device)
+        vqgan = ImageTokenizer(served.vqgan, device, getattr(torch, served.vqgan_dtype))
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(export)
         end_id, vocabulary = end_of_text_id(self._tokenizer), model.config.vocabulary
         self._layout = Layout(vocabulary, served.max_prompt_ids, served.num_codes, served.high, end_id)
@@ -74,7 +75,6 @@ class Painter:
         of_picture = served.max_prompt_ids + positions_after_prompt(served.num_codes, served.high)
         capacity = max(self._document_positions, of_picture, of_caption)
         self.engine = Engine(ContinuousBatch(model, _rows_that_fit(model, num_rows, capacity, device), capacity))
-        vqgan = ImageTokenizer(served.vqgan, device, getattr(torch, served.vqgan_dtype))
         self._pixels = Pixels(vqgan, Transform(served.size_px, limits=served.limits))
 
     async def answer(self, job: Job) -> AsyncGenerator[Event, None]:

@@ -2,9 +2,11 @@
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -16,9 +18,11 @@ from ray.serve.handle import DeploymentHandle
 from pipeline.config.serving import ServerSettings
 from pipeline.errors import InputError, OutageError, UsageError
 from pipeline.runtime.ray_connection import check_gpus, connect_to_ray, is_own_cluster
+from pipeline.runtime.ray_private import kept_over_changes
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from pipeline.runtime.terminal import say, say_error
-from pipeline.serving.deployment import Front, Replica, ReplicaSettings
+from pipeline.serving.deployment import LOST, Front, Replica, ReplicaSettings
+from pipeline.serving.following import ReplicaLostError, follow
 from pipeline.serving.guard import Access
 from pipeline.serving.model_source import ModelSource
 from pipeline.serving.served_model import ServedModel
@@ -27,6 +31,8 @@ APPLICATION = "mars"
 DRAIN_S = 60.0
 """Seconds that requests have to end when the server is stopped."""
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 3.0, 60.0
+TRY_S = 1800.0
+"""Seconds that a replica has to load a newer model."""
 WAITING_SHARE = 2
 """Jobs that a replica has at once, over those that it makes at once: the others begin as soon as rows are free."""
 
@@ -50,7 +56,9 @@ def serve_model(source: ModelSource, settings: ServerSettings, token_hash: str =
     try:
         with serving(served, settings, token_hash) as url:
             say(f"serve: {url} serves {served.name!r}, checkpoint {served.source}; Ctrl-C ends it")
-            _follow(source, served, settings, token_hash)
+            if not settings.follow_s:
+                threading.Event().wait()
+            follow(source, served, partial(_take_over, settings=settings, token_hash=token_hash), settings.follow_s)
     except KeyboardInterrupt:
         say("serve: stopped, after the requests that were under way")
 
@@ -157,30 +165,30 @@ def _deploy(served: ServedModel, settings: ServerSettings, token_hash: str) -> D
     options = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": 100_000, "num_replicas": 1, **common}
     front = cast(Deployment, serve.deployment(Front)).options(**options)
     access = Access(settings.host, token_hash, limits.max_body_bytes)
+    replica, front = kept_over_changes(replica, APPLICATION), kept_over_changes(front, APPLICATION)
     application = front.bind(
         replica.bind(ReplicaSettings(limits, rows, settings.use_gpu)), limits, access, served.name, settings.log_prompts
     )
     return serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
 
 
-def _follow(source: ModelSource, served: ServedModel, settings: ServerSettings, token_hash: str) -> None:
-    """Takes over each newer model."""
-    failed = ""
-    while True:
-        time.sleep(settings.follow_s or 3600.0)
-        if not settings.follow_s:
-            continue
-        try:
-            newest = source()
-        except (InputError, OutageError) as error:
-            if str(error) != failed:
-                say_error(f"serve: no newer model can be taken over: {error}; {served.source} goes on")
-            failed = str(error)
-            continue
-        if newest != served:
-            _deploy(newest, settings, token_hash)
-            served = newest
-            say(f"serve: takes over checkpoint {served.source}")
+def _take_over(served: ServedModel, settings: ServerSettings, token_hash: str) -> None:
+    """Lets one replica load a model beside its own, then tells all of them to serve it.
+
+    Raises:
+        InputError: it cannot be loaded.
+        ReplicaLostError: the replica has ended meanwhile.
+    """
+    replicas: DeploymentHandle[Any] = serve.get_deployment_handle(Replica.__name__, APPLICATION)
+    try:
+        problem = replicas.try_model.remote(served.to_json()).result(timeout_s=TRY_S)
+    except LOST as error:
+        raise ReplicaLostError(
+            f"a replica ended while it loaded checkpoint {served.source}; two models must fit into its memory"
+        ) from error
+    if problem:
+        raise InputError(f"checkpoint {served.source} cannot be loaded: {problem}")
+    _deploy(served, settings, token_hash)
 
 
 def _drain(front: DeploymentHandle[Any]) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import openai
 import psutil
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pipeline.export.export import SOURCE_FILE
 from pipeline.runtime.local_cluster import kill_tree
@@ -30,7 +31,7 @@ from tests.support.small_server import small_served
 
 pytestmark = pytest.mark.long
 READY_S = 180
-REPLICA, SERVE = "ServeReplica:mars:Replica", "ray::Serve"
+REPLICA, FRONT, SERVE = "ServeReplica:mars:Replica", "ServeReplica:mars:Front", "ray::Serve"
 
 
 class Job:
@@ -86,6 +87,15 @@ class Job:
                     found.append(each)
         return found
 
+    def serving_processes(self) -> list[int]:
+        """Ids of the front's and the replica's processes."""
+        return sorted(each.pid for name in (REPLICA, FRONT) for each in self.processes(name))
+
+    def health(self) -> dict[str, Any]:
+        with urlopen(f"{self.url}/health", timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
     def wait_for_replicas(self, count: int) -> None:
         deadline = time.monotonic() + READY_S
         while len(self.processes(REPLICA)) != count:
@@ -101,10 +111,11 @@ class Job:
 
 
 class Visitors:
-    """Clients that ask for the same pictures again and again while something happens."""
+    """Clients that ask for the same pictures again and again while something happens; the longest of their waits."""
 
     def __init__(self, job: Job, count: int = 3) -> None:
         self.job, self.errors, self.pictures = job, list[str](), list[tuple[int, tuple[int, ...]]]()
+        self.longest_s = 0.0
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(count)]
 
@@ -120,8 +131,10 @@ class Visitors:
 
     def _visit(self, seed: int) -> None:
         while not self._ended.is_set():
+            began = time.monotonic()
             try:
                 self.pictures.append((seed, tuple(self.job.picture(seed))))
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
             except openai.OpenAIError as error:
                 self.errors.append(repr(error))
 
@@ -164,19 +177,40 @@ def test_a_killed_replica_costs_no_request(job: Job) -> None:
     assert all(codes == alone[seed] for seed, codes in visitors.pictures)
 
 
-def test_a_new_checkpoint_is_taken_over_without_a_failed_request(job: Job, exported: Path) -> None:
-    before = [tuple(job.picture(seed)) for seed in range(3)]
+def replace_weights(exported: Path, content: bytes, source: str) -> None:
+    (exported / "new").write_bytes(content)
+    (exported / "new").replace(exported / "model.safetensors")
+    (exported / SOURCE_FILE).write_text(source)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_costs_nothing(job: Job, exported: Path) -> None:
+    """Its first bytes are copied, and the rest is missing."""
+    whole, before = (exported / "model.safetensors").read_bytes(), job.serving_processes()
+    with Visitors(job) as visitors:
+        replace_weights(exported, whole[: len(whole) // 2], "step-00000098-abcdefgh")
+        job.wait_for("checkpoint step-00000098-abcdefgh cannot be loaded")
+        time.sleep(5)
+    source = job.health()["checkpoint"]
+    (exported / "model.safetensors").write_bytes(whole)
+    (exported / SOURCE_FILE).write_text(source)
+    assert visitors.errors == [] and visitors.longest_s < 5 and job.serving_processes() == before
+    assert "step-00000098" not in source and job.process.is_alive()
+    assert job.log.read_text().count("step-00000098-abcdefgh cannot be loaded") == 1
+
+
+def test_a_new_checkpoint_is_taken_over_without_a_failed_request_or_a_pause(job: Job, exported: Path) -> None:
+    before, processes = [tuple(job.picture(seed)) for seed in range(3)], job.serving_processes()
     with Visitors(job) as visitors:
         weights = load_file(exported / "model.safetensors")
-        save_file({name: -weight for name, weight in weights.items()}, exported / "new", {"format": "pt"})
-        (exported / "new").replace(exported / "model.safetensors")
-        (exported / SOURCE_FILE).write_text("step-00000099-abcdefgh")
+        changed = save({name: -weight for name, weight in weights.items()}, {"format": "pt"})
+        replace_weights(exported, changed, "step-00000099-abcdefgh")
         job.wait_for("takes over checkpoint step-00000099-abcdefgh")
         deadline = time.monotonic() + READY_S
         while all(codes == before[seed] for seed, codes in visitors.pictures[-6:]):
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    assert visitors.errors == []
+    assert visitors.errors == [] and visitors.longest_s < 5 and job.serving_processes() == processes
+    assert job.health()["checkpoint"] == "step-00000099-abcdefgh"
     kinds = [codes == before[seed] for seed, codes in visitors.pictures]
     assert kinds == sorted(kinds, reverse=True), "once the new one answers, the old one does no more"
 

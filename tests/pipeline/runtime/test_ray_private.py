@@ -14,6 +14,7 @@ PARSED = "the ledger parses the rows of Ray's tables"
 WAITING = "jobs say what they wait for, and refuse what the cluster can never give"
 NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray._private.utils.read_ray_address": ("jobs look whether a cluster on this machine still answers", ()),
+    "ray.serve.Deployment.options": ("a server takes over a checkpoint without a pause", ("version", "_internal")),
     "ray._private.services.ConsolePopen": ("a job's own Ray outlives a signal to the job's process group", ()),
     "ray._private.services.start_api_server": ("a job's own Ray starts without a dashboard process", ()),
     "ray._private.node.Node.start_log_monitor": ("a job's own Ray starts without a log monitor", ("self",)),
@@ -69,7 +70,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.core.generated.autoscaler_pb2.GangResourceRequest": (PLANNED_NODES, ()),
 }
 CHECKED_BELOW = {"_base_exc"}
-PUBLIC = {"ray.job_submission.JobSubmissionClient"}
+PUBLIC = {"ray.job_submission.JobSubmissionClient", "ray.serve.Deployment"}
 
 
 @pytest.mark.parametrize("name", NAMES)
