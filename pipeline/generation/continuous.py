@@ -28,7 +28,7 @@ PATIENCE, TURN = 64, 16
 
 @dataclass
 class _Running:
-    """A row at work: its steps, the one that is next, and who is told of its end."""
+    """A row at work: its steps, the one that is next, and who gets its result, or the exception that ended it."""
 
     steps: Steps
     step: Step
@@ -37,6 +37,9 @@ class _Running:
 
 class ContinuousBatch:
     """Runs the steps of at most `num_rows` pictures, captions and documents at once.
+
+    An exception of a row's own steps, prompt or choice ends that row. One of a pass that rows share leaves `advance`,
+    since nobody knows which of them it is due to.
 
     Args:
         model: the model. The cache has its device and dtype.
@@ -62,7 +65,8 @@ class ContinuousBatch:
         return self.num_rows - len(self._rows)
 
     def start(self, steps: Steps, done: Callable[[Any], None]) -> int:
-        """Gives the steps a free row. `done` gets their result, during `advance`. Returns the row's number."""
+        """Gives the steps a free row. `done` gets their result, or an exception that ends this row alone, during
+        `advance`. Returns the row's number."""
         row = next(row for row in range(self.num_rows) if row not in self._rows)
         self._rows[row] = _Running(steps, next(steps), done)
         return row
@@ -78,7 +82,10 @@ class ContinuousBatch:
             return 0
         for row, running in self._rows.items():
             if running.step.alone:
-                self._run_alone(row, running.step)
+                try:
+                    self._run_alone(row, running.step)
+                except Exception as error:  # whoever asked for the row gets it
+                    self._end(row, error)
                 return 1
         shape = self._next_shape()
         concerned = [row for row, running in self._rows.items() if running.step.shape == shape]
@@ -109,11 +116,10 @@ class ContinuousBatch:
             hidden = self._decoder.visual(ids, positions, in_picture, positions + 1, step.shape.num_slots, row)
         else:
             hidden = self._decoder.text(ids, positions, step.shape.num_slots, row)
-        chosen: list[int] = []
-        if step.shape.state is not None:
-            logits = self._decoder.logits(hidden[:, -1:], step.shape.state)
-            (chosen,) = self._chosen(logits, [step], step.shape.state)
-        self._go_on(row, chosen)
+        if step.shape.state is None:
+            self._go_on(row, [])
+        else:
+            self._choose(self._decoder.logits(hidden[:, -1:], step.shape.state), [row], step.shape.state)
 
     def _run_together(self, shape: Shape, concerned: list[int]) -> None:
         hidden = self._hidden(shape, concerned)
@@ -126,8 +132,7 @@ class ContinuousBatch:
             unconditional = logits[[row + self.num_rows for row in concerned]]
             scales = torch.tensor([step.sampling.guidance_scale for step in steps], device=self._device)
             own = unconditional + scales[:, None, None] * (own - unconditional)
-        for row, chosen in zip(concerned, self._chosen(own, steps, state), strict=True):
-            self._go_on(row, chosen)
+        self._choose(own, concerned, state)
 
     def _hidden(self, shape: Shape, concerned: list[int]) -> Tensor:
         """Runs the pass, with idle rows among them: [B or 2B, T, D]."""
@@ -150,9 +155,9 @@ class ContinuousBatch:
             return self._decoder.visual(ids_BT, at_BT, in_picture_BT, seen_BT, shape.num_slots)
         return self._decoder.text(ids_BT, at_BT, shape.num_slots)
 
-    def _chosen(self, logits: Tensor, steps: list[Step], state: State) -> list[list[int]]:
-        """Chooses joint ids from the logits [rows, K, choices], each row by its own settings."""
-        allowed = self._vocabulary.allowed(state)
+    def _choose(self, logits: Tensor, rows: list[int], state: State) -> None:
+        """Goes on with joint ids chosen from the logits [rows, K, choices], each row by its own settings."""
+        allowed, steps = self._vocabulary.allowed(state), [self._rows[row].step for row in rows]
         if state is State.TEXT:
             for role in Role:
                 closed = [role not in step.openers for step in steps]
@@ -161,18 +166,28 @@ class ContinuousBatch:
         by_sampling: dict[Sampling, list[int]] = {}
         for place, step in enumerate(steps):
             by_sampling.setdefault(step.sampling, []).append(place)
-        chosen: list[list[int]] = [[] for _ in steps]
         for sampling, places in by_sampling.items():
+            concerned = [rows[place] for place in places]
             numbers = torch.tensor([steps[place].numbers for place in places], device=self._device)
-            ids = allowed.ids(choose(logits[places], sampling, numbers)).tolist()
-            for place, own in zip(places, ids, strict=True):
-                chosen[place] = own
-        return chosen
+            try:
+                chosen: list[list[int]] = allowed.ids(choose(logits[places], sampling, numbers)).tolist()
+            except Exception as error:  # these settings cannot be sampled with; the other rows have their own
+                for row in concerned:
+                    self._end(row, error)
+                continue
+            for row, own in zip(concerned, chosen, strict=True):
+                self._go_on(row, own)
 
     def _go_on(self, row: int, chosen: list[int]) -> None:
         running = self._rows[row]
         try:
             running.step = running.steps.send(chosen)
         except StopIteration as ended:
-            del self._rows[row]
-            running.done(ended.value)
+            self._end(row, ended.value)
+        except Exception as error:  # whoever asked for the row gets it
+            self._end(row, error)
+
+    def _end(self, row: int, result: Any) -> None:
+        running = self._rows.pop(row)
+        running.steps.close()
+        running.done(result)

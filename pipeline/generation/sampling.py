@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 MAX_SEED = 2**63 - 1
+LEAST_TEMPERATURE = 1e-6
+"""Lower ones take the most likely id: logits divided by them may be infinite."""
+LEAST_TOP_P = 1e-30
+"""Lower ones take the most likely id, too: in float32 they may be 0."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Sampling:
     """Sampling settings for the next id.
 
     Attributes:
-        temperature: divides the logits; 0 takes the most likely id.
+        temperature: divides the logits; 0, or what is below `LEAST_TEMPERATURE`, takes the most likely id.
         top_k: sample among this many most likely ids; 0: among all.
         top_p: sample among the most likely ids that together reach this probability (Holtzman 2019), after temperature
             and `top_k`; 1: among all.
@@ -73,7 +77,7 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
 
     Inverts the cumulative distribution: each choice needs one random number, independent of C.
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < LEAST_TEMPERATURE or sampling.top_p < LEAST_TOP_P:
         return logits.argmax(-1)
     logits, order = logits / sampling.temperature, None
     if sampling.top_k:

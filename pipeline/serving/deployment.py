@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from pipeline.config.serving import ServingLimits
 from pipeline.serving.app import Application, Offered
+from pipeline.serving.engine import EngineFailedError
 from pipeline.serving.figures import FrontMetrics, ReplicaMetrics
 from pipeline.serving.following import first_line
 from pipeline.serving.guard import Access
@@ -31,6 +32,7 @@ SHOW_S = 2.0
 MAX_TRIES = 5
 """Replicas that a job is given to one after the other, if they die."""
 LOST = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError)
+"""What is raised of a replica whose process has ended."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,13 @@ class Replica:
     async def answer(self, job: Job) -> AsyncGenerator[Event, None]:
         """See `Painter.answer`."""
         assert self._painter is not None
-        async with aclosing(self._painter.answer(job)) as events:
-            async for event in events:
-                yield event
+        try:
+            async with aclosing(self._painter.answer(job)) as events:
+                async for event in events:
+                    yield event
+        except EngineFailedError:
+            logger.error("this replica ends; its jobs are done again by another")
+            os._exit(1)  # at once: Serve would notice at the third health check, and what CUDA holds may be spoilt
 
     async def patches(self) -> bytes:
         """See `Painter.patches`."""

@@ -1,6 +1,7 @@
 """A thread that runs a `ContinuousBatch` for the asyncio server of a replica."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from pipeline.config.vocabulary import State
 from pipeline.generation.continuous import ContinuousBatch
 from pipeline.generation.steps import Steps, Told
 
+logger = logging.getLogger("ray.serve.mars")
 GATHER_S, MOST_GATHER_S = 0.004, 0.04
 """Seconds that an idle batch waits after a request for those that come with it, and at most: rows in step share their
 passes."""
@@ -19,6 +21,10 @@ FLUSH_S = 0.05
 """Seconds between two messages about the codes of a row."""
 
 Chosen = list[tuple[State, list[int]]]
+
+
+class EngineFailedError(RuntimeError):
+    """A pass has failed that rows share. What was asked of this engine may be asked of another."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Ticket:
 class Engine:
     """Runs tickets in the order in which they came, as many at once as the batch has rows.
 
-    An exception in a pass ends all rows that run, with itself as their result, and `failure` keeps it.
+    An exception that is due to one row is the result of that row. One in a pass that rows share ends the engine: all
+    rows get an `EngineFailedError`, and `failure` keeps what was raised.
     """
 
     def __init__(self, batch: ContinuousBatch) -> None:
@@ -97,7 +104,7 @@ class Engine:
         ticket = Ticket(make_steps, tells, asyncio.get_running_loop())
         with self._changed:
             if self.failure:
-                raise RuntimeError("the engine has failed") from self.failure
+                raise EngineFailedError("a pass has failed") from self.failure
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
@@ -121,7 +128,8 @@ class Engine:
         try:
             while self._admit():
                 self._pass()
-        except Exception as error:  # whoever waits for a row gets it
+        except Exception as error:  # whoever waits for a row hears of it
+            logger.exception("a pass has failed")
             self._fail(error)
 
     def _pass(self) -> None:
@@ -160,10 +168,16 @@ class Engine:
             self._flush(ticket, time.monotonic())
             self._running.discard(ticket)
             ticket.row = None
+            if isinstance(result, Exception):
+                ticket.send(result)
+                return
             ticket.send(Done(result, ticket.first_at or time.monotonic()))
 
         self._running.add(ticket)
-        ticket.row = self._batch.start(ticket.make_steps(ticket.tell), done)
+        try:
+            ticket.row = self._batch.start(ticket.make_steps(ticket.tell), done)
+        except Exception as error:  # whoever asked for the row gets it
+            done(error)
 
     def _drop(self, ticket: Ticket) -> None:
         if ticket in self._waiting:
@@ -181,6 +195,6 @@ class Engine:
         with self._changed:
             self.failure = error
             for ticket in (*self._running, *self._waiting):
-                ticket.send(error)
+                ticket.send(EngineFailedError("a pass has failed"))
             self._running.clear()
             self._waiting.clear()

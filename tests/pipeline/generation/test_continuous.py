@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from pipeline.config.vocabulary import Role, State
+from pipeline.generation import continuous
 from pipeline.generation.captions import generate_captions
 from pipeline.generation.continuous import PATIENCE, TURN, ContinuousBatch
 from pipeline.generation.documents import DocumentLimits, generate_documents
 from pipeline.generation.packed_linear import can_pack
 from pipeline.generation.pictures import HighResolution, PictureGenerator
-from pipeline.generation.sampling import GREEDY, Sampling
+from pipeline.generation.sampling import GREEDY, Sampling, choose
 from pipeline.generation.steps import Layout, Steps, caption_steps, document_steps, picture_steps
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.models import random_model
@@ -119,6 +120,40 @@ def test_captions_and_documents_share_the_batch_and_are_those_of_generate() -> N
         for made, true in zip(documents, expected, strict=True):
             assert [list(each) for each in made] == [list(each) for each in true]
     assert any(isinstance(each, np.ndarray) for document in expected for each in document)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 4])
+def test_a_row_whose_steps_fail_ends_alone(fails_at: int) -> None:
+    mars = random_model()
+    layout = layout_of(mars)
+
+    def failing() -> Steps:
+        steps, chosen = picture_steps(layout, [11], 0, RANDOM, True), list[int]()
+        yield next(steps)
+        for _ in range(fails_at):
+            chosen = yield steps.send(chosen)
+        raise ValueError("this row's own")
+
+    entering = [(number, picture_steps(layout, PROMPTS[number], number, RANDOM, True)) for number in range(2)]
+    expected = Running(mars).run(list(entering))
+    entering = [(number, picture_steps(layout, PROMPTS[number], number, RANDOM, True)) for number in range(2)]
+    first, second, failed = Running(mars).run([*entering, (2, failing())])
+    assert str(failed) == "this row's own"
+    assert [each.codes.tolist() for each in (first, second)] == [each.codes.tolist() for each in expected]
+
+
+def test_settings_that_cannot_be_sampled_with_end_only_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose_or_fail(logits: torch.Tensor, sampling: Sampling, uniform: torch.Tensor) -> torch.Tensor:
+        if sampling == GUIDED:
+            raise RuntimeError("out of range")
+        return choose(logits, sampling, uniform)
+
+    monkeypatch.setattr(continuous, "choose", choose_or_fail)
+    mars = random_model()
+    layout = layout_of(mars)
+    entering = [(0, picture_steps(layout, PROMPTS[0], 0, sampling, True)) for sampling in (RANDOM, GUIDED, RANDOM)]
+    first, failed, last = Running(mars).run(entering)
+    assert isinstance(failed, RuntimeError) and np.array_equal(first.codes, last.codes)
 
 
 def test_what_is_told_while_a_row_runs_is_its_result(model: MarsForCausalLM) -> None:

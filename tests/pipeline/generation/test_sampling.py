@@ -37,6 +37,13 @@ def test_no_number_chooses_what_has_no_probability() -> None:
     assert choose(logits, GREEDY, edge[0]) == 3
 
 
+@pytest.mark.parametrize("sampling", [Sampling(1e-40), Sampling(1e-40, 10), Sampling(0.5, 0, 1e-50), Sampling(1e-7)])
+def test_the_smallest_temperatures_take_the_most_likely_id(sampling: Sampling) -> None:
+    """Logits over 1e-40 are infinite, and 1e-50 is 0 in float32: what was chosen was no id, and ended the pass."""
+    logits = torch.randn(4, 40, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(choose(logits, sampling, torch.linspace(0, 0.99, 4)), logits.argmax(-1))
+
+
 def test_more_numbers_of_a_seed_begin_with_the_same_ones() -> None:
     """So a base picture stays the same if a high-resolution one follows."""
     few, many = (uniform_numbers([5, 6], count, torch.device("cpu")) for count in (9, 5000))

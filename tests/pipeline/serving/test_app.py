@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from PIL import Image
 
 from pipeline.generation.actor import Generator, GeneratorConfig
 from pipeline.generation.sampling import Sampling
+from pipeline.generation.steps import Layout, Steps, picture_steps
+from pipeline.serving import painter
 from pipeline.serving.jobs import Codes, PictureJob
 from pipeline.serving.served_model import ServedModel
 from tests.support.pictures import png
@@ -219,6 +222,21 @@ def test_a_failed_pass_is_an_error_in_form_and_the_replica_is_not_well(served: S
         status, _, answer = server.send(IMAGES, {"prompt": "a"})
         assert status == 500 and answer["error"]["type"] == "server_error" and "no memory" not in str(answer)
         assert engine.failure is not None
+
+
+def test_what_fails_for_one_picture_costs_no_other(server: SmallServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(layout: Layout, prompt: list[int], seed: int, *more: Any) -> Steps:
+        steps = picture_steps(layout, prompt, seed, *more)
+        if seed != 13:
+            return (yield from steps)
+        yield next(steps)
+        raise ValueError("this picture's own")
+
+    monkeypatch.setattr(painter, "picture_steps", failing)
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(lambda seed: server.send(IMAGES, {"prompt": "a", "seed": seed}), (12, 13, 14)))
+    assert [status for status, _, _ in answers] == [200, 500, 200] and answers[1][2]["error"]["type"] == "server_error"
+    assert server.replicas.painter.engine.failure is None and server.send("/health")[2]["outstanding"] == 0
 
 
 def test_codes_of_a_job_are_numbered_from_its_beginning(server: SmallServer) -> None:
