@@ -16,7 +16,9 @@ from pipeline.serving.served_model import ServedModel
 
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 LANGUAGES = ("en", "zh")
-DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,")
+DATA_URL = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64", re.IGNORECASE)
+MAX_DATA_URL_HEAD = 200
+"""Letters of a data URL before its comma that are looked at; no kind of picture has a longer name."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,11 @@ def _picture_of(image_url: Any) -> bytes:
     url = image_url.get("url") if isinstance(image_url, dict) else image_url
     if not isinstance(url, str):
         raise wrong("messages", "an image_url part must have a url", "invalid_type")
-    found = DATA_URL.match(url)
-    if not found:
+    head, _, content = url.partition(",")
+    if len(head) > MAX_DATA_URL_HEAD or not DATA_URL.fullmatch(head) or len(head) == len(url):
         raise wrong("messages", "image_url must be a data URL (data:image/png;base64,...): the server fetches nothing")
     try:
-        return base64.b64decode(url[found.end() :], validate=True)
+        return base64.b64decode(content.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
         raise wrong("messages", f"image_url is no base64: {error}") from error
 

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,22 @@ def test_uploads_and_messages_are_checked_as_a_corpus_is(server: SmallServer, va
     assert status == 400 and message in answer["error"]["message"]
     status, _, streamed = server.send(CHAT, values | {"stream": True}, Accept="text/event-stream")
     assert status == 200 and message in json.loads(streamed.partition("data: ")[2])["error"]["message"]
+
+
+@pytest.mark.parametrize("url", ["data:" + "a" * 100_000, "data:" + ";a" * 50_000, "data:image/png;base64"])
+def test_a_long_data_url_is_refused_at_once(server: SmallServer, url: str) -> None:
+    """Time that grows with the square of its length would hold up every other request."""
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+    began = time.monotonic()
+    status, _, answer = server.send(CHAT, {"messages": [message]})
+    assert status == 400 and "must be a data URL" in answer["error"]["message"] and time.monotonic() - began < 2
+
+
+def test_data_urls_are_read_as_browsers_write_them(server: SmallServer) -> None:
+    content = base64.b64encode(png((40, 32))).decode()
+    for url in (f"DATA:IMAGE/PNG;BASE64,{content}\n", f"data:;base64,{content}", f"data:image/png;a=b;base64,{content}"):
+        message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+        assert server.send(CHAT, {"messages": [message], "max_tokens": 1})[0] == 200, url[:30]
 
 
 def test_beyond_the_bound_requests_get_429_and_a_time_and_the_others_their_pictures(served: ServedModel) -> None:
