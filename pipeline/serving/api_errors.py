@@ -30,7 +30,13 @@ class ApiError(Exception):
         """The answer's JSON."""
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else utf8(self.param)
+        return {"error": {"message": utf8(self.message), "type": kind, "param": param, "code": self.code}}
+
+
+def utf8(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON may bring and UTF-8 cannot hold, written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def wrong(param: str, message: str, code: str = "invalid_value") -> ApiError:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from pipeline.config.serving import ServingLimits
 from pipeline.serving.admission import Gate, has_token
 from pipeline.serving.admitted import AdmittedJob, Replicas, all_of, checked, unless_gone
-from pipeline.serving.api_errors import ApiError
+from pipeline.serving.api_errors import ApiError, utf8
 from pipeline.serving.chat_api import chat_answer, chat_chunk, read_chat_request
 from pipeline.serving.events import EventsResponse, merged
 from pipeline.serving.figures import Figures
@@ -188,7 +188,7 @@ class Application:
 
     def _log(self, what: str, prompt: Any) -> None:
         if self._log_prompts:
-            logger.info("%s: %s", what, json.dumps(prompt, ensure_ascii=False)[:2000])
+            logger.info("%s: %s", what, utf8(json.dumps(prompt, ensure_ascii=False)[:2000]))
 
 
 async def _json_of(request: Request) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Reads the parameters of a request, each with its own refusal."""
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Parameters:
             return usual
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise wrong(name, f"{name} is {_shown(value)}, but must be a number", "invalid_type")
-        if not math.isfinite(value) or not least <= value <= most or (above and value == least):
+        if not least <= value <= most or (above and value == least):  # refuses NaN, too
             raise wrong(
                 name,
                 f"{name} is {_shown(value)}, but must be {'above' if above else 'from'} {least:g} "
