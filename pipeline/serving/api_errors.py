@@ -34,6 +34,9 @@ class ApiError(Exception):
         return {"error": {"message": utf8(self.message), "type": kind, "param": param, "code": self.code}}
 
 
+FAILED = ApiError(500, "the server has failed; its log says why", None, "server_error")
+
+
 def utf8(text: str) -> str:
     """The text with halves of surrogate pairs, which JSON may bring and UTF-8 cannot hold, written as escapes."""
     return text.encode(errors="backslashreplace").decode()

@@ -22,11 +22,11 @@ from starlette.types import ASGIApp
 from pipeline.config.serving import ServingLimits
 from pipeline.serving.admission import Gate, has_token
 from pipeline.serving.admitted import AdmittedJob, Replicas, all_of, checked, unless_gone
-from pipeline.serving.api_errors import ApiError, utf8
+from pipeline.serving.api_errors import FAILED, ApiError, utf8
 from pipeline.serving.chat_api import chat_answer, chat_chunk, read_chat_request
 from pipeline.serving.events import EventsResponse, merged
 from pipeline.serving.figures import Figures
-from pipeline.serving.guard import FAILED, Access, Guard, refusal
+from pipeline.serving.guard import Access, Guard, refusal
 from pipeline.serving.images_api import image_event, images_answer, read_images_request
 from pipeline.serving.jobs import Job, PictureMade
 from pipeline.serving.prompts import Tokenizer

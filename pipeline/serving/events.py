@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -9,9 +10,10 @@ from typing import Any, Protocol
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pipeline.serving.api_errors import ApiError
+from pipeline.serving.api_errors import FAILED, ApiError
 from pipeline.serving.jobs import Event
 
+logger = logging.getLogger("ray.serve.mars")
 QUIET_S = 15.0
 """Seconds after which a comment is sent, so that nothing on the way gives the connection up."""
 
@@ -81,6 +83,10 @@ async def _lines(objects: AsyncGenerator[dict[str, Any], None], named: bool) -> 
                 yield ": waiting\n\n" if each is None else event_of(each, named)
         except ApiError as error:
             yield event_of(error.body | {"type": "error"}, named)
+            return
+        except Exception:  # the answer has begun, so that nobody above can send it
+            logger.exception("an answer of events has failed")
+            yield event_of(FAILED.body | {"type": "error"}, named)
             return
     if not named:
         yield "data: [DONE]\n\n"

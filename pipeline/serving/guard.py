@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serving.admission import Gate, check_host, check_token
-from pipeline.serving.api_errors import ApiError
+from pipeline.serving.api_errors import FAILED, ApiError
 from pipeline.serving.events import event_of
 
 logger = logging.getLogger("ray.serve.mars")
@@ -24,9 +24,6 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-
-
-FAILED = ApiError(500, "the server has failed; its log says why", None, "server_error")
 
 
 @dataclass(frozen=True)

@@ -258,6 +258,9 @@ def test_what_fails_for_one_picture_costs_no_other(server: SmallServer, monkeypa
     with ThreadPoolExecutor() as threads:
         answers = list(threads.map(lambda seed: server.send(IMAGES, {"prompt": "a", "seed": seed}), (12, 13, 14)))
     assert [status for status, _, _ in answers] == [200, 500, 200] and answers[1][2]["error"]["type"] == "server_error"
+    _, _, streamed = server.send(IMAGES, {"prompt": "a", "seed": 13, "stream": True, "stream_codes": True})
+    last = json.loads(streamed.strip().rpartition("data: ")[2])
+    assert last["error"]["type"] == "server_error" and "own" not in streamed, "an error is the last event"
     assert server.replicas.painter.engine.failure is None and server.send("/health")[2]["outstanding"] == 0
 
 
