@@ -23,7 +23,7 @@ from pipeline.config.serving import ServingLimits
 from pipeline.serving.admission import Gate, has_token
 from pipeline.serving.admitted import AdmittedJob, Replicas, all_of, checked, unless_gone
 from pipeline.serving.api_errors import FAILED, ApiError, utf8
-from pipeline.serving.chat_api import chat_answer, chat_chunk, read_chat_request
+from pipeline.serving.chat_api import chat_answer, chat_chunks, read_chat_request
 from pipeline.serving.events import EventsResponse, merged
 from pipeline.serving.figures import Figures
 from pipeline.serving.guard import Access, Guard, refusal
@@ -169,7 +169,7 @@ class Application:
             async with aclosing(merged(jobs)) as events:
                 async for _, event in events:
                     number += isinstance(checked(event), PictureMade)
-                    if chunk := chat_chunk(asked, offered.served, event, number, answer_id, created):
+                    for chunk in chat_chunks(asked, offered.served, event, number, answer_id, created):
                         yield chunk
 
         return EventsResponse(chunks(), jobs, named=False)

@@ -16,6 +16,8 @@ from pipeline.serving.served_model import ServedModel
 
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 LANGUAGES = ("en", "zh")
+STREAM_OPTIONS = ("include_usage", "include_obfuscation")
+"""Of OpenAI's interface; chunks of this server have no padding that could be left out."""
 DATA_URL = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64", re.IGNORECASE)
 MAX_DATA_URL_HEAD = 200
 """Letters of a data URL before its comma that are looked at; no kind of picture has a longer name."""
@@ -28,11 +30,13 @@ class ChatRequest:
     Attributes:
         job: what a replica is asked.
         streams: answer with events.
+        with_usage: end a streamed answer with a chunk that has the usage.
         num_prompt_ids: text ids of the prompt.
     """
 
     job: CaptionJob | DocumentJob
     streams: bool
+    with_usage: bool
     num_prompt_ids: int
 
 
@@ -53,6 +57,7 @@ def read_chat_request(
     streams, tells = parameters.flag("stream", False), parameters.flag("stream_codes", False)
     if tells and not streams:
         raise wrong("stream", "stream_codes is for answers with stream true; add it")
+    with_usage = _read_with_usage(parameters, streams)
     max_ids = _read_max_ids(parameters)
     if len(pictures) > 1:
         raise wrong("messages", f"the last message has {len(pictures)} pictures; send one in a request")
@@ -81,13 +86,26 @@ def read_chat_request(
         sampling, seed = read_sampling(parameters, served), read_seed(parameters)
         job = DocumentJob(prompt, num_pictures, min(max_ids or most_ids, most_ids), seed, sampling, tells)
     parameters.check_all_read()
-    return ChatRequest(job, streams, num_prompt_ids)
+    return ChatRequest(job, streams, with_usage, num_prompt_ids)
 
 
 def _read_max_ids(parameters: Parameters) -> int:
     """The limit of generated text ids; 0 if there is none."""
     limits = [parameters.whole(name, 0, 1, 1_000_000) for name in ("max_tokens", "max_completion_tokens")]
     return limits[1] or limits[0]
+
+
+def _read_with_usage(parameters: Parameters, streams: bool) -> bool:
+    options = parameters.get("stream_options")
+    if options is None:
+        return False
+    if not streams:
+        raise wrong("stream", "stream_options is for answers with stream true; add it")
+    if not isinstance(options, dict) or not all(isinstance(value, bool) for value in options.values()):
+        raise wrong("stream_options", "stream_options must be an object of true and false", "invalid_type")
+    if unknown := sorted(set(options) - set(STREAM_OPTIONS)):
+        raise wrong("stream_options", f"there is no stream option {unknown[0]!r} here; leave it out")
+    return bool(options.get("include_usage", False))
 
 
 def _read_messages(messages: Any) -> tuple[str, list[bytes]]:
@@ -153,19 +171,22 @@ def chat_answer(
         "finish_reason": ended.reason,
         "logprobs": None,
     }
-    usage = {
+    common = {"id": answer_id, "object": "chat.completion", "created": created, "model": served.name}
+    return common | {"choices": [choice], "usage": _usage(request, ended), "seed": request.job.seed}
+
+
+def _usage(request: ChatRequest, ended: Ended) -> dict[str, int]:
+    return {
         "prompt_tokens": request.num_prompt_ids,
         "completion_tokens": ended.num_ids,
         "total_tokens": request.num_prompt_ids + ended.num_ids,
     }
-    common = {"id": answer_id, "object": "chat.completion", "created": created, "model": served.name}
-    return common | {"choices": [choice], "usage": usage, "seed": request.job.seed}
 
 
-def chat_chunk(
+def chat_chunks(
     request: ChatRequest, served: ServedModel, event: Event, number: int, answer_id: str, created: int
-) -> dict[str, Any] | None:
-    """One chunk of a streamed answer, or None if nothing is sent. `number` is the picture's."""
+) -> list[dict[str, Any]]:
+    """The chunks of a streamed answer that an event brings: none, one, or at the end two. `number` is the picture's."""
     delta: dict[str, Any] = {}
     reason = event.reason if isinstance(event, Ended) else None
     if content := text_of(event, number):
@@ -173,6 +194,10 @@ def chat_chunk(
     elif isinstance(event, Codes) and request.job.tells:
         delta = {"mars_codes": asdict(event)}
     elif reason is None:
-        return None
+        return []
     common = {"id": answer_id, "object": "chat.completion.chunk", "created": created, "model": served.name}
-    return common | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], "seed": request.job.seed}
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    chunks = [common | {"choices": [choice], "seed": request.job.seed}]
+    if request.with_usage and isinstance(event, Ended):
+        chunks.append(common | {"choices": [], "usage": _usage(request, event)})
+    return chunks

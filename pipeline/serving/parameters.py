@@ -9,7 +9,7 @@ from pipeline.generation.sampling import Sampling
 from pipeline.serving.api_errors import ApiError, wrong
 from pipeline.serving.served_model import ServedModel
 
-IGNORED = ("user", "safety_identifier", "prompt_cache_key", "store", "metadata", "service_tier", "stream_options")
+IGNORED = ("user", "safety_identifier", "prompt_cache_key", "store", "metadata", "service_tier")
 """Parameters of OpenAI's interface that change no result."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "quality": ("auto", "standard"),

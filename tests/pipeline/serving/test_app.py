@@ -92,6 +92,19 @@ def test_a_picture_gets_a_caption_and_a_text_goes_on_as_a_document(server: Small
     assert text == whole.choices[0].message.content and whole.usage.completion_tokens > 0
 
 
+def test_a_streamed_answer_ends_with_its_usage_if_that_is_asked_for(server: SmallServer) -> None:
+    asked: dict[str, Any] = {"model": "past", "messages": [{"role": "user", "content": "red circle"}], "seed": 3}
+    client = client_of(server)
+    whole = client.chat.completions.create(**asked)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage == whole.usage and chunks[-1].choices == []
+    assert [chunk for chunk in chunks if chunk.usage] == chunks[-1:] and chunks[-2].choices[0].finish_reason
+    for options in ({"include_usage": 1}, {"usage": True}, []):
+        status, _, answer = server.send(CHAT, asked | {"stream": True, "stream_options": options})
+        assert (status, answer["error"]["param"]) == (400, "stream_options")
+    assert server.send(CHAT, asked | {"stream_options": {}})[2]["error"]["param"] == "stream"
+
+
 @pytest.mark.parametrize(
     ("values", "status", "param", "message"),
     [
@@ -166,7 +179,8 @@ def test_a_long_data_url_is_refused_at_once(server: SmallServer, url: str) -> No
 
 def test_data_urls_are_read_as_browsers_write_them(server: SmallServer) -> None:
     content = base64.b64encode(png((40, 32))).decode()
-    for url in (f"DATA:IMAGE/PNG;BASE64,{content}\n", f"data:;base64,{content}", f"data:image/png;a=b;base64,{content}"):
+    for head, end in (("DATA:IMAGE/PNG;BASE64,", "\n"), ("data:;base64,", ""), ("data:image/png;a=b;base64,", "")):
+        url = f"{head}{content}{end}"
         message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
         assert server.send(CHAT, {"messages": [message], "max_tokens": 1})[0] == 200, url[:30]
 
