@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pipeline.config.serving import LOOPBACK, ServingLimits
 from pipeline.serving.api_errors import ApiError, busy
 
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d*)?", re.ASCII)
 WINDOW_S = 60.0
 RECENT = 64
 """Ends of jobs from which the server's pace is measured."""
@@ -45,8 +47,8 @@ def check_token(authorization: str, expected_hash: str) -> None:
 
 def check_host(host: str, listens_on: str) -> None:
     """On loopback, refuses what a browser sends for a page of another host whose name was made to lead here."""
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if listens_on in LOOPBACK and name.strip("[]") not in LOOPBACK:
+    found = HOST.fullmatch(host)
+    if listens_on in LOOPBACK and not (found and found[1].lower().strip("[]") in LOOPBACK):
         raise ApiError(
             403, f"this server listens on loopback, and the request is for host {host!r}", None, "wrong_host"
         )

@@ -219,8 +219,12 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = f"there is no {request.method} {request.url.path} here"
-    return refusal(ApiError(error.status_code, said, None, "not_found", dict(error.headers or {})), request.scope)
+    headers, path = dict(error.headers or {}), request.url.path
+    if allowed := headers.get("Allow"):
+        said, code = f"{path!r} does not take {request.method}; send {allowed}", "method_not_allowed"
+    else:
+        said, code = f"there is no {path!r} here", "not_found"
+    return refusal(ApiError(error.status_code, said, None, code, headers), request.scope)
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

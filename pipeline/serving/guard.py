@@ -1,6 +1,7 @@
 """What every request passes: host, token, rate, size of the body, errors in OpenAI's form, one line in the log."""
 
 import logging
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ logger = logging.getLogger("ray.serve.mars")
 OPEN_PATHS = ("/", "/page.css", "/page.js", "/settings", "/health")
 """Paths that need no token: the page, which holds no secret, the question if a token is needed, and if the server is
 well."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 EVENTS = "text/event-stream"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -51,7 +53,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seen = _Seen(scope, send)
+        seen = _Seen(scope, send, _id_of(scope))
         try:
             await self._app(scope, self._checked(scope, receive), seen.send)
         except ApiError as error:
@@ -93,7 +95,7 @@ class _Seen:
 
     scope: Scope
     to_client: Send
-    id: str = field(default_factory=lambda: f"req-{uuid.uuid4().hex[:16]}")
+    id: str
     began: float = field(default_factory=time.monotonic)
     status: int = 0
     complete: bool = False
@@ -101,8 +103,7 @@ class _Seen:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = {"X-Request-Id": self.id} | HEADERS
-            message["headers"] = [*message.get("headers", []), *((k.encode(), v.encode()) for k, v in own.items())]
+            message["headers"] = [*message.get("headers", []), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
         await self.to_client(message)
         self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -115,7 +116,14 @@ class _Seen:
 
     def log(self) -> None:
         took = time.monotonic() - self.began
-        logger.info("%s %s %s %d %.3f s", self.id, self.scope["method"], self.scope["path"], self.status, took)
+        # With %r, a path cannot begin a line of its own.
+        logger.info("%s %s %r %d %.3f s", self.id, self.scope["method"], self.scope["path"], self.status, took)
+
+
+def _id_of(scope: Scope) -> str:
+    """The request's id, which Ray Serve's proxy gives it, and sends back in the header X-Request-Id."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex[:16]}"
 
 
 def refusal(error: ApiError, scope: Scope) -> Response:

@@ -99,7 +99,8 @@ def test_a_streamed_answer_ends_with_its_usage_if_that_is_asked_for(server: Smal
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].usage == whole.usage and chunks[-1].choices == []
     assert [chunk for chunk in chunks if chunk.usage] == chunks[-1:] and chunks[-2].choices[0].finish_reason
-    for options in ({"include_usage": 1}, {"usage": True}, []):
+    refused: tuple[Any, ...] = ({"include_usage": 1}, {"usage": True}, [])
+    for options in refused:
         status, _, answer = server.send(CHAT, asked | {"stream": True, "stream_options": options})
         assert (status, answer["error"]["param"]) == (400, "stream_options")
     assert server.send(CHAT, asked | {"stream_options": {}})[2]["error"]["param"] == "stream"
@@ -225,6 +226,9 @@ def test_another_host_is_refused_on_loopback_and_only_json_is_read(server: Small
     assert server.send("/v1/models", Host="evil.example")[0] == 403
     assert server.send(IMAGES, {"prompt": "a"}, Content_Type="text/plain")[0] == 415
     assert server.send("/v1/nothing")[2]["error"]["code"] == "not_found"
+    status, headers, answer = server.send(IMAGES)
+    assert (status, headers["Allow"], answer["error"]["code"]) == (405, "POST", "method_not_allowed")
+    assert "send POST" in answer["error"]["message"]
 
 
 def test_a_token_is_asked_for_by_all_but_the_page(served: ServedModel) -> None:
@@ -245,6 +249,18 @@ def test_the_log_has_prompts_only_if_asked(served: ServedModel, caplog: pytest.L
             server.send(IMAGES, {"prompt": "secret circle"})
             server.wait_until(lambda: IMAGES in caplog.text)
         assert ("secret circle" in caplog.text) == log_prompts
+
+
+def test_a_request_has_one_line_in_the_log_with_its_id(server: SmallServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Serve's proxy gives the id and sends it back; a path cannot begin a line of its own."""
+    caplog.set_level(logging.INFO)
+    _, headers, _ = server.send("/x%0aFAKE%20LINE", X_Request_Id="the-proxys")
+    server.wait_until(lambda: "FAKE" in caplog.text)
+    (line,) = [line for line in caplog.text.splitlines() if "FAKE" in line]
+    assert "the-proxys GET '/x\\nFAKE LINE' 404" in line and "X-Request-Id" not in headers
+    server.send("/y", X_Request_Id="a b" + "c" * 100)
+    server.wait_until(lambda: "'/y'" in caplog.text)
+    assert "ccc" not in caplog.text
 
 
 def test_a_failed_pass_is_an_error_in_form_and_the_replica_is_not_well(served: ServedModel) -> None:
