@@ -11,6 +11,10 @@ CJK_FONT_PACKAGE = "noto-cjk-sans-otc"
 CHINESE = re.compile("[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 """Chinese characters, their punctuation and full-width forms."""
 REGULAR = "Regular"
+CHINESE_FACE = "Noto Sans CJK SC"
+"""The face with the forms of mainland China: a file has one for each region, the first of them Japan's."""
+FULL_NAME = 4
+"""The number of a face's full name in its table of names."""
 
 
 def font_files() -> list[str]:
@@ -42,9 +46,10 @@ def _subset(characters: str) -> str:
     if not file:
         return ""
     from fontTools.subset import Options, Subsetter
-    from fontTools.ttLib import TTFont
+    from fontTools.ttLib import TTCollection
 
-    font = TTFont(file, fontNumber=0, lazy=True)
+    faces = TTCollection(file, lazy=True).fonts
+    font = next(face for face in faces if face["name"].getDebugName(FULL_NAME) == CHINESE_FACE)
     subsetter = Subsetter(Options(layout_features=[], notdef_outline=True, hinting=False))
     subsetter.populate(text=characters)
     subsetter.subset(font)

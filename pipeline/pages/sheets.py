@@ -3,6 +3,7 @@
 import io
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.pages.figures import DPI
-from pipeline.pages.fonts import font_files
+from pipeline.pages.fonts import CHINESE_FACE, font_files
 from pipeline.runs.paths import RunPaths
 from tokenization.config.pictures import Transform
 from tokenization.corpora.corpus import Corpus
@@ -130,10 +131,13 @@ def _letters(text: str, columns: int) -> int:
     return int(np.searchsorted(widths, columns, side="right"))
 
 
+@cache
 def _fonts() -> list[str]:
-    """Returns DejaVu Sans and, if its package is installed, the font with Chinese characters."""
+    """Returns DejaVu Sans and, if its package is installed, the font with Chinese characters. Matplotlib before 3.11
+    knows only the first face of a file."""
     names = []
     for file in font_files():
         font_manager.fontManager.addfont(file)
-        names.append(font_manager.FontProperties(fname=file).get_name())
+        faces = {entry.name for entry in font_manager.fontManager.ttflist if entry.fname == file}
+        names.append(CHINESE_FACE if CHINESE_FACE in faces else font_manager.FontProperties(fname=file).get_name())
     return ["DejaVu Sans", *names]
