@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,30 @@ def compare_runs(root: Path, names: tuple[str, str]) -> Path:
 
 
 def differing_settings(first: Recipe, second: Recipe) -> pd.DataFrame:
-    """The settings with different values, by their `--set` keys; the name does not count."""
+    """The settings with different values, by their `--set` keys; the name does not count. What one recipe alone has,
+    such as a corpus or a stage, is one row."""
     a, b = flatten(first), flatten(second)
-    keys = [key for key in dict.fromkeys([*a, *b]) if key != "name" and a.get(key) != b.get(key)]
-    return pd.DataFrame(
-        [(key, str(a.get(key, "")), str(b.get(key, ""))) for key in keys], columns=["setting", "A", "B"]
-    )
+    rows: dict[str, tuple[str, str]] = {}
+    for key in dict.fromkeys([*a, *b]):
+        whole = next((part for part in _parts_of(key) if _has(a, part) != _has(b, part)), key)
+        if whole != key:
+            rows[whole] = ("in A alone", "") if _has(a, whole) else ("", "in B alone")
+        elif key != "name" and (shown := (_setting(a.get(key)), _setting(b.get(key))))[0] != shown[1]:
+            rows[key] = shown
+    return pd.DataFrame([(key, *shown) for key, shown in rows.items()], columns=["setting", "A", "B"])
+
+
+def _parts_of(key: str) -> list[str]:
+    """The settings that a key lies in, from the outermost one to itself, as in `a`, `a.b`, `a.b.c`."""
+    return list(accumulate(key.split("."), "{}.{}".format))
+
+
+def _has(settings: Mapping[str, Any], part: str) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for key in settings)
+
+
+def _setting(value: Any) -> str:
+    return "" if value in (None, {}, ()) else str(value)
 
 
 def side_by_side(first: Mapping[str, Any], second: Mapping[str, Any]) -> pd.DataFrame:

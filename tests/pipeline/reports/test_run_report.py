@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from jobs import report
 from jobs.common.recipes import load_recipe
+from pipeline.config import CorpusConfig
 from pipeline.errors import InputError, UsageError
 from pipeline.reports.comparison import compare_runs, differing_settings, side_by_side
 from pipeline.reports.run_report import report_page, write_report
@@ -62,6 +64,21 @@ def test_two_runs_are_compared(past: RunPaths, tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 2
     with pytest.raises(InputError, match="--runs 'third': there is no run"):
         compare_runs(tmp_path, ("first", "third"))
+
+
+def test_what_one_recipe_alone_has_is_one_row_and_no_row_is_empty() -> None:
+    first = load_recipe(str(RECIPE))
+    more = {**first.corpora, "lists": CorpusConfig(path="/lists")}
+    stages = (*first.stages, replace(first.stages[0], task_shares={"captioning": 1.0}))
+    table = differing_settings(first, replace(first, name="other", corpora=more, stages=stages))
+    assert table.to_numpy().tolist() == [
+        ["corpora.lists", "", "in B alone"],
+        [f"stages.{len(first.stages)}", "", "in B alone"],
+    ]
+    shares = replace(first.stages[0], task_shares={"captioning": 1.0})
+    table = differing_settings(first, replace(first, stages=(shares, *first.stages[1:])))
+    assert set(table["setting"]) <= {f"stages.0.task_shares.{task}" for task in first.stages[0].task_shares}
+    assert all(a or b for a, b in zip(table["A"], table["B"], strict=True))
 
 
 def test_ratios_are_of_numbers_alone() -> None:
