@@ -19,7 +19,12 @@ img { max-width: 100%; border: 1px solid #ddd; box-sizing: border-box }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: right }
 td:first-child, th:first-child { text-align: left }
-.rows td:first-child { overflow-wrap: anywhere }
+.rows td:not(:first-child) { overflow-wrap: anywhere }
+.picture { display: inline-block; max-width: 100%; overflow-x: auto; position: relative; vertical-align: top }
+.picture input { position: absolute; opacity: 0 }
+.picture img { cursor: zoom-in; vertical-align: top }
+.picture input:checked + img { max-width: none; cursor: zoom-out }
+.picture input:focus-visible + img { outline: 2px solid #06c }
 h2 { margin-top: 2em }
 .note { color: #666; font-size: 13px }
 @media (max-width: 600px) {
@@ -60,8 +65,11 @@ def table_of(table: pd.DataFrame) -> str:
 
 
 def image_of(png: bytes, what: str) -> str:
-    """Returns an embedded picture; `what` describes it for screen readers."""
-    return f'<img alt="{html.escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    """Returns an embedded picture, which a click or tap shows in its full size, and another one fits to the window
+    again: browsers open no links to embedded pictures. `what` describes it for screen readers."""
+    name = html.escape(what)
+    picture = f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return f'<label class=picture><input type=checkbox aria-label="{name}, full size">{picture}</label>'
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Seen:
     page_px: int
     window_px: int
     screenshot: Path
+    full_px: tuple[int, int]
 
 
 def errors_of(page: Page) -> list[str]:
@@ -59,18 +60,22 @@ def look_at(page_file: Path, name: str) -> dict[str, Seen]:
             )
             screenshot = SCREENSHOTS / f"{name}-{device}.png"
             page.screenshot(path=screenshot, full_page=True)
-            seen[device] = Seen(errors, cut, pictures, page_px, window_px, screenshot)
+            page.locator("img").first.click()
+            drawn_px, own_px = page.evaluate("[document.images[0].clientWidth, document.images[0].naturalWidth]")
+            seen[device] = Seen(errors, cut, pictures, page_px, window_px, screenshot, (drawn_px, own_px))
             page.close()
         browser.close()
     return seen
 
 
 def check_page(page_file: Path, name: str, num_pictures: int) -> None:
-    """Checks that the console is empty, every picture is drawn, and nothing is wider than the window."""
+    """Checks that the console is empty, every picture is drawn, in full size after a click, and nothing is wider than
+    the window."""
     for device, seen in look_at(page_file, name).items():
         assert seen.errors == [], f"{name} on a {device}"
         assert seen.cut == [], f"{name} on a {device}: wider than the place they have"
         assert len(seen.pictures) == num_pictures, [picture["alt"] for picture in seen.pictures]
         assert all(picture["natural"] > 100 and picture["width"] > 100 for picture in seen.pictures), seen.pictures
         assert seen.page_px <= seen.window_px, f"{name} is {seen.page_px} px wide on a {device} of {seen.window_px} px"
+        assert seen.full_px[0] == seen.full_px[1], f"{name} on a {device}: a click shows no picture in full size"
         assert os.path.getsize(seen.screenshot) > 5000
