@@ -130,7 +130,7 @@ class Application:
 
     async def images(self, request: Request) -> Response:
         offered, created = self._offered(), int(time.time())
-        values = await _json_of(request)
+        values = await _json_of(request, self._limits.request_timeout_s)
         asked = await asyncio.to_thread(read_images_request, values, offered.served, self._limits, offered.tokenizer)
         self._log("images", values.get("prompt"))
         with_events = [self._admitted(job) for job in self._entering(list[Job](asked.jobs))]
@@ -152,7 +152,7 @@ class Application:
 
     async def chat(self, request: Request) -> Response:
         offered, created, answer_id = self._offered(), int(time.time()), f"chatcmpl-{uuid.uuid4().hex}"
-        values = await _json_of(request)
+        values = await _json_of(request, self._limits.request_timeout_s)
         asked = await asyncio.to_thread(read_chat_request, values, offered.served, self._limits, offered.tokenizer)
         self._log("chat", values.get("messages"))
         jobs = [self._admitted(job) for job in self._entering([asked.job])]
@@ -191,12 +191,19 @@ class Application:
             logger.info("%s: %s", what, utf8(json.dumps(prompt, ensure_ascii=False)[:2000]))
 
 
-async def _json_of(request: Request) -> dict[str, Any]:
+async def _json_of(request: Request, timeout_s: float) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type is {kind!r}, but must be application/json", None, "unsupported_media_type")
     try:
-        values = json.loads(await request.body())
+        async with asyncio.timeout(timeout_s):
+            content = await request.body()
+    except TimeoutError as error:
+        raise ApiError(
+            408, f"the body did not come within {timeout_s:g} s", None, "timeout", {"Connection": "close"}
+        ) from error
+    try:
+        values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}", None, "invalid_json") from error
     if not isinstance(values, dict):

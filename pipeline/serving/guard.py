@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serving.admission import Gate, check_host, check_token
-from pipeline.serving.api_errors import FAILED, ApiError
+from pipeline.serving.api_errors import FAILED, ApiError, busy
 from pipeline.serving.events import event_of
 
 logger = logging.getLogger("ray.serve.mars")
@@ -20,6 +20,9 @@ OPEN_PATHS = ("/", "/page.css", "/page.js", "/settings", "/health")
 well."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 EVENTS = "text/event-stream"
+MAX_OPEN, OPEN_AGAIN_S = 1000, 5.0
+"""Requests that may be open at once, their bodies or their answers on the way, and the seconds after which a further one
+is told to come again."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -48,12 +51,14 @@ class Guard:
 
     def __init__(self, app: ASGIApp, access: Access, gate: Gate) -> None:
         self._app, self._access, self._gate = app, access, gate
+        self._num_open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         seen = _Seen(scope, send, _id_of(scope))
+        self._num_open += 1
         try:
             await self._app(scope, self._checked(scope, receive), seen.send)
         except ApiError as error:
@@ -63,6 +68,7 @@ class Guard:
             if not seen.complete:
                 await seen.refuse(FAILED, receive)
         finally:
+            self._num_open -= 1
             seen.log()
 
     def _checked(self, scope: Scope, receive: Receive) -> Receive:
@@ -71,6 +77,8 @@ class Guard:
         check_host(headers.get("host", ""), self._access.listens_on)
         if scope["path"] not in OPEN_PATHS:
             check_token(headers.get("authorization", ""), self._access.token_hash)
+            if self._num_open > MAX_OPEN:
+                raise busy(f"{self._num_open - 1} requests are open here, as many as may be", OPEN_AGAIN_S)
         if scope["method"] == "POST":
             self._gate.check_rate((scope.get("client") or ("unknown", 0))[0])
         most, length = self._access.max_body_bytes, headers.get("content-length", "0")

@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline.generation.actor import Generator, GeneratorConfig
 from pipeline.generation.sampling import Sampling
 from pipeline.generation.steps import Layout, Steps, picture_steps
-from pipeline.serving import painter
+from pipeline.serving import guard, painter
 from pipeline.serving.jobs import Codes, PictureJob
 from pipeline.serving.served_model import ServedModel
 from tests.support.pictures import png
@@ -219,6 +219,24 @@ def test_a_client_that_goes_away_frees_its_rows(served: ServedModel, more: dict)
         server.wait_until(lambda: engine.num_running == engine.num_waiting == server.application.gate.outstanding == 0)
         go_on = True
         assert server.send(IMAGES, {"prompt": "a"})[0] == 200
+
+
+def test_a_body_that_does_not_come_is_given_up_and_open_requests_are_counted(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_OPEN", 2)
+    with small_server(served, replace(LIMITS, request_timeout_s=1.0)) as server:
+        slow = [http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30) for _ in range(2)]
+        for connection in slow:
+            connection.putrequest("POST", IMAGES)
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", "1000")
+            connection.endheaders(b"{")
+        server.wait_until(lambda: server.send("/v1/models")[0] == 429)
+        assert server.send("/health")[0] == 200, "whoever looks after the server still hears of it"
+        answers = [connection.getresponse() for connection in slow]
+        assert [(answer.status, json.load(answer)["error"]["code"]) for answer in answers] == [(408, "timeout")] * 2
+        server.wait_until(lambda: server.send("/v1/models")[0] == 200)
 
 
 def test_another_host_is_refused_on_loopback_and_only_json_is_read(server: SmallServer) -> None:
