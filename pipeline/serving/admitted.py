@@ -15,11 +15,22 @@ from pipeline.serving.jobs import Event, Job, Refused
 T = TypeVar("T")
 
 
+class NoReplicaError(RuntimeError):
+    """No replica answers."""
+
+
 class Replicas(Protocol):
     """Where jobs are done."""
 
     def ask(self, job: Job) -> AsyncGenerator[Event, None]:
         """Does a job; it is given up if the generator is closed."""
+
+    async def checkpoint(self) -> str:
+        """The checkpoint that a replica serves; empty if all of them have too much to do to say it.
+
+        Raises:
+            NoReplicaError: no replica answers.
+        """
 
     async def patches(self) -> bytes:
         """See `Painter.patches`."""

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from pipeline.config.serving import ServingLimits
 from pipeline.serving.admission import Gate, has_token
-from pipeline.serving.admitted import AdmittedJob, Replicas, all_of, checked, unless_gone
+from pipeline.serving.admitted import AdmittedJob, NoReplicaError, Replicas, all_of, checked, unless_gone
 from pipeline.serving.api_errors import FAILED, ApiError, utf8
 from pipeline.serving.chat_api import chat_answer, chat_chunks, read_chat_request
 from pipeline.serving.events import EventsResponse, merged
@@ -88,9 +88,19 @@ class Application:
         return Guard(Starlette(routes=routes, exception_handlers=handlers), access, self.gate)
 
     async def health(self, request: Request) -> Response:
-        served = self._offered().served
+        """503 while it is stopped, and if no replica answers."""
+        served, status = self._offered().served, "ok"
+        checkpoint = served.source
+        if self.gate.closed:
+            status = "stopping"
+        else:
+            try:
+                checkpoint = await self._replicas.checkpoint() or checkpoint
+            except NoReplicaError:
+                status = "no replica answers"
         return JSONResponse(
-            {"status": "ok", "model": served.name, "checkpoint": served.source, "outstanding": self.gate.outstanding}
+            {"status": status, "model": served.name, "checkpoint": checkpoint, "outstanding": self.gate.outstanding},
+            200 if status == "ok" else 503,
         )
 
     async def models(self, request: Request) -> Response:

@@ -12,10 +12,12 @@ from typing import Any
 import ray
 import torch
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from pipeline.config.serving import ServingLimits
+from pipeline.serving.admitted import NoReplicaError
 from pipeline.serving.app import Application, Offered
 from pipeline.serving.engine import EngineFailedError
 from pipeline.serving.figures import FrontMetrics, ReplicaMetrics
@@ -29,6 +31,8 @@ from pipeline.serving.served_model import ServedModel
 logger = logging.getLogger("ray.serve.mars")
 SHOW_S = 2.0
 """Seconds between two looks at a replica's figures."""
+ANSWER_S = 5.0
+"""Seconds in which a replica says which checkpoint it serves."""
 MAX_TRIES = 5
 """Replicas that a job is given to one after the other, if they die."""
 LOST = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError)
@@ -190,10 +194,30 @@ class ServeReplicas:
             finally:
                 answers.cancel()
 
+    async def checkpoint(self) -> str:
+        """See `Replicas`. A replica that has as much to do as it may have does not answer in time; Serve's controller
+        knows if there is one."""
+        answer = self._handle.checkpoint.remote()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return str(await answer)
+        except (TimeoutError, RayServeException, *LOST) as error:
+            answer.cancel()
+            if isinstance(error, TimeoutError) and await asyncio.to_thread(_num_running):
+                return ""
+            raise NoReplicaError("no replica answers") from error
+
     async def patches(self) -> bytes:
         """See `Replicas`."""
         content: bytes = await self._handle.patches.remote()
         return content
+
+
+def _num_running() -> int:
+    """Replicas that run, as Serve's controller sees it, which looks after them every few seconds."""
+    name = serve.get_replica_context().app_name
+    states = serve.status().applications[name].deployments[Replica.__name__].replica_states
+    return sum(count for state, count in states.items() if state in ("RUNNING", "UPDATING"))
 
 
 class _Told:

@@ -20,9 +20,10 @@ OPEN_PATHS = ("/", "/page.css", "/page.js", "/settings", "/health")
 well."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 EVENTS = "text/event-stream"
-MAX_OPEN, OPEN_AGAIN_S = 1000, 5.0
-"""Requests that may be open at once, their bodies or their answers on the way, and the seconds after which a further one
-is told to come again."""
+MAX_OPEN = 1000
+"""Requests that may be open at once: their bodies or their answers are on the way."""
+OPEN_AGAIN_S = 5.0
+"""Seconds after which one beyond them is told to come again."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -92,8 +92,9 @@ class Job:
         return sorted(each.pid for name in (REPLICA, FRONT) for each in self.processes(name))
 
     def health(self) -> dict[str, Any]:
-        with urlopen(f"{self.url}/health", timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
+        """What /health says, with the HTTP status."""
+        answer = httpx.get(f"{self.url}/health", timeout=30)
+        found: dict[str, Any] = answer.json() | {"code": answer.status_code}
         return found
 
     def wait_for_replicas(self, count: int) -> None:
@@ -169,11 +170,13 @@ def test_a_killed_replica_costs_no_request(job: Job) -> None:
     with Visitors(job) as visitors:
         time.sleep(1)
         os.kill(before, signal.SIGKILL)
+        lost = job.health()
         deadline, count = time.monotonic() + READY_S, len(visitors.pictures)
         while len(visitors.pictures) < count + 20:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     assert visitors.errors == [] and before not in [each.pid for each in job.processes(REPLICA)]
+    assert (lost["code"], lost["status"]) == (503, "no replica answers") and job.health()["code"] == 200
     assert all(codes == alone[seed] for seed, codes in visitors.pictures)
 
 

@@ -21,6 +21,7 @@ from jobs.common.recipes import load_recipe
 from pipeline.config.serving import ServingLimits
 from pipeline.runs.paths import RunPaths
 from pipeline.serving.admission import token_hash
+from pipeline.serving.admitted import NoReplicaError
 from pipeline.serving.app import Application, Offered
 from pipeline.serving.figures import Silent
 from pipeline.serving.guard import Access
@@ -58,6 +59,11 @@ class LocalReplicas:
     def ask(self, job: Job) -> AsyncGenerator[Event, None]:
         self.begun += 1
         return self.painter.answer(job)
+
+    async def checkpoint(self) -> str:
+        if self.painter.engine.failure:
+            raise NoReplicaError("its engine has failed")
+        return self.painter.served.source
 
     async def patches(self) -> bytes:
         return await self.painter.patches()

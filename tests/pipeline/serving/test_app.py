@@ -292,6 +292,17 @@ def test_a_failed_pass_is_an_error_in_form_and_the_replica_is_not_well(served: S
         status, _, answer = server.send(IMAGES, {"prompt": "a"})
         assert status == 500 and answer["error"]["type"] == "server_error" and "no memory" not in str(answer)
         assert engine.failure is not None
+        status, _, answer = server.send("/health")
+        assert (status, answer["status"]) == (503, "no replica answers")
+
+
+def test_health_names_the_checkpoint_of_a_replica_and_says_that_the_server_stops(served: ServedModel) -> None:
+    with small_server(served) as server:
+        server.replicas.painter.served = replace(served, source="the-replicas")
+        assert server.send("/health")[2]["checkpoint"] == "the-replicas"
+        server.application.gate.closed = True
+        status, _, answer = server.send("/health")
+        assert (status, answer["status"]) == (503, "stopping")
 
 
 def test_what_fails_for_one_picture_costs_no_other(server: SmallServer, monkeypatch: pytest.MonkeyPatch) -> None:
