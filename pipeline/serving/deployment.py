@@ -203,7 +203,7 @@ class ServeReplicas:
                 return str(await answer)
         except (TimeoutError, RayServeException, *LOST) as error:
             answer.cancel()
-            if isinstance(error, TimeoutError) and await asyncio.to_thread(_num_running):
+            if isinstance(error, TimeoutError) and await asyncio.to_thread(_has_replica):
                 return ""
             raise NoReplicaError("no replica answers") from error
 
@@ -213,11 +213,11 @@ class ServeReplicas:
         return content
 
 
-def _num_running() -> int:
-    """Replicas that run, as Serve's controller sees it, which looks after them every few seconds."""
+def _has_replica() -> bool:
+    """True if a replica runs, as Serve's controller sees it, which looks after them every few seconds."""
     name = serve.get_replica_context().app_name
     states = serve.status().applications[name].deployments[Replica.__name__].replica_states
-    return sum(count for state, count in states.items() if state in ("RUNNING", "UPDATING"))
+    return any(states.get(state) for state in ("RUNNING", "UPDATING"))
 
 
 class _Told:
@@ -273,6 +273,7 @@ class Front:
         """Takes over a model's name, sizes and tokenizer."""
         served = ServedModel.from_json(config)
         self._offered = Offered(served, await asyncio.to_thread(Tokenizer, served.export))
+        self._application.prepare_patches()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._application.asgi(self._access)
