@@ -37,6 +37,7 @@ PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/growing.js": ("growing.js", "text/javascript"),
 }
 
 
@@ -130,12 +131,16 @@ class Application:
         described = served.to_json()
         return JSONResponse({name: described[name] for name in names} | {"limits": asdict(self._limits)})
 
-    async def patches(self, request: Request) -> Response:
-        """Made once for each VQ-GAN."""
+    def prepare_patches(self) -> "asyncio.Task[bytes]":
+        """Has what the page shows of each code made, once for each VQ-GAN: it takes a replica some seconds."""
         key = self._offered().served.vqgan
-        if key not in self._patches or (self._patches[key].done() and self._patches[key].exception()):
-            self._patches[key] = asyncio.create_task(self._replicas.patches())
-        content = await asyncio.shield(self._patches[key])
+        known = self._patches.get(key)
+        if known is None or (known.done() and (known.cancelled() or known.exception())):
+            known = self._patches[key] = asyncio.create_task(self._replicas.patches())
+        return known
+
+    async def patches(self, request: Request) -> Response:
+        content = await asyncio.shield(self.prepare_patches())
         return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=600"})
 
     async def images(self, request: Request) -> Response:

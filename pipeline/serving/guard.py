@@ -15,7 +15,7 @@ from pipeline.serving.api_errors import FAILED, ApiError, busy
 from pipeline.serving.events import event_of
 
 logger = logging.getLogger("ray.serve.mars")
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/settings", "/health")
+OPEN_PATHS = ("/", "/page.css", "/page.js", "/growing.js", "/settings", "/health")
 """Paths that need no token: the page, which holds no secret, the question if a token is needed, and if the server is
 well."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

@@ -45,6 +45,8 @@ from tokenization.text_tokenizer import end_of_text_id
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 PATCHES_AT_ONCE, PATCHES_A_ROW = 256, 128
+MOST_POLITE_S = 1.0
+"""Seconds that each batch of patches waits at most while rows run."""
 UNFINISHED_LETTER = "\ufffd"
 """What a tokenizer gives for bytes of a letter whose other bytes are yet to come."""
 
@@ -93,10 +95,14 @@ class Painter:
         return self._caption(job) if isinstance(job, CaptionJob) else self._document(job)
 
     async def patches(self) -> bytes:
-        """A PNG of what each code looks like alone: one square a code, in rows of 128, in the order of the codes."""
+        """A PNG of what each code looks like alone: one square a code, in rows of 128, in the order of the codes.
+
+        Pictures go first.
+        """
         size = self._layout.vocabulary.codebook_size
         tiles: list[np.ndarray] = []
         for start in range(0, size, PATCHES_AT_ONCE):
+            await self._while_busy(MOST_POLITE_S)
             codes = range(start, min(start + PATCHES_AT_ONCE, size))
             tiles += await asyncio.gather(*(self._pixels.pixels_of([code]) for code in codes))
         small = [_small(tile) for tile in tiles]
@@ -105,6 +111,11 @@ class Painter:
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
         return await asyncio.to_thread(encoded, np.concatenate(rows), "PNG")
+
+    async def _while_busy(self, most_s: float) -> None:
+        ends = time.monotonic() + most_s
+        while self.engine.num_running and time.monotonic() < ends:
+            await asyncio.sleep(0.05)
 
     async def close(self) -> None:
         """Ends the threads after the jobs that have begun."""

@@ -2,10 +2,10 @@
 // The page of a server: it asks the same interface as any other client, and shows codes as they come.
 
 const $ = (id) => document.getElementById(id);
-const PATCHES_A_ROW = 128;
+const FIELDS = { picture: ["prompt", "n", "size", "seed"], caption: ["language"], document: ["beginning", "max_pictures", "document_seed"] };
+const SAMPLING = ["temperature", "top_k", "top_p", "guidance_scale"];
 let settings = null;   // what /settings says
-let patches = null;    // a picture of every code, as an ImageBitmap
-let running = null;    // the AbortController of the request under way
+let running = null;    // the AbortController of the request under way, with what it does
 
 function headers() {
   // This Accept makes refusals events of the answer, which a browser does not report as failed loads.
@@ -30,26 +30,32 @@ async function start() {
   const most = settings.limits.max_document_pictures;
   $("max_pictures").replaceChildren(...Array.from({ length: most + 1 }, (_, count) => new Option(most - count)));
   for (const option of [...$("n").options]) option.disabled = Number(option.value) > settings.limits.max_pictures;
-  if ($("n").selectedOptions[0].disabled) $("n").value = "1";
+  // At temperature 0 the pictures of one prompt are equal.
+  $("n").value = settings.temperature === 0 || settings.limits.max_pictures < 4 ? "1" : "4";
   for (const name of ["temperature", "top_k", "guidance_scale"]) $(name).value = settings[name];
   $("top_p").value = 1;
   $("prompt").focus();
+  loadPatches();
   fromAddress();
-}
-
-async function loadPatches() {
-  if (patches) return;
-  const answer = await fetch("/v1/patches.png", { headers: headers() });
-  patches = await createImageBitmap(await answer.blob());
 }
 
 // The address keeps what was asked, so that its link draws the same picture.
 function fromAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  if (asked.get("mode")) document.querySelector(`input[name=mode][value="${CSS.escape(asked.get("mode"))}"]`)?.click();
-  for (const [name, value] of asked) if ($(name)?.matches("input, textarea, select")) $(name).value = value;
-  if ((asked.get("prompt") || "").trim()) drawPictures();
-  else if ((asked.get("beginning") || "").trim()) writeDocument();
+  const asked = new URLSearchParams(location.hash.slice(1)), mode = asked.get("mode") || "picture";
+  if (!Object.hasOwn(FIELDS, mode)) return;
+  for (const name of [...FIELDS[mode], ...SAMPLING]) if (asked.has(name)) take($(name), asked.get(name));
+  if (![...asked.keys()].length) return;
+  document.querySelector(`input[name=mode][value=${mode}]`).click();
+  if (mode === "picture" && (asked.get("prompt") || "").trim()) drawPictures();
+  else if (mode === "document" && (asked.get("beginning") || "").trim()) writeDocument();
+}
+
+// Gives a field the value of a link, if it may have it: an option of a select, a number within its bounds.
+function take(field, value) {
+  const before = field.value;
+  field.value = value;
+  const isPossible = field.matches("textarea") || (field.value === value && field.checkValidity() && !field.selectedOptions?.[0]?.disabled);
+  if (!isPossible) field.value = before;
 }
 
 function toAddress(values) {
@@ -58,7 +64,7 @@ function toAddress(values) {
 
 function sampling() {
   const values = {};
-  for (const name of ["temperature", "top_k", "top_p", "guidance_scale"]) {
+  for (const name of SAMPLING) {
     const field = $(name);
     if (!field.checkValidity()) throw new Error(`${field.parentElement.firstChild.textContent.trim()}: ${field.validationMessage}`);
     if (field.value !== "") values[name] = Number(field.value);
@@ -93,13 +99,18 @@ async function ask(path, values, each) {
   }
 }
 
+function showRunning() {
+  $("status").textContent = `${running.what} ...${loading ? " (codes are shown once the server has made a picture of each)" : ""}`;
+}
+
 // Runs one request at a time: shows that it goes on, its end, or why it was refused.
 async function run(what, work) {
   if (running) running.abort();
-  const own = running = new AbortController();
+  const own = running = Object.assign(new AbortController(), { what });
   const began = performance.now();
   $("error").textContent = "";
-  $("status").textContent = `${what} ...`;
+  drawn = [];
+  showRunning();
   $("stop").disabled = false;
   try {
     await work();
@@ -113,40 +124,6 @@ async function run(what, work) {
       running = null;
       $("stop").disabled = true;
     }
-  }
-}
-
-// A picture that grows: patches of codes on a canvas, then the decoded picture in its place.
-class Growing {
-  constructor(label, sides) {
-    this.figure = document.createElement("figure");
-    this.canvas = document.createElement("canvas");
-    this.canvas.width = this.canvas.height = 256;
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", `${label}, being drawn`);
-    this.note = document.createElement("figcaption");
-    this.figure.append(this.canvas, this.note);
-    this.label = label;
-    this.sides = sides;  // codes of a side, of each resolution
-  }
-
-  add(start, codes) {
-    const context = this.canvas.getContext("2d"), tile = patches.width / PATCHES_A_ROW;
-    codes.forEach((code, offset) => {
-      let number = start + offset, side = this.sides[0];
-      if (number >= side * side && this.sides[1]) [number, side] = [number - side * side, this.sides[1]];
-      const across = this.canvas.width / side, x = number % side * across, y = Math.floor(number / side) * across;
-      context.drawImage(patches, code % PATCHES_A_ROW * tile, Math.floor(code / PATCHES_A_ROW) * tile, tile, tile, x, y, across, across);
-    });
-    this.canvas.dataset.codes = start + codes.length;
-  }
-
-  finish(url, note) {
-    const image = new Image();
-    image.alt = this.label;
-    image.src = url;
-    this.canvas.replaceWith(image);
-    this.note.textContent = note;
   }
 }
 
@@ -167,7 +144,8 @@ function drawPictures() {
     grid.className = "grid";
     grid.append(...growing.map((each) => each.figure));
     $("results").replaceChildren(grid);
-    await loadPatches();
+    loadPatches();
+    showRunning();
     await ask("/v1/images/generations", { ...values, stream: true, stream_codes: true }, (event) => {
       const picture = growing[event.index];
       if (event.type === "image_generation.codes") picture.add(event.start, event.codes);
@@ -222,7 +200,8 @@ function writeDocument() {
     page.className = "document";
     page.append(beginning);
     $("results").replaceChildren(page);
-    await loadPatches();
+    loadPatches();
+    showRunning();
     const values = { model: settings.name, messages: [{ role: "user", content: beginning }], stream: true, stream_codes: true, seed, max_pictures, ...sampling() };
     let picture = null, first = 0;
     await ask("/v1/chat/completions", values, (event) => {
@@ -279,4 +258,5 @@ $("token-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("token", $("token").value.trim());
   start();
 });
+window.addEventListener("hashchange", () => { if (settings && !settings.needs_token) fromAddress(); });
 start().catch(() => { $("model").textContent = "The server does not answer; load the page again."; });

@@ -1,7 +1,9 @@
 """The page in a real browser: types, waits, looks at the pixels, also for wrong input; on a screen and on a phone."""
 
+import asyncio
 import io
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
+from pipeline.serving.served_model import ServedModel
 from tests.support.browser import PHONE, SCREEN, SCREENSHOTS
 from tests.support.pictures import png
-from tests.support.small_server import SmallServer, small_server
+from tests.support.small_server import LIMITS, SmallServer, small_server
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +77,9 @@ def test_four_pictures_come_code_by_code_and_their_address_brings_them_back(
 ) -> None:
     visitor = Visitor(browser, server.url, phone)
     visitor.page.evaluate("document.querySelector('#settings').open = true")
+    assert visitor.page.input_value("#n") == "1", "at temperature 0 four of them would be equal"
     visitor.page.fill("#temperature", "1")
+    visitor.page.select_option("#n", "4")
     visitor.page.fill("#prompt", "red 圆")
     visitor.page.keyboard.press("Enter")
     visitor.wait("document.querySelectorAll('canvas').length == 4")
@@ -111,6 +116,44 @@ def test_wrong_input_is_said_on_the_page_and_never_in_the_console(server: SmallS
     visitor.page.set_input_files("#file", FilePayload(name="a.txt", mimeType="text/plain", buffer=b"text"))
     assert visitor.refusal() == "a.txt is no picture."
     visitor.leave("wrong")
+
+
+def test_a_picture_does_not_wait_for_the_patches_of_its_codes(
+    served: ServedModel, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_server(served) as server:
+        made, go_on = server.replicas.patches, threading.Event()
+
+        async def slow() -> bytes:
+            await asyncio.to_thread(go_on.wait)
+            return await made()
+
+        monkeypatch.setattr(server.replicas, "patches", slow)
+        visitor = Visitor(browser, server.url)
+        visitor.page.fill("#prompt", "a")
+        visitor.page.keyboard.press("Enter")
+        visitor.wait_for_end()
+        assert visitor.page.locator("#results img").count() == 1
+        go_on.set()
+        visitor.wait("!loading && patches !== null")
+        visitor.leave("no-patches")
+
+
+def test_a_link_that_is_pasted_into_the_open_page_is_drawn_and_wrong_values_in_it_are_left(
+    server: SmallServer, browser: Browser
+) -> None:
+    visitor = Visitor(browser, server.url + "/#file=x&n=3&temperature=hot&top_k=-1&max_pictures=99&mode=picture")
+    fields = ("#n", "#temperature", "#top_k", "#max_pictures")
+    usual = ["1", "0", str(server.served.top_k), str(LIMITS.max_document_pictures)]
+    assert [visitor.page.input_value(field) for field in fields] == usual
+    visitor.page.evaluate("location.hash = '#prompt=red&n=4&seed=7&temperature=0.5&results=x'")
+    visitor.wait_for_end()
+    assert visitor.page.locator("#results img").count() == 4 and "seed=7" in visitor.page.url
+    visitor.page.evaluate("location.hash = '#mode=document&beginning=red&max_pictures=0&document_seed=3'")
+    visitor.wait("document.querySelector('#results .document') !== null")
+    visitor.wait_for_end()
+    assert visitor.page.input_value("#max_pictures") == "0" and visitor.page.locator("#document").is_visible()
+    visitor.leave("link")
 
 
 def test_a_picture_is_described_and_a_document_grows(server: SmallServer, browser: Browser, tmp_path: Path) -> None:
