@@ -111,6 +111,8 @@ def served_export(folder: Path) -> ServedModel:
         values = json.loads(file.read_text())
         described = ServedModel.from_json(values | {"export": str(folder), "vqgan": str(folder / "vqgan")})
     except FileNotFoundError as error:
+        if run := next((each for each in list(folder.parents)[:2] if any(each.glob("stage*/recipe.json"))), None):
+            raise InputError(f"{str(folder)!r} is a part of the run {str(run)!r}; give --checkpoint {run}") from error
         raise InputError(
             f"model folder {str(folder)!r} has no {SERVING_FILE}, which jobs/export_model.py writes since it serves "
             "models; export the checkpoint again, or name the run"

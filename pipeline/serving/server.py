@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from pipeline.config.serving import ServerSettings
 from pipeline.errors import InputError, OutageError, UsageError
-from pipeline.runtime.ray_connection import check_gpus, connect_to_ray, is_own_cluster
+from pipeline.runtime.ray_connection import check_gpus, connect_to_ray, is_own_cluster, starts_ray_here
 from pipeline.runtime.ray_private import kept_over_changes
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from pipeline.runtime.terminal import say, say_error
@@ -98,8 +98,9 @@ def stop_server() -> None:
     Raises:
         InputError: none runs.
     """
-    connect_to_ray()
-    if is_own_cluster() or not is_running_serve() or APPLICATION not in serve.status().applications:
+    if not starts_ray_here():
+        connect_to_ray()
+    if not is_running_serve() or APPLICATION not in serve.status().applications:
         raise InputError("no server runs on a Ray cluster here; name its cluster with RAY_ADDRESS")
     stop(all_of_serve=False)
     say("serve: stopped, after the requests that were under way")

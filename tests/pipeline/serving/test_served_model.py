@@ -36,6 +36,14 @@ def test_another_folder_is_refused_with_what_to_do(exported: Path) -> None:
         served_export(exported)
 
 
+def test_the_export_in_a_run_is_served_by_naming_the_run(served: ServedModel) -> None:
+    """The demo makes such a folder, and the run has what it lacks."""
+    folder = Path(served.export)
+    run = folder.parent.parent
+    with pytest.raises(InputError, match=f"is a part of the run '{run}'; give --checkpoint {run}$"):
+        served_export(folder)
+
+
 def test_a_checkpoint_is_exported_once(served: ServedModel) -> None:
     folder = Path(served.export)
     run = folder.parent.parent
