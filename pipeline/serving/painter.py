@@ -45,8 +45,8 @@ from tokenization.text_tokenizer import end_of_text_id
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
 PATCHES_AT_ONCE, PATCHES_A_ROW = 256, 128
-MOST_POLITE_S = 1.0
-"""Seconds that each batch of patches waits at most while rows run."""
+MOST_POLITE_S = 10.0
+"""Seconds that each batch of patches, which takes about half a second, waits at most while rows run."""
 UNFINISHED_LETTER = "\ufffd"
 """What a tokenizer gives for bytes of a letter whose other bytes are yet to come."""
 
