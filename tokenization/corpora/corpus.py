@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -97,9 +98,9 @@ class Corpus:
     def _names(self) -> list[str]:
         names = self._listing.names
         if not names:
-            raise InputError(
-                f"corpus {self.source.url!r} does not exist or is empty; give the folder that holds the shards"
-            )
+            is_file = "://" not in self.source.url and Path(self.source.url).is_file()
+            what = "is a file" if is_file else "does not exist or is empty"
+            raise InputError(f"corpus {self.source.url!r} {what}; give the folder that holds the shards or pictures")
         return names
 
     def _detected(self) -> str:

@@ -81,3 +81,9 @@ def test_a_metadata_table_that_is_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "metadata.tsv").write_text("file_name\tcaption\n0.png\tzero\n")
     with pytest.raises(InputError, match=r"no captions beside them, and 'metadata.tsv' is not read; write it as"):
         corpus_in(tmp_path)
+
+
+def test_a_file_in_place_of_its_folder_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(b"any")
+    with pytest.raises(InputError, match="00000.tar' is a file; give the folder that holds"):
+        corpus_in(tmp_path / "00000.tar")
