@@ -7,6 +7,7 @@ Python file with a reason beside each setting; the other jobs take it by `--reci
 
 import jobs  # isort: skip
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,11 @@ def main(options: Options) -> dict[str, Any]:
 
     from pipeline.own_corpus.choices import Wishes
     from pipeline.own_corpus.machine import this_machine
+    from pipeline.own_corpus.run_folder import run_name
     from pipeline.reports.new_recipe import write_recipe
 
-    place = options.corpus if "://" in options.corpus else str(Path(options.corpus).absolute())
+    place = options.corpus if "://" in options.corpus else os.path.abspath(options.corpus)
+    name = run_name(options.root, name, place, is_fixed=bool(options.name))
     machine = this_machine(options.gpus, options.gpu)
     hours = options.hours or (GPU_HOURS if machine.gpus else CPU_HOURS)
     wishes = Wishes(name, hours, options.vqgan, options.language_expert)

@@ -33,7 +33,10 @@ FACTOR = 16
 """Pixels a code along one side, of the VQ-GANs that the project knows."""
 LEAST_CAPTION_IDS, MOST_CAPTION_IDS = 16, 256
 CPU_EPOCHS, GPU_EPOCHS = 20, 10
-"""Times that a picture is seen at most. With 40, the held-out loss of 500 drawings was higher (docs/your_corpus.md)."""
+"""Times that a picture is seen, unless the steps are the least. With 40, the held-out loss of 500 drawings was higher
+(docs/your_corpus.md)."""
+LEAST_STEPS = 20
+"""Steps of a stage at least; a corpus of some dozens of rows is then seen more often."""
 HIGH_PX = 512
 LEAST_HIGH_SHARE = 0.3
 """A recipe for GPUs has the third stage if this share of the pictures is large enough for it."""
@@ -252,7 +255,7 @@ def _planned(recipe: Recipe, samples: float) -> tuple[Recipe, RecipePlan]:
     """The recipe with the steps for so many samples of all stages together, and its plan."""
     stages = []
     for stage, share in zip(recipe.stages, STAGE_SHARES[len(recipe.stages)], strict=True):
-        steps = max(20, round(share * samples / stage.global_batch_size))
+        steps = max(LEAST_STEPS, round(share * samples / stage.global_batch_size))
         every = max(1, steps // 5)
         stages.append(
             replace(

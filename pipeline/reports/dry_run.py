@@ -105,7 +105,7 @@ def model_table(plan: RecipePlan) -> Table:
         "of them trained": f"{counts.trainable:,}: the visual expert, embedding and head",
         "active at a picture's position": f"{counts.active:,}",
         "codes of a picture": f"{plan.lengths.num_codes:,}, high resolution {plan.lengths.num_high_codes:,}",
-        "caption ids": f"{plan.lengths.mean_caption_ids} on average (assumed), {plan.lengths.max_caption_ids} at most",
+        "caption ids": f"{plan.lengths.mean_caption_ids} in the recipe's mean, {plan.lengths.max_caption_ids} at most",
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -1,7 +1,5 @@
 """Writes a recipe for a corpus that a user brings, with a sheet of its pictures, its plan and the expected hours."""
 
-import shlex
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,19 @@ from rich.table import Table
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
-from pipeline.own_corpus.choices import CPU_EPOCHS, GPU_EPOCHS, CaptionIds, Wishes, choose_recipe, hours_of
-from pipeline.own_corpus.held_out import HeldOut, held_out_rows
+from pipeline.own_corpus.choices import CaptionIds, Wishes, choose_recipe, hours_of
+from pipeline.own_corpus.held_out import held_out_rows
 from pipeline.own_corpus.machine import Machine
 from pipeline.own_corpus.recipe_file import recipe_source
+from pipeline.own_corpus.run_folder import keep_place
 from pipeline.own_corpus.survey import Survey, survey_corpus
 from pipeline.pages.sheets import picture_sheet
 from pipeline.planning.recipe_plan import RecipePlan
 from pipeline.planning.tokenization_work import tokenization_work
 from pipeline.reports.dry_run import batch_table, memory_table, model_table, work_table
+from pipeline.reports.recipe_text import duration, recipe_head, recipe_reasons
 from pipeline.runs.paths import RunPaths, run_paths
-from pipeline.runtime.terminal import say, tables_to
+from pipeline.runtime.terminal import say, say_error, tables_to
 from tokenization.config.sources import PACKAGED
 from tokenization.files.atomic_writing import write_atomically, write_png
 from tokenization.job.checks import keep_facts, make_fingerprint
@@ -36,6 +36,11 @@ SHEET_FILE = "corpus.png"
 SHEET_PICTURES, SHEET_COLUMNS = 12, 6
 LEAST_ROWS = 20
 """Fewer usable rows are no corpus: some must be held out."""
+FEW_ROWS = 300
+FEW_ROWS_TAUGHT = (
+    "Expect pictures that look like some of the corpus's, but that follow no words of your own, and held-out losses "
+    "that are no better than guessing. 500 drawings taught a little more: docs/your_corpus.md"
+)
 PROMPTS = 4
 LONGEST_PROMPT = 200
 """Letters of a caption that becomes a sample prompt, at most."""
@@ -71,16 +76,19 @@ def write_recipe(
         raise UsageError(f"corpus {place!r} has {survey.usable_rows} usable rows; at least {LEAST_ROWS} are needed")
     for line in findings(survey):
         say(f"new_recipe: {line}")
+    if survey.usable_rows < FEW_ROWS:
+        say_error(f"new_recipe: {survey.usable_rows} rows are few. {FEW_ROWS_TAUGHT}")
     held_out = held_out_rows(survey.names, survey.usable_rows)
     ids = caption_ids(survey, wishes.language_expert or PACKAGED, paths.text)
     say(f"new_recipe: {ids.cut_share:.0%} of the captions have more than {ids.most} ids, and are cut")
     recipe, plan = choose_recipe(survey, machine, ids, held_out, sample_prompts(survey), wishes)
+    keep_place(paths.run, place)
     psnr_db = _write_sheet(survey, RunPaths(paths.run, recipe))
     if not machine.gpus:
         _check_tools(RunPaths(paths.run, recipe))
     hours = planned_hours(plan, machine)
-    head = _head(survey, machine, hours, output)
-    text = recipe_source(recipe, head, _reasons(machine, held_out, ids, wishes))
+    head = recipe_head(survey, machine, hours, output, root)
+    text = recipe_source(recipe, head, recipe_reasons(recipe, survey, held_out, ids, wishes.hours))
     write_atomically(output, lambda partial: partial.write_text(text))
     console = tables_to(as_json)
     for table in (model_table(plan), *map(batch_table, plan.stages), memory_table(plan), work_table(plan)):
@@ -182,9 +190,9 @@ def hours_table(hours: Mapping[str, float], machine: Machine) -> Table:
     )
     table = Table("planned time", f"on {machine}", caption=f"{basis}; without the starts of jobs, half a minute each")
     for name, each in hours.items():
-        table.add_row(name, _duration(each))
+        table.add_row(name, duration(each))
     table.add_section()
-    table.add_row("in all", _duration(sum(hours.values())))
+    table.add_row("in all", duration(sum(hours.values())))
     return table
 
 
@@ -213,57 +221,3 @@ def _write_sheet(survey: Survey, paths: RunPaths) -> float | None:
     write_png(paths.run / SHEET_FILE, picture_sheet([column for column in columns if column], survey.source.url))
     say(f"new_recipe: a sheet of pictures is in {paths.run / SHEET_FILE}")
     return psnr_db
-
-
-def _head(survey: Survey, machine: Machine, hours: Mapping[str, float], output: Path) -> str:
-    """The recipe's docstring: what it is for, and the commands that come next."""
-    file, about = shlex.quote(str(output)), "" if survey.rows_counted else "about "
-    prompt = shlex.quote(next(iter(survey.captions_of(survey.looks[0]))).split("\n")[0][:60])
-    steps = (
-        ("tokenize", "", "pictures and captions become codes and ids, once"),
-        *((("train_lm", "", "a small language model of the captions"),) if not machine.gpus else ()),
-        ("train_stage", " --stage all", f"about {_duration(sum(hours.values()) - hours['tokenization'])}"),
-        ("evaluate", "", "scores and a sheet of pictures on rows that no stage trained on"),
-        ("generate", f" --prompt {prompt}", "a picture of your own words"),
-    )
-    commands = "\n".join(f"    # {what}\n    python -m jobs.{job} --recipe {file}{more}" for job, more, what in steps)
-    return (
-        f"A recipe for {survey.source.url}, written by jobs/new_recipe.py on {time.strftime('%Y-%m-%d')}.\n\n"
-        f"It is for {about}{survey.rows:,} rows, and for {machine}. What comes next:\n\n{commands}\n\n"
-        "Change it freely. Settings that are not here have their usual values, which the classes of pipeline/config\n"
-        "state. A value can also be overridden for one command, as with --set stages.0.steps=100, and --dry-run shows\n"
-        "the plan of train_stage.\n"
-    )
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 2 else f"{max(1, round(60 * hours))} minutes"
-
-
-def _reasons(machine: Machine, held_out: HeldOut, ids: CaptionIds, wishes: Wishes) -> dict[str, str]:
-    """The comments in the recipe, by setting."""
-    held = f"held out: {held_out.share:.1%} of the rows, by the ends of their names, and never trained on"
-    epochs = GPU_EPOCHS if machine.gpus else CPU_EPOCHS
-    return {
-        "name": "also the run's folder under --root",
-        "tokenization.caption_columns": "the language of each caption column",
-        "tokenization.max_caption_ids": f"longer captions are cut: {ids.cut_share:.0%} of those looked at",
-        "tokenization.size_px": "the square that is encoded; 16 px a code",
-        "tokenization.hr_where": "smaller pictures would only be enlarged",
-        "tokenization.encoder_dtype": "what this machine computes fastest with",
-        "language_expert.where": "it does not read the captions that are held out, either",
-        "embedding_noise_std": "small models need it: docs/recipes.md",
-        "scaling": "the ranks of training, and the cores of each",
-        "evaluation": "how pictures are drawn: lower temperature and higher guidance for plainer ones",
-        "plan": "what the dry run assumes",
-        "vqgan_folder": "put the weights there, or name another folder: docs/weights.md",
-        "language_expert_folder": "put the weights there, or name another folder: docs/weights.md",
-        "stages.0.sources": held,
-        "stages.0.task_shares": "captioning teaches what words mean, text to image what they look like",
-        "stages.0.text_to_image_noise": "codes before are hidden at random: else a small corpus is learned by heart",
-        "stages.0.steps": f"each row up to {epochs} times, and at most {wishes.hours:g} hours in all",
-        "stages.0.seq_len": "tokens of a row, in which several samples lie",
-        "stages.0.micro_batch_size": "rows that a rank takes at once: lower it if memory is short",
-        "stages.0.validate_every_steps": "the loss on held-out rows",
-        "stages.0.sample_prompts": "pictures of these are drawn while it trains, at the same seeds",
-    }

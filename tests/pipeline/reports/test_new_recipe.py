@@ -1,6 +1,8 @@
 """A recipe for one's own corpus: one command writes it, says what was found, and the other jobs can take it."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from jobs import new_recipe
 from jobs.common.recipes import load_recipe
 from pipeline.errors import UsageError
+from pipeline.own_corpus.run_folder import keep_place, run_name
 from pipeline.planning.recipe_plan import plan_recipe
+from pipeline.reports.recipe_text import duration
 from tests.support.past_run import PAST_RUN
 from tests.support.pictures import noise_png
 
@@ -40,7 +44,11 @@ def test_one_command_writes_a_recipe_and_a_sheet(cups: Path, capsys: pytest.Capt
     out = capsys.readouterr()
     assert "planned time" in out.out and "30 rows in 1 shards of layout files" in out.err
     text = Path("my_cups_2026.py").read_text()
-    assert all(f"python -m jobs.{job} --recipe my_cups_2026.py" in text for job in ("tokenize", "train_stage"))
+    python = re.escape(sys.executable)
+    for job in ("tokenize", "train_stage", "evaluate", "generate"):
+        assert re.search(rf"^    {python} -m jobs.{job} --recipe my_cups_2026.py --root runs\b", text, re.MULTILINE)
+    assert "all stages see each row about 47 times, as 20 steps are the least" in text
+    assert "30 rows are few. Expect" in out.err
 
 
 def test_a_recipe_is_never_overwritten(cups: Path) -> None:
@@ -48,6 +56,34 @@ def test_a_recipe_is_never_overwritten(cups: Path) -> None:
     with pytest.raises(UsageError, match="--output 'mine.py' exists"):
         new_recipe.main(options(cups, output="mine.py"))
     assert Path("mine.py").read_text() == "changed by hand"
+
+
+def test_another_folder_of_the_same_name_gets_a_run_of_its_own(cups: Path) -> None:
+    place, other = str(cups), "/elsewhere/My cups, 2026"
+    keep_place(Path("runs", "cups"), place)
+    assert run_name("runs", "cups", place, is_fixed=False) == "cups"
+    assert run_name("runs", "cups", other, is_fixed=False) == "cups_2"
+    with pytest.raises(UsageError, match="--name 'cups': the run '.*runs/cups' is of the corpus '.*'; give another"):
+        run_name("runs", "cups", other, is_fixed=True)
+    tokens = Path("runs", "cups_2", "tokens")
+    tokens.mkdir(parents=True)
+    (tokens / "tokenization.json").write_text(json.dumps({"corpus": {"url": "/work/../third"}}))
+    assert run_name("runs", "cups", other, is_fixed=False) == "cups_3"
+    assert run_name("runs", "cups_2", "/third", is_fixed=False) == "cups_2"
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (0.001, "under 10 seconds"),
+        (0.01, "40 seconds"),
+        (1 / 60, "60 seconds"),
+        (0.05, "3 minutes"),
+        (2.5, "2.5 hours"),
+    ],
+)
+def test_planned_times_add_up(hours: float, text: str) -> None:
+    assert duration(hours) == text
 
 
 def test_too_few_rows_are_refused(cups: Path) -> None:
