@@ -20,6 +20,7 @@ from pipeline.generation.sampling import Sampling
 from pipeline.held_out_scores.kept import NUMBER, KeptResults
 from pipeline.held_out_scores.likelihood import likelihood_scores
 from pipeline.held_out_scores.rows import draw_rows
+from pipeline.held_out_scores.verdict import verdicts
 from pipeline.ledger.account import Counts
 from pipeline.pages.sheets import picture_sheet, spread
 from pipeline.requests.defaults import PROMPT_BATCH
@@ -102,10 +103,16 @@ def evaluate_held_out(
     write_atomically(paths.run / file, lambda partial: partial.write_text(text))
     for folder in (KEPT_FOLDER, PARTS_FOLDER):  # all that they were kept for is written
         shutil.rmtree(paths.samples / folder, ignore_errors=True)
-    for name, value in metrics.items():
-        say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
+    _say_figures(metrics)
     say(f"evaluate: captions, true pictures and results are in {paths.samples / SHEET_FILE}")
     return metrics
+
+
+def _say_figures(metrics: dict[str, Any]) -> None:
+    for name, value in metrics.items():
+        say(f"evaluate: {name} = {value:.4g}" if isinstance(value, float) else f"evaluate: {name} = {value}")
+    for line in verdicts(metrics):
+        say(f"evaluate: {line}")
 
 
 def _sampling(recipe: Recipe, seed: int) -> Sampling:

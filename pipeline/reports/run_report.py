@@ -18,6 +18,7 @@ from pipeline.evaluation.documents import newest_documents
 from pipeline.evaluation.run_scores import METRICS_FILE as SCORES_FILE
 from pipeline.evaluation.samples import CAPTIONS_FILE, GRID_FILE, VQ_SHEET_FILE
 from pipeline.held_out_scores.evaluate import SHEET_FILE as HELD_OUT_SHEET
+from pipeline.held_out_scores.verdict import meanings, verdicts
 from pipeline.ledger.sums import days_unit, sums_by
 from pipeline.ledger.table import Ledger, read_ledger
 from pipeline.pages.html import image_of, page_of, table_of
@@ -154,7 +155,9 @@ def _scores(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return []
     rows = [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in metrics.items()]
-    return ["<h2>Scores</h2>", table_of(pd.DataFrame(rows, columns=["score", "value"]))]
+    parts = ["<h2>Scores</h2>", *(f"<p>{html.escape(line)}.</p>" for line in verdicts(metrics))]
+    parts.append(table_of(pd.DataFrame(rows, columns=["score", "value"])))
+    return [*parts, *(f"<p class=note>{name}: {html.escape(text)}.</p>" for name, text in meanings(metrics).items())]
 
 
 def _ledger(ledger: Ledger) -> list[str]:
