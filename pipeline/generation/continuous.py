@@ -130,7 +130,7 @@ class ContinuousBatch:
         if shape.guided:
             # As `guide`, with a scale for each row.
             unconditional = logits[[row + self.num_rows for row in concerned]]
-            scales = torch.tensor([step.sampling.guidance_scale for step in steps], device=self._device)
+            scales = self._floats([step.sampling.guidance_scale for step in steps])
             own = unconditional + scales[:, None, None] * (own - unconditional)
         self._choose(own, concerned, state)
 
@@ -168,7 +168,7 @@ class ContinuousBatch:
             by_sampling.setdefault(step.sampling, []).append(place)
         for sampling, places in by_sampling.items():
             concerned = [rows[place] for place in places]
-            numbers = torch.tensor([steps[place].numbers for place in places], device=self._device)
+            numbers = self._floats([steps[place].numbers for place in places])
             try:
                 chosen: list[list[int]] = allowed.ids(choose(logits[places], sampling, numbers)).tolist()
             except Exception as error:  # these settings cannot be sampled with; the other rows have their own
@@ -177,6 +177,10 @@ class ContinuousBatch:
                 continue
             for row, own in zip(concerned, chosen, strict=True):
                 self._go_on(row, own)
+
+    def _floats(self, values: list[Any]) -> Tensor:
+        """In float32, whatever torch's default is: transformers changes it while a server loads another model."""
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
 
     def _go_on(self, row: int, chosen: list[int]) -> None:
         running = self._rows[row]

@@ -68,7 +68,7 @@ def seed_problems(seed: int) -> list[str]:
 def uniform_numbers(seeds: list[int], count: int, device: torch.device) -> Tensor:
     """For each row `count` numbers from [0, 1) that depend on its seed alone, float32 [B, count]. A larger `count` only
     appends numbers."""
-    rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    rows = [torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) for seed in seeds]
     return torch.stack(rows).to(device)
 
 

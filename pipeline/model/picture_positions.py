@@ -46,6 +46,6 @@ def _since(last_opener: Tensor, num_before: int) -> Tensor:
 
 def position_encoding(positions: Tensor, dim: int, std: float) -> Tensor:
     """Sines and cosines of positions [...]: float32 [..., dim], with root mean square `std`."""
-    exponents = torch.arange(dim // 2, device=positions.device) / (dim // 2)
+    exponents = torch.arange(dim // 2, dtype=torch.float32, device=positions.device) / (dim // 2)
     angles = positions[..., None].float() * torch.exp(-math.log(SLOWEST) * exponents)
     return math.sqrt(2) * std * torch.cat([angles.sin(), angles.cos()], dim=-1)

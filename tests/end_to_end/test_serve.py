@@ -207,6 +207,7 @@ def replace_weights(exported: Path, content: bytes, source: str) -> None:
 def test_a_checkpoint_that_cannot_be_loaded_costs_nothing(job: Job, exported: Path) -> None:
     """Its first bytes are copied, and the rest is missing."""
     whole, before = (exported / "model.safetensors").read_bytes(), job.serving_processes()
+    alone = [tuple(job.picture(seed)) for seed in range(3)]
     with Visitors(job) as visitors:
         replace_weights(exported, whole[: len(whole) // 2], "step-00000098-abcdefgh")
         job.wait_for("checkpoint step-00000098-abcdefgh cannot be loaded")
@@ -215,6 +216,7 @@ def test_a_checkpoint_that_cannot_be_loaded_costs_nothing(job: Job, exported: Pa
     (exported / "model.safetensors").write_bytes(whole)
     (exported / SOURCE_FILE).write_text(source)
     assert visitors.errors == [] and visitors.longest_s < 5 and job.serving_processes() == before
+    assert all(codes == alone[seed] for seed, codes in visitors.pictures)
     assert "step-00000098" not in source and job.process.is_alive()
     assert job.log.read_text().count("step-00000098-abcdefgh cannot be loaded") == 1
 

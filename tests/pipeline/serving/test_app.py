@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.generation.actor import Generator, GeneratorConfig
@@ -321,6 +322,24 @@ def test_what_fails_for_one_picture_costs_no_other(server: SmallServer, monkeypa
     last = json.loads(streamed.strip().rpartition("data: ")[2])
     assert last["error"]["type"] == "server_error" and "own" not in streamed, "an error is the last event"
     assert server.replicas.painter.engine.failure is None and server.send("/health")[2]["outstanding"] == 0
+
+
+def test_nothing_depends_on_torchs_default_dtype(server: SmallServer) -> None:
+    """transformers changes it, for all threads, while a server loads another model."""
+    asked = [(IMAGES, {"prompt": "red circle", "seed": seed} | SAMPLING) for seed in range(3)]
+    asked.append((CHAT, asked_with_picture(png((40, 32)), temperature=1.0, seed=1)))
+    asked.append((CHAT, {"messages": [{"role": "user", "content": "red circle"}], "seed": 2, "temperature": 1.0}))
+
+    def answers() -> list[Any]:
+        found = [server.send(path, values)[2] for path, values in asked]
+        return [answer.get("data") or answer["choices"] for answer in found]
+
+    expected = answers()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert answers() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_codes_of_a_job_are_numbered_from_its_beginning(server: SmallServer) -> None:
