@@ -90,15 +90,17 @@ class Application:
 
     async def health(self, request: Request) -> Response:
         """503 while it is stopped, and if no replica answers."""
-        served, status = self._offered().served, "ok"
-        checkpoint = served.source
+        served, status, checkpoint = self._offered().served, "ok", ""
         if self.gate.closed:
             status = "stopping"
         else:
             try:
-                checkpoint = await self._replicas.checkpoint() or checkpoint
+                checkpoint = await self._replicas.checkpoint()
+                is_well = bool(checkpoint or self.gate.outstanding)
             except NoReplicaError:
-                status = "no replica answers"
+                is_well = False
+            status = "ok" if is_well else "no replica answers"
+        checkpoint = checkpoint or served.source
         return JSONResponse(
             {"status": status, "model": served.name, "checkpoint": checkpoint, "outstanding": self.gate.outstanding},
             200 if status == "ok" else 503,

@@ -217,7 +217,7 @@ def _has_replica() -> bool:
     """True if a replica runs, as Serve's controller sees it, which looks after them every few seconds."""
     name = serve.get_replica_context().app_name
     states = serve.status().applications[name].deployments[Replica.__name__].replica_states
-    return any(count and state.value in ("RUNNING", "UPDATING") for state, count in states.items())
+    return any(count and state in ("RUNNING", "UPDATING") for state, count in states.items())
 
 
 class _Told:

@@ -297,10 +297,20 @@ def test_a_failed_pass_is_an_error_in_form_and_the_replica_is_not_well(served: S
         assert (status, answer["status"]) == (503, "no replica answers")
 
 
-def test_health_names_the_checkpoint_of_a_replica_and_says_that_the_server_stops(served: ServedModel) -> None:
+def test_health_names_the_checkpoint_of_a_replica_and_says_that_the_server_stops(
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with small_server(served) as server:
         server.replicas.painter.served = replace(served, source="the-replicas")
         assert server.send("/health")[2]["checkpoint"] == "the-replicas"
+
+        async def silent() -> str:
+            return ""
+
+        monkeypatch.setattr(server.replicas, "checkpoint", silent)
+        assert server.send("/health")[0] == 503, "it has nothing to do, and does not answer"
+        server.application.gate.enter(1)
+        assert server.send("/health")[0] == 200, "replicas that are busy may be silent"
         server.application.gate.closed = True
         status, _, answer = server.send("/health")
         assert (status, answer["status"]) == (503, "stopping")
