@@ -87,7 +87,7 @@ def _steps_reason(recipe: Recipe, survey: Survey, held_out: HeldOut, most_hours:
     samples = sum(stage.steps * stage.global_batch_size for stage in recipe.stages)
     times = samples / (survey.usable_rows * (1 - held_out.share))
     least = f", as {LEAST_STEPS} steps are the least" if recipe.stages[0].steps == LEAST_STEPS else ""
-    return f"all stages see each row about {times:.2g} times{least}; at most {most_hours:g} hours in all"
+    return f"all stages see each row about {times:.2g} times{least}; at most {most_hours:g} h in all"
 
 
 def _python() -> str:

@@ -47,7 +47,7 @@ def test_one_command_writes_a_recipe_and_a_sheet(cups: Path, capsys: pytest.Capt
     python = re.escape(sys.executable)
     for job in ("tokenize", "train_stage", "evaluate", "generate"):
         assert re.search(rf"^    {python} -m jobs.{job} --recipe my_cups_2026.py --root runs\b", text, re.MULTILINE)
-    assert "all stages see each row about 47 times, as 20 steps are the least" in text
+    assert "all stages see each row about 47 times, as 20 steps are the least; at most 1 h in all" in text
     assert "30 rows are few. Expect" in out.err
 
 
