@@ -36,7 +36,7 @@ def test_text_logits_equal_the_bases_bit_for_bit(base: Qwen2ForCausalLM, mars: M
 
 
 @pytest.mark.slow
-def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(
+def test_thirty_steps_move_the_visual_weights_and_leave_text_and_its_logits_alone(
     base: Qwen2ForCausalLM, mars: MarsForCausalLM, builder: SequenceBuilder
 ) -> None:
     ids = random_ids(TEXT_VOCAB)
@@ -45,7 +45,7 @@ def test_a_hundred_steps_move_the_visual_weights_and_leave_text_and_its_logits_a
     start = {name: p.detach().clone() for name, p in mars.named_parameters() if is_trained(name)}
     optimizer = torch.optim.AdamW([p for p in mars.parameters() if p.requires_grad], lr=1e-3)
     batches, objective = some_batches(builder), Objective(mars)
-    for _ in range(100):
+    for _ in range(30):
         optimizer.zero_grad()
         objective(batches).loss.backward()
         optimizer.step()
