@@ -13,7 +13,7 @@ LOCK = CHECKOUT / "cluster" / "requirements.lock"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 TESTED = ("demo", "dev", "serve")
 """Extras that `make install` installs."""
-FOR_THE_IMAGE = ("demo", "serve", "trackers", "gcp")
+FOR_THE_IMAGE = ("demo", "serve", "trackers", "gcp", "azure")
 CUDA_LIBRARIES = (
     "cublas",
     "cuda-cupti",

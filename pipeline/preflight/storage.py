@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenization.files.local_folder import LocalFolder
-from tokenization.files.s3_folder import S3Folder
+from tokenization.files.object_folder import ObjectFolder
 from tokenization.files.storage import open_storage
 
 POLL_S = 0.1
@@ -67,7 +67,7 @@ def take_ownership(url: str, me: str) -> bool:
 def refuses_conditional_writes(url: str) -> bool | None:
     """True if the bucket refuses a write whose condition does not hold; None for a file system, which has none."""
     storage = open_storage(url)
-    return storage.refuses_conditional_writes("conditional.txt") if isinstance(storage, S3Folder) else None
+    return storage.refuses_conditional_writes("conditional.txt") if isinstance(storage, ObjectFolder) else None
 
 
 def hold_lock(url: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.background import in_background
 from pipeline.runtime.terminal import say
-from tokenization.files.s3_folder import S3Folder
+from tokenization.files.object_folder import ObjectFolder
 from tokenization.files.storage import open_storage
 from tokenization.patience import outage_s
 from tokenization.waiting import Wait
@@ -40,13 +40,13 @@ def saying_outages(paths: RunPaths, job: str) -> Iterator[None]:
         yield
 
 
-def buckets_of(paths: RunPaths) -> list[S3Folder]:
+def buckets_of(paths: RunPaths) -> list[ObjectFolder]:
     """One folder in each bucket that the run reads or writes."""
     recipe = paths.recipe
     locations = [paths.ledger, *(paths.checkpoints(number) for number in range(1, len(recipe.stages) + 1))]
     locations += [where for name in recipe.corpora for where in (paths.source_of(name).url, paths.tokens_of(name))]
-    by_bucket: dict[str, S3Folder] = {}
+    by_bucket: dict[str, ObjectFolder] = {}
     for location in locations:
-        if "://" in location and isinstance(folder := open_storage(location), S3Folder):
+        if "://" in location and isinstance(folder := open_storage(location), ObjectFolder):
             by_bucket.setdefault(folder.bucket, folder)
     return list(by_bucket.values())

@@ -1,13 +1,21 @@
-"""Folders of files, on a file system or in an S3 bucket, behind one interface."""
+"""Folders of files, on a file system or in a bucket, behind one interface."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenization.errors import InputError
+from tokenization.files.azure_container import AzureContainer
+from tokenization.files.gcs_bucket import GcsBucket
 from tokenization.files.listing import Listing
 from tokenization.files.local_folder import LocalFolder
-from tokenization.files.s3_folder import S3_SCHEME, S3Folder
+from tokenization.files.object_folder import ObjectFolder
+from tokenization.files.object_service import ObjectService
+from tokenization.files.s3_bucket import S3Bucket
+
+BY_SCHEME: dict[str, Callable[[str], ObjectService]] = {
+    service.scheme: service for service in (S3Bucket, GcsBucket, AzureContainer)
+}
 
 
 class Storage(Protocol):
@@ -71,17 +79,19 @@ class Storage(Protocol):
 
 
 def open_storage(url: str | Path) -> Storage:
-    """Opens a local folder, or `s3://bucket/prefix` with AWS's usual credential chain and AWS_ENDPOINT_URL.
+    """Opens a local folder, or a prefix of a bucket: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
 
     Raises:
         InputError: another scheme, or no bucket.
     """
     text = str(url)
-    if text.startswith(S3_SCHEME):
-        bucket, _, prefix = text.removeprefix(S3_SCHEME).partition("/")
-        if not bucket:
-            raise InputError(f"{text!r} names no bucket; write s3://bucket/prefix")
-        return S3Folder(bucket, prefix.strip("/"))
-    if "://" in text:
-        raise InputError(f"{text!r} is neither a path nor s3://bucket/prefix, which is all that is supported")
-    return LocalFolder(Path(text).expanduser().absolute())
+    scheme, is_url, place = text.partition("://")
+    if not is_url:
+        return LocalFolder(Path(text).expanduser().absolute())
+    service = BY_SCHEME.get(f"{scheme}://")
+    if service is None:
+        raise InputError(f"{text!r} is neither a path nor in one of {', '.join(BY_SCHEME)}")
+    bucket, _, prefix = place.partition("/")
+    if not bucket:
+        raise InputError(f"{text!r} names no bucket; write {scheme}://bucket/prefix")
+    return ObjectFolder(service(bucket), prefix.strip("/"))

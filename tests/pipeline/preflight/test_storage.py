@@ -14,7 +14,7 @@ from pipeline.preflight.nodes import Answers
 from pipeline.preflight.storage import Write
 from tests.support.preflight import node, verdicts
 from tests.support.s3 import BUCKET, FaultyS3
-from tokenization.files.s3_folder import S3Folder
+from tokenization.files.s3_bucket import S3Bucket
 
 FIRST, SECOND = node("first"), node("second")
 
@@ -93,10 +93,9 @@ def test_a_bucket_refuses_writes_whose_condition_does_not_hold(s3: FaultyS3) -> 
 
 @pytest.mark.slow
 def test_a_service_that_ignores_the_condition_is_found(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = S3Folder._put_if
+    def unconditional(self: S3Bucket, key: str, content: bytes, tag: str | None) -> bool:
+        s3.client().put_object(Bucket=self.bucket, Key=key, Body=content)
+        return True
 
-    def unconditional(self: S3Folder, location: dict[str, str], condition: dict[str, str], text: str) -> bool:
-        return real(self, location, {}, text)
-
-    monkeypatch.setattr(S3Folder, "_put_if", unconditional)
+    monkeypatch.setattr(S3Bucket, "put_if", unconditional)
     assert storage.refuses_conditional_writes(f"s3://{BUCKET}/run") is False

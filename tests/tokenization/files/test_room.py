@@ -65,11 +65,11 @@ def test_the_temporary_folder_of_an_upload_is_named(disk: Path, s3: FaultyS3, mo
     monkeypatch.setattr("tempfile.tempdir", str(disk))
     with pytest.raises(OSError) as caught:
         storage.write("big", fill_plainly)
-    assert unwritable(caught.value).startswith(f"'{disk}/mars-s3-") and storage.names() == []
+    assert unwritable(caught.value).startswith(f"'{disk}/mars-bucket-") and storage.names() == []
     s3.client().put_object(Bucket=BUCKET, Key="x/big", Body=b"x" * 2 * SIZE)
     with pytest.raises(OSError) as caught, storage.local("big"):
         pass
-    assert unwritable(caught.value).startswith(f"'{disk}/mars-s3-") and not [*disk.iterdir()]
+    assert unwritable(caught.value).startswith(f"'{disk}/mars-bucket-") and not [*disk.iterdir()]
 
 
 def test_a_full_disk_is_known_by_the_words_of_libraries(disk: Path) -> None:

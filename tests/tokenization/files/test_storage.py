@@ -1,12 +1,14 @@
-"""Folders in S3 behave as local ones do, also while the service fails."""
+"""Folders in buckets behave as local ones do, also while the service fails."""
 
 import json
 import pickle
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
 
+from tests.support.faulty_server import ServerOf
 from tests.support.pictures import noise_png, write_tar
 from tests.support.s3 import BUCKET, FaultyS3
 from tokenization.config.sources import CorpusSource
@@ -16,9 +18,12 @@ from tokenization.files.checks import check_apart
 from tokenization.files.storage import Storage, open_storage
 
 
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, s3: FaultyS3) -> Storage:
-    return open_storage(tmp_path / "new" if request.param == "local" else f"s3://{BUCKET}/new")
+@pytest.fixture(params=["local", "s3", "gs", "az"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, server_of: ServerOf) -> Storage:
+    if request.param == "local":
+        return open_storage(tmp_path / "new")
+    server_of(request.param)
+    return open_storage(f"{request.param}://{BUCKET}/new")
 
 
 def test_what_is_written_is_listed_read_and_deleted(storage: Storage) -> None:
@@ -61,15 +66,17 @@ def test_what_fails_while_it_is_written_is_not_there(storage: Storage) -> None:
 
 
 @pytest.mark.slow
-def test_large_files_survive_failures_of_every_kind(s3: FaultyS3, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_large_files_survive_failures_of_every_kind(scheme: str, server_of: ServerOf) -> None:
     content = bytes(range(256)) * 100_000  # four parts
-    storage = open_storage(f"s3://{BUCKET}/deep/prefix")
-    s3.fault_every = 4
+    server = server_of(scheme)
+    storage = open_storage(f"{scheme}://{BUCKET}/deep/prefix")
+    server.fault_every = 3
     storage.write("large", lambda path: path.write_bytes(content))
     with storage.local("large") as path:
         assert path.read_bytes() == content
     assert storage.names() == ["large"]
-    assert set(s3.injected) == set(s3.KINDS)
+    assert set(server.injected) == set(server.KINDS)
 
 
 def test_a_corpus_in_s3_is_read_through_failures(s3: FaultyS3, tmp_path: Path) -> None:
@@ -95,20 +102,55 @@ def test_a_picture_folder_in_s3(s3: FaultyS3) -> None:
     assert [sample.picture for sample in corpus.read("000000")] == [noise_png(row) for row in range(3)]
 
 
-def test_a_bucket_that_is_not_there_and_other_schemes_are_named(s3: FaultyS3) -> None:
-    with pytest.raises(InputError, match=r"s3://nobody/.*NoSuchBucket"):
-        open_storage("s3://nobody/here").names()
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [("s3", "NoSuchBucket"), ("gs", "bucket.*credentials"), ("az", "container does not exist.*AZURE_STORAGE_ACCOUNT")],
+)
+def test_a_bucket_that_is_not_there_is_named(scheme: str, said: str, server_of: ServerOf) -> None:
+    server_of(scheme)
+    with pytest.raises(InputError, match=rf"(?s){scheme}://nobody/.*{said}"):
+        open_storage(f"{scheme}://nobody/here").names()
+    with pytest.raises(InputError, match=rf"{scheme}://nobody/"):
+        open_storage(f"{scheme}://nobody/here").write("a", lambda path: path.write_text("x"))
     with pytest.raises(InputError, match=r"names no bucket"):
-        open_storage("s3://")
-    with pytest.raises(InputError, match=r"'gs://x/y' is neither"):
-        open_storage("gs://x/y")
+        open_storage(f"{scheme}://")
 
 
-def test_nothing_is_written_outside_of_a_folder(storage: Storage, s3: FaultyS3) -> None:
+def test_other_schemes_and_an_azure_without_an_account_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"'abc://x/y' is neither a path nor in one of s3://, gs://, az://"):
+        open_storage("abc://x/y")
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT", raising=False)
+    with pytest.raises(InputError, match="'az://x' needs AZURE_STORAGE_ACCOUNT or AZURE_STORAGE_CONNECTION_STRING"):
+        open_storage("az://x/y").names()
+
+
+def test_of_those_who_swap_at_once_one_succeeds(storage: Storage) -> None:
+    assert storage.text("owner") is None
+    with ThreadPool(8) as pool:
+        assert sum(pool.map(lambda me: storage.swap("owner", None, f"me {me}"), range(8))) == 1
+    now = storage.text("owner")
+    assert now is not None and not storage.swap("owner", None, "late") and not storage.swap("owner", "other", "late")
+    with ThreadPool(8) as pool:
+        assert sum(pool.map(lambda me: storage.swap("owner", now, f"next {me}"), range(8))) == 1
+    assert str(storage.text("owner")).startswith("next")
+
+
+def test_versions_change_with_the_content_and_sizes_are_listed(storage: Storage) -> None:
+    for name in ("a.json", "folder/b.json", "folder/c.json"):
+        storage.write(name, partial(Path.write_text, data=name))
+    before = storage.versions()
+    storage.write("a.json", partial(Path.write_text, data="other!"))
+    after = storage.versions()
+    assert before.keys() == after.keys() and {name for name in after if after[name] != before[name]} == {"a.json"}
+    assert storage.sizes() == {"a.json": 6, "folder/b.json": 13, "folder/c.json": 13}
+    assert storage.listing(without=["folder/"]).names == ["a.json"]
+
+
+def test_nothing_is_written_outside_of_a_folder(tmp_path: Path, s3: FaultyS3) -> None:
     for name in ("../up", "/etc/x", "a//b", "a/../../b", "."):
-        if not str(storage).startswith("s3://"):
-            with pytest.raises(InputError, match="is no name inside of"):
-                storage.write(name, lambda path: path.write_text("x"))
+        with pytest.raises(InputError, match="is no name inside of"):
+            open_storage(tmp_path / "new").write(name, lambda path: path.write_text("x"))
     s3.client().put_object(Bucket=BUCKET, Key="new//etc/x.tar", Body=b"x")
     s3.client().put_object(Bucket=BUCKET, Key="new/../x.tar", Body=b"x")
     assert open_storage(f"s3://{BUCKET}/new").names() == []

@@ -1,21 +1,22 @@
-"""Lists the objects of a bucket, several pages at once: S3 gives 1,000 at a time, and a million would take minutes."""
+"""Lists the objects of a bucket, several pages at once: a page has 1,000, and a million would take minutes."""
 
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from multiprocessing.pool import AsyncResult, ThreadPool
-from typing import Any, Generic, TypeVar
-from xml.etree import ElementTree
+from typing import Generic, TypeVar
+
+from tokenization.files.object_service import Stored
 
 T = TypeVar("T")
 PAGES_AT_ONCE = 16
 LAST = "\U0010ffff"
-"""Follows every other character, in the order of S3's keys as in that of Python's texts."""
+"""Follows every other character, in the order of a bucket's keys as in that of Python's texts."""
 SURROGATES = range(0xD800, 0xE000)
 LOWEST, HIGHEST = " ", "\x7f"
 """Between them are the characters that most keys have; keys may have others."""
 
-Ask = Callable[[str], tuple[list[dict[str, Any]], bool]]
+Ask = Callable[[str], tuple[list[Stored], bool]]
 """Returns the items of the first page after a key, and True if others follow."""
 
 
@@ -28,7 +29,7 @@ class ParallelListing(Generic[T]):
         without: keys that start with one of these are left out, and not asked for as far as possible.
     """
 
-    def __init__(self, ask: Ask, take: Callable[[dict[str, Any]], T], without: Sequence[str] = ()) -> None:
+    def __init__(self, ask: Ask, take: Callable[[Stored], T], without: Sequence[str] = ()) -> None:
         self._ask, self._take, self._without = ask, take, tuple(without)
         self._found: list[T] = []
         self._lock, self._walking = threading.Lock(), 1
@@ -57,9 +58,9 @@ class ParallelListing(Generic[T]):
         """Takes the items of one page whose keys are above `after` and up to `until`. Returns the key after which there
         may be more of these, or None."""
         items, more = self._ask(after)
-        keys = [item["Key"] for item in items]
+        keys = [item.key for item in items]
         inside = len(keys) if until is None else bisect_right(keys, until)
-        kept = [item for item in items[:inside] if not item["Key"].startswith(self._without)]
+        kept = [item for item in items[:inside] if not item.key.startswith(self._without)]
         self._found.extend(map(self._take, kept))
         return self._behind(keys[-1]) if more and inside == len(keys) else None
 
@@ -76,23 +77,6 @@ class ParallelListing(Generic[T]):
             self._walking += 1
         self._shares.append(self._pool.apply_async(self._walk, (middle, until)))
         return middle
-
-
-def take_items(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **others: Any) -> None:
-    """An event handler of botocore's: takes keys and ETags out of a page, all that is wanted of it. botocore itself
-    takes ten times as long for a page."""
-    if response_dict["status_code"] != 200:
-        return
-    try:
-        page = ElementTree.fromstring(response_dict["body"])
-    except ElementTree.ParseError:
-        return  # botocore says what is wrong with it
-    space = page.tag[: page.tag.rindex("}") + 1] if "}" in page.tag else ""
-    items, key, tag = page.findall(f"{space}Contents"), f"{space}Key", f"{space}ETag"
-    for item in items:
-        page.remove(item)
-    customized_response_dict["Contents"] = [{"Key": one.findtext(key), "ETag": one.findtext(tag)} for one in items]
-    response_dict["body"] = ElementTree.tostring(page)
 
 
 def between(after: str, until: str | None) -> str:
