@@ -14,7 +14,7 @@ class Options(JobOptions):
     """Flags of `inspect_tokens`."""
 
     tokens: str = ""
-    """Folder or s3://bucket/prefix of the tokens (default: `tokens` in the run's folder)."""
+    """Folder or s3://, gs:// or az:// place of the tokens (default: `tokens` in the run's folder)."""
     rows: int = 12
     """Random rows on the sheet; 0 for no sheet."""
     seed: int = 0

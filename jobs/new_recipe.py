@@ -35,7 +35,7 @@ class Options:
     """Flags of `new_recipe`."""
 
     corpus: str
-    """Folder or s3://bucket/prefix of the corpus, in any layout of docs/formats.md but documents."""
+    """Folder or s3://, gs:// or az:// place of the corpus, in any layout of docs/formats.md but documents."""
     layout: Annotated[str, _default("by its files")] = ""
     """The corpus's layout, where its files are of several."""
     output: Annotated[str, _default("NAME.py, here")] = ""

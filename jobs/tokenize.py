@@ -54,9 +54,9 @@ class Options(JobOptions):
     """Flags of `tokenize`. A flag that is not given takes the recipe's value; `--set` changes any other value."""
 
     corpus: Annotated[str | None, _recipes("the corpus that the project makes", "FOLDER")] = None
-    """Folder or s3://bucket/prefix to tokenize instead of the recipe's first corpus, and nothing else."""
+    """Folder or s3://, gs:// or az:// place to tokenize instead of the recipe's first corpus, and nothing else."""
     output: Annotated[str | None, _recipes("`tokens` in the run's folder", "FOLDER")] = None
-    """Folder or s3://bucket/prefix for the tokens of the first corpus, and of no other."""
+    """Folder or s3://, gs:// or az:// place for the tokens of the first corpus, and of no other."""
     layout: Annotated[str | None, _recipes("by its files", f"{{{','.join(CORPUS_FORMATS)}}}")] = None
     """The corpus's format, as docs/formats.md describes it: for example tar shards, or a folder with metadata.jsonl.
     Empty: detected from its files."""

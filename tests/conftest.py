@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from pipeline.config.model import ModelOptions
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.model.mars import MarsForCausalLM
+from tests.support.bucket_servers import BucketServers
 from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
-from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.faulty_server import FaultyServer, ServerOf
+from tests.support.s3 import FaultyS3
 from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 from tokenization.patience import OUTAGE_VARIABLE
 
@@ -88,16 +90,35 @@ def builder(mars: MarsForCausalLM) -> SequenceBuilder:
     return builder_of(mars)
 
 
+@pytest.fixture(scope="session")
+def bucket_servers() -> Iterator[BucketServers]:
+    servers = BucketServers()
+    yield servers
+    servers.stop()
+
+
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
-    """A server with an empty bucket, which this process's S3 clients find by themselves."""
-    server = FaultyS3()
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv(OUTAGE_VARIABLE, "30")  # a thread that still reads ahead ends soon after the server
-    server.client().create_bucket(Bucket=BUCKET)
-    yield server
-    server.stop()
+def server_of(bucket_servers: BucketServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerOf]:
+    """Starts the server of a scheme, with an empty bucket. This process's clients find it by themselves."""
+    started: list[FaultyServer] = []
+
+    def start(scheme: str) -> FaultyServer:
+        started.append(server := bucket_servers.start(scheme))
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(OUTAGE_VARIABLE, "30")  # a thread that still reads ahead ends soon after the server
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def s3(server_of: ServerOf) -> FaultyS3:
+    server = server_of("s3")
+    assert isinstance(server, FaultyS3)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ class FeedSettings:
     stage: int = 1
     """Stage, from 1."""
     location: str = ""
-    """Folder or s3://bucket/prefix for the tokens, 30 MB to 1 GB; tokens of an earlier measurement are reused.
+    """Folder or s3://, gs:// or az:// place for the tokens, 30 MB to 1 GB; tokens of an earlier measurement are reused.
     Default: a folder for temporary files."""
     gpu: str = ""
     """GPU model that sets the pace, instead of the recipe's."""
@@ -170,7 +170,7 @@ class CheckpointSettings:
     parameters: int = 292
     """Trained parameters, of which each rank has a slice."""
     location: str = ""
-    """Folder or s3://bucket/prefix for the checkpoint. Default: a folder for temporary files."""
+    """Folder or s3://, gs:// or az:// place for the checkpoint. Default: a folder for temporary files."""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ class CorpusConfig:
     """A corpus.
 
     Attributes:
-        path: folder or `s3://bucket/prefix`; empty for a corpus that `jobs/make_corpus.py` makes.
-        tokens: folder or `s3://bucket/prefix` of its tokens; empty for the run's own folder.
+        path: folder or prefix of a bucket; empty for a corpus that `jobs/make_corpus.py` makes.
+        tokens: folder or prefix of a bucket of its tokens; empty for the run's own folder.
         made: the corpus that `jobs/make_corpus.py` makes, one of `MADE`.
         high_resolution: its pictures are also encoded at the high resolution, if tokenization has one.
         layout, image_column, folder_shard_rows: see `CorpusSource`.
@@ -132,8 +132,8 @@ class Recipe:
         shared_output_projection, embedding_noise_std, picture_position_std, visual_query_key_norm: see `ModelOptions`.
         stages: the curriculum.
         scaling, tokenizers, zero: workers of training and of tokenization, partitioning.
-        checkpoint_folder: folder or `s3://bucket/prefix` for the stages' checkpoints; empty for the run's own folder.
-        ledger_folder: folder or `s3://bucket/prefix` for the ledger, which gets a folder with the recipe's name there.
+        checkpoint_folder: folder or prefix of a bucket for the stages' checkpoints; empty for the run's own folder.
+        ledger_folder: folder or prefix of a bucket for the ledger, which gets a folder with the recipe's name there.
         trackers: `wandb`, `mlflow` or both: trackers in addition to TensorBoard.
         plan: assumptions and comparisons of a dry run.
         heartbeat_s: seconds between two ledger rows.

@@ -43,7 +43,7 @@ class LedgerActor:
     """Keeps the rows of one attempt.
 
     Args:
-        location: folder or `s3://bucket/prefix` of the ledger.
+        location: folder or prefix of a bucket of the ledger.
         attempt: the attempt.
         heartbeat_s: seconds between two rows.
         job_id: hex id of the Ray job whose devices are counted.

@@ -37,7 +37,7 @@ class RowWriter:
     """Appends the rows of one attempt.
 
     Args:
-        location: folder or `s3://bucket/prefix` of the ledger.
+        location: folder or prefix of a bucket of the ledger.
         attempt: name of the attempt.
     """
 

@@ -101,7 +101,7 @@ def survey_corpus(place: str, layout: str, num_samples: int, size_px: int) -> Su
     """Looks at samples of up to eight shards that lie at equal distances.
 
     Args:
-        place: folder or `s3://bucket/prefix`.
+        place: folder or prefix of a bucket.
         layout: one of `CORPUS_FORMATS`; empty: detected from the files.
         num_samples: samples to look at.
         size_px: side of the pictures that `Look` has.

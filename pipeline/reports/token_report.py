@@ -30,7 +30,7 @@ class TokenDataset:
     """Token shards with their manifest.
 
     Args:
-        location: folder or `s3://bucket/prefix`.
+        location: folder or prefix of a bucket.
 
     Raises:
         InputError: there is no shard, or no manifest.

@@ -11,8 +11,6 @@ from tests.support.faulty_server import FaultyServer
 from tests.support.forwarding import Forwarding
 from tests.support.ports import free_port
 
-AZURITE = "azurite-blob"
-"""The program; `npm install --global azurite` brings it."""
 ACCOUNT = "devstoreaccount1"
 PUBLIC_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The key that Azurite's documentation gives its account."""
@@ -26,11 +24,11 @@ class Azurite:
         TimeoutError: it did not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         port = free_port()
         words = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
         flags = ["--silent", "--skipApiVersionCheck", "--inMemoryPersistence", "--disableTelemetry"]
-        self._process = subprocess.Popen([AZURITE, *words, *flags], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen([program, *words, *flags], stdout=subprocess.DEVNULL)
         self.url = f"http://127.0.0.1:{port}"
         self._wait()
 
@@ -43,7 +41,7 @@ class Azurite:
                 return  # it answers that the request was wrong
             except URLError:
                 time.sleep(0.1)
-        raise TimeoutError(f"{AZURITE} did not answer within {STARTED_S:.0f} s")
+        raise TimeoutError(f"Azurite did not answer within {STARTED_S:.0f} s")
 
     def stop(self) -> None:
         self._process.kill()

@@ -2,13 +2,14 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from werkzeug.serving import make_server
 
 
-class FaultyServer:
+class FaultyServer(ABC):
     """Serves a WSGI application until `stop`.
 
     Every `fault_every`-th request fails, alternating between a 500, a request to slow down, and an answer that is cut
@@ -25,6 +26,10 @@ class FaultyServer:
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """The variables by which clients find the server."""
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -85,7 +85,7 @@ class GcsApp:
 
     def _list(self, request: Request, bucket: str) -> Response:
         first = max(request.args.get("startOffset", ""), request.args.get("pageToken", ""))
-        prefix, size = request.args.get("prefix", ""), request.args.get("maxResults", PAGE, type=int)
+        prefix, size = request.args.get("prefix", ""), min(PAGE, request.args.get("maxResults", PAGE, type=int))
         objects = self._objects(bucket)
         names = [name for name in sorted(objects) if name.startswith(prefix) and name >= first]
         page: dict[str, Any] = {"items": [objects[name].metadata(bucket, name) for name in names[:size]]}
@@ -112,9 +112,9 @@ class GcsApp:
         wanted = request.args.get("ifGenerationMatch", type=int)
         if request.args["uploadType"] == "multipart":
             head = f"Content-Type: {request.headers['Content-Type']}\r\n\r\n".encode()
-            described, content = message_from_bytes(head + request.get_data()).get_payload()  # type: ignore[misc]
-            name = json.loads(described.get_payload(decode=True))["name"]
-            return self._store(bucket, name, content.get_payload(decode=True), wanted)
+            parts: Any = message_from_bytes(head + request.get_data()).get_payload()
+            described, content = (part.get_payload(decode=True) for part in parts)
+            return self._store(bucket, json.loads(described)["name"], content, wanted)
         self._objects(bucket)
         name = request.args.get("name") or json.loads(request.get_data())["name"]
         self._uploads[str(len(self._uploads))] = bucket, name, wanted, bytearray()

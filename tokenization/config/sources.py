@@ -26,7 +26,7 @@ class CorpusSource:
     """The location and the format of a corpus. Plain values.
 
     Attributes:
-        url: a local folder or `s3://bucket/prefix`.
+        url: a local folder or prefix of a bucket.
         layout: one of `CORPUS_FORMATS`; empty: detected from the files.
         image_column: for parquet: the pictures' column; empty for the only one, or the first of the usual names.
         folder_shard_rows: for an imagefolder, and for `files`: pictures per virtual shard.

@@ -41,7 +41,7 @@ def tokenize_corpus(
 
     Args:
         corpus: the corpus to tokenize.
-        output: folder or `s3://bucket/prefix` for token shards at the same relative paths, and for their statistics.
+        output: folder or prefix of a bucket for token shards at the same relative paths, and for their statistics.
         config: the settings that decide the tokens.
         tools: the two tokenizers.
         workers: the job's actors.

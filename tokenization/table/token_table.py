@@ -142,7 +142,7 @@ def _leaves(file: pq.ParquetFile, columns: list[str], without: tuple[str, ...]) 
 
 
 def list_token_shards(location: str | Path) -> list[TokenShard]:
-    """Token shards under a folder or `s3://bucket/prefix`, sorted.
+    """Token shards under a folder or prefix of a bucket, sorted.
 
     Raises:
         InputError: there is none, or their manifest is missing (an unfinished run).

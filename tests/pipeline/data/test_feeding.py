@@ -18,6 +18,7 @@ from pipeline.data.sequences import SequenceBuilder
 from pipeline.data.shard_fetcher import ShardFetcher
 from pipeline.data.token_reader import TokenReader
 from pipeline.planning.work import SampleLengths
+from tests.support.faulty_server import ServerOf
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_models import CODEBOOK, END_ID, TEXT_VOCAB
 from tests.support.tokens import STAGE, stored_row_index, write_documents, write_tokens
@@ -25,20 +26,26 @@ from tokenization.files.storage import open_storage
 
 WHERE = "score >= 0.2"
 URL = f"s3://{BUCKET}/run/tokens"
+BUCKETS = ["s3", *(pytest.param(scheme, marks=pytest.mark.long) for scheme in ("gs", "az"))]
 
 
 @pytest.fixture
-def tokens(tmp_path: Path, s3: FaultyS3) -> Path:
-    """A folder, and the same in S3."""
+def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "tokens"
     write_tokens(folder, shards=9)
     write_documents(folder / "documents")
-    copy(folder)
     return folder
 
 
-def copy(folder: Path) -> None:
-    storage = open_storage(URL)
+@pytest.fixture
+def tokens(folder: Path, s3: FaultyS3) -> Path:
+    """A folder, and the same in S3."""
+    copy(folder, URL)
+    return folder
+
+
+def copy(folder: Path, url: str) -> None:
+    storage = open_storage(url)
     for path in folder.rglob("*"):
         if path.is_file():
             storage.write(path.relative_to(folder).as_posix(), partial(shutil.copyfile, path))
@@ -52,19 +59,22 @@ def plan_of(place: str | Path) -> StagePlan:
 
 
 @pytest.mark.slow
-def test_tokens_in_s3_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(
-    tokens: Path, s3: FaultyS3
+@pytest.mark.parametrize("scheme", BUCKETS)
+def test_tokens_in_a_bucket_are_those_of_the_folder_they_came_from_though_every_fifth_request_fails(
+    folder: Path, scheme: str, server_of: ServerOf
 ) -> None:
-    s3.fault_every = 5
-    assert build_row_index(RowSelection(URL, WHERE)).sha256() == build_row_index(RowSelection(tokens, WHERE)).sha256()
-    local, remote = plan_of(tokens), plan_of(URL)
+    server, url = server_of(scheme), f"{scheme}://{BUCKET}/run/tokens"
+    copy(folder, url)
+    server.fault_every = 5
+    assert build_row_index(RowSelection(url, WHERE)).sha256() == build_row_index(RowSelection(folder, WHERE)).sha256()
+    local, remote = plan_of(folder), plan_of(url)
     for number in range(10):  # more than an epoch
         here, there = local.step(number, 0, 1), remote.step(number, 0, 1)
         assert local.sample_ids([number]) == remote.sample_ids([number])
         for mine, other in zip(here.micro_steps, there.micro_steps, strict=True):
             for first, second in zip(mine, other, strict=True):
                 assert first.text.ids.equal(second.text.ids) and first.visual.ids.equal(second.visual.ids)
-    assert s3.injected.total() > 10
+    assert server.injected.total() > 10
 
 
 @pytest.mark.slow
@@ -75,7 +85,7 @@ def test_a_selection_over_s3_is_kept_until_a_shard_changes(tokens: Path, tmp_pat
     written = kept.stat().st_mtime_ns
     assert stored_row_index(kept, selection).sha256() == first.sha256() and kept.stat().st_mtime_ns == written
     write_tokens(tokens, shards=9, rows=8)
-    copy(tokens)
+    copy(tokens, URL)
     assert stored_row_index(kept, selection).counts.sum() < first.counts.sum()
 
 

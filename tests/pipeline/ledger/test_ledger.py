@@ -22,7 +22,9 @@ from pipeline.ledger.table import read_ledger
 from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from pipeline.step_figures import StepFigures
 from tests.support.checkout import CHECKOUT
-from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.faulty_server import ServerOf
+from tests.support.s3 import BUCKET
+from tokenization.files.storage import open_storage
 
 HEARTBEAT_S = 1.0
 
@@ -154,20 +156,21 @@ def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path: Path) -> None
     assert len(ledger.remarks) == 1 and "ran at the same time for 50 s" in ledger.remarks[0]
 
 
-def test_in_s3_a_row_is_an_object_and_the_last_one_says_all(s3: FaultyS3) -> None:
-    place = f"s3://{BUCKET}/runs/ledger"
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_in_a_bucket_a_row_is_an_object_and_the_last_one_says_all(scheme: str, server_of: ServerOf) -> None:
+    server_of(scheme)
+    place = f"{scheme}://{BUCKET}/runs/ledger"
     writer = RowWriter(place, "train_stage-1-a")
     account = account_at(Clock(0.0), Clock(0.0))
     for number in range(3):
         account.train_step(step(number + 1))
         writer.write(account.row("heartbeat"))
         assert read_ledger(place).table["steps"].item() == number + 1, "it can be read while the run goes on"
-    keys = [item["Key"] for item in s3.client().list_objects_v2(Bucket=BUCKET)["Contents"]]
-    assert keys == [f"runs/ledger/train_stage-1-a/{number:08d}.jsonl" for number in range(3)]
+    assert open_storage(place).names() == [f"train_stage-1-a/{number:08d}.jsonl" for number in range(3)]
     again = RowWriter(place, "train_stage-1-a")
     assert again.last and again.last["steps"] == 3
     again.write(account.row("end: done"))
-    assert len(s3.client().list_objects_v2(Bucket=BUCKET)["Contents"]) == 4, "nothing is written over"
+    assert len(open_storage(place).names()) == 4, "nothing is written over"
 
 
 class Poller:

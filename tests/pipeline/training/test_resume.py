@@ -18,6 +18,7 @@ from pipeline.model.loading import load_initial_model
 from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
 from tests.support.faults import use_a_folder_of_its_own
+from tests.support.faulty_server import ServerOf
 from tests.support.ranks import STAGE, Undisturbed, losses, named, on_ranks
 from tests.support.s3 import BUCKET, SECRET, FaultyS3
 from tests.support.small_models import CODEBOOK
@@ -130,17 +131,19 @@ def test_a_run_none_of_whose_checkpoints_can_be_read_does_not_start_anew(run: St
     assert [checkpoint.name for checkpoint in complete_checkpoints(run.checkpoints, [])] == saved
 
 
-def test_checkpoints_go_to_s3_and_come_back_though_it_fails_now_and_then(
-    run: StageRun, undisturbed: Undisturbed, s3: FaultyS3
+@pytest.mark.parametrize("scheme", ["s3", *(pytest.param(each, marks=pytest.mark.long) for each in ("gs", "az"))])
+def test_checkpoints_go_to_a_bucket_and_come_back_though_it_fails_now_and_then(
+    run: StageRun, undisturbed: Undisturbed, scheme: str, server_of: ServerOf
 ) -> None:
     _, whole = undisturbed()
-    run = replace(run, stage=replace(STAGE, save_every_steps=2), checkpoints=f"s3://{BUCKET}/run/stage1")
-    s3.fault_every = 5
-    on_ranks(2, run, stop_after=3, environment=s3.environment())
-    second = on_ranks(1, run, environment=s3.environment())
+    server = server_of(scheme)
+    run = replace(run, stage=replace(STAGE, save_every_steps=2), checkpoints=f"{scheme}://{BUCKET}/run/stage1")
+    server.fault_every = 5
+    on_ranks(2, run, stop_after=3, environment=server.environment())
+    second = on_ranks(1, run, environment=server.environment())
     assert [each["step"] for each in second] == [3, 4, 5, 6]
     assert losses(second) == pytest.approx(losses(whole)[-len(losses(second)) :], rel=1e-5)
-    assert s3.injected.total() > 3
+    assert server.injected.total() > 3
     written = [path for path in run.output.parent.rglob("*") if path.is_file()]
     assert Path(f"{run.output}.told") in written and any("tfevents" in path.name for path in written)
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import gcs
 from tests.support.faulty_server import ServerOf
 from tests.support.pictures import noise_png, write_tar
 from tests.support.s3 import BUCKET, FaultyS3
@@ -104,7 +105,7 @@ def test_a_picture_folder_in_s3(s3: FaultyS3) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "said"),
-    [("s3", "NoSuchBucket"), ("gs", "bucket.*credentials"), ("az", "container does not exist.*AZURE_STORAGE_ACCOUNT")],
+    [("s3", "NoSuchBucket"), ("gs", "404.*credentials"), ("az", "container does not exist.*AZURE_STORAGE_ACCOUNT")],
 )
 def test_a_bucket_that_is_not_there_is_named(scheme: str, said: str, server_of: ServerOf) -> None:
     server_of(scheme)
@@ -134,6 +135,15 @@ def test_of_those_who_swap_at_once_one_succeeds(storage: Storage) -> None:
     with ThreadPool(8) as pool:
         assert sum(pool.map(lambda me: storage.swap("owner", now, f"next {me}"), range(8))) == 1
     assert str(storage.text("owner")).startswith("next")
+
+
+def test_a_listing_of_several_pages_has_each_object_once(server_of: ServerOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcs, "PAGE", 10)
+    server_of("gs")
+    storage, names = open_storage(f"gs://{BUCKET}/new"), [f"{number % 7}/{number:03d}.tar" for number in range(95)]
+    for name in names:
+        storage.write(name, partial(Path.write_text, data="x"))
+    assert storage.names() == sorted(names) == sorted(storage.sizes())
 
 
 def test_versions_change_with_the_content_and_sizes_are_listed(storage: Storage) -> None:
