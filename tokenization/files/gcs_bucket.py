@@ -1,5 +1,6 @@
 """A bucket of Google Cloud Storage, by Google's own library (extra `gcp`)."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ RETRIED_S = 5.0
 REQUEST_S = 60.0
 """Seconds without an answer after which a request has failed."""
 LISTED = "items(name,generation,size),nextPageToken"
+NO_BUCKET_LOOKUP = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
+"""The library's switch: without it each client asks for the bucket's location, for traces that nobody takes."""
 CLIENTS = ("_bucket", "_how")
 
 
@@ -32,6 +35,7 @@ class GcsBucket:
 
     @cached_property
     def _bucket(self) -> Any:
+        os.environ.setdefault(NO_BUCKET_LOOKUP, "true")
         storage = needed("google.cloud.storage", "gs://", "gcp")
         return storage.Client(project=None).bucket(self.bucket)
 
