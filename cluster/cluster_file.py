@@ -75,7 +75,7 @@ def find_cluster_file(name: str) -> Path:
 
 
 def read_cluster_file(path: str) -> ClusterFile:
-    """Reads a file for `ray up`, or a manifest with one RayCluster, that `find_cluster_file` finds.
+    """Reads a file for `ray up`, or a manifest with one RayCluster, also of a job, that `find_cluster_file` finds.
 
     Raises:
         UsageError: the file is missing, is not YAML, or Ray would reject it.
@@ -87,7 +87,7 @@ def read_cluster_file(path: str) -> ClusterFile:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is no YAML: {error}") from error
-    clusters = [one for one in documents if isinstance(one, dict) and one.get("kind") == "RayCluster"]
+    clusters = [cluster for one in documents if isinstance(one, dict) and (cluster := _ray_cluster(one))]
     is_manifest = any(
         str(one.get("apiVersion", "")).startswith(KUBERAY_API) for one in documents if isinstance(one, dict)
     )
@@ -126,6 +126,15 @@ def _of_ray_up(content: dict[str, Any]) -> dict[str, Any]:
 def _of_manifest(content: dict[str, Any]) -> dict[str, Any]:
     metadata = {"namespace": "default"} | content.get("metadata", {})
     return cluster_config_of_manifest(content | {"metadata": metadata})
+
+
+def _ray_cluster(document: dict[str, Any]) -> dict[str, Any] | None:
+    """A manifest's RayCluster: the document itself, or that of a RayJob, or of what a RayCronJob makes."""
+    spec = document.get("spec") or {}
+    job = (spec.get("jobTemplate") or {}) if document.get("kind") == "RayCronJob" else spec
+    if document.get("kind") != "RayCluster" and "rayClusterSpec" not in job:
+        return None
+    return document if document.get("kind") == "RayCluster" else document | {"spec": job["rayClusterSpec"]}
 
 
 def _node_types(config: dict[str, Any]) -> tuple[NodeType, ...]:

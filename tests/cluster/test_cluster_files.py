@@ -14,7 +14,7 @@ import yaml
 
 from cluster.checks import aws_problems, gcp_problems, problems_of
 from cluster.cluster_file import read_cluster_file
-from jobs import check_cluster, init_model, preflight, tokenize, train_stage
+from jobs import check_cluster, evaluate, init_model, preflight, tokenize, train_stage
 from jobs.common.recipes import load_recipe
 from pipeline.errors import UsageError
 from tests.support.checkout import CHECKOUT
@@ -23,6 +23,7 @@ from tests.support.kuberay_schema import check_pod_template, manifest
 
 RAY_CLUSTER = CLUSTERS / "kuberay" / "raycluster.yaml"
 RAY_JOBS = sorted((CLUSTERS / "kuberay").glob("rayjob_*.yaml"))
+CRON_JOB = CLUSTERS / "kuberay" / "raycronjob_evaluate.yaml"
 RAY_UP = [AWS, GCP, LOCAL]
 
 
@@ -35,7 +36,7 @@ def options_of(entrypoint: str) -> list[str]:
     return shlex.split(entrypoint)[1:]
 
 
-@pytest.mark.parametrize("path", [*RAY_UP, RAY_CLUSTER], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*RAY_UP, RAY_CLUSTER, CRON_JOB], ids=lambda path: path.stem)
 def test_a_file_is_refused_until_it_is_filled_in_and_the_lines_are_named(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,12 +147,16 @@ def test_no_cluster_is_open_unpinned_or_without_a_token(path: Path) -> None:
 
 
 def test_kuberays_manifests_are_what_its_crds_admit(tmp_path: Path) -> None:
-    for path in (RAY_CLUSTER, *RAY_JOBS):
+    for path in (RAY_CLUSTER, CRON_JOB, *RAY_JOBS):
         content = yaml.safe_load(filled(path, tmp_path).read_text())
         jsonschema.validate(content, manifest(content["kind"]))
     spec = yaml.safe_load(RAY_CLUSTER.read_text())["spec"]
-    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-        check_pod_template(group["template"])
+    nightly = yaml.safe_load(CRON_JOB.read_text())["spec"]["jobTemplate"]["rayClusterSpec"]
+    for each in (spec, nightly):
+        for group in (each["headGroupSpec"], *each["workerGroupSpecs"]):
+            check_pod_template(group["template"])
+            user = group["template"]["spec"]["securityContext"]
+            assert user == {"runAsUser": 1000, "fsGroup": 1000}, "the image's user cannot write the runs' folder"
     assert spec["autoscalerOptions"]["version"] == "v2" and spec["authOptions"] == {"mode": "token"}
     markets = {
         group["template"]["spec"].get("nodeSelector", {}).get("karpenter.sh/capacity-type")
@@ -185,6 +190,18 @@ def test_rayjobs_run_tokenization_and_each_stage_with_options_that_the_jobs_know
         name = yaml.safe_load(RAY_CLUSTER.read_text())["metadata"]["name"]
         assert content["spec"]["clusterSelector"] == {"ray.io/cluster": name}
     assert asked == {"rayjob_tokenize": "tokens", "rayjob_stage1": "1", "rayjob_stage2": "2", "rayjob_stage3": "3"}
+
+
+def test_the_nightly_evaluation_has_options_that_the_job_knows_and_what_its_way_of_submission_admits() -> None:
+    spec = yaml.safe_load(CRON_JOB.read_text())["spec"]["jobTemplate"]
+    assert shlex.split(spec["entrypoint"])[0] == "jobs/evaluate.py"
+    options = tyro.cli(evaluate.Options, args=options_of(spec["entrypoint"]))
+    load_recipe(options.recipe, options.set)
+    # KubeRay refuses these together with a sidecar that submits.
+    assert spec["submissionMode"] == "SidecarMode"
+    assert not {"clusterSelector", "submitterConfig", "submitterPodTemplate"} & spec.keys()
+    assert spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert spec["rayClusterSpec"]["rayVersion"] == yaml.safe_load(RAY_CLUSTER.read_text())["spec"]["rayVersion"]
 
 
 def plan_of(cluster: Path, *overrides: str) -> dict:

@@ -1,9 +1,10 @@
-"""The schema of KubeRay's CRDs, reduced to the fields that a user may set in a RayCluster or a RayJob.
+"""The schema of KubeRay's CRDs, reduced to the fields that a user may set in a RayCluster, a RayJob or a
+RayCronJob.
 
-Written from the types that the CRDs are generated from (ray-operator/apis/ray/v1/raycluster_types.go and
-rayjob_types.go of KubeRay after 1.5): names, types, required fields, and enumerations. Left out: TLS, network policies,
-ingress, history server, and storage of the GCS, which are rejected here although KubeRay accepts them. Pod templates
-are Kubernetes' own and are checked by its strict schema (package kubernetes-validate).
+Written from the types that the CRDs are generated from (ray-operator/apis/ray/v1/raycluster_types.go, rayjob_types.go
+and raycronjob_types.go of KubeRay 1.7.0): names, types, required fields, and enumerations. Left out: TLS, network
+policies, ingress, history server, and storage of the GCS, which are rejected here although KubeRay accepts them. Pod
+templates are Kubernetes' own and are checked by its strict schema (package kubernetes-validate).
 """
 
 from typing import Any
@@ -58,6 +59,7 @@ WORKER_GROUP = closed(
     minReplicas=COUNT,
     maxReplicas=COUNT,
     idleTimeoutSeconds=COUNT,
+    priority={"type": "integer"},
     resources=STRINGS,
     labels=STRINGS,
     rayStartParams=STRINGS,
@@ -97,17 +99,25 @@ RAY_JOB_SPEC = closed(
     entrypointNumCpus=NUMBER,
     entrypointNumGpus=NUMBER,
     ttlSecondsAfterFinished=COUNT,
+    preRunningDeadlineSeconds=COUNT,
     shutdownAfterJobFinishes=BOOLEAN,
     suspend=BOOLEAN,
 )
+RAY_CRON_JOB_SPEC = closed(
+    ("jobTemplate", "schedule"),
+    jobTemplate=RAY_JOB_SPEC,
+    schedule=STRING,
+    timeZone={"type": "string", "minLength": 1},
+    suspend=BOOLEAN,
+)
+SPECS = {"RayCluster": RAY_CLUSTER_SPEC, "RayJob": RAY_JOB_SPEC, "RayCronJob": RAY_CRON_JOB_SPEC}
 METADATA = closed(("name",), name=STRING, namespace=STRING, labels=STRINGS, annotations=STRINGS)
 
 
 def manifest(kind: str) -> dict[str, Any]:
     """Returns the schema of a manifest of this kind."""
-    spec = {"RayCluster": RAY_CLUSTER_SPEC, "RayJob": RAY_JOB_SPEC}[kind]
     keys = ("apiVersion", "kind", "metadata", "spec")
-    return closed(keys, apiVersion=one_of("ray.io/v1"), kind=one_of(kind), metadata=METADATA, spec=spec)
+    return closed(keys, apiVersion=one_of("ray.io/v1"), kind=one_of(kind), metadata=METADATA, spec=SPECS[kind])
 
 
 def check_pod_template(template: dict[str, Any]) -> None:
