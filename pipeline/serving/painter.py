@@ -44,9 +44,10 @@ from tokenization.dtypes import fast_dtype
 from tokenization.text_tokenizer import end_of_text_id
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
-PATCHES_AT_ONCE, PATCHES_A_ROW = 256, 128
-MOST_POLITE_S = 10.0
-"""Seconds that each batch of patches, which takes about half a second, waits at most while rows run."""
+PATCHES_AT_ONCE, PATCHES_A_ROW = 32, 128
+IDLE_S, MOST_POLITE_S = 0.25, 2.0
+"""A batch of patches takes a twentieth of a second on a core. It waits until no row has run for the first number of
+seconds, so that it does not come between the requests of one client, and at most for the second one."""
 UNFINISHED_LETTER = "\ufffd"
 """What a tokenizer gives for bytes of a letter whose other bytes are yet to come."""
 
@@ -99,10 +100,10 @@ class Painter:
 
         Pictures go first.
         """
-        size = self._layout.vocabulary.codebook_size
+        size, busy_at = self._layout.vocabulary.codebook_size, time.monotonic()
         tiles: list[np.ndarray] = []
         for start in range(0, size, PATCHES_AT_ONCE):
-            await self._while_busy(MOST_POLITE_S)
+            busy_at = await self._idle_since(busy_at)
             codes = range(start, min(start + PATCHES_AT_ONCE, size))
             tiles += await asyncio.gather(*(self._pixels.pixels_of([code]) for code in codes))
         small = [_small(tile) for tile in tiles]
@@ -112,10 +113,24 @@ class Painter:
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
         return await asyncio.to_thread(encoded, np.concatenate(rows), "PNG")
 
-    async def _while_busy(self, most_s: float) -> None:
-        ends = time.monotonic() + most_s
-        while self.engine.num_running and time.monotonic() < ends:
+    async def _idle_since(self, busy_at: float) -> float:
+        """Waits for a moment in which patches disturb nobody, or for `MOST_POLITE_S`.
+
+        Args:
+            busy_at: when a row was last seen running, by the monotonic clock.
+
+        Returns:
+            The same, now.
+        """
+        now = time.monotonic()
+        ends = now + MOST_POLITE_S
+        while now < ends:
+            busy_at = now if self.engine.num_running else busy_at
+            if now - busy_at >= IDLE_S:
+                break
             await asyncio.sleep(0.05)
+            now = time.monotonic()
+        return busy_at
 
     async def close(self) -> None:
         """Ends the threads after the jobs that have begun."""
