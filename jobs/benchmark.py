@@ -80,7 +80,7 @@ class Tokenize(TokenizeSettings, Shown):
 @dataclass(frozen=True)
 class Feed(FeedSettings, OfRecipe):
     """Measures the time that training would wait for its samples: runs one rank's loader at the pace of a recipe's
-    steps, on random tokens in a folder or in S3.
+    steps, on random tokens in a folder or in a bucket.
     """
 
 

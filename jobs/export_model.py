@@ -21,8 +21,8 @@ class Options(JobOptions):
 
     checkpoint: str = ""
     """A run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or not
-    (default: the run of --recipe and --root). The recipe is the one stored in the run; for a checkpoint in S3, that of
-    --recipe."""
+    (default: the run of --recipe and --root). The recipe is the one stored in the run; for a checkpoint in a bucket,
+    that of --recipe."""
     out: str = ""
     """New folder for the model."""
     averaged: bool = False

@@ -1,8 +1,8 @@
 #!/usr/bin/env -S python -P
 """Writes a recipe for a corpus of your own: looks at it and at this machine, asks nothing, and shows the plan.
 
-It takes a folder of captioned pictures, of WebDataset tars or of parquet files, local or in S3. The recipe is a short
-Python file with a reason beside each setting; the other jobs take it by `--recipe FILE`.
+It takes a folder of captioned pictures, of WebDataset tars or of parquet files, local or in a bucket. The recipe is a
+short Python file with a reason beside each setting; the other jobs take it by `--recipe FILE`.
 """
 
 import jobs  # isort: skip

@@ -8,7 +8,7 @@ from pipeline.checkpoints.manifest import CheckpointFile, checkpoint_file, rank_
 from tokenization.files.storage import Storage, open_storage
 
 READ_AT_ONCE = 16
-"""Records that are read at once: a thousand requests one after the other would take S3 a minute."""
+"""Records that are read at once: a thousand requests one after the other would take a service a minute."""
 
 
 def record_name(rank: int) -> str:

@@ -137,7 +137,7 @@ class Recipe:
         trackers: `wandb`, `mlflow` or both: trackers in addition to TensorBoard.
         plan: assumptions and comparisons of a dry run.
         heartbeat_s: seconds between two ledger rows.
-        outage_s: seconds that jobs and workers wait for S3 while it does not answer; `step_timeout_s` must be longer.
+        outage_s: seconds that jobs and workers wait for a bucket that does not answer; `step_timeout_s` must be longer.
         seed: seed of the sample order and of all random draws.
     """
 

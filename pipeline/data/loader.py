@@ -49,7 +49,7 @@ def prefetch(build: BuildStep, start: int, end: int, pin: bool = False) -> Itera
 
     if start >= end:
         return
-    # Nobody waits for the thread of such a pool at the end: it may wait for S3 for `outage_s`.
+    # Nobody waits for the thread of such a pool at the end: it may wait for a service for `outage_s`.
     with ThreadPool(1) as pool:
         following = pool.apply_async(built, (start,))
         try:

@@ -1,4 +1,4 @@
-"""Fetches token shards from S3 to this machine before a step needs them."""
+"""Fetches token shards from a bucket to this machine before a step needs them."""
 
 import os
 import tempfile
@@ -27,7 +27,7 @@ class ShardFetcher:
 
     def __init__(self, storage: Storage, columns: list[str], without: tuple[str, ...] = ()) -> None:
         self._storage, self._columns, self._without = storage, columns, without
-        # No process waits for the threads of such a pool at its end: one that reads from S3 may wait for `outage_s`.
+        # No process waits for the threads of such a pool at its end: one that reads may wait for `outage_s`.
         self._threads = ThreadPool(THREADS)
         self._coming: dict[str, AsyncResult[pa.Table]] = {}
 

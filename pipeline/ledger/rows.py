@@ -1,4 +1,4 @@
-"""Stores ledger rows: a JSON-lines file per attempt in a folder, or an object per row in S3, which cannot append.
+"""Stores ledger rows: a JSON-lines file per attempt in a folder, or an object per row in a bucket, which cannot append.
 
 Rows are cumulative, so the last row of an attempt covers all of it. Written rows never change.
 """
@@ -63,7 +63,7 @@ class RowWriter:
 
         Raises:
             OSError: for example a full disk. A half-written row is removed, so that the next one can follow.
-            InputError, OutageError: S3 refuses the row, or does not answer.
+            InputError, OutageError: the service refuses the row, or does not answer.
         """
         line = json.dumps(row) + "\n"
         if self._storage:
@@ -129,8 +129,8 @@ def last_rows(location: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
         The rows, and a remark for each torn line.
 
     Raises:
-        InputError: the ledger contains a file that is not part of a ledger, or S3 refuses access.
-        OutageError: S3 does not answer.
+        InputError: the ledger contains a file that is not part of a ledger, or the service refuses access.
+        OutageError: the service does not answer.
     """
     found, remarks = _stored_rows(str(location))
     for row in found:
@@ -167,7 +167,7 @@ def _stored_rows(location: str) -> tuple[list[dict[str, Any]], list[str]]:
         attempt, slash, _ = name.rpartition("/")
         if slash and name.endswith(SUFFIX):
             newest[attempt] = name
-    with ThreadPool(READS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for S3
+    with ThreadPool(READS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for a service
         texts = pool.map(storage.text, newest.values())
     rows = []
     for name, text in zip(newest.values(), texts, strict=True):

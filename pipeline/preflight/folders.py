@@ -163,7 +163,7 @@ def _conditions(folder: Folder, url: str) -> list[Finding]:
     what = f"{folder.purpose}: conditional writes"
     if refuses:
         return [Finding(SUBJECT, what, Verdict.OK, "refused where the condition does not hold")]
-    remedy = "this service cannot keep two attempts apart: use AWS's S3, or a file system with locks"
+    remedy = "this service cannot keep two attempts apart: use one of AWS, Google or Azure, or a file system with locks"
     return [failed(SUBJECT, what, "written although the condition did not hold", remedy)]
 
 

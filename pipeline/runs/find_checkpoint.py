@@ -18,7 +18,7 @@ def find_checkpoint(location: str, paths: RunPaths) -> tuple[RunPaths, int, Chec
     Args:
         location: a run's folder, for its newest finished checkpoint; a stage's folder; or one checkpoint, finished or
             not; empty for the run of `paths`.
-        paths: the run of a checkpoint in S3, where no recipe is stored next to it.
+        paths: the run of a checkpoint in a bucket, where no recipe is stored next to it.
 
     Raises:
         InputError: there is no such checkpoint, or no run around it.

@@ -26,7 +26,7 @@ def model_source(location: str, paths: RunPaths) -> ModelSource:
 
     Args:
         location: as in `find_checkpoint`, or an exported folder.
-        paths: the run of the recipe, for an empty location and for checkpoints in S3.
+        paths: the run of the recipe, for an empty location and for checkpoints in a bucket.
     """
     folder = Path(location).absolute()
     if location and "://" not in location and (folder / "config.json").exists():

@@ -1,2 +1,2 @@
-"""Files: folders on disk or in S3, ranged reads, and torch files read without running them. Imports
+"""Files: folders on disk or in buckets, ranged reads, and torch files read without running them. Imports
 `tokenization.errors` alone."""

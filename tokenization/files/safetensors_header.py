@@ -1,7 +1,7 @@
 """Reads the beginning of a safetensors file: the length of a JSON header, and the header.
 
 safetensors' own `safe_open` returns rows of a tensor, but not their offsets in the file, which are needed to read
-flattened pieces and checkpoints in S3.
+flattened pieces and checkpoints in a bucket.
 """
 
 import json

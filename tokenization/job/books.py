@@ -65,7 +65,7 @@ class Books:
 
     def _take(self, shards: list[str]) -> None:
         """Adds the statistics of shards that have tokens. One without statistics is not done."""
-        with ThreadPool(READS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for S3
+        with ThreadPool(READS_AT_ONCE) as pool:  # Ctrl-C does not wait for its threads, which may wait for a service
             read = pool.imap_unordered(lambda shard: (shard, read_shard_statistics(self._storage, shard)), shards)
             for shard, one in read:
                 if one is None:

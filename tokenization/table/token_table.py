@@ -84,7 +84,7 @@ OWN_COLUMNS = frozenset(field.name for field in columns(1, 1))
 
 @dataclass(frozen=True)
 class TokenShard:
-    """One parquet file of a token folder. From S3, only the requested columns are fetched.
+    """One parquet file of a token folder. From a bucket, only the requested columns are fetched.
 
     Attributes:
         storage: the token folder.
