@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenization.errors import InputError
-from tokenization.files.object_service import FIRST_PAUSE_S, PART_BYTES, PROBE_S, Stored
+from tokenization.files.object_service import PART_BYTES, PROBE_S, Stored
 from tokenization.files.optional_library import needed
 
 T = TypeVar("T")
 ATTEMPTS = 3
-"""Attempts of the library at a request, with growing pauses: some seconds."""
+"""Attempts of the library at a request. What still fails then is tried again by `ObjectFolder`, with growing pauses."""
+PAUSE_S = 0.2
 CONNECTION, ACCOUNT = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT"
 SECRETS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
 PARTS_AT_ONCE = 4
@@ -44,8 +45,8 @@ class AzureContainer:
         InputError: no variable names the account.
         """
         blob = needed("azure.storage.blob", "az://", "azure")
-        kind, retry = blob.ContainerClient, blob.ExponentialRetry
-        how["retry_policy"] = retry(FIRST_PAUSE_S, increment_base=2, retry_total=attempts - 1, random_jitter_range=0)
+        kind, retry = blob.ContainerClient, blob.LinearRetry
+        how["retry_policy"] = retry(backoff=PAUSE_S, retry_total=attempts - 1, random_jitter_range=0)
         how |= {"max_single_put_size": PART_BYTES, "max_block_size": PART_BYTES, "max_single_get_size": PART_BYTES}
         if connection := os.environ.get(CONNECTION):
             return kind.from_connection_string(connection, self.bucket, **how)
