@@ -37,6 +37,7 @@ from pipeline.serving.jobs import (
     Refused,
     Text,
 )
+from pipeline.serving.patches import patches_of
 from pipeline.serving.pixels import Pixels, encoded, unfinished
 from pipeline.serving.served_model import ServedModel
 from tokenization.config.pictures import Transform
@@ -44,10 +45,6 @@ from tokenization.dtypes import fast_dtype
 from tokenization.text_tokenizer import end_of_text_id
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 
-PATCHES_AT_ONCE, PATCHES_A_ROW = 32, 128
-IDLE_S, MOST_POLITE_S = 0.25, 2.0
-"""A batch of patches takes a twentieth of a second on a core. It waits until no row has run for the first number of
-seconds, so that it does not come between the requests of one client, and at most for the second one."""
 UNFINISHED_LETTER = "\ufffd"
 """What a tokenizer gives for bytes of a letter whose other bytes are yet to come."""
 
@@ -96,41 +93,8 @@ class Painter:
         return self._caption(job) if isinstance(job, CaptionJob) else self._document(job)
 
     async def patches(self) -> bytes:
-        """A PNG of what each code looks like alone: one square a code, in rows of 128, in the order of the codes.
-
-        Pictures go first.
-        """
-        size, busy_at = self._layout.vocabulary.codebook_size, time.monotonic()
-        tiles: list[np.ndarray] = []
-        for start in range(0, size, PATCHES_AT_ONCE):
-            busy_at = await self._idle_since(busy_at)
-            codes = range(start, min(start + PATCHES_AT_ONCE, size))
-            tiles += await asyncio.gather(*(self._pixels.pixels_of([code]) for code in codes))
-        small = [_small(tile) for tile in tiles]
-        starts = range(0, size, PATCHES_A_ROW)
-        rows = [np.concatenate(small[start : start + PATCHES_A_ROW], axis=1) for start in starts]
-        width = max(row.shape[1] for row in rows)
-        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-        return await asyncio.to_thread(encoded, np.concatenate(rows), "PNG")
-
-    async def _idle_since(self, busy_at: float) -> float:
-        """Waits for a moment in which patches disturb nobody, or for `MOST_POLITE_S`.
-
-        Args:
-            busy_at: when a row was last seen running, by the monotonic clock.
-
-        Returns:
-            The same, now.
-        """
-        now = time.monotonic()
-        ends = now + MOST_POLITE_S
-        while now < ends:
-            busy_at = now if self.engine.num_running else busy_at
-            if now - busy_at >= IDLE_S:
-                break
-            await asyncio.sleep(0.05)
-            now = time.monotonic()
-        return busy_at
+        """See `patches_of`."""
+        return await patches_of(self._pixels, self._layout.vocabulary.codebook_size, lambda: self.engine.num_running)
 
     async def close(self) -> None:
         """Ends the threads after the jobs that have begun."""
@@ -281,13 +245,6 @@ class _PartialPictures:
         content = await asyncio.to_thread(encoded, shown, self.job.format)
         self._made += 1
         return PictureMade(content, base, None, self._made - 1)
-
-
-def _small(tile: np.ndarray) -> np.ndarray:
-    """A code's square at a quarter of its side."""
-    side = max(1, len(tile) // 4)
-    small: np.ndarray = tile[: side * 4, : side * 4].reshape(side, 4, side, 4, 3).mean((1, 3)).round().astype(np.uint8)
-    return small
 
 
 def _rows_that_fit(model: MarsForCausalLM, num_rows: int, capacity: int, device: torch.device) -> int:
