@@ -130,11 +130,11 @@ def _of_manifest(content: dict[str, Any]) -> dict[str, Any]:
 
 def _ray_cluster(document: dict[str, Any]) -> dict[str, Any] | None:
     """A manifest's RayCluster: the document itself, or that of a RayJob, or of what a RayCronJob makes."""
+    if document.get("kind") == "RayCluster":
+        return document
     spec = document.get("spec") or {}
-    job = (spec.get("jobTemplate") or {}) if document.get("kind") == "RayCronJob" else spec
-    if document.get("kind") != "RayCluster" and "rayClusterSpec" not in job:
-        return None
-    return document if document.get("kind") == "RayCluster" else document | {"spec": job["rayClusterSpec"]}
+    cluster = spec.get("jobTemplate", spec).get("rayClusterSpec")
+    return document | {"spec": cluster} if cluster else None
 
 
 def _node_types(config: dict[str, Any]) -> tuple[NodeType, ...]:

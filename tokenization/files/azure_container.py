@@ -2,35 +2,29 @@
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenization.errors import InputError
-from tokenization.files.object_service import PART_BYTES, PROBE_S, Stored
+from tokenization.files.object_service import PART_BYTES, PROBE_S, NamedBucket, Stored
 from tokenization.files.optional_library import needed
 
 T = TypeVar("T")
+library = partial(needed, what="az://", extra="azure")
 ATTEMPTS = 3
 """Attempts of the library at a request. What still fails then is tried again by `ObjectFolder`, with growing pauses."""
 PAUSE_S = 0.2
 CONNECTION, ACCOUNT = "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT"
 SECRETS = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
 PARTS_AT_ONCE = 4
-CLIENTS = ("_container", "_probe")
 
 
-class AzureContainer:
+class AzureContainer(NamedBucket):
     """An `ObjectService`. The account and its credentials come from the variables that Azure's command line reads."""
 
     scheme = "az://"
     remedy = f"the name, {ACCOUNT} or {CONNECTION}, and the credentials"
-
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in CLIENTS}
 
     @cached_property
     def _container(self) -> Any:
@@ -44,7 +38,7 @@ class AzureContainer:
         """Raises:
         InputError: no variable names the account.
         """
-        blob = needed("azure.storage.blob", "az://", "azure")
+        blob = library("azure.storage.blob")
         kind, retry = blob.ContainerClient, blob.LinearRetry
         how["retry_policy"] = retry(backoff=PAUSE_S, retry_total=attempts - 1, random_jitter_range=0)
         how |= {"max_single_put_size": PART_BYTES, "max_block_size": PART_BYTES, "max_single_get_size": PART_BYTES}
@@ -54,19 +48,19 @@ class AzureContainer:
             raise InputError(f"'{self.scheme}{self.bucket}' needs {ACCOUNT} or {CONNECTION}; set one of them")
         secret: Any = next(filter(None, map(os.environ.get, SECRETS)), None)
         if secret is None:
-            secret = needed("azure.identity", "az://", "azure").DefaultAzureCredential()
+            secret = library("azure.identity").DefaultAzureCredential()
         return kind(f"https://{account}.blob.core.windows.net", self.bucket, credential=secret, **how)
 
     def errors(self) -> tuple[type[Exception], ...]:
-        return (needed("azure.core.exceptions", "az://", "azure").AzureError,)
+        return (library("azure.core.exceptions").AzureError,)
 
     def is_missing(self, error: BaseException | None) -> bool:
         code = getattr(error, "error_code", None)
-        kind = needed("azure.core.exceptions", "az://", "azure").ResourceNotFoundError
+        kind = library("azure.core.exceptions").ResourceNotFoundError
         return isinstance(error, kind) and code != "ContainerNotFound"
 
     def is_outage(self, error: BaseException) -> bool:
-        exceptions = needed("azure.core.exceptions", "az://", "azure")
+        exceptions = library("azure.core.exceptions")
         if isinstance(error, exceptions.ClientAuthenticationError):
             return False
         status = getattr(error, "status_code", None)
@@ -104,8 +98,8 @@ class AzureContainer:
             self._container.upload_blob(key, file, overwrite=True, max_concurrency=PARTS_AT_ONCE)
 
     def put_if(self, key: str, content: bytes, tag: str | None) -> bool:
-        exceptions = needed("azure.core.exceptions", "az://", "azure")
-        conditions = needed("azure.core", "az://", "azure").MatchConditions
+        exceptions = library("azure.core.exceptions")
+        conditions = library("azure.core").MatchConditions
         how: dict[str, Any] = {}
         if tag is not None:
             how = {"overwrite": True, "etag": tag, "match_condition": conditions.IfNotModified}

@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenization.files.object_service import PART_BYTES, PROBE_S, Stored
+from tokenization.files.object_service import PART_BYTES, PROBE_S, NamedBucket, Stored
 from tokenization.files.optional_library import needed
 from tokenization.files.parallel_listing import ParallelListing
 
 T = TypeVar("T")
+library = partial(needed, what="gs://", extra="gcp")
 RETRIED_S = 5.0
 """Seconds for which the library repeats a request that failed."""
 REQUEST_S = 60.0
@@ -18,38 +19,31 @@ REQUEST_S = 60.0
 LISTED = "items(name,generation,size),nextPageToken"
 NO_BUCKET_LOOKUP = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 """The library's switch: without it each client asks for the bucket's location, for traces that nobody takes."""
-CLIENTS = ("_bucket", "_how")
 
 
-class GcsBucket:
+class GcsBucket(NamedBucket):
     """An `ObjectService` with Google's application default credentials. A tag is an object's generation."""
 
     scheme = "gs://"
     remedy = "the name and Google's application default credentials"
 
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in CLIENTS}
-
     @cached_property
     def _bucket(self) -> Any:
         os.environ.setdefault(NO_BUCKET_LOOKUP, "true")
-        storage = needed("google.cloud.storage", "gs://", "gcp")
+        storage = library("google.cloud.storage")
         return storage.Client(project=None).bucket(self.bucket)
 
     @cached_property
     def _how(self) -> dict[str, Any]:
         """How long a request is waited for and repeated."""
-        retry = needed("google.cloud.storage.retry", "gs://", "gcp").DEFAULT_RETRY
+        retry = library("google.cloud.storage.retry").DEFAULT_RETRY
         return {"timeout": REQUEST_S, "retry": retry.with_timeout(RETRIED_S)}
 
     def errors(self) -> tuple[type[Exception], ...]:
-        exceptions = needed("google.api_core.exceptions", "gs://", "gcp")
-        of_credentials = needed("google.auth.exceptions", "gs://", "gcp")
-        of_requests = needed("requests.exceptions", "gs://", "gcp")
-        of_data = needed("google.cloud.storage.exceptions", "gs://", "gcp")
+        exceptions = library("google.api_core.exceptions")
+        of_credentials = library("google.auth.exceptions")
+        of_requests = library("requests.exceptions")
+        of_data = library("google.cloud.storage.exceptions")
         return (
             exceptions.GoogleAPIError,
             of_credentials.GoogleAuthError,
@@ -59,15 +53,15 @@ class GcsBucket:
         )
 
     def is_missing(self, error: BaseException | None) -> bool:
-        return isinstance(error, needed("google.api_core.exceptions", "gs://", "gcp").NotFound)
+        return isinstance(error, library("google.api_core.exceptions").NotFound)
 
     def is_outage(self, error: BaseException) -> bool:
-        exceptions = needed("google.api_core.exceptions", "gs://", "gcp")
+        exceptions = library("google.api_core.exceptions")
         if isinstance(error, exceptions.RetryError) and error.cause is not None:
             return self.is_outage(error.cause)
         if isinstance(error, exceptions.GoogleAPICallError):
             return bool((error.code or 500) >= 500 or error.code in (408, 429))
-        if isinstance(error, needed("google.auth.exceptions", "gs://", "gcp").GoogleAuthError):
+        if isinstance(error, library("google.auth.exceptions").GoogleAuthError):
             return bool(getattr(error, "retryable", False))
         return True  # no connection, or an answer that was cut off
 
@@ -95,7 +89,7 @@ class GcsBucket:
         return content
 
     def content(self, key: str) -> tuple[bytes, str]:
-        exceptions = needed("google.api_core.exceptions", "gs://", "gcp")
+        exceptions = library("google.api_core.exceptions")
         while True:
             blob = self._bucket.blob(key)
             blob.reload(**self._how)
@@ -115,12 +109,12 @@ class GcsBucket:
         blob, generation = self._bucket.blob(key), 0 if tag is None else int(tag)  # 0: there is none
         try:
             blob.upload_from_string(content, if_generation_match=generation, **self._how)
-        except needed("google.api_core.exceptions", "gs://", "gcp").PreconditionFailed:
+        except library("google.api_core.exceptions").PreconditionFailed:
             return False
         return True
 
     def delete(self, key: str) -> None:
-        exceptions = needed("google.api_core.exceptions", "gs://", "gcp")
+        exceptions = library("google.api_core.exceptions")
         try:
             self._bucket.blob(key).delete(**self._how)
         except exceptions.NotFound:

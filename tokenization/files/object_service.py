@@ -27,6 +27,16 @@ class Stored(NamedTuple):
     size: int
 
 
+class NamedBucket:
+    """A bucket by its name, which is all that is pickled: clients are made anew in each process."""
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.bucket,)
+
+
 class ObjectService(Protocol):
     """One bucket of a service. It can be pickled. Methods raise the errors of the service's library (`errors`).
 

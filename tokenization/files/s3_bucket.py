@@ -21,7 +21,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as UnreachableError
 
-from tokenization.files.object_service import PROBE_S, Stored
+from tokenization.files.object_service import PROBE_S, NamedBucket, Stored
 from tokenization.files.parallel_listing import ParallelListing
 
 T = TypeVar("T")
@@ -30,23 +30,16 @@ ATTEMPTS = 3
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": ATTEMPTS}, connect_timeout=10, read_timeout=60, tcp_keepalive=True
 )
-CLIENTS = ("_client", "_lister", "_probe")
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """S3's error codes for a conditional write whose condition does not hold."""
 MISSING = ("NoSuchKey", "404")
 
 
-class S3Bucket:
+class S3Bucket(NamedBucket):
     """An `ObjectService` with AWS's usual credential chain and AWS_ENDPOINT_URL."""
 
     scheme = "s3://"
     remedy = "the name, the credentials and AWS_ENDPOINT_URL"
-
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in CLIENTS}
 
     @cached_property
     def _client(self) -> Any:

@@ -67,7 +67,7 @@ def test_another_folder_of_the_same_name_gets_a_run_of_its_own(cups: Path) -> No
         run_name("runs", "cups", other, is_fixed=True)
     tokens = Path("runs", "cups_2", "tokens")
     tokens.mkdir(parents=True)
-    (tokens / "tokenization.json").write_text(json.dumps({"corpus": {"url": "/work/../third"}}))
+    (tokens / "tokenization.json").write_text(json.dumps({"corpus": {"url": "/data/../third"}}))
     assert run_name("runs", "cups", other, is_fixed=False) == "cups_3"
     assert run_name("runs", "cups_2", "/third", is_fixed=False) == "cups_2"
 
