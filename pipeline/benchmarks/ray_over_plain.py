@@ -17,7 +17,7 @@ from pipeline.benchmarks.synthetic import synthetic_run
 from pipeline.config.scaling import ScalingConfig
 from pipeline.config.stage import StageConfig
 from pipeline.config.zero import ZeroConfig
-from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
+from pipeline.launch.ray_train import join_worker_group, run_worker_group, worker_group
 from pipeline.launch.reporting import Monitor, RankReporter
 from pipeline.runtime.actors import actor_here
 from pipeline.runtime.ray_connection import connect_to_ray
@@ -82,8 +82,7 @@ def under_ray_train(run: StageRun, scaling: ScalingConfig) -> list[StepFigures]:
     """Returns rank 0's figures for every step."""
     connect_to_ray()
     recorder = actor_here(StepRecorder).remote()
-    with raising_errors_of_workers():
-        worker_group(BenchmarkWorker(run, recorder), scaling, "benchmark", run.output / "ray_train").fit()
+    run_worker_group(worker_group(BenchmarkWorker(run, recorder), scaling, "benchmark", run.output / "ray_train"))
     figures = ray.get(recorder.figures.remote())
     ray.shutdown()
     return figures

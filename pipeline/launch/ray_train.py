@@ -16,6 +16,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import CorruptionError, InputError, OutageError, StoppedError, WorkersLostError
+from pipeline.runtime.placement import removing_what_a_failure_leaves
 from pipeline.runtime.rank import Rank
 from pipeline.runtime.ray_private import leave_ctrl_c_alone, original_error
 from pipeline.training.process import set_up_process
@@ -52,8 +53,7 @@ def worker_group(
 ) -> ray.train.torch.TorchTrainer:
     """Returns a trainer for a group of `scaling.num_workers` workers.
 
-    Its `fit`, to be called in `raising_errors_of_workers`, runs `worker` on each rank with `torch.distributed`
-    initialized, and waits for them to end.
+    `run_worker_group` runs `worker` on each rank with `torch.distributed` initialized.
 
     Args:
         worker: picklable; it calls `join_worker_group` first.
@@ -98,9 +98,19 @@ def _gpu_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in GPU_ENVIRONMENT.items()}
 
 
+def run_worker_group(group: ray.train.torch.TorchTrainer) -> None:
+    """Runs the workers of a `worker_group`, and waits for their end. A group that fails leaves its resources free.
+
+    Raises:
+        Exception, WorkersLostError: as `raising_errors_of_workers` does.
+    """
+    with raising_errors_of_workers(), removing_what_a_failure_leaves():
+        group.fit()
+
+
 @contextmanager
 def raising_errors_of_workers() -> Iterator[None]:
-    """Translates the errors of the enclosed `fit`.
+    """Translates the errors of an enclosed `fit`.
 
     Raises:
         Exception: the worker's own error, unchanged, if it is one of the project's errors.

@@ -15,7 +15,7 @@ from pipeline.errors import InputError, OutageError
 from pipeline.launch.attempts import watching_attempt
 from pipeline.launch.extension import check_extension
 from pipeline.launch.monitor import StageMonitor
-from pipeline.launch.ray_train import raising_errors_of_workers, worker_group
+from pipeline.launch.ray_train import run_worker_group, worker_group
 from pipeline.launch.stage_worker import StageWorker
 from pipeline.runs.attempt import ledger_attempt
 from pipeline.runs.paths import RunPaths
@@ -125,8 +125,8 @@ class StageLaunch:
             name = f"stage{number}-{os.urandom(4).hex()}"
             group = worker_group(StageWorker(run, monitor, began_at), scaling, name, run.output / "ray_train")
             watching = watching_attempt(monitor, self.termination, scaling, self.scaling.num_workers)
-            with relaying_messages(monitor), watching, raising_errors_of_workers():
-                group.fit()
+            with relaying_messages(monitor), watching:
+                run_worker_group(group)
 
     def saved_step(self) -> int:
         """Step of the newest checkpoint, or 0 if there is none or the storage does not answer."""

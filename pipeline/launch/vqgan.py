@@ -14,7 +14,7 @@ from ray.actor import ActorProxy
 from pipeline.config.recipe import Recipe
 from pipeline.demo.corpora import attribution_of, make_corpus
 from pipeline.launch.attempts import check_workers
-from pipeline.launch.ray_train import join_worker_group, raising_errors_of_workers, worker_group
+from pipeline.launch.ray_train import join_worker_group, run_worker_group, worker_group
 from pipeline.launch.reporting import Monitor, RankReporter
 from pipeline.ledger.account import Counts
 from pipeline.ledger.actor import LedgerActor
@@ -89,8 +89,8 @@ def make_vqgan(recipe: Recipe, paths: RunPaths, command: list[str], measure_only
         if not measure_only:
             monitor = actor_here(VqganMonitor).remote(config.steps, config.global_batch_size, ledger)
             worker = VqganWorker(config, corpus, paths.vq, monitor)
-            with relaying_messages(monitor), raising_errors_of_workers():
-                worker_group(worker, scaling, "vqgan", paths.vq / "ray_train").fit()
+            with relaying_messages(monitor):
+                run_worker_group(worker_group(worker, scaling, "vqgan", paths.vq / "ray_train"))
         by_size = _measured(recipe, paths, corpus)
     card = _card(recipe, command, paths.vq, by_size)
     write_atomically(paths.vq / "README.md", lambda partial: partial.write_text(card))

@@ -19,6 +19,7 @@ from pipeline.preflight.monitor import GroupMonitor, Progress
 from pipeline.preflight.nccl_log import network_of_process
 from pipeline.preflight.nodes import one_line
 from pipeline.runtime.actors import actor_here
+from pipeline.runtime.placement import removing_what_a_failure_leaves
 from pipeline.runtime.shortage import saying_what_is_awaited
 
 START_LIMIT_S = 180.0
@@ -135,7 +136,8 @@ def _run_group(parts: Sequence[Part], group: Group) -> tuple[dict[str, list[Find
 
     def fit() -> None:
         try:
-            trainer.fit()
+            with removing_what_a_failure_leaves():
+                trainer.fit()
         except Exception as error:  # of any kind: it becomes a finding
             errors.append(_cause(error))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipeline.runtime.shortage import check_obtainable
@@ -34,3 +34,27 @@ def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[Place
         yield PlacementGroupSchedulingStrategy(group)
     finally:
         remove_placement_group(group)
+
+
+@contextmanager
+def removing_what_a_failure_leaves() -> Iterator[None]:
+    """Removes the placement groups that this job made inside and still has, if it ends in an error.
+
+    A worker that dies between its start and the start of its loop ends Ray Train's controller before the controller
+    knows its worker group. The group's resources would stay taken until the job ends: Ray frees them with the job, not
+    with the actor that asked for them.
+    """
+    before = _groups_of_job()
+    try:
+        yield
+    except Exception:
+        for left in _groups_of_job() - before:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(left))))
+        raise
+
+
+def _groups_of_job() -> set[str]:
+    """Ids of this job's placement groups that hold or await resources. A group's id ends with its job's."""
+    job = ray.get_runtime_context().get_job_id()
+    table = placement_group_table().items()
+    return {group for group, row in table if group.endswith(job) and row["state"] != "REMOVED"}
