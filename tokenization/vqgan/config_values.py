@@ -64,14 +64,23 @@ def check_model_values(values: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{str(path)!r} has a level of {odd} channels, which norm_num_groups {groups} does not divide")
 
 
-def check_settings(values: Mapping[str, Any], path: Path) -> None:
+def check_settings(values: Mapping[str, Any], path: Path, formats: tuple[str, ...]) -> None:
     """Checks an image_tokenizer.json.
 
+    Args:
+        values: its content.
+        path: the file, for messages.
+        formats: the formats that it may name; none if a config.json decides the format.
+
     Raises:
-        InputError: it has a name that is unknown, a pixel range that is none, or an unknown choice of weights.
+        InputError: it has a name that is unknown, a format or a pixel range that is none, or an unknown choice of
+            weights.
     """
-    if unknown := sorted(values.keys() - {"pixel_range", "weights"}):
-        raise InputError(f"{str(path)!r} has {_shown(unknown[0])}; it may have pixel_range and weights")
+    if unknown := sorted(values.keys() - {"format", "pixel_range", "weights"}):
+        raise InputError(f"{str(path)!r} has {_shown(unknown[0])}; it may have format, pixel_range and weights")
+    if "format" in values and values["format"] not in formats:
+        rule = f"one of {', '.join(formats)} is expected" if formats else "config.json decides it: leave it out"
+        raise InputError(f"{str(path)!r} has format {_shown(values['format'])}; {rule}")
     if "pixel_range" in values:
         given = values["pixel_range"]
         numbers = [one for one in given if type(one) in (int, float)] if isinstance(given, list) else []

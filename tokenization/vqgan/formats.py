@@ -1,30 +1,38 @@
 """Finds and loads a VQ-GAN in any format of `FORMATS`."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenization.config.vqgan import split_choice
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_model_folder, content_of_tensors, what_file_is
 from tokenization.vqgan.config_values import check_settings, explained
-from tokenization.vqgan.published_formats import DIFFUSERS, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
+from tokenization.vqgan.published_formats import DIFFUSERS, IBQ_FILE, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
-from tokenization.vqgan.weight_files import read_json, read_tensors
+from tokenization.vqgan.weight_choice import LIT_EMA_CODEBOOK
+from tokenization.vqgan.weight_files import WeightsRead, read_json, read_tensors
 
 FORMATS: dict[str, VqganFormat] = {
     "diffusers": DIFFUSERS,
     "open-muse": OPEN_MUSE,
     "llamagen": LLAMAGEN_FILE,
     "taming": TAMING_FILE,
+    "ibq": IBQ_FILE,
 }
-"""A folder has the format whose `class_name` is in its config.json. A file of tensors has the first format whose
-`tensor_prefix` fits."""
+"""A folder has the format whose `class_name` is in its config.json. A file of tensors has the format that its settings
+name, or the first one whose `tensor_prefix` fits. IBQ's tensors have taming's names and shapes: it must be named."""
+FILE_FORMATS = tuple(name for name, kind in FORMATS.items() if not kind.class_name)
+"""Formats that settings can name."""
 SETTINGS_FILE = "image_tokenizer.json"
-"""File next to the weights, for what they do not say: {"pixel_range": [0, 1]} if that is not the format's, and
-{"weights": "ema"} or "plain" for the moving averages or the weights themselves, where a file has both."""
+"""File next to the weights, for what they do not say: {"format": "ibq"} if the tensors' names do not decide the format,
+{"pixel_range": [0, 1]} if that is not the format's, and {"weights": "ema"} or "plain" for the moving averages or the
+weights themselves, where a file has both."""
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Types of weights; others are of quantised models."""
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -61,7 +69,7 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        f"open-muse's VQGANModel and no file of taming-transformers or LlamaGen{found}; {remedy}"
+        f"open-muse's VQGANModel and no file of taming-transformers, LlamaGen or IBQ{found}; {remedy}"
     )
 
 
@@ -86,27 +94,47 @@ def load_vqgan(location: Path | str) -> Vqgan:
     found = find_vqgan(location)
     settings = found.weights.parent / SETTINGS_FILE
     values = read_json(settings) if settings in found.settings_files else {}
-    check_settings(values, settings)
-    if found.format:
-        FORMATS[found.format].check(found)
-    tensors = read_tensors(found.weights, found.choice or values.get("weights", ""))
-    _check_numbers(tensors, found)
-    name = found.format or _format_of(tensors, found)
+    check_settings(values, settings, () if found.format else FILE_FORMATS)
+    named = found.format or values.get("format", "")
+    if named:
+        FORMATS[named].check(found)
+    found = replace(found, choice=found.choice or values.get("weights", ""))
+    weights = read_tensors(found.weights, found.choice, bool(named) and FORMATS[named].takes_averages)
+    _check_numbers(weights.tensors, found)
+    name = named or _format_of(weights, found)
     with explained(found.weights):
-        loaded = FORMATS[name].load(found, tensors)
+        loaded = FORMATS[name].load(found, weights.tensors)
     low, high = values.get("pixel_range", loaded.pixel_range)
     model = loaded.model.float().eval().requires_grad_(False)
-    return Vqgan(model, (float(low), float(high)), loaded.factor, name)
+    return Vqgan(model, (float(low), float(high)), loaded.factor, name, loaded.lookup, found)
 
 
 def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
-    """Writes a VQ-GAN as a diffusers folder. `load_vqgan` restores it exactly."""
-    from diffusers import VQModel  # seconds, which whoever only encodes and decodes need not wait for
+    """Writes a folder that `load_vqgan` restores exactly.
 
-    model = VQModel.from_config(vqgan.model.values)
-    model.load_state_dict(vqgan.model.state_dict())
-    model.save_pretrained(folder)
-    (folder / SETTINGS_FILE).write_text(json.dumps({"pixel_range": list(vqgan.pixel_range)}))
+    It is a diffusers folder where a `VQModel` computes the same, and else has the tensors as they were, with settings.
+    """
+    settings: dict[str, object] = {"pixel_range": list(vqgan.pixel_range)}
+    if vqgan.is_diffusers:
+        from diffusers import VQModel  # seconds, which whoever only encodes and decodes need not wait for
+
+        model = VQModel.from_config(vqgan.model.values)
+        model.load_state_dict(vqgan.model.state_dict())
+        model.save_pretrained(folder)
+    else:
+        _save_as_it_was(vqgan, folder)
+        if vqgan.format in FILE_FORMATS:
+            settings["format"] = vqgan.format
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings))
+
+
+def _save_as_it_was(vqgan: Vqgan, folder: Path) -> None:
+    files, kind = vqgan.files, FORMATS[vqgan.format]
+    weights = read_tensors(files.weights, files.choice, kind.takes_averages)
+    folder.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in weights.tensors.items()}, folder / "model.safetensors")
+    if kind.class_name:
+        shutil.copy(files.weights.parent / "config.json", folder)
 
 
 def _check_numbers(tensors: dict[str, Tensor], found: VqganFiles) -> None:
@@ -126,11 +154,19 @@ def _check_numbers(tensors: dict[str, Tensor], found: VqganFiles) -> None:
             )
 
 
-def _format_of(tensors: dict[str, Tensor], found: VqganFiles) -> str:
+def _format_of(weights: WeightsRead, found: VqganFiles) -> str:
+    tensors = weights.tensors
     if any(name.startswith("encoder.down_blocks.") for name in tensors):
         raise InputError(
             f"VQ-GAN {str(found.weights)!r} has the tensors of a diffusers VQModel, but there is no config.json of one "
             "beside it; put the model's config.json there"
         )
-    bare = {name: kind.tensor_prefix for name, kind in FORMATS.items() if not kind.class_name}
-    return next(name for name, prefix in bare.items() if any(tensor.startswith(prefix) for tensor in tensors))
+    prefixes = {name: FORMATS[name].tensor_prefix for name in FILE_FORMATS}
+    fitting = next(name for name, prefix in prefixes.items() if any(tensor.startswith(prefix) for tensor in tensors))
+    if fitting == "taming" and LIT_EMA_CODEBOOK in weights.names:
+        raise InputError(
+            f"VQ-GAN {str(found.weights)!r} may be IBQ's, whose codes have the largest dot product, or latent "
+            'diffusion\'s, whose codes are the nearest: both name their tensors alike; put {"format": "ibq"} or '
+            f'{{"format": "taming"}} into {SETTINGS_FILE} in its folder'
+        )
+    return fitting

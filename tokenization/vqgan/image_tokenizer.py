@@ -15,6 +15,7 @@ import torch
 from tokenization.config.vqgan import MAX_CODES
 from tokenization.errors import InputError
 from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
+from tokenization.vqgan.lookup import Lookup
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT
 
 DECODE_BATCH = 8
@@ -52,7 +53,7 @@ class ImageTokenizer:
         self.factor = loaded.factor
         """Pixels per code along one side."""
         # In float32: rounded rows of a normalised codebook would no longer have equal lengths.
-        self._codebook = loaded.model.quantize.embedding.weight.detach().float().to(self.device, copy=True)
+        self._lookup = (loaded.lookup or Lookup.nearest(loaded.model.quantize.embedding.weight)).to(self.device)
         self._vqgan = loaded.model.to(self.device, dtype)
         self._codes = torch.compile(self._nearest_codes, dynamic=False) if compile_encoder else self._nearest_codes
         if self.device.type == "cuda":  # GPU convolutions run on tensor cores in this memory format
@@ -61,7 +62,7 @@ class ImageTokenizer:
 
     @property
     def codebook_size(self) -> int:
-        return len(self._codebook)
+        return len(self._lookup.biases_K)
 
     @torch.no_grad()
     def encode(self, pixels_BSS3: np.ndarray) -> np.ndarray:
@@ -92,11 +93,9 @@ class ImageTokenizer:
         """The codes, and whether all latents are finite, and whether all are the same."""
         pixels = pixels_BSS3.permute(0, 3, 1, 2)  # already channels last in memory
         low, high = self.pixel_range
-        latents = self._vqgan.quant_conv(self._vqgan.encoder(pixels.to(self.dtype) / (255 / (high - low)) + low))
+        latents = self._vqgan.encode(pixels.to(self.dtype) / (255 / (high - low)) + low)
         flat = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).float()
-        # argmin of the squared distance; the latent's own square is constant.
-        codes = (self._codebook.square().sum(1) - 2 * flat @ self._codebook.T).argmin(1)
-        return codes, flat.isfinite().all(), (flat.amax(0) == flat.amin(0)).all()
+        return self._lookup.codes_of(flat), flat.isfinite().all(), (flat.amax(0) == flat.amin(0)).all()
 
     @torch.no_grad()
     def decode(self, codes_BN: np.ndarray) -> np.ndarray:
@@ -104,7 +103,7 @@ class ImageTokenizer:
         grid = round(codes_BN.shape[1] ** 0.5)
         index = torch.from_numpy(codes_BN.astype(np.int64)).to(self.device)
         latents = self._vqgan.quantize.embedding.weight[index].view(len(index), grid, grid, -1).permute(0, 3, 1, 2)
-        pixels = self._vqgan.decoder(self._vqgan.post_quant_conv(latents))
+        pixels = self._vqgan.decode(latents)
         low, high = self.pixel_range
         scaled = (pixels.float() - low) * (255 / (high - low))
         pixels_BSS3: np.ndarray = scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -79,6 +79,11 @@ def start_vqgan(config: VqganConfig) -> VQModel:
                 f"VQ-GAN {config.initial_folder!r} has pixels from {initial.pixel_range[0]:g} to "
                 f"{initial.pixel_range[1]:g}; training uses -1 to 1. Start from another one"
             )
+        if initial.lookup:
+            raise InputError(
+                f"VQ-GAN {config.initial_folder!r} is of the format {initial.format!r}, whose codes are not the "
+                "nearest, as training's are; start from another one"
+            )
         own, start = model.state_dict(), initial.model.state_dict()
         other = {name for name in own.keys() | start.keys() if _shape(own.get(name)) != _shape(start.get(name))}
         if {name for name in other if not name.startswith(LATENT_PARTS)}:

@@ -253,3 +253,13 @@ class VqganNetwork(nn.Module):
         self.quantize = Codes(config.num_vq_embeddings, channels)
         self.post_quant_conv = nn.Conv2d(channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S] to the latents that codes are found for, [B, channels, S / factor, S / factor]."""
+        latents: Tensor = self.quant_conv(self.encoder(pictures))
+        return latents
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Rows of the codebook, [B, channels, S / factor, S / factor], to pictures [B, 3, S, S]."""
+        pictures: Tensor = self.decoder(self.post_quant_conv(rows))
+        return pictures

@@ -1,10 +1,11 @@
-"""The four formats of published VQ-GANs, all loaded as the network of a diffusers `VQModel`.
+"""The formats of published VQ-GANs that are loaded as the network of a diffusers `VQModel`.
 
-A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint, and
-LlamaGen's. The last three are the same architecture under other names, so their tensors are renamed. Widths, codebook
-and attention are read from the tensors themselves. No config and no code of these projects is needed.
+A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint,
+LlamaGen's, and IBQ's. All but the first are the same architecture under other names, so their tensors are renamed.
+Widths, codebook and attention are read from the tensors themselves. No config and no code of these projects is needed.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from tokenization.errors import InputError
 from tokenization.vqgan.config_values import check_model_values
+from tokenization.vqgan.lookup import Lookup
 from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
 from tokenization.vqgan.network import VqganNetwork
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
@@ -89,10 +91,17 @@ def load_renamed(
     return LoadedModel(model, _factor(model), pixel_range)
 
 
+def load_ibq(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
+    """Loads a checkpoint of IBQ (SEED-Voken): taming's network, and the code with the largest dot product."""
+    loaded = load_renamed(TAMING, SYMMETRIC, False, files, tensors)
+    return replace(loaded, lookup=Lookup.largest_product(loaded.model.quantize.embedding.weight))
+
+
 DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES, check=check_diffusers)
 OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
 LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))
+IBQ_FILE = VqganFormat(load_ibq, takes_averages=True)
 
 
 def _empty(config: dict[str, Any]) -> VqganNetwork:

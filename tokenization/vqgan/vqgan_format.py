@@ -6,29 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tokenization.vqgan.lookup import Lookup
 from tokenization.vqgan.network import VqganNetwork
 
 SYMMETRIC, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """The usual pixel ranges: values of black and of white in the encoder's input."""
-
-
-@dataclass(frozen=True)
-class Vqgan:
-    """A loaded VQ-GAN.
-
-    Attributes:
-        model: float32, on the CPU; or another module with the parts that `ImageTokenizer` uses:
-            `encoder`, `quant_conv`, `quantize.embedding`, `post_quant_conv` and `decoder`. A normalised codebook's rows
-            have length 1: the nearest row is then the nearest in angle, for a latent of any length.
-        pixel_range: values of black and white.
-        factor: pixels per code along one side.
-        format: its name in `tokenization.vqgan.formats.FORMATS`.
-    """
-
-    model: VqganNetwork
-    pixel_range: tuple[float, float]
-    factor: int
-    format: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +21,7 @@ class VqganFiles:
         format: its name in `tokenization.vqgan.formats.FORMATS`; empty if the tensors' names decide it.
         weights: the file of tensors.
         settings_files: other files that decide which codes and pixels come out.
-        choice: one of `WEIGHTS` of `tokenization.config.vqgan`; empty for that of the settings.
+        choice: one of `WEIGHTS` of `tokenization.config.vqgan`; empty for what the format's own project takes.
     """
 
     format: str
@@ -55,6 +37,35 @@ class LoadedModel:
     model: VqganNetwork
     factor: int
     pixel_range: tuple[float, float] = SYMMETRIC
+    lookup: Lookup | None = None
+
+
+@dataclass(frozen=True)
+class Vqgan:
+    """A loaded VQ-GAN.
+
+    Attributes:
+        model: float32, on the CPU; or another module with the parts that `ImageTokenizer` uses:
+            `encode`, `quantize.embedding` and `decode`. A normalised codebook's rows have length 1: the nearest row is
+            then the nearest in angle, for a latent of any length.
+        pixel_range: values of black and white.
+        factor: pixels per code along one side.
+        format: its name in `tokenization.vqgan.formats.FORMATS`.
+        lookup: how codes are found; None for the nearest row of the codebook.
+        files: where it was read.
+    """
+
+    model: VqganNetwork
+    pixel_range: tuple[float, float]
+    factor: int
+    format: str
+    lookup: Lookup | None
+    files: VqganFiles
+
+    @property
+    def is_diffusers(self) -> bool:
+        """True if it computes what a diffusers `VQModel` of its tensors computes."""
+        return self.lookup is None and isinstance(self.model, VqganNetwork)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class VqganFormat:
             the only file there, under any name.
         tensor_prefix: the beginning of a tensor's name that no format before this one in `FORMATS` has. It tells files
             of tensors apart; empty takes every file.
+        takes_averages: of a file with moving averages of the weights, the project's own code takes these.
         check: checks the settings before any tensor is read.
     """
 
@@ -76,4 +88,5 @@ class VqganFormat:
     class_name: str = ""
     weights_files: tuple[str, ...] = ()
     tensor_prefix: str = ""
+    takes_averages: bool = False
     check: Callable[[VqganFiles], None] = lambda files: None

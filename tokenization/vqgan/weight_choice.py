@@ -16,6 +16,8 @@ STATE_KEYS = {"": ("state_dict", "ema", *PLAIN_KEYS[1:]), "ema": (*EMA_KEYS, *PL
 """Keys of the tensors in a training checkpoint, by choice, in the order in which they are looked for."""
 EMA_PREFIXES = ("model_ema.", "ema_model.", "ema.", "module_ema.")
 """Beginnings of the names of moving averages. The first is latent diffusion's, whose names have no dots after it."""
+LIT_EMA_CODEBOOK = "model_ema.quantizeembeddingweight"
+"""The codebook's moving average in IBQ's checkpoints, and in those of latent diffusion's VQ-GANs that have one."""
 FIRST_STAGE = "first_stage_model."
 """The VQ-GAN's name in a latent diffusion model, which may have another encoder."""
 ANCHOR = "encoder.conv_in.weight"
@@ -37,13 +39,16 @@ def has_averages(checkpoint: dict[str, Any]) -> bool:
     return any(isinstance(checkpoint.get(key), dict) for key in EMA_KEYS)
 
 
-def own_tensors(tensors: dict[str, Tensor], choice: str, are_averages: bool, location: str) -> dict[str, Tensor]:
+def own_tensors(
+    tensors: dict[str, Tensor], choice: str, are_averages: bool, takes_averages: bool, location: str
+) -> dict[str, Tensor]:
     """The VQ-GAN's tensors under their own names.
 
     Args:
         tensors: those of a file.
         choice: one of `WEIGHTS`.
         are_averages: the tensors are the moving averages themselves.
+        takes_averages: without a choice, take moving averages where there are any.
         location: the file, for messages.
 
     Raises:
@@ -56,6 +61,8 @@ def own_tensors(tensors: dict[str, Tensor], choice: str, are_averages: bool, loc
         raise InputError(f"VQ-GAN {location!r} has tensor {twice!r} with and without wrappers; save the model once")
     averages = {name: value for name, value in bare.items() if name.startswith(EMA_PREFIXES)}
     plain = _without_prefix({name: value for name, value in bare.items() if name not in averages}, location)
+    if takes_averages and averages and not choice:
+        choice = "ema"
     if choice != "ema" or are_averages:
         if not plain and averages:
             raise InputError(f"VQ-GAN {location!r} has nothing but moving averages; set vqgan_weights=ema")

@@ -1,6 +1,7 @@
 """Reads tensors from published weight files. Only tensors are unpickled."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +48,35 @@ def _stand_in(name: str) -> Any | None:
     return type("StandIn", (_DictStandIn if name.startswith("collections.") else _StandIn,), {})
 
 
-def read_tensors(path: Path, choice: str = "") -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class WeightsRead:
+    """The VQ-GAN's tensors under their own names, and the names of all tensors in the file."""
+
+    tensors: dict[str, Tensor]
+    names: frozenset[str]
+
+
+def read_tensors(path: Path, choice: str = "", takes_averages: bool = False) -> WeightsRead:
     """Reads the VQ-GAN's tensors from a file, which may be a training checkpoint or hold a larger model.
 
     Args:
         path: a safetensors file or a torch file.
         choice: one of `WEIGHTS` of `tokenization.config.vqgan`.
+        takes_averages: see `own_tensors`.
 
     Raises:
         InputError: the file is damaged or no such file, could only be read by running code in it, or has no tensors.
     """
     if path.suffix == ".safetensors":
-        return own_tensors(_read_safetensors(path), choice, False, str(path))
+        tensors = _read_safetensors(path)
+        return WeightsRead(own_tensors(tensors, choice, False, takes_averages, str(path)), frozenset(tensors))
     found = unpickled(path, _stand_in)
     inner = state_of(found, choice) if isinstance(found, dict) else {}
     tensors = {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
-    return own_tensors(tensors, choice, inner is not found and has_averages(found), str(path))
+    are_averages = inner is not found and has_averages(found)
+    return WeightsRead(own_tensors(tensors, choice, are_averages, takes_averages, str(path)), frozenset(tensors))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ def test_a_choice_of_weights_that_is_none_is_named(vqgan: Path, weights: Any) ->
 
 def test_a_misspelt_setting_is_named(vqgan: Path) -> None:
     (vqgan / SETTINGS_FILE).write_text('{"pixel_rnge": [0, 1]}')
-    assert "has 'pixel_rnge'; it may have pixel_range and weights" in refusal(vqgan)
+    assert "has 'pixel_rnge'; it may have format, pixel_range and weights" in refusal(vqgan)
 
 
 def test_a_tensor_with_and_without_wrappers_is_refused(tmp_path: Path) -> None:

@@ -116,13 +116,15 @@ def test_moving_averages_are_chosen_by_a_setting_that_is_part_of_the_fingerprint
     torch.save(with_averages(form, weights), tmp_path / "a.ckpt")
     plain, averaged = (each["quantize.embedding.weight"] for each in (weights, averages_of(weights)))
     usual = averaged if form == "LlamaGen's" else plain  # as its own code loads it
+    named = {"format": "taming"} if form == "latent diffusion's" else {}  # IBQ's names are the same
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(named))
     hashes = {image_tokenizer_sha256(tmp_path / "a.ckpt")}
     assert torch.equal(codebook_of(tmp_path / "a.ckpt"), usual)
     for choice, expected in (("ema", averaged), ("plain", plain)):
-        (tmp_path / SETTINGS_FILE).write_text(json.dumps({"weights": choice}))
+        (tmp_path / SETTINGS_FILE).write_text(json.dumps(named | {"weights": choice}))
         assert torch.equal(codebook_of(tmp_path / "a.ckpt"), expected), choice
         hashes.add(image_tokenizer_sha256(tmp_path / "a.ckpt"))
-    (tmp_path / SETTINGS_FILE).unlink()
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(named))
     for choice, expected in (("ema", averaged), ("plain", plain)):
         paths = RunPaths(tmp_path, Recipe("x", vqgan_folder=str(tmp_path / "a.ckpt"), vqgan_weights=choice))
         assert torch.equal(codebook_of(paths.vqgan), expected), choice

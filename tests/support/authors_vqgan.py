@@ -1,0 +1,132 @@
+"""What the classes of other projects make of weights drawn from a seed, kept to compare the package with.
+
+None of their code is here. To make a file anew, from a checkout of the project's repository:
+
+    python -m tests.support.authors_vqgan ibq CHECKOUT    # github.com/TencentARC/SEED-Voken at b9a17ea
+
+The weights are not kept, only the tensors' names and shapes: `drawn_weights` draws them again.
+"""
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+KEPT = Path(__file__).parents[1] / "tokenization" / "vqgan" / "authors"
+SIDE_PX, BLOCK_PX = 64, 8
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a project's classes gave, and the shapes of its checkpoint's tensors.
+
+    `codes` int64 [B, N] are those of `pictures()`, `pixels` uint8 [B, S, S, 3] are decoded from them.
+    """
+
+    shapes: Shapes
+    codes: np.ndarray
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, name: str) -> "Kept":
+        with safe_open(KEPT / f"{name}.safetensors", "pt") as file:
+            codes, pixels = (file.get_tensor(part).numpy() for part in ("codes", "pixels"))
+            shapes = json.loads(file.metadata()["shapes"])
+        return cls({one: tuple(shape) for one, shape in shapes.items()}, codes.astype(np.int64), pixels)
+
+    def save(self, name: str) -> None:
+        tensors = {"codes": torch.from_numpy(self.codes.astype(np.int32)), "pixels": torch.from_numpy(self.pixels)}
+        KEPT.mkdir(exist_ok=True)
+        save_file(tensors, KEPT / f"{name}.safetensors", {"shapes": json.dumps(self.shapes, separators=(",", ":"))})
+
+
+def pictures() -> np.ndarray:
+    """Blocks of random colours, uint8 [2, S, S, 3]."""
+    side = SIDE_PX // BLOCK_PX
+    blocks = np.random.RandomState(2).randint(0, 256, (2, side, side, 3))
+    return blocks.repeat(BLOCK_PX, 1).repeat(BLOCK_PX, 2).astype(np.uint8)
+
+
+def drawn_weights(shapes: Shapes) -> dict[str, Tensor]:
+    """Weights of these shapes, the same with every version of NumPy and torch, under which signals keep their scale."""
+    random, weights = np.random.RandomState(5), {}
+    for name, shape in shapes.items():
+        value = random.standard_normal(shape)
+        if name.endswith("bias"):
+            value = 0.2 * value
+        elif len(shape) == 1:
+            value = 1 + 0.2 * value
+        elif "embed" not in name:
+            value = value / np.prod(shape[1:]) ** 0.5
+        weights[name] = torch.from_numpy(np.asarray(value, np.float32))
+    return weights
+
+
+@torch.no_grad()
+def ibq(checkout: Path) -> Kept:
+    """IBQ, evaluated as in its `reconstruct_image.py`: with the moving averages."""
+    without_trainers(checkout)
+    from src.IBQ.models.ibqgan import IBQ
+
+    model = IBQ(TAMING_SIZES, {"target": ""}, n_embed=512, embed_dim=24, use_ema=True).eval()
+    shapes = filled(model)
+
+    def decode(codes: Tensor, grid: int) -> Tensor:
+        pixels: Tensor = model.decode(model.quantize.get_codebook_entry(codes.flatten(), (len(codes), grid, grid, 24)))
+        return pixels
+
+    with model.ema_scope():
+        return results(shapes, lambda pixels: model.encode(pixels)[2][2].view(len(pixels), -1), decode)
+
+
+TAMING_SIZES = {
+    **{"double_z": False, "z_channels": 24, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32},
+    **{"ch_mult": [1, 1, 2, 2, 3], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0},
+}
+"""Of a model that halves the picture four times, with attention at the last level."""
+PROJECTS: dict[str, Callable[[Path], Kept]] = {"ibq": ibq}
+
+
+def without_trainers(checkout: Path) -> None:
+    """Lets a project's models be imported without the library that trains them and without their losses."""
+    sys.path.insert(0, str(checkout))
+    trainer: Any = types.ModuleType("trainer")
+    trainer.LightningModule = nn.Module
+    main: Any = types.ModuleType("main")
+    main.instantiate_from_config = lambda config: nn.Identity()
+    sys.modules |= {"pytorch_lightning": trainer, "lightning": trainer, "main": main}
+
+
+def filled(model: nn.Module) -> Shapes:
+    """Gives the model the drawn weights, and returns their shapes."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if value.dim()}
+    model.load_state_dict(drawn_weights(shapes), strict=False)
+    return shapes
+
+
+def results(
+    shapes: Shapes,
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor, int], Tensor],
+    pixel_range: tuple[float, float] = (-1, 1),
+) -> Kept:
+    """What a model gives: `encode` maps pixels [B, 3, S, S] to codes [B, N], `decode` codes and N^0.5 to pixels."""
+    low, high = pixel_range
+    pixels = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float() / 255 * (high - low) + low
+    codes = encode(pixels)
+    drawn = (decode(codes, round(codes.shape[1] ** 0.5)) - low) / (high - low) * 255
+    return Kept(shapes, codes.numpy(), drawn.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
+
+
+if __name__ == "__main__":
+    PROJECTS[sys.argv[1]](Path(sys.argv[2])).save(sys.argv[1])

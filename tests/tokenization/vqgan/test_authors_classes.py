@@ -1,0 +1,103 @@
+"""Checkpoints of other projects give the codes and pictures that the projects' own classes give.
+
+`tests/support/authors_vqgan.py` says how these were kept.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.authors_vqgan import Kept, drawn_weights, pictures
+from tokenization.errors import InputError
+from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
+from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_codebook
+
+
+def write_ibq(folder: Path, weights: dict[str, Tensor]) -> Path:
+    """As Lightning saves it, with the discriminator and what counts for its averages alone."""
+    more = {"loss.discriminator.main.0.bias": torch.zeros(4), "model_ema.lossdiscriminatormain0bias": torch.zeros(4)}
+    more |= {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(-1, dtype=torch.int32)}
+    checkpoint = {"epoch": 3, "state_dict": weights | more, "pytorch-lightning_version": "2.2.0"}
+    torch.save(checkpoint | {"callbacks": {"ModelCheckpoint{}": {"best": 0.5}}}, folder / "imagenet256.ckpt")
+    (folder / SETTINGS_FILE).write_text('{"format": "ibq"}')
+    return folder / "imagenet256.ckpt"
+
+
+CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {"ibq": (write_ibq, 512, 16)}
+"""By the name of what was kept: the writer of a checkpoint, codes, and the factor."""
+
+
+@pytest.mark.parametrize(("name", "write", "codebook_size", "factor"), [(name, *case) for name, case in CASES.items()])
+def test_codes_and_pictures_are_those_of_the_authors_class(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, Tensor]], Path], codebook_size: int, factor: int
+) -> None:
+    kept = Kept.of(name)
+    place = write(tmp_path, drawn_weights(kept.shapes))
+    vqgan = ImageTokenizer(place)
+    assert (vqgan.codebook_size, vqgan.factor) == (codebook_size, factor)
+    assert len(np.unique(kept.codes)) > 10, "codes that are all alike would show nothing"
+    np.testing.assert_array_equal(vqgan.encode(pictures()), kept.codes)
+    differences = np.abs(vqgan.decode(kept.codes).astype(int) - kept.pixels)
+    assert differences.max() <= 1 and (differences > 0).mean() < 0.01, "pixels may be rounded otherwise"
+    # As an export has it, it is the same.
+    save_vqgan(load_vqgan(place), tmp_path / "saved")
+    saved = ImageTokenizer(tmp_path / "saved")
+    np.testing.assert_array_equal(saved.encode(pictures()), kept.codes)
+    np.testing.assert_array_equal(saved.decode(kept.codes), vqgan.decode(kept.codes))
+
+
+@pytest.fixture
+def ibq(tmp_path: Path) -> Path:
+    return write_ibq(tmp_path, drawn_weights(Kept.of("ibq").shapes))
+
+
+def test_ibqs_averages_are_taken_as_its_own_code_does_and_the_weights_by_choice(ibq: Path) -> None:
+    weights = drawn_weights(Kept.of("ibq").shapes)
+    codes = {name: load_vqgan(f"{ibq}{name}").model.quantize.embedding.weight for name in ("", "#ema", "#plain")}
+    for name in ("", "#ema"):
+        assert torch.equal(codes[name], weights["model_ema.quantizeembeddingweight"])
+    assert torch.equal(codes["#plain"], weights["quantize.embedding.weight"])
+
+
+def test_a_file_that_may_be_ibqs_is_refused_until_its_format_is_named(ibq: Path) -> None:
+    """Its tensors have the names of a taming VQ-GAN, whose codes are others."""
+    (ibq.parent / SETTINGS_FILE).unlink()
+    with pytest.raises(InputError, match=r'may be IBQ\'s.*put {"format": "ibq"} or {"format": "taming"} into'):
+        load_vqgan(ibq)
+    (ibq.parent / SETTINGS_FILE).write_text('{"format": "taming"}')
+    vqgan = load_vqgan(ibq)
+    assert vqgan.format == "taming" and vqgan.is_diffusers
+
+
+def test_a_format_that_is_unknown_or_decided_by_the_config_is_refused(ibq: Path) -> None:
+    for given in ("IBQ", None, ["ibq"], "diffusers"):
+        (ibq.parent / SETTINGS_FILE).write_text(json.dumps({"format": given}))
+        with pytest.raises(InputError, match=r"has format .*; one of llamagen, .*ibq.* is expected"):
+            load_vqgan(ibq)
+    (ibq.parent / SETTINGS_FILE).write_text('{"format": "ibq"}')
+    (ibq.parent / "config.json").write_text('{"_class_name": "VQGANModel"}')
+    with pytest.raises(InputError, match="has format 'ibq'; config.json decides it: leave it out"):
+        load_vqgan(ibq)
+
+
+def test_a_codebook_that_the_token_table_cannot_hold_is_refused(ibq: Path) -> None:
+    """IBQ's largest has 262,144 codes."""
+    weights = drawn_weights(Kept.of("ibq").shapes)
+    averages = {"model_ema.quantizeembeddingweight": torch.zeros(2**16 + 1, 24)}
+    write_ibq(ibq.parent, weights | {"quantize.embedding.weight": torch.zeros(2**16 + 1, 24)} | averages)
+    with pytest.raises(InputError, match="has 65,537 codes, and the token table holds at most 65,536"):
+        check_codebook(ibq, ImageTokenizer(ibq))
+
+
+def test_a_damaged_ibq_file_is_refused_by_the_name_of_the_tensor(ibq: Path) -> None:
+    weights = drawn_weights(Kept.of("ibq").shapes)
+    name = "decoder.mid.attn_1.k.weight"
+    write_ibq(ibq.parent, {one: value for one, value in weights.items() if one != name})
+    with pytest.raises(InputError, match=f"tensor '{name}' is missing; fetch the whole file again") as refused:
+        load_vqgan(ibq)
+    assert "\n" not in str(refused.value)
