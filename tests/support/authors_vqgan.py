@@ -2,6 +2,7 @@
 
 None of their code is here. To make a file anew, from a checkout of the project's repository:
 
+    python -m tests.support.authors_vqgan gumbel CHECKOUT    # github.com/CompVis/taming-transformers at 3ba01b2
     python -m tests.support.authors_vqgan ibq CHECKOUT    # github.com/TencentARC/SEED-Voken at b9a17ea
 
 The weights are not kept, only the tensors' names and shapes: `drawn_weights` draws them again.
@@ -89,12 +90,32 @@ def ibq(checkout: Path) -> Kept:
         return results(shapes, lambda pixels: model.encode(pixels)[2][2].view(len(pixels), -1), decode)
 
 
+@torch.no_grad()
+def gumbel(checkout: Path) -> Kept:
+    """taming-transformers' GumbelVQ, which halves the picture three times; of its logits the largest."""
+    without_trainers(checkout)
+    from taming.models.vqgan import GumbelVQ
+
+    sizes = TAMING_SIZES | {"ch_mult": [1, 2, 2, 3], "attn_resolutions": [32]}
+    model = GumbelVQ(sizes, {}, n_embed=512, embed_dim=24, temperature_scheduler_config={}).eval()
+
+    def encode(pixels: Tensor) -> Tensor:
+        logits: Tensor = model.quantize(model.encode_to_prequant(pixels), return_logits=True)[3]
+        return logits.argmax(1).flatten(1)
+
+    def decode(codes: Tensor, grid: int) -> Tensor:
+        pixels: Tensor = model.decode(model.quantize.get_codebook_entry(codes.flatten(), (len(codes), grid, grid, 24)))
+        return pixels
+
+    return results(filled(model), encode, decode)
+
+
 TAMING_SIZES = {
     **{"double_z": False, "z_channels": 24, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32},
     **{"ch_mult": [1, 1, 2, 2, 3], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0},
 }
 """Of a model that halves the picture four times, with attention at the last level."""
-PROJECTS: dict[str, Callable[[Path], Kept]] = {"ibq": ibq}
+PROJECTS: dict[str, Callable[[Path], Kept]] = {"gumbel": gumbel, "ibq": ibq}
 
 
 def without_trainers(checkout: Path) -> None:

@@ -13,7 +13,7 @@ from tokenization.config.vqgan import split_choice
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_model_folder, content_of_tensors, what_file_is
 from tokenization.vqgan.config_values import check_settings, explained
-from tokenization.vqgan.published_formats import DIFFUSERS, IBQ_FILE, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
+from tokenization.vqgan.published_formats import DIFFUSERS, GUMBEL_FILE, IBQ_FILE, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_choice import LIT_EMA_CODEBOOK
 from tokenization.vqgan.weight_files import WeightsRead, read_json, read_tensors
@@ -22,6 +22,7 @@ FORMATS: dict[str, VqganFormat] = {
     "diffusers": DIFFUSERS,
     "open-muse": OPEN_MUSE,
     "llamagen": LLAMAGEN_FILE,
+    "gumbel": GUMBEL_FILE,
     "taming": TAMING_FILE,
     "ibq": IBQ_FILE,
 }

@@ -1,6 +1,6 @@
 """Tensor names of VQ-GANs in taming-transformers, open-muse and LlamaGen, and geometry derived from the tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,7 @@ class Names:
         resnet, attention: names of a level's blocks.
         mid_resnets, mid_attention: names of the blocks in the middle.
         up_from_finest: True if the decoder's levels are numbered from the highest resolution, as the encoder's are.
+        codebook: name of the codebook's module.
     """
 
     down: str
@@ -41,6 +42,7 @@ class Names:
     mid_resnets: tuple[str, str]
     mid_attention: str
     up_from_finest: bool
+    codebook: str = "quantize.embedding"
 
     def source(self, name: str, num_levels: int) -> str:
         """The project's name for the tensor that diffusers calls `name`."""
@@ -56,6 +58,8 @@ class Names:
                 found = [half, self.mid_resnets[int(number)], *tail]
             case [half, "mid_block", "attentions", _, *tail]:
                 found = [half, self.mid_attention, *tail]
+            case ["quantize", "embedding", *tail]:
+                found = [self.codebook, *tail]
             case found:
                 pass
         return ".".join(found)
@@ -68,6 +72,8 @@ class Names:
 
 TAMING = Names("down", "up", "block", "attn", ("mid.block_1", "mid.block_2"), "mid.attn_1", up_from_finest=True)
 """Names in taming-transformers and open-muse."""
+GUMBEL = replace(TAMING, codebook="quantize.embed")
+"""Names in taming-transformers' VQ-GANs with a Gumbel-softmax codebook."""
 LLAMAGEN = Names("conv_blocks", "conv_blocks", "res", "attn", ("mid.0", "mid.2"), "mid.1", up_from_finest=False)
 
 
@@ -106,7 +112,7 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, location: str) -> dict
             f"encoder of {down_widths} and {max(down_resnets)}; only a decoder of the same widths with one block more "
             "is supported"
         )
-    codebook_size, embed_dim = shape("quantize.embedding.weight")
+    codebook_size, embed_dim = shape(f"{names.codebook}.weight")
     out_channels, in_channels = shape("decoder.conv_out.weight")[0], shape("encoder.conv_in.weight")[1]
     return {
         "in_channels": in_channels,

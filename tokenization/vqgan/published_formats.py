@@ -1,8 +1,9 @@
 """The formats of published VQ-GANs that are loaded as the network of a diffusers `VQModel`.
 
-A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint,
-LlamaGen's, and IBQ's. All but the first are the same architecture under other names, so their tensors are renamed.
-Widths, codebook and attention are read from the tensors themselves. No config and no code of these projects is needed.
+A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint with
+either of its codebooks, LlamaGen's, and IBQ's. All but the first are the same architecture under other names, so their
+tensors are renamed. Widths, codebook and attention are read from the tensors themselves. No config and no code of these
+projects is needed.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from tokenization.errors import InputError
 from tokenization.vqgan.config_values import check_model_values
 from tokenization.vqgan.lookup import Lookup
-from tokenization.vqgan.names import LLAMAGEN, TAMING, Names, geometry_of
+from tokenization.vqgan.names import GUMBEL, LLAMAGEN, TAMING, Names, geometry_of
 from tokenization.vqgan.network import VqganNetwork
 from tokenization.vqgan.vqgan_format import SYMMETRIC, UNIT, LoadedModel, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_files import read_json
@@ -97,10 +98,25 @@ def load_ibq(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     return replace(loaded, lookup=Lookup.largest_product(loaded.model.quantize.embedding.weight))
 
 
+def load_gumbel(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
+    """Loads a taming-transformers checkpoint with a Gumbel-softmax codebook.
+
+    A 1 x 1 convolution, not the codebook, gives a latent's logit for each code. taming draws the code from them; here
+    it is the most likely one.
+    """
+    location, proj = str(files.weights), ("quantize.proj.weight", "quantize.proj.bias")
+    others = {name: value for name, value in tensors.items() if name not in proj}
+    loaded = load_renamed(GUMBEL, SYMMETRIC, False, files, others)
+    num_codes, channels = loaded.model.quantize.embedding.weight.shape
+    weights = _fitting(tensors, proj[0], (num_codes, channels), location)
+    return replace(loaded, lookup=Lookup(weights, _fitting(tensors, proj[1], (num_codes,), location)))
+
+
 DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES, check=check_diffusers)
 OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
 LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))
+GUMBEL_FILE = VqganFormat(load_gumbel, tensor_prefix="quantize.proj.")
 IBQ_FILE = VqganFormat(load_ibq, takes_averages=True)
 
 
@@ -119,22 +135,27 @@ def _renamed(model: VqganNetwork, tensors: dict[str, Tensor], names: Names | Non
     state, used, num_levels = {}, set(), len(model.config.block_out_channels)
     for name, empty in model.state_dict().items():
         source = names.source(name, num_levels) if names else name
-        if source not in tensors:
-            raise InputError(f"VQ-GAN {location!r}: tensor {source!r} is missing; fetch the whole file again")
-        value = tensors[source]
-        squeezed = value[:, :, 0, 0] if value.dim() == 4 and empty.dim() == 2 and value.shape[2:] == (1, 1) else value
-        if squeezed.shape != empty.shape:
-            raise InputError(
-                f"VQ-GAN {location!r}: tensor {source!r} has shape {tuple(value.shape)}, but the other tensors require "
-                f"{tuple(empty.shape)}; fetch the file again"
-            )
-        state[name] = squeezed.float().contiguous()
+        state[name] = _fitting(tensors, source, tuple(empty.shape), location)
         used.add(source)
     if unexpected := sorted(tensors.keys() - used):
         raise InputError(
             f"VQ-GAN {location!r}: tensor {unexpected[0]!r} is unexpected; the file is of another architecture"
         )
     return state
+
+
+def _fitting(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], location: str) -> Tensor:
+    """The tensor in float32 and in that shape, to which a 1 x 1 convolution is a matrix."""
+    if name not in tensors:
+        raise InputError(f"VQ-GAN {location!r}: tensor {name!r} is missing; fetch the whole file again")
+    value = tensors[name]
+    squeezed = value[:, :, 0, 0] if value.dim() == 4 and len(shape) == 2 and value.shape[2:] == (1, 1) else value
+    if squeezed.shape != shape:
+        raise InputError(
+            f"VQ-GAN {location!r}: tensor {name!r} has shape {tuple(value.shape)}, but the other tensors require "
+            f"{shape}; fetch the file again"
+        )
+    return squeezed.float().contiguous()
 
 
 def _current_name(name: str) -> str:

@@ -72,8 +72,15 @@ def own_tensors(
     named = {name.split(".", 1)[1]: value for name, value in averages.items()}
     if prefixes_of(named, ANCHOR):
         return _weights(_without_prefix(named, location))
-    # Latent diffusion leaves the dots out of the names of averages.
-    return _weights({name: named.get(name.replace(".", ""), value) for name, value in plain.items()})
+    # Latent diffusion leaves the dots out of the names of averages. Its first stage has none: it is not trained.
+    weights = _weights(plain)
+    without = [name for name in weights if name.replace(".", "") not in named]
+    if 0 < len(without) < len(weights):
+        raise InputError(
+            f"VQ-GAN {location!r} has a moving average (EMA) of other tensors, but none of {without[0]!r}; set "
+            "vqgan_weights=plain, or fetch the whole file again"
+        )
+    return {name: named.get(name.replace(".", ""), value) for name, value in weights.items()}
 
 
 def _without_prefix(tensors: dict[str, Tensor], location: str) -> dict[str, Tensor]:

@@ -28,7 +28,16 @@ def write_ibq(folder: Path, weights: dict[str, Tensor]) -> Path:
     return folder / "imagenet256.ckpt"
 
 
-CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {"ibq": (write_ibq, 512, 16)}
+def write_gumbel(folder: Path, weights: dict[str, Tensor]) -> Path:
+    loss = {"loss.discriminator.main.0.bias": torch.zeros(4)}
+    torch.save({"epoch": 3, "state_dict": weights | loss, "callbacks": {}}, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {
+    "gumbel": (write_gumbel, 512, 8),
+    "ibq": (write_ibq, 512, 16),
+}
 """By the name of what was kept: the writer of a checkpoint, codes, and the factor."""
 
 
@@ -94,10 +103,29 @@ def test_a_codebook_that_the_token_table_cannot_hold_is_refused(ibq: Path) -> No
         check_codebook(ibq, ImageTokenizer(ibq))
 
 
-def test_a_damaged_ibq_file_is_refused_by_the_name_of_the_tensor(ibq: Path) -> None:
-    weights = drawn_weights(Kept.of("ibq").shapes)
-    name = "decoder.mid.attn_1.k.weight"
-    write_ibq(ibq.parent, {one: value for one, value in weights.items() if one != name})
-    with pytest.raises(InputError, match=f"tensor '{name}' is missing; fetch the whole file again") as refused:
-        load_vqgan(ibq)
-    assert "\n" not in str(refused.value)
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("gumbel", "quantize.proj.bias"),
+        ("gumbel", "quantize.embed.weight"),
+        ("ibq", "decoder.mid.attn_1.k.weight"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_the_name_of_the_tensor(tmp_path: Path, name: str, tensor: str) -> None:
+    drawn, write = drawn_weights(Kept.of(name).shapes), CASES[name][0]
+    weights = {one: value for one, value in drawn.items() if not one.startswith("model_ema.")}
+    missing = {one: value for one, value in weights.items() if one != tensor}
+    for changed, message in (
+        (missing, f"tensor '{tensor}' is missing; .* file"),
+        (weights | {tensor: weights[tensor][:-1]}, "tensor '[^']*' has shape .*, but the other tensors require"),
+    ):
+        with pytest.raises(InputError, match=message) as refused:
+            load_vqgan(write(tmp_path, changed))
+        assert "\n" not in str(refused.value)
+
+
+def test_averages_of_some_tensors_alone_are_refused(tmp_path: Path) -> None:
+    drawn = drawn_weights(Kept.of("ibq").shapes)
+    del drawn["model_ema.quant_convbias"]
+    with pytest.raises(InputError, match=r"of other tensors, but none of 'quant_conv\.bias'; set vqgan_weights=plain"):
+        load_vqgan(write_ibq(tmp_path, drawn))
