@@ -3,11 +3,14 @@ lines."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
+VALIDATION_FILE = "validation.jsonl"
+"""Figures of checkpoints that were validated while the stage trained on, one line each."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,51 @@ def read_step_figures(stage: Path) -> list[StepFigures]:
     Args:
         stage: folder of the stage.
     """
-    path = stage / METRICS_FILE
-    if not path.exists():
-        return []
-    lines = (_parsed(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [StepFigures.from_json(line) for line in lines if isinstance(line, dict) and "step" in line]
+    later = {each.step: each.figures for each in read_validations(stage)}
+    found = [StepFigures.from_json(line) for line in _lines(stage / METRICS_FILE)]
+    return [replace(each, validation=later[each.step]) if each.step in later else each for each in found]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The figures of a checkpoint that was validated while its stage trained on.
+
+    Attributes:
+        step: steps that the checkpoint was made after.
+        checkpoint: its name.
+        figures: see `StepFigures.validation`; empty if only samples were drawn.
+        seconds: how long it took, samples included.
+    """
+
+    step: int
+    checkpoint: str
+    figures: Mapping[str, float]
+    seconds: float
+
+    def to_json(self) -> dict[str, float | str]:
+        """The line of the file."""
+        own: dict[str, float | str] = {"step": self.step, "checkpoint": self.checkpoint, "seconds": self.seconds}
+        return {**own, **self.scalars()}
+
+    def scalars(self) -> dict[str, float]:
+        """The figures by their names in the trackers."""
+        return _prefixed("validation", self.figures)
+
+
+def read_validations(stage: Path) -> list[Validation]:
+    """Returns the lines of `VALIDATION_FILE` in their order; none if there is no such file."""
+    return [
+        Validation(int(line["step"]), line["checkpoint"], _of_prefix("validation", line), line["seconds"])
+        for line in _lines(stage / VALIDATION_FILE)
+    ]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects with a step in a file of JSON lines."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if isinstance(values := _parsed(line), dict) and "step" in values:
+                yield values
 
 
 def _parsed(line: str) -> object:

@@ -1,6 +1,6 @@
 """Deletes old checkpoints."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pipeline.checkpoints.manifest import MANIFEST_FILE, by_step, folders_of, step_of
@@ -9,10 +9,17 @@ from tokenization.files.storage import open_storage
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """The checkpoints to keep: the last `last`, and those whose step is a multiple of `every_steps` (0: none)."""
+    """The checkpoints to keep.
+
+    Attributes:
+        last: number of the last ones.
+        every_steps: those whose step is a multiple of this, too; 0 for none.
+        awaited: chooses among the finished ones those that somebody has yet to read, which are kept, too.
+    """
 
     last: int
     every_steps: int = 0
+    awaited: Callable[[list[str]], Collection[str]] = lambda finished: ()
 
 
 def remove_old(
@@ -45,6 +52,7 @@ def remove_old(
         *(name for name in finished if step_of(name) > step),
         *(name for name in closed if name in damaged and step_of(name) >= oldest),
         *(name for name in sound if kept.every_steps and step_of(name) % kept.every_steps == 0),
+        *kept.awaited(sound),
     }
     for name in folders:
         if name not in stay and name in removable:

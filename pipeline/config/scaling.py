@@ -24,6 +24,9 @@ class ScalingConfig:
         grow_after_s: with `min_workers`, seconds that fewer workers train before they save and stop, to restart with
             more.
         max_retries: consecutive attempts that may end without a new checkpoint before the stage fails.
+        async_validation: validate and draw samples from checkpoints, in one more process, while the workers train on.
+            It has a GPU of its own if `use_gpu`; otherwise it takes no CPU of the cluster, and runs with the lowest
+            priority. A checkpoint is written whenever a validation or samples are due.
         custom_resources: Ray's custom resources that each rank asks for, to keep it on some nodes.
     """
 
@@ -35,6 +38,7 @@ class ScalingConfig:
     wait_for_all_s: float = 120.0
     grow_after_s: float = 600.0
     max_retries: int = 3
+    async_validation: bool = False
     custom_resources: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -57,6 +61,13 @@ class ScalingConfig:
         """Resources of one worker, by Ray's names."""
         own = {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
         return own | self.custom_resources
+
+    @property
+    def validator_resources(self) -> dict[str, float]:
+        """Resources of the process that validates beside the workers, by Ray's names; empty if there is none."""
+        if not self.async_validation:
+            return {}
+        return self.worker_resources if self.use_gpu else {"CPU": 0.0}
 
     def problems(self) -> list[str]:
         """Returns the reasons why the settings are invalid; empty if they are valid."""

@@ -110,7 +110,8 @@ def check_workers(scaling: ScalingConfig) -> None:
     """
     least = scaling.min_workers or scaling.num_workers
     remedy = "change scaling.num_workers, cpus_per_worker, use_gpu or custom_resources"
-    check_obtainable([scaling.worker_resources] * least, remedy)
+    beside = [scaling.validator_resources] if scaling.async_validation else []
+    check_obtainable([scaling.worker_resources] * least + beside, remedy)
 
 
 @contextmanager
@@ -192,10 +193,16 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
         termination.check()
         if not scaling.min_workers:
             return scaling.num_workers
-        fit, now = workers_that_fit(scaling.worker_resources, scaling.num_workers), time.monotonic()
+        fit, now = _workers_that_fit(scaling), time.monotonic()
         if fit == scaling.num_workers or (fit >= scaling.min_workers and now - waited_from >= scaling.wait_for_all_s):
             if fit < scaling.num_workers:
                 log(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
             return fit
         wait.still(f"{scaling.num_workers} workers, there is room for {fit}; `ray status` shows the cluster")
         termination.requested.wait(POLL_S)
+
+
+def _workers_that_fit(scaling: ScalingConfig) -> int:
+    """The number of workers that there is room for, with a GPU left for the validation that starts with them."""
+    beside = 1 if scaling.async_validation and scaling.use_gpu else 0
+    return workers_that_fit(scaling.worker_resources, scaling.num_workers + beside) - beside

@@ -12,6 +12,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.scaling import ScalingConfig
 from pipeline.data.sample_order import MixedOrder
 from pipeline.errors import InputError, OutageError
+from pipeline.launch.async_validation import validating_beside
 from pipeline.launch.attempts import watching_attempt
 from pipeline.launch.extension import check_extension
 from pipeline.launch.monitor import StageMonitor
@@ -125,7 +126,8 @@ class StageLaunch:
             name = f"stage{number}-{os.urandom(4).hex()}"
             group = worker_group(StageWorker(run, monitor, began_at), scaling, name, run.output / "ray_train")
             watching = watching_attempt(monitor, self.termination, scaling, self.scaling.num_workers)
-            with relaying_messages(monitor), watching:
+            validating = validating_beside(run, scaling, self.termination)
+            with validating, relaying_messages(monitor), watching:
                 run_worker_group(group)
 
     def saved_step(self) -> int:

@@ -93,6 +93,7 @@ def stage_inputs(number: int, recipe: Recipe, paths: RunPaths, initial: Checkpoi
         checkpoints=paths.checkpoints(number),
         recipe_sha256=resume_sha256(recipe, stage, fingerprint),
         loader_process=recipe.scaling.loader_process,
+        async_validation=recipe.scaling.async_validation,
         extends_sha256=resume_sha256(recipe, replace(stage, steps=ended_at), fingerprint) if ended_at else "",
     )
     return StageInputs(run, tuple(row_indices))

@@ -13,6 +13,7 @@ from pipeline.data.loader import Loader, prefetch
 from pipeline.errors import InputError, NonFiniteError
 from pipeline.runtime.compiled_ops import await_compilation, set_up_compilation
 from pipeline.training.agreed_stop import agreed_stop
+from pipeline.training.due import is_drawn, is_due, is_saved, is_validated
 from pipeline.training.engine import Engine, make_engine
 from pipeline.training.garbage_collection import collected_between_steps
 from pipeline.training.objective import Objective
@@ -159,8 +160,7 @@ class StageTraining:
             self.skipped.write(done, problem, kept_step=back.step if back else done - 1)
 
     def _validate(self, done: int) -> dict[str, float]:
-        stage = self.run.stage
-        if not is_due(stage.validate_every_steps, done) and done != stage.steps:
+        if self.run.async_validation or not is_validated(self.run, done):
             return {}
         self.reporter.heartbeat()
         measured = validate(self.engine, self.validation, self.device)
@@ -169,11 +169,12 @@ class StageTraining:
 
     def _draw_samples(self, done: int, trackers: Trackers | None) -> float:
         """Draws sample pictures if they are due after step `done`. Returns the seconds that it took."""
-        if not self.run.samples or not is_due(self.run.stage.sample_every_steps, done):
+        run = self.run
+        if run.async_validation or not run.samples or not is_drawn(run, done):
             return 0.0
         started = time.monotonic()
         self.reporter.heartbeat()
-        picture = draw_samples(self.engine, self.run.samples, self.rank, self.device)
+        picture = draw_samples(self.engine, run.samples, self.rank, self.device)
         if trackers and picture is not None:
             trackers.picture("samples", picture, done)
         return time.monotonic() - started
@@ -190,7 +191,7 @@ class StageTraining:
         if done == stage.steps:
             return
         # A skipped step puts the weights in doubt: a checkpoint to roll back to must be older.
-        due = is_due(stage.save_every_steps, done) and not problem
+        due = is_saved(self.run, done) and not problem
         if due or ends or stop:
             checkpoints.save(done, finished=False, may_remove=not problem)
             self.skipped.forget(checkpoints.counted_step)
@@ -239,11 +240,6 @@ class StageTraining:
             f"the last checkpoint could not be written to {self.run.checkpoints!r}: {self.checkpoints.problem}; make "
             "room there, and run again"
         )
-
-
-def is_due(every: int, done: int) -> bool:
-    """True if something that happens every `every` steps (0: never) happens after step `done`."""
-    return every > 0 and done % every == 0
 
 
 def _set_up(run: StageRun, device: torch.device, reporter: StageReporter, clock: StartClock) -> StageTraining:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.generation.pictures import HighResolution, PictureGenerator
+from pipeline.generation.pictures import HighResolution, PictureGenerator, Pictures
 from pipeline.generation.sampling import GREEDY
+from pipeline.model.mars import MarsForCausalLM
 from pipeline.runtime.deepspeed_private import kept_gathered, own_module_order
 from pipeline.training.engine import Engine
 from tokenization.dtypes import fast_dtype
@@ -41,16 +42,26 @@ def draw_samples(engine: Engine, prompts: SamplePrompts, rank: int, device: torc
     gets the picture, which the VQ-GAN decodes on `device` in the dtype that is fast there.
     """
     engine.eval()
-    longest = max(map(len, prompts.ids))
-    generator = PictureGenerator(
-        engine.module.mars, len(prompts.ids), longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False
-    )
     with own_module_order(engine), kept_gathered(engine.module.parameters()):
-        pictures = generator.draw(prompts.ids, [0] * len(prompts.ids))
+        pictures = _drawn(engine.module.mars, prompts)
     engine.train()
-    if rank:
-        return None
-    vqgan = ImageTokenizer(prompts.vqgan, device, fast_dtype(device))
+    return None if rank else _shown(pictures, prompts.vqgan, device)
+
+
+@torch.no_grad()
+def draw_samples_alone(mars: MarsForCausalLM, prompts: SamplePrompts, device: torch.device) -> np.ndarray:
+    """The picture of `draw_samples`, from one process that holds the whole model."""
+    return _shown(_drawn(mars.eval(), prompts), prompts.vqgan, device)
+
+
+def _drawn(mars: MarsForCausalLM, prompts: SamplePrompts) -> Pictures:
+    longest, rows = max(map(len, prompts.ids)), len(prompts.ids)
+    generator = PictureGenerator(mars, rows, longest, prompts.num_codes, GREEDY, prompts.high, many_steps=False)
+    return generator.draw(prompts.ids, [0] * rows)
+
+
+def _shown(pictures: Pictures, folder: Path, device: torch.device) -> np.ndarray:
+    vqgan = ImageTokenizer(folder, device, fast_dtype(device))
     rows = [_row(vqgan.decode(codes)) for codes in (pictures.codes, pictures.high_codes) if codes is not None]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, GAP_PX), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch.distributed as dist
 
@@ -14,6 +15,7 @@ from pipeline.checkpoints.writer import CheckpointWriter
 from pipeline.data.row_index import rows_sha256
 from pipeline.runtime.agreement import from_first_rank
 from pipeline.step_figures import CheckpointStall
+from pipeline.training.due import awaiting_validation
 from pipeline.training.engine import Engine
 from pipeline.training.stage_run import StageRun
 from pipeline.training.step_guard import StepGuard
@@ -43,6 +45,8 @@ class StageCheckpoints:
         self._identity = Identity(run.recipe_sha256, language_expert_hash, rows_sha256(run.sources), initial)
         # A verification must not take ownership of the checkpoints from a run that trains.
         kept = RetentionPolicy(run.stage.keep_checkpoints, run.stage.keep_every_steps)
+        if run.async_validation:
+            kept = replace(kept, awaited=partial(awaiting_validation, run))
         self._writer = None if run.verify_only else CheckpointWriter(run.checkpoints, kept, log)
         self._saved_at = time.monotonic()
         self._stall: CheckpointStall | None = None

@@ -48,6 +48,7 @@ class StageRun:
         trackers: see `pipeline.training.trackers`.
         verify_only: run the next step twice and compare, instead of training.
         loader_process: build samples in a process beside the rank's, see `ScalingConfig.loader`.
+        async_validation: the loop neither validates nor draws, but saves when either is due; see `ScalingConfig`.
     """
 
     stage: StageConfig
@@ -71,6 +72,7 @@ class StageRun:
     verify_only: bool = False
     loader_process: bool = False
     extends_sha256: str = ""
+    async_validation: bool = False
 
 
 def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM, str]:

@@ -119,18 +119,20 @@ class Trackers:
         run: the stage.
         start_step: number of steps that were already done.
         log: called with a line when a tracker fails.
+        part: the part of the stage that is shown, as a run of its own beside the stage's; empty for the training.
     """
 
-    def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None]) -> None:
+    def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None], part: str = "") -> None:
         settings, self._log = asdict(run.stage), log
+        name = f"{run.name}/{part}" if part else run.name
         self._makers: dict[str, Callable[[int], Tracker]] = {
-            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard", step),
+            "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard" / part, step),
             "the folder of samples": lambda _: PictureFolder(run.output / "samples"),
         }
         if "wandb" in run.trackers:
-            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, run.name, settings)
+            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, name, settings)
         if "mlflow" in run.trackers:
-            self._makers["mlflow"] = lambda _: MlFlow(run.name, settings)
+            self._makers["mlflow"] = lambda _: MlFlow(name, settings)
         self._open: dict[str, Tracker] = {}
         self._failed_at: dict[str, int] = {}
         self._told: set[str] = set()

@@ -1,12 +1,14 @@
 """The loss on held-out rows, by task and language, while a stage trains."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from pipeline.config.stage import StageConfig
 from pipeline.config.tasks import CAPTION_BYTES, KINDS, SHARED_KINDS, Kind, Task
@@ -106,19 +108,54 @@ def validate(engine: Forward, sets: list[ValidationSet], device: torch.device) -
         and its end id, divided by the caption's bytes), and `documents/bits_a_text_id`.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    figures = {}
+
+    def of_all_ranks(each: ValidationSet) -> Tensor:
+        nats = _nats(engine, each, rank, world_size, device)
+        dist.all_reduce(nats)
+        return nats
+
     engine.eval()
     with own_module_order(engine):
-        for each in sets:
-            step = each.plan.step(0, rank, world_size)
-            nats = torch.zeros(len(Task), device=device)
-            for batches in step.micro_steps:
-                nats += engine([batch.to(device) for batch in batches]).task_losses
-            dist.all_reduce(nats)
-            bits = (nats / math.log(2)).tolist()
-            for name, task, amount in _measures(each, step.label_counts):
-                figures[f"{each.name}/{name}"] = bits[task.value] / amount
+        figures = _figures(sets, of_all_ranks)
     engine.train()
+    return figures
+
+
+@torch.no_grad()
+def validate_alone(
+    objective: Forward, sets: list[ValidationSet], device: torch.device, world_size: int
+) -> dict[str, float]:
+    """Measures all sets in one process that holds the whole model.
+
+    Returns:
+        The figures of `validate` on `world_size` ranks. They are the same for up to two ranks; the sums of more may be
+        added in another order there.
+    """
+    objective.eval()
+
+    def of_each_rank(each: ValidationSet) -> Tensor:
+        nats = torch.zeros(len(Task), device=device)
+        for rank in range(world_size):
+            nats += _nats(objective, each, rank, world_size, device)
+        return nats
+
+    return _figures(sets, of_each_rank)
+
+
+def _nats(objective: Forward, each: ValidationSet, rank: int, world_size: int, device: torch.device) -> Tensor:
+    """The cross-entropy of a rank's samples of a set, summed, float32 [tasks]."""
+    nats = torch.zeros(len(Task), device=device)
+    for batches in each.plan.step(0, rank, world_size).micro_steps:
+        nats += objective([batch.to(device) for batch in batches]).task_losses
+    return nats
+
+
+def _figures(sets: list[ValidationSet], summed: Callable[[ValidationSet], Tensor]) -> dict[str, float]:
+    figures = {}
+    for each in sets:
+        bits = (summed(each) / math.log(2)).tolist()
+        for name, task, amount in _measures(each, each.plan.step(0, 0, 1).label_counts):
+            figures[f"{each.name}/{name}"] = bits[task.value] / amount
     return figures
 
 

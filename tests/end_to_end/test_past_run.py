@@ -17,7 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.checkpoints.manifest import newest_complete
-from pipeline.step_figures import read_step_figures
+from pipeline.step_figures import read_step_figures, read_validations
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import PAST_RUN, RECIPE, copy_past_inputs, copy_past_run
@@ -192,9 +192,13 @@ def test_an_export_of_past_code_draws_by_the_words_of_its_own_card(
 def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     cluster: Cluster, ended: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Runs the first stage again from its start. The stage that past code trained is the undisturbed run."""
+    """Runs the first stage again from its start. The stage that past code trained is the undisturbed run.
+
+    It is validated beside the training. Past code validated in the loop.
+    """
     run, log = copy_past_inputs(tmp_path), tmp_path / "log"
     words = ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(tmp_path)]
+    words += ["--set", "scaling.async_validation=True", "--set", "stages.0.validate_every_steps=8"]
     job = start_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT, log, log)
     while not read_step_figures(run / "stage1"):  # a quick machine takes all 24 steps within two seconds
         assert job.is_alive(), log.read_text()
@@ -213,6 +217,12 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
     assert [each.step for each in figures] == list(range(1, 25)), "each step is there once"
     for own, undisturbed in zip(figures, past, strict=True):
         assert own.losses == pytest.approx(undisturbed.losses, rel=1e-6), own.step
+    validated = read_validations(tmp_path / "past" / "stage1")
+    assert [each.step for each in validated] == [8, 16, 24], "each once, though the job ended in between"
+    assert figures[-1].validation == pytest.approx(past[-1].validation, rel=1e-6) and past[-1].validation
+    assert [each.step for each in figures if each.validation] == [8, 16, 24]
+    (kept,) = (tmp_path / "past" / "stage1" / "checkpoints").glob("step-*")
+    assert kept.name == validated[-1].checkpoint, "the others were kept for their validation alone"
 
 
 @pytest.mark.long

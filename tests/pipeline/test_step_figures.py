@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 
 from pipeline.launch.monitor import summary_line
-from pipeline.step_figures import METRICS_FILE, CheckpointStall, StepFigures, read_step_figures
+from pipeline.step_figures import (
+    METRICS_FILE,
+    VALIDATION_FILE,
+    CheckpointStall,
+    StepFigures,
+    Validation,
+    read_step_figures,
+)
 
 LINE = {
     "loss/text_to_image": 3.5,
@@ -54,6 +61,13 @@ def test_torn_lines_and_lines_of_earlier_versions_are_read(tmp_path: Path) -> No
         (2, {"captioning": 1.5}, 0.0),
     ]
     assert read_step_figures(tmp_path / "missing") == []
+
+
+def test_what_was_validated_beside_the_training_is_a_figure_of_its_step(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "validation/a": 3.0}\n{"step": 3}\n')
+    later = Validation(3, "step-00000003-0123abcd", {"a": 2.5}, 1.0)
+    (tmp_path / VALIDATION_FILE).write_text(json.dumps(later.to_json()) + '\n{"step": 4, "ch')
+    assert [figures.validation for figures in read_step_figures(tmp_path)] == [{}, {"a": 3.0}, {"a": 2.5}]
 
 
 def test_the_summary_takes_means_over_the_steps_that_have_a_figure() -> None:

@@ -168,6 +168,13 @@ def test_the_last_ones_and_every_so_manieth_stay(url: str) -> None:
     assert never_finished not in left
 
 
+def test_what_is_still_awaited_stays_besides(tmp_path: Path) -> None:
+    names = [make(str(tmp_path), step) for step in (1, 2, 3, 4)]
+    kept = RetentionPolicy(1, awaited=lambda finished: {names[1]} & set(finished))
+    remove_old(str(tmp_path), names[-1], kept, names)
+    assert {path.name for path in tmp_path.glob("step-*")} == {names[1], names[3]}
+
+
 def test_what_another_attempt_has_begun_since_is_not_this_ones_to_remove(tmp_path: Path) -> None:
     url = str(tmp_path)
     own = {make(url, step) for step in (10, 20, 30)}

@@ -85,6 +85,12 @@ def test_with_a_range_it_goes_on_with_the_nodes_that_stay_and_grows_back(monkeyp
     assert "3 of 4 workers begin" in "\n".join(cluster.told)
 
 
+def test_a_validation_beside_the_workers_gets_one_of_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [(1, None)], room=[4])
+    cluster.run(replace(ELASTIC, use_gpu=True, async_validation=True))
+    assert cluster.workers == [3], "with four workers it would wait until the stage is over"
+
+
 def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(1, NodeLostError("a node goes")), (1, None)])
     with pytest.raises(PreemptedError, match="a node goes"):

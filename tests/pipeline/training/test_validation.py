@@ -17,7 +17,7 @@ from pipeline.data.sequences import Sequence
 from pipeline.data.token_reader import TokenReader
 from pipeline.model.mars import MarsForCausalLM
 from pipeline.training.objective import Objective
-from pipeline.training.validation import validate, validation_sets
+from pipeline.training.validation import validate, validate_alone, validation_sets
 from tests.support.small_models import CODEBOOK, builder_of, small_config
 from tests.support.tokens import STAGE, write_documents, write_tokens
 
@@ -64,6 +64,15 @@ def test_bits_a_code_and_a_caption_byte_are_those_of_the_rows_one_by_one(
         assert figures[f"captioning/{language}/bits_a_caption_byte"] == pytest.approx(expected, rel=1e-5)
         assert figures[f"high_resolution/{language}/bits_a_code"] > 0
     assert len(figures) == 6
+
+
+def test_one_process_measures_the_same_as_the_ranks(alone: None, objective: Objective, tmp_path: Path) -> None:
+    write_tokens(tmp_path / "tokens")
+    source, builder = held_out(tmp_path / "tokens", "score >= 0.7"), builder_of(objective.mars)
+    sets, device = validation_sets(STAGE, 1, (source,), builder), torch.device("cpu")
+    figures = validate(objective, sets, device)
+    assert validate_alone(objective, sets, device, world_size=1) == figures
+    assert validate_alone(objective, sets, device, world_size=3) == pytest.approx(figures, rel=1e-5)
 
 
 def test_documents_are_measured_whole(alone: None, objective: Objective, tmp_path: Path) -> None:
