@@ -4,6 +4,7 @@ None of their code is here. To make a file anew, from a checkout of the project'
 
     python -m tests.support.authors_vqgan gumbel CHECKOUT    # github.com/CompVis/taming-transformers at 3ba01b2
     python -m tests.support.authors_vqgan ibq CHECKOUT    # github.com/TencentARC/SEED-Voken at b9a17ea
+    python -m tests.support.authors_vqgan maskgit CHECKOUT    # github.com/google-research/maskgit at 1db2359
 
 The weights are not kept, only the tensors' names and shapes: `drawn_weights` draws them again.
 """
@@ -11,8 +12,9 @@ The weights are not kept, only the tensors' names and shapes: `drawn_weights` dr
 import json
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +112,84 @@ def gumbel(checkout: Path) -> Kept:
     return results(filled(model), encode, decode)
 
 
+def maskgit(checkout: Path) -> Kept:
+    """MaskGIT's VQVAE, in JAX (`pip install jax flax ml_collections`); the tensors are named as in open-muse's copy."""
+    sys.path.insert(0, str(checkout))
+    import jax
+    from flax.traverse_util import flatten_dict, unflatten_dict
+    from maskgit.configs.vqgan_config import get_config
+    from maskgit.nets.vqgan_tokenizer import VQVAE
+
+    config = get_config()
+    sizes = {"codebook_size": 512, "filters": 32, "embedding_dim": 24, "channel_multipliers": [1, 1, 2, 2, 3]}
+    config.vqvae.update(sizes)
+    model = VQVAE(config=config, train=False)
+
+    def both_ways(model: Any, pixels: Any) -> Any:
+        return model.decode(model.encode({"image": pixels})[0])
+
+    empty = jax.eval_shape(partial(model.init, method=both_ways), jax.random.PRNGKey(0), np.zeros((1, 64, 64, 3)))
+    flat = flatten_dict(empty["params"])
+    names = open_muse_names(flat, num_levels=5, num_blocks=config.vqvae.num_res_blocks)
+    order = {names[place]: tuple(np.array(value.shape)[TO_TORCH[value.ndim]]) for place, value in flat.items()}
+    shapes = {name: tuple(map(int, shape)) for name, shape in order.items()}
+    weights = drawn_weights(shapes)
+    params = {place: weights[names[place]].permute(TO_FLAX[value.ndim]).numpy() for place, value in flat.items()}
+    variables = {"params": unflatten_dict(params)}
+
+    def encode(pixels: Tensor) -> Tensor:
+        codes = model.apply(variables, pixels.permute(0, 2, 3, 1).numpy(), method=model.encode_to_indices)
+        return torch.from_numpy(np.array(codes)).flatten(1)
+
+    def decode(codes: Tensor, grid: int) -> Tensor:
+        pixels = model.apply(variables, codes.view(-1, grid, grid).numpy(), method=model.decode_from_indices)
+        return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+
+    return results(shapes, encode, decode, (0, 1))
+
+
+TO_TORCH, TO_FLAX = {1: [0], 2: [0, 1], 4: [3, 2, 0, 1]}, {1: [0], 2: [0, 1], 4: [2, 3, 1, 0]}
+"""Orders of a tensor's dimensions, by their number."""
+
+
+def open_muse_names(places: Iterable[tuple[str, ...]], num_levels: int, num_blocks: int) -> dict[tuple[str, ...], str]:
+    """The names in open-muse's `MaskGitVQGAN`, by the places of flax's parameters, numbered as they are used."""
+    levels, blocks = range(num_levels), range(num_blocks)
+    mid = [f"mid.{block}" for block in blocks]
+    of_half = {
+        "encoder": ([*(f"down.{level}.block.{block}" for level in levels for block in blocks), *mid], []),
+        "decoder": (
+            [*mid, *(f"up.{level}.block.{block}" for level in reversed(levels) for block in blocks)],
+            [f"up.{level}.upsample_conv" for level in reversed(levels[1:])],
+        ),
+    }
+    parts = {"GroupNorm_0": "norm1", "Conv_0": "conv1", "GroupNorm_1": "norm2", "Conv_1": "conv2"}
+    parts |= {"Conv_2": "nin_shortcut"}
+    names = {}
+    for place in places:
+        half, *middle, leaf = place
+        if half == "quantizer":
+            names[place] = "quantize.embedding.weight"
+            continue
+        of_blocks, of_convs = of_half[half]
+        kind, number = middle[0].split("_")
+        match kind:
+            case "ResBlock":
+                inner = f"{of_blocks[int(number)]}.{parts[middle[1]]}"
+            case "Conv":
+                inner = ["conv_in", *of_convs, "conv_out"][int(number)]
+            case _:
+                inner = "norm_out"
+        names[place] = f"{half}.{inner}.{'bias' if leaf == 'bias' else 'weight'}"
+    return names
+
+
 TAMING_SIZES = {
     **{"double_z": False, "z_channels": 24, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32},
     **{"ch_mult": [1, 1, 2, 2, 3], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0},
 }
 """Of a model that halves the picture four times, with attention at the last level."""
-PROJECTS: dict[str, Callable[[Path], Kept]] = {"gumbel": gumbel, "ibq": ibq}
+PROJECTS: dict[str, Callable[[Path], Kept]] = {"gumbel": gumbel, "ibq": ibq, "maskgit": maskgit}
 
 
 def without_trainers(checkout: Path) -> None:

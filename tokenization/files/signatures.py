@@ -110,6 +110,7 @@ SIGNATURES: tuple[tuple[int, bytes, Content], ...] = (
     (0, b"GGUF", GGUF),
     (0, b"lmgg", Content("a GGML file, which holds weights for llama.cpp", "weights", GGUF.remedy)),
     (0, b"tjgg", Content("a GGML file, which holds weights for llama.cpp", "weights", GGUF.remedy)),
+    (0, b"\x81\xa6params", Content("a Flax checkpoint", "weights", "take the model's weights for torch")),
     (4, b"TFL3", Content("a TensorFlow Lite model", "weights", "take the model's safetensors")),
     (0, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", TORCH),
     (0, b"\0\x05\x16\x07", MAC_COMPANION),

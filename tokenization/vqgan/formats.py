@@ -13,6 +13,8 @@ from tokenization.config.vqgan import split_choice
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_model_folder, content_of_tensors, what_file_is
 from tokenization.vqgan.config_values import check_settings, explained
+from tokenization.vqgan.maskgit_format import MASKGIT_FILE, OPEN_MUSE_MASKGIT
+from tokenization.vqgan.network import VqganNetwork
 from tokenization.vqgan.published_formats import DIFFUSERS, GUMBEL_FILE, IBQ_FILE, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_choice import LIT_EMA_CODEBOOK
@@ -21,7 +23,9 @@ from tokenization.vqgan.weight_files import WeightsRead, read_json, read_tensors
 FORMATS: dict[str, VqganFormat] = {
     "diffusers": DIFFUSERS,
     "open-muse": OPEN_MUSE,
+    "open-muse-maskgit": OPEN_MUSE_MASKGIT,
     "llamagen": LLAMAGEN_FILE,
+    "maskgit": MASKGIT_FILE,
     "gumbel": GUMBEL_FILE,
     "taming": TAMING_FILE,
     "ibq": IBQ_FILE,
@@ -70,7 +74,8 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        f"open-muse's VQGANModel and no file of taming-transformers, LlamaGen or IBQ{found}; {remedy}"
+        f"open-muse's VQGANModel or MaskGitVQGAN and no file of taming-transformers, LlamaGen, IBQ or MaskGIT{found}; "
+        f"{remedy}"
     )
 
 
@@ -116,7 +121,7 @@ def save_vqgan(vqgan: Vqgan, folder: Path) -> None:
     It is a diffusers folder where a `VQModel` computes the same, and else has the tensors as they were, with settings.
     """
     settings: dict[str, object] = {"pixel_range": list(vqgan.pixel_range)}
-    if vqgan.is_diffusers:
+    if isinstance(vqgan.model, VqganNetwork) and vqgan.lookup is None:
         from diffusers import VQModel  # seconds, which whoever only encodes and decodes need not wait for
 
         model = VQModel.from_config(vqgan.model.values)

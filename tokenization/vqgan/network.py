@@ -236,7 +236,21 @@ class Codes(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(torch.empty(num_codes, channels), freeze=False)
 
 
-class VqganNetwork(nn.Module):
+class TokenizerNetwork(nn.Module):
+    """What `ImageTokenizer` needs of a network."""
+
+    quantize: Codes
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures [B, 3, S, S] to the latents that codes are found for, [B, channels, S / factor, S / factor]."""
+        raise NotImplementedError
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Rows of the codebook, [B, channels, S / factor, S / factor], to pictures [B, 3, S, S]."""
+        raise NotImplementedError
+
+
+class VqganNetwork(TokenizerNetwork):
     """Encoder, codebook and decoder.
 
     Args:
@@ -255,11 +269,9 @@ class VqganNetwork(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S] to the latents that codes are found for, [B, channels, S / factor, S / factor]."""
         latents: Tensor = self.quant_conv(self.encoder(pictures))
         return latents
 
     def decode(self, rows: Tensor) -> Tensor:
-        """Rows of the codebook, [B, channels, S / factor, S / factor], to pictures [B, 3, S, S]."""
         pictures: Tensor = self.decoder(self.post_quant_conv(rows))
         return pictures

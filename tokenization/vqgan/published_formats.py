@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tokenization.errors import InputError
 from tokenization.vqgan.config_values import check_model_values
+from tokenization.vqgan.fitting import fitted_state, fitting_tensor
 from tokenization.vqgan.lookup import Lookup
 from tokenization.vqgan.names import GUMBEL, LLAMAGEN, TAMING, Names, geometry_of
 from tokenization.vqgan.network import VqganNetwork
@@ -49,7 +50,7 @@ def load_diffusers(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel
     current = {_current_name(name): value for name, value in tensors.items()}
     if len(current) < len(tensors):
         raise InputError(f"VQ-GAN {str(files.weights)!r} has an attention under old and new names; save the model once")
-    model.load_state_dict(_renamed(model, current, None, str(files.weights)), assign=True)
+    model.load_state_dict(fitted_state(model, current, str(files.weights)), assign=True)
     return LoadedModel(model, _factor(model), UNIT if model.config.lookup_from_codebook else SYMMETRIC)
 
 
@@ -86,7 +87,8 @@ def load_renamed(
         files, tensors: see `VqganFormat`.
     """
     model = _empty(geometry_of(tensors, names, str(files.weights)))
-    model.load_state_dict(_renamed(model, tensors, names, str(files.weights)), assign=True)
+    source = partial(names.source, num_levels=len(model.config.block_out_channels))
+    model.load_state_dict(fitted_state(model, tensors, str(files.weights), source), assign=True)
     if is_normalised:
         model.quantize.embedding.weight.data = F.normalize(model.quantize.embedding.weight.data, dim=-1)
     return LoadedModel(model, _factor(model), pixel_range)
@@ -108,8 +110,8 @@ def load_gumbel(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     others = {name: value for name, value in tensors.items() if name not in proj}
     loaded = load_renamed(GUMBEL, SYMMETRIC, False, files, others)
     num_codes, channels = loaded.model.quantize.embedding.weight.shape
-    weights = _fitting(tensors, proj[0], (num_codes, channels), location)
-    return replace(loaded, lookup=Lookup(weights, _fitting(tensors, proj[1], (num_codes,), location)))
+    weights = fitting_tensor(tensors, proj[0], (num_codes, channels), location)
+    return replace(loaded, lookup=Lookup(weights, fitting_tensor(tensors, proj[1], (num_codes,), location)))
 
 
 DIFFUSERS = VqganFormat(load_diffusers, "VQModel", DIFFUSERS_FILES, check=check_diffusers)
@@ -128,34 +130,6 @@ def _empty(config: dict[str, Any]) -> VqganNetwork:
 def _factor(model: VqganNetwork) -> int:
     """Pixels per code along one side: every level but the last halves the picture."""
     return int(2 ** (len(model.config.block_out_channels) - 1))
-
-
-def _renamed(model: VqganNetwork, tensors: dict[str, Tensor], names: Names | None, location: str) -> dict[str, Tensor]:
-    """Returns the tensors with diffusers' names and shapes."""
-    state, used, num_levels = {}, set(), len(model.config.block_out_channels)
-    for name, empty in model.state_dict().items():
-        source = names.source(name, num_levels) if names else name
-        state[name] = _fitting(tensors, source, tuple(empty.shape), location)
-        used.add(source)
-    if unexpected := sorted(tensors.keys() - used):
-        raise InputError(
-            f"VQ-GAN {location!r}: tensor {unexpected[0]!r} is unexpected; the file is of another architecture"
-        )
-    return state
-
-
-def _fitting(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...], location: str) -> Tensor:
-    """The tensor in float32 and in that shape, to which a 1 x 1 convolution is a matrix."""
-    if name not in tensors:
-        raise InputError(f"VQ-GAN {location!r}: tensor {name!r} is missing; fetch the whole file again")
-    value = tensors[name]
-    squeezed = value[:, :, 0, 0] if value.dim() == 4 and len(shape) == 2 and value.shape[2:] == (1, 1) else value
-    if squeezed.shape != shape:
-        raise InputError(
-            f"VQ-GAN {location!r}: tensor {name!r} has shape {tuple(value.shape)}, but the other tensors require "
-            f"{shape}; fetch the file again"
-        )
-    return squeezed.float().contiguous()
 
 
 def _current_name(name: str) -> str:

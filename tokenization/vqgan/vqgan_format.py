@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tokenization.vqgan.lookup import Lookup
-from tokenization.vqgan.network import VqganNetwork
+from tokenization.vqgan.network import TokenizerNetwork
 
 SYMMETRIC, UNIT = (-1.0, 1.0), (0.0, 1.0)
 """The usual pixel ranges: values of black and of white in the encoder's input."""
@@ -34,7 +34,7 @@ class VqganFiles:
 class LoadedModel:
     """The model that a format makes of the tensors. `Vqgan` describes the attributes."""
 
-    model: VqganNetwork
+    model: TokenizerNetwork
     factor: int
     pixel_range: tuple[float, float] = SYMMETRIC
     lookup: Lookup | None = None
@@ -45,9 +45,8 @@ class Vqgan:
     """A loaded VQ-GAN.
 
     Attributes:
-        model: float32, on the CPU; or another module with the parts that `ImageTokenizer` uses:
-            `encode`, `quantize.embedding` and `decode`. A normalised codebook's rows have length 1: the nearest row is
-            then the nearest in angle, for a latent of any length.
+        model: float32, on the CPU. A normalised codebook's rows have length 1: the nearest row is then the nearest in
+            angle, for a latent of any length.
         pixel_range: values of black and white.
         factor: pixels per code along one side.
         format: its name in `tokenization.vqgan.formats.FORMATS`.
@@ -55,17 +54,12 @@ class Vqgan:
         files: where it was read.
     """
 
-    model: VqganNetwork
+    model: TokenizerNetwork
     pixel_range: tuple[float, float]
     factor: int
     format: str
     lookup: Lookup | None
     files: VqganFiles
-
-    @property
-    def is_diffusers(self) -> bool:
-        """True if it computes what a diffusers `VQModel` of its tensors computes."""
-        return self.lookup is None and isinstance(self.model, VqganNetwork)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def box(brand: bytes, *compatible: bytes) -> bytes:
         (saved("AVIF"), "an AVIF picture"),
         (saved("ICO"), "an icon"),
         (saved("PDF"), "a PDF document"),
+        (b"\x81\xa6params\x82\xa7encoder", "a Flax checkpoint"),
         (box(b"heic", b"mif1", b"heic"), "a HEIC picture"),
         (box(b"mif1", b"mif1", b"heix"), "a HEIC picture"),
         (box(b"mif1", b"mif1", b"avif", b"miaf"), "an AVIF picture"),

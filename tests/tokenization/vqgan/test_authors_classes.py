@@ -34,21 +34,35 @@ def write_gumbel(folder: Path, weights: dict[str, Tensor]) -> Path:
     return folder / "last.ckpt"
 
 
+def write_maskgit(folder: Path, weights: dict[str, Tensor]) -> Path:
+    """As 1d-tokenizer has it: the tensors alone."""
+    torch.save(weights, folder / "maskgit-vqgan-imagenet-f16-256.bin")
+    return folder / "maskgit-vqgan-imagenet-f16-256.bin"
+
+
+def write_open_muse_maskgit(folder: Path, weights: dict[str, Tensor]) -> Path:
+    (folder / "muse").mkdir()
+    (folder / "muse" / "config.json").write_text('{"_class_name": "MaskGitVQGAN", "_version": "0.0.1"}')
+    torch.save(weights, folder / "muse" / "pytorch_model.bin")
+    return folder / "muse"
+
+
 CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {
     "gumbel": (write_gumbel, 512, 8),
     "ibq": (write_ibq, 512, 16),
+    "maskgit": (write_maskgit, 512, 16),
+    "maskgit, open-muse's folder": (write_open_muse_maskgit, 512, 16),
 }
 """By the name of what was kept: the writer of a checkpoint, codes, and the factor."""
 
 
-@pytest.mark.parametrize(("name", "write", "codebook_size", "factor"), [(name, *case) for name, case in CASES.items()])
-def test_codes_and_pictures_are_those_of_the_authors_class(
-    tmp_path: Path, name: str, write: Callable[[Path, dict[str, Tensor]], Path], codebook_size: int, factor: int
-) -> None:
-    kept = Kept.of(name)
+@pytest.mark.parametrize("case", CASES)
+def test_codes_and_pictures_are_those_of_the_authors_class(tmp_path: Path, case: str) -> None:
+    (write, codebook_size, factor), kept = CASES[case], Kept.of(case.split(",")[0])
     place = write(tmp_path, drawn_weights(kept.shapes))
     vqgan = ImageTokenizer(place)
     assert (vqgan.codebook_size, vqgan.factor) == (codebook_size, factor)
+    assert vqgan.pixel_range == ((0, 1) if case.startswith("maskgit") else (-1, 1))
     assert len(np.unique(kept.codes)) > 10, "codes that are all alike would show nothing"
     np.testing.assert_array_equal(vqgan.encode(pictures()), kept.codes)
     differences = np.abs(vqgan.decode(kept.codes).astype(int) - kept.pixels)
@@ -80,7 +94,7 @@ def test_a_file_that_may_be_ibqs_is_refused_until_its_format_is_named(ibq: Path)
         load_vqgan(ibq)
     (ibq.parent / SETTINGS_FILE).write_text('{"format": "taming"}')
     vqgan = load_vqgan(ibq)
-    assert vqgan.format == "taming" and vqgan.is_diffusers
+    assert vqgan.format == "taming" and vqgan.lookup is None
 
 
 def test_a_format_that_is_unknown_or_decided_by_the_config_is_refused(ibq: Path) -> None:
@@ -109,6 +123,7 @@ def test_a_codebook_that_the_token_table_cannot_hold_is_refused(ibq: Path) -> No
         ("gumbel", "quantize.proj.bias"),
         ("gumbel", "quantize.embed.weight"),
         ("ibq", "decoder.mid.attn_1.k.weight"),
+        ("maskgit", "decoder.up.3.upsample_conv.bias"),
     ],
 )
 def test_a_damaged_file_is_refused_by_the_name_of_the_tensor(tmp_path: Path, name: str, tensor: str) -> None:
@@ -122,6 +137,13 @@ def test_a_damaged_file_is_refused_by_the_name_of_the_tensor(tmp_path: Path, nam
         with pytest.raises(InputError, match=message) as refused:
             load_vqgan(write(tmp_path, changed))
         assert "\n" not in str(refused.value)
+
+
+def test_maskgits_own_checkpoint_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_imagenet256_checkpoint").write_bytes(b"\x81\xa6params\x83\xa7encoder")
+    message = "it is a Flax checkpoint; take the model's weights for torch; "
+    with pytest.raises(InputError, match=f"is no saved VQModel .* or MaskGIT; {message}"):
+        load_vqgan(tmp_path / "tokenizer_imagenet256_checkpoint")
 
 
 def test_averages_of_some_tensors_alone_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from tokenization.job.checks import make_fingerprint
 from tokenization.job.rows import Tools
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_pixel_range, image_tokenizer_sha256
+from tokenization.vqgan.network import VqganNetwork
 
 
 def pictures(side: int = 64) -> np.ndarray:
@@ -143,6 +144,7 @@ def test_the_network_computes_what_diffusers_computes_bit_by_bit(dtype: torch.dt
     """Tokens that were made by earlier code, which ran diffusers' own modules, stay valid."""
     theirs = VQModel.from_pretrained(SHIPPED, low_cpu_mem_usage=False).to(dtype)
     ours = load_vqgan(SHIPPED).model.to(dtype)
+    assert isinstance(ours, VqganNetwork)
     with torch.no_grad():
         latents = theirs.encoder(in_range(pictures(32), -1, 1).to(dtype))
         assert torch.equal(ours.encoder(in_range(pictures(32), -1, 1).to(dtype)), latents)

@@ -81,7 +81,7 @@ def test_codes_are_those_of_before_the_checks(tmp_path: Path) -> None:
     vqgan = ImageTokenizer(saved(small_vqgan(1.0), tmp_path / "vq"))
     with torch.no_grad():
         pixels = torch.from_numpy(noise()).permute(0, 3, 1, 2).float() / (255 / 2) - 1
-        latents = vqgan._vqgan.quant_conv(vqgan._vqgan.encoder(pixels)).permute(0, 2, 3, 1).reshape(-1, 4)
+        latents = vqgan._vqgan.encode(pixels).permute(0, 2, 3, 1).reshape(-1, 4)
         codebook = vqgan._lookup.weights_KD
         expected = (codebook.square().sum(1) - 2 * latents @ codebook.T).argmin(1).view(2, -1)
     np.testing.assert_array_equal(vqgan.encode(noise()), expected.numpy())
