@@ -50,7 +50,7 @@ class DyingConfig(TorchConfig):
         return DyingBackend
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_dies_before_its_loop_begins_leaves_no_cpu_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

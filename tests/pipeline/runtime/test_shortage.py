@@ -10,7 +10,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline.errors import UsageError
 from pipeline.runtime import ray_connection, shortage
-from pipeline.runtime.placement import reserved
+from pipeline.runtime.placement import removing_what_a_failure_leaves, reserved
 from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
 from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
@@ -49,6 +49,18 @@ def lines(capsys: pytest.CaptureFixture[str], enough: Callable[[list[str]], bool
         time.sleep(0.1)
         found += [line for line in capsys.readouterr().err.splitlines() if "waiting for" in line]
     return found
+
+
+def test_a_failure_leaves_no_cpu_taken_that_the_next_attempt_would_wait_for() -> None:
+    with reserved(1, together=True):
+        with pytest.raises(ZeroDivisionError), removing_what_a_failure_leaves():
+            ray.get(placement_group([{"CPU": 1.0}]).ready())
+            raise ZeroDivisionError
+        deadline = time.monotonic() + 10
+        while not (free := ray.available_resources().get("CPU", 0.0)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert free == 1, "what was reserved before stays so"
 
 
 def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
