@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,11 @@ from tokenization.waiting import Wait
 POLL_S = 5.0
 """Seconds between two looks for new checkpoints."""
 WAIT_S = 1.0
+FINISH_S = 60.0
+"""Seconds for which what could not be read or written is tried again when the training has ended."""
 LOWEST_PRIORITY = 19
+FAILURES = (InputError, OutageError, OSError)
+"""Of storage."""
 CALLS_AT_ONCE = 3
 """`follow`, `take` and `finish`."""
 
@@ -48,6 +53,7 @@ class AsyncValidation(Messages):
             os.nice(LOWEST_PRIORITY)
             torch.set_num_threads(1)
         self._stage, self._said_that_it_lags = f"stage {run.stage_number}", False
+        self._put_off: set[str] = set()
         self._validator = CheckpointValidator(run, device, world_size, self._keep)
 
     @ray.method
@@ -58,11 +64,20 @@ class AsyncValidation(Messages):
 
     @ray.method
     def finish(self) -> None:
-        """Validates the checkpoints that are there, and ends."""
+        """Validates the checkpoints that are there, and ends. It tries for `FINISH_S` at least."""
+        until = time.monotonic() + FINISH_S
         self._validate_due()
+        while self._due() and time.monotonic() < until:
+            time.sleep(WAIT_S)
+            self._validate_due()
+        if left := self._due():
+            self._keep(f"{self._stage}: {', '.join(left)}: not validated")
         self._ended.set()
         with self._one_at_a_time:
-            self._validator.close()
+            try:
+                self._validator.close()
+            except FAILURES as error:
+                self._keep(f"{self._stage}: checkpoints that were kept for validation stay: {one_line(error)}")
 
     def _validate_due(self) -> None:
         with self._one_at_a_time:
@@ -72,8 +87,10 @@ class AsyncValidation(Messages):
             for name in due:
                 try:
                     self._validator.validate(name)
-                except OutageError as error:
-                    self._keep(f"{self._stage}: {name} is validated later: {one_line(error)}")
+                except (OutageError, OSError) as error:  # a storage that is away, or a full disk
+                    if name not in self._put_off:
+                        self._put_off.add(name)
+                        self._keep(f"{self._stage}: {name} is not validated yet, and tried again: {one_line(error)}")
                     return
                 except Exception as error:  # of any kind: validation must not end the training
                     self._validator.leave_out(name)
@@ -91,7 +108,7 @@ class AsyncValidation(Messages):
     def _due(self) -> list[str]:
         try:
             return self._validator.due()
-        except (InputError, OSError) as error:
+        except FAILURES as error:
             self._keep(f"{self._stage}: the checkpoints cannot be listed for validation: {one_line(error)}")
             return []
 

@@ -12,7 +12,10 @@ from tests.support.restartable_nodes import RestartableNodes
 from tests.support.s3 import FaultyS3
 from tests.support.soak.job import SoakJob
 
-ACTORS = ("RayTrainWorker", "TrainController", "StageMonitor", "LedgerActor", "Reader", "Encoder", "Writer")
+ACTORS = (
+    *("RayTrainWorker", "TrainController", "StageMonitor", "AsyncValidation", "LedgerActor"),
+    *("Reader", "Encoder", "Writer"),
+)
 """Classes of the actors that are killed."""
 EXCUSE_S = 60.0
 """Seconds for which a fault explains that a job ends with exit code 3."""

@@ -1,6 +1,5 @@
 """Runs rounds of tokenization and training under faults, and compares each with an undisturbed one."""
 
-import io
 import os
 import random
 import tempfile
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pyarrow.parquet as pq
-
 from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.ledger.table import read_ledger
@@ -23,6 +20,7 @@ from tests.support.past_run import PAST_RUN, RECIPE
 from tests.support.restartable_nodes import RestartableNodes
 from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_disk import small_disk
+from tests.support.soak.ends import check_validations, tokens_of
 from tests.support.soak.faults import Faults
 from tests.support.soak.held import HeldCpus
 from tests.support.soak.job import SoakJob, environment_of
@@ -38,6 +36,7 @@ LIMIT_FACTOR, LIMIT_S = 1.5, 600.0
 LEDGER_TOLERANCE = 0.01
 SIZE_PX = 96
 DISK_BYTES = 64 * 2**20
+VALIDATE_EVERY_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,10 @@ class Soak:
         while time.monotonic() < ends_at or len(self.rounds) < 2:
             name = f"round{len(self.rounds)}"
             self._round(name, ends_at)
-            assert self._tokens(name) == self._tokens("calm"), f"{name} ended with other tokens"
+            assert tokens_of(self.s3, name) == tokens_of(self.s3, "calm"), f"{name} ended with other tokens"
             ends = (f"s3://{BUCKET}/{each}/checkpoints/past/stage1" for each in (name, "calm"))
             assert same_ends(*ends), f"{name} ended with other weights or moments"
+            check_validations(self._stage(name), self._stage("calm"), self.settings.steps)
             self._say(f"{name} ended with the tokens and the weights of the undisturbed round")
         held_s, counted_s = self._held_and_counted()
         error = abs(counted_s - held_s) / held_s
@@ -190,6 +190,8 @@ class Soak:
             f"checkpoint_folder=s3://{BUCKET}/{name}/checkpoints",
             f"stages.0.steps={self.settings.steps}",
             "stages.0.save_every_steps=5",
+            f"stages.0.validate_every_steps={VALIDATE_EVERY_STEPS}",
+            "scaling.async_validation=True",
             "scaling.max_retries=1000",
         ):
             words += ["--set", value]
@@ -222,6 +224,9 @@ class Soak:
             sum(table["gpu_days"].sum() for table in tables) * SECONDS_PER_DAY
         )
 
+    def _stage(self, name: str) -> Path:
+        return self.disk / name / "train_stage" / "past" / "stage1"
+
     def _keep_ledgers(self) -> None:
         """Copies all rows of the ledgers into the soak's folder, next to what the pollers saw."""
         client = self.s3.client()
@@ -230,17 +235,6 @@ class Soak:
                 path = self.folder / item["Key"]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 client.download_file(BUCKET, item["Key"], str(path))
-
-    def _tokens(self, name: str) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each shard that a round wrote."""
-        client, prefix, found = self.s3.client(), f"{name}/tokens/", {}
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
-            for item in page.get("Contents", ()):
-                if item["Key"].endswith(".parquet"):
-                    content = client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
-                    found[item["Key"].removeprefix(prefix)] = pq.read_table(io.BytesIO(content)).to_pylist()
-        assert found, f"{name} has no tokens"
-        return found
 
     def _say(self, line: str) -> None:
         print(f"{time.monotonic() - self._started:7.1f} s  {line}", flush=True)
