@@ -12,7 +12,7 @@ import torch
 from ray.actor import ActorProxy
 
 from pipeline.config.scaling import ScalingConfig
-from pipeline.errors import InputError, OutageError
+from pipeline.errors import InputError
 from pipeline.runtime.background import in_background
 from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.terminal import say
@@ -29,8 +29,6 @@ WAIT_S = 1.0
 FINISH_S = 60.0
 """Seconds for which what could not be read or written is tried again when the training has ended."""
 LOWEST_PRIORITY = 19
-FAILURES = (InputError, OutageError, OSError)
-"""Of storage."""
 CALLS_AT_ONCE = 3
 """`follow`, `take` and `finish`."""
 
@@ -76,7 +74,7 @@ class AsyncValidation(Messages):
         with self._one_at_a_time:
             try:
                 self._validator.close()
-            except FAILURES as error:
+            except (InputError, OSError) as error:
                 self._keep(f"{self._stage}: checkpoints that were kept for validation stay: {one_line(error)}")
 
     def _validate_due(self) -> None:
@@ -87,7 +85,7 @@ class AsyncValidation(Messages):
             for name in due:
                 try:
                     self._validator.validate(name)
-                except (OutageError, OSError) as error:  # a storage that is away, or a full disk
+                except OSError as error:  # a storage that is away, or a full disk
                     if name not in self._put_off:
                         self._put_off.add(name)
                         self._keep(f"{self._stage}: {name} is not validated yet, and tried again: {one_line(error)}")
@@ -108,7 +106,7 @@ class AsyncValidation(Messages):
     def _due(self) -> list[str]:
         try:
             return self._validator.due()
-        except FAILURES as error:
+        except (InputError, OSError) as error:
             self._keep(f"{self._stage}: the checkpoints cannot be listed for validation: {one_line(error)}")
             return []
 
