@@ -5,6 +5,7 @@ None of their code is here. To make a file anew, from a checkout of the project'
     python -m tests.support.authors_vqgan gumbel CHECKOUT    # github.com/CompVis/taming-transformers at 3ba01b2
     python -m tests.support.authors_vqgan ibq CHECKOUT    # github.com/TencentARC/SEED-Voken at b9a17ea
     python -m tests.support.authors_vqgan maskgit CHECKOUT    # github.com/google-research/maskgit at 1db2359
+    python -m tests.support.authors_vqgan movq CHECKOUT    # github.com/ai-forever/MoVQGAN at f3976d8
 
 The weights are not kept, only the tensors' names and shapes: `drawn_weights` draws them again.
 """
@@ -148,6 +149,26 @@ def maskgit(checkout: Path) -> Kept:
     return results(shapes, encode, decode, (0, 1))
 
 
+@torch.no_grad()
+def movq(checkout: Path) -> Kept:
+    """MoVQGAN's MOVQ, with the averages beside it that it keeps and does not take."""
+    without_trainers(checkout)
+    package: Any = types.ModuleType("movqgan")  # its own __init__ downloads
+    package.__path__ = [str(checkout / "movqgan")]
+    sys.modules["movqgan"] = package
+    from movqgan.models.vqgan import MOVQ
+
+    sizes = TAMING_SIZES | {"z_channels": 4}
+    model = MOVQ(sizes, n_embed=512, embed_dim=4, ema_decay=0.999).eval()
+    shapes = filled(model)
+
+    def decode(codes: Tensor, grid: int) -> Tensor:
+        pixels: Tensor = model.decode(model.quantize.get_codebook_entry(codes.flatten(), (len(codes), grid, grid, 4)))
+        return pixels
+
+    return results(shapes, lambda pixels: model.encode(pixels)[2][2].view(len(pixels), -1), decode)
+
+
 TO_TORCH, TO_FLAX = {1: [0], 2: [0, 1], 4: [3, 2, 0, 1]}, {1: [0], 2: [0, 1], 4: [2, 3, 1, 0]}
 """Orders of a tensor's dimensions, by their number."""
 
@@ -189,7 +210,7 @@ TAMING_SIZES = {
     **{"ch_mult": [1, 1, 2, 2, 3], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0},
 }
 """Of a model that halves the picture four times, with attention at the last level."""
-PROJECTS: dict[str, Callable[[Path], Kept]] = {"gumbel": gumbel, "ibq": ibq, "maskgit": maskgit}
+PROJECTS: dict[str, Callable[[Path], Kept]] = {"gumbel": gumbel, "ibq": ibq, "maskgit": maskgit, "movq": movq}
 
 
 def without_trainers(checkout: Path) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 MAX_CODES = 2**16
 """Maximum number of codes of a VQ-GAN: the token table has 16 bits for one."""
 
+PIPELINE_PARTS = ("vqvae", "movq")
+"""Folders of the VQ-GAN in a pipeline's folder: aMUSEd's, Kandinsky's."""
+
 WEIGHTS = ("", "ema", "plain")
 """Which weights of a checkpoint with moving averages (EMA): what its project's own code loads, the averages, or the
 weights themselves."""

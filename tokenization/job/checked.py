@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenization.config.vqgan import split_choice
+from tokenization.config.vqgan import PIPELINE_PARTS, split_choice
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.hashing import file_sha256
 from tokenization.text_tokenizer import vocabulary_file
@@ -41,8 +41,8 @@ def keep(cache: Path, decided_by: list[Any], found: dict[str, Any]) -> None:
 def vqgan_files_sha256(location: Path | str) -> str:
     """A hash of all files of a VQ-GAN, and of which of its weights are taken."""
     path, choice = split_choice(Path(location))
-    if (path / "vqvae").is_dir():  # a pipeline's folder, which has large files of other models
-        path = path / "vqvae"
+    # A pipeline's folder has large files of other models.
+    path = next((path / part for part in PIPELINE_PARTS if (path / part).is_dir()), path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path, *sorted(path.parent.glob("*.json"))]
     return _sha256(choice, [file for file in files if file.is_file()])
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenization.config.vqgan import WEIGHTS
 from tokenization.errors import InputError
 from tokenization.files.library_errors import MOST_LETTERS, library_errors_explained
-from tokenization.vqgan.network import ACTIVATIONS
+from tokenization.vqgan.network_config import ACTIVATIONS, SPATIAL_GROUPS, NetworkConfig
 
 MAX_LEVELS = 12
 
@@ -42,6 +42,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "act_fn": (lambda value: value in tuple(ACTIVATIONS), " or ".join(ACTIVATIONS)),
     "mid_block_add_attention": (lambda value: isinstance(value, bool), "true or false"),
     "lookup_from_codebook": (lambda value: isinstance(value, bool), "true or false"),
+    "norm_type": (lambda value: value in ("group", "spatial"), "group or spatial"),
 }
 """By name, what a value of a diffusers `VQModel` must be. A name that is missing has diffusers' default."""
 
@@ -59,9 +60,16 @@ def check_model_values(values: Mapping[str, Any], path: Path) -> None:
     lengths = {len(values[name]) for name in levels if name in values}
     if len(lengths) > 1:
         raise InputError(f"{str(path)!r} has block_out_channels and block types of different lengths; fetch it again")
-    groups = values.get("norm_num_groups", 1)
-    if odd := next((width for width in values.get("block_out_channels", ()) if width % groups), 0):
-        raise InputError(f"{str(path)!r} has a level of {odd} channels, which norm_num_groups {groups} does not divide")
+    groups = {"norm_num_groups": values.get("norm_num_groups", 1)}
+    if values.get("norm_type") == "spatial":
+        groups["the number of groups of a spatial norm,"] = SPATIAL_GROUPS
+        latents = values.get("latent_channels", NetworkConfig.latent_channels)
+        if (rows := values.get("vq_embed_dim")) not in (None, latents):
+            rule = "a model of norm_type 'spatial' has as many of both"
+            raise InputError(f"{str(path)!r} has latent_channels {latents} and vq_embed_dim {rows}; {rule}")
+    for name, count in groups.items():
+        if odd := next((width for width in values.get("block_out_channels", ()) if width % count), 0):
+            raise InputError(f"{str(path)!r} has a level of {odd} channels, which {name} {count} does not divide")
 
 
 def check_settings(values: Mapping[str, Any], path: Path, formats: tuple[str, ...]) -> None:

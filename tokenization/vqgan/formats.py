@@ -9,13 +9,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokenization.config.vqgan import split_choice
+from tokenization.config.vqgan import PIPELINE_PARTS, split_choice
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_model_folder, content_of_tensors, what_file_is
 from tokenization.vqgan.config_values import check_settings, explained
 from tokenization.vqgan.maskgit_format import MASKGIT_FILE, OPEN_MUSE_MASKGIT
 from tokenization.vqgan.network import VqganNetwork
-from tokenization.vqgan.published_formats import DIFFUSERS, GUMBEL_FILE, IBQ_FILE, LLAMAGEN_FILE, OPEN_MUSE, TAMING_FILE
+from tokenization.vqgan.published_formats import (
+    DIFFUSERS,
+    GUMBEL_FILE,
+    IBQ_FILE,
+    LLAMAGEN_FILE,
+    MOVQ_FILE,
+    OPEN_MUSE,
+    TAMING_FILE,
+)
 from tokenization.vqgan.vqgan_format import Vqgan, VqganFiles, VqganFormat
 from tokenization.vqgan.weight_choice import LIT_EMA_CODEBOOK
 from tokenization.vqgan.weight_files import WeightsRead, read_json, read_tensors
@@ -27,6 +35,7 @@ FORMATS: dict[str, VqganFormat] = {
     "llamagen": LLAMAGEN_FILE,
     "maskgit": MASKGIT_FILE,
     "gumbel": GUMBEL_FILE,
+    "movq": MOVQ_FILE,
     "taming": TAMING_FILE,
     "ibq": IBQ_FILE,
 }
@@ -50,8 +59,7 @@ def find_vqgan(location: Path | str) -> VqganFiles:
         InputError: there is none, or a folder has several.
     """
     path, choice = split_choice(Path(location))
-    if (path / "vqvae" / "config.json").exists():  # a pipeline's folder, such as aMUSEd's
-        path = path / "vqvae"
+    path = next((path / part for part in PIPELINE_PARTS if (path / part / "config.json").exists()), path)
     folder = path.parent if path.is_file() else path
     config, settings = folder / "config.json", folder / SETTINGS_FILE
     settings_files = tuple(file for file in (config, settings) if file.exists())
@@ -74,8 +82,8 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        f"open-muse's VQGANModel or MaskGitVQGAN and no file of taming-transformers, LlamaGen, IBQ or MaskGIT{found}; "
-        f"{remedy}"
+        "open-muse's VQGANModel or MaskGitVQGAN and no file of taming-transformers, LlamaGen, IBQ, MoVQ or MaskGIT"
+        f"{found}; {remedy}"
     )
 
 

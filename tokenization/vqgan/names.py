@@ -13,6 +13,7 @@ PARTS = {
     "conv_norm_out": "norm_out",
     "conv_shortcut": "nin_shortcut",
     "group_norm": "norm",
+    "spatial_norm": "norm",
     "to_q": "q",
     "to_k": "k",
     "to_v": "v",
@@ -71,7 +72,7 @@ class Names:
 
 
 TAMING = Names("down", "up", "block", "attn", ("mid.block_1", "mid.block_2"), "mid.attn_1", up_from_finest=True)
-"""Names in taming-transformers and open-muse."""
+"""Names in taming-transformers, open-muse and MoVQGAN."""
 GUMBEL = replace(TAMING, codebook="quantize.embed")
 """Names in taming-transformers' VQ-GANs with a Gumbel-softmax codebook."""
 LLAMAGEN = Names("conv_blocks", "conv_blocks", "res", "attn", ("mid.0", "mid.2"), "mid.1", up_from_finest=False)
@@ -126,4 +127,5 @@ def geometry_of(tensors: dict[str, Tensor], names: Names, location: str) -> dict
         "vq_embed_dim": embed_dim,
         "num_vq_embeddings": codebook_size,
         "norm_num_groups": NUM_GROUPS,
+        "norm_type": "spatial" if "decoder.norm_out.conv_y.weight" in tensors else "group",
     }

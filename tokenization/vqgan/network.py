@@ -7,77 +7,51 @@ Shape letters: B pictures, C channels, H and W rows and columns of a level.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-6
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-}
-"""By their names in a config. The last activation of encoder and decoder is always SiLU."""
+from tokenization.vqgan.network_config import ACTIVATIONS, EPS, SPATIAL_GROUPS, NetworkConfig
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The values of a `VQModel`'s config that decide its network, with diffusers' defaults.
+class SpatialNorm(nn.Module):
+    """A norm that is scaled and shifted, place by place, by the codebook's rows [B, R, h, w] (MoVQ, Zheng 2022)."""
 
-    Attributes:
-        block_out_channels: channels of each level; every level but the last halves the picture.
-        down_block_types, up_block_types: of each level; names that begin with `Attn` have attention.
-        layers_per_block: residual blocks of a level of the encoder; the decoder has one more.
-        latent_channels, vq_embed_dim: channels before and after the convolution in front of the codebook; None for as
-            many.
-        num_vq_embeddings: codes.
-        norm_num_groups: groups of each norm.
-        act_fn: a name of `ACTIVATIONS`.
-        mid_block_add_attention: attention in the middle of encoder and decoder.
-        lookup_from_codebook: as aMUSEd's; decides the pixel range alone.
-    """
+    def __init__(self, channels: int, rows_channels: int) -> None:
+        super().__init__()
+        self.norm_layer = nn.GroupNorm(SPATIAL_GROUPS, channels, EPS)
+        self.conv_y, self.conv_b = (nn.Conv2d(rows_channels, channels, 1) for _ in range(2))
 
-    in_channels: int = 3
-    out_channels: int = 3
-    block_out_channels: tuple[int, ...] = (64,)
-    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    layers_per_block: int = 1
-    latent_channels: int = 3
-    vq_embed_dim: int | None = None
-    num_vq_embeddings: int = 256
-    norm_num_groups: int = 32
-    act_fn: str = "silu"
-    mid_block_add_attention: bool = True
-    lookup_from_codebook: bool = False
+    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        resized = F.interpolate(rows, size=hidden.shape[-2:], mode="nearest")
+        conditioned: Tensor = self.norm_layer(hidden) * self.conv_y(resized) + self.conv_b(resized)
+        return conditioned
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Takes the values of a config.json; others have no influence on the network."""
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+
+def norm_of(channels: int, config: NetworkConfig, rows_channels: int) -> nn.Module:
+    """A norm before a convolution; with `rows_channels`, one that takes the codebook's rows, too."""
+    if rows_channels:
+        return SpatialNorm(channels, rows_channels)
+    return nn.GroupNorm(config.norm_num_groups, channels, EPS)
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions, each after a norm and an activation: [B, C_in, H, W] to [B, C_out, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: NetworkConfig, rows_channels: int = 0) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, EPS)
+        self.norm1 = norm_of(in_channels, config, rows_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, EPS)
+        self.norm2 = norm_of(out_channels, config, rows_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.activation = ACTIVATIONS[config.act_fn]()
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        branch = self.conv1(self.activation(self.norm1(hidden)))
-        branch = self.conv2(self.activation(self.norm2(branch)))
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
+        branch = self.conv1(self.activation(self.norm1(hidden, *rows)))
+        branch = self.conv2(self.activation(self.norm2(branch, *rows)))
         if self.conv_shortcut is not None:
             hidden = self.conv_shortcut(hidden)
         added: Tensor = hidden + branch
@@ -87,14 +61,18 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Attention with one head among all places of a picture, [B, C, H, W], added to its input."""
 
-    def __init__(self, channels: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, config: NetworkConfig, rows_channels: int = 0) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(config.norm_num_groups, channels, EPS)
+        self.spatial_norm = SpatialNorm(channels, rows_channels) if rows_channels else None
+        self.group_norm = None if rows_channels else nn.GroupNorm(config.norm_num_groups, channels, EPS)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        places = self.group_norm(hidden.flatten(2)).transpose(1, 2)
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
+        if self.spatial_norm is not None:
+            places = self.spatial_norm(hidden, *rows).flatten(2).transpose(1, 2)
+        elif self.group_norm is not None:
+            places = self.group_norm(hidden.flatten(2)).transpose(1, 2)
         heads = (projection(places)[:, None] for projection in (self.to_q, self.to_k, self.to_v))
         attended = self.to_out[0](F.scaled_dot_product_attention(*heads)[:, 0])
         added: Tensor = attended.transpose(1, 2).reshape(hidden.shape) + hidden
@@ -128,17 +106,22 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention if the level's type has it."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, kind: str, config: NetworkConfig) -> None:
+    def __init__(
+        self, widths: tuple[int, int], blocks: int, kind: str, config: NetworkConfig, rows_channels: int = 0
+    ) -> None:
         super().__init__()
-        widths, has_attention = [in_channels, *[out_channels] * (blocks - 1)], kind.startswith("Attn")
-        self.resnets = nn.ModuleList(ResidualBlock(width, out_channels, config) for width in widths)
-        self.attentions = nn.ModuleList(
-            Attention(out_channels, config) if has_attention else nn.Identity() for _ in widths
+        before, width = widths
+        self.resnets = nn.ModuleList(
+            ResidualBlock(width if number else before, width, config, rows_channels) for number in range(blocks)
         )
+        count = blocks if kind.startswith("Attn") else 0
+        self.attentions = nn.ModuleList(Attention(width, config, rows_channels) for _ in range(count))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        for block, attention in zip(self.resnets, self.attentions, strict=True):
-            hidden = attention(block(hidden))
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
+        for number, block in enumerate(self.resnets):
+            hidden = block(hidden, *rows)
+            if self.attentions:
+                hidden = self.attentions[number](hidden, *rows)
         return hidden
 
 
@@ -146,10 +129,10 @@ class DownLevel(Level):
     """A level of the encoder; all but the last halve the picture."""
 
     def __init__(self, widths: tuple[int, int], blocks: int, kind: str, is_last: bool, config: NetworkConfig) -> None:
-        super().__init__(*widths, blocks, kind, config)
+        super().__init__(widths, blocks, kind, config)
         self.downsamplers = nn.Sequential(*([] if is_last else [Downsample(widths[1])]))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
         resized: Tensor = self.downsamplers(super().forward(hidden))
         return resized
 
@@ -158,24 +141,29 @@ class UpLevel(Level):
     """A level of the decoder; all but the last double the picture."""
 
     def __init__(self, widths: tuple[int, int], blocks: int, kind: str, is_last: bool, config: NetworkConfig) -> None:
-        super().__init__(*widths, blocks, kind, config)
+        super().__init__(widths, blocks, kind, config, config.rows_channels)
         self.upsamplers = nn.Sequential(*([] if is_last else [Upsample(widths[1])]))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        resized: Tensor = self.upsamplers(super().forward(hidden))
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
+        resized: Tensor = self.upsamplers(super().forward(hidden, *rows))
         return resized
 
 
 class Middle(nn.Module):
     """Two residual blocks, with attention between them if the config says so."""
 
-    def __init__(self, channels: int, config: NetworkConfig) -> None:
+    def __init__(self, channels: int, config: NetworkConfig, rows_channels: int = 0) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, config) for _ in range(2))
-        self.attentions = nn.Sequential(*([Attention(channels, config)] if config.mid_block_add_attention else []))
+        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, config, rows_channels) for _ in range(2))
+        count = 1 if config.mid_block_add_attention else 0
+        self.attentions = nn.ModuleList(Attention(channels, config, rows_channels) for _ in range(count))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        finished: Tensor = self.resnets[1](self.attentions(self.resnets[0](hidden)))
+    def forward(self, hidden: Tensor, *rows: Tensor) -> Tensor:
+        first, second = self.resnets
+        hidden = first(hidden, *rows)
+        for attention in self.attentions:
+            hidden = attention(hidden, *rows)
+        finished: Tensor = second(hidden, *rows)
         return finished
 
 
@@ -204,26 +192,27 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, latent_channels, S / factor, S / factor] to pictures [B, 3, S, S]."""
+    """Latents [B, latent_channels, S / factor, S / factor] to pictures [B, 3, S, S]. With spatial norms it takes the
+    codebook's rows, [B, channels, S / factor, S / factor], too."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths, last = config.block_out_channels[::-1], len(config.block_out_channels) - 1
         pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = Middle(widths[0], config)
-        self.up_blocks = nn.Sequential(
-            *(
-                UpLevel(pair, config.layers_per_block + 1, kind, level == last, config)
-                for level, (pair, kind) in enumerate(zip(pairs, config.up_block_types, strict=True))
-            )
+        self.mid_block = Middle(widths[0], config, config.rows_channels)
+        self.up_blocks = nn.ModuleList(
+            UpLevel(pair, config.layers_per_block + 1, kind, level == last, config)
+            for level, (pair, kind) in enumerate(zip(pairs, config.up_block_types, strict=True))
         )
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], EPS)
+        self.conv_norm_out = norm_of(widths[-1], config, config.rows_channels)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        hidden = self.up_blocks(self.mid_block(self.conv_in(latents)))
-        pictures: Tensor = self.conv_out(F.silu(self.conv_norm_out(hidden)))
+    def forward(self, latents: Tensor, *rows: Tensor) -> Tensor:
+        hidden = self.mid_block(self.conv_in(latents), *rows)
+        for level in self.up_blocks:
+            hidden = level(hidden, *rows)
+        pictures: Tensor = self.conv_out(F.silu(self.conv_norm_out(hidden, *rows)))
         return pictures
 
 
@@ -261,7 +250,7 @@ class VqganNetwork(TokenizerNetwork):
         super().__init__()
         self.values, self.config = dict(values), NetworkConfig.of(values)
         config = self.config
-        channels = config.vq_embed_dim or config.latent_channels
+        channels = config.codebook_channels
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, channels, 1)
         self.quantize = Codes(config.num_vq_embeddings, channels)
@@ -273,5 +262,6 @@ class VqganNetwork(TokenizerNetwork):
         return latents
 
     def decode(self, rows: Tensor) -> Tensor:
-        pictures: Tensor = self.decoder(self.post_quant_conv(rows))
+        given = (rows,) if self.config.rows_channels else ()
+        pictures: Tensor = self.decoder(self.post_quant_conv(rows), *given)
         return pictures

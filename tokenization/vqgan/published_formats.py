@@ -1,9 +1,9 @@
 """The formats of published VQ-GANs that are loaded as the network of a diffusers `VQModel`.
 
-A diffusers `VQModel` folder (aMUSEd's too), a folder of open-muse's `VQGANModel`, a taming-transformers checkpoint with
-either of its codebooks, LlamaGen's, and IBQ's. All but the first are the same architecture under other names, so their
-tensors are renamed. Widths, codebook and attention are read from the tensors themselves. No config and no code of these
-projects is needed.
+A diffusers `VQModel` folder (aMUSEd's and MoVQ, too), a folder of open-muse's `VQGANModel`, a taming-transformers
+checkpoint with either of its codebooks, LlamaGen's, MoVQGAN's, and IBQ's. All but the first are the same architecture
+under other names, so their tensors are renamed. Widths, codebook and attention are read from the tensors themselves. No
+config and no code of these projects is needed.
 """
 
 from dataclasses import replace
@@ -41,11 +41,6 @@ OLD_ATTENTION_NAMES = (
 def load_diffusers(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     """Loads a diffusers folder. aMUSEd's, which is open-muse's model, has pixels from 0 to 1."""
     config = read_json(files.weights.parent / "config.json")
-    if config.get("norm_type", "group") != "group":
-        raise InputError(
-            f"VQ-GAN {str(files.weights.parent)!r} has norm_type {config['norm_type']!r}, whose decoder sees the codes "
-            "twice; only 'group' is supported"
-        )
     model = _empty(config)
     current = {_current_name(name): value for name, value in tensors.items()}
     if len(current) < len(tensors):
@@ -94,6 +89,17 @@ def load_renamed(
     return LoadedModel(model, _factor(model), pixel_range)
 
 
+def load_movq(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
+    """Loads a checkpoint of MoVQGAN: taming's encoder, and a decoder whose norms take the codebook's rows, too."""
+    config = geometry_of(tensors, TAMING, str(files.weights))
+    if (latents := config["latent_channels"]) != (rows := config["vq_embed_dim"]):
+        raise InputError(
+            f"VQ-GAN {str(files.weights)!r} has latents of {latents} channels and a codebook of {rows}; a MoVQ with as "
+            "many of both is supported alone, as diffusers has it"
+        )
+    return load_renamed(TAMING, SYMMETRIC, False, files, tensors)
+
+
 def load_ibq(files: VqganFiles, tensors: dict[str, Tensor]) -> LoadedModel:
     """Loads a checkpoint of IBQ (SEED-Voken): taming's network, and the code with the largest dot product."""
     loaded = load_renamed(TAMING, SYMMETRIC, False, files, tensors)
@@ -119,6 +125,7 @@ OPEN_MUSE = VqganFormat(load_open_muse, "VQGANModel")
 LLAMAGEN_FILE = VqganFormat(partial(load_renamed, LLAMAGEN, SYMMETRIC, True), tensor_prefix="encoder.conv_blocks.")
 TAMING_FILE = VqganFormat(partial(load_renamed, TAMING, SYMMETRIC, False))
 GUMBEL_FILE = VqganFormat(load_gumbel, tensor_prefix="quantize.proj.")
+MOVQ_FILE = VqganFormat(load_movq, tensor_prefix="decoder.norm_out.conv_y.")
 IBQ_FILE = VqganFormat(load_ibq, takes_averages=True)
 
 

@@ -16,6 +16,8 @@ STATE_KEYS = {"": ("state_dict", "ema", *PLAIN_KEYS[1:]), "ema": (*EMA_KEYS, *PL
 """Keys of the tensors in a training checkpoint, by choice, in the order in which they are looked for."""
 EMA_PREFIXES = ("model_ema.", "ema_model.", "ema.", "module_ema.")
 """Beginnings of the names of moving averages. The first is latent diffusion's, whose names have no dots after it."""
+AVERAGED_PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+"""Parts of which MoVQGAN keeps the averages apart, as `ema_encoder.`, with names like latent diffusion's."""
 LIT_EMA_CODEBOOK = "model_ema.quantizeembeddingweight"
 """The codebook's moving average in IBQ's checkpoints, and in those of latent diffusion's VQ-GANs that have one."""
 FIRST_STAGE = "first_stage_model."
@@ -54,7 +56,7 @@ def own_tensors(
     Raises:
         InputError: there are no moving averages, or several VQ-GANs.
     """
-    bare = {unwrapped(name): value for name, value in tensors.items()}
+    bare = {_of_whole(unwrapped(name)): value for name, value in tensors.items()}
     if len(bare) < len(tensors):
         names = [unwrapped(name) for name in tensors]
         twice = next(name for name in names if names.count(name) > 1)
@@ -81,6 +83,13 @@ def own_tensors(
             "vqgan_weights=plain, or fetch the whole file again"
         )
     return {name: named.get(name.replace(".", ""), value) for name, value in weights.items()}
+
+
+def _of_whole(name: str) -> str:
+    """The name that the average of a part's tensor would have among those of the whole model."""
+    first, _, rest = name.partition(".")
+    part = first.removeprefix("ema_")
+    return f"model_ema.{part}{rest}" if first != part and part in AVERAGED_PARTS else name
 
 
 def _without_prefix(tensors: dict[str, Tensor], location: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from tests.support.authors_vqgan import Kept, drawn_weights, pictures
 from tokenization.errors import InputError
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_codebook
+from tokenization.vqgan.network import VqganNetwork
 
 
 def write_ibq(folder: Path, weights: dict[str, Tensor]) -> Path:
@@ -32,6 +33,12 @@ def write_gumbel(folder: Path, weights: dict[str, Tensor]) -> Path:
     loss = {"loss.discriminator.main.0.bias": torch.zeros(4)}
     torch.save({"epoch": 3, "state_dict": weights | loss, "callbacks": {}}, folder / "last.ckpt")
     return folder / "last.ckpt"
+
+
+def write_movq(folder: Path, weights: dict[str, Tensor]) -> Path:
+    counts = {"ema_encoder.decay": torch.tensor(0.999), "ema_encoder.num_updates": torch.tensor(-1, dtype=torch.int32)}
+    torch.save(weights | counts, folder / "movqgan.ckpt")
+    return folder / "movqgan.ckpt"
 
 
 def write_maskgit(folder: Path, weights: dict[str, Tensor]) -> Path:
@@ -52,6 +59,7 @@ CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {
     "ibq": (write_ibq, 512, 16),
     "maskgit": (write_maskgit, 512, 16),
     "maskgit, open-muse's folder": (write_open_muse_maskgit, 512, 16),
+    "movq": (write_movq, 512, 16),
 }
 """By the name of what was kept: the writer of a checkpoint, codes, and the factor."""
 
@@ -85,6 +93,27 @@ def test_ibqs_averages_are_taken_as_its_own_code_does_and_the_weights_by_choice(
     for name in ("", "#ema"):
         assert torch.equal(codes[name], weights["model_ema.quantizeembeddingweight"])
     assert torch.equal(codes["#plain"], weights["quantize.embedding.weight"])
+
+
+def test_movqs_averages_are_taken_by_choice_alone_as_its_own_code_does(tmp_path: Path) -> None:
+    weights = drawn_weights(Kept.of("movq").shapes)
+    place = write_movq(tmp_path, weights)
+    for choice, prefix in (("", ""), ("#plain", ""), ("#ema", "ema_")):
+        model = load_vqgan(f"{place}{choice}").model
+        assert isinstance(model, VqganNetwork)
+        name = "quantize.embedding.weight" if not prefix else "ema_quantize.embeddingweight"
+        assert torch.equal(model.quantize.embedding.weight, weights[name])
+        name = "decoder.conv_in.weight" if not prefix else "ema_decoder.conv_inweight"
+        assert torch.equal(model.decoder.conv_in.weight, weights[name])
+
+
+def test_a_movq_whose_latents_are_not_as_wide_as_its_codebook_is_refused(tmp_path: Path) -> None:
+    weights = drawn_weights(Kept.of("movq").shapes)
+    weights |= {"encoder.conv_out.weight": torch.zeros(8, 96, 3, 3), "encoder.conv_out.bias": torch.zeros(8)}
+    weights |= {"quant_conv.weight": torch.zeros(4, 8, 1, 1), "post_quant_conv.weight": torch.zeros(8, 4, 1, 1)}
+    weights |= {"post_quant_conv.bias": torch.zeros(8), "decoder.conv_in.weight": torch.zeros(96, 8, 3, 3)}
+    with pytest.raises(InputError, match="has latents of 8 channels and a codebook of 4; a MoVQ with as many of both"):
+        load_vqgan(write_movq(tmp_path, weights))
 
 
 def test_a_file_that_may_be_ibqs_is_refused_until_its_format_is_named(ibq: Path) -> None:
@@ -124,11 +153,12 @@ def test_a_codebook_that_the_token_table_cannot_hold_is_refused(ibq: Path) -> No
         ("gumbel", "quantize.embed.weight"),
         ("ibq", "decoder.mid.attn_1.k.weight"),
         ("maskgit", "decoder.up.3.upsample_conv.bias"),
+        ("movq", "decoder.mid.attn_1.norm.conv_b.weight"),
     ],
 )
 def test_a_damaged_file_is_refused_by_the_name_of_the_tensor(tmp_path: Path, name: str, tensor: str) -> None:
     drawn, write = drawn_weights(Kept.of(name).shapes), CASES[name][0]
-    weights = {one: value for one, value in drawn.items() if not one.startswith("model_ema.")}
+    weights = {one: value for one, value in drawn.items() if not one.startswith(("model_ema.", "ema_"))}
     missing = {one: value for one, value in weights.items() if one != tensor}
     for changed, message in (
         (missing, f"tensor '{tensor}' is missing; .* file"),

@@ -139,6 +139,34 @@ def test_a_diffusers_folder_gives_diffusers_own_codes_and_amuseds_pixels_run_fro
     np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.numpy())
 
 
+def test_a_movq_in_kandinskys_form_gives_diffusers_own_codes_and_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = VQModel(
+        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=(32, 64),
+        latent_channels=4,
+        vq_embed_dim=4,
+        num_vq_embeddings=512,
+        norm_type="spatial",
+    )
+    theirs.quantize.embedding.weight.data.normal_()
+    theirs.save_pretrained(tmp_path / "kandinsky" / "movq")
+    vqgan = ImageTokenizer(tmp_path / "kandinsky")
+    assert vqgan.pixel_range == (-1, 1) and vqgan.factor == 2
+    with torch.no_grad():
+        latents = theirs.encode(in_range(pictures(16), -1, 1)).latents
+        rows, _, (_, _, indices) = theirs.quantize(latents)
+        drawn = theirs.decode(rows, force_not_quantize=True).sample
+        assert torch.equal(vqgan._vqgan.decode(rows), drawn)
+    np.testing.assert_array_equal(vqgan.encode(pictures(16)), indices.view(3, -1).numpy())
+    save_vqgan(load_vqgan(tmp_path / "kandinsky"), tmp_path / "saved")
+    np.testing.assert_array_equal(
+        ImageTokenizer(tmp_path / "saved").decode(indices.view(3, -1).numpy()),
+        vqgan.decode(indices.view(3, -1).numpy()),
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_computes_what_diffusers_computes_bit_by_bit(dtype: torch.dtype) -> None:
     """Tokens that were made by earlier code, which ran diffusers' own modules, stay valid."""

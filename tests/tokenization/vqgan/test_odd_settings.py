@@ -44,6 +44,8 @@ def test_values_of_a_config_that_no_model_has_are_named(vqgan: Path, name: str) 
     ("changes", "message"),
     [
         ({"block_out_channels": [16, 32]}, "block types of different lengths"),
+        ({"norm_type": "spatial", "vq_embed_dim": 5}, "has latent_channels 8 and vq_embed_dim 5; a model of norm_type"),
+        ({"norm_type": "spatial"}, "has a level of 16 channels, which the number of groups of a spatial norm, 32 does"),
         ({"norm_num_groups": 5}, "has a level of 16 channels, which norm_num_groups 5 does not divide"),
         ({"block_out_channels": [10**12] * 5}, "has block_out_channels"),
         ({"layers_per_block": 10**9}, "has layers_per_block 1000000000; a whole number from 1 to 100"),
