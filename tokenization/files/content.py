@@ -29,6 +29,7 @@ from tokenization.files.signatures import (
     TEXTUAL,
     TORCH,
     TORCH_MEMBERS,
+    TORCHSCRIPT,
     ZEROS,
     Content,
 )
@@ -180,6 +181,8 @@ def _of_zip(start: bytes) -> Content:
     name = start[30 : 30 + int.from_bytes(start[26:28], "little")].decode("utf-8", "replace")
     if name.rpartition("/")[2] in TORCH_MEMBERS:
         return TORCH
+    if name.endswith("/data/0"):  # torch.save writes data.pkl first
+        return TORCHSCRIPT
     if name.endswith(".npy"):
         return Content("NumPy arrays (.npz)", "table")
     if name in ("[Content_Types].xml", "mimetype"):

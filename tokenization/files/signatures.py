@@ -36,6 +36,7 @@ GGUF = Content("a GGUF file, which holds weights for llama.cpp", "weights", "tak
 LORA = Content("a LoRA adapter, not a whole model", "weights", "merge it into its base model, and name the result")
 OPTIMIZER = Content("the state of an optimizer", "weights", "name the model's own weights")
 TORCH = Content("a torch file", "weights")
+TORCHSCRIPT = Content("a TorchScript module, which is code", "weights", "take the model's weights alone")
 SAFETENSORS = Content("a safetensors file", "weights")
 MAC_COMPANION = Content("an AppleDouble file, which macOS writes beside each file", "system", "leave it out")
 

@@ -10,7 +10,7 @@ import torch
 
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_file
-from tokenization.files.signatures import EMPTY, GGUF, ZEROS
+from tokenization.files.signatures import EMPTY, GGUF, TORCHSCRIPT, ZEROS
 
 NO_WEIGHTS = ("pointer", "text", "picture", "media", "table", "system")
 """Kinds of content that are no weights."""
@@ -57,7 +57,8 @@ def _another(path: Path) -> str:
         found = content_of_file(path)
     except OSError:
         return ""
-    return f"it is {found}" if found in (EMPTY, ZEROS, GGUF) or (found and found.kind in NO_WEIGHTS) else ""
+    is_another = found in (EMPTY, ZEROS, GGUF, TORCHSCRIPT) or (found is not None and found.kind in NO_WEIGHTS)
+    return f"it is {found}" if is_another else ""
 
 
 def is_mappable(path: Path) -> bool:

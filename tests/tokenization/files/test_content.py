@@ -126,6 +126,7 @@ def test_archives_tables_and_weights_are_told_apart(tmp_path: Path) -> None:
     np.savez(tmp_path / "npz.npz", a=np.zeros(1))
     torch.save({"a": torch.zeros(1)}, tmp_path / "torch")
     torch.save({"a": torch.zeros(1)}, tmp_path / "old torch", _use_new_zipfile_serialization=False)
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "torchscript"))
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("a.txt", "a")
     save_file({"a.weight": torch.zeros(2)}, tmp_path / "safetensors")
@@ -139,6 +140,7 @@ def test_archives_tables_and_weights_are_told_apart(tmp_path: Path) -> None:
         "npz": "NumPy arrays (.npz)",
         "torch": "a torch file",
         "old torch": "a torch file",
+        "torchscript": "a TorchScript module, which is code",
         "zip": "a zip archive",
         "safetensors": "a safetensors file",
         "lora": "a LoRA adapter, not a whole model",

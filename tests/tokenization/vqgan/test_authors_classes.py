@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.authors_vqgan import Kept, drawn_weights, pictures
 from tokenization.errors import InputError
@@ -174,6 +174,15 @@ def test_maskgits_own_checkpoint_is_called_by_its_name(tmp_path: Path) -> None:
     message = "it is a Flax checkpoint; take the model's weights for torch; "
     with pytest.raises(InputError, match=f"is no saved VQModel .* or MaskGIT; {message}"):
         load_vqgan(tmp_path / "tokenizer_imagenet256_checkpoint")
+
+
+@pytest.mark.parametrize("name", ["autoencoder.jit", "autoencoder.pt"])
+def test_cosmoss_modules_are_code_and_are_refused_as_such(tmp_path: Path, name: str) -> None:
+    torch.jit.save(torch.jit.script(nn.Conv2d(3, 3, 1)), str(tmp_path / name))
+    message = "it is a TorchScript module, which is code; take the model's weights alone"
+    with pytest.raises(InputError, match=message) as refused:
+        load_vqgan(tmp_path / name)
+    assert "\n" not in str(refused.value)
 
 
 def test_averages_of_some_tensors_alone_are_refused(tmp_path: Path) -> None:
