@@ -17,6 +17,7 @@ from pipeline.runtime.background import in_background
 from pipeline.runtime.messages import Messages, relaying_messages
 from pipeline.runtime.terminal import say
 from pipeline.runtime.termination import Termination
+from pipeline.runtime.torch_private import fail_on_too_many_graphs
 from pipeline.training.checkpoint_validator import CheckpointValidator
 from pipeline.training.due import MOST_AWAITED
 from pipeline.training.stage_run import StageRun
@@ -50,6 +51,7 @@ class AsyncValidation(Messages):
         if device.type == "cpu":
             os.nice(LOWEST_PRIORITY)
             torch.set_num_threads(1)
+        fail_on_too_many_graphs()
         self._stage, self._said_that_it_lags = f"stage {run.stage_number}", False
         self._put_off: set[str] = set()
         self._validator = CheckpointValidator(run, device, world_size, self._keep)

@@ -23,7 +23,7 @@ from pipeline.step_figures import VALIDATION_FILE, Validation, read_validations
 from pipeline.training.due import is_drawn, is_validated, is_validated_or_drawn
 from pipeline.training.objective import Objective
 from pipeline.training.samples import draw_samples_alone
-from pipeline.training.stage_run import StageRun, plan_inputs
+from pipeline.training.stage_run import StageRun, choose_kernels, plan_inputs
 from pipeline.training.trackers import Trackers
 from pipeline.training.validation import validate_alone, validation_sets
 from tokenization.files.atomic_writing import append_whole
@@ -50,8 +50,8 @@ class CheckpointValidator:
         self._run, self._device, self._world_size, self._log = run, device, world_size, log
         dtype = getattr(torch, run.zero.dtype)
         model = load_initial_model(run.initial_model, run.codebook_size, dtype, run.model_options)
-        model.set_attn_implementation(run.stage.attention)
-        self._objective = Objective(model.to(device), run.stage.normalisation)
+        choose_kernels(model.to(device), run.stage)
+        self._objective = Objective(model, run.stage.normalisation)
         builder = plan_inputs(run, model.config.vocabulary).builder
         self._sets = validation_sets(run.stage, run.stage_number, run.held_out, builder)
         before = read_validations(run.output)

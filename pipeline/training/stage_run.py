@@ -89,17 +89,26 @@ def starting_model(run: StageRun, device: torch.device) -> tuple[MarsForCausalLM
             run.initial_model, run.codebook_size, getattr(torch, run.zero.dtype), run.model_options
         )
         language_expert_hash = base_sha256(model)
-    model.set_attn_implementation(run.stage.attention)
-    if attention_of(model) != run.stage.attention:  # transformers would only warn
-        raise InputError(f"this transformers does not let MARS train with attention {run.stage.attention!r}")
     if run.stage.checkpoint_every_layers:
         model.model.checkpoint_every = run.stage.checkpoint_every_layers
         model.gradient_checkpointing_enable()
-    if run.stage.compile_layers:
-        model.model.compile_layers()
+    choose_kernels(model, run.stage)
     if run.zero.frozen_whole:
         model.to(device).keep_frozen_whole()
     return model, language_expert_hash
+
+
+def choose_kernels(model: MarsForCausalLM, stage: StageConfig) -> None:
+    """Lets the model compute attention and layers as the stage says.
+
+    Raises:
+        InputError: transformers does not know the attention function.
+    """
+    model.set_attn_implementation(stage.attention)
+    if attention_of(model) != stage.attention:  # transformers would only warn
+        raise InputError(f"this transformers does not let MARS train with attention {stage.attention!r}")
+    if stage.compile_layers:
+        model.model.compile_layers()
 
 
 def plan_inputs(run: StageRun, vocabulary: JointVocabulary) -> PlanInputs:
