@@ -48,7 +48,8 @@ def verdict_of(reader_rate: float, encoder_rate: float, num_readers: int, num_en
     decoded, encoded = num_readers * reader_rate, num_encoders * encoder_rate
     measured = (
         f"a reader makes {reader_rate:,.0f} pictures/s and an encoder takes {encoder_rate:,.0f}, so "
-        f"{num_readers} readers could make {decoded:,.0f} and {num_encoders} encoders take {encoded:,.0f}"
+        f"{_count(num_readers, 'reader')} could make {decoded:,.0f} and {_count(num_encoders, 'encoder')} take "
+        f"{encoded:,.0f}"
     )
     readers, encoders = math.ceil(encoded / reader_rate), math.ceil(decoded / encoder_rate)
     if decoded * EVEN < encoded:
@@ -57,3 +58,7 @@ def verdict_of(reader_rate: float, encoder_rate: float, num_readers: int, num_en
     if encoded * EVEN < decoded:
         return f"encoding is short: {measured}; --encoders {encoders} would take all, or --readers {readers} would do"
     return f"decoding and encoding are even: {measured}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
