@@ -56,9 +56,9 @@ def own_tensors(
     Raises:
         InputError: there are no moving averages, or several VQ-GANs.
     """
-    bare = {_of_whole(unwrapped(name)): value for name, value in tensors.items()}
+    names = [_of_whole(unwrapped(name)) for name in tensors]
+    bare = dict(zip(names, tensors.values(), strict=True))
     if len(bare) < len(tensors):
-        names = [unwrapped(name) for name in tensors]
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"VQ-GAN {location!r} has tensor {twice!r} with and without wrappers; save the model once")
     averages = {name: value for name, value in bare.items() if name.startswith(EMA_PREFIXES)}
