@@ -124,15 +124,15 @@ class Trackers:
 
     def __init__(self, run: StageRun, start_step: int, log: Callable[[str], None], part: str = "") -> None:
         settings, self._log = asdict(run.stage), log
-        name = f"{run.name}/{part}" if part else run.name
+        title = f"{run.name}/{part}" if part else run.name
         self._makers: dict[str, Callable[[int], Tracker]] = {
             "TensorBoard": lambda step: TensorBoard(run.output / "tensorboard" / part, step),
             "the folder of samples": lambda _: PictureFolder(run.output / "samples"),
         }
         if "wandb" in run.trackers:
-            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, name, settings)
+            self._makers["wandb"] = lambda _: WeightsAndBiases(run.output, title, settings)
         if "mlflow" in run.trackers:
-            self._makers["mlflow"] = lambda _: MlFlow(name, settings)
+            self._makers["mlflow"] = lambda _: MlFlow(title, settings)
         self._open: dict[str, Tracker] = {}
         self._failed_at: dict[str, int] = {}
         self._told: set[str] = set()

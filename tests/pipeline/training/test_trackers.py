@@ -62,6 +62,18 @@ def test_mlflow_and_wandb_have_the_figures_and_the_picture(tmp_path: Path, monke
     assert list(kept.glob("*.wandb")) and list((kept / "files" / "media").rglob("*.png"))
 
 
+@pytest.mark.parametrize(("part", "title"), [("", "demo/stage1"), ("validation", "demo/stage1/validation")])
+def test_each_stage_and_its_validation_are_runs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, title: str
+) -> None:
+    """Under one name, Weights & Biases takes all of them for one run, and goes on with it."""
+    titles: list[str] = []
+    monkeypatch.setattr(trackers_module, "WeightsAndBiases", lambda _, name, settings: titles.append(name))
+    monkeypatch.setattr(trackers_module, "MlFlow", lambda name, settings: titles.append(name))
+    Trackers(of_stage(tuple(TRACKERS), tmp_path), 0, print, part)
+    assert titles == [title, title]
+
+
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="trackers has 'excel', which is unknown; the trackers are wandb, mlflow"):
         load_recipe("demo", ("trackers=('excel',)",))
