@@ -8,6 +8,7 @@ import botocore.session
 from botocore.validate import ParamValidator
 
 from cluster.cluster_file import ClusterFile, NodeType, find_cluster_file, placeholders, read_cluster_file
+from tokenization.config.node_labels import is_label, shown_labels
 
 RAY_JOB = "\nkind: RayJob\n"
 BY_RAY = ("SubnetIds",)
@@ -41,7 +42,7 @@ def problems_of(cluster: ClusterFile) -> list[str]:
     for name, entry in cluster.config["available_node_types"].items() if check else ():
         assert check is not None
         found += [f"{cluster.path}: {name}: {problem}" for problem in check(entry["node_config"])]
-    found += [f"{cluster.path}: {problem}" for problem in size_problems(cluster)]
+    found += [f"{cluster.path}: {problem}" for problem in [*size_problems(cluster), *label_problems(cluster)]]
     host = [word for word in _start_words(cluster) if word.startswith("--dashboard-host=")]
     if host and host[-1] != "--dashboard-host=127.0.0.1":
         found.append(f"{cluster.path}: the head starts with {host[-1]}: whoever reaches it runs code; use 127.0.0.1")
@@ -57,6 +58,16 @@ def size_problems(cluster: ClusterFile) -> list[str]:
         if kind.max_workers > cluster.max_workers:
             found.append(f"{kind.name}: max_workers {kind.max_workers} is above the cluster's {cluster.max_workers}")
     return found
+
+
+def label_problems(cluster: ClusterFile) -> list[str]:
+    """Returns node labels that no selector can name."""
+    return [
+        f"{kind.name}: the label {key}={value} cannot be selected; write it as in ray.io/market-type=spot"
+        for kind in cluster.node_types
+        for key, value in kind.labels.items()
+        if not is_label(key, value)
+    ]
 
 
 def aws_problems(node_config: dict[str, Any]) -> list[str]:
@@ -148,7 +159,8 @@ def describe(kind: NodeType) -> str:
     bounds = (
         f"{kind.min_workers} to {kind.max_workers}" if kind.min_workers < kind.max_workers else f"{kind.max_workers}"
     )
-    return f"{bounds} x {kind.name}{f' ({kind.instance})' if kind.instance else ''}: {has}"
+    labels = f"; {shown_labels(kind.labels)}" if kind.labels else ""
+    return f"{bounds} x {kind.name}{f' ({kind.instance})' if kind.instance else ''}: {has}{labels}"
 
 
 def _start_words(cluster: ClusterFile) -> list[str]:

@@ -26,6 +26,7 @@ class NodeType:
         name: key in the file.
         instance: the provider's name of the machine type; empty if it has none.
         resources: resources of one node, by Ray's names; empty if only the machine itself knows them.
+        labels: node labels that the file gives each node.
         min_workers, max_workers: bounds on the number of nodes.
         priority: among equally suitable types, the one with the highest priority starts first.
     """
@@ -33,6 +34,7 @@ class NodeType:
     name: str
     instance: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     min_workers: int = 0
     max_workers: int = 0
     priority: int = 0
@@ -144,6 +146,7 @@ def _node_types(config: dict[str, Any]) -> tuple[NodeType, ...]:
             name,
             str(entry["node_config"].get("InstanceType") or entry["node_config"].get("machineType") or ""),
             dict(entry["resources"]),
+            dict(entry.get("labels") or {}),
             int(entry.get("min_workers", 0)),
             int(entry.get("max_workers", 0)),
             int(entry.get("priority", 0)),

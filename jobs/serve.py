@@ -115,6 +115,7 @@ class Options(JobOptions):
             min_replicas=self.replicas,
             max_replicas=self.max_replicas or self.replicas,
             use_gpu=use_gpu,
+            label_selector=paths.recipe.scaling.label_selector,
             limits=self.limits(),
         )
 

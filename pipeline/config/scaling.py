@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tokenization.config.checks import below, impossible_resources
+from tokenization.config.node_labels import NodeNeeds, impossible_selector
 
 LOADERS = ("auto", "thread", "process")
 """Where the samples of the next step are built."""
@@ -27,7 +28,10 @@ class ScalingConfig:
         async_validation: validate and draw samples from checkpoints, in one more process, while the workers train on.
             It has a GPU of its own if `use_gpu`; otherwise it takes no CPU of the cluster, and runs with the lowest
             priority. A checkpoint is written whenever a validation or samples are due.
-        custom_resources: Ray's custom resources that each rank asks for, to keep it on some nodes.
+        label_selector: conditions on the labels of the nodes that ranks run on, as Ray's label selectors have them:
+            {"ray.io/market-type": "spot"}, `"!spot"` for others, `"in(spot,on-demand)"` for several. Generators keep
+            to the same nodes.
+        custom_resources: Ray's custom resources that each rank asks for; the older way to keep it on some nodes.
     """
 
     num_workers: int = 2
@@ -39,6 +43,7 @@ class ScalingConfig:
     grow_after_s: float = 600.0
     max_retries: int = 3
     async_validation: bool = False
+    label_selector: dict[str, str] = field(default_factory=dict)
     custom_resources: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -63,11 +68,14 @@ class ScalingConfig:
         return own | self.custom_resources
 
     @property
-    def validator_resources(self) -> dict[str, float]:
-        """Resources of the process that validates beside the workers, by Ray's names; empty if there is none."""
-        if not self.async_validation:
-            return {}
-        return self.worker_resources if self.use_gpu else {"CPU": 0.0}
+    def worker_needs(self) -> NodeNeeds:
+        """What one worker needs of its node."""
+        return NodeNeeds(self.worker_resources, self.label_selector)
+
+    @property
+    def validator_needs(self) -> NodeNeeds:
+        """What the process that validates beside the workers needs of its node."""
+        return self.worker_needs if self.use_gpu else NodeNeeds({"CPU": 0.0}, self.label_selector)
 
     def problems(self) -> list[str]:
         """Returns the reasons why the settings are invalid; empty if they are valid."""
@@ -77,4 +85,5 @@ class ScalingConfig:
             found.append(f"loader is {self.loader!r}, but must be one of {', '.join(LOADERS)}")
         if self.min_workers > self.num_workers:
             found.append(f"min_workers is {self.min_workers}, but must be at most num_workers, {self.num_workers}")
+        found += impossible_selector("label_selector", self.label_selector)
         return found + impossible_resources("custom_resources", self.custom_resources)

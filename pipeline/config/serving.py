@@ -1,6 +1,6 @@
 """Settings of a server of a trained model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIN_TOKEN_LENGTH = 16
@@ -41,6 +41,7 @@ class ServerSettings:
         min_replicas, max_replicas: replicas of the model; between them their number follows the queue.
         cpus_per_replica: CPUs of a replica.
         use_gpu: a replica takes a GPU.
+        label_selector: conditions on the labels of the nodes that replicas run on, see `ScalingConfig`.
         follow_s: seconds between two looks for a newer checkpoint; 0 never looks.
         log_prompts: write prompts into the log.
         limits: limits of requests.
@@ -53,6 +54,7 @@ class ServerSettings:
     max_replicas: int = 1
     cpus_per_replica: float = 1.0
     use_gpu: bool = False
+    label_selector: dict[str, str] = field(default_factory=dict)
     follow_s: float = 10.0
     log_prompts: bool = False
     limits: ServingLimits = ServingLimits()

@@ -123,8 +123,10 @@ def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termin
     if not scaling.async_validation or run.verify_only:
         yield
         return
-    needs = dict(scaling.validator_resources)
-    options: dict[str, Any] = {"num_cpus": needs.pop("CPU"), "num_gpus": needs.pop("GPU", 0.0), "resources": needs}
+    needs = scaling.validator_needs
+    amounts = dict(needs.resources)
+    options: dict[str, Any] = {"num_cpus": amounts.pop("CPU"), "num_gpus": amounts.pop("GPU", 0.0)}
+    options |= {"resources": amounts, "label_selector": dict(needs.label_selector)}
     options |= {"max_concurrency": CALLS_AT_ONCE, "max_restarts": -1, "max_task_retries": -1}
     actor: Any = ray.remote(**options)(AsyncValidation).remote(run, scaling.num_workers)
     following = actor.follow.remote()

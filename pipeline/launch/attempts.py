@@ -14,18 +14,18 @@ from typing import Protocol
 
 import ray
 from ray.actor import ActorProxy
-from ray.autoscaler.sdk import request_resources
 
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import NodeLostError, ResizeError, WorkersLostError
 from pipeline.launch.monitor import StageMonitor
 from pipeline.runtime.background import in_background
-from pipeline.runtime.capacity import workers_that_fit
+from pipeline.runtime.capacity import request_nodes, workers_that_fit
 from pipeline.runtime.ray_connection import WORKER_OUTPUT
 from pipeline.runtime.shortage import check_obtainable
 from pipeline.runtime.terminal import say
 from pipeline.runtime.termination import ASKED, Termination
 from pipeline.training.stop_request import StopRequest
+from tokenization.config.node_labels import on_a_node
 from tokenization.waiting import Wait
 
 POLL_S = 1.0
@@ -109,9 +109,9 @@ def check_workers(scaling: ScalingConfig) -> None:
         UsageError: it never will.
     """
     least = scaling.min_workers or scaling.num_workers
-    remedy = "change scaling.num_workers, cpus_per_worker, use_gpu or custom_resources"
-    beside = [scaling.validator_resources] if scaling.async_validation else []
-    check_obtainable([scaling.worker_resources] * least + beside, remedy)
+    remedy = "change scaling.num_workers, cpus_per_worker, use_gpu, label_selector or custom_resources"
+    beside = [scaling.validator_needs] if scaling.async_validation else []
+    check_obtainable([scaling.worker_needs] * least + beside, remedy)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def watching_attempt(
             if missing <= 0 or time.monotonic() < grows_at:
                 continue
             with _logging_errors():
-                if more := workers_that_fit(scaling.worker_resources, missing):
+                if more := workers_that_fit(scaling.worker_needs, missing):
                     reason = (
                         f"there is room for {scaling.num_workers + more} workers, but only {scaling.num_workers} train"
                     )
@@ -162,7 +162,7 @@ def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
     def ask(ended: threading.Event) -> None:
         while not ended.is_set():
             with _logging_errors():
-                request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+                request_nodes(scaling.worker_needs, scaling.num_workers)
             ended.wait(ASK_AGAIN_S)
 
     try:
@@ -170,7 +170,7 @@ def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
             yield
     finally:
         if ray.is_initialized():
-            request_resources(bundles=[])
+            request_nodes(scaling.worker_needs, 0)
 
 
 @contextmanager
@@ -198,11 +198,12 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
             if fit < scaling.num_workers:
                 log(f"{fit} of {scaling.num_workers} workers begin; the others join when there is room")
             return fit
-        wait.still(f"{scaling.num_workers} workers, there is room for {fit}; `ray status` shows the cluster")
+        where = on_a_node(scaling.label_selector)
+        wait.still(f"{scaling.num_workers} workers{where}, there is room for {fit}; `ray status` shows the cluster")
         termination.requested.wait(POLL_S)
 
 
 def _workers_that_fit(scaling: ScalingConfig) -> int:
     """The number of workers that there is room for, with a GPU left for the validation that starts with them."""
     beside = 1 if scaling.async_validation and scaling.use_gpu else 0
-    return workers_that_fit(scaling.worker_resources, scaling.num_workers + beside) - beside
+    return workers_that_fit(scaling.worker_needs, scaling.num_workers + beside) - beside

@@ -12,6 +12,7 @@ import ray.train.torch
 import torch
 from ray.exceptions import RayActorError
 from ray.train.v2.api.config import FailureConfig, RunConfig
+from ray.train.v2.api.config import ScalingConfig as WorkersConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config.scaling import ScalingConfig
@@ -75,11 +76,15 @@ def worker_group(
         failure_config=NO_RETRIES,
         worker_runtime_env={"env_vars": variables} if variables else None,
     )
+    workers: Any = WorkersConfig(
+        num_workers=scaling.num_workers,
+        use_gpu=scaling.use_gpu,
+        resources_per_worker=scaling.worker_resources,
+        label_selector=scaling.label_selector or None,
+    )
     trainer = ray.train.torch.TorchTrainer(
         worker,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.worker_resources
-        ),
+        scaling_config=workers,
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if scaling.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
         ),

@@ -95,8 +95,8 @@ def _tokenize(name: str, recipe: Recipe, paths: RunPaths) -> Manifest:
         connect_run(paths, workers.use_gpu)
     from tokenization.job.run import tokenize_corpus
 
-    remedy = "change tokenizers.use_gpu, reader_resources or encoder_resources"
-    check_obtainable([workers.reader_actor, workers.encoder_actor], remedy)
+    remedy = "change tokenizers.use_gpu, the actors' label selectors or their resources"
+    check_obtainable([workers.reader_needs, workers.encoder_needs], remedy)
     with ledger_attempt(paths, "tokenize", workers.use_gpu) as ledger:
         record_settings(open_storage(output), corpus.description(), fingerprint, paths.run)
         report = ProgressReporter(ledger, began)

@@ -70,7 +70,7 @@ class Preflight:
     @property
     def training_nodes(self) -> list[Node]:
         """The nodes on which workers may run."""
-        return [node for node in self.nodes if node.capacity(self.recipe.scaling.worker_resources)]
+        return [node for node in self.nodes if node.capacity(self.recipe.scaling.worker_needs)]
 
     @property
     def checked_nodes(self) -> list[Node]:
@@ -88,7 +88,7 @@ class Preflight:
         own = -(-self.plan.counts.trainable // scaling.num_workers) * MASTER_AND_MOMENTS_BYTES
         needs = {}
         for node in self.training_nodes:
-            ranks = min(node.capacity(scaling.worker_resources), scaling.num_workers)
+            ranks = min(node.capacity(scaling.worker_needs), scaling.num_workers)
             if scaling.use_gpu:  # host memory holds a copy of what a checkpoint has
                 needs[node] = Need(ranks, own, peak, self.plan.device.name)
             else:

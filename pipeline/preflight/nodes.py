@@ -9,6 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.runtime.ray_private import draining_nodes
+from tokenization.config.node_labels import NodeNeeds
 
 T = TypeVar("T")
 OWN_ERRORS = ("pipeline.errors", "tokenization.errors")
@@ -25,19 +26,21 @@ class Node:
         host: its host name.
         resources: all of its resources, by Ray's names.
         is_drivers: True for the node on which this job's own process runs.
+        labels: its node labels.
     """
 
     node_id: str
     host: str
     resources: Mapping[str, float] = field(hash=False, compare=False)
     is_drivers: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.host} {self.node_id[:8]}"
 
-    def capacity(self, resources: Mapping[str, float]) -> int:
-        """Returns the number of workers with these resources that the node can hold while nobody else is on it."""
-        return int(min(self.resources.get(name, 0.0) // amount for name, amount in resources.items() if amount))
+    def capacity(self, needs: NodeNeeds) -> int:
+        """Returns the number of such workers that the node can hold while nobody else is on it."""
+        return needs.count_on(self.resources, self.labels)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,13 @@ def cluster_nodes() -> list[Node]:
     """Returns the live nodes that are not about to be taken away, that of the driver first."""
     driver, leaving = ray.get_runtime_context().get_node_id(), draining_nodes()
     nodes = [
-        Node(each["NodeID"], each["NodeManagerHostname"], dict(each["Resources"]), each["NodeID"] == driver)
+        Node(
+            each["NodeID"],
+            each["NodeManagerHostname"],
+            dict(each["Resources"]),
+            each["NodeID"] == driver,
+            dict(each["Labels"]),
+        )
         for each in ray.nodes()
         if each["Alive"] and each["NodeID"] not in leaving
     ]

@@ -9,8 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from ray.autoscaler.sdk import request_resources
-
 from pipeline.config.preflight import SUBJECTS, PreflightSettings
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
@@ -31,7 +29,7 @@ from pipeline.preflight.parts import NetworkPart, StagePart
 from pipeline.preflight.steps_verdict import planned_step, stage_failed
 from pipeline.preflight.versions import judge_versions, own_requirements, versions_here
 from pipeline.runs.paths import RunPaths
-from pipeline.runtime.capacity import workers_that_fit
+from pipeline.runtime.capacity import request_nodes, workers_that_fit
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.terminal import say
 
@@ -123,19 +121,18 @@ def _workers_with_room(recipe: Recipe, wait_minutes: float) -> int:
     """Waits until there is room for all workers, or until the time is over. Returns the number of workers that have
     room."""
     scaling, ends_at = recipe.scaling, time.monotonic() + 60 * wait_minutes
-    fit = workers_that_fit(scaling.worker_resources, scaling.num_workers)
+    fit = workers_that_fit(scaling.worker_needs, scaling.num_workers)
     if fit < scaling.num_workers and wait_minutes:
         say(f"preflight: waiting for {scaling.num_workers} workers, there is room for {fit}")
     while fit < scaling.num_workers and time.monotonic() < ends_at:
-        request_resources(bundles=[scaling.worker_resources] * scaling.num_workers)
+        request_nodes(scaling.worker_needs, scaling.num_workers)
         time.sleep(ASK_AGAIN_S)
-        fit = workers_that_fit(scaling.worker_resources, scaling.num_workers)
+        fit = workers_that_fit(scaling.worker_needs, scaling.num_workers)
     return fit
 
 
 def _room(recipe: Recipe, workers: int, has_room: bool) -> Finding:
     scaling = recipe.scaling
-    each = ", ".join(f"{name} {amount:g}" for name, amount in scaling.worker_resources.items())
     all_fit = workers == scaling.num_workers
     remedy = (
         "`ray status` shows who has the rest; on a cluster that starts nodes give --wait-minutes 20, else set "
@@ -143,7 +140,7 @@ def _room(recipe: Recipe, workers: int, has_room: bool) -> Finding:
     )
     return Finding(
         "nodes",
-        f"room for workers of {each}",
+        f"room for workers of {scaling.worker_needs}",
         Verdict.OK if all_fit else Verdict.WARNING if has_room else Verdict.FAILED,
         count_of(workers, "worker"),
         count_of(scaling.num_workers, "worker"),

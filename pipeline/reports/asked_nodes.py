@@ -10,6 +10,7 @@ from cluster.nodes import Demand, as_object, nodes_for
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.runtime.terminal import tables_to
+from tokenization.config.node_labels import shown_labels
 from tokenization.config.workers import Workers
 
 
@@ -17,7 +18,7 @@ def training_demand(recipe: Recipe, gpu: str) -> Demand:
     """Returns the placement group of a stage's workers; every stage of a recipe asks for the same."""
     scaling = recipe.scaling
     planned_on = gpu if scaling.use_gpu else ""
-    return Demand("training workers", scaling.num_workers, scaling.worker_resources, at_once=True, gpu=planned_on)
+    return Demand("training workers", scaling.num_workers, scaling.worker_needs, at_once=True, gpu=planned_on)
 
 
 def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def plan_tokenizers(workers: Workers, cluster: str, as_json: bool) -> dict[str, 
         UsageError: the cluster can never start them.
     """
     file = read_cluster_file(cluster) if cluster else None
-    encoders = Demand("encoders", workers.num_encoders, workers.encoder_actor)
-    readers = Demand("readers", workers.max_readers or 1, workers.reader_actor)
+    encoders = Demand("encoders", workers.num_encoders, workers.encoder_needs)
+    readers = Demand("readers", workers.max_readers or 1, workers.reader_needs)
     console = tables_to(as_json)
     console.print(f"tokenize: {encoders}; up to {readers}, as the encoders need them", markup=False)
     if not workers.max_readers:
@@ -53,11 +54,12 @@ def print_nodes(console: Console, cluster: ClusterFile, demands: list[Demand]) -
         UsageError: the cluster can never start them.
     """
     asked = nodes_for(cluster, demands)
-    table = Table("nodes", "type", "of each", title=f"Asked of {cluster.path}, where only its head runs")
+    table = Table("nodes", "type", "of each", "labels", title=f"Asked of {cluster.path}, where only its head runs")
     for kind in cluster.node_types:
         if kind.name in asked.nodes:
             has = ", ".join(f"{name} {amount:g}" for name, amount in kind.resources.items())
-            table.add_row(f"{asked.nodes[kind.name]}", f"{kind.name} {kind.instance}".strip(), has)
+            name, labels = f"{kind.name} {kind.instance}".strip(), shown_labels(kind.labels)
+            table.add_row(f"{asked.nodes[kind.name]}", name, has, labels)
     table.caption = "; ".join(map(str, demands))
     console.print(table)
     if cluster.placeholders:

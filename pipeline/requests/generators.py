@@ -16,6 +16,7 @@ from pipeline.requests.request import GenerationRequest
 from pipeline.runs.paths import RunPaths
 from pipeline.runtime.shortage import check_obtainable
 from pipeline.runtime.terminal import say
+from tokenization.config.node_labels import NodeNeeds
 from tokenization.table.token_table import Fingerprint
 from tokenization.text_tokenizer import load_text_tokenizer
 
@@ -65,13 +66,15 @@ def run_generators(
     scaling = recipe.scaling
     workers = min(scaling.num_workers, -(-len(rows) // config.batch_size))
     resources = {"CPU": float(scaling.cpus_per_worker)} | ({"GPU": 1.0} if scaling.use_gpu else {})
-    check_obtainable([resources], "change scaling.cpus_per_worker or use_gpu")
+    needs = NodeNeeds(resources, scaling.label_selector)
+    check_obtainable([needs], "change scaling.cpus_per_worker, use_gpu or label_selector")
     generated = ray.data.from_items(numbered, override_num_blocks=workers).map_batches(
         Generator,
         fn_constructor_args=(config,),
         batch_size=config.batch_size,
         num_cpus=scaling.cpus_per_worker,
         num_gpus=1 if scaling.use_gpu else 0,
+        label_selector=scaling.label_selector or None,
         compute=ActorPoolStrategy(size=workers),
     )
     for done, row in enumerate(generated.iter_rows(), start=1):

@@ -59,6 +59,7 @@ class LocalNodes:
         self.port, self.dashboard = free_port(), free_port()
         self.head = self._start_head()
         self.nodes: list[psutil.Process] = []
+        self._labels: dict[int, dict[str, str]] = {}
         for _ in range(num_nodes):
             self.add_node()
         self._keeper = threading.Thread(target=self._keep, name="keeps nodes", daemon=True)
@@ -77,10 +78,10 @@ class LocalNodes:
             time.sleep(0.5)
         return head
 
-    def add_node(self) -> None:
-        """Starts one more node, without waiting until it has joined."""
+    def add_node(self, labels: dict[str, str] | None = None) -> None:
+        """Starts one more node with these node labels, without waiting until it has joined."""
         with self._changing:
-            self.nodes.append(self._start_node())
+            self.nodes.append(self._start_node(labels or {}))
 
     def kill_node(self, number: int) -> int:
         """Sends SIGKILL to all processes of a node and removes it from `nodes`. Returns the pid that started it."""
@@ -104,16 +105,21 @@ class LocalNodes:
     def _keep(self) -> None:
         while not self._ended.wait(1.0):
             with self._changing:
-                self.nodes = [node if _is_alive(node) else self._start_node() for node in self.nodes]
+                self.nodes = [
+                    node if _is_alive(node) else self._start_node(self._labels[node.pid]) for node in self.nodes
+                ]
 
-    def _start_node(self) -> psutil.Process:
+    def _start_node(self, labels: dict[str, str]) -> psutil.Process:
         """Starts a node, and waits until its raylet listens.
 
         Two raylets that start at once give their sockets the same name, and the later one dies. Its `ray start` notices
         that after 30 s.
         """
         before, deadline = self._sockets(), time.monotonic() + SOCKET_TIMEOUT_S
-        node = self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--include-log-monitor=False")
+        words = [f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--include-log-monitor=False"]
+        words += ["--labels=" + ",".join(f"{key}={value}" for key, value in labels.items())] if labels else []
+        node = self._start(*words)
+        self._labels[node.pid] = labels
         while self._sockets() == before and _is_alive(node) and time.monotonic() < deadline:
             time.sleep(0.05)
         return node

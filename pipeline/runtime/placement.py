@@ -8,6 +8,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pipeline.runtime.shortage import check_obtainable
+from tokenization.config.node_labels import NodeNeeds
 
 WAIT_S = 60.0
 """Seconds that one call of Ray waits for devices."""
@@ -26,7 +27,7 @@ def reserved(cpus: int, gpus: int = 0, together: bool = False) -> Iterator[Place
     total = int(ray.cluster_resources().get("CPU", 1))
     gpu = {"GPU": float(gpus)} if gpus else {}
     bundles = [{"CPU": float(cpus)} | gpu] if together else [{"CPU": 1.0} | gpu] * max(1, min(cpus, total))
-    check_obtainable(bundles, "let it run on another cluster, or ask for fewer")
+    check_obtainable([NodeNeeds(bundle) for bundle in bundles], "let it run on another cluster, or ask for fewer")
     group = placement_group(bundles)
     try:
         while not group.wait(timeout_seconds=WAIT_S):

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import psutil
 import yaml
 
+from tokenization.config.node_labels import NodeNeeds, conditions_of
+
 CONFIG_FLAG = "--autoscaling-config="
 """The flag of an autoscaler's process that names its file."""
 
@@ -29,6 +31,10 @@ class StartableType(Protocol):
     @property
     def resources(self) -> dict[str, float]:
         """Resources of one node, by Ray's names."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Node labels that each node is known to have before it starts."""
 
     @property
     def min_workers(self) -> int:
@@ -54,9 +60,9 @@ def autoscaler_may_add_nodes() -> bool:
     return not nodes or not all(re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)
 
 
-def node_types_of_autoscaler(gcs_address: str) -> list[dict[str, float]] | None:
-    """Resources, by Ray's names, of one node of each type that the cluster's autoscaler may start; None if that is not
-    known. Used to refuse what it can never give.
+def node_types_of_autoscaler(gcs_address: str) -> list[tuple[dict[str, float], dict[str, str]]] | None:
+    """Resources, by Ray's names, and node labels of one node of each type that the cluster's autoscaler may start; None
+    if that is not known. Used to refuse what it can never give.
 
     Ray does not tell it. It is in the file of the autoscaler's process, which runs on the head, as submitted jobs do.
     """
@@ -72,14 +78,17 @@ def node_types_of_autoscaler(gcs_address: str) -> list[dict[str, float]] | None:
         except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
             return None
         # A type without resources has those that its machines turn out to have.
-        found = [{name: float(amount) for name, amount in (kind.get("resources") or {}).items()} for kind in types]
-        return found if found and all(found) else None
+        found = [
+            ({name: float(amount) for name, amount in (kind.get("resources") or {}).items()}, kind.get("labels") or {})
+            for kind in types
+        ]
+        return found if found and all(resources for resources, _ in found) else None
     return None
 
 
-def infeasible_requests() -> list[dict[str, float]]:
-    """Resources, by Ray's names, of each request for which the cluster's autoscaler cannot start a node now. Used to
-    say so while a job waits. Ray's first autoscaler reports none."""
+def infeasible_requests() -> list[NodeNeeds]:
+    """The needs of each request for which the cluster's autoscaler cannot start a node now. Used to say so while a job
+    waits. Ray's first autoscaler reports none."""
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
     from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
@@ -88,7 +97,31 @@ def infeasible_requests() -> list[dict[str, float]]:
     gangs = state.infeasible_gang_resource_requests
     together = [request for gang in gangs for request in gang.requests]
     together += [request for gang in gangs for part in gang.bundle_selectors for request in part.resource_requests]
-    return [dict(request.resources_bundle) for request in [*state.infeasible_resource_requests, *together]]
+    return [_needs_of(request) for request in [*state.infeasible_resource_requests, *together]]
+
+
+def _needs_of(request: Any) -> NodeNeeds:
+    """What a request of the autoscaler's asks for. Of several selectors, all but the first are second choices."""
+    from ray.core.generated.common_pb2 import LabelSelectorOperator
+
+    selector = {}
+    for constraint in request.label_selectors[0].label_constraints if request.label_selectors else ():
+        negation = "!" if constraint.operator == LabelSelectorOperator.LABEL_OPERATOR_NOT_IN else ""
+        selector[constraint.label_key] = f"{negation}in({','.join(constraint.label_values)})"
+    return NodeNeeds(dict(request.resources_bundle), selector)
+
+
+def _request_of(needs: NodeNeeds) -> Any:
+    """A request of the autoscaler's."""
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.common_pb2 import LabelSelectorOperator
+
+    is_in, is_not_in = LabelSelectorOperator.LABEL_OPERATOR_IN, LabelSelectorOperator.LABEL_OPERATOR_NOT_IN
+    conditions = [
+        (key, is_in if among else is_not_in, sorted(values))
+        for key, (among, values) in conditions_of(needs.label_selector).items()
+    ]
+    return ResourceRequestUtil.make(dict(needs.resources), label_selectors=[conditions] if conditions else None)
 
 
 def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +164,8 @@ def cluster_config_of_manifest(content: dict[str, Any]) -> dict[str, Any]:
 def nodes_to_start(
     types: Iterable[StartableType],
     max_nodes: int,
-    single: Sequence[dict[str, float]],
-    gangs: Sequence[Sequence[dict[str, float]]],
+    single: Sequence[NodeNeeds],
+    gangs: Sequence[Sequence[NodeNeeds]],
 ) -> tuple[dict[str, int], bool]:
     """Returns the nodes that the autoscaler starts for resource requests when only the head runs, and True if they meet
     all requests. Used to tell before a job starts what it will cost, or that it can never run.
@@ -150,14 +183,17 @@ def nodes_to_start(
 
     configs = {
         kind.name: NodeTypeConfig(
-            kind.name, kind.min_workers, kind.max_workers, priority=kind.priority, resources=kind.resources
+            kind.name,
+            kind.min_workers,
+            kind.max_workers,
+            priority=kind.priority,
+            resources=kind.resources,
+            labels=kind.labels,
         )
         for kind in types
     }
-    requests = [ResourceRequestUtil.make(resources) for resources in single]
-    gang_requests = [
-        GangResourceRequest(requests=[ResourceRequestUtil.make(resources) for resources in gang]) for gang in gangs
-    ]
+    requests = [_request_of(needs) for needs in single]
+    gang_requests = [GangResourceRequest(requests=[_request_of(needs) for needs in gang]) for gang in gangs]
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
             disable_launch_config_check=True,

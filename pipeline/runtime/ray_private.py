@@ -8,9 +8,12 @@ Imports are inside the functions, so that a job loads only the parts of Ray that
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from tokenization.config.node_labels import NodeNeeds
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -35,10 +38,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Request:
-    """Resources, by Ray's names, that a job waits for, and what they are for."""
+    """What a job waits for a node with, and what it is for."""
 
     whom: str
-    resources: dict[str, float]
+    needs: NodeNeeds
 
 
 def read_cluster_address() -> str | None:
@@ -189,7 +192,7 @@ def pending_requests(job_id: str) -> list[Request]:
         group = gcs_pb2.PlacementGroupTableData.FromString(content)
         if group.creator_job_id == bytes.fromhex(job_id) and group.state in waiting:
             unplaced = [bundle for bundle in group.bundles if not bundle.node_id.strip(UNPLACED)]
-            found += [Request("workers", dict(bundle.unit_resources)) for bundle in unplaced]
+            found += [Request("workers", _needs(each.unit_resources, each.label_selector)) for each in unplaced]
     pending, alive = (
         [gcs_pb2.ActorTableData.FromString(each) for each in accessor.get_actor_table(job, name)]
         for name in ("PENDING_CREATION", "ALIVE")
@@ -198,8 +201,12 @@ def pending_requests(job_id: str) -> list[Request]:
     for actor in pending:
         placed = actor.address.worker_id.strip(UNPLACED) or actor.placement_group_id.strip(UNPLACED)
         if not placed and actor.class_name not in running:
-            found.append(Request(actor.class_name, dict(actor.required_resources)))
+            found.append(Request(actor.class_name, _needs(actor.required_resources, actor.label_selector)))
     return found
+
+
+def _needs(resources: Mapping[str, float], label_selector: Mapping[str, str]) -> NodeNeeds:
+    return NodeNeeds(dict(resources), dict(label_selector))
 
 
 def head_keeps_state() -> bool:

@@ -3,8 +3,9 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -16,13 +17,15 @@ from pipeline.runtime.ray_autoscaler_private import (
     node_types_of_autoscaler,
 )
 from pipeline.runtime.ray_connection import is_own_cluster
-from pipeline.runtime.ray_private import Request, pending_requests
+from pipeline.runtime.ray_private import Request, free_resources, pending_requests
 from pipeline.runtime.terminal import say
+from tokenization.config.node_labels import NodeNeeds, matches, shown_labels
 from tokenization.waiting import Wait
 
 LOOK_S = 2.0
 """Seconds between two looks at what the job waits for."""
-Resources = dict[str, float]
+NodeOffer = tuple[dict[str, float], dict[str, str]]
+"""A node's resources, by Ray's names, and its labels."""
 logger = logging.getLogger(__name__)
 
 
@@ -54,35 +57,49 @@ def saying_what_is_awaited(job: str) -> Iterator[None]:
 
 
 def describe(requests: Sequence[Request]) -> str:
-    """Says what is requested, and how much of that is free and is there at all."""
-    amounts = Counter(_amounts(request.resources) for request in requests)
+    """Says what is requested, and how much of that is free and is there at all, on nodes with the labels."""
+    amounts = Counter(str(request.needs) for request in requests)
     whom = ", ".join(dict.fromkeys(request.whom for request in requests))
     parts = [f"{count} x ({amount})" if count > 1 else amount for amount, count in amounts.items() if amount]
     if not parts:
         return f"a process for {whom}; `ray status` shows the cluster"
-    free, total = ray.available_resources(), ray.cluster_resources()
-    kinds = sorted({kind for request in requests for kind, amount in request.resources.items() if amount})
-    there = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} are free" for kind in kinds]
-    return f"{', '.join(parts)} for {whom}: {', '.join(there)}{_lack(requests)}; `ray status` shows who has them"
+    asked = _distinct([request.needs for request in requests])
+    nodes = [node for node in ray.nodes() if node["Alive"] and any(_is_labelled(node, needs) for needs in asked)]
+    free_on = free_resources()
+    free = sum((Counter(free_on.get(node["NodeID"], {})) for node in nodes), Counter[str]())
+    total = sum((Counter(node["Resources"]) for node in nodes), Counter[str]())
+    kinds = sorted({kind for needs in asked for kind, amount in needs.resources.items() if amount})
+    there = ", ".join(f"{free[kind]:g} of {total[kind]:g} {kind} are free" for kind in kinds)
+    said = f"{', '.join(parts)} for {whom}{': ' if there else ''}{there}"
+    return f"{said}{_lack(asked)}; `ray status` shows who has them"
 
 
-def _lack(requests: Sequence[Request]) -> str:
-    """Says whether no node has what is requested, and whether the autoscaler can start none."""
-    lacking = [each.resources for each in requests if not _fits(each.resources, _nodes())]
+def _is_labelled(node: dict[str, Any], needs: NodeNeeds) -> bool:
+    return matches(needs.label_selector, node["Labels"])
+
+
+def _distinct(needs: Iterable[NodeNeeds]) -> list[NodeNeeds]:
+    return list({str(each): each for each in needs}.values())
+
+
+def _lack(asked: Sequence[NodeNeeds]) -> str:
+    """Says whether no node has what is asked for, and whether the autoscaler can start none."""
+    nodes = _nodes()
+    lacking = [needs for needs in asked if not _fits(needs, nodes)]
     if not lacking:
         return ""
-    never = [resources for resources in infeasible_requests() if resources in lacking]
+    never = any(needs.is_same_as(each) for needs in infeasible_requests() for each in lacking)
     return "; no node has that now" + (", and the cluster's autoscaler can start none that has" if never else "")
 
 
-def check_obtainable(requests: Sequence[Resources], remedy: str) -> None:
+def check_obtainable(requests: Sequence[NodeNeeds], remedy: str) -> None:
     """Checks that this cluster has, or may get, a node for each request; call it before anything waits.
 
     A cluster whose autoscaler may start nodes of unknown types is not judged, nor one without an autoscaler that has
     only its head so far. On the Ray that this job started for itself, all requests must fit at once.
 
     Args:
-        requests: the resources of each worker or actor, by Ray's names.
+        requests: what each worker or actor needs of its node.
         remedy: what a user may change instead.
 
     Raises:
@@ -94,36 +111,46 @@ def check_obtainable(requests: Sequence[Resources], remedy: str) -> None:
         if types is None:
             return
         nodes, others = nodes + types, "the autoscaler adds no others"
-    elif not any(node.get("CPU", 0) for node in nodes):
+    elif not any(resources.get("CPU", 0) for resources, _ in nodes):
         return
-    for request in requests:
-        if not _fits(request, nodes):
-            kinds = [f"{max(node.get(kind, 0) for node in nodes):g} {kind}" for kind in sorted(request)]
-            raise UsageError(
-                f"no node of this cluster can hold {_amounts(request)}: the most on one node are {', '.join(kinds)}, "
-                f"and {others}; {remedy}"
-            )
+    for needs in _distinct(requests):
+        if not _fits(needs, nodes):
+            raise UsageError(f"no node of this cluster {_what_lacks(needs, nodes)}, and {others}; {remedy}")
     if is_own_cluster() and (over := _over(requests)):
         raise UsageError(f"{over}, which Ray was started with on this machine; {remedy}")
 
 
-def _over(requests: Sequence[Resources]) -> str:
+def _what_lacks(needs: NodeNeeds, nodes: Sequence[NodeOffer]) -> str:
+    """Says which labels no node has, or else what the nodes with the labels have too little of."""
+    matching = [resources for resources, labels in nodes if matches(needs.label_selector, labels)]
+    if not matching:
+        return f"has {shown_labels(needs.label_selector)}: {_values_there(needs.label_selector, nodes)}"
+    most = [f"{max(node.get(kind, 0) for node in matching):g} {kind}" for kind in sorted(needs.resources)]
+    return f"can hold {needs}: the most on one node are {', '.join(most)}"
+
+
+def _values_there(keys: Iterable[str], nodes: Sequence[NodeOffer]) -> str:
+    """The values that the nodes have for some labels."""
+    there = []
+    for key in sorted(keys):
+        values = sorted({labels[key] for _, labels in nodes if key in labels})
+        there.append(f"{key} is {' or '.join(values)}" if values else f"none has the label {key}")
+    return ", ".join(there)
+
+
+def _over(requests: Sequence[NodeNeeds]) -> str:
     """Names the resource of which the requests take more than there is in all."""
     total = ray.cluster_resources()
-    for kind in dict.fromkeys(kind for request in requests for kind in request):
-        wanted = sum(request.get(kind, 0) for request in requests)
+    for kind in dict.fromkeys(kind for needs in requests for kind in needs.resources):
+        wanted = sum(needs.resources.get(kind, 0) for needs in requests)
         if wanted > total.get(kind, 0):
             return f"{wanted:g} {kind} are asked for, more than the {total.get(kind, 0):g}"
     return ""
 
 
-def _nodes() -> list[Resources]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _nodes() -> list[NodeOffer]:
+    return [(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _fits(request: Resources, nodes: Sequence[Resources]) -> bool:
-    return any(all(node.get(kind, 0) >= amount for kind, amount in request.items()) for node in nodes)
-
-
-def _amounts(resources: Resources) -> str:
-    return ", ".join(f"{amount:g} {kind}" for kind, amount in sorted(resources.items()) if amount)
+def _fits(needs: NodeNeeds, nodes: Sequence[NodeOffer]) -> bool:
+    return any(needs.count_on(*node) for node in nodes)

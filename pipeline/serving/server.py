@@ -26,6 +26,7 @@ from pipeline.serving.following import ReplicaLostError, follow
 from pipeline.serving.guard import Access
 from pipeline.serving.model_source import ModelSource
 from pipeline.serving.served_model import ServedModel
+from tokenization.config.node_labels import NodeNeeds
 
 APPLICATION = "mars"
 DRAIN_S = 60.0
@@ -66,7 +67,7 @@ def serve_model(source: ModelSource, settings: ServerSettings, token_hash: str =
 @contextmanager
 def serving(served: ServedModel, settings: ServerSettings, token_hash: str = "") -> Iterator[str]:
     """Runs a server on the connected cluster, and stops it at the end of the block. Yields its URL."""
-    check_obtainable([_resources(settings)], "change --cpus-per-replica, or --device")
+    check_obtainable([_needs(settings)], "change --cpus-per-replica, --device or --set scaling.label_selector")
     others = is_running_serve()
     if others and APPLICATION in serve.status().applications:
         raise UsageError("a server runs on this cluster already; end it with Ctrl-C in its job, or with --stop")
@@ -138,7 +139,7 @@ def _start(served: ServedModel, settings: ServerSettings, token_hash: str) -> De
 
 
 def _deploy(served: ServedModel, settings: ServerSettings, token_hash: str) -> DeploymentHandle[Any]:
-    limits, rows, resources = settings.limits, settings.batch_size, _resources(settings)
+    limits, rows, needs = settings.limits, settings.batch_size, _needs(settings)
     if settings.max_replicas > settings.min_replicas:
         number: dict[str, Any] = {
             "autoscaling_config": AutoscalingConfig(
@@ -158,7 +159,11 @@ def _deploy(served: ServedModel, settings: ServerSettings, token_hash: str) -> D
         "graceful_shutdown_timeout_s": DRAIN_S,
     }
     replica = cast(Deployment, serve.deployment(Replica)).options(
-        ray_actor_options={"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0.0)},
+        ray_actor_options={
+            "num_cpus": needs.resources["CPU"],
+            "num_gpus": needs.resources.get("GPU", 0.0),
+            "label_selector": dict(needs.label_selector),
+        },
         max_ongoing_requests=WAITING_SHARE * rows,
         **common,
         **number,
@@ -204,8 +209,9 @@ def _drain(front: DeploymentHandle[Any]) -> None:
         say_error(f"serve: {left} requests did not end in {DRAIN_S:g} s")
 
 
-def _resources(settings: ServerSettings) -> dict[str, float]:
-    return {"CPU": settings.cpus_per_replica} | ({"GPU": 1.0} if settings.use_gpu else {})
+def _needs(settings: ServerSettings) -> NodeNeeds:
+    resources = {"CPU": settings.cpus_per_replica} | ({"GPU": 1.0} if settings.use_gpu else {})
+    return NodeNeeds(resources, settings.label_selector)
 
 
 def _shown_host(host: str) -> str:

@@ -25,6 +25,7 @@ RAY_CLUSTER = CLUSTERS / "kuberay" / "raycluster.yaml"
 RAY_JOBS = sorted((CLUSTERS / "kuberay").glob("rayjob_*.yaml"))
 CRON_JOB = CLUSTERS / "kuberay" / "raycronjob_evaluate.yaml"
 RAY_UP = [AWS, GCP, LOCAL]
+ACCELERATOR, MARKET = "ray.io/accelerator-type", "ray.io/market-type"
 
 
 def node_types(path: Path) -> dict:
@@ -72,6 +73,7 @@ def test_the_head_of_a_file_says_what_it_is_what_for_and_what_it_costs(path: Pat
         (("max_workers: 8", "max_workers: 80"), "max_workers 80"),
         (("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "runs code"),
         (("head_node_type: head", "head_node_type: [head"), "no YAML"),
+        (("node-group: cpu}", "node-group: c p u}"), "the label ray.io/node-group=c p u cannot be selected"),
     ],
 )
 def test_what_ray_up_would_trip_over_after_minutes_is_found_before(
@@ -119,6 +121,8 @@ def test_gpu_nodes_of_aws_are_of_both_sizes_on_demand_and_spot_beside_each_other
             assert "--device=/dev/infiniband" in entry["docker"]["worker_run_options"], name
             model = "A100-80GB" if entry["node_config"]["InstanceType"].startswith("p4de") else "A100-40GB"
             assert entry["resources"][model] == entry["resources"]["GPU"] == 8
+            market = entry["node_config"].get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
+            assert entry["labels"] == {ACCELERATOR: model.removesuffix("B"), MARKET: market}
 
 
 def test_gpu_nodes_of_google_cloud_are_of_both_sizes_on_demand_and_spot() -> None:
@@ -212,19 +216,38 @@ def plan_of(cluster: Path, *overrides: str) -> dict:
     return asked
 
 
+ON_DEMAND = f"{{'{ACCELERATOR}': 'A100-80G', '{MARKET}': 'on-demand'}}"
+SPOT = f"{{'{ACCELERATOR}': 'A100-80G', '{MARKET}': '!on-demand'}}"
+
+
+@pytest.mark.parametrize(
+    ("on_demand", "spot"),
+    [
+        (f"scaling.label_selector={ON_DEMAND}", f"scaling.label_selector={SPOT}"),
+        (  # as recipes did before Ray had labels
+            "scaling.custom_resources={'A100-80GB': 1, 'on_demand': 1}",
+            "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}",
+        ),
+    ],
+    ids=["labels", "resources"],
+)
 @pytest.mark.parametrize(
     ("cluster", "node"), [(AWS, "p4de_on_demand"), (GCP, "a2_ultra_on_demand"), (RAY_CLUSTER, "a100-80gb-on-demand")]
 )
-def test_a_dry_run_names_the_nodes_that_a_stage_will_ask_for(cluster: Path, node: str) -> None:
-    asked = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'on_demand': 1}")
+def test_a_dry_run_names_the_nodes_that_a_stage_will_ask_for(
+    cluster: Path, node: str, on_demand: str, spot: str
+) -> None:
+    asked = plan_of(cluster, on_demand)
     assert asked["nodes"] == {node: 8} and not asked["warnings"]
-    spot = plan_of(cluster, "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}", "scaling.num_workers=16")
-    assert [(name.replace("_", "-")[-5:], count) for name, count in spot["nodes"].items()] == [("-spot", 2)]
+    found = plan_of(cluster, spot, "scaling.num_workers=16")["nodes"]
+    assert [(name.replace("_", "-")[-5:], count) for name, count in found.items()] == [("-spot", 2)]
 
 
 def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small() -> None:
     (warning,) = plan_of(AWS)["warnings"]
     assert "p4d_on_demand, p4d_spot" in warning and "A100-80GB" in warning
+    remedy = re.search("--set (.*)$", warning)
+    assert remedy and not plan_of(AWS, remedy[1].replace('"', ""))["warnings"]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +256,12 @@ def test_a_dry_run_warns_where_a_stage_could_get_gpus_that_are_too_small() -> No
         (("scaling.cpus_per_worker=100",), "CPU 100, and no type has more than 128|no node type can hold a single one"),
         (("scaling.custom_resources={'H100-80GB': 1}",), "H100-80GB 1, and no type has more than 0"),
         (("scaling.num_workers=256",), "holds 192 at most"),
+        ((f"scaling.label_selector={ON_DEMAND}", "scaling.num_workers=72"), f"{MARKET}=on-demand: .* 64 at most"),
+        (
+            (f"scaling.label_selector={{'{ACCELERATOR}': 'H100'}}",),
+            f"on a node with {ACCELERATOR}=H100: no node type has such labels: cpu has ray.io/node-group=cpu; p4de",
+        ),
+        ((f"scaling.label_selector={ON_DEMAND}", "scaling.cpus_per_worker=100"), "CPU 100, and no type has .* than 96"),
         (("scaling.custom_resources={'spot': 1, 'on_demand': 1}",), "no node type can hold a single one"),
     ],
 )
@@ -244,8 +273,20 @@ def test_a_dry_run_says_when_a_cluster_can_never_give_what_a_stage_asks_for(
     assert re.search(message, str(refused.value))
 
 
-def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    readers, encoders = "tokenizers.reader_resources={'decode': 0.25}", "tokenizers.encoder_resources={'A100-80GB': 1}"
+@pytest.mark.parametrize(
+    ("readers", "encoders"),
+    [
+        (
+            "tokenizers.reader_label_selector={'ray.io/node-group': 'cpu'}",
+            f"tokenizers.encoder_label_selector={ON_DEMAND}",
+        ),
+        ("tokenizers.reader_resources={'decode': 0.25}", "tokenizers.encoder_resources={'A100-80GB': 1}"),
+    ],
+    ids=["labels", "resources"],
+)
+def test_a_dry_run_of_tokenization_names_cpu_and_gpu_nodes_apart(
+    readers: str, encoders: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = tokenize.Options(
         recipe="mars_7b", set=(readers, encoders), dry_run=True, readers=1024, cluster=str(AWS), json=True
     )

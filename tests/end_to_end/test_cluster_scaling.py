@@ -30,7 +30,10 @@ def nodes():
     return dict(Counter(node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]))
 
 before = nodes()
-groups = [placement_group([bundle] * count, strategy="PACK") for count, bundle in json.loads(sys.argv[1])]
+groups = [
+    placement_group([bundle] * count, strategy="PACK", bundle_label_selector=[selector] * count)
+    for count, bundle, selector in json.loads(sys.argv[1])
+]
 ray.get([group.ready() for group in groups], timeout=500)
 held = nodes()
 for group in groups:
@@ -67,9 +70,9 @@ print(json.dumps([job.returncode, job.stdout.read().splitlines()[-1], most, left
 
 
 def stage_of(recipe: str, *overrides: str) -> list:
-    """The workers that a stage of the recipe asks for, with the resources of each."""
+    """The workers that a stage of the recipe asks for, with the resources of each, and its label selector."""
     scaling = load_recipe(recipe, overrides).scaling
-    return [scaling.num_workers, scaling.worker_resources]
+    return [scaling.num_workers, scaling.worker_resources, scaling.label_selector]
 
 
 def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them_go(
@@ -81,7 +84,7 @@ def test_stages_start_exactly_the_nodes_they_need_of_the_right_type_and_let_them
     """
     asked = [
         stage_of("mars_7b", "scaling.num_workers=16"),
-        stage_of("mars_1b", "scaling.custom_resources={'A100-80GB': 1, 'spot': 1}"),
+        stage_of("mars_1b", "scaling.label_selector={'ray.io/market-type': 'spot'}"),
     ]
     wanted = {HEAD_TYPE: 1, "p4de_on_demand": 2, "p4de_spot": 1}
     for _ in range(3):
@@ -100,30 +103,41 @@ from pipeline.errors import UsageError
 from pipeline.runtime.ray_connection import connect_to_ray
 from pipeline.runtime.ray_private import pending_requests
 from pipeline.runtime.shortage import check_obtainable, describe
+from tokenization.config.node_labels import NodeNeeds
 
 connect_to_ray()
-check_obtainable([{"A100-80GB": 8.0, "CPU": 64.0}] * 8, "")
-try:
-    check_obtainable([{"H100": 1.0}], "ask for less")
-except UsageError as error:
-    refused = str(error)
+check_obtainable([NodeNeeds({"A100-80GB": 8.0, "CPU": 64.0}, {"ray.io/market-type": "spot"})] * 8, "")
+refused, selector = [], {"ray.io/market-type": "in(free,spot)", "rack": "a"}
+for needs in (NodeNeeds({"H100": 1.0}), NodeNeeds({"GPU": 1.0}, selector)):
+    try:
+        check_obtainable([needs], "ask for less")
+    except UsageError as error:
+        refused.append(str(error))
 group, job = placement_group([{"H100": 1.0}] * 2), ray.get_runtime_context().get_job_id()
+labelled = placement_group([{"GPU": 1.0}], bundle_label_selector=[selector])
 deadline = time.monotonic() + 60
-while "can start none" not in (said := describe(pending_requests(job))) and time.monotonic() < deadline:
+def told():
+    return [describe([each]) for each in pending_requests(job)]
+while sum("can start none" in line for line in told()) < 3 and time.monotonic() < deadline:
     time.sleep(0.5)
-print(json.dumps([refused, said]))
+print(json.dumps([*refused, describe(pending_requests(job)), *told()]))
 """
 """Driver: asks for what a node type has, for what none has, and says what it is told while it waits for that."""
 
 
 def test_what_no_node_type_of_the_autoscaler_has_is_refused_and_told(aws_on_fake_nodes: FakeCluster) -> None:
     """It is refused on the head, where the autoscaler's file is; elsewhere it can only be told."""
-    refused, said = aws_on_fake_nodes.drive(NEVER)
+    refused, unlabelled, said, *each = aws_on_fake_nodes.drive(NEVER)
     assert (
         "can hold 1 H100: the most on one node are 0 H100, and the autoscaler adds no others; ask for less" in refused
     )
-    assert "2 x (1 H100) for workers: 0 of 0 H100 are free; no node has that now, and the cluster's autoscaler" in said
-    assert "can start none that has" in said
+    assert (
+        "no node of this cluster has rack=a, ray.io/market-type=in(free,spot): none has the label rack, "
+        "ray.io/market-type is on-demand or spot, and the autoscaler adds no others; ask for less" in unlabelled
+    )
+    assert "2 x (1 H100), 1 GPU on a node with rack=a, ray.io/market-type=in(free,spot) for workers: " in said
+    assert "; no node has that now, and the cluster's autoscaler can start none that has" in said
+    assert len(each) == 3 and all("can start none" in line for line in each), each
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +151,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def nodes_of_tokenization(cluster: FakeCluster, corpus: Path, root: Path, *words: str) -> dict[str, int]:
+    """Tokenizes the corpus, and returns the most nodes of each type at once. None may be left."""
+    command = [sys.executable, "-P", "jobs/tokenize.py", "--json", "--root", str(root), *words]
+    command += ["--corpus", str(corpus / "corpus"), "--captions", "en=caption", "--resolution", "32"]
+    command += ["--set", f"vqgan_folder={corpus / 'vq'}", "--encode-batch-size", "2"]
+    code, manifest, most, left = cluster.drive(RUN, json.dumps(command), timeout=900)
+    assert code == 0 and json.loads(manifest)["rows_out"] == SHARDS * ROWS
+    assert left == {HEAD_TYPE: 1}
+    return {name: count for name, count in most.items() if name != HEAD_TYPE}
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_tokenization_scales_cpu_and_gpu_groups_apart(
@@ -144,15 +169,18 @@ def test_tokenization_scales_cpu_and_gpu_groups_apart(
 ) -> None:
     """A reader takes half of a CPU node and an encoder a whole GPU node, so that few processes need many nodes."""
     for encoders, readers, nodes in ((1, 4, {"cpu": 2, "p4de_on_demand": 1}), (2, 1, {"cpu": 1, "p4de_on_demand": 2})):
-        words = [sys.executable, "-P", "jobs/tokenize.py", "--json", "--root", str(tmp_path / f"{encoders}")]
-        words += ["--corpus", str(corpus / "corpus"), "--captions", "en=caption", "--resolution", "32"]
-        words += ["--set", f"vqgan_folder={corpus / 'vq'}", "--encode-batch-size", "2"]
-        words += ["--set", "tokenizers.reader_resources={'decode': 64}", "--readers", str(readers)]
+        words = ["--set", "tokenizers.reader_resources={'decode': 64}", "--readers", str(readers)]
         words += ["--set", "tokenizers.encoder_resources={'A100-80GB': 8}", "--encoders", str(encoders)]
-        code, manifest, most, left = aws_on_fake_nodes.drive(RUN, json.dumps(words), timeout=900)
-        assert code == 0 and json.loads(manifest)["rows_out"] == SHARDS * ROWS
-        assert most == nodes | {HEAD_TYPE: 1}
-        assert left == {HEAD_TYPE: 1}
+        assert nodes_of_tokenization(aws_on_fake_nodes, corpus, tmp_path / f"{encoders}", *words) == nodes
+
+
+@pytest.mark.long
+def test_tokenization_starts_the_nodes_with_the_labels_that_it_selects(
+    aws_on_fake_nodes: FakeCluster, corpus: Path, tmp_path: Path
+) -> None:
+    words = ["--set", "tokenizers.reader_label_selector={'ray.io/node-group': 'cpu'}", "--readers", "4"]
+    words += ["--set", "tokenizers.encoder_label_selector={'ray.io/market-type': 'spot'}", "--encoders", "1"]
+    assert nodes_of_tokenization(aws_on_fake_nodes, corpus, tmp_path, *words) == {"cpu": 1, "p4de_spot": 1}
 
 
 @pytest.mark.long

@@ -174,6 +174,11 @@ def test_flags_that_are_collected_may_be_given_twice() -> None:
         (("tokenizers.reader_resources.GPU=1",), "'GPU', which is not a custom resource"),
         (("tokenizers.encoder_resources.big=0",), "0 of 'big', but it must be a number above 0"),
         (("tokenizers.encoder_resources.big=1.5",), "1.5 of 'big'; above 1 it must be a whole number"),
+        (
+            ("tokenizers.reader_label_selector.rack=a b",),
+            "'a b' for the node label 'rack'; write a value without spaces",
+        ),
+        (("scaling.label_selector={'my rack': 'a'}",), "scaling.label_selector has the node label 'my rack'; name one"),
         (("corpora.drawings.folder_shard_rows=0",), "corpora.drawings.folder_shard_rows is 0"),
         (("vqgan.image_size_px=0",), "vqgan.image_size_px is 0"),
         (("language_expert.hidden_size=0",), "language_expert.hidden_size is 0"),

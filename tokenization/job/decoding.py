@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from tokenization.config.pictures import Transform
+from tokenization.config.workers import Workers
 from tokenization.corpora.pictures import Picture, load_picture
 
 Decoded = list[Picture | str]
@@ -95,12 +96,14 @@ class PartReaders:
     Args:
         transform, with_high: see `PartReader`.
         count: number of actors. They begin to work one by one, as Ray finds room for them.
-        resources: Ray's custom resources of each.
+        workers: the job's actors; part readers run where its readers do.
     """
 
-    def __init__(self, transform: Transform, with_high: bool, count: int, resources: dict[str, float]) -> None:
+    def __init__(self, transform: Transform, with_high: bool, count: int, workers: Workers) -> None:
         self._transform = transform
-        actor: Any = ray.remote(num_cpus=0, resources=resources)(PartReader)
+        actor: Any = ray.remote(
+            num_cpus=0, resources=workers.reader_resources, label_selector=workers.reader_label_selector
+        )(PartReader)
         self.starting = {(one := actor.remote(transform, with_high)).ready.remote(): one for _ in range(count)}
         self.has: dict[Any, int] = {}
         self._most_parts = PARTS_AHEAD * count + 1

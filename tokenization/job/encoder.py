@@ -72,7 +72,12 @@ def check_encoder(config: TokenizationConfig, tools: Tools, workers: Workers) ->
             raise InputError(problem)
         keep(tools.text_cache, decided_by, {"is_fit": True})
         return
-    task = ray.remote(num_cpus=0, num_gpus=1, resources=workers.encoder_resources)(_encoder_problem)
+    task = ray.remote(
+        num_cpus=0,
+        num_gpus=1,
+        resources=workers.encoder_resources,
+        label_selector=workers.encoder_label_selector,
+    )(_encoder_problem)
     if problem := ray.get(task.remote(config, vq_folder, workers)):
         raise InputError(problem)
 

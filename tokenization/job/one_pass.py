@@ -160,6 +160,7 @@ def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dat
         batch_size=None,
         num_cpus=stages.reader_cpus,
         resources=workers.reader_resources or None,
+        label_selector=workers.reader_label_selector or None,
         compute=ActorPoolStrategy(min_size=1, max_size=max_readers),
     )
     return read.map_batches(
@@ -170,6 +171,7 @@ def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dat
         num_cpus=stages.encoder_cpus,
         num_gpus=1 if workers.use_gpu else 0,
         resources=workers.encoder_resources or None,
+        label_selector=workers.encoder_label_selector or None,
         # On CPUs the first encoder would share the cores with the start of the others, and all would be late.
         compute=ActorPoolStrategy(
             min_size=workers.num_encoders if workers.use_gpu else 1, max_size=workers.num_encoders

@@ -65,7 +65,7 @@ class Reader:
             yield from read()
             return
         with_high = bool(self._config.size_hr_px) and not self._config.hr_where
-        settings = (self._config.transform, with_high, self._part_readers, self._workers.reader_resources)
+        settings = (self._config.transform, with_high, self._part_readers, self._workers)
         with PartReaders(*settings) as decoder:
             yield from read(decoder)
 

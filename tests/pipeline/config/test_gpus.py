@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.cluster_file import NodeType
-from cluster.nodes import _has_model
+from cluster.nodes import _may_have
 from pipeline.config import gpus
 from pipeline.config.gpus import GPU_TYPES, GpuType, memory_bytes, peak_flop_per_s
 
@@ -37,10 +37,11 @@ def test_a_devices_name_gives_the_figures_of_its_type(
 
 
 @pytest.mark.parametrize("name", [name for gpu in GPU_TYPES for name in gpu.full_names])
-def test_every_name_that_users_are_told_to_give_has_its_figures_and_is_a_resource(name: str) -> None:
+def test_every_name_that_users_are_told_to_give_has_its_figures_and_is_found_in_cluster_files(name: str) -> None:
     assert memory_bytes(name) and (peak_flop_per_s(name) or "V100" in name)
-    nodes = NodeType("gpu", resources={"GPU": 8, name: 8})
-    assert _has_model(nodes, name) and not _has_model(nodes, "another")
+    labelled = NodeType("gpu", resources={"GPU": 8}, labels={"ray.io/accelerator-type": name.removesuffix("B")})
+    for nodes in (labelled, NodeType("gpu", resources={"GPU": 8, name: 8})):
+        assert _may_have(nodes, name) and not _may_have(nodes, "another")
 
 
 def test_a_type_is_added_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

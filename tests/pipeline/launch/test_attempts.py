@@ -15,6 +15,7 @@ from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeErr
 from pipeline.launch import attempts
 from pipeline.launch.attempts import run_attempts
 from pipeline.runtime.termination import Termination, recording_signals
+from tokenization.config.node_labels import NodeNeeds
 
 FIXED = ScalingConfig(num_workers=4, max_retries=2)
 ELASTIC = replace(FIXED, min_workers=2, wait_for_all_s=0.0)
@@ -30,7 +31,7 @@ class Cluster:
         monkeypatch.setattr(attempts, "RETRY_PAUSE_S", 0.0)
         monkeypatch.setattr(attempts, "POLL_S", 0.01)
         monkeypatch.setattr(attempts, "workers_that_fit", lambda _, most: min(most, self.now()))
-        monkeypatch.setattr(attempts, "request_resources", lambda bundles: None)
+        monkeypatch.setattr(attempts, "request_nodes", lambda needs, count: None)
 
     def now(self) -> int:
         return self.room.pop(0) if len(self.room) > 1 else self.room[0]
@@ -122,12 +123,12 @@ def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypat
     asked: list[int] = []
     often = threading.Event()
 
-    def request_resources(bundles: list[dict]) -> None:
-        asked.append(len(bundles))
+    def request_nodes(needs: NodeNeeds, count: int) -> None:
+        asked.append(count)
         if len(asked) == 3:
             often.set()
 
-    monkeypatch.setattr(attempts, "request_resources", request_resources)
+    monkeypatch.setattr(attempts, "request_nodes", request_nodes)
     monkeypatch.setattr(attempts, "ASK_AGAIN_S", 0.01)
     monkeypatch.setattr(cluster, "attempt", lambda scaling: assert_set(often))
     cluster.run(ELASTIC)

@@ -35,6 +35,13 @@ def test_the_controller_of_a_large_group_is_not_kept_busy_by_looking_at_its_work
     assert health_check_s(1024) == 8.0
 
 
+def test_ray_train_places_workers_by_the_recipes_label_selector(tmp_path: Path) -> None:
+    """`tests/end_to_end/test_node_labels.py` sees where they run."""
+    selector = {"ray.io/market-type": "spot"}
+    group = worker_group(lambda: None, ScalingConfig(label_selector=selector), "labelled", tmp_path)
+    assert group.scaling_config.label_selector == selector  # type: ignore[attr-defined]
+
+
 class DyingBackend(Backend):
     """Kills a worker after the workers' start and before their loop's."""
 

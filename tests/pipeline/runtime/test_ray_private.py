@@ -47,7 +47,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.autoscaler._private.util.validate_config": (CLUSTER_FILES, ()),
     "ray.autoscaler._private.kuberay.autoscaling_config": (CLUSTER_FILES, ()),
     "ray.autoscaler._private.kuberay.autoscaling_config._derive_autoscaling_config_from_ray_cr": (CLUSTER_FILES, ()),
-    "ray.autoscaler.v2.instance_manager.config.NodeTypeConfig": (PLANNED_NODES, ("priority", "resources")),
+    "ray.autoscaler.v2.instance_manager.config.NodeTypeConfig": (PLANNED_NODES, ("priority", "resources", "labels")),
     "ray.autoscaler.v2.scheduler.ResourceDemandScheduler": (PLANNED_NODES, ()),
     "ray.autoscaler.v2.scheduler.SchedulingRequest": (
         PLANNED_NODES,
@@ -59,7 +59,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
             "gang_resource_requests",
         ),
     ),
-    "ray.autoscaler.v2.utils.ResourceRequestUtil.make": (PLANNED_NODES, ()),
+    "ray.autoscaler.v2.utils.ResourceRequestUtil.make": (PLANNED_NODES, ("label_selectors",)),
     "ray.autoscaler.v2.utils.ResourceRequestUtil.group_by_count": (PLANNED_NODES, ()),
     "ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS": (WAITING, ()),
     "ray.experimental.internal_kv._internal_kv_get": (WAITING, ("key",)),
@@ -68,6 +68,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ray.core.generated.autoscaler_pb2.GetClusterStatusReply": (WAITING, ()),
     "ray.core.generated.gcs_pb2.PlacementGroupTableData.PENDING": (WAITING, ()),
     "ray.core.generated.autoscaler_pb2.GangResourceRequest": (PLANNED_NODES, ()),
+    "ray.core.generated.common_pb2.LabelSelectorOperator": (PLANNED_NODES, ()),
 }
 CHECKED_BELOW = {"_base_exc"}
 PUBLIC = {"ray.job_submission.JobSubmissionClient", "ray.serve.Deployment"}
@@ -90,9 +91,9 @@ def test_every_private_name_of_ray_has_a_test() -> None:
     "table, fields",
     [
         ("JobTableData", {"job_id", "is_dead", "end_time"}),
-        ("ActorTableData", {"address", "placement_group_id", "required_resources", "class_name"}),
+        ("ActorTableData", {"address", "placement_group_id", "required_resources", "label_selector", "class_name"}),
         ("PlacementGroupTableData", {"creator_job_id", "state", "bundles"}),
-        ("Bundle", {"node_id", "unit_resources"}),
+        ("Bundle", {"node_id", "unit_resources", "label_selector"}),
         ("Address", {"node_id", "worker_id"}),
     ],
 )

@@ -15,15 +15,17 @@ from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
 from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
 from pipeline.runtime.shortage import check_obtainable, saying_what_is_awaited
 from tokenization import waiting
+from tokenization.config.node_labels import NodeNeeds
 
 pytestmark = pytest.mark.slow
+MARKET = "ray.io/market-type"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A Ray with two CPUs and one X."""
+    """A Ray with two CPUs, one X and a label."""
     with without_dashboard_and_log_monitor(shows_output=False):
-        ray.init("local", num_cpus=2, resources={"X": 1}, log_to_driver=False)
+        ray.init("local", num_cpus=2, resources={"X": 1}, labels={MARKET: "on-demand"}, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -89,39 +91,52 @@ def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest
         (line, *_) = lines(capsys, lambda found: any("GPU" in each for each in found))[-1:]
         assert "0 of 0 GPU are free; no node has that now" in line
         remove_placement_group(never)
+        never = placement_group([{"CPU": 1.0}], bundle_label_selector=[{MARKET: "spot"}])
+        (line, *_) = lines(capsys, lambda found: any("spot" in each for each in found))[-1:]
+        assert f"waiting for 1 CPU on a node with {MARKET}=spot for workers: 0 of 0 CPU are free; no node has" in line
+        remove_placement_group(never)
+        unlike: Any = ray.remote(num_cpus=0, label_selector={MARKET: "!on-demand"})(Sleeper).remote()
+        (line, *_) = lines(capsys, lambda found: any("Sleeper" in each for each in found))[-1:]
+        assert f"a process on a node with {MARKET}=!on-demand for Sleeper; no node has that now" in line
+        ray.kill(unlike)
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("needs", "said"),
     [
-        ({"CPU": 1.0, "GPU": 1.0}, "can hold 1 CPU, 1 GPU: the most on one node are 2 CPU, 0 GPU"),
-        ({"CPU": 3.0}, "can hold 3 CPU: the most on one node are 2 CPU"),
+        (NodeNeeds({"CPU": 1.0, "GPU": 1.0}), "can hold 1 CPU, 1 GPU: the most on one node are 2 CPU, 0 GPU"),
+        (NodeNeeds({"CPU": 3.0}), "can hold 3 CPU: the most on one node are 2 CPU"),
         (
-            {"rack": 1.0},
+            NodeNeeds({"rack": 1.0}),
             "can hold 1 rack: the most on one node are 0 rack, and no autoscaler adds others",
         ),
+        (
+            NodeNeeds({"CPU": 1.0}, {MARKET: "spot", "rack": "a"}),
+            f"has rack=a, {MARKET}=spot: none has the label rack, {MARKET} is on-demand, and no autoscaler adds others",
+        ),
+        (NodeNeeds({"CPU": 3.0}, {MARKET: "!spot"}), f"can hold 3 CPU on a node with {MARKET}=!spot: the most"),
     ],
 )
-def test_what_no_node_has_is_refused(request_: dict[str, float], said: str) -> None:
+def test_what_no_node_has_is_refused(needs: NodeNeeds, said: str) -> None:
     with pytest.raises(UsageError) as refused:
-        check_obtainable([{"CPU": 1.0}, request_], "ask for less")
+        check_obtainable([NodeNeeds({"CPU": 1.0}, {MARKET: "in(on-demand,spot)"}), needs], "ask for less")
     assert said in str(refused.value)
 
 
 def test_what_nodes_may_still_bring_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_obtainable([{"CPU": 1.0}] * 5, "a node that joins by hand may bring more of what there is")
+    check_obtainable([NodeNeeds({"CPU": 1.0})] * 5, "a node that joins by hand may bring more of what there is")
     monkeypatch.setattr(shortage, "autoscaler_may_add_nodes", lambda: True)
-    check_obtainable([{"GPU": 8.0}], "an autoscaler may start it")
+    check_obtainable([NodeNeeds({"GPU": 8.0})], "an autoscaler may start it")
     monkeypatch.setattr(shortage, "autoscaler_may_add_nodes", lambda: False)
-    monkeypatch.setattr(shortage, "_nodes", lambda: [{"memory": 1.0}])
-    check_obtainable([{"GPU": 8.0}], "the head alone is up")
+    monkeypatch.setattr(shortage, "_nodes", lambda: [({"memory": 1.0}, {})])
+    check_obtainable([NodeNeeds({"GPU": 8.0})], "the head alone is up")
 
 
 def test_a_ray_of_the_jobs_own_never_gets_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_connection._Own, "cluster", True)
-    check_obtainable([{"CPU": 1.0}] * 2, "")
+    check_obtainable([NodeNeeds({"CPU": 1.0})] * 2, "")
     with pytest.raises(UsageError, match="3 CPU are asked for, more than the 2, which Ray was started with"):
-        check_obtainable([{"CPU": 1.0}] * 3, "")
+        check_obtainable([NodeNeeds({"CPU": 1.0})] * 3, "")
 
 
 def test_ray_says_by_itself_that_it_has_no_autoscaler() -> None:

@@ -67,7 +67,8 @@ def test_parts_give_the_chunks_of_the_whole(
     config, corpus = CONFIGS[name], corpus_in(shard)
     whole = list(read_chunks(corpus, "a.tar", config, tokenizer))
     for resources in ({}, {"not there": 1.0}):
-        with PartReaders(config.transform, name == "all high", 2, resources) as decoder:
+        workers = Workers(reader_resources=resources)
+        with PartReaders(config.transform, name == "all high", 2, workers) as decoder:
             if not resources:
                 ray.get(list(decoder.starting))
             chunks = read_chunks(corpus, "a.tar", config, tokenizer, 0, decoder)
