@@ -102,15 +102,21 @@ def run_attempts(launch: Launch) -> None:
                 termination.requested.wait(RETRY_PAUSE_S * unsaved_in_row)
 
 
-def check_workers(scaling: ScalingConfig) -> None:
+def check_workers(scaling: ScalingConfig, validates_beside: bool = False) -> None:
     """Checks that the cluster which the job has joined has, or may get, nodes for the workers.
+
+    Args:
+        scaling: number and needs of the workers.
+        validates_beside: a process validates beside them.
 
     Raises:
         UsageError: it never will.
     """
     least = scaling.min_workers or scaling.num_workers
     remedy = "change scaling.num_workers, cpus_per_worker, use_gpu, label_selector or custom_resources"
-    beside = [scaling.validator_needs] if scaling.async_validation else []
+    if validates_beside and scaling.use_gpu:
+        remedy += "; or set scaling.async_validation=False, which leaves a GPU out"
+    beside = [scaling.validator_needs] if validates_beside else []
     check_obtainable([scaling.worker_needs] * least + beside, remedy)
 
 
@@ -162,7 +168,7 @@ def _requesting_all_workers(scaling: ScalingConfig) -> Iterator[None]:
     def ask(ended: threading.Event) -> None:
         while not ended.is_set():
             with _logging_errors():
-                request_nodes(scaling.worker_needs, scaling.num_workers)
+                request_nodes(scaling.worker_needs, scaling.num_workers + _gpus_beside(scaling))
             ended.wait(ASK_AGAIN_S)
 
     try:
@@ -205,5 +211,10 @@ def _available_workers(scaling: ScalingConfig, termination: Termination, log: Lo
 
 def _workers_that_fit(scaling: ScalingConfig) -> int:
     """The number of workers that there is room for, with a GPU left for the validation that starts with them."""
-    beside = 1 if scaling.async_validation and scaling.use_gpu else 0
-    return workers_that_fit(scaling.worker_needs, scaling.num_workers + beside) - beside
+    beside = _gpus_beside(scaling)
+    return max(0, workers_that_fit(scaling.worker_needs, scaling.num_workers + beside) - beside)
+
+
+def _gpus_beside(scaling: ScalingConfig) -> int:
+    """GPUs that an attempt takes besides those of its workers. Each is on a node that a worker would fit on."""
+    return 1 if scaling.async_validation and scaling.use_gpu else 0

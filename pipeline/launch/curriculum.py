@@ -57,7 +57,7 @@ def train_stages(
         if not recipe.scaling.use_gpu and starts_ray_here():
             check_shared_memory(recipe.scaling.num_workers)
         connect_run(paths, recipe.scaling.use_gpu, forks_workers=not recipe.scaling.use_gpu)
-        check_workers(recipe.scaling)
+        check_workers(recipe.scaling, recipe.scaling.async_validation)
         run = inputs.stored()  # a command that is refused changes nothing
         announce(run, recipe)
         announce_extension(run)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
 from pipeline.launch import attempts
-from pipeline.launch.attempts import run_attempts
+from pipeline.launch.attempts import check_workers, run_attempts
 from pipeline.runtime.termination import Termination, recording_signals
 from tokenization.config.node_labels import NodeNeeds
 
@@ -92,6 +92,25 @@ def test_a_validation_beside_the_workers_gets_one_of_the_gpus(monkeypatch: pytes
     assert cluster.workers == [3], "with four workers it would wait until the stage is over"
 
 
+def test_no_room_at_all_is_room_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, [(1, None)], room=[0, 5])
+    monkeypatch.setattr("tokenization.waiting.FIRST_S", 0.0)
+    cluster.run(replace(ELASTIC, use_gpu=True, async_validation=True))
+    assert cluster.told == ["waiting for 4 workers, there is room for 0; `ray status` shows the cluster"]
+
+
+@pytest.mark.parametrize(("use_gpu", "validates", "asked"), [(True, True, 5), (True, False, 4), (False, True, 5)])
+def test_a_cluster_must_have_a_gpu_for_the_validation_only_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, use_gpu: bool, validates: bool, asked: int
+) -> None:
+    """Training a VQ-GAN and verifying a step take the recipe's workers alone."""
+    seen: list[Any] = []
+    monkeypatch.setattr(attempts, "check_obtainable", lambda requests, remedy: seen.append((len(requests), remedy)))
+    check_workers(replace(FIXED, use_gpu=use_gpu, async_validation=True), validates)
+    ((count, remedy),) = seen
+    assert count == asked and ("async_validation=False" in remedy) == (use_gpu and validates)
+
+
 def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, [(1, NodeLostError("a node goes")), (1, None)])
     with pytest.raises(PreemptedError, match="a node goes"):
@@ -117,7 +136,12 @@ def test_a_range_that_cannot_be_is_refused(change: dict[str, Any], said: str) ->
     assert said in replace(FIXED, **change).problems()
 
 
-def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scaling", "nodes"), [(ELASTIC, 4), (replace(ELASTIC, use_gpu=True, async_validation=True), 5)]
+)
+def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, scaling: ScalingConfig, nodes: int
+) -> None:
     """Ray Train does so when an attempt ends: the autoscaler would take the nodes that are left."""
     cluster = Cluster(monkeypatch, [(5, None)])
     asked: list[int] = []
@@ -131,8 +155,8 @@ def test_nodes_are_asked_for_again_after_others_have_asked_for_nothing(monkeypat
     monkeypatch.setattr(attempts, "request_nodes", request_nodes)
     monkeypatch.setattr(attempts, "ASK_AGAIN_S", 0.01)
     monkeypatch.setattr(cluster, "attempt", lambda scaling: assert_set(often))
-    cluster.run(ELASTIC)
-    assert set(asked) == {ELASTIC.num_workers}, "Ray was not up: nothing is taken back"
+    cluster.run(scaling)
+    assert set(asked) == {nodes}, "Ray was not up: nothing is taken back"
 
 
 def assert_set(event: threading.Event) -> None:
