@@ -150,9 +150,9 @@ def read_step_figures(stage: Path) -> list[StepFigures]:
     Args:
         stage: folder of the stage.
     """
-    later = {each.step: each.figures for each in read_validations(stage)}
+    beside = {each.step: each.figures for each in read_validations(stage)}
     found = [StepFigures.from_json(line) for line in _lines(stage / METRICS_FILE)]
-    return [replace(each, validation=later[each.step]) if each.step in later else each for each in found]
+    return [replace(each, validation=each.validation or beside.get(each.step, {})) for each in found]
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,12 @@ def test_torn_lines_and_lines_of_earlier_versions_are_read(tmp_path: Path) -> No
 
 def test_what_was_validated_beside_the_training_is_a_figure_of_its_step(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "validation/a": 3.0}\n{"step": 3}\n')
-    later = Validation(3, "step-00000003-0123abcd", {"a": 2.5}, 1.0)
-    (tmp_path / VALIDATION_FILE).write_text(json.dumps(later.to_json()) + '\n{"step": 4, "ch')
+    drawn, later = (
+        Validation(2, "step-00000002-0123abcd", {}, 1.0),
+        Validation(3, "step-00000003-0123abcd", {"a": 2.5}, 1.0),
+    )
+    lines = [json.dumps(each.to_json()) for each in (drawn, later)]
+    (tmp_path / VALIDATION_FILE).write_text("\n".join([*lines, '{"step": 4, "ch']))
     assert [figures.validation for figures in read_step_figures(tmp_path)] == [{}, {"a": 3.0}, {"a": 2.5}]
 
 
