@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -47,31 +48,35 @@ class AsyncValidation(Messages):
     def __init__(self, run: StageRun, world_size: int) -> None:
         super().__init__()
         self._one_at_a_time, self._ended = threading.Lock(), threading.Event()
-        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        if device.type == "cpu":
+        self._run, self._world_size = run, world_size
+        self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        if self._device.type == "cpu":
             os.nice(LOWEST_PRIORITY)
             torch.set_num_threads(1)
-        fail_on_too_many_graphs()
         self._stage, self._said_that_it_lags = f"stage {run.stage_number}", False
         self._put_off: set[str] = set()
-        self._validator = CheckpointValidator(run, device, world_size, self._keep)
+
+    @cached_property
+    def _validator(self) -> CheckpointValidator:
+        """Loads the model. Not in `__init__`: that may take minutes, and `take` is to answer meanwhile."""
+        return CheckpointValidator(self._run, self._device, self._world_size, self._keep)
 
     @ray.method
     def follow(self) -> None:
         """Validates checkpoints as they are completed, until `finish` was called."""
+        self._validate_due()
         while not self._ended.wait(POLL_S):
             self._validate_due()
 
     @ray.method
     def finish(self) -> None:
         """Validates the checkpoints that are there, and ends. It tries for `FINISH_S` at least."""
-        until = time.monotonic() + FINISH_S
-        self._validate_due()
-        while self._due() and time.monotonic() < until:
+        done, until = self._validate_due(), time.monotonic() + FINISH_S
+        while not done and time.monotonic() < until:
             time.sleep(WAIT_S)
-            self._validate_due()
-        if left := self._due():
-            self._keep(f"{self._stage}: {', '.join(left)}: not validated")
+            done = self._validate_due()
+        if not done:
+            self._keep(f"{self._stage}: not all of its last checkpoints are validated")
         self._ended.set()
         with self._one_at_a_time:
             try:
@@ -79,22 +84,34 @@ class AsyncValidation(Messages):
             except (InputError, OSError) as error:
                 self._keep(f"{self._stage}: checkpoints that were kept for validation stay: {one_line(error)}")
 
-    def _validate_due(self) -> None:
+    def _validate_due(self) -> bool:
+        """Validates the checkpoints that are there. Returns False if some are left to try again."""
+        fail_on_too_many_graphs()  # here, since each call of the actor may have a thread of its own
         with self._one_at_a_time:
-            due = self._due()
+            validator = self._validator
+            try:
+                due = validator.due()
+            except (InputError, OSError) as error:
+                self._put_off_once("the checkpoints", error)
+                return False
             if len(due) >= MOST_AWAITED and not self._ended.is_set():
                 self._say_that_it_lags(len(due))
             for name in due:
                 try:
-                    self._validator.validate(name)
+                    validator.validate(name)
                 except OSError as error:  # a storage that is away, or a full disk
-                    if name not in self._put_off:
-                        self._put_off.add(name)
-                        self._keep(f"{self._stage}: {name} is not validated yet, and tried again: {one_line(error)}")
-                    return
+                    self._put_off_once(name, error)
+                    return False
                 except Exception as error:  # of any kind: validation must not end the training
-                    self._validator.leave_out(name)
+                    validator.leave_out(name)
                     self._keep(f"{self._stage}: {name} is not validated: {one_line(error)}")
+            self._put_off.clear()
+            return True
+
+    def _put_off_once(self, what: str, error: Exception) -> None:
+        if what not in self._put_off:
+            self._put_off.add(what)
+            self._keep(f"{self._stage}: validation of {what} is put off, and tried again: {one_line(error)}")
 
     def _say_that_it_lags(self, waiting: int) -> None:
         if not self._said_that_it_lags:
@@ -104,13 +121,6 @@ class AsyncValidation(Messages):
                 f"{MOST_AWAITED} the oldest are removed; validate less often (validate_every_steps, "
                 "sample_every_steps), or fewer rows (validation_rows)"
             )
-
-    def _due(self) -> list[str]:
-        try:
-            return self._validator.due()
-        except (InputError, OSError) as error:
-            self._keep(f"{self._stage}: the checkpoints cannot be listed for validation: {one_line(error)}")
-            return []
 
 
 @contextmanager
@@ -134,11 +144,11 @@ def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termin
     def watch(ended: threading.Event) -> None:
         while not ended.wait(WAIT_S):
             if ray.wait([following], timeout=0)[0]:
-                _say_why_it_ended(run, following)
+                _say_if_failed(following, f"stage {run.stage_number}: nothing is validated any more")
                 return
 
     try:
-        with relaying_messages(actor):
+        with relaying_messages(actor, "the validation"):
             with in_background(watch, "watches validation"):
                 yield
             _finish(run, actor, termination)
@@ -146,11 +156,14 @@ def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termin
         ray.kill(actor)
 
 
-def _say_why_it_ended(run: StageRun, following: ray.ObjectRef[None]) -> None:
+def _say_if_failed(call: ray.ObjectRef[None], consequence: str) -> None:
+    """Says why a call of the actor that has ended failed, if it did. The training is not disturbed by it."""
     try:
-        ray.get(following)
+        ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        say(f"{consequence}: {one_line(error.cause or error)}")
     except ray.exceptions.RayError as error:
-        say(f"stage {run.stage_number}: nothing is validated any more, the training goes on: {one_line(error)}")
+        say(f"{consequence}: {one_line(error)}")
 
 
 def _finish(run: StageRun, actor: ActorProxy[AsyncValidation], termination: Termination) -> None:
@@ -162,4 +175,4 @@ def _finish(run: StageRun, actor: ActorProxy[AsyncValidation], termination: Term
             say(f"stage {run.stage_number}: its last checkpoint is not validated, since the job was asked to end")
             return
         wait.still("the validation of the last checkpoint")
-    _say_why_it_ended(run, finishing)
+    _say_if_failed(finishing, f"stage {run.stage_number}: its last checkpoint is not validated")

@@ -41,28 +41,33 @@ M = TypeVar("M", bound=Messages)
 
 
 @contextmanager
-def relaying_messages(messages: ActorProxy[M]) -> Iterator[None]:
-    """Prints the actor's lines as they arrive, and the remaining ones at the end."""
+def relaying_messages(messages: ActorProxy[M], whose: str = "the workers") -> Iterator[None]:
+    """Prints the actor's lines as they arrive, and the remaining ones at the end.
+
+    Args:
+        messages: the actor.
+        whose: who gives it the lines, for what is said if none can be fetched.
+    """
 
     def follow(ended: threading.Event) -> None:
         may_have_more = True
         while may_have_more and not ended.wait(POLL_S):
-            may_have_more = _say_all(messages)
+            may_have_more = _say_all(messages, whose)
         if may_have_more:
-            _say_all(messages)
+            _say_all(messages, whose)
 
     with in_background(follow, "messages"):
         yield
 
 
-def _say_all(messages: ActorProxy[M]) -> bool:
+def _say_all(messages: ActorProxy[M], whose: str) -> bool:
     """Prints all lines so far. Returns True if there may be more."""
     try:
         for line in ray.get(messages.take.remote(), timeout=TIMEOUT_S):
             say(line)
     except ray.exceptions.GetTimeoutError:
-        say(f"no message from the workers for {TIMEOUT_S:.0f} s; `ray status` shows the cluster")
+        say(f"no message from {whose} for {TIMEOUT_S:.0f} s; `ray status` shows the cluster")
     except ray.exceptions.RayError as error:
-        say(f"no more messages from the workers ({type(error).__name__}); the job goes on or ends by itself")
+        say(f"no more messages from {whose} ({type(error).__name__}); the job goes on or ends by itself")
         return False
     return True

@@ -83,9 +83,9 @@ class Float32Buffers(nn.Module):
 
 
 def fail_on_too_many_graphs() -> None:
-    """Lets torch.compile make `GRAPH_LIMIT` graphs of a function, and raise an error at one more. Used in training and
-    in its validation: beyond its own limit of 8, torch silently goes on uncompiled, and FlexAttention then stores all
-    scores."""
+    """Lets torch.compile make `GRAPH_LIMIT` graphs of a function, and raise an error at one more. It holds for the
+    calling thread alone. Used in training and in its validation: beyond its own limit of 8, torch silently goes on
+    uncompiled, and FlexAttention then stores all scores."""
     import torch._dynamo.config
 
     torch._dynamo.config.recompile_limit = GRAPH_LIMIT
