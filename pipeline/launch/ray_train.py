@@ -19,7 +19,7 @@ from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import CorruptionError, InputError, OutageError, StoppedError, WorkersLostError
 from pipeline.runtime.placement import removing_what_a_failure_leaves
 from pipeline.runtime.rank import Rank
-from pipeline.runtime.ray_private import leave_ctrl_c_alone, original_error
+from pipeline.runtime.ray_private import leave_ctrl_c_alone
 from pipeline.training.process import set_up_process
 from tokenization.files.checks import unwritable
 from tokenization.files.room import is_full
@@ -156,13 +156,12 @@ def _error_of_worker(error: TrainingFailedError) -> BaseException:
             return InputError(f"Ray Train: {_short(error)}; make room there, or choose another --root")
         return WorkersLostError(_short(error))
     for failure in error.worker_failures.values():
-        original = original_error(failure)
-        if isinstance(original, OutageError):
+        if isinstance(failure, OutageError):
             continue  # another attempt may find it over
-        if is_full(original):
-            return InputError(unwritable(original))  # another attempt would meet it again
-        if isinstance(original, ValueError | ArithmeticError | CorruptionError | StoppedError):
-            return original
+        if is_full(failure):
+            return InputError(unwritable(failure))  # another attempt would meet it again
+        if isinstance(failure, ValueError | ArithmeticError | CorruptionError | StoppedError):
+            return failure
     lost = [f"rank {rank}: {_short(failure)}" for rank, failure in sorted(error.worker_failures.items())]
     return WorkersLostError("; ".join(lost))
 

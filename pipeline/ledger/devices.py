@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from pipeline.ledger.account import DevicesNow
-from pipeline.runtime.ray_private import actor_shares, job_ended_ago_s, placement_group_shares
+from pipeline.runtime.ray_private import actor_shares, job_ended_ago_s
+from pipeline.runtime.shares import placement_group_shares
 
 UNKNOWN_MODEL = "unknown"
 """Model of a GPU whose node does not report one. The user is asked for it if it matters; it is never guessed."""

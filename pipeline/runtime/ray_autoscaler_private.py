@@ -131,10 +131,8 @@ def complete_cluster_config(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError, KeyError, RuntimeError, jsonschema.ValidationError: Ray refuses it.
     """
-    from ray.autoscaler._private.providers import _get_default_config
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    _get_default_config(content["provider"])  # raises if there is no such provider
     config: dict[str, Any] = prepare_config(copy.deepcopy(content))
     validate_config(config)
     return config

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from pipeline.runtime.shares import Share, placement_group_shares
 from tokenization.config.node_labels import NodeNeeds
 
 if TYPE_CHECKING:
@@ -26,14 +27,6 @@ HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION", "RESTARTING")
 its model, or still waits for its resources."""
 STORAGE_NOTE = b"usage_stats", b"extra_usage_tag_gcs_storage"
 """Namespace and key of the head's note on where it keeps its state: one of Ray's usage statistics, sent or not."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Resources of one node, by Ray's names, that a job holds. `node_id` is hexadecimal."""
-
-    node_id: str
-    resources: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,8 @@ def read_cluster_address() -> str | None:
 
 
 def hide_data_progress() -> None:
-    """Turns off Ray Data's progress bars. Used by jobs, which report their own progress."""
+    """Keeps Ray Data from saying in each job that its progress bars are off. Used by jobs, which turn them off: that is
+    public, but brings the line, and a level of Ray Data's public logger that hides it would hide warnings, too."""
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
@@ -90,26 +84,6 @@ def job_ended_ago_s(job_id: str) -> float | None:
         if job.job_id == bytes.fromhex(job_id):
             return max(0.0, time.time() - job.end_time / 1000) if job.is_dead else None
     return 0.0
-
-
-def placement_group_shares(job_id: str | None) -> list[Share]:
-    """Resources that a job, or with None every job, holds in placement groups. Used by the ledger."""
-    from ray._private.state import state
-
-    groups = map(_placement_group, state._connect_and_get_accessor().get_placement_group_table())
-    return [share for creator, shares in groups if job_id in (None, creator) for share in shares]
-
-
-@lru_cache(64)
-def _placement_group(content: bytes) -> tuple[str, tuple[Share, ...]]:
-    """The job that made a placement group, and what the group holds. It is asked for every second, and of a large one
-    seldom anything has changed."""
-    from ray.core.generated import gcs_pb2
-
-    states, group = gcs_pb2.PlacementGroupTableData, gcs_pb2.PlacementGroupTableData.FromString(content)
-    holding = (states.PREPARED, states.CREATED, states.RESCHEDULING)  # prepared: its nodes have set the resources aside
-    placed = [each for each in group.bundles if group.state in holding and each.node_id.strip(UNPLACED)]
-    return group.creator_job_id.hex(), tuple(Share(each.node_id.hex(), dict(each.unit_resources)) for each in placed)
 
 
 def actor_shares(job_id: str) -> list[Share]:
@@ -151,8 +125,8 @@ def _actors(job_id: str | None) -> tuple[list[Share], list[dict[str, float]]]:
 
 @lru_cache(4096)
 def _actor(content: bytes) -> tuple[str, dict[str, float]]:
-    """The node of an actor's process, if it has one, and what it needs; nothing for one in a placement group. For the
-    cache see `_placement_group`."""
+    """The node of an actor's process, if it has one, and what it needs; nothing for one in a placement group. It is
+    asked for every second, and of an actor seldom anything has changed."""
     from ray.core.generated import gcs_pb2
 
     actor = gcs_pb2.ActorTableData.FromString(content)
@@ -236,12 +210,6 @@ def leave_ctrl_c_alone(trainer: Any) -> None:
     """Keeps a trainer of Ray Train from handling Ctrl-C. Used for jobs, which write a checkpoint first; Ray Train's own
     handler ends the process without a word."""
     trainer._register_sigint_handler = lambda controller: None
-
-
-def original_error(failure: BaseException) -> BaseException:
-    """Returns the error that a worker raised, which Ray Train wraps. Used to end a job with that error's exit code."""
-    original: BaseException = getattr(failure, "_base_exc", failure)
-    return original
 
 
 def job_client(address: str, timeout_s: float) -> "JobSubmissionClient":

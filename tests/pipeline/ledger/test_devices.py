@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.ledger.devices import HeldDevices
 from pipeline.runtime import ray_private
-from pipeline.runtime.ray_private import Share
+from pipeline.runtime.shares import Share
 
 NODES = {"a": {"CPU": 1.0, "memory": 5e9}, "b": {"CPU": 4.0, "memory": 5e9}}
 RUNNING = [Share("b", {"CPU": 1.0})]
