@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenization.errors import InputError
 from tokenization.files.content import content_of_file, what_file_is
 from tokenization.files.signatures import HTML
+from tokenization.files.tensor_names import unwrapped
 from tokenization.files.torch_files import unpickled, unreadable
 from tokenization.vqgan.weight_choice import has_averages, own_tensors, state_of
 
@@ -50,7 +51,7 @@ def _stand_in(name: str) -> Any | None:
 
 @dataclass(frozen=True)
 class WeightsRead:
-    """The VQ-GAN's tensors under their own names, and the names of all tensors in the file."""
+    """The VQ-GAN's tensors under their own names, and the names of all tensors in the file, without wrappers' names."""
 
     tensors: dict[str, Tensor]
     names: frozenset[str]
@@ -69,14 +70,16 @@ def read_tensors(path: Path, choice: str = "", takes_averages: bool = False) -> 
     """
     if path.suffix == ".safetensors":
         tensors = _read_safetensors(path)
-        return WeightsRead(own_tensors(tensors, choice, False, takes_averages, str(path)), frozenset(tensors))
+        own = own_tensors(tensors, choice, False, takes_averages, str(path))
+        return WeightsRead(own, frozenset(map(unwrapped, tensors)))
     found = unpickled(path, _stand_in)
     inner = state_of(found, choice) if isinstance(found, dict) else {}
     tensors = {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{str(path)!r} has no tensors by name; name a file of a model's weights")
     are_averages = inner is not found and has_averages(found)
-    return WeightsRead(own_tensors(tensors, choice, are_averages, takes_averages, str(path)), frozenset(tensors))
+    own = own_tensors(tensors, choice, are_averages, takes_averages, str(path))
+    return WeightsRead(own, frozenset(map(unwrapped, tensors)))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

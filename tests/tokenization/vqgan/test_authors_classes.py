@@ -116,8 +116,10 @@ def test_a_movq_whose_latents_are_not_as_wide_as_its_codebook_is_refused(tmp_pat
         load_vqgan(write_movq(tmp_path, weights))
 
 
-def test_a_file_that_may_be_ibqs_is_refused_until_its_format_is_named(ibq: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod."])
+def test_a_file_that_may_be_ibqs_is_refused_until_its_format_is_named(ibq: Path, wrapper: str) -> None:
     """Its tensors have the names of a taming VQ-GAN, whose codes are others."""
+    torch.save({f"{wrapper}{name}": value for name, value in drawn_weights(Kept.of("ibq").shapes).items()}, ibq)
     (ibq.parent / SETTINGS_FILE).unlink()
     with pytest.raises(InputError, match=r'may be IBQ\'s.*put {"format": "ibq"} or {"format": "taming"} into'):
         load_vqgan(ibq)
