@@ -8,7 +8,7 @@ VERSIONS := $(VENV)/versions.txt
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: supported demo test test-quick test-long soak lint licences audit install lock
+.PHONY: supported demo test test-quick test-long test-ray soak lint licences audit install lock
 
 install: $(INSTALLED)
 
@@ -53,6 +53,22 @@ test-quick: $(INSTALLED)
 
 test-long: $(INSTALLED)
 	$(PYTHON) -m pytest -m long
+
+# The tests that start Ray or name what is in it, with another version of Ray and otherwise this environment's packages
+# and DeepSpeed's op: make test-ray RAY=2.59.0
+RAY_ENVIRONMENT = .venv-ray-$(RAY)
+RAY_TESTS := tests/pipeline/runtime tests/pipeline/launch tests/pipeline/ledger tests/pipeline/preflight \
+	tests/tokenization/job tests/tokenization/config tests/cluster tests/end_to_end/test_ray.py \
+	tests/end_to_end/test_cluster_scaling.py tests/end_to_end/test_several_jobs.py tests/end_to_end/test_serve.py
+
+test-ray: $(INSTALLED)
+	@[ -n "$(RAY)" ] || { echo "Name a version of Ray, as in: make test-ray RAY=2.59.0" >&2; exit 2; }
+	$(PYTHON) -m venv $(RAY_ENVIRONMENT)
+	$(PYTHON) -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> $$($(RAY_ENVIRONMENT)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
+	$(RAY_ENVIRONMENT)/bin/python -m pip install --quiet "ray[data,default,serve,train]==$(RAY)"
+	PATH=$(CURDIR)/$(RAY_ENVIRONMENT)/bin:$$PATH PYTHONPATH=$(CURDIR) \
+		TORCH_EXTENSIONS_DIR=$(abspath $(VENV))/torch_extensions $(RAY_ENVIRONMENT)/bin/python -m pytest $(RAY_TESTS)
 
 # An hour of tokenization and training while everything that can fail does; see docs/reliability.md.
 soak: $(INSTALLED)
