@@ -186,6 +186,7 @@ def read_validations(stage: Path) -> list[Validation]:
     return [
         Validation(int(line["step"]), line["checkpoint"], _of_prefix("validation", line), line["seconds"])
         for line in _lines(stage / VALIDATION_FILE)
+        if {"checkpoint", "seconds"} <= line.keys()
     ]
 
 

@@ -31,6 +31,8 @@ WAIT_S = 1.0
 FINISH_S = 60.0
 """Seconds for which what could not be read or written is tried again when the training has ended."""
 LOWEST_PRIORITY = 19
+MOST_RESTARTS = 10
+"""Of an attempt's validation. One that always dies is given up."""
 CALLS_AT_ONCE = 3
 """`follow`, `take` and `finish`."""
 
@@ -54,7 +56,7 @@ class AsyncValidation(Messages):
             os.nice(LOWEST_PRIORITY)
             torch.set_num_threads(1)
         self._stage, self._said_that_it_lags = f"stage {run.stage_number}", False
-        self._put_off: set[str] = set()
+        self._has_validated, self._put_off = False, set[str]()
 
     @cached_property
     def _validator(self) -> CheckpointValidator:
@@ -94,11 +96,12 @@ class AsyncValidation(Messages):
             except (InputError, OSError) as error:
                 self._put_off_once("the checkpoints", error)
                 return False
-            if len(due) >= MOST_AWAITED and not self._ended.is_set():
+            if len(due) >= MOST_AWAITED and self._has_validated and not self._ended.is_set():
                 self._say_that_it_lags(len(due))
             for name in due:
                 try:
                     validator.validate(name)
+                    self._has_validated = True
                 except OSError as error:  # a storage that is away, or a full disk
                     self._put_off_once(name, error)
                     return False
@@ -137,7 +140,7 @@ def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termin
     amounts = dict(needs.resources)
     options: dict[str, Any] = {"num_cpus": amounts.pop("CPU"), "num_gpus": amounts.pop("GPU", 0.0)}
     options |= {"resources": amounts, "label_selector": dict(needs.label_selector)}
-    options |= {"max_concurrency": CALLS_AT_ONCE, "max_restarts": -1, "max_task_retries": -1}
+    options |= {"max_concurrency": CALLS_AT_ONCE, "max_restarts": MOST_RESTARTS, "max_task_retries": -1}
     actor: Any = ray.remote(**options)(AsyncValidation).remote(run, scaling.num_workers)
     following = actor.follow.remote()
 

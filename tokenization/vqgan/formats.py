@@ -115,7 +115,7 @@ def load_vqgan(location: Path | str) -> Vqgan:
     found = replace(found, choice=found.choice or values.get("weights", ""))
     weights = read_tensors(found.weights, found.choice, bool(named) and FORMATS[named].takes_averages)
     _check_numbers(weights.tensors, found)
-    name = named or _format_of(weights, found)
+    name = found.format or _format_of(weights, found, named)
     with explained(found.weights):
         loaded = FORMATS[name].load(found, weights.tensors)
     low, high = values.get("pixel_range", loaded.pixel_range)
@@ -168,7 +168,8 @@ def _check_numbers(tensors: dict[str, Tensor], found: VqganFiles) -> None:
             )
 
 
-def _format_of(weights: WeightsRead, found: VqganFiles) -> str:
+def _format_of(weights: WeightsRead, found: VqganFiles, named: str) -> str:
+    """The format of a file of tensors: the one that the settings name, if its tensors may be of it."""
     tensors = weights.tensors
     if any(name.startswith("encoder.down_blocks.") for name in tensors):
         raise InputError(
@@ -177,10 +178,15 @@ def _format_of(weights: WeightsRead, found: VqganFiles) -> str:
         )
     prefixes = {name: FORMATS[name].tensor_prefix for name in FILE_FORMATS}
     fitting = next(name for name, prefix in prefixes.items() if any(tensor.startswith(prefix) for tensor in tensors))
-    if fitting == "taming" and LIT_EMA_CODEBOOK in weights.names:
+    if named and prefixes[named] != prefixes[fitting]:
+        raise InputError(
+            f"{SETTINGS_FILE} beside VQ-GAN {str(found.weights)!r} has the format {named!r}, but its tensors are those "
+            f"of {fitting!r}; leave format out"
+        )
+    if fitting == "taming" and not named and LIT_EMA_CODEBOOK in weights.names:
         raise InputError(
             f"VQ-GAN {str(found.weights)!r} may be IBQ's, whose codes have the largest dot product, or latent "
             'diffusion\'s, whose codes are the nearest: both name their tensors alike; put {"format": "ibq"} or '
             f'{{"format": "taming"}} into {SETTINGS_FILE} in its folder'
         )
-    return fitting
+    return named or fitting

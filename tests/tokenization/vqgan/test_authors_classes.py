@@ -139,6 +139,21 @@ def test_a_format_that_is_unknown_or_decided_by_the_config_is_refused(ibq: Path)
         load_vqgan(ibq)
 
 
+@pytest.mark.parametrize("named", ["movq", "llamagen", "gumbel"])
+def test_a_format_whose_tensors_are_others_is_refused(ibq: Path, named: str) -> None:
+    """Its codes would be looked up in another way, without a word."""
+    (ibq.parent / SETTINGS_FILE).write_text(json.dumps({"format": named}))
+    with pytest.raises(InputError, match=f"has the format '{named}', but its tensors are those of 'taming'"):
+        load_vqgan(ibq)
+
+
+def test_ibqs_format_is_refused_for_tensors_of_movq(tmp_path: Path) -> None:
+    place = write_movq(tmp_path, drawn_weights(Kept.of("movq").shapes))
+    (place.parent / SETTINGS_FILE).write_text('{"format": "ibq"}')
+    with pytest.raises(InputError, match="has the format 'ibq', but its tensors are those of 'movq'"):
+        load_vqgan(place)
+
+
 def test_a_codebook_that_the_token_table_cannot_hold_is_refused(ibq: Path) -> None:
     """IBQ's largest has 262,144 codes."""
     weights = drawn_weights(Kept.of("ibq").shapes)
