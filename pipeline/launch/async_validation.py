@@ -55,6 +55,7 @@ class AsyncValidation(Messages):
         if self._device.type == "cpu":
             os.nice(LOWEST_PRIORITY)
             torch.set_num_threads(1)
+        fail_on_too_many_graphs()
         self._stage, self._said_that_it_lags = f"stage {run.stage_number}", False
         self._has_validated, self._put_off = False, set[str]()
 
@@ -88,7 +89,6 @@ class AsyncValidation(Messages):
 
     def _validate_due(self) -> bool:
         """Validates the checkpoints that are there. Returns False if some are left to try again."""
-        fail_on_too_many_graphs()  # here, since each call of the actor may have a thread of its own
         with self._one_at_a_time:
             validator = self._validator
             try:

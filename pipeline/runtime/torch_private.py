@@ -83,13 +83,16 @@ class Float32Buffers(nn.Module):
 
 
 def fail_on_too_many_graphs() -> None:
-    """Lets torch.compile make `GRAPH_LIMIT` graphs of a function, and raise an error at one more. It holds for the
-    calling thread alone. Used in training and in its validation: beyond its own limit of 8, torch silently goes on
-    uncompiled, and FlexAttention then stores all scores."""
-    import torch._dynamo.config
+    """Lets torch.compile make `GRAPH_LIMIT` graphs of a function, and raise an error at one more, in all threads. Used
+    in training and in its validation: beyond its own limit of 8, torch silently goes on uncompiled, and FlexAttention
+    then stores all scores. On a GPU, autograd recomputes layers in a thread of its own; torch keeps what is set for the
+    setting thread alone, but for its defaults."""
+    import torch._dynamo.config as config
 
-    torch._dynamo.config.recompile_limit = GRAPH_LIMIT
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    entries: dict[str, Any] = vars(config)["_config"]
+    for name, value in (("recompile_limit", GRAPH_LIMIT), ("fail_on_recompile_limit_hit", True)):
+        entries[name].default = value
+        setattr(config, name, value)
 
 
 def join_fake_group(world_size: int) -> None:

@@ -1,5 +1,6 @@
 """Each name of torch that is not public is where it was, and does what it is used for."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "torch.utils.cpp_extension._get_build_directory": ("a lock that a killed build left is found", ("name", "verbose")),
     "torch.nn.Module._apply": ("rotary frequencies stay float32 when a model is converted", ("fn", "recurse")),
 }
-CHECKED_BELOW = {"_modules", "_cdata"}
+CHECKED_BELOW = {"_modules", "_cdata", "_config"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,9 +84,10 @@ def test_buffers_that_must_not_be_rounded_are_not() -> None:
 
 
 @pytest.mark.slow
-def test_a_function_that_needs_too_many_graphs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
-    monkeypatch.setattr("torch._dynamo.config.fail_on_recompile_limit_hit", False)
+def test_a_function_that_needs_too_many_graphs_is_an_error_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("recompile_limit", 8), ("fail_on_recompile_limit_hit", False)):
+        monkeypatch.setattr(f"torch._dynamo.config.{name}", value)
+        monkeypatch.setattr(vars(torch._dynamo.config)["_config"][name], "default", value)
     monkeypatch.setattr(torch_private, "GRAPH_LIMIT", 3)
     torch_private.fail_on_too_many_graphs()
     compiled = torch.compile(lambda tensor: tensor + 1, backend="eager", dynamic=False)
@@ -93,6 +95,8 @@ def test_a_function_that_needs_too_many_graphs_is_an_error(monkeypatch: pytest.M
         compiled(torch.zeros(size))
     with pytest.raises(Exception, match="recompile_limit"):
         compiled(torch.zeros(5))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Exception, match="recompile_limit"):
+        pool.submit(compiled, torch.zeros(6)).result()
 
 
 @pytest.mark.slow
