@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -127,14 +127,16 @@ class AsyncValidation(Messages):
 
 
 @contextmanager
-def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termination) -> Iterator[None]:
+def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termination) -> Iterator[Callable[[], bool]]:
     """Validates the stage's checkpoints on other resources than the workers', if the recipe says so.
+
+    Yields a function that tells if it is still able to.
 
     At the end of the training it waits until the last checkpoint is validated, too. If the training ends early, the
     next attempt validates what is missing.
     """
     if not scaling.async_validation or run.verify_only:
-        yield
+        yield lambda: True
         return
     needs = scaling.validator_needs
     amounts = dict(needs.resources)
@@ -153,7 +155,7 @@ def validating_beside(run: StageRun, scaling: ScalingConfig, termination: Termin
     try:
         with relaying_messages(actor, "the validation"):
             with in_background(watch, "watches validation"):
-                yield
+                yield lambda: not ray.wait([following], timeout=0)[0]
             _finish(run, actor, termination)
     finally:
         ray.kill(actor)

@@ -122,11 +122,16 @@ def check_workers(scaling: ScalingConfig, validates_beside: bool = False) -> Non
 
 @contextmanager
 def watching_attempt(
-    monitor: ActorProxy[StageMonitor], termination: Termination, scaling: ScalingConfig, max_workers: int
+    monitor: ActorProxy[StageMonitor],
+    termination: Termination,
+    scaling: ScalingConfig,
+    max_workers: int,
+    validates: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
     """Lets the monitor stop the running attempt.
 
     It stops when the job was asked to end, and when it has fewer than `max_workers` workers and there is room for more.
+    `validates` tells if the validation beside the workers, where there is one, still lives.
     """
 
     def follow(ended: threading.Event) -> None:
@@ -143,7 +148,7 @@ def watching_attempt(
             if missing <= 0 or time.monotonic() < grows_at:
                 continue
             with _logging_errors():
-                if more := workers_that_fit(scaling.worker_needs, missing):
+                if more := room_to_grow(scaling, missing, validates()):
                     reason = (
                         f"there is room for {scaling.num_workers + more} workers, but only {scaling.num_workers} train"
                     )
@@ -213,6 +218,15 @@ def _workers_that_fit(scaling: ScalingConfig) -> int:
     """The number of workers that there is room for, with a GPU left for the validation that starts with them."""
     beside = _gpus_beside(scaling)
     return max(0, workers_that_fit(scaling.worker_needs, scaling.num_workers + beside) - beside)
+
+
+def room_to_grow(scaling: ScalingConfig, missing: int, validates: bool) -> int:
+    """The number of workers that another attempt would have more than this one, at most `missing`.
+
+    The GPU that a validation has given up by dying is not among them: another attempt's validation takes it again.
+    """
+    given_up = 0 if validates else _gpus_beside(scaling)
+    return max(0, workers_that_fit(scaling.worker_needs, missing + given_up) - given_up)
 
 
 def _gpus_beside(scaling: ScalingConfig) -> int:

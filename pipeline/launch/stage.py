@@ -125,9 +125,12 @@ class StageLaunch:
             # Ray Train resumes a run whose name it knows.
             name = f"stage{number}-{os.urandom(4).hex()}"
             group = worker_group(StageWorker(run, monitor, began_at), scaling, name, run.output / "ray_train")
-            watching = watching_attempt(monitor, self.termination, scaling, self.scaling.num_workers)
-            validating = validating_beside(run, scaling, self.termination)
-            with validating, relaying_messages(monitor), watching:
+            termination, most = self.termination, self.scaling.num_workers
+            with (
+                validating_beside(run, scaling, termination) as validates,
+                relaying_messages(monitor),
+                watching_attempt(monitor, termination, scaling, most, validates),
+            ):
                 run_worker_group(group)
 
     def saved_step(self) -> int:

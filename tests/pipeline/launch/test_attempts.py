@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.scaling import ScalingConfig
 from pipeline.errors import InputError, NodeLostError, PreemptedError, ResizeError, WorkersLostError
 from pipeline.launch import attempts
-from pipeline.launch.attempts import check_workers, run_attempts
+from pipeline.launch.attempts import check_workers, room_to_grow, run_attempts
 from pipeline.runtime.termination import Termination, recording_signals
 from tokenization.config.node_labels import NodeNeeds
 
@@ -109,6 +109,17 @@ def test_a_cluster_must_have_a_gpu_for_the_validation_only_where_there_is_one(
     check_workers(replace(FIXED, use_gpu=use_gpu, async_validation=True), validates)
     ((count, remedy),) = seen
     assert count == asked and ("async_validation=False" in remedy) == (use_gpu and validates)
+
+
+def test_the_gpu_of_a_validation_that_died_is_no_room_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt would end for it every time, since the next one's validation takes it."""
+    free = 1
+    monkeypatch.setattr(attempts, "workers_that_fit", lambda _, most: min(most, free))
+    beside = replace(ELASTIC, use_gpu=True, async_validation=True)
+    assert room_to_grow(beside, 2, validates=False) == 0
+    assert room_to_grow(beside, 2, validates=True) == room_to_grow(ELASTIC, 2, validates=True) == 1
+    free = 3
+    assert room_to_grow(beside, 2, validates=False) == room_to_grow(beside, 2, validates=True) == 2
 
 
 def test_with_a_fixed_number_a_node_that_goes_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
