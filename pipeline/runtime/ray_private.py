@@ -25,6 +25,7 @@ UNPLACED = b"\xff"
 HOLDING_ACTORS = ("ALIVE", "PENDING_CREATION", "RESTARTING")
 """States of actors that hold resources. An actor that is pending creation or restarting starts its process and loads
 its model, or still waits for its resources."""
+NODE_ID_LABEL = "ray.io/node-id"
 STORAGE_NOTE = b"usage_stats", b"extra_usage_tag_gcs_storage"
 """Namespace and key of the head's note on where it keeps its state: one of Ray's usage statistics, sent or not."""
 
@@ -180,7 +181,8 @@ def pending_requests(job_id: str) -> list[Request]:
 
 
 def _needs(resources: Mapping[str, float], label_selector: Mapping[str, str]) -> NodeNeeds:
-    return NodeNeeds(dict(resources), dict(label_selector))
+    """What is asked for, without the node by which Ray places actors of its own."""
+    return NodeNeeds(dict(resources), {key: value for key, value in label_selector.items() if key != NODE_ID_LABEL})
 
 
 def head_keeps_state() -> bool:

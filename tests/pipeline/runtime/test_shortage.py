@@ -83,7 +83,8 @@ def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest
                 quiet_since = time.monotonic()
         for actor in actors:
             ray.kill(actor)
-        other: Any = ray.remote(num_cpus=2)(Sleeper).options(name="other").remote()
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        other: Any = ray.remote(num_cpus=2)(Sleeper).options(name="other", label_selector=here).remote()
         (line, *_) = lines(capsys, bool)
         assert "waiting for 2 CPU for Sleeper: 1 of 2 CPU are free" in line
         ray.kill(other)
