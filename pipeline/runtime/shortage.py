@@ -60,7 +60,8 @@ def describe(requests: Sequence[Request]) -> str:
     """Says what is requested, and how much of that is free and is there at all, on nodes with the labels."""
     amounts = Counter(str(request.needs) for request in requests)
     whom = ", ".join(dict.fromkeys(request.whom for request in requests))
-    parts = [f"{count} x ({amount})" if count > 1 else amount for amount, count in amounts.items() if amount]
+    most_first = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))  # Ray's tables have no order
+    parts = [f"{count} x ({amount})" if count > 1 else amount for amount, count in most_first if amount]
     if not parts:
         return f"a process for {whom}; `ray status` shows the cluster"
     asked = _distinct([request.needs for request in requests])

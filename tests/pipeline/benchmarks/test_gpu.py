@@ -2,9 +2,7 @@
 others."""
 
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +25,8 @@ from pipeline.data.collate import collate
 from pipeline.errors import UsageError
 from pipeline.model.mars import MarsForCausalLM
 from tests.support.checkout import CHECKOUT
+from tests.support.forkserver import forkserver
+from tests.support.gpu_parts import crash, hang
 from tests.support.objective import WEIGHTS
 from tests.support.small_models import builder_of, small_config
 
@@ -81,26 +81,18 @@ def test_every_part_has_figures_on_a_cpu_or_says_what_needs_cuda(without_ray: tu
     assert figures["goals"]["mfu"] == "at least 0.5: not measured"
 
 
-def hang(recorder: Recorder) -> None:
-    os.setsid()
-    recorder.figures(before=1)
-    time.sleep(600)
-
-
-def crash(recorder: Recorder) -> None:
-    os.setsid()
-    os.kill(os.getpid(), signal.SIGKILL)  # as the machine does when its memory is full
-
-
 @pytest.mark.parametrize(
-    ("target", "limit_s", "told"), [(hang, 0.4, "took longer than its 0 s"), (crash, 30.0, "ended with exit code -9")]
+    ("target", "limit_s", "told"), [(hang, 3.0, "took longer than its 3 s"), (crash, 30.0, "ended with exit code -9")]
 )
 def test_a_part_that_hangs_or_crashes_is_ended_and_recorded(
     tmp_path: Path, target: Callable[[Recorder], None], limit_s: float, told: str
 ) -> None:
     recorder = Recorder(tmp_path / "figures.jsonl", "a", "part")
+    first = forkserver().Process(target=os.getpid)
+    first.start()
+    first.join()  # the process that is forked from is ready
     started = time.monotonic()
-    run.run_process(multiprocessing.get_context("fork").Process(target=target, args=(recorder,)), recorder, limit_s)
+    run.run_process(forkserver().Process(target=target, args=(recorder,)), recorder, limit_s)
     assert time.monotonic() - started < 10
     (result,) = results_of(recorder.path, "a").values()
     assert told in result["errors"][0]
