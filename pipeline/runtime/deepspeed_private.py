@@ -66,6 +66,13 @@ def import_deepspeed() -> ModuleType:
     return deepspeed
 
 
+def compute_linear_as_zero_3() -> None:
+    """Lets this process compute linear layers with the function that ZeRO-3 puts in torch's place in a worker. Used to
+    validate a checkpoint with a worker's rounding: it rounds a product to bfloat16 before it adds the bias."""
+    import_deepspeed()
+    nn.functional.linear = importlib.import_module("deepspeed.runtime.zero.linear").zero3_linear_wrap
+
+
 def shared_memory_file(rank: int) -> Path:
     """The file of the shared memory through which CPU ranks of one machine reduce, 69 MB. Used to remove the file,
     which the op never does."""

@@ -19,6 +19,7 @@ from pipeline.checkpoints.retention import RetentionPolicy, remove_old
 from pipeline.checkpoints.slice_files import SliceReader
 from pipeline.export.trained_weights import check_same_shapes
 from pipeline.model.loading import load_initial_model
+from pipeline.runtime.deepspeed_private import compute_linear_as_zero_3
 from pipeline.step_figures import VALIDATION_FILE, Validation, read_validations
 from pipeline.training.due import is_drawn, is_validated, is_validated_or_drawn
 from pipeline.training.objective import Objective
@@ -51,6 +52,8 @@ class CheckpointValidator:
         dtype = getattr(torch, run.zero.dtype)
         model = load_initial_model(run.initial_model, run.codebook_size, dtype, run.model_options)
         choose_kernels(model.to(device), run.stage)
+        if run.zero.zero_stage == 3 and run.zero.saving_linear:
+            compute_linear_as_zero_3()
         self._objective = Objective(model, run.stage.normalisation)
         builder = plan_inputs(run, model.config.vocabulary).builder
         self._sets = validation_sets(run.stage, run.stage_number, run.held_out, builder)

@@ -228,3 +228,29 @@ def test_sigterm_saves_and_ends_with_its_exit_code_and_the_same_command_goes_on(
 @pytest.mark.long
 def test_its_tokens_are_inspected_as_past_code_inspected_them(tmp_path: Path, expected: dict[str, Any]) -> None:
     assert inspect(Copy(tmp_path / "inspect", "local"))["statistics"] == expected["statistics"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_validation_beside_the_training_is_that_of_the_loop_bit_for_bit(
+    cluster: Cluster, tmp_path: Path, dtype: str
+) -> None:
+    """ZeRO-3 has a linear layer of its own, which rounds otherwise in bfloat16."""
+    validations, pictures = [], []
+    for beside in (False, True):
+        stage = copy_past_inputs(tmp_path / str(beside)) / "stage1"
+        words = ["jobs/train_stage.py", "--recipe", str(RECIPE), "--stage", "1", "--root", str(stage.parent.parent)]
+        for value in (
+            f"scaling.async_validation={beside}",
+            f"zero.dtype={dtype}",
+            "stages.0.validate_every_steps=8",
+            "stages.0.sample_every_steps=12",
+            f"stages.0.sample_prompts=('{PROMPT}',)",
+        ):
+            words += ["--set", value]
+        done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
+        assert done.returncode == 0, done.stderr
+        validations.append({each.step: each.validation for each in read_step_figures(stage) if each.validation})
+        pictures.append({path.name: path.read_bytes() for path in stage.glob("samples/*.png")})
+    assert validations[0] == validations[1] and set(validations[0]) == {8, 16, 24}
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2

@@ -51,6 +51,7 @@ CLASSES = (
     "deepspeed.runtime.zero.partition_parameters.ZeroParamStatus.AVAILABLE",
     "deepspeed.runtime.zero.partition_parameters.print_rank_0",
     "deepspeed.runtime.zero.partition_parameters.free_param",
+    "deepspeed.runtime.zero.linear.zero3_linear_wrap",
     "deepspeed.runtime.zero.parameter_offload.iter_params",
     "deepspeed.runtime.zero.partitioned_param_coordinator.iter_params",
     f"deepspeed.runtime.zero.partitioned_param_coordinator.PartitionedParameterCoordinator.{_RELEASE}",
