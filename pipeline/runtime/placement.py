@@ -1,5 +1,6 @@
 """Reservation of devices for tasks."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pipeline.runtime.shortage import check_obtainable
 from tokenization.config.node_labels import NodeNeeds
 
+logger = logging.getLogger(__name__)
 WAIT_S = 60.0
 """Seconds that one call of Ray waits for devices."""
 
@@ -49,8 +51,11 @@ def removing_what_a_failure_leaves() -> Iterator[None]:
     try:
         yield
     except Exception:
-        for left in _groups_of_job() - before:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(left))))
+        try:
+            for left in _groups_of_job() - before:
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(left))))
+        except Exception as error:  # of many kinds where the cluster is gone; the failure itself says why
+            logger.warning("%s; placement groups of this job may be left", error)
         raise
 
 

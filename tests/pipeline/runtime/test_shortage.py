@@ -9,7 +9,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline.errors import UsageError
-from pipeline.runtime import ray_connection, shortage
+from pipeline.runtime import placement, ray_connection, shortage
 from pipeline.runtime.placement import removing_what_a_failure_leaves, reserved
 from pipeline.runtime.ray_autoscaler_private import autoscaler_may_add_nodes
 from pipeline.runtime.ray_start_private import without_dashboard_and_log_monitor
@@ -63,6 +63,13 @@ def test_a_failure_leaves_no_cpu_taken_that_the_next_attempt_would_wait_for() ->
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert free == 1, "what was reserved before stays so"
+
+
+def test_a_failure_is_not_hidden_by_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: Iterator[dict[str, Any]] = iter([{}])  # the second question fails
+    monkeypatch.setattr(placement, "placement_group_table", lambda: next(tables))
+    with pytest.raises(ZeroDivisionError), removing_what_a_failure_leaves():
+        raise ZeroDivisionError
 
 
 def test_what_workers_and_actors_wait_for_is_said_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
