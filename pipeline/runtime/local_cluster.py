@@ -59,7 +59,8 @@ class LocalNodes:
         self.port, self.dashboard = free_port(), free_port()
         self.head = self._start_head()
         self.nodes: list[psutil.Process] = []
-        self._labels: dict[int, dict[str, str]] = {}
+        self._started_as: dict[int, tuple[dict[str, str], dict[str, str]]] = {}
+        """Environment and labels of each node, by the pid that started it. A node that failed is started with them."""
         for _ in range(num_nodes):
             self.add_node()
         self._keeper = threading.Thread(target=self._keep, name="keeps nodes", daemon=True)
@@ -67,7 +68,7 @@ class LocalNodes:
 
     def _start_head(self) -> psutil.Process:
         words = ["--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
-        head = self._start(*words, "--include-log-monitor=False")  # no job on it shows its workers' output
+        head = self._start(self.environment, *words, "--include-log-monitor=False")  # no job on it shows its workers' output
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
         deadline = time.monotonic() + START_TIMEOUT_S
         address = f"127.0.0.1:{self.port}"
@@ -81,7 +82,7 @@ class LocalNodes:
     def add_node(self, labels: dict[str, str] | None = None) -> None:
         """Starts one more node with these node labels, without waiting until it has joined."""
         with self._changing:
-            self.nodes.append(self._start_node(labels or {}))
+            self.nodes.append(self._start_node(self.environment.copy(), labels or {}))
 
     def kill_node(self, number: int) -> int:
         """Sends SIGKILL to all processes of a node and removes it from `nodes`. Returns the pid that started it."""
@@ -106,10 +107,10 @@ class LocalNodes:
         while not self._ended.wait(1.0):
             with self._changing:
                 self.nodes = [
-                    node if _is_alive(node) else self._start_node(self._labels[node.pid]) for node in self.nodes
+                    node if _is_alive(node) else self._start_node(*self._started_as[node.pid]) for node in self.nodes
                 ]
 
-    def _start_node(self, labels: dict[str, str]) -> psutil.Process:
+    def _start_node(self, environment: dict[str, str], labels: dict[str, str]) -> psutil.Process:
         """Starts a node, and waits until its raylet listens.
 
         Two raylets that start at once give their sockets the same name, and the later one dies. Its `ray start` notices
@@ -118,8 +119,8 @@ class LocalNodes:
         before, deadline = self._sockets(), time.monotonic() + SOCKET_TIMEOUT_S
         words = [f"--address=127.0.0.1:{self.port}", "--num-cpus=1", "--include-log-monitor=False"]
         words += ["--labels=" + ",".join(f"{key}={value}" for key, value in labels.items())] if labels else []
-        node = self._start(*words)
-        self._labels[node.pid] = labels
+        node = self._start(environment, *words)
+        self._started_as[node.pid] = (environment, labels)
         while self._sockets() == before and _is_alive(node) and time.monotonic() < deadline:
             time.sleep(0.05)
         return node
@@ -127,7 +128,7 @@ class LocalNodes:
     def _sockets(self) -> set[Path]:
         return set(Path(self._ray_folder.name).glob("ray/session_*/sockets/raylet*"))
 
-    def _start(self, *words: str) -> psutil.Process:
+    def _start(self, environment: dict[str, str], *words: str) -> psutil.Process:
         self._started += 1
         # With another cluster on this machine, the agents' fixed ports would be in use.
         agent = [f"--dashboard-agent-listen-port={free_port()}"]
@@ -136,7 +137,7 @@ class LocalNodes:
         with (self._folder / f"node-{self._started}.log").open("w") as log:
             command = ["ray", "start", "--block", "--disable-usage-stats", *words, *agent]
             process = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self._folder
             )
         return psutil.Process(process.pid)
 

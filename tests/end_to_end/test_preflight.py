@@ -115,7 +115,7 @@ def faulty(cluster: Cluster) -> Preflight:
     try:
         only = [word for name in ("nodes", "versions", "devices", "storage") for word in ("--only", name)]
         root = inputs_in(disk / "root")
-        with slowed(cluster.odd_node):
+        with slowed(cluster):
             for _ in range(8):
                 found = cluster.preflight(root, *only)
                 if len(found.of("versions")) == len(found.of("devices")) == 1:
@@ -137,15 +137,15 @@ def healthy(cluster: Cluster) -> tuple[Preflight, set[str]]:
 
 
 @contextmanager
-def slowed(node: psutil.Process) -> Iterator[None]:
-    """Stops all workers of a node most of the time. Its raylet answers, or Ray would hold the node for lost."""
+def slowed(cluster: Cluster) -> Iterator[None]:
+    """Stops all workers of the odd node most of the time. Its raylet answers, or Ray would hold the node for lost."""
     ended = threading.Event()
 
     def alternate() -> None:
         while not ended.is_set():
-            _send(node, signal.SIGSTOP)
+            _send(cluster.odd_node, signal.SIGSTOP)
             time.sleep(STOPPED_S)
-            _send(node, signal.SIGCONT)
+            _send(cluster.odd_node, signal.SIGCONT)
             time.sleep(RUN_S)
 
     thread = threading.Thread(target=alternate, name="slows a node")
