@@ -68,7 +68,8 @@ class LocalNodes:
 
     def _start_head(self) -> psutil.Process:
         words = ["--head", f"--port={self.port}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
-        head = self._start(self.environment, *words, "--include-log-monitor=False")  # no job on it shows its workers' output
+        words += ["--include-log-monitor=False"]  # no job on it shows its workers' output
+        head = self._start(self.environment, *words)
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
         deadline = time.monotonic() + START_TIMEOUT_S
         address = f"127.0.0.1:{self.port}"
