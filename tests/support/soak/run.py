@@ -55,7 +55,7 @@ class Settings:
     """Shards of the corpus."""
     rows: int = 40
     """Pictures of a shard."""
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 0.5
     """Seconds from one row of a ledger to the next. If all processes die at once, so much is not counted."""
 
 
