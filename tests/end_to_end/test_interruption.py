@@ -3,12 +3,15 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,10 +21,12 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tests.support.checkout import CHECKOUT
+from tests.support.faulty_server import FaultyServer, ServerOf
 from tests.support.pictures import noise_png, write_tar
-from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.s3 import BUCKET
 from tests.support.small_run import small_vqgan
 from tokenization.corpora.noise import write_noise_shard
+from tokenization.files.storage import open_storage
 from tokenization.job.benchmark import peak_memory
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
@@ -144,62 +149,72 @@ def actors_of(name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture
-def server(nodes: Nodes, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+@dataclass(frozen=True)
+class Bucket:
     """A bucket with the corpus under `in`, which the decoding node can read."""
-    server = FaultyS3()
-    server.client().create_bucket(Bucket=BUCKET)
+
+    url: str
+    server: FaultyServer
+
+    def tables(self, folder: Path) -> dict:
+        """The shards that a job wrote to `out`."""
+        out = open_storage(f"{self.url}/out")
+        for name in out.names():
+            if name.endswith(".parquet"):
+                with out.local(name) as path:
+                    shutil.copyfile(path, folder / name)
+        return tables(folder)
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def bucket(nodes: Nodes, inputs: Path, server_of: ServerOf, request: pytest.FixtureRequest) -> Bucket:
+    bucket = Bucket(f"{request.param}://{BUCKET}", server_of(request.param))
+    corpus = open_storage(f"{bucket.url}/in")
     for path in (inputs / "corpus").glob("*.tar"):
-        server.client().upload_file(str(path), BUCKET, f"in/{path.name}")
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    nodes.kill_decoding_node()  # its successor has the environment
-    yield server
-    server.stop()
+        corpus.write(path.name, partial(shutil.copyfile, path))
+    nodes.kill_decoding_node()  # its successor has the environment by which clients find the server
+    return bucket
 
 
-def through_s3(inputs: Path, root: Path, *words: str) -> list[str]:
-    command_words = command(inputs, root, "--output", f"s3://{BUCKET}/out", *words)
-    command_words[command_words.index("--corpus") + 1] = f"s3://{BUCKET}/in"
+def through_bucket(bucket: Bucket, inputs: Path, root: Path, *words: str) -> list[str]:
+    command_words = command(inputs, root, "--output", f"{bucket.url}/out", *words)
+    command_words[command_words.index("--corpus") + 1] = f"{bucket.url}/in"
     return [word.replace("{'encoding': 1}", "{'decoding': 1}") for word in command_words]
 
 
-def tables_in(server: FaultyS3, whole: dict, folder: Path) -> dict:
-    for name in whole:
-        server.client().download_file(BUCKET, f"out/{name}", str(folder / name))
-    return tables(folder)
-
-
-def test_into_s3_and_out_of_it_while_requests_fail(
-    nodes: Nodes, inputs: Path, whole: dict, server: FaultyS3, tmp_path: Path
+def test_into_a_bucket_and_out_of_it_while_requests_fail(
+    nodes: Nodes, inputs: Path, whole: dict, bucket: Bucket, tmp_path: Path
 ) -> None:
+    server = bucket.server
     server.fault_every = 7
-    manifest = run(nodes, through_s3(inputs, tmp_path))
+    manifest = run(nodes, through_bucket(bucket, inputs, tmp_path))
     server.fault_every = 0
     assert manifest["rows_out"] == SHARDS * ROWS and set(server.injected) == set(server.KINDS)
-    assert tables_in(server, whole, tmp_path) == whole
+    assert bucket.tables(tmp_path) == whole
 
 
 @pytest.mark.parametrize("away_s", [30.0, 600.0])
 def test_an_outage_of_the_storage_is_waited_for_and_nothing_is_lost_or_doubled(
-    nodes: Nodes, inputs: Path, whole: dict, server: FaultyS3, tmp_path: Path, away_s: float
+    nodes: Nodes, inputs: Path, whole: dict, bucket: Bucket, tmp_path: Path, away_s: float
 ) -> None:
+    out = open_storage(f"{bucket.url}/out")
+
     def take_away() -> None:
-        while not server.client().list_objects_v2(Bucket=BUCKET, Prefix="out/00").get("Contents"):
+        while not any(name.startswith("00") for name in out.names()):
             time.sleep(0.05)
-        server.down = True
+        bucket.server.down = True
         time.sleep(away_s)
-        server.down = False
+        bucket.server.down = False
 
     threading.Thread(target=take_away, daemon=True).start()
-    words = through_s3(inputs, tmp_path, "--set", f"outage_s={2 * away_s}")
+    words = through_bucket(bucket, inputs, tmp_path, "--set", f"outage_s={2 * away_s}")
     done = subprocess.run(
         words, env=os.environ | {"RAY_ADDRESS": nodes.cluster.address}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert f"waiting for s3://{BUCKET}/" in done.stderr and server.turned_away > 2, done.stderr
+    assert f"waiting for {bucket.url}/" in done.stderr and bucket.server.turned_away > 2, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["rows_out"] == SHARDS * ROWS
-    assert tables_in(server, whole, tmp_path) == whole
+    assert bucket.tables(tmp_path) == whole
 
 
 def test_decoding_and_encoding_keep_to_their_nodes_and_no_picture_passes_the_driver(

@@ -1,4 +1,4 @@
-"""A stage on spot nodes, its tokens, checkpoints and ledger in S3: nodes that are taken away cost steps, not more."""
+"""A stage on spot nodes, with tokens, checkpoints and ledger in a bucket: nodes that are taken away cost only steps."""
 
 import json
 import re
@@ -18,16 +18,25 @@ from pipeline.ledger.table import read_ledger
 from pipeline.model.loading import qwen2_config
 from tests.support.checkout import CHECKOUT
 from tests.support.fake_cluster import FakeCluster
-from tests.support.s3 import BUCKET, FaultyS3
+from tests.support.faulty_server import ServerOf
+from tests.support.s3 import BUCKET
 from tests.support.small_run import small_checkout
+from tokenization.files.storage import open_storage
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 STEPS = 600
 
 
+@pytest.fixture(params=["s3", "gs", "az"])
+def bucket(server_of: ServerOf, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty bucket."""
+    server_of(request.param)
+    return f"{request.param}://{BUCKET}"
+
+
 @pytest.fixture
-def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
+def cluster(bucket: str, tmp_path: Path) -> Iterator[FakeCluster]:
     """cluster/aws_a100.yaml on fake nodes, started from a checkout with a small recipe."""
     checkout = small_checkout(tmp_path)
     sizes: dict[str, Any] = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
@@ -39,27 +48,27 @@ def cluster(s3: FaultyS3, tmp_path: Path) -> Iterator[FakeCluster]:
     cluster.stop()
 
 
-def world_sizes(client: Any) -> dict[int, int]:
+def world_sizes(checkpoints: str) -> dict[int, int]:
     """The number of ranks of each checkpoint, by step."""
-    found = {}
-    for item in client.list_objects_v2(Bucket=BUCKET, Prefix="checkpoints/").get("Contents", ()):
-        if item["Key"].endswith("manifest.json"):
-            content = json.loads(client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())
+    storage, found = open_storage(checkpoints), {}
+    for name in storage.names():
+        if name.endswith("manifest.json") and (text := storage.text(name)):  # old ones are removed meanwhile
+            content = json.loads(text)
             found[content["step"]] = content["world_size"]
     return found
 
 
 def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(
-    cluster: FakeCluster, s3: FaultyS3, tmp_path: Path
+    cluster: FakeCluster, bucket: str, tmp_path: Path
 ) -> None:
-    root, client = ["--root", str(tmp_path / "runs")], s3.client()
-    root += ["--set", f"corpora.main.tokens=s3://{BUCKET}/tokens", "--set", f"ledger_folder=s3://{BUCKET}/ledgers"]
+    root, checkpoints = ["--root", str(tmp_path / "runs")], f"{bucket}/checkpoints"
+    root += ["--set", f"corpora.main.tokens={bucket}/tokens", "--set", f"ledger_folder={bucket}/ledgers"]
     done = cluster.type(sys.executable, "-P", "jobs/tokenize.py", *root)
     assert done.returncode == 0, done.stderr
     words = [sys.executable, "-P", "jobs/train_stage.py", "--stage", "1", *root]
     for value in (
         f"language_expert_folder={tmp_path / 'lm'}",
-        f"checkpoint_folder=s3://{BUCKET}/checkpoints",
+        f"checkpoint_folder={checkpoints}",
         f"stages.0.steps={STEPS}",
         "stages.0.save_every_steps=20",
         "scaling.custom_resources={'spot': 8}",  # a node each
@@ -79,7 +88,7 @@ def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(
             """The step of a checkpoint of so many workers, later than those seen before."""
             after, deadline = max(seen, default=0), time.monotonic() + 400
             while True:
-                new = {step: ranks for step, ranks in world_sizes(client).items() if step > after}
+                new = {step: ranks for step, ranks in world_sizes(checkpoints).items() if step > after}
                 seen.update(new)
                 if size in new.values():
                     return max(step for step, ranks in new.items() if ranks == size)
@@ -100,9 +109,9 @@ def test_a_spot_node_taken_away_brings_the_run_back_smaller_and_it_grows_again(
         json.loads(line)["step"] for line in Path(tmp_path / "runs/demo/stage1/metrics.jsonl").read_text().splitlines()
     ]
     assert set(steps) == set(range(1, STEPS + 1))
-    assert max(world_sizes(client)) == STEPS
+    assert max(world_sizes(checkpoints)) == STEPS
     assert re.search("1 of 2 workers", log.read_text()), log.read_text()
-    ledger = read_ledger(f"s3://{BUCKET}/ledgers/demo").table
+    ledger = read_ledger(f"{bucket}/ledgers/demo").table
     attempts = ledger[(ledger["job"] == "train_stage") & ledger["step"].notna()]
     workers = attempts["gpu_count"].tolist()
     assert workers[0] == 2 and 1 in workers and workers[-1] == 2, workers

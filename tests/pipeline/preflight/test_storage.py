@@ -12,9 +12,11 @@ from pipeline.preflight.finding import Verdict
 from pipeline.preflight.folders import Folder, judge_writes
 from pipeline.preflight.nodes import Answers
 from pipeline.preflight.storage import Write
+from tests.support.faulty_server import ServerOf
 from tests.support.preflight import node, verdicts
 from tests.support.s3 import BUCKET, FaultyS3
 from tokenization.files.s3_bucket import S3Bucket
+from tokenization.files.storage import open_storage
 
 FIRST, SECOND = node("first"), node("second")
 
@@ -85,10 +87,11 @@ def test_a_file_system_has_no_conditional_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bucket_refuses_writes_whose_condition_does_not_hold(s3: FaultyS3) -> None:
-    url = f"s3://{BUCKET}/run"
-    assert storage.refuses_conditional_writes(url) is True
-    assert s3.client().list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0, "nothing is left behind"
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_bucket_refuses_writes_whose_condition_does_not_hold(scheme: str, server_of: ServerOf) -> None:
+    server_of(scheme)
+    assert storage.refuses_conditional_writes(f"{scheme}://{BUCKET}/run") is True
+    assert open_storage(f"{scheme}://{BUCKET}").names(hidden=True) == [], "nothing is left behind"
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from pipeline.model.loading import load_initial_model
 from pipeline.training.stage_run import StageRun
 from pipeline.training.stop_request import StopRequest
 from tests.support.faults import use_a_folder_of_its_own
-from tests.support.faulty_server import ServerOf
+from tests.support.faulty_server import FaultyServer, ServerOf
 from tests.support.ranks import STAGE, Undisturbed, losses, named, on_ranks
-from tests.support.s3 import BUCKET, SECRET, FaultyS3
+from tests.support.s3 import BUCKET, SECRET
 from tests.support.small_models import CODEBOOK
 from tests.support.trained_weights import load_trained, trained_state
 from tokenization.files.storage import open_storage
@@ -149,31 +149,34 @@ def test_checkpoints_go_to_a_bucket_and_come_back_though_it_fails_now_and_then(
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("away_s", [8.0, pytest.param(600.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("scheme", "away_s"),
+    [("s3", 8.0), *(pytest.param(scheme, 600.0, marks=pytest.mark.long) for scheme in ("s3", "gs", "az"))],
+)
 def test_an_outage_of_the_storage_is_waited_for_and_loses_nothing(
-    run: StageRun, undisturbed: Undisturbed, s3: FaultyS3, away_s: float
+    run: StageRun, undisturbed: Undisturbed, server_of: ServerOf, scheme: str, away_s: float
 ) -> None:
     """The service is away while checkpoints are written, and comes back."""
     _, whole = undisturbed()
+    server = server_of(scheme)
     run = replace(run, stage=replace(STAGE, save_every_steps=2, keep_checkpoints=9), samples=None)
-    run = replace(run, checkpoints=f"s3://{BUCKET}/run/stage1")
-    began = threading.Thread(target=take_away, args=(s3, away_s), daemon=True)
+    run = replace(run, checkpoints=f"{scheme}://{BUCKET}/run/stage1")
+    began = threading.Thread(target=take_away, args=(server, run.checkpoints, away_s), daemon=True)
     began.start()
-    figures = on_ranks(2, run, environment=s3.environment() | {OUTAGE_VARIABLE: str(2 * away_s)})
+    figures = on_ranks(2, run, environment=server.environment() | {OUTAGE_VARIABLE: str(2 * away_s)})
     assert losses(figures) == losses(whole)
-    assert s3.turned_away > 2, "the service was away while it was needed"
+    assert server.turned_away > 2, "the service was away while it was needed"
     steps = [checkpoint.manifest.step for checkpoint in complete_checkpoints(run.checkpoints, [])]
     assert steps == [6, 4, 2] and len(set(open_storage(run.checkpoints).names())) == 3 * (2 * 2 + 1) + 1
 
 
-def take_away(s3: FaultyS3, seconds: float) -> None:
+def take_away(server: FaultyServer, checkpoints: str, seconds: float) -> None:
     """Lets the service be away once the first rank's file of a checkpoint arrives."""
-    client = s3.client()
-    while not client.list_objects_v2(Bucket=BUCKET, Prefix="run/stage1/step-").get("Contents"):
+    while not any(name.startswith("step-") for name in open_storage(checkpoints).names()):
         time.sleep(0.05)
-    s3.down = True
+    server.down = True
     time.sleep(seconds)
-    s3.down = False
+    server.down = False
 
 
 def test_a_stage_that_is_asked_to_end_saves_on_all_ranks_and_goes_on_as_if_it_had_not(

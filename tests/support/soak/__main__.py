@@ -1,4 +1,4 @@
-"""Tokenization and training at once, on a cluster of four nodes with S3, whose parts fail at random. See `Settings`."""
+"""Tokenization and training at once, on a cluster of four nodes with a bucket, whose parts fail at random."""
 
 import json
 import logging
@@ -6,7 +6,8 @@ import sys
 
 import tyro
 
-from tests.support.soak.run import Settings, soak
+from tests.support.soak.bucket import Settings
+from tests.support.soak.run import soak
 
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it names each request

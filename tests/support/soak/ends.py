@@ -7,18 +7,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.step_figures import read_validations
-from tests.support.s3 import BUCKET, FaultyS3
+from tokenization.files.storage import open_storage
 
 
-def tokens_of(s3: FaultyS3, name: str) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each shard that a round wrote."""
-    client, prefix, found = s3.client(), f"{name}/tokens/", {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
-        for item in page.get("Contents", ()):
-            if item["Key"].endswith(".parquet"):
-                content = client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
-                found[item["Key"].removeprefix(prefix)] = pq.read_table(io.BytesIO(content)).to_pylist()
-    assert found, f"{name} has no tokens"
+def tokens_of(tokens: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each shard below a URL."""
+    storage, found = open_storage(tokens), {}
+    for name, size in storage.sizes().items():
+        if name.endswith(".parquet"):
+            found[name] = pq.read_table(io.BytesIO(storage.read(name, 0, size))).to_pylist()
+    assert found, f"{tokens} has no tokens"
     return found
 
 

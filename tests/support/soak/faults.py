@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.faulty_server import FaultyServer
 from tests.support.forked_workers import forked_workers
 from tests.support.restartable_nodes import RestartableNodes
-from tests.support.s3 import FaultyS3
 from tests.support.soak.job import SoakJob
 
 ACTORS = (
@@ -31,7 +31,7 @@ class Faults:
 
     Attributes:
         nodes: the cluster.
-        s3: the storage.
+        server: the service that keeps the bucket.
         disk: a small file system with the runs' folders.
         jobs: the running jobs.
         chance: source of all random decisions.
@@ -39,7 +39,7 @@ class Faults:
     """
 
     nodes: RestartableNodes
-    s3: FaultyS3
+    server: FaultyServer
     disk: Path
     jobs: list[SoakJob]
     chance: random.Random
@@ -54,9 +54,9 @@ class Faults:
             "kill driver": self._kill_driver,
             "lose node": self._lose_node,
             "restart head": self._restart_head,
-            "S3 outage": lambda: self._lasting("outage", OUTAGE_S),
-            "S3 unreliable": lambda: self._lasting("unreliable", UNRELIABLE_S),
-            "S3 slow": lambda: self._lasting("slow", UNRELIABLE_S),
+            "bucket outage": lambda: self._lasting("outage", OUTAGE_S),
+            "bucket unreliable": lambda: self._lasting("unreliable", UNRELIABLE_S),
+            "bucket slow": lambda: self._lasting("slow", UNRELIABLE_S),
             "full disk": lambda: self._lasting("full", FULL_S),
         }
 
@@ -70,9 +70,9 @@ class Faults:
         """Ends the faults that have lasted long enough."""
         now = time.monotonic()
         is_on = {name: now < until for name, until in self._until.items()}
-        self.s3.down = is_on.get("outage", False)
-        self.s3.fault_every = FAIL_EVERY if is_on.get("unreliable") else 0
-        self.s3.delay_s = DELAY_S if is_on.get("slow") else 0.0
+        self.server.down = is_on.get("outage", False)
+        self.server.fault_every = FAIL_EVERY if is_on.get("unreliable") else 0
+        self.server.delay_s = DELAY_S if is_on.get("slow") else 0.0
         ballast = self.disk / BALLAST
         if is_on.get("full"):
             _fill(ballast)

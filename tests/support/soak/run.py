@@ -15,16 +15,17 @@ from unittest.mock import patch
 from pipeline.benchmarks.fault_injection import same_ends
 from pipeline.config.units import SECONDS_PER_DAY
 from pipeline.ledger.table import read_ledger
+from tests.support.bucket_servers import BucketServers
 from tests.support.fault_matrix import nothing_left
+from tests.support.faulty_server import FaultyServer
 from tests.support.past_run import PAST_RUN, RECIPE
 from tests.support.restartable_nodes import RestartableNodes
-from tests.support.s3 import BUCKET, FaultyS3
 from tests.support.small_disk import small_disk
+from tests.support.soak.bucket import Settings, copy_files, fill_bucket
 from tests.support.soak.ends import check_validations, tokens_of
 from tests.support.soak.faults import Faults
 from tests.support.soak.held import HeldCpus
 from tests.support.soak.job import SoakJob, environment_of
-from tokenization.corpora.noise import write_noise_shard
 
 NODES = 4
 POLL_S = 0.1
@@ -34,29 +35,8 @@ CALM_SHARE = 0.25
 LIMIT_FACTOR, LIMIT_S = 1.5, 600.0
 """A soak of M minutes that is not over after `LIMIT_FACTOR` M minutes and `LIMIT_S` seconds hangs."""
 LEDGER_TOLERANCE = 0.01
-SIZE_PX = 96
 DISK_BYTES = 64 * 2**20
 VALIDATE_EVERY_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a soak."""
-
-    minutes: float = 60.0
-    """Minutes of the rounds under faults. The cluster's start and the undisturbed round take two more."""
-    seed: int = 0
-    """Random seed of the faults."""
-    pause_s: float = 10.0
-    """Mean seconds from one fault to the next."""
-    steps: int = 400
-    """Steps of a training."""
-    shards: int = 24
-    """Shards of the corpus."""
-    rows: int = 40
-    """Pictures of a shard."""
-    heartbeat_s: float = 0.5
-    """Seconds from one row of a ledger to the next. If all processes die at once, so much is not counted."""
 
 
 @dataclass
@@ -67,7 +47,7 @@ class Soak:
         settings: its settings.
         folder: folder of its files.
         disk: small file system with the runs' folders.
-        nodes, s3: the cluster and the storage.
+        nodes, server: the cluster, and the service that keeps the bucket.
         done: faults so far, with their seconds since the start.
         held_s: CPU-seconds that earlier clusters' jobs held, as the pollers saw them.
     """
@@ -76,7 +56,7 @@ class Soak:
     folder: Path
     disk: Path
     nodes: RestartableNodes
-    s3: FaultyS3
+    server: FaultyServer
     done: list[dict[str, Any]] = field(default_factory=list)
     held_s: float = 0.0
     rounds: list[str] = field(default_factory=list)
@@ -98,8 +78,9 @@ class Soak:
         while time.monotonic() < ends_at or len(self.rounds) < 2:
             name = f"round{len(self.rounds)}"
             self._round(name, ends_at)
-            assert tokens_of(self.s3, name) == tokens_of(self.s3, "calm"), f"{name} ended with other tokens"
-            ends = (f"s3://{BUCKET}/{each}/checkpoints/past/stage1" for each in (name, "calm"))
+            tokens = (tokens_of(self.settings.url(f"{each}/tokens")) for each in (name, "calm"))
+            assert next(tokens) == next(tokens), f"{name} ended with other tokens"
+            ends = (self.settings.url(f"{each}/checkpoints/past/stage1") for each in (name, "calm"))
             assert same_ends(*ends), f"{name} ended with other weights or moments"
             check_validations(self._stage(name), self._stage("calm"), self.settings.steps)
             self._say(f"{name} ended with the tokens and the weights of the undisturbed round")
@@ -129,7 +110,7 @@ class Soak:
         """Runs both jobs to their ends. Breaks things until `CALM_SHARE` of the time is left."""
         self.rounds.append(name)
         jobs = [self._training(name), self._tokenization(name)]
-        faults = Faults(self.nodes, self.s3, self.disk, jobs, self._chance, self._restart_head)
+        faults = Faults(self.nodes, self.server, self.disk, jobs, self._chance, self._restart_head)
         calm_from = ends_at - CALM_SHARE * 60 * self.settings.minutes
         due = said = time.monotonic() + self._pause()
         try:
@@ -174,7 +155,7 @@ class Soak:
         usual = ["--recipe", str(RECIPE), "--root", str(self.disk / name / job)]
         usual += [
             "--set",
-            f"ledger_folder=s3://{BUCKET}/ledgers/{name}/{job}",
+            f"ledger_folder={self.settings.url(f'ledgers/{name}/{job}')}",
             "--set",
             f"heartbeat_s={self.settings.heartbeat_s}",
         ]
@@ -184,10 +165,10 @@ class Soak:
     def _training(self, name: str) -> SoakJob:
         words = ["--stage", "1"]
         for value in (
-            f"corpora.shapes.tokens=s3://{BUCKET}/tokens/shapes",
-            f"corpora.pages.tokens=s3://{BUCKET}/tokens/pages",
+            f"corpora.shapes.tokens={self.settings.url('tokens/shapes')}",
+            f"corpora.pages.tokens={self.settings.url('tokens/pages')}",
             f"language_expert_folder={PAST_RUN / 'past' / 'lm'}",
-            f"checkpoint_folder=s3://{BUCKET}/{name}/checkpoints",
+            f"checkpoint_folder={self.settings.url(f'{name}/checkpoints')}",
             f"stages.0.steps={self.settings.steps}",
             "stages.0.save_every_steps=5",
             f"stages.0.validate_every_steps={VALIDATE_EVERY_STEPS}",
@@ -198,7 +179,7 @@ class Soak:
         return self._job("train_stage", name, words)
 
     def _tokenization(self, name: str) -> SoakJob:
-        words = ["--corpus", f"s3://{BUCKET}/corpus", "--output", f"s3://{BUCKET}/{name}/tokens"]
+        words = ["--corpus", self.settings.url("corpus"), "--output", self.settings.url(f"{name}/tokens")]
         words += ["--captions", "en=caption_en", "--encoders", "1", "--readers", "1"]
         return self._job("tokenize", name, words)
 
@@ -216,9 +197,8 @@ class Soak:
 
     def _held_and_counted(self) -> tuple[float, float]:
         """The CPU-seconds that jobs held, as the pollers saw them, and as the ledgers have them."""
-        places = [
-            f"s3://{BUCKET}/ledgers/{name}/{job}/past" for name in self.rounds for job in ("train_stage", "tokenize")
-        ]
+        jobs = ("train_stage", "tokenize")
+        places = [self.settings.url(f"ledgers/{name}/{job}/past") for name in self.rounds for job in jobs]
         tables = [read_ledger(place).table for place in places]
         return self.held_s + self._poller.stop(), float(
             sum(table["gpu_days"].sum() for table in tables) * SECONDS_PER_DAY
@@ -229,12 +209,7 @@ class Soak:
 
     def _keep_ledgers(self) -> None:
         """Copies all rows of the ledgers into the soak's folder, next to what the pollers saw."""
-        client = self.s3.client()
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="ledgers/"):
-            for item in page.get("Contents", ()):
-                path = self.folder / item["Key"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                client.download_file(BUCKET, item["Key"], str(path))
+        copy_files(self.settings.url("ledgers"), self.folder / "ledgers")
 
     def _say(self, line: str) -> None:
         print(f"{time.monotonic() - self._started:7.1f} s  {line}", flush=True)
@@ -259,27 +234,15 @@ def soak(settings: Settings) -> dict[str, Any]:
 def _started(settings: Settings, folder: Path) -> Iterator[Soak]:
     """Starts the storage and the cluster. Ends them afterwards."""
     with ExitStack() as ending:
-        s3 = FaultyS3()
-        ending.callback(s3.stop)
-        ending.enter_context(patch.dict(os.environ, s3.environment()))
-        _fill_bucket(settings, s3, folder / "corpus")
+        servers = BucketServers()
+        ending.callback(servers.stop)
+        server = servers.start(settings.scheme)
+        ending.callback(server.stop)
+        ending.enter_context(patch.dict(os.environ, server.environment()))
+        fill_bucket(settings, folder / "corpus")
         disk = ending.enter_context(small_disk(folder / "disk", DISK_BYTES))
-        nodes = RestartableNodes(folder / "nodes", NODES, s3.environment())
+        nodes = RestartableNodes(folder / "nodes", NODES, server.environment())
         ending.callback(nodes.stop)
-        started = Soak(settings, folder, disk, nodes, s3)
+        started = Soak(settings, folder, disk, nodes, server)
         ending.callback(started.close)
         yield started
-
-
-def _fill_bucket(settings: Settings, s3: FaultyS3, corpus: Path) -> None:
-    """Puts the corpus that is tokenized and the tokens that are trained on into the bucket."""
-    client = s3.client()
-    client.create_bucket(Bucket=BUCKET)
-    for shard in range(settings.shards):
-        path = corpus / f"{shard:03d}.tar"
-        write_noise_shard(path, shard * settings.rows, settings.rows, SIZE_PX, settings.seed)
-        client.upload_file(str(path), BUCKET, f"corpus/{path.name}")
-    run = PAST_RUN / "past"
-    for name, tokens in (("shapes", run / "tokens"), ("pages", run / "corpora" / "pages" / "tokens")):
-        for path in (each for each in tokens.rglob("*") if each.is_file()):
-            client.upload_file(str(path), BUCKET, f"tokens/{name}/{path.relative_to(tokens)}")
