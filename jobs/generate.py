@@ -64,6 +64,10 @@ class Options(JobOptions):
     """Seed of the sampling for prompts without a seed. The same seed, prompt and batch size give the same picture."""
     batch_size: Annotated[int, _default(f"{PROMPT_BATCH}, or the recipe's where that is less")] = 0
     """Rows generated at once; fewer are padded. For the scored samples: the recipe's."""
+    num_drafts: int = 0
+    """Speculative decoding on CPUs: draft so many codes of a picture for each pass, from the pictures of the run's
+    first corpus, and keep the right ones. The pictures are the same, up to rounding; they are there sooner if they
+    resemble the corpus and few are drawn at once. 0: plain decoding."""
     output: Annotated[str, _default("samples/prompts in the run's folder")] = ""
     """Folder for results; each job makes a numbered folder in it. For the scored samples: `samples`."""
 
@@ -74,7 +78,7 @@ class Options(JobOptions):
 
     def check(self) -> None:
         """Raises UsageError if flags contradict each other or have impossible values."""
-        at_least(self, num_pictures_each=1, max_text_ids=1, max_pictures=0, batch_size=0, resolution=0)
+        at_least(self, num_pictures_each=1, max_text_ids=1, max_pictures=0, batch_size=0, resolution=0, num_drafts=0)
         problems = []
         if self.task == "caption" and not self.image:
             problems.append("--task caption needs --image FILE")
@@ -88,6 +92,8 @@ class Options(JobOptions):
             problems.append(
                 f"--task {self.task} works at the base resolution; leave --high-resolution and --resolution"
             )
+        if self.task != "picture" and self.num_drafts:
+            problems.append(f"--num-drafts is for --task picture, not for {self.task}")
         if problems:
             raise UsageError("; ".join(problems))
 
@@ -122,6 +128,8 @@ def main(options: Options) -> None:
     sampling = options.sampling(recipe)
     check_not_empty(options.prompt)
     options.check()
+    if options.num_drafts and recipe.scaling.use_gpu:
+        raise UsageError("--num-drafts: on a GPU a pass is a CUDA graph with a fixed number of codes; leave it out")
     if options.output and not Path(options.output).is_absolute() and in_package_cache():
         raise UsageError(f"--output {options.output!r}: the job runs inside Ray's package cache; give an absolute path")
     fingerprint = checked_fingerprint(recipe, paths)
@@ -135,6 +143,7 @@ def main(options: Options) -> None:
         documents=DocumentLimits(fingerprint.num_codes, options.max_pictures, options.max_text_ids),
         caption_sampling=GREEDY if options.temperature is None or not options.has_request else sampling,
         footer=attribution_of(recipe.corpus),
+        num_drafts=options.num_drafts,
     )
     batch_size = options.batch_size or min(PROMPT_BATCH, recipe.evaluation.batch_size)
     parent = Path(options.output).absolute() if options.output else paths.samples / "prompts"

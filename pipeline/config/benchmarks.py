@@ -53,6 +53,21 @@ class GenerateSettings:
 
 
 @dataclass(frozen=True)
+class SpeculateSettings:
+    """Settings of the benchmark of speculative decoding."""
+
+    batch_size: int = 1
+    """Pictures drawn at once."""
+    num_drafts: tuple[int, ...] = (3, 7, 11, 15)
+    """Codes that are drafted for each pass, one number after the other."""
+    rounds: int = 10
+    """Rounds, in each of which plain decoding and every number of drafts draw the same pictures in turn, after one that
+    does not count; medians count."""
+    temperature: float = -1.0
+    """Temperature of the sampling. -1: the recipe's."""
+
+
+@dataclass(frozen=True)
 class ServeSettings:
     """Settings of the benchmark of a server."""
 

@@ -20,6 +20,7 @@ from pipeline.generation.documents import DocumentLimits, Segment, generate_docu
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.prompts_at_once import prompts_that_fit
 from pipeline.generation.sampling import GREEDY, Sampling
+from pipeline.generation.speculative import speculation_of
 from tokenization.dtypes import fast_dtype
 from tokenization.errors import InputError
 from tokenization.text_tokenizer import end_of_text_id, text_ids
@@ -45,6 +46,9 @@ class GeneratorConfig:
         vqgan_dtype: dtype of its encoder, as in the tokens' fingerprint.
         use_gpu: run on CUDA with compiled steps.
         as_served: see `PictureGenerator`.
+        num_drafts: codes that are drafted for each pass of a picture (see `pipeline.generation.speculative`); 0 for
+            plain decoding.
+        draft_tokens: the token folder that the drafts come from.
     """
 
     export: Path
@@ -60,6 +64,8 @@ class GeneratorConfig:
     vqgan_dtype: str = "float32"
     use_gpu: bool = False
     as_served: bool = False
+    num_drafts: int = 0
+    draft_tokens: str = ""
 
 
 class Generator:
@@ -111,6 +117,7 @@ class Generator:
                 config.high,
                 compile_steps=config.use_gpu,
                 as_served=config.as_served,
+                speculation=speculation_of(config.draft_tokens, config.num_drafts, config.high is not None),
             )
         pictures = self._picture_generator.draw_all(prompts, seeds)
         made = {"drawn_codes": pictures.codes}

@@ -15,6 +15,7 @@ from pipeline.config.stage import StageConfig
 from pipeline.config.vocabulary import Role, State
 from pipeline.generation.decoder import Decoder
 from pipeline.generation.sampling import Sampling, choose, guide, uniform_numbers
+from pipeline.generation.speculative import PLAIN, CorpusDrafts, Speculation, decode_speculatively
 from pipeline.model.mars import MarsForCausalLM
 
 
@@ -77,6 +78,10 @@ class PictureGenerator:
             prompt is run by itself, and the codes of a resolution attend to the same number of slots, so that a pass
             has the same shape wherever its rows are. Not while ZeRO-3 partitions the weights: ranks would differ in
             their passes.
+        speculation: draw in fewer passes with drafts; not with `compile_steps`.
+
+    Attributes:
+        num_passes: passes of the pictures drawn last, without those of their prompts.
     """
 
     def __init__(
@@ -90,27 +95,31 @@ class PictureGenerator:
         many_steps: bool = True,
         compile_steps: bool = False,
         as_served: bool = False,
+        speculation: Speculation = PLAIN,
     ) -> None:
         self._batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
         self._vocabulary, self._sampling, self._high = model.config.vocabulary, sampling, high
-        self._as_served = as_served
+        self._as_served, self._speculation = as_served, speculation
         self._device = model.head.visual_weight.device
         assert not compile_steps or self._device.type == "cuda", "CUDA graphs need CUDA"
+        assert speculation == PLAIN or not compile_steps, "drafts are made on the host"
         num_rows = batch_size * (2 if sampling.guided else 1)
-        capacity = prompt_len + positions_after_prompt(num_codes, high)
+        beyond = speculation.rounded(high.group_size if high else 1)  # the last passes reach beyond the picture
+        capacity = prompt_len + positions_after_prompt(num_codes, high) + beyond
         self._decoder = Decoder(model, num_rows, capacity, many_steps, whole_cache=compile_steps)
         self._compiled_step = None
         if compile_steps:
             self._compiled_step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True, dynamic=False)
         self._positions, self._num_seen = torch.zeros(num_rows, dtype=torch.int64, device=self._device), 0
-        self._openers_at = self._positions
+        self._openers_at, self._num_given, self.num_passes = self._positions, 0, 0
 
     @torch.no_grad()
     def draw(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
         """Generates pictures for at most `batch_size` prompts of text ids; an empty prompt is unconditional."""
         uniform = self._start(prompts, seeds)
         opener = torch.full_like(self._positions, self._vocabulary.opener(Role.BASE))[:, None]
-        codes = self._decode(opener, 1, uniform[:, : self._num_codes], slots_of(self._prompt_len, self._num_codes))
+        num_slots = slots_of(self._prompt_len, self._num_codes)
+        codes = self._decode(opener, 1, uniform[:, : self._num_codes], num_slots, self._speculation.base)
         high_codes = self._decode_high(codes, uniform) if self._high else None
         return Pictures(
             _to_host(codes, len(prompts)), None if high_codes is None else _to_host(high_codes, len(prompts))
@@ -131,7 +140,7 @@ class PictureGenerator:
     @torch.no_grad()
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
         """Runs prompts and their given base pictures, int64 [B, N]. `generate_high` then adds the high resolution."""
-        self._num_read, self._uniform = len(prompts), self._start(prompts, seeds)
+        self._uniform = self._start(prompts, seeds)
         codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
         opener = torch.full_like(ids[:, :1], self._vocabulary.opener(Role.BASE))
@@ -141,17 +150,17 @@ class PictureGenerator:
     @torch.no_grad()
     def generate_high(self) -> np.ndarray:
         """Generates the high-resolution codes [B, M] for the pictures that were read, as `draw` does."""
-        return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_read)
+        return _to_host(self._decode_high(self._last_codes, self._uniform), self._num_given)
 
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
         """Runs the prompts' text and returns all random numbers, [B, N + M]."""
         assert 0 < len(prompts) == len(seeds) <= self._batch_size
         lengths = [len(prompt) for prompt in prompts]
         assert max(lengths) <= self._prompt_len
-        num_given = len(prompts)
+        self._num_given, self.num_passes = len(prompts), 0
         prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
         if self._as_served:
-            for row, prompt in enumerate(prompts[:num_given]):
+            for row, prompt in enumerate(prompts[: self._num_given]):
                 run_prompt(self._decoder, prompt, row)
         elif self._prompt_len:
             # After a shorter prompt, padding fills slots that its picture overwrites.
@@ -172,46 +181,80 @@ class PictureGenerator:
         openers = torch.full_like(last, self._vocabulary.opener(self._high.role)).expand(-1, self._high.group_size)
         ids = torch.cat([last, closer, openers], dim=1)
         num_slots = slots_of(self._prompt_len, self._num_codes, self._high)
-        return self._decode(ids, self._high.group_size, uniform[:, self._num_codes :], num_slots)
+        uniform = uniform[:, self._num_codes :]
+        return self._decode(ids, self._high.group_size, uniform, num_slots, self._speculation.high)
 
-    def _decode(self, ids: Tensor, group_size: int, uniform: Tensor, num_slots: int) -> Tensor:
+    def _decode(
+        self, ids: Tensor, group_size: int, uniform: Tensor, num_slots: int, drafts: CorpusDrafts | None
+    ) -> Tensor:
         """Generates one code per random number, `group_size` at once: [B, codes].
 
         Runs the joint `ids` [R, T] first. Their last `group_size` form one group, the others groups of one. With
-        `as_served`, all passes attend to `num_slots`.
+        `as_served`, all passes attend to `num_slots`. With drafts, the passes after the first one run them.
         """
+        if drafts:
+            return self._decode_speculatively(ids, group_size, uniform, num_slots, drafts)
         codes = []
         for numbers in uniform.split(group_size, dim=1):
             if self._compiled_step and ids.shape[1] == group_size:
                 # Attends to all slots: a changing number would need another graph.
-                chosen = self._compiled_step(ids, self._positions, self._openers_at, numbers.contiguous(), 0)
+                step, num_seen = self._compiled_step, 0
             else:
-                num_seen = num_slots if self._as_served else self._num_seen + ids.shape[1]
-                chosen = self._step(ids, self._positions, self._openers_at, numbers, num_seen)
+                step, num_seen = self._step, num_slots if self._as_served else self._num_seen + ids.shape[1]
+            chosen = step(ids, self._positions, self._openers_at, numbers.contiguous(), num_seen, group_size)
+            self.num_passes += 1
             codes.append(chosen.clone())  # a CUDA graph writes its next result to the same memory
             self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
             ids = self._both_halves(codes[-1] + self._vocabulary.code_offset)
         return torch.cat(codes, dim=1)
 
-    def _step(self, ids: Tensor, positions: Tensor, openers_at: Tensor, uniform: Tensor, num_seen: int) -> Tensor:
+    def _decode_speculatively(
+        self, ids: Tensor, group_size: int, uniform: Tensor, num_slots: int, drafts: CorpusDrafts
+    ) -> Tensor:
+        """As `_decode`, with `drafts`. All passes attend to as many slots: shapes must not depend on the other rows."""
+        begin, num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
+        num_drafts = self._speculation.rounded(group_size)
+        num_slots += num_drafts
+        first = self._step(ids, self._positions, self._openers_at, uniform[:, :group_size], num_slots, group_size)
+
+        def run(codes: Tensor, places: Tensor, random: Tensor) -> Tensor:
+            ids = self._both_halves(codes + self._vocabulary.code_offset)
+            positions = begin + self._both_halves(places)
+            return self._step(ids, positions, self._openers_at, random, num_slots, group_size)
+
+        codes, num_passes = decode_speculatively(run, first, uniform, drafts, num_drafts, self._num_given)
+        # As plain decoding leaves them: the last group has not been run.
+        num_run = uniform.shape[1] - group_size
+        self._positions, self._num_seen = begin + num_run, num_seen + num_run
+        self.num_passes += 1 + num_passes
+        return codes
+
+    def _step(
+        self, ids: Tensor, positions: Tensor, openers_at: Tensor, uniform: Tensor, num_seen: int, group_size: int
+    ) -> Tensor:
         """Runs joint ids [R, T] from `positions` [R] on, of pictures whose openers are at `openers_at` [R].
 
-        Returns the codes [B, K] chosen after the last K ids.
+        Returns a code for each random number [B, n], chosen after the last n ids, which form groups of `group_size`.
         """
-        group_size = uniform.shape[1]
-        hidden = self._hidden(ids, positions, openers_at, group_size, num_seen)
-        logits = guide(self._decoder.logits(hidden[:, -group_size:], State.CODES), self._sampling)
+        num_chosen = uniform.shape[1]
+        hidden = self._hidden(ids, positions, openers_at, num_chosen, group_size, num_seen)
+        logits = guide(self._decoder.logits(hidden[:, -num_chosen:], State.CODES), self._sampling)
         return choose(logits, self._sampling, uniform)
 
-    def _hidden(self, ids: Tensor, positions: Tensor, openers_at: Tensor, group_size: int, num_seen: int) -> Tensor:
-        offset = torch.arange(ids.shape[1], device=ids.device)
-        seen = torch.where(offset < ids.shape[1] - group_size, offset + 1, ids.shape[1])
+    def _hidden(
+        self, ids: Tensor, positions: Tensor, openers_at: Tensor, num_grouped: int, group_size: int, num_seen: int
+    ) -> Tensor:
+        """The last `num_grouped` ids form groups of `group_size`, the others groups of one."""
+        offset, num_single = torch.arange(ids.shape[1], device=ids.device), ids.shape[1] - num_grouped
+        group_ends = num_single + ((offset - num_single) // group_size + 1) * group_size
+        seen = torch.where(offset < num_single, offset + 1, group_ends)
         at, in_picture = positions[:, None] + offset, (positions - openers_at)[:, None] + offset
         return self._decoder.visual(ids, at, in_picture, positions[:, None] + seen, num_seen)
 
     def _run(self, ids: Tensor, group_size: int) -> None:
         """Runs ids [R, T] without choosing codes."""
-        self._hidden(ids, self._positions, self._openers_at, group_size, self._num_seen + ids.shape[1])
+        num_seen = self._num_seen + ids.shape[1]
+        self._hidden(ids, self._positions, self._openers_at, group_size, group_size, num_seen)
         self._positions, self._num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
 
     def _both_halves(self, ids: Tensor) -> Tensor:

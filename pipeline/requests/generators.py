@@ -35,6 +35,8 @@ def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bo
         vqgan=request.paths.vqgan if with_vqgan else None,
         vqgan_dtype=request.fingerprint.encoder_dtype,
         use_gpu=request.recipe.scaling.use_gpu,
+        num_drafts=request.num_drafts,
+        draft_tokens=str(request.paths.tokens),
     )
 
 

@@ -34,6 +34,7 @@ class GenerationRequest:
         documents: limits of joint generation.
         caption_sampling: sampling of captions.
         footer: text on every sheet of pictures.
+        num_drafts: codes that are drafted for each pass of a picture; 0 for plain decoding.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class GenerationRequest:
     documents: DocumentLimits
     caption_sampling: Sampling = GREEDY
     footer: str = ""
+    num_drafts: int = 0
 
 
 def high_resolution(

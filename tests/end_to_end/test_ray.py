@@ -174,6 +174,10 @@ def test_generation_evaluation_and_report_close_the_run(trained: SmallCluster) -
     done = trained.run("generate", "--task", "caption", "--image", str(picture), "--language", "zh")
     assert done.returncode == 0, done.stderr
     assert json.loads((made.with_name("0003") / "index.jsonl").read_text())["language"] == "zh"
+    done = trained.run("generate", "--prompt", "a red cat", "--num-drafts", "5")
+    assert done.returncode == 0, done.stderr
+    plain, drafted = (pq.read_table(made.with_name(name) / "index.parquet").to_pylist() for name in ("0001", "0004"))
+    assert drafted[0]["codes"] == plain[0]["codes"], "drafts change the time, not the picture"
 
 
 def test_a_finished_run_is_exported_with_its_card(trained: SmallCluster, tmp_path: Path) -> None:
