@@ -55,8 +55,8 @@ class Generate(GenerateSettings, Shown):
 
 @dataclass(frozen=True)
 class Speculate(SpeculateSettings, JobOptions, Shown):
-    """Draws pictures of the recipe's run from their captions, with drafts of codes and without, in turns: how much
-    sooner are they there, and are they the same?
+    """Draws pictures of the recipe's run from captions that it was trained on, with drafts of codes and without, in
+    turns: how much sooner are they there, and are they the same?
     """
 
 

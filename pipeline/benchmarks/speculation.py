@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from pipeline.benchmarks.step import device_name
 from pipeline.config.benchmarks import SpeculateSettings
 from pipeline.config.recipe import Recipe
-from pipeline.evaluation.samples import scored_samples
+from pipeline.data.row_selection import RowSelection, build_row_index
+from pipeline.data.token_reader import TokenReader
 from pipeline.export.export import load_export
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import Sampling
@@ -23,7 +23,6 @@ from pipeline.runs.paths import RunPaths
 from pipeline.runtime.terminal import say
 from pipeline.serving.model_source import model_source
 from tokenization.dtypes import fast_dtype
-from tokenization.text_tokenizer import text_ids
 
 PLAIN = 0
 MakeGenerator = Callable[[int, HighResolution | None], PictureGenerator]
@@ -46,7 +45,7 @@ class Drawn:
 
 
 def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: RunPaths) -> dict[str, Any]:
-    """Times the same pictures with every number of drafts, from captions of the run's scored samples.
+    """Times the same pictures with every number of drafts, from captions that the run was trained on.
 
     Returns:
         `images_per_s` of plain decoding; by the number of drafts, `speedup` of whole pictures and `base_speedup` of
@@ -64,11 +63,8 @@ def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: Ru
         lengths = (settings.batch_size, served.max_prompt_ids, served.num_codes)
         return PictureGenerator(model, *lengths, sampling, high, speculation=speculation)
 
-    captions = scored_samples(recipe, paths)["caption"].tolist()
-    count = settings.batch_size * (1 + settings.rounds)
-    texts = [captions[number * len(captions) // count] for number in range(count)]
-    lines = text_ids(PreTrainedTokenizerFast.from_pretrained(served.export), texts)
-    prompts = [ids[: served.max_prompt_ids] for ids in lines]
+    captions = _captions(recipe, paths, settings.batch_size * (1 + settings.rounds))
+    prompts = [ids[: served.max_prompt_ids] for ids in captions]
     base = _draw(settings, make, None, prompts)
     whole = _draw(settings, make, served.high, prompts) if served.high else base
     plain = whole[PLAIN]
@@ -85,6 +81,19 @@ def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: Ru
         "codes_a_pass": {number: np.stack(each.codes)[:, 0].size / each.passes for number, each in whole.items()},
         "same_pictures": {number: _same_pictures(plain, each) for number, each in whole.items()},
     }
+
+
+def _captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
+    """Text ids of captions that the last stage trains on, of rows at equal distances, in their languages in turn."""
+    source = recipe.stages[-1].sources[recipe.first_corpus]
+    index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
+    reader, ends = TokenReader(paths.tokens, index, held_shards=1), np.cumsum(index.counts)
+    found = []
+    for number, place in enumerate(np.linspace(0, ends[-1] - 1, count).astype(np.int64).tolist()):
+        shard = int(np.searchsorted(ends, place, side="right"))
+        captions = reader.row(shard, place - int(ends[shard] - index.counts[shard])).captions
+        found.append(captions[number % len(captions)].ids)
+    return found
 
 
 def _draw(
