@@ -5,6 +5,7 @@ another attempt, as long as there is a new checkpoint between attempts now and t
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,16 +136,18 @@ def watching_attempt(
     """
 
     def follow(ended: threading.Event) -> None:
-        grows_at = time.monotonic() + scaling.grow_after_s
+        missing, grows_at = max_workers - scaling.num_workers, math.inf
         while not ended.wait(POLL_S):
             with _logging_errors():
-                if termination.nobody_trains.is_set() and ray.get(monitor.has_workers.remote()):
+                waits_to_grow = missing > 0 and grows_at == math.inf
+                if (termination.nobody_trains.is_set() or waits_to_grow) and ray.get(monitor.has_workers.remote()):
                     termination.nobody_trains.clear()
+                    # Counted from here: a group that takes longer to start would be stopped before it trains.
+                    grows_at = min(grows_at, time.monotonic() + scaling.grow_after_s)
             if termination.requested.is_set():
                 say(f"{ASKED}: it writes a checkpoint after the next step; ask again to end it at once")
                 monitor.request_stop.remote(StopRequest("preempted", ASKED))
                 return
-            missing = max_workers - scaling.num_workers
             if missing <= 0 or time.monotonic() < grows_at:
                 continue
             with _logging_errors():

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,28 @@ def test_a_cluster_must_have_a_gpu_for_the_validation_only_where_there_is_one(
     check_workers(replace(FIXED, use_gpu=use_gpu, async_validation=True), validates)
     ((count, remedy),) = seen
     assert count == asked and ("async_validation=False" in remedy) == (use_gpu and validates)
+
+
+def test_workers_that_are_still_starting_are_not_stopped_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise an attempt whose workers start for longer than `grow_after_s` would never train."""
+    started, stopped, asked = threading.Event(), threading.Event(), threading.Event()
+
+    def has_workers() -> bool:
+        asked.set()
+        return started.is_set()
+
+    monitor: Any = SimpleNamespace(
+        has_workers=SimpleNamespace(remote=has_workers),
+        request_stop=SimpleNamespace(remote=lambda request: stopped.set()),
+    )
+    monkeypatch.setattr(attempts, "POLL_S", 0.01)
+    monkeypatch.setattr(attempts, "room_to_grow", lambda *_: 1)
+    monkeypatch.setattr("ray.get", lambda value: value)
+    fewer = replace(ELASTIC, num_workers=2, grow_after_s=0.0)
+    with attempts.watching_attempt(monitor, Termination(), fewer, ELASTIC.num_workers):
+        assert asked.wait(5) and not stopped.wait(0.2)
+        started.set()
+        assert stopped.wait(5)
 
 
 def test_the_gpu_of_a_validation_that_died_is_no_room_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
