@@ -22,7 +22,7 @@ from tokenization.patience import OUTAGE_VARIABLE
 
 LONGEST_FIRST = (
     "tests/end_to_end/test_ray",
-    "tests/end_to_end/test_survival",
+    "tests/end_to_end/test_soak",
     "tests/end_to_end",
     "tests/pipeline/training",
     "tests/pipeline/model",

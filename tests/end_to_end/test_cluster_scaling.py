@@ -13,7 +13,8 @@ from tests.support.pictures import noise_png, write_tar
 from tests.support.small_run import small_vqgan
 
 CLUSTERS = CHECKOUT / "cluster"
-SHARDS, ROWS = 16, 20
+SHARDS, ROWS = 16, 200
+"""Enough that the job does not end before its last node has started."""
 
 ASK = """
 import json, sys, time

@@ -46,7 +46,7 @@ class Punishment:
 
 @pytest.fixture(scope="module")
 def punishment(tmp_path_factory: pytest.TempPathFactory) -> Punishment:
-    """`make test`'s form of the one in docs/reliability.md: a worker, a node or the driver, twice."""
+    """A short form of the one in docs/reliability.md: a worker, a node or the driver, twice."""
     root = tmp_path_factory.mktemp("punishment")
     copy_past_inputs(root / "punish" / "inputs")
     words = ["punish", "--json", "--minutes", "5", "--seed", "3", "--recipe", str(RECIPE), "--root", str(root)]
@@ -89,6 +89,7 @@ def long_whole(trainings: Trainings) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_a_short_punishment_ends_with_the_same_weights(punishment: Punishment) -> None:
     figures = punishment.figures
     assert figures["weights_equal"] is True and figures["kills"] == 2, figures
