@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,15 +22,32 @@ from tests.support.small_models import CODEBOOK, TEXT_VOCAB, builder_of
 from tokenization.patience import OUTAGE_VARIABLE
 
 LONGEST_FIRST = (
-    "tests/end_to_end/test_ray",
-    "tests/end_to_end/test_soak",
     "tests/end_to_end",
     "tests/pipeline/training",
+    "tests/pipeline/ledger",
+    "tests/pipeline/checkpoints",
+    "tests/tokenization/files",
     "tests/pipeline/model",
     "tests/pipeline/generation",
     "tests/pipeline/data",
 )
 """Where the tests run on several processes, these are begun first, so that all processes end at about the same time."""
+
+
+ONE_PROCESS = "tests/end_to_end/"
+"""Where the tests run on several processes, one of them runs these: they wait for the programs that they start, while
+the others compute."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return ONE_PROCESS if nodeid.startswith(ONE_PROCESS) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
