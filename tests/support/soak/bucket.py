@@ -34,6 +34,8 @@ class Settings:
     """Pictures of a shard."""
     heartbeat_s: float = 0.5
     """Seconds from one row of a ledger to the next. If all processes die at once, so much is not counted."""
+    ledger_tolerance: float = 0.01
+    """Largest relative difference between what the ledgers count and what was held."""
 
     def url(self, key: str) -> str:
         """The URL of what lies below `key` in the bucket."""

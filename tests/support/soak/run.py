@@ -34,7 +34,6 @@ CALM_SHARE = 0.25
 """Share of the time at the end in which nothing is broken any more, so that the last round ends in time."""
 LIMIT_FACTOR, LIMIT_S = 1.5, 600.0
 """A soak of M minutes that is not over after `LIMIT_FACTOR` M minutes and `LIMIT_S` seconds hangs."""
-LEDGER_TOLERANCE = 0.01
 DISK_BYTES = 64 * 2**20
 VALIDATE_EVERY_STEPS = 20
 
@@ -86,7 +85,7 @@ class Soak:
             self._say(f"{name} ended with the tokens and the weights of the undisturbed round")
         held_s, counted_s = self._held_and_counted()
         error = abs(counted_s - held_s) / held_s
-        if error >= LEDGER_TOLERANCE:
+        if error >= self.settings.ledger_tolerance:
             self._keep_ledgers()
             raise AssertionError(f"the ledgers count {counted_s:.1f} CPU-seconds, but {held_s:.1f} were held")
         return {
