@@ -5,7 +5,9 @@ import os
 import torch
 
 from pipeline.runtime.compiled_ops import set_up_compilation
+from pipeline.runtime.deepspeed_private import shared_memory_file
 from pipeline.runtime.rank import Rank
+from pipeline.runtime.shared_memory import remove_with_this_process
 from pipeline.runtime.torch_private import fail_on_too_many_graphs
 
 
@@ -28,3 +30,5 @@ def set_up_process(rank: Rank, device: torch.device) -> None:
         torch.cuda.set_device(device)
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        if "MASTER_PORT" in os.environ:  # a rank that is killed while DeepSpeed starts would leave 69 MB
+            remove_with_this_process(shared_memory_file(rank.rank))
