@@ -36,6 +36,7 @@ def test_help_of_a_job_loads_nothing_heavy_and_takes_a_second_at_most(name: str)
     assert cpu_s < MAX_CPU_S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mistyped_flag_is_refused_as_quickly(name: str) -> None:
     code, cpu_s, modules = typed(name, "--no-such-flag")
@@ -43,6 +44,7 @@ def test_a_mistyped_flag_is_refused_as_quickly(name: str) -> None:
     assert cpu_s < MAX_CPU_S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "needed"),
     [

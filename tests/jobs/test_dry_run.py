@@ -30,6 +30,7 @@ def dry_run(recipe: str, *overrides: str, **flags: Any) -> dict:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_shipped_recipe_can_work(
     recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +200,7 @@ def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks() -> None:
     assert both[1].total - both[0].total == 151_936 * 1536 and both[1].trainable == both[0].trainable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expert", ["qwen2_0_5b", "qwen3_0_6b"])
 @pytest.mark.parametrize("gpu", ["L4", "A10G", "A100-80GB"])
 def test_mars_05b_fits_a_gpu_of_24_gb_with_room_and_takes_days(expert: str, gpu: str) -> None:

@@ -203,6 +203,7 @@ def changed(described: dict[str, Any], change: str) -> dict[str, Any]:
     return described | {"model": model | {"vocab": vocab}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

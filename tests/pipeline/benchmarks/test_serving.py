@@ -41,6 +41,7 @@ def outcome_of(served: ServedModel, expected: Expected, faults: Faults, count: i
     return client.outcome
 
 
+@pytest.mark.slow
 def test_many_clients_some_with_faults_all_get_what_they_should(served: ServedModel) -> None:
     outcome = outcome_of(served, drawn(served), Faults(0.2, 0.1, 0.1), 60)
     assert outcome.wrong == [] and outcome.num_requests == 60 and outcome.num_refused > 0

@@ -169,6 +169,7 @@ def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_w
             ids.append(TEXT_VOCAB + int(code))
 
 
+@pytest.mark.slow
 def test_transformers_generate_draws_what_whole_passes_choose(mars: MarsForCausalLM) -> None:
     """With its cache and without, in chunks, guided, with beams, padded on the left, and from where a cache ends."""
     ids = ids_with_pictures(mars)[:2]

@@ -60,6 +60,7 @@ def batches(builder: SequenceBuilder) -> Iterator[MicroBatch]:
     yield collate(Kind.HIGH_RESOLUTION, [[high], [high]], builder.vocabulary, WEIGHTS, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_matrix_products_agree_with_torchs_counter(
     large: MarsForCausalLM, builder: SequenceBuilder, normalisation: str
@@ -74,6 +75,7 @@ def test_matrix_products_agree_with_torchs_counter(
         )
 
 
+@pytest.mark.slow
 def test_attention_counts_the_pairs_that_the_mask_lets_see_each_other(
     large: MarsForCausalLM, builder: SequenceBuilder
 ) -> None:

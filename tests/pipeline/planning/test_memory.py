@@ -77,6 +77,7 @@ def kept_bytes(config: MarsConfig, kind: Kind, attention: str, dtype: str, every
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), shape_of(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", [Kind.TEXT_TO_IMAGE, Kind.CAPTIONING], ids=lambda kind: kind.name)

@@ -43,6 +43,7 @@ def samples(builder: SequenceBuilder) -> dict[Kind, list[Sequence]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,6 +67,7 @@ def test_packed_rows_give_the_loss_and_gradients_of_their_samples_alone(
         torch.testing.assert_close(own, other, atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_rows_give_the_logits_of_their_samples_alone(

@@ -40,6 +40,7 @@ def start(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", ["qwen", "qwen2 tied"])
 def test_a_starting_model_made_shard_by_shard_is_the_one_made_in_memory(

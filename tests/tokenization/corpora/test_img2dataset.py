@@ -43,6 +43,7 @@ def test_img2datasets_metadata_alone_is_refused_with_its_columns(tmp_path: Path,
         corpus_in(tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_a_corpus_in_s3_is_detected_read_and_counted_as_a_local_one(tmp_path: Path, s3: FaultyS3) -> None:
     write_img2dataset(tmp_path / "webdataset", "webdataset")
     write_img2dataset(tmp_path / "files", "files")

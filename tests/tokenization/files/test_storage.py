@@ -93,6 +93,7 @@ def test_a_corpus_in_s3_is_read_through_failures(s3: FaultyS3, tmp_path: Path) -
     assert sum(s3.injected.values()) >= 2
 
 
+@pytest.mark.slow
 def test_a_picture_folder_in_s3(s3: FaultyS3) -> None:
     client = s3.client()
     for row in range(3):

@@ -29,6 +29,7 @@ def alarm(folder: Path, samples: list[TarSample], tokenizer: PreTrainedTokenizer
     return Alarm(open_storage(folder / "out")).ended("a.tar", ended)
 
 
+@pytest.mark.slow
 def test_a_wrong_caption_column_is_named_with_those_that_are_there(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -11,6 +11,7 @@ from tests.support.checkout import CHECKOUT
 SHOWN = "import json, sys, tokenization.job.{module}; print(json.dumps(sorted(sys.modules)))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["reader", "writer", "run"])
 def test_readers_writers_and_the_driver_import_no_torch(module: str) -> None:
     """With torch, each would take four seconds of CPU to start, and 300 MB more of memory. The driver takes what is

@@ -89,6 +89,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, write, geometry", CASES.values(), ids=CASES)
 def test_codes_and_pictures_are_the_projects_own(
     tmp_path: Path, kind: str, write: Callable, geometry: dict[str, Any]

@@ -109,6 +109,7 @@ def with_averages(form: str, weights: dict[str, Tensor]) -> dict[str, Any]:
             return {"state_dict": weights | {f"ema_model.module.{name}": value for name, value in averages.items()}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["latent diffusion's", "LlamaGen's", "timm's", "behind a prefix"])
 def test_moving_averages_are_chosen_by_a_setting_that_is_part_of_the_fingerprint(
     tmp_path: Path, weights: dict[str, Tensor], form: str
