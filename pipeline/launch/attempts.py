@@ -139,11 +139,11 @@ def watching_attempt(
         missing, grows_at = max_workers - scaling.num_workers, math.inf
         while not ended.wait(POLL_S):
             with _logging_errors():
-                waits_to_grow = missing > 0 and grows_at == math.inf
-                if (termination.nobody_trains.is_set() or waits_to_grow) and ray.get(monitor.has_workers.remote()):
+                if termination.nobody_trains.is_set() and ray.get(monitor.has_workers.remote()):
                     termination.nobody_trains.clear()
-                    # Counted from here: a group that takes longer to start would be stopped before it trains.
-                    grows_at = min(grows_at, time.monotonic() + scaling.grow_after_s)
+                if missing > 0 and grows_at == math.inf and ray.get(monitor.has_trained.remote()):
+                    # Counted from here: a group that takes longer to start would be stopped after its first step.
+                    grows_at = time.monotonic() + scaling.grow_after_s
             if termination.requested.is_set():
                 say(f"{ASKED}: it writes a checkpoint after the next step; ask again to end it at once")
                 monitor.request_stop.remote(StopRequest("preempted", ASKED))

@@ -43,9 +43,11 @@ class StageMonitor(Monitor[StepFigures]):
         self._gauges = StageMetrics(run_name, str(stage_number))
         self._recent: list[StepFigures] = []
         self._unwritten: list[str] = []
+        self._has_trained = False
 
     @ray.method
     def post(self, figures: StepFigures) -> None:
+        self._has_trained = True
         self._recent.append(figures)
         self._gauges.show(figures)
         self._counting.append(self._ledger.train_step.remote(figures))
@@ -68,6 +70,11 @@ class StageMonitor(Monitor[StepFigures]):
     @ray.method
     def has_workers(self) -> bool:
         return self._watch.has_workers()
+
+    @ray.method
+    def has_trained(self) -> bool:
+        """True once a step of the attempt is done."""
+        return self._has_trained
 
     @ray.method
     def heartbeat(self) -> None:

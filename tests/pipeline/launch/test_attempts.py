@@ -113,15 +113,15 @@ def test_a_cluster_must_have_a_gpu_for_the_validation_only_where_there_is_one(
 
 
 def test_workers_that_are_still_starting_are_not_stopped_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise an attempt whose workers start for longer than `grow_after_s` would never train."""
-    started, stopped, asked = threading.Event(), threading.Event(), threading.Event()
+    """Otherwise an attempt that takes longer than `grow_after_s` until it trains would be stopped after one step."""
+    trained, stopped, asked = threading.Event(), threading.Event(), threading.Event()
 
-    def has_workers() -> bool:
+    def has_trained() -> bool:
         asked.set()
-        return started.is_set()
+        return trained.is_set()
 
     monitor: Any = SimpleNamespace(
-        has_workers=SimpleNamespace(remote=has_workers),
+        has_trained=SimpleNamespace(remote=has_trained),
         request_stop=SimpleNamespace(remote=lambda request: stopped.set()),
     )
     monkeypatch.setattr(attempts, "POLL_S", 0.01)
@@ -130,7 +130,7 @@ def test_workers_that_are_still_starting_are_not_stopped_to_grow(monkeypatch: py
     fewer = replace(ELASTIC, num_workers=2, grow_after_s=0.0)
     with attempts.watching_attempt(monitor, Termination(), fewer, ELASTIC.num_workers):
         assert asked.wait(5) and not stopped.wait(0.2)
-        started.set()
+        trained.set()
         assert stopped.wait(5)
 
 
