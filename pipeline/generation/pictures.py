@@ -104,7 +104,8 @@ class PictureGenerator:
         assert not compile_steps or self._device.type == "cuda", "CUDA graphs need CUDA"
         assert speculation == PLAIN or not compile_steps, "drafts are made on the host"
         num_rows = batch_size * (2 if sampling.guided else 1)
-        beyond = speculation.rounded(high.group_size if high else 1)  # the last passes reach beyond the picture
+        resolutions = [(num_codes, 1), *([(high.num_codes, high.group_size)] if high else [])]
+        beyond = max(speculation.drafts_of(*each) for each in resolutions)  # the last passes reach beyond the picture
         capacity = prompt_len + positions_after_prompt(num_codes, high) + beyond
         self._decoder = Decoder(model, num_rows, capacity, many_steps, whole_cache=compile_steps)
         self._compiled_step = None
@@ -155,8 +156,7 @@ class PictureGenerator:
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
         """Runs the prompts' text and returns all random numbers, [B, N + M]."""
         assert 0 < len(prompts) == len(seeds) <= self._batch_size
-        lengths = [len(prompt) for prompt in prompts]
-        assert max(lengths) <= self._prompt_len
+        assert max(map(len, prompts)) <= self._prompt_len
         self._num_given, self.num_passes = len(prompts), 0
         prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
         if self._as_served:
@@ -213,7 +213,7 @@ class PictureGenerator:
     ) -> Tensor:
         """As `_decode`, with `drafts`. All passes attend to as many slots: shapes must not depend on the other rows."""
         begin, num_seen = self._positions + ids.shape[1], self._num_seen + ids.shape[1]
-        num_drafts = self._speculation.rounded(group_size)
+        num_drafts = self._speculation.drafts_of(uniform.shape[1], group_size)
         num_slots += num_drafts
         first = self._step(ids, self._positions, self._openers_at, uniform[:, :group_size], num_slots, group_size)
 

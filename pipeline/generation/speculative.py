@@ -23,7 +23,8 @@ from torch import Tensor
 from tokenization.table.token_table import list_token_shards
 
 MOST_PICTURES = 16_384
-"""Pictures of the corpus that drafts are looked up in. Each pass compares one code of all of them."""
+"""Pictures of the corpus that drafts are looked up in. Each pass compares one code of all of them, and more of those
+that are alike."""
 
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Runs a pass. Gets codes of each picture, int64 [B, T], the number of the first of them in the picture, int64 [B], and
@@ -68,9 +69,9 @@ class Speculation:
     base: CorpusDrafts | None = None
     high: CorpusDrafts | None = None
 
-    def rounded(self, group_size: int) -> int:
-        """The drafts for a pass, in whole groups."""
-        return -(-self.num_drafts // group_size) * group_size
+    def drafts_of(self, num_codes: int, group_size: int) -> int:
+        """The drafts for a pass, in whole groups, at most as many as there are codes after the first group."""
+        return min(-(-self.num_drafts // group_size) * group_size, num_codes - group_size)
 
 
 PLAIN = Speculation()

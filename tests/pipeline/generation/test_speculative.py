@@ -1,5 +1,6 @@
 """Pictures whose codes are drafted ahead are those of plain decoding, in fewer passes."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config.vocabulary import Role
+from pipeline.config.vocabulary import Role, State
 from pipeline.errors import InputError
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import GREEDY, Sampling, choose
 from pipeline.generation.speculative import PLAIN, CorpusDrafts, Speculation, decode_speculatively, speculation_of
 from tests.support.models import random_model
+from tests.support.small_models import TEXT_VOCAB
 from tests.support.tokens import write_tokens
 
 NUM_CODES, CODES, NUM_HIGH, GROUP = 12, 5, 16, 4
@@ -89,19 +91,27 @@ def test_drafts_are_the_next_codes_of_the_picture_that_was_alike_for_longest() -
     assert drafts.after(np.array([9, 9, 9]), 2).tolist() == [4, 5], "some, where none is alike"
 
 
-def test_sampled_codes_have_the_models_distribution() -> None:
-    """Pearson's test of the first three codes; chance passes the limit once in a million times."""
-    chain, count = Chain(1.0, Sampling(), 1), 10_000
-    random = torch.rand(count, NUM_CODES, generator=torch.Generator().manual_seed(2))
-    codes = chain.speculatively(random, corpus(), 4)[:, :3]
-    observed = np.bincount((codes * torch.tensor([CODES**2, CODES, 1])).sum(1), minlength=CODES**3)
-    after = torch.softmax(chain.logits, -1)
-    expected = count * torch.einsum("a,ab,bc->abc", after[0, 0], after[1, 1:], after[2, 1:]).flatten().numpy()
-    kept = expected >= 5
-    rest = expected[~kept].sum(), observed[~kept].sum()
-    statistic = ((observed - expected) ** 2 / expected)[kept].sum() + (rest[1] - rest[0]) ** 2 / max(rest[0], 1e-9)
-    freedom = kept.sum()
-    assert statistic < freedom + 5.2 * np.sqrt(2 * freedom) + 5
+def test_sampled_pictures_have_the_models_distribution() -> None:
+    """Pearson's test of all pictures of three codes, whose probabilities come from the model's passes over their whole
+    sequences. Chance exceeds 76 with 26 degrees of freedom once in a million times."""
+    mars, prompt, rows, count = random_model(), [11, 12], 500, 4000
+    sampling, opener = Sampling(temperature=4.0, top_k=3), mars.config.vocabulary.opener(Role.BASE)
+    expected: dict[tuple[int, ...], float] = {(): float(count)}
+    for _ in range(3):
+        for before, number in [*expected.items()]:
+            ids = torch.tensor([[*prompt, opener, *(code + TEXT_VOCAB for code in before)]])
+            logits = mars.head(mars.model(ids).last_hidden_state[0, -1], State.CODES)
+            likely, codes = (logits / sampling.temperature).topk(sampling.top_k)
+            del expected[before]
+            for code, share in zip(codes.tolist(), likely.softmax(-1).tolist(), strict=True):
+                expected[(*before, code)] = number * share
+    drafts = CorpusDrafts(np.array([*expected]))
+    generator = PictureGenerator(mars, rows, len(prompt), 3, sampling, speculation=Speculation(2, drafts))
+    made = [generator.draw([prompt] * rows, [*range(begin, begin + rows)]) for begin in range(0, count, rows)]
+    observed = Counter(tuple(codes) for part in made for codes in part.codes.tolist())
+    assert observed.keys() <= expected.keys() and min(expected.values()) > 5
+    statistic = sum((observed[codes] - number) ** 2 / number for codes, number in expected.items())
+    assert len(expected) == 27 and statistic < 76
 
 
 @pytest.mark.parametrize(
@@ -123,7 +133,7 @@ def test_the_pictures_are_those_of_plain_decoding_in_fewer_passes(sampling: Samp
     assert num_plain == NUM_CODES + NUM_HIGH // GROUP
     wrong = CorpusDrafts(np.zeros((1, NUM_CODES), np.uint16)), CorpusDrafts(np.zeros((1, NUM_HIGH), np.uint16))
     right = CorpusDrafts(expected[0]), CorpusDrafts(expected[1])
-    for num_drafts in (1, 5, NUM_CODES + 2):
+    for num_drafts in (1, 5, 10**6):
         for drafts in (wrong, right, (right[0], None)):
             found, num_passes = drawn(Speculation(num_drafts, *drafts))
             for codes, plain in zip(found, expected, strict=True):
@@ -137,7 +147,8 @@ def test_drafts_come_from_a_token_folder(tmp_path: Path) -> None:
     write_tokens(tmp_path, shards=2, rows=3)
     codes, high = (first_shard(tmp_path)[column].to_pylist() for column in ("codes", "codes_hr"))
     made = speculation_of(tmp_path, 6, True)
-    assert made.rounded(1) == 6 and made.rounded(GROUP) == 8
+    assert made.drafts_of(9, 1) == 6 and made.drafts_of(16, GROUP) == 8
+    assert Speculation(10**6).drafts_of(16, GROUP) == 12, "no more than a picture has"
     assert made.base and made.base.after(np.array(codes[1][:4]), 3).tolist() == codes[1][4:7]
     assert made.high and made.high.after(np.array(high[2][:8]), 99).tolist() == high[2][8:]
     assert speculation_of(tmp_path, 6, False).high is None
