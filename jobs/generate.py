@@ -67,7 +67,7 @@ class Options(JobOptions):
     num_drafts: int = 0
     """Speculative decoding on CPUs: draft so many codes of a picture for each pass, from the pictures of the run's
     first corpus, and keep the right ones. The pictures are the same, up to rounding; they are there sooner if they
-    resemble the corpus and few are drawn at once. 0: plain decoding."""
+    resemble the corpus and few are drawn at once: for one prompt, add --batch-size 1. 0: plain decoding."""
     output: Annotated[str, _default("samples/prompts in the run's folder")] = ""
     """Folder for results; each job makes a numbered folder in it. For the scored samples: `samples`."""
 

@@ -61,7 +61,7 @@ def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: Ru
     def make(num_drafts: int, high: HighResolution | None) -> PictureGenerator:
         speculation = speculation_of(paths.tokens, num_drafts, high is not None)
         lengths = (settings.batch_size, served.max_prompt_ids, served.num_codes)
-        return PictureGenerator(model, *lengths, sampling, high, speculation=speculation)
+        return PictureGenerator(model, *lengths, sampling, high, as_served=True, speculation=speculation)
 
     captions = _captions(recipe, paths, settings.batch_size * (1 + settings.rounds))
     prompts = [ids[: served.max_prompt_ids] for ids in captions]
@@ -84,7 +84,8 @@ def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: Ru
 
 
 def _captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
-    """Text ids of captions that the last stage trains on, of rows at equal distances, in their languages in turn."""
+    """Text ids of captions that the last stage trains on, of rows at equal distances, in their languages in turn; none
+    for a row without a caption."""
     source = recipe.stages[-1].sources[recipe.first_corpus]
     index = build_row_index(RowSelection(paths.tokens, source.where, source.side_tables, held_out=source.held_out))
     reader, ends = TokenReader(paths.tokens, index, held_shards=1), np.cumsum(index.counts)
@@ -92,7 +93,7 @@ def _captions(recipe: Recipe, paths: RunPaths, count: int) -> list[list[int]]:
     for number, place in enumerate(np.linspace(0, ends[-1] - 1, count).astype(np.int64).tolist()):
         shard = int(np.searchsorted(ends, place, side="right"))
         captions = reader.row(shard, place - int(ends[shard] - index.counts[shard])).captions
-        found.append(captions[number % len(captions)].ids)
+        found.append(captions[number % len(captions)].ids if captions else [])
     return found
 
 
