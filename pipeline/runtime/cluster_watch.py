@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import ClusterLostError, ExitCode
 from pipeline.runtime.terminal import say, say_error
@@ -26,6 +27,7 @@ REFUSED_AFTER_S = 1.5
 """Seconds after which the job ends if the head's machine refuses connections and its state was in its memory alone. It
 is gone then, and another head at its address must not be waited for: Ray's own client ends the process from C++ when it
 meets one."""
+RAISE_AGAIN_S = 0.1
 UNWIND_S = 10.0
 """Seconds that the job has to leave what it is in, before its process ends."""
 
@@ -69,6 +71,7 @@ class ClusterWatch:
         # The signal interrupts calls of Ray's that wait; only the main thread runs handlers.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR2, self._raise)
+            _raise_again_after_destructors()
             self._thread.start()
 
     def is_gone(self) -> bool:
@@ -121,6 +124,19 @@ class ClusterWatch:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         raise self.error()
+
+
+def _raise_again_after_destructors() -> None:
+    """Sends the signal again if it came in a destructor. Python would print that error with a traceback, and lose it."""
+    usual = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, ClusterLostError):
+            threading.Timer(RAISE_AGAIN_S, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+        else:
+            usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 _watching: list[ClusterWatch] = []

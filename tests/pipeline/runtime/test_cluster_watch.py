@@ -39,6 +39,15 @@ def test_a_job_ends_whatever_it_waits_in_when_its_cluster_is_gone(does: str) -> 
     assert ("has ended or cannot be reached any more" in done.stderr) is (does == "hangs")
 
 
+def test_a_job_that_is_in_a_destructor_then_ends_in_one_line_as_well() -> None:
+    job = JOB.replace("try:", "class Slow:\n    def __del__(self):\n        time.sleep(2)\n\ntry:\n    Slow()")
+    job = job.replace("UNWIND_S = 0.1, 0.2, 0.5, 0.5", "UNWIND_S = 0.1, 0.2, 0.5, 20.0")
+    words = [sys.executable, "-c", job, f"127.0.0.1:{free_port()}", "unwinds"]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 3 and "unwound" in done.stdout, "the error is not lost"
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+
+
 def test_a_job_does_not_wait_for_another_head_where_the_state_went_with_the_first() -> None:
     """Ray's client would end the process from C++ when it meets one."""
     job = JOB.replace("LOST_AFTER_S", "REFUSED_AFTER_S").replace("try:", "cluster_watch.ends_with_head()\ntry:")
