@@ -127,7 +127,7 @@ class ClusterWatch:
 
 
 def _raise_again_after_destructors() -> None:
-    """Sends the signal again if it came in a destructor. Python would print that error with a traceback, and lose it."""
+    """Sends the signal again if it came in a destructor, whose errors Python prints with a traceback and loses."""
     usual = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
