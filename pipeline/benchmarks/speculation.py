@@ -15,6 +15,7 @@ from pipeline.config.benchmarks import SpeculateSettings
 from pipeline.config.recipe import Recipe
 from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.token_reader import TokenReader
+from pipeline.errors import UsageError
 from pipeline.export.export import load_export
 from pipeline.generation.pictures import HighResolution, PictureGenerator
 from pipeline.generation.sampling import Sampling
@@ -51,12 +52,17 @@ def benchmark_speculation(settings: SpeculateSettings, recipe: Recipe, paths: Ru
         `images_per_s` of plain decoding; by the number of drafts, `speedup` of whole pictures and `base_speedup` of
         base pictures alone, medians over the rounds, and `codes_a_pass` and `same_pictures` of whole pictures: the
         share of them that have all codes of plain decoding.
+
+    Raises:
+        UsageError: the temperature is impossible.
     """
     served = model_source("", paths)()
     dtype = fast_dtype("cpu")
     model = load_export(Path(served.export), dtype)
-    temperature = served.temperature if settings.temperature < 0 else settings.temperature
+    temperature = served.temperature if settings.temperature is None else settings.temperature
     sampling = Sampling(temperature, served.top_k, 1.0, served.guidance_scale)
+    if problems := sampling.problems():
+        raise UsageError("; ".join(problems))
 
     def make(num_drafts: int, high: HighResolution | None) -> PictureGenerator:
         speculation = speculation_of(paths.tokens, num_drafts, high is not None)

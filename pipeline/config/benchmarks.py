@@ -63,8 +63,8 @@ class SpeculateSettings:
     rounds: int = 10
     """Rounds, in each of which plain decoding and every number of drafts draw the same pictures in turn, after one that
     does not count; medians count."""
-    temperature: float = -1.0
-    """Temperature of the sampling. -1: the recipe's."""
+    temperature: float | None = None
+    """Temperature of the sampling instead of the recipe's."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ advance (`pipeline.generation.sampling`). So a sampled picture, too, is that of 
 pass of another shape, and not only one of the same distribution.
 
 The drafts come from the corpus, as in REST (He 2023, arXiv 2311.08252): they are the next codes of the picture there
-whose codes just before equal this picture's for longest.
+whose codes just before, `MOST_ALIKE` at most, equal this picture's for longest.
 
 Shape letters: B pictures, N codes of a picture, K codes chosen at once (next-K-token prediction), D drafts, T = D + K
 codes run in a pass, P pictures of the corpus.
@@ -25,6 +25,8 @@ from tokenization.table.token_table import list_token_shards
 MOST_PICTURES = 16_384
 """Pictures of the corpus that drafts are looked up in. Each pass compares one code of all of them, and more of those
 that are alike."""
+MOST_ALIKE = 16
+"""Codes back that are compared: thousands of pictures may begin with the same white."""
 
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Runs a pass. Gets codes of each picture, int64 [B, T], the number of the first of them in the picture, int64 [B], and
@@ -45,8 +47,8 @@ class CorpusDrafts:
     def after(self, known: np.ndarray, count: int) -> np.ndarray:
         """Drafts of the codes after the `known` ones [n], at most `count`, fewer at the picture's end. n is not 0."""
         place = len(known) - 1
-        alike = np.flatnonzero(self._by_place[place] == known[place])
-        while len(alike) > 1 and place:
+        alike, last = np.flatnonzero(self._by_place[place] == known[place]), max(0, len(known) - MOST_ALIKE)
+        while len(alike) > 1 and place > last:
             place -= 1
             longer = alike[self._by_place[place, alike] == known[place]]
             if not len(longer):
