@@ -1,14 +1,20 @@
 """Trains the wanted stages of a run one after the other, each to its end."""
 
 from dataclasses import replace
-from itertools import islice
 
 from pipeline.budget.limits import given_limits, limits_of
 from pipeline.config.recipe import Recipe
 from pipeline.errors import UsageError
 from pipeline.launch.attempts import check_workers, run_attempts
 from pipeline.launch.extension import announce_extension, is_done
-from pipeline.launch.stage import StageLaunch, announce, check_unchanged, initial_checkpoint, is_finished
+from pipeline.launch.stage import (
+    StageLaunch,
+    announce,
+    check_unchanged,
+    initial_checkpoint,
+    is_finished,
+    lacks_validation,
+)
 from pipeline.launch.stage_inputs import stage_inputs
 from pipeline.runs.attempt import connect_run
 from pipeline.runs.paths import RunPaths
@@ -27,7 +33,7 @@ def train_stages(
     budget: tuple[str, ...] = (),
     extend: bool = False,
 ) -> None:
-    """Trains the wanted stages that are not finished.
+    """Trains the wanted stages that are not finished, and validates the last checkpoint of those that lack it.
 
     Args:
         recipe, paths: recipe and paths of the run.
@@ -45,7 +51,7 @@ def train_stages(
     if chosen and wanted == "all":
         raise UsageError("--initial-checkpoint is for one stage; name it with --stage")
     limits = given_limits(budget)
-    numbers = _wanted_stages(wanted, recipe, paths, extend)
+    numbers = wanted_stages(wanted, recipe, paths, extend)
     if not numbers:
         say(f"train_stage: all {len(recipe.stages)} stages of {recipe.name!r} are finished")
     for number in numbers:
@@ -59,10 +65,14 @@ def train_stages(
         connect_run(paths, recipe.scaling.use_gpu, forks_workers=not recipe.scaling.use_gpu)
         check_workers(recipe.scaling, recipe.scaling.async_validation)
         run = inputs.stored()  # a command that is refused changes nothing
-        announce(run, recipe)
-        announce_extension(run)
         with recording_signals() as termination:
-            run_attempts(StageLaunch(run, paths, limits, termination))
+            launch = StageLaunch(run, paths, limits, termination)
+            if is_done(paths, number, extend):
+                launch.validate()
+            else:
+                announce(run, recipe)
+                announce_extension(run)
+                run_attempts(launch)
         say(f"stage {number}: finished, in {run.output}")
 
 
@@ -85,15 +95,26 @@ def verify_step(
     StageLaunch(replace(run, verify_only=True), paths, limits, Termination()).attempt(recipe.scaling)
 
 
-def _wanted_stages(text: str, recipe: Recipe, paths: RunPaths, extend: bool) -> list[int]:
+def wanted_stages(text: str, recipe: Recipe, paths: RunPaths, extend: bool) -> list[int]:
+    """Returns the numbers of the stages that are to be trained, or validated; see `train_stages`.
+
+    Raises:
+        UsageError: there is no such stage.
+        InputError: a finished stage has fewer steps than the recipe, and `extend` is False.
+    """
     numbers = range(1, len(recipe.stages) + 1)
+
+    def is_over(number: int) -> bool:
+        return is_done(paths, number, extend) and not lacks_validation(paths, number)
+
     if text == "all":
-        return [number for number in numbers if not is_done(paths, number, extend)]
+        return [number for number in numbers if not is_over(number)]
     if not text:
-        return [*islice((number for number in numbers if not is_done(paths, number, extend)), 1)]
+        next_one = next((number for number in numbers if not is_done(paths, number, extend)), numbers[-1])
+        return [number for number in numbers if number <= next_one and not is_over(number)]
     if not text.isdigit() or int(text) not in numbers:
         raise UsageError(f"--stage {text!r}: recipe {recipe.name!r} has the stages 1 to {len(numbers)}, or say all")
-    if is_done(paths, int(text), extend):
+    if is_over(int(text)):
         say(f"train_stage: stage {text} is already finished in {paths.stage(int(text))}")
         return []
     return [int(text)]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.budget.limits import limits_of
@@ -25,7 +25,7 @@ from pipeline.runtime.actors import actor_here
 from pipeline.runtime.messages import relaying_messages
 from pipeline.runtime.terminal import say, say_error
 from pipeline.runtime.termination import Termination
-from pipeline.step_figures import read_step_figures
+from pipeline.step_figures import read_step_figures, read_validations
 from pipeline.training.stage_run import StageRun
 from pipeline.weights.start_file import is_starting_model
 from tokenization.table.queries import non_number_messages
@@ -61,6 +61,21 @@ def is_finished(paths: RunPaths, number: int) -> bool:
     """True if the stage has its last checkpoint."""
     found = newest_complete(paths.checkpoints(number))
     return found is not None and found.manifest.finished
+
+
+def lacks_validation(paths: RunPaths, number: int) -> bool:
+    """True if a finished stage was validated beside its training, but not its last checkpoint: the job ended before."""
+    newest, output = newest_complete(paths.checkpoints(number)), paths.stage(number)
+    if newest is None or not newest.manifest.finished or not (output / RECIPE_FILE).exists():
+        return False
+    try:
+        was = read_stage_recipe(output)
+    except InputError:  # written by a version that did not validate beside the training
+        return False
+    held_out = any(source.held_out for source in paths.recipe.stages[number - 1].sources.values())
+    if not (was.scaling.async_validation and held_out):
+        return False
+    return newest.name not in {each.checkpoint for each in read_validations(output)}
 
 
 def check_unchanged(run: StageRun, paths: RunPaths) -> None:
@@ -132,6 +147,16 @@ class StageLaunch:
                 watching_attempt(monitor, termination, scaling, most, validates),
             ):
                 run_worker_group(group)
+
+    def validate(self) -> None:
+        """Validates the last checkpoint of a stage that is finished, with a row of its own in the ledger."""
+        number, scaling = self.run.stage_number, replace(self.scaling, async_validation=True)
+        limits = limits_of(self.paths, number, self.budget)
+        with (
+            ledger_attempt(self.paths, "train_stage", scaling.use_gpu, str(number), limits),
+            validating_beside(self.run, scaling, self.termination),
+        ):
+            self.log("finished before; its last checkpoint is validated now")
 
     def saved_step(self) -> int:
         """Step of the newest checkpoint, or 0 if there is none or the storage does not answer."""

@@ -17,7 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.checkpoints.manifest import newest_complete
-from pipeline.step_figures import read_step_figures, read_validations
+from pipeline.step_figures import VALIDATION_FILE, read_step_figures, read_validations
 from tests.support.checkout import CHECKOUT
 from tests.support.forked_jobs import run_forked_job, start_job
 from tests.support.past_run import PAST_RUN, RECIPE, copy_past_inputs, copy_past_run
@@ -254,3 +254,14 @@ def test_validation_beside_the_training_is_that_of_the_loop_bit_for_bit(
         pictures.append({path.name: path.read_bytes() for path in stage.glob("samples/*.png")})
     assert validations[0] == validations[1] and set(validations[0]) == {8, 16, 24}
     assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+
+    # As if the job had been killed while it waited for the last one.
+    file = stage / VALIDATION_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
+    assert done.returncode == 0 and "its last checkpoint is validated now" in done.stderr, done.stderr
+    again = json.loads(file.read_text().splitlines()[-1])
+    assert again | {"seconds": 0} == json.loads(lines[-1]) | {"seconds": 0}
+    done = run_forked_job(words, os.environ | {"RAY_ADDRESS": cluster.address}, CHECKOUT)
+    assert done.returncode == 0 and "is already finished" in done.stderr, done.stderr
