@@ -28,6 +28,7 @@ from tests.support.small_run import small_vqgan
 from tokenization.corpora.noise import write_noise_shard
 from tokenization.files.storage import open_storage
 from tokenization.job.benchmark import peak_memory
+from tokenization.patience import OUTAGE_VARIABLE
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -52,9 +53,18 @@ class Nodes:
 
     def __init__(self) -> None:
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self._add_nodes()
+
+    def _add_nodes(self) -> None:
         self.decoding = self.cluster.add_node(num_cpus=1, resources={"decoding": 8})
         self.encoding = self.cluster.add_node(num_cpus=1, resources={"encoding": 8})
         self.cluster.wait_for_nodes()
+
+    def renew(self) -> None:
+        """Exchanges both nodes, so that the new ones have this process's environment."""
+        for node in (self.decoding, self.encoding):
+            self.cluster.remove_node(node, allow_graceful=False)
+        self._add_nodes()
 
     def kill_decoding_node(self) -> None:
         self.cluster.remove_node(self.decoding, allow_graceful=False)
@@ -151,7 +161,7 @@ def actors_of(name: str) -> list[psutil.Process]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket with the corpus under `in`, which the decoding node can read."""
+    """A bucket with the corpus under `in`, which the nodes can read."""
 
     url: str
     server: FaultyServer
@@ -167,12 +177,19 @@ class Bucket:
 
 
 @pytest.fixture(params=["s3", "gs", "az"])
-def bucket(nodes: Nodes, inputs: Path, server_of: ServerOf, request: pytest.FixtureRequest) -> Bucket:
+def bucket(
+    nodes: Nodes,
+    inputs: Path,
+    server_of: ServerOf,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bucket:
     bucket = Bucket(f"{request.param}://{BUCKET}", server_of(request.param))
+    monkeypatch.delenv(OUTAGE_VARIABLE)  # the jobs set their own
     corpus = open_storage(f"{bucket.url}/in")
     for path in (inputs / "corpus").glob("*.tar"):
         corpus.write(path.name, partial(shutil.copyfile, path))
-    nodes.kill_decoding_node()  # its successor has the environment by which clients find the server
+    nodes.renew()  # with the environment by which clients find the server
     return bucket
 
 
