@@ -101,7 +101,9 @@ def sheet_figure(columns: Sequence[Sequence[tuple[str, np.ndarray]]], footer: st
                 text, pixels = cells[row]
                 axis.imshow(pixels)
                 axis.set_title(_label(text), y=-0.07, va="top", parse_math=False)
-    figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
+    line = figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
+    # The pictures' source must be whole below a single one, too. Its letters are some percent wider at another dpi.
+    figure.set_figwidth(max(figure.get_figwidth(), 1.1 * line.get_window_extent().width / figure.dpi))
     figure.tight_layout()
     return figure
 

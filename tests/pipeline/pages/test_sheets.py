@@ -50,3 +50,11 @@ def test_labels_of_neighbours_do_not_overlap_and_are_not_cut_off_by_the_sheets_e
 )
 def test_a_label_is_broken_between_words_and_its_rest_left_out(text: str, label: str) -> None:
     assert _label(text) == label
+
+
+def test_the_source_of_the_pictures_is_whole_below_a_single_one() -> None:
+    footer = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0."
+    figure = sheet_figure([[("rocket", np.zeros((8, 8, 3), np.uint8))]], footer)
+    FigureCanvasAgg(figure).draw()
+    (line,) = [text for text in figure.texts if text.get_text() == footer]
+    assert line.get_window_extent().x1 <= figure.bbox.x1 / 1.05, "with room for another dpi"
