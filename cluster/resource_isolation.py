@@ -1,0 +1,64 @@
+"""Says whether Ray can reserve CPU and memory for its own processes on this node. Cluster files run it where they start
+Ray: `ray start ... $(python -m cluster.resource_isolation)`. Imports the standard library alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+FLAG = "--enable-resource-isolation"
+CONTROLLERS = ("cpu", "memory")
+"""What Ray needs of a cgroup (docs.ray.io, "Resource Isolation With Cgroup v2")."""
+WRITTEN = ("cgroup.procs", "cgroup.subtree_control")
+"""Files of a cgroup that its owner must write to make and fill cgroups in it (kernel.org, cgroup-v2, "Delegation")."""
+
+
+class NotIsolatedError(Exception):
+    """Ray cannot isolate its processes here; the message says why."""
+
+
+def find_cgroup(mounts: str, membership: str) -> Path:
+    """Returns the folder of this process's cgroup.
+
+    Args:
+        mounts: The text of /proc/self/mounts.
+        membership: The text of /proc/self/cgroup.
+
+    Raises:
+        NotIsolatedError: Version 1 of cgroups is mounted, which Ray refuses, or version 2 is not.
+    """
+    entries = [line.split() for line in mounts.splitlines()]
+    if old := [entry[1] for entry in entries if entry[2] == "cgroup"]:
+        raise NotIsolatedError(f"cgroup v1 is mounted at {old[0]}")
+    places = [entry[1] for entry in entries if entry[2] == "cgroup2"]
+    if not places:
+        raise NotIsolatedError("cgroup v2 is not mounted")
+    [own] = [line.removeprefix("0::") for line in membership.splitlines() if line.startswith("0::")]
+    return Path(places[0], own.lstrip("/"))
+
+
+def check_cgroup(folder: Path) -> None:
+    """Raises NotIsolatedError where Ray cannot make cgroups in this one."""
+    if not (folder / "cgroup.type").exists():  # the kernel's root has none; in it are all processes of the machine
+        raise NotIsolatedError(f"{folder} is no cgroup of a container or a service")
+    available = (folder / "cgroup.controllers").read_text().split()
+    if missing := [name for name in CONTROLLERS if name not in available]:
+        raise NotIsolatedError(f"{folder} has no controller {' and '.join(missing)}")
+    for path in (folder, *(folder / name for name in WRITTEN)):
+        if not os.access(path, os.W_OK):
+            raise NotIsolatedError(f"{path} cannot be written by user {os.getuid()}")
+
+
+def main() -> None:
+    """Writes the flags for `ray start` to stdout, or to stderr why there are none."""
+    try:
+        folder = find_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text())
+        check_cgroup(folder)
+    except (NotIsolatedError, OSError) as error:
+        print(f"Ray's own processes get no CPU and memory of their own: {error} (docs/cluster.md)", file=sys.stderr)
+        return
+    print(f"{FLAG} --cgroup-path={folder}")
+
+
+if __name__ == "__main__":
+    main()
