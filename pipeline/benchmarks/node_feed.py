@@ -1,7 +1,7 @@
 """Measures the feed of one node of a simulated cluster: the real loader process, and a process that plays the others.
 
-The other nodes ask the measured node for rows of its shards as they would in training, and send it the rows of theirs.
-One epoch is fed, so that every node has read its share of the shards.
+The other nodes ask the measured node for rows of its shards and for their parts of the steps that it plans, as they
+would in training, and send it theirs. One epoch is fed, so that every node has read its share of the shards.
 """
 
 import os
@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ import pyarrow.flight as flight
 
 from pipeline.benchmarks.random_tokens import FeedBenchmark, inputs_of, write_shard
 from pipeline.data.batch_plan import StagePlan
+from pipeline.data.feed_server import NO_PROXY, FeedServer, PartRequest, RowRequest, location, part_from, rows_from
 from pipeline.data.loader import ProcessLoader
+from pipeline.data.packed_step import PackedStep, StepPart
+from pipeline.data.peers import Nodes
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import Nodes, chunk_steps
+from pipeline.data.row_exchange import chunk_steps
 from pipeline.data.row_index import RowIndex
 from pipeline.data.row_lengths import ReadLengths, read_lengths, store_row_lengths
-from pipeline.data.row_server import NO_PROXY, RowRequest, RowServer, location, rows_from
+from pipeline.data.step_parts import PartPlanner
 from pipeline.data.token_reader import TokenReader
 from pipeline.runtime.process_memory import peak_bytes_of
 from pipeline.runtime.rank import Rank
@@ -70,9 +73,9 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
 
     Returns:
         `cpu_s_a_step`: CPU seconds of the loader process, a rank and step; `plan_cpu_s_a_step`: those of planning and
-        packing a step, which a node does once; `fetched_over_own_bytes`: bytes read from storage over those of the rows
-        that the node trained on; `start_s`, `peak_rss_bytes`: seconds from the plan's making to the first step at a
-        random place of the large index, and the process's peak memory.
+        packing a step, which one node does for all; `fetched_over_own_bytes`: bytes read from storage over those of
+        the rows that the node trained on; `start_s`, `peak_rss_bytes`: seconds from the plan's making to the first step
+        at a random place of the large index, and the process's peak memory.
     """
     cluster, stage = Cluster(benchmark.world_size), benchmark.stage
     least_steps = (WARM_CHUNKS + COUNTED_CHUNKS) * cluster.chunk_steps
@@ -146,11 +149,11 @@ def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
     with _node(inputs, cluster) as (loaders, others):
         process = psutil.Process(loaders[0].process_id)
         others.share_with(loaders[0])
+        plan_cpu_s = others.plan(steps)
         _, read_bytes = _used(process)
         for step in range(steps):
             if step == warm_steps:
                 cpu_s, _ = _used(process)
-                others.plan_cpu_s = 0.0
             if step % cluster.chunk_steps == 0:
                 others.ask(step // cluster.chunk_steps)
             for loader in loaders:
@@ -159,44 +162,81 @@ def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
     counted = steps - warm_steps
     return {
         "cpu_s_a_step": (used - cpu_s) / counted,
-        "plan_cpu_s_a_step": others.plan_cpu_s / counted,
+        "plan_cpu_s_a_step": plan_cpu_s,
         "read_bytes": read - read_bytes,
     }
 
 
 class _Others:
-    """The other nodes: they send rows to the measured one, and ask it for rows."""
+    """The other nodes: they send rows and parts of steps to the measured one, and ask it for some."""
 
     def __init__(self, plan: StagePlan, cluster: Cluster) -> None:
         self._plan, self._cluster, self._secret = plan, cluster, secrets.token_hex(16)
         readers = [reader for reader in plan.readers if isinstance(reader, TokenReader)]
-        self.server = RowServer(HERE, self._secret, readers)
+        self._planner = _Planned(PartPlanner(replace(plan), cluster.ranks))
+        self.server = FeedServer(HERE, self._secret, readers, self._planner)
         self._nodes: Nodes | None = None
-        self.plan_cpu_s = 0.0
+        self._row_requests: dict[int, list[RowRequest]] = {}
 
     def share_with(self, loader: ProcessLoader) -> None:
-        """Lets the measured node share the reading with these, if there are any."""
+        """Lets the measured node share the feed with these, if there are any."""
         if self._cluster.nodes > 1:
             theirs = [location(HERE, self.server.port)] * (self._cluster.nodes - 1)
             self._nodes = Nodes(0, [loader.serve(HERE, self._secret), *theirs], self._secret)
             loader.share(self._nodes)
 
+    def plan(self, steps: int) -> float:
+        """Plans so many steps. It is done before the measured node begins, since the other nodes take nothing from its
+        CPUs. Returns the CPU seconds of planning and packing a step."""
+        plan_cpu_s, chunks = 0.0, -(-steps // self._cluster.chunk_steps)
+        for chunk in range(chunks):
+            started = time.process_time()
+            packed = {step: self._plan.pack(step, self._cluster.ranks) for step in self._steps_of(chunk)}
+            plan_cpu_s += time.process_time() - started
+            own = tuple(self._cluster.ranks_of(0))
+            self._planner.parts.update({step: each.part(own) for step, each in packed.items()})
+            self._row_requests[chunk] = [
+                request for node in self._nodes_but_one if (request := self._row_request(node, list(packed.values())))
+            ]
+        return plan_cpu_s / (chunks * self._cluster.chunk_steps)
+
     def ask(self, chunk: int) -> None:
-        """Asks for the rows of a chunk of steps, one request for each node that needs some."""
-        length = self._cluster.chunk_steps
-        steps = range(chunk * length, (chunk + 1) * length)
-        started = time.process_time()
-        packed = [self._plan.packed(step, self._cluster.ranks) for step in steps]
-        self.plan_cpu_s += time.process_time() - started
+        """Asks for what all nodes need in a chunk of steps: their parts of the steps that the measured node plans, and
+        rows of its shards."""
         if not self._nodes:
             return
         client = flight.FlightClient(self._nodes.locations[0], generic_options=NO_PROXY)
-        for node in range(1, self._cluster.nodes):
-            samples = np.concatenate([each.part(self._cluster.ranks_of(node)).samples for each in packed])
-            samples = np.unique(samples[self._nodes.reading(samples[:, 1]) == 0], axis=0)
-            if len(samples):
-                request = RowRequest(self._secret, 0, samples[:, 1].tolist(), samples[:, 2].tolist())
-                rows_from(client, request, ANSWER_S)
+        for step in self._steps_of(chunk):
+            if self._nodes.planning(step) == 0:
+                for node in self._nodes_but_one:
+                    part_from(client, PartRequest(self._secret, step, list(self._cluster.ranks_of(node))), ANSWER_S)
+        for request in self._row_requests[chunk]:
+            rows_from(client, request, ANSWER_S)
+
+    @property
+    def _nodes_but_one(self) -> range:
+        return range(1, self._cluster.nodes)
+
+    def _steps_of(self, chunk: int) -> range:
+        return range(chunk * self._cluster.chunk_steps, (chunk + 1) * self._cluster.chunk_steps)
+
+    def _row_request(self, node: int, packed: list[PackedStep]) -> RowRequest | None:
+        """What a node asks the measured one for in these steps, if anything."""
+        assert self._nodes
+        samples = np.concatenate([each.part(self._cluster.ranks_of(node)).samples for each in packed])
+        samples = np.unique(samples[self._nodes.reading(samples[:, 1]) == 0], axis=0)
+        return RowRequest(self._secret, 0, samples[:, 1].tolist(), samples[:, 2].tolist()) if len(samples) else None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Parts of steps that were planned before, all for the same ranks. Others are planned when they are asked for."""
+
+    planner: PartPlanner
+    parts: dict[int, StepPart] = field(default_factory=dict)
+
+    def part(self, step: int, ranks: tuple[int, ...]) -> StepPart:
+        return self.parts.get(step) or self.planner.part(step, ranks)
 
 
 def _used(process: psutil.Process) -> tuple[float, int]:

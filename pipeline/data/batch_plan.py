@@ -61,6 +61,7 @@ class RowReader(Protocol):
 
 
 Readers = abc.Sequence[RowReader]
+PartSource = abc.Callable[[int, tuple[int, ...], int], StepPart]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class StagePlan:
         readers: one for each source, in the order's numbering.
         builder: builds sequences.
         held_parts: steps of which the plan keeps what ranks that share it train on, about a kilobyte a sample.
+        part_source: returns what some ranks train on, where this plan does not plan it: by a step, the ranks, and the
+            number of all ranks.
     """
 
     stage: StageConfig
@@ -118,6 +121,7 @@ class StagePlan:
     readers: Readers
     builder: SequenceBuilder
     held_parts: int = 4
+    part_source: PartSource | None = None
 
     def step(self, step: int, rank: int, world_size: int) -> Step:
         """Builds the step's batches for `rank` of `world_size`, and reads the samples of that rank alone.
@@ -128,7 +132,7 @@ class StagePlan:
 
     def arrays(self, step: int, rank: int, world_size: int, together: abc.Sequence[int] = ()) -> StepArrays:
         """Builds a step without torch; see `step`. `together` are the ranks that share this plan, if there are others:
-        the step is then planned once for all of them."""
+        their part is then made once."""
         for reader, shards in zip(self.readers, self.order.near(step), strict=True):
             reader.ahead(shards)
         part = self.part(step, tuple(together) or (rank,), world_size)
@@ -142,16 +146,20 @@ class StagePlan:
         return StepArrays(micro_steps, part.num_samples, part.samples_sha256, counts)
 
     @cached_property
-    def part(self) -> abc.Callable[[int, tuple[int, ...], int], StepPart]:
+    def part(self) -> PartSource:
         """What some ranks train on in a step, by its number, the ranks, and the number of all ranks."""
-        return lru_cache(self.held_parts)(lambda step, ranks, world_size: self.packed(step, world_size).part(ranks))
+        return lru_cache(self.held_parts)(self.part_source or self._part)
+
+    def _part(self, step: int, ranks: tuple[int, ...], world_size: int) -> StepPart:
+        return self.packed(step, world_size).part(ranks)
 
     @cached_property
     def packed(self) -> abc.Callable[[int, int], PackedStep]:
         """Packs a step, by its number, for a number of ranks. The last one is kept."""
-        return lru_cache(1)(self._packed)
+        return lru_cache(1)(self.pack)
 
-    def _packed(self, step: int, world_size: int) -> PackedStep:
+    def pack(self, step: int, world_size: int) -> PackedStep:
+        """Plans and packs a step for a number of ranks."""
         samples = self.order.step(step)
         return pack_step(samples, self.planned(step, samples), self.stage, world_size)
 

@@ -22,7 +22,7 @@ from pipeline.data import loader_process
 from pipeline.data.batch_plan import StagePlan, Step, StepArrays
 from pipeline.data.loader_messages import Begin, Message, Serve, StepRequest
 from pipeline.data.node_feed import MakePlan
-from pipeline.data.row_exchange import Nodes
+from pipeline.data.peers import Nodes
 from pipeline.data.step_stream import receive, send
 from pipeline.errors import WorkersLostError
 from pipeline.runtime.rank import Rank

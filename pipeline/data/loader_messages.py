@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.data.node_feed import MakePlan
-from pipeline.data.row_exchange import Nodes
+from pipeline.data.peers import Nodes
 
 
 @dataclass(frozen=True)

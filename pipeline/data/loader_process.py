@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from pipeline.data.loader_messages import Begin, Message, Serve, StepRequest
 from pipeline.data.node_feed import NodeFeed
-from pipeline.data.row_exchange import Nodes
+from pipeline.data.peers import Nodes
 from pipeline.data.step_stream import receive, send, sendable
 
 WATCH_S = 0.5

@@ -1,21 +1,22 @@
-"""The nodes of a cluster share the reading of the corpus: each shard is read from storage by one node, which sends the
-rows that others train on. If a node does not answer, the others read its shards themselves.
+"""The nodes of a cluster share the feed. Each shard is read from storage by one node, which sends the rows that others
+train on. Each step is planned by one node, which sends the others their parts. If a node does not answer, the others do
+its work themselves.
 """
 
-import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.flight as flight
 
 from pipeline.data.batch_plan import StagePlan
-from pipeline.data.row_server import NO_PROXY, RowRequest, rows_from
+from pipeline.data.feed_server import PartRequest, RowRequest, part_from, rows_from
+from pipeline.data.packed_step import StepPart
+from pipeline.data.peers import Nodes, Peers
 from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import SampleLengths
+from pipeline.data.step_parts import Planner
 from pipeline.data.token_reader import START, TokenReader
 
 CHUNK_STEPS, FIRST_STEPS = 16, 4
@@ -26,25 +27,6 @@ NODES_A_CHUNK, MOST_CHUNK_STEPS = 32, 64
 ANSWER_S = 60.0
 """Seconds that another node gets to answer. It may have to fetch a shard first."""
 REQUESTS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes that share the reading.
-
-    Attributes:
-        number: number of this node.
-        locations: the nodes' row servers, by number; see `row_server.location`.
-        secret: the job's secret.
-    """
-
-    number: int
-    locations: Sequence[str]
-    secret: str
-
-    def reading(self, shards: np.ndarray) -> np.ndarray:
-        """The number of the node that reads each shard. Training takes shards in random order, so nodes read alike."""
-        return shards % len(self.locations)
 
 
 Received = dict[tuple[int, int, int], tuple[pa.Table, int]]
@@ -108,25 +90,51 @@ def held_parts(num_nodes: int) -> int:
     return 3 * chunk_steps(num_nodes) + 1
 
 
+@dataclass(frozen=True)
+class PartExchange:
+    """Gets this node's parts of steps from the nodes that plan them.
+
+    Attributes:
+        planner: plans the steps of this node, and those of nodes that do not answer.
+        peers: the other nodes.
+    """
+
+    planner: Planner
+    peers: Peers
+
+    def part(self, step: int, ranks: tuple[int, ...], world_size: int) -> StepPart:
+        """What these ranks train on in a step."""
+        nodes = self.peers.nodes
+        node = nodes.planning(step)
+        if node != nodes.number and not self.peers.is_lost(node):
+            request = PartRequest(nodes.secret, step, list(ranks))
+            part = self.peers.ask(node, lambda client: part_from(client, request, ANSWER_S))
+            if part:
+                return part
+        return self.planner.part(step, ranks)
+
+
+def held_steps(num_nodes: int) -> int:
+    """The whole steps that a node keeps which plans them: its share of two chunks. Nodes may be a chunk apart."""
+    return 2 * -(-chunk_steps(num_nodes) // num_nodes)
+
+
 class RowExchange:
     """Gets the rows of other nodes' shards that this node's ranks train on, one chunk of steps ahead.
 
     Args:
-        plan: plans the steps.
-        nodes: the nodes.
+        plan: has the steps.
+        peers: the other nodes.
         ranks: this node's ranks.
         world_size: number of all ranks.
         received: receives the rows.
     """
 
     def __init__(
-        self, plan: StagePlan, nodes: Nodes, ranks: Sequence[int], world_size: int, received: ReceivedChunks
+        self, plan: StagePlan, peers: Peers, ranks: Sequence[int], world_size: int, received: ReceivedChunks
     ) -> None:
-        self._plan, self._nodes, self._ranks, self._world_size = plan, nodes, tuple(ranks), world_size
-        self._received, self._chunk_steps = received, chunk_steps(len(nodes.locations))
-        self._clients: dict[int, flight.FlightClient] = {}
-        self._lost: set[int] = set()
-        self._lock = threading.Lock()
+        self._plan, self._peers, self._ranks, self._world_size = plan, peers, tuple(ranks), world_size
+        self._received, self._chunk_steps = received, chunk_steps(len(peers.nodes.locations))
         self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="rows")
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._coming: dict[range, Future[Received]] = {}
@@ -157,20 +165,20 @@ class RowExchange:
         """Waits for the requests that are under way."""
         for pool in (self._ahead, self._requests):
             pool.shutdown(cancel_futures=True)
-        for client in self._clients.values():
-            client.close()
+        self._peers.close()
 
     def _rows_of(self, steps: range) -> Received:
         """The rows of some steps that other nodes read."""
         for step in steps:
             for reader, shards in zip(self._plan.readers, self._plan.order.near(step), strict=True):
                 reader.ahead(shards)
-        own = [self._plan.part(step, self._ranks, self._world_size).samples for step in steps]
+        own = list(self._requests.map(self._samples_of, steps))
         samples = np.unique(np.concatenate(own), axis=0)  # sorted by source and shard
-        reading = self._nodes.reading(samples[:, 1])
+        nodes = self._peers.nodes
+        reading = nodes.reading(samples[:, 1])
         answers = []
         for node in np.unique(reading).tolist():
-            if node != self._nodes.number and node not in self._lost:
+            if node != nodes.number and not self._peers.is_lost(node):
                 of_node = samples[reading == node]
                 for source in np.unique(of_node[:, 0]).tolist():
                     wanted = of_node[of_node[:, 0] == source]
@@ -180,23 +188,14 @@ class RowExchange:
             received |= answer.result()
         return received
 
-    def _lose(self, node: int, why: str) -> None:
-        with self._lock:
-            if node in self._lost:
-                return
-            self._lost.add(node)
-        place = self._nodes.locations[node]
-        print(f"the node at {place} sends no rows ({why}); its shards are read here", file=sys.stderr)
+    def _samples_of(self, step: int) -> np.ndarray:
+        """The samples of a step that this node's ranks train on."""
+        return self._plan.part(step, self._ranks, self._world_size).samples
 
     def _ask(self, node: int, source: int, shards: np.ndarray, indices: np.ndarray) -> Received:
-        request = RowRequest(self._nodes.secret, source, shards.tolist(), indices.tolist())
-        place = self._nodes.locations[node]
-        try:
-            if node not in self._clients:
-                self._clients[node] = flight.FlightClient(place, generic_options=NO_PROXY)
-            table = rows_from(self._clients[node], request, ANSWER_S)
-        except (flight.FlightError, pa.ArrowException, OSError) as error:
-            self._lose(node, str(error).partition("\n")[0])
+        request = RowRequest(self._peers.nodes.secret, source, shards.tolist(), indices.tolist())
+        table = self._peers.ask(node, lambda client: rows_from(client, request, ANSWER_S))
+        if table is None:
             return {}
         starts = np.flatnonzero(table[START].to_numpy()).tolist()
         table = table.drop_columns([START]).combine_chunks()

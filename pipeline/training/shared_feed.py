@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from pipeline.data.loader import Loader, ProcessLoader, ThreadLoader
 from pipeline.data.node_feed import MakePlan
-from pipeline.data.row_exchange import Nodes
+from pipeline.data.peers import Nodes
 from pipeline.runtime.agreement import from_every_rank, from_first_rank
 from pipeline.runtime.rank import Rank
 

@@ -5,19 +5,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
 from pipeline.data import row_exchange
 from pipeline.data.batch_plan import StagePlan
+from pipeline.data.feed_server import FeedServer, PartRequest, RowRequest, location, part_from, rows_from
 from pipeline.data.node_feed import NodeFeed
 from pipeline.data.packed_step import PackedStep
+from pipeline.data.peers import Nodes
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import CHUNK_STEPS, MOST_CHUNK_STEPS, Nodes, chunk_steps
+from pipeline.data.row_exchange import CHUNK_STEPS, MOST_CHUNK_STEPS, chunk_steps
 from pipeline.data.row_index import SourceRows
 from pipeline.data.row_selection import RowSelection, build_row_index
-from pipeline.data.row_server import RowRequest, RowServer, location, rows_from
+from pipeline.data.step_parts import PartPlanner, from_message, to_message
 from pipeline.data.token_reader import TokenReader
 from pipeline.errors import InputError
 from tests.support.built_steps import assert_equal, builder
@@ -94,26 +97,60 @@ def test_many_nodes_ask_for_more_steps_at_once() -> None:
     assert [chunk_steps(nodes) for nodes in (1, 32, 33, 128, 1000)] == [16, 16, 32, 64, 64]
 
 
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Each step that is planned and packed."""
+    found: list[int] = []
+    really = StagePlan.pack
+
+    def counted(self: StagePlan, step: int, world_size: int) -> PackedStep:
+        found.append(step)
+        return really(self, step, world_size)
+
+    monkeypatch.setattr(StagePlan, "pack", counted)
+    return found
+
+
 @pytest.mark.parametrize("chunk", [CHUNK_STEPS, MOST_CHUNK_STEPS])
-def test_a_node_plans_a_step_once(inputs: PlanInputs, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_a_node_plans_a_step_once(
+    inputs: PlanInputs, monkeypatch: pytest.MonkeyPatch, chunk: int, planned: list[int]
+) -> None:
     """It asks for a step's rows long before it builds the step."""
     monkeypatch.setattr(row_exchange, "chunk_steps", lambda num_nodes: chunk)
     feed = NodeFeed(inputs.plan, range(RANKS_PER_NODE), RANKS_PER_NODE * 2)
     places = [feed.serve(HERE, SECRET), location(HERE, 1)]  # nothing listens at the second one
     feed.share(Nodes(0, places, SECRET))
-    planned: list[int] = []
-    really = StagePlan._packed
-
-    def counted(self: StagePlan, step: int, world_size: int) -> PackedStep:
-        planned.append(step)
-        return really(self, step, world_size)
-
-    monkeypatch.setattr(StagePlan, "_packed", counted)
     for number in range(3 * chunk + 1):
         for rank in range(RANKS_PER_NODE):
             feed.step(number, rank)
     feed.close()
     assert max(Counter(planned).values()) == 1
+
+
+def test_each_step_is_planned_by_one_node(feeds: list[NodeFeed], planned: list[int]) -> None:
+    for number in range(CHUNK_STEPS):
+        for feed in feeds:
+            feed.step(number, feeds.index(feed) * RANKS_PER_NODE)
+    assert set(Counter(planned).values()) == {1} and set(planned) >= set(range(CHUNK_STEPS))
+
+
+def test_a_part_of_a_step_is_sent_as_it_is(inputs: PlanInputs) -> None:
+    for step in range(STEPS):
+        part = PartPlanner(inputs.plan(), WORLD).part(step, (1, 4))
+        sent = from_message(to_message(part))
+        for name in ("numbers", "samples", "label_counts"):
+            assert np.array_equal(getattr(sent, name), getattr(part, name))
+        for name, values in vars(part.planned).items():
+            received = getattr(sent.planned, name)
+            assert np.array_equal(received, values) and received.dtype.kind == values.dtype.kind, name
+        assert (sent.num_samples, sent.samples_sha256) == (part.num_samples, part.samples_sha256)
+        assert [kind for kind, _ in sent.kinds] == [kind for kind, _ in part.kinds]
+        for (_, sent_rows), (_, planned_rows) in zip(sent.kinds, part.kinds, strict=True):
+            assert as_lists(sent_rows) == as_lists(planned_rows) and set(sent_rows) == {1, 4}
+
+
+def as_lists(by_rank: dict[int, list[list[np.ndarray]]]) -> dict[int, list[list[list[int]]]]:
+    return {rank: [[row.tolist() for row in rows] for rows in micro_steps] for rank, micro_steps in by_rank.items()}
 
 
 def test_a_node_that_is_gone_costs_the_others_its_reading_and_nothing_else(
@@ -135,9 +172,14 @@ def test_a_damaged_shard_is_the_same_error_on_every_node(inputs: PlanInputs, fee
             feeds[rank // RANKS_PER_NODE].step(0, rank)
 
 
-def test_nobody_without_the_jobs_secret_gets_rows(inputs: PlanInputs) -> None:
-    readers = [reader for reader in inputs.plan().readers if isinstance(reader, TokenReader)]
-    with RowServer(HERE, SECRET, readers) as server, flight.FlightClient(location(HERE, server.port)) as client:
+def test_nobody_without_the_jobs_secret_gets_rows_or_parts(inputs: PlanInputs) -> None:
+    plan = inputs.plan()
+    readers = [reader for reader in plan.readers if isinstance(reader, TokenReader)]
+    server = FeedServer(HERE, SECRET, readers, PartPlanner(plan, WORLD))
+    with server, flight.FlightClient(location(HERE, server.port)) as client:
         assert rows_from(client, RowRequest(SECRET, 0, [0], [1]), 10.0)["sample_id"].to_pylist() == ["00000.tar/0001"]
+        assert part_from(client, PartRequest(SECRET, 3, [0, 1]), 10.0).num_samples == 24
         with pytest.raises(flight.FlightUnauthenticatedError):
             rows_from(client, RowRequest("another", 0, [0], [1]), 10.0)
+        with pytest.raises(flight.FlightUnauthenticatedError):
+            part_from(client, PartRequest("another", 3, [0, 1]), 10.0)
