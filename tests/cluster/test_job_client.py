@@ -1,7 +1,6 @@
 """What is said of a submitted job is what the cluster has answered, and no more."""
 
 import json
-import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,7 @@ from cluster.submission import SubmittedJob, outcome
 from jobs import submit
 from jobs.common.cli import run_job
 from pipeline.errors import UsageError
-from tests.support.ports import free_port
+from tests.support.ports import free_port, serve_in_thread
 
 VERSION = {"version": "4", "ray_version": ray.__version__, "ray_commit": "", "session_name": ""}
 
@@ -52,7 +51,7 @@ class Dashboard(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_client, "REACH_S", 1.0)
+    monkeypatch.setattr(job_client, "REACH_S", 0.6)
     monkeypatch.setattr(job_client, "FIRST_PAUSE_S", 0.1)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
@@ -63,7 +62,7 @@ def dashboard() -> Iterator[ThreadingHTTPServer]:
         answers: list[tuple[int, str]] = []
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serve_in_thread(server)
     yield server
     server.shutdown()
 
@@ -88,7 +87,7 @@ def test_a_cluster_that_goes_away_leaves_what_is_known_of_the_job(
     handler: type[Dashboard] = dashboard.RequestHandlerClass  # type: ignore[assignment]
     handler.answers += answers
     said: list[str] = []
-    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 1.5, said.append, said.append)
+    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 0.6, said.append, said.append)
     with pytest.raises(UnreachableError) as ended:
         SubmittedJob(follower, ["x"], {}, "job").run(0, 0.0, said.append)
     assert known in str(ended.value) and ended.value.may_exist == may_exist
@@ -101,7 +100,7 @@ def test_a_job_that_the_cluster_does_not_know_is_lost_and_has_not_failed(dashboa
     handler: type[Dashboard] = dashboard.RequestHandlerClass  # type: ignore[assignment]
     handler.answers += [(404, "no such job"), SUBMITTED]
     said: list[str] = []
-    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 1.5, said.append, said.append)
+    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 0.6, said.append, said.append)
     ended = SubmittedJob(follower, [], {}, "job", attached="job-0").run(0, 0.0, said.append)
     assert ended.status == job_client.LOST_JOB
     assert said == [
@@ -124,7 +123,7 @@ def test_an_end_is_told_with_the_jobs_own_code_alone(ended: Ended, line: str) ->
 def test_a_server_that_is_no_dashboard_is_refused(dashboard: ThreadingHTTPServer, tmp_path: Path) -> None:
     handler: type[Dashboard] = dashboard.RequestHandlerClass  # type: ignore[assignment]
     handler.do_GET = lambda self: self._send(404, "")  # type: ignore[method-assign]
-    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 1.5, print, print)
+    follower = JobFollower(f"http://127.0.0.1:{dashboard.server_port}", 0.6, print, print)
     with pytest.raises(UsageError, match="is no dashboard of a Ray cluster"):
         follower.submit("job-1", "x", {})
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from werkzeug.serving import make_server
 
+from tests.support.ports import serve_in_thread
+
 
 class FaultyServer(ABC):
     """Serves a WSGI application until `stop`.
@@ -25,7 +27,7 @@ class FaultyServer(ABC):
         self._app, self._count, self._lock = app, 0, threading.Lock()
         self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        serve_in_thread(self._server)
 
     @abstractmethod
     def environment(self) -> dict[str, str]:

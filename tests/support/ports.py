@@ -1,11 +1,18 @@
-"""Free ports of this machine, and waiting for what listens at them."""
+"""Ports of this machine: free ones, servers in threads, and waiting for what listens."""
 
 import socket
+import socketserver
+import threading
 import time
 import urllib.error
 import urllib.request
 
 from pipeline.runtime.local_cluster import free_port as free_port
+
+
+def serve_in_thread(server: socketserver.BaseServer) -> None:
+    """Serves until `shutdown`, which takes half a second with the library's own pause."""
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 def wait_until_open(port: int, deadline: float) -> None:

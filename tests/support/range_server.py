@@ -1,11 +1,12 @@
 """Serves the files of a folder as the objects of an S3 bucket, whole or in ranges, and counts what it sends."""
 
 import re
-import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import serve_in_thread
 
 BUCKET = "corpus"
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
@@ -53,7 +54,7 @@ class RangeServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "RangeServer":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        serve_in_thread(self._server)
         return self
 
     def __exit__(self, *error: object) -> None:
