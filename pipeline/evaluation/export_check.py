@@ -1,9 +1,10 @@
-"""Checks an exported model: it loads, and its text output still equals the language expert's."""
+"""Checks an exported model: it loads, its text output still equals the language expert's, and openers are in place."""
 
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.evaluation.openers import score_openers
 from pipeline.evaluation.text_drift import text_drift
 from pipeline.export.export import load_export, text_logits_max_abs_diff, visual_weights_moved
 from pipeline.generation.documents import opener_share
@@ -38,8 +39,12 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
         if beginnings:
             share = opener_share(model, beginnings)
             scores |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
-    return scores | {
-        "held_out_texts": len(held_out),
-        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.initial_model, texts),
-        "visual_weights_moved": visual_weights_moved(model, paths.initial_model),
-    }
+    return (
+        scores
+        | score_openers(model, paths)
+        | {
+            "held_out_texts": len(held_out),
+            "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.initial_model, texts),
+            "visual_weights_moved": visual_weights_moved(model, paths.initial_model),
+        }
+    )

@@ -14,12 +14,14 @@ def preservation_sections(metrics: dict[str, Any]) -> list[Section]:
     """Compares the trained model's text with its language expert's. Returns nothing if no text was held out."""
     if "text_perplexity" not in metrics:
         return []
-    names = ("text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "openers_in_text", "held_out_texts")
+    names = ["text_perplexity", "base_text_perplexity", "text_logits_max_abs_diff", "openers_in_text"]
+    names += [name for name in metrics if name.startswith("openers_in_running_text_")]
+    names += ["openers_where_they_belong", "held_out_texts"]
     rows = [(name, f"{metrics[name]:.6g}") for name in names if name in metrics]
     text = (
         "The trained model's text beside its language expert's: perplexity of captions that nothing was trained on, "
-        "and the largest difference of a text logit; and the share of those captions' positions before the last at "
-        "which a picture would open."
+        "and the largest difference of a text logit. And the share of positions at which a picture would open: in "
+        "those captions before their last, in running text, and before the pictures of documents."
     )
     return [Section("Preservation", text, pd.DataFrame(rows, columns=["", "value"]))]
 

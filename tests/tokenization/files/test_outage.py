@@ -20,7 +20,7 @@ from tokenization.files.storage import open_storage
 from tokenization.patience import OUTAGE_VARIABLE
 from tokenization.waiting import Outlet, Wait
 
-AWAY_S = 4.0
+AWAY_S = 2.0
 
 
 @pytest.fixture(autouse=True)
