@@ -9,6 +9,8 @@ from pathlib import Path
 FLAG = "--enable-resource-isolation"
 CONTROLLERS = ("cpu", "memory")
 """What Ray needs of a cgroup (docs.ray.io, "Resource Isolation With Cgroup v2")."""
+MORE_THAN_CPUS = 1.0
+"""Ray reserves 5% of the CPUs, at least one and at most three, and refuses to take them all."""
 WRITTEN = ("cgroup.procs", "cgroup.subtree_control")
 """Files of a cgroup that its owner must write to make and fill cgroups in it (kernel.org, cgroup-v2, "Delegation")."""
 
@@ -44,9 +46,21 @@ def check_cgroup(folder: Path) -> None:
     available = (folder / "cgroup.controllers").read_text().split()
     if missing := [name for name in CONTROLLERS if name not in available]:
         raise NotIsolatedError(f"{folder} has no controller {' and '.join(missing)}")
+    if (cpus := count_cpus(folder)) <= MORE_THAN_CPUS:
+        raise NotIsolatedError(f"of {cpus:g} CPUs Ray cannot reserve one")
     for path in (folder, *(folder / name for name in WRITTEN)):
         if not os.access(path, os.W_OK):
             raise NotIsolatedError(f"{path} cannot be written by user {os.getuid()}")
+
+
+def count_cpus(folder: Path) -> float:
+    """The CPUs that this process may use: those of the machine, or fewer by its affinity or the cgroup's limit."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    limit = folder / "cpu.max"  # microseconds of CPU, or max, in so many microseconds
+    if limit.exists():
+        quota, period = limit.read_text().split()
+        cpus = cpus if quota == "max" else min(cpus, int(quota) / int(period))
+    return cpus
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ class Copy:
         return ran.stdout if not expected else ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_a_corpus_of_a_new_format_is_detected_and_read(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy", "A corpus format")
     (tmp_path / "corpus").mkdir()
@@ -76,6 +77,7 @@ print(corpus.layout, corpus.shards, whole.metadata["caption"], len(whole.picture
     assert "--layout 'rar' is unknown; choose one of webdataset, parquet, documents, imagefolder, files, zip" in refused
 
 
+@pytest.mark.slow
 def test_a_recipe_by_its_path_is_planned(tmp_path: Path) -> None:
     copy = Copy(tmp_path, "A recipe")
     words = ("-m", "jobs.train_stage", "--recipe", "my_recipe.py", "--dry-run", "--json", "--set", "stages.0.steps=100")
@@ -133,6 +135,7 @@ print(bool(gradients) and all(gradient.isfinite().all() for gradient in gradient
     assert copy.run("-c", program).splitlines()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_a_recipe_is_planned_on_a_new_gpu_type(tmp_path: Path) -> None:
     copy = Copy(tmp_path, "A GPU type")
     words = ("-m", "jobs.train_stage", "--recipe", "mars_7b", "--dry-run", "--json", "--gpu")

@@ -22,26 +22,57 @@ from pipeline.data.token_reader import START, TokenReader
 CHUNK_STEPS, FIRST_STEPS = 16, 4
 """Steps whose rows are asked for at once by few nodes: a request costs about a millisecond, however few rows it is for.
 Those of the first chunk are asked for in parts, so that the first step does not wait for all of them."""
-NODES_A_CHUNK, MOST_CHUNK_STEPS = 32, 64
+NODES_A_CHUNK, MOST_CHUNK_STEPS = 16, 128
 """More nodes than this ask for the rows of more steps at once: each of them has fewer rows of a step."""
 ANSWER_S = 60.0
 """Seconds that another node gets to answer. It may have to fetch a shard first."""
 REQUESTS_AT_ONCE = 16
 
 
-Received = dict[tuple[int, int, int], tuple[pa.Table, int]]
-"""Table and row of samples that other nodes sent, by source, shard and index."""
+Answer = tuple[int, np.ndarray, np.ndarray, pa.Table]
+"""Source, shards and indices of samples that another node sent, and their rows; see `TokenReader.tables`."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """Samples that other nodes sent.
+
+    Attributes:
+        tables: the rows of each source. Samples are found faster in one table than in one from each node.
+        rows: where each sample begins in its source's table, by source, shard and index.
+    """
+
+    tables: dict[int, pa.Table] = field(default_factory=dict)
+    rows: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> "Received":
+        """Those of some answers."""
+        received = cls()
+        for source in {each[0] for each in answers}:
+            keys, tables = list[tuple[int, int, int]](), list[pa.Table]()
+            for _, shards, indices, table in (each for each in answers if each[0] == source):
+                keys += [(source, shard, index) for shard, index in zip(shards.tolist(), indices.tolist(), strict=True)]
+                tables.append(table)
+            table = pa.concat_tables(tables).combine_chunks()
+            starts = np.flatnonzero(table[START].to_numpy()).tolist()
+            received.tables[source] = table.drop_columns([START])
+            received.rows.update(zip(keys, starts, strict=True))
+        return received
 
 
 @dataclass
 class ReceivedChunks:
-    """Rows of other nodes by the steps that they are for."""
+    """Samples of other nodes by the steps that they are for."""
 
     chunks: dict[range, Received] = field(default_factory=dict)
 
     def find(self, source: int, shard: int, index: int) -> tuple[pa.Table, int] | None:
+        """The table with a sample, and the row in which it begins."""
         key = (source, shard, index)
-        return next((chunk[key] for chunk in self.chunks.values() if key in chunk), None)
+        return next(
+            ((chunk.tables[source], chunk.rows[key]) for chunk in self.chunks.values() if key in chunk.rows), None
+        )
 
 
 @dataclass(frozen=True)
@@ -183,21 +214,13 @@ class RowExchange:
                 for source in np.unique(of_node[:, 0]).tolist():
                     wanted = of_node[of_node[:, 0] == source]
                     answers.append(self._requests.submit(self._ask, node, source, wanted[:, 1], wanted[:, 2]))
-        received: Received = {}
-        for answer in answers:
-            received |= answer.result()
-        return received
+        return Received.of([answer for future in answers if (answer := future.result())])
 
     def _samples_of(self, step: int) -> np.ndarray:
         """The samples of a step that this node's ranks train on."""
         return self._plan.part(step, self._ranks, self._world_size).samples
 
-    def _ask(self, node: int, source: int, shards: np.ndarray, indices: np.ndarray) -> Received:
+    def _ask(self, node: int, source: int, shards: np.ndarray, indices: np.ndarray) -> Answer | None:
         request = RowRequest(self._peers.nodes.secret, source, shards.tolist(), indices.tolist())
         table = self._peers.ask(node, lambda client: rows_from(client, request, ANSWER_S))
-        if table is None:
-            return {}
-        starts = np.flatnonzero(table[START].to_numpy()).tolist()
-        table = table.drop_columns([START]).combine_chunks()
-        keys = zip(shards.tolist(), indices.tolist(), starts, strict=True)
-        return {(source, shard, index): (table, start) for shard, index, start in keys}
+        return None if table is None else (source, shards, indices, table)

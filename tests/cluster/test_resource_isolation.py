@@ -45,6 +45,12 @@ def cgroup(folder: Path, controllers: str = "cpu io memory\n") -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has some."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+
+
 def test_a_cgroup_that_ray_can_use_is_taken(tmp_path: Path) -> None:
     check_cgroup(cgroup(tmp_path))
 
@@ -52,6 +58,21 @@ def test_a_cgroup_that_ray_can_use_is_taken(tmp_path: Path) -> None:
 def test_a_cgroup_without_a_controller_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotIsolatedError, match="no controller memory"):
         check_cgroup(cgroup(tmp_path, "cpu pids\n"))
+
+
+@pytest.mark.parametrize(("limit", "cpus"), [("100000 100000\n", "1"), ("50000 100000\n", "0.5")])
+def test_a_cgroup_with_too_few_cpus_is_named(tmp_path: Path, limit: str, cpus: str) -> None:
+    (cgroup(tmp_path) / "cpu.max").write_text(limit)
+    with pytest.raises(NotIsolatedError, match=f"of {cpus} CPUs Ray cannot reserve one"):
+        check_cgroup(tmp_path)
+
+
+def test_cpus_are_those_of_the_machine_or_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert resource_isolation.count_cpus(tmp_path) == 8
+    for limit, cpus in (("max 100000\n", 8), ("250000 100000\n", 2.5), ("1600000 100000\n", 8)):
+        (tmp_path / "cpu.max").write_text(limit)
+        assert resource_isolation.count_cpus(tmp_path) == cpus
 
 
 def test_the_machines_root_cgroup_is_left_alone(tmp_path: Path) -> None:

@@ -52,16 +52,20 @@ def test_rays_processes_and_its_workers_are_in_cgroups_of_their_own(tmp_path: Pa
     address = f"127.0.0.1:{free_port()}"
     command = (
         f"exec ray start --block --head --node-ip-address=127.0.0.1 --port={address.split(':')[1]} --num-cpus=1 "
-        f"--include-dashboard=false --disable-usage-stats --temp-dir={tmp_path} $(python -m cluster.resource_isolation)"
+        f"--include-dashboard=false --disable-usage-stats $(python -m cluster.resource_isolation)"
     )
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(CHECKOUT)}
-    ray_start = subprocess.Popen(["bash", "-c", command], cwd=CHECKOUT, env=environment)
+    environment = os.environ | {"PATH": path, "PYTHONPATH": f"{CHECKOUT}:{os.environ.get('PYTHONPATH', '')}"}
+    environment |= {"RAY_raylet_start_wait_time_s": f"{ANSWER_S:g}"}
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        ray_start = subprocess.Popen(["bash", "-c", command], cwd=CHECKOUT, env=environment, stdout=said, stderr=said)
     try:
         deadline = time.monotonic() + ANSWER_S
-        while not (node := next(base.glob("ray-node_*"), None)) or not cgroup_of("raylet"):
-            assert ray_start.poll() is None and time.monotonic() < deadline, "Ray did not start"
+        while "Ray runtime started" not in log.read_text():
+            assert ray_start.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(1)
+        [node] = base.glob("ray-node_*")
         task = subprocess.run(
             [sys.executable, "-c", TASK, address], env=environment, capture_output=True, text=True, timeout=ANSWER_S
         )
@@ -70,7 +74,9 @@ def test_rays_processes_and_its_workers_are_in_cgroups_of_their_own(tmp_path: Pa
         for process in ("raylet", "gcs_server"):
             assert [each for each in cgroup_of(process) if f"{node.name}/system" in each], cgroup_of(process)
         assert int((node / "system" / "cpu.weight").read_text()) > 0
-        assert int((node / "system" / "memory.min").read_text()) >= 500 * 2**20
+        assert int((node / "system" / "memory.low").read_text()) >= 500 * 10**6
+        high, most = (int((node / "user" / name).read_text()) for name in ("memory.high", "memory.max"))
+        assert high <= most - 500 * 10**6, "workers leave Ray's own processes their memory"
     finally:
         ray_start.send_signal(signal.SIGTERM)
         ray_start.wait(60)

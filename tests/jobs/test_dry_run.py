@@ -136,12 +136,14 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         dry_run("mars_7b", "stages.0.seq_len=700", "stages.2.high_resolution_group=24")
 
 
+@pytest.mark.slow
 def test_a_global_batch_that_is_no_multiple_of_the_ranks_is_no_problem() -> None:
     """Samples are packed into a multiple of the ranks' rows, whatever their number."""
     plan = dry_run("mars_7b", "stages.0.global_batch_size=2047")
     assert all(kind["rows"] % 64 == 0 for stage in plan["stages"] for kind in stage["kinds"].values())
 
 
+@pytest.mark.slow
 def test_mars_7bs_figures_are_sane() -> None:
     plan = dry_run("mars_7b")
     first, second, third = plan["stages"]

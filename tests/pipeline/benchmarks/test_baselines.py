@@ -17,6 +17,7 @@ from tests.support.batches import some_batches
 from tests.support.small_models import CODEBOOK, small_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [BothExperts, PrefixWithGradient])
 def test_selection_and_a_prefix_with_gradient_give_the_objectives_losses_and_gradients(
     mars: MarsForCausalLM, builder: SequenceBuilder, baseline: type

@@ -56,6 +56,7 @@ def test_a_window_keeps_to_its_shards() -> None:
         assert len({order.at(window * 20 + offset)[0] for offset in range(20)}) == 2
 
 
+@pytest.mark.slow
 def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory() -> None:
     """With the selection of rows itself, three of four of them, as every worker holds it."""
     tracemalloc.start()
@@ -71,6 +72,7 @@ def test_an_index_of_two_hundred_million_rows_seeks_at_once_and_in_little_memory
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, stage", [("mars_7b", 1), ("mars_7b", 3), ("mars_1b", 3)])
 def test_the_shards_that_a_reader_holds_take_little_memory(tmp_path: Path, name: str, stage: int) -> None:
     """A stage's window and the next one's first shard, 10,000 rows each, in 300 MB: tried with a fifth of them."""

@@ -59,6 +59,7 @@ class Running:
         return lambda result: self.results.update({place: result})
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_one_that_generate_draws_whatever_shares_the_batch(model: MarsForCausalLM) -> None:
     """With and without guidance and high resolution, at any offset between the rows, bit for bit."""
     layout, entering, expected = layout_of(model), [], []

@@ -47,6 +47,7 @@ def of_one(segments: list) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(8))
 def test_no_id_is_ever_one_that_its_state_forbids(monkeypatch: pytest.MonkeyPatch, seed: int, scale: float) -> None:

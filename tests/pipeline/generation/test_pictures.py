@@ -80,6 +80,7 @@ def test_every_step_of_the_cache_has_the_logits_of_the_whole_sequence(model: Mar
                 torch.testing.assert_close(logits, model.head(whole, state), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 2, 4, 16])
 @pytest.mark.parametrize("prompt", [[11, 12, 13], []])
 def test_high_resolution_decoding_chooses_what_trainings_own_pass_predicts(
@@ -222,6 +223,7 @@ def test_a_step_is_one_graph_without_a_break(model: MarsForCausalLM, group_size:
     assert graphs == (1 if group_size == 1 else 2), "one graph a number of codes at once, however many steps"
 
 
+@pytest.mark.slow
 def test_all_that_the_benchmark_compares_draw_the_same_pictures() -> None:
     """Otherwise its ratios would compare different work."""
     lines: list[str] = []

@@ -25,6 +25,7 @@ class Job:
         return DevicesNow(self.devices, "A100")
 
 
+@pytest.mark.slow
 def test_devices_taken_while_the_storage_does_not_answer_count_from_when_they_are_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.support.batches import some_batches
 from tests.support.small_models import CODEBOOK, builder_of, small_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2])
 def test_activation_checkpointing_changes_no_gradient_and_leaves_the_text_prefix_alone(
     mars: MarsForCausalLM, builder: SequenceBuilder, every: int, monkeypatch: pytest.MonkeyPatch
@@ -68,6 +69,7 @@ def test_compiled_layers_give_the_same_loss_and_gradients(monkeypatch: pytest.Mo
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, "nothing was compiled"
 
 
+@pytest.mark.slow
 def test_language_expert_kept_whole_as_buffers_trains_the_same(
     base: Qwen2ForCausalLM, builder: SequenceBuilder
 ) -> None:

@@ -156,6 +156,7 @@ def test_a_visual_id_is_told_where_in_its_picture_it_stands(mars: MarsForCausalL
     assert nearest.min() > 0.1 * 0.05 * 256**0.5, "no two positions look alike"
 
 
+@pytest.mark.slow
 def test_prompts_of_unequal_length_draw_together_what_they_draw_alone_with_and_without_cache(
     mars: MarsForCausalLM, builder: SequenceBuilder
 ) -> None:
@@ -209,6 +210,7 @@ def drawn_by_whole_passes(mars: MarsForCausalLM, ids: torch.Tensor, count: int) 
     return ids[-count:].tolist()
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_with_the_auto_class_and_generates_the_same(mars: MarsForCausalLM, tmp_path: Path) -> None:
     mars.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1

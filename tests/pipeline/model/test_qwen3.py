@@ -150,6 +150,7 @@ def test_static_caches_draw_what_whole_passes_choose(mars: MarsForCausalLM) -> N
             ids.append(TEXT_VOCAB + int(code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 def test_it_trains_its_visual_norms_and_leaves_its_text_alone(
     qwen3: Qwen3ForCausalLM, mars: MarsForCausalLM, recompute: bool

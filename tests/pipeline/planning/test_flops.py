@@ -149,6 +149,7 @@ def test_counted_parameters_are_the_models(name: str, changes: dict[str, bool]) 
     assert counts.active == active + config.codebook_size * config.hidden_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"layers_per_block": 3, "block_out_channels": (32, 32, 64)}])
 @pytest.mark.parametrize("size_px", [128, 512])
 def test_the_encoders_flop_are_those_that_torch_counts(changes: dict[str, Any], size_px: int) -> None:

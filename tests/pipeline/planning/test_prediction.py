@@ -69,6 +69,7 @@ def test_without_the_copy_in_each_node_a_slow_network_costs_more(predictor: Pred
     assert without.stages[0].mid.seconds > with_copy.stages[0].mid.seconds * 1.1
 
 
+@pytest.mark.slow
 def test_the_best_settings_leave_memory_free_and_beat_the_recipes(predictor: Predictor, on_64: Prediction) -> None:
     best = best_settings(predictor, machine("p4de.24xlarge"), 64)
     assert best and best.prediction.mfu.mid >= on_64.mfu.mid

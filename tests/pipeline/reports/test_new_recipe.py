@@ -34,6 +34,7 @@ def options(corpus: Path, output: str = "") -> new_recipe.Options:
     return new_recipe.Options(str(corpus), output=output, root="runs", vqgan=vqgan, language_expert=expert, gpus=0)
 
 
+@pytest.mark.slow
 def test_one_command_writes_a_recipe_and_a_sheet(cups: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = new_recipe.main(options(cups))
     recipe = load_recipe("my_cups_2026.py")

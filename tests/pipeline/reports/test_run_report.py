@@ -50,6 +50,7 @@ def test_a_run_that_has_only_begun_has_a_report_and_one_that_has_not_is_refused(
     assert "0 of 24" in page and "http-equiv=refresh content=5" in page
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared(past: RunPaths, tmp_path: Path) -> None:
     for name, rate in (("first", 0.003), ("second", 0.004)):
         shutil.copytree(past.run, tmp_path / name)

@@ -29,6 +29,7 @@ except ClusterLostError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("does", ["unwinds", "hangs"])
 def test_a_job_ends_whatever_it_waits_in_when_its_cluster_is_gone(does: str) -> None:
     words = [sys.executable, "-c", JOB, f"127.0.0.1:{free_port()}", does]

@@ -31,6 +31,7 @@ def test_a_lock_left_behind_is_removed_and_named(lock: Path) -> None:
     assert not lock.exists() and len(told) == 1 and str(lock) in told[0] and "was killed" in told[0]
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_is_waited_for_and_told_of(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "FIRST_S", 0.2)
     monkeypatch.setattr(compiled_ops, "POLL_S", 0.05)

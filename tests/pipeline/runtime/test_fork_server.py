@@ -133,6 +133,7 @@ def test_a_worker_ends_with_the_process_that_asked_for_it(node: Node) -> None:
     assert asking.wait(timeout=10) == 0, "and that process with the worker"
 
 
+@pytest.mark.slow
 def test_server_and_workers_end_with_their_raylet(node: Node) -> None:
     asking = [node.start(60), node.start(60)]
     workers = [said_by(each)["pid"] for each in asking]

@@ -62,6 +62,7 @@ def close_two(server: socket.socket) -> None:
         server.accept()[0].close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("does", ["closes", "is silent"])
 def test_another_server_at_the_address_is_not_taken_for_a_cluster(monkeypatch: pytest.MonkeyPatch, does: str) -> None:
     monkeypatch.setattr(ray_connection, "ANSWER_S", 1.0)

@@ -58,12 +58,14 @@ def start(script: str, *words: str, **environment: str) -> subprocess.Popen[str]
     )
 
 
+@pytest.mark.slow
 def test_a_job_whose_work_is_over_ends_though_a_thread_waits() -> None:
     """boto3's threads may wait for minutes for a service that does not answer."""
     out, err = (job := start(HANGING)).communicate(timeout=20)
     assert job.returncode == 0 and out == '{"done": 1}\n' and not err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "said"), [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 1, "interrupted")]
 )
@@ -75,6 +77,7 @@ def test_a_job_that_is_told_to_end_says_so_and_ends_though_a_thread_waits(number
     assert job.returncode == code and err == f"{said}; run the same command again to go on\n"
 
 
+@pytest.mark.slow
 def test_reading_ahead_from_s3_keeps_no_process_alive(tmp_path: Path) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     process = start(FETCHING, AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}", MARS_OUTAGE_S="300", **keys)

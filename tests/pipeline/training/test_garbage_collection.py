@@ -15,6 +15,7 @@ class Node:
         self.itself = self
 
 
+@pytest.mark.slow
 def test_what_steps_leave_behind_is_collected_every_so_many_steps_and_never_in_between() -> None:
     with collected_between_steps() as after_step:
         left = weakref.ref(Node())
@@ -27,6 +28,7 @@ def test_what_steps_leave_behind_is_collected_every_so_many_steps_and_never_in_b
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_leaves_collection_as_it_was() -> None:
     with pytest.raises(OSError), collected_between_steps():
         raise OSError

@@ -24,6 +24,7 @@ CONFIG = LanguageExpertConfig(
 )
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_not_searched_for_each_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search of Qwen's vocabulary takes 0.1 to 0.3 s: for 500 pictures' captions, it took minutes."""
     calls: Counter[str] = Counter()

@@ -76,6 +76,7 @@ def test_packed_rows_give_the_logits_of_their_samples_alone(
     assert_logits_are_those_of_the_samples_alone(mars, samples(builder)[kind], attention)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Kind.HIGH_RESOLUTION, Kind.INTERLEAVED])
 def test_flex_attention_sees_what_the_other_attentions_see(kind: Kind) -> None:
     """Its forward pass: on a CPU it has no other. Not compiled: torch 2.13 makes NaN of it on CPUs with AVX2."""

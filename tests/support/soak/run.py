@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -223,7 +224,9 @@ def soak(settings: Settings) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="soak", dir="/tmp"))
     try:
         with nothing_left(folder), _started(settings, folder) as started:
-            return started.run()
+            result = started.run()
+        shutil.rmtree(folder)
+        return result
     except AssertionError as error:
         faults = started.done if "started" in locals() else []
         return {"passed": False, "wrong": str(error), "folder": str(folder), "faults": faults}

@@ -131,6 +131,7 @@ def test_parquet_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path: Path) -> None:
 
     y, x = np.mgrid[0:1500, 0:2400]

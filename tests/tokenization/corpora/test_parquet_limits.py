@@ -18,6 +18,7 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+@pytest.mark.slow
 def test_a_small_file_of_large_equal_values_takes_one_at_a_time(tmp_path: Path) -> None:
     """A dictionary has the value once: 64 rows of 20 MB are more than a gigabyte."""
     value, path = bytes(20_000_000), tmp_path / "a.parquet"

@@ -89,6 +89,7 @@ def test_a_service_that_stays_away_is_given_up_after_the_limit(s3: FaultyS3, mon
         read(ObjectFolder(S3Bucket(BUCKET), "x"))
 
 
+@pytest.mark.slow
 def test_a_conditional_write_whose_answer_is_lost_is_our_own(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an attempt would be told that another one, which is itself, had taken its checkpoints."""
     storage, real = ObjectFolder(S3Bucket(BUCKET), "x"), S3Bucket.put_if

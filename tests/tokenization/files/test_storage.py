@@ -27,6 +27,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, server_of: ServerOf)
     return open_storage(f"{request.param}://{BUCKET}/new")
 
 
+@pytest.mark.slow
 def test_what_is_written_is_listed_read_and_deleted(storage: Storage) -> None:
     assert storage.names() == []
     for name in ("b.json", "a/c.json", "a/.hidden"):
@@ -80,6 +81,7 @@ def test_large_files_survive_failures_of_every_kind(scheme: str, server_of: Serv
     assert set(server.injected) == set(server.KINDS)
 
 
+@pytest.mark.slow
 def test_a_corpus_in_s3_is_read_through_failures(s3: FaultyS3, tmp_path: Path) -> None:
     for number in range(3):
         samples = [(str(row), noise_png(row), {"caption": "x"}) for row in range(4)]

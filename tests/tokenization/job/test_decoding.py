@@ -113,6 +113,7 @@ def test_a_reader_takes_part_readers_for_a_large_shard_alone(
     assert len(rows) == len(whole) and bool(used) == (large_shard_bytes == 1)
 
 
+@pytest.mark.slow
 def test_a_part_is_bounded_in_pictures_and_in_bytes() -> None:
     groups = [[b"x"] * 3] * PART_PICTURES + [[bytes(PART_BYTES // 2)]] * 5
     parts = list(parts_of(iter(groups)))

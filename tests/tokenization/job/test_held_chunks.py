@@ -68,6 +68,7 @@ def test_a_large_shard_has_the_rows_that_it_would_have_as_a_small_one(
     assert types == dict.fromkeys(VALUES, "string") | {"number": "double", "late": "int64", "never": "null"}
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_writer_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer may hold one chunk, and makes row groups of two."""
     num_codes, count, chunk_bytes = 80_000, 50, ROWS * 80_000 * 2

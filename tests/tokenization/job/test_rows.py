@@ -32,6 +32,7 @@ from tokenization.text_tokenizer import load_text_tokenizer
 CONFIG = TokenizationConfig(size_px=32, encode_batch_size=4, max_caption_ids=3)
 
 
+@pytest.mark.slow
 def test_every_drawing_has_both_names_a_group_and_a_subject() -> None:
     drawings = list_drawings()
     assert len(drawings) == 3953

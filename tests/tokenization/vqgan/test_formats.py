@@ -213,6 +213,7 @@ def test_codebook_size_factor_and_pixel_range_go_into_the_fingerprint(tmp_path: 
     assert ImageTokenizer(muse).pixel_range == (-1, 1) and image_tokenizer_sha256(muse) != before
 
 
+@pytest.mark.slow
 def test_weights_that_were_plainly_trained_on_the_other_pixel_range_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED, tmp_path / "vq")
     check_pixel_range(SHIPPED, ImageTokenizer(SHIPPED))

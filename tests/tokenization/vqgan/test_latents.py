@@ -32,6 +32,7 @@ def started() -> tuple[VQModel, torch.Tensor]:
     return model, pictures
 
 
+@pytest.mark.slow
 def test_colours_can_be_read_from_the_first_latents(started: tuple[VQModel, torch.Tensor]) -> None:
     """A picture's red, green and blue, each apart from its lightness, by a linear map from its latents."""
     model, pictures = started
@@ -54,6 +55,7 @@ def test_noise_is_equally_strong_in_every_direction_of_the_latents() -> None:
     np.testing.assert_allclose(ratio, 0.25 * np.eye(4), atol=0.02)
 
 
+@pytest.mark.slow
 def test_whitening_changes_coordinates_and_no_picture(started: tuple[VQModel, torch.Tensor]) -> None:
     model, pictures = started
     images = pictures[:64, :, ::2, ::2].float() / 127.5 - 1

@@ -36,6 +36,7 @@ def weights() -> dict[str, Tensor]:
     return reference.random_weights("taming", 16, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", ".fp16", ".bf16"])
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_a_diffusers_folder_has_its_weights_under_any_of_the_usual_names_or_they_are_named_themselves(
@@ -53,6 +54,7 @@ def test_a_diffusers_folder_has_its_weights_under_any_of_the_usual_names_or_they
         assert find_vqgan(tmp_path).weights.name == WEIGHTS_FILE, "the whole precision, where both are there"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "first_stage_model.", "model.", "module.vqgan."]
 )
@@ -133,6 +135,7 @@ def test_moving_averages_are_chosen_by_a_setting_that_is_part_of_the_fingerprint
     assert len(hashes) == 5
 
 
+@pytest.mark.slow
 def test_averages_that_are_not_there_and_unknown_choices_are_refused(
     tmp_path: Path, weights: dict[str, Tensor]
 ) -> None:
