@@ -1,9 +1,12 @@
 """Says whether Ray can reserve CPU and memory for its own processes on this node. Cluster files run it where they start
-Ray: `ray start ... $(python -m cluster.resource_isolation)`. Imports the standard library alone.
+Ray: `ray start ... $(python -m cluster.resource_isolation)`. Words after that, as `--system-reserved-cpu=2`, are given
+to Ray with the flags, or not at all: Ray refuses them alone. Imports the standard library alone.
 """
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 FLAG = "--enable-resource-isolation"
@@ -27,22 +30,31 @@ def find_cgroup(mounts: str, membership: str) -> Path:
         membership: The text of /proc/self/cgroup.
 
     Raises:
-        NotIsolatedError: Version 1 of cgroups is mounted, which Ray refuses, or version 2 is not.
+        NotIsolatedError: Version 1 of cgroups is mounted, which Ray refuses, or version 2 is not; or the process is in
+            no cgroup of version 2, or in one that a shell would not give to Ray as it is.
     """
-    entries = [line.split() for line in mounts.splitlines()]
+    entries = [entry for line in mounts.splitlines() if len(entry := line.split(" ")) > 2]  # a source may be empty
     if old := [entry[1] for entry in entries if entry[2] == "cgroup"]:
         raise NotIsolatedError(f"cgroup v1 is mounted at {old[0]}")
     places = [entry[1] for entry in entries if entry[2] == "cgroup2"]
     if not places:
         raise NotIsolatedError("cgroup v2 is not mounted")
-    [own] = [line.removeprefix("0::") for line in membership.splitlines() if line.startswith("0::")]
-    return Path(places[0], own.lstrip("/"))
+    own = [line.removeprefix("0::") for line in membership.splitlines() if line.startswith("0::")]
+    if not own:
+        raise NotIsolatedError("this process is in no cgroup of version 2")
+    folder = Path(places[0], own[0].lstrip("/"))
+    if shlex.quote(str(folder)) != str(folder):
+        raise NotIsolatedError(f"the cgroup's path {str(folder)!r} has characters that a shell changes")
+    return folder
 
 
 def check_cgroup(folder: Path) -> None:
     """Raises NotIsolatedError where Ray cannot make cgroups in this one."""
-    if not (folder / "cgroup.type").exists():  # the kernel's root has none; in it are all processes of the machine
+    kind = folder / "cgroup.type"
+    if not kind.exists():  # the kernel's root has none; in it are all processes of the machine
         raise NotIsolatedError(f"{folder} is no cgroup of a container or a service")
+    if (found := kind.read_text().strip()) != "domain":  # in a threaded one no cgroup can have the controller memory
+        raise NotIsolatedError(f"{folder} is a cgroup of the type {found}")
     available = (folder / "cgroup.controllers").read_text().split()
     if missing := [name for name in CONTROLLERS if name not in available]:
         raise NotIsolatedError(f"{folder} has no controller {' and '.join(missing)}")
@@ -63,16 +75,16 @@ def count_cpus(folder: Path) -> float:
     return cpus
 
 
-def main() -> None:
-    """Writes the flags for `ray start` to stdout, or to stderr why there are none."""
+def main(more: Sequence[str] = ()) -> None:
+    """Writes the flags for `ray start` to stdout, and more words behind them, or to stderr why there are none."""
     try:
         folder = find_cgroup(Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text())
         check_cgroup(folder)
-    except (NotIsolatedError, OSError) as error:
+    except (NotIsolatedError, OSError, ValueError) as error:
         print(f"Ray's own processes get no CPU and memory of their own: {error} (docs/cluster.md)", file=sys.stderr)
         return
-    print(f"{FLAG} --cgroup-path={folder}")
+    print(" ".join([FLAG, f"--cgroup-path={folder}", *more]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

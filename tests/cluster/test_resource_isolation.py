@@ -37,6 +37,25 @@ def test_a_node_whose_cgroups_ray_refuses_is_named(mounts: str, reason: str) -> 
         find_cgroup(mounts, "1:cpu:/\n0::/\n")
 
 
+def test_mounts_without_a_source_or_a_type_are_read(tmp_path: Path) -> None:
+    odd = f"\nproc\n {tmp_path} cgroup2 rw 0 0\n {tmp_path} tmpfs cgroup 0 0\n"
+    assert find_cgroup(odd + CONTAINER, "0::/\n") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("membership", "reason"),
+    [
+        ("", "in no cgroup"),
+        ("1:cpu:/\n", "in no cgroup"),
+        ("0::/a b\n", "/a b' has characters"),
+        ("0::/*\n", "a shell"),
+    ],
+)
+def test_a_cgroup_that_cannot_be_given_to_ray_is_named(membership: str, reason: str) -> None:
+    with pytest.raises(NotIsolatedError, match=reason):
+        find_cgroup(CONTAINER, membership)
+
+
 def cgroup(folder: Path, controllers: str = "cpu io memory\n") -> Path:
     """Makes the files of a container's cgroup that are looked at."""
     files = {"type": "domain\n", "controllers": controllers, "procs": "1\n", "subtree_control": ""}
@@ -53,6 +72,13 @@ def cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cgroup_that_ray_can_use_is_taken(tmp_path: Path) -> None:
     check_cgroup(cgroup(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["threaded", "domain threaded", "domain invalid"])
+def test_a_cgroup_of_threads_is_named(kind: str, tmp_path: Path) -> None:
+    (cgroup(tmp_path) / "cgroup.type").write_text(f"{kind}\n")
+    with pytest.raises(NotIsolatedError, match=f"of the type {kind}"):
+        check_cgroup(tmp_path)
 
 
 def test_a_cgroup_without_a_controller_is_named(tmp_path: Path) -> None:
@@ -100,6 +126,22 @@ def test_the_flags_go_to_ray_and_the_reason_to_people(
     resource_isolation.main()
     out, err = capsys.readouterr()
     assert out.split() == [FLAG, f"--cgroup-path={tmp_path}"] and not err
+    resource_isolation.main(["--system-reserved-cpu=2"])
+    assert capsys.readouterr().out.split() == [FLAG, f"--cgroup-path={tmp_path}", "--system-reserved-cpu=2"]
+
+
+def test_files_that_cannot_be_read_are_a_reason_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource_isolation, "find_cgroup", lambda mounts, membership: tmp_path)
+    for file, content in (("cpu.max", b"max\n"), ("cgroup.type", b"\xff\n"), ("cgroup.controllers", b"")):
+        path = cgroup(tmp_path) / file
+        path.unlink(missing_ok=True)
+        if content:
+            path.write_bytes(content)
+        resource_isolation.main(["--system-reserved-cpu=2"])
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1 and "docs/cluster.md" in err
 
 
 def test_it_imports_nothing_that_is_slow() -> None:
@@ -121,7 +163,8 @@ def test_ray_up_files_make_the_cgroup_writable_and_ask_on_each_node(path: Path) 
 def test_kuberays_pods_start_ray_with_its_flags_and_ours(file: str, tmp_path: Path) -> None:
     spec = yaml.safe_load((CLUSTERS / "kuberay" / f"{file}.yaml").read_text())["spec"]
     cluster = spec["jobTemplate"]["rayClusterSpec"] if "jobTemplate" in spec else spec
-    for name, text in {"python": f"echo {FLAG}", "ray": 'printf "%s\\n" "$@"'}.items():
+    asked = f'[ "$*" = "-m cluster.resource_isolation" ] && echo {FLAG}'
+    for name, text in {"python": asked, "ray": 'printf "%s\\n" "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     # As KubeRay writes it from rayStartParams and the pod's resources.
