@@ -74,8 +74,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
     Returns:
         `cpu_s_a_step`: CPU seconds of the loader process, a rank and step; `plan_cpu_s_a_step`: those of planning and
         packing a step, which one node does for all; `fetched_over_own_bytes`: bytes read from storage over those of
-        the rows that the node trained on; `start_s`, `peak_rss_bytes`: seconds from the plan's making to the first step
-        at a random place of the large index, and the process's peak memory.
+        the rows that the node trained on; `start_s`: seconds from the plan's making to the first step at a random place
+        of the large index; `peak_rss_bytes`: the process's peak memory, there or while it is fed.
     """
     cluster, stage = Cluster(benchmark.world_size), benchmark.stage
     least_steps = (WARM_CHUNKS + COUNTED_CHUNKS) * cluster.chunk_steps
@@ -103,6 +103,7 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
         "bytes_a_step": fed["read_bytes"] / steps / cluster.ranks_per_node,
         "fetched_over_own_bytes": fed["read_bytes"] / own_bytes,
         **started,
+        "peak_rss_bytes": max(fed["peak_rss_bytes"], started["peak_rss_bytes"]),
     }
 
 
@@ -143,8 +144,8 @@ def _node(inputs: PlanInputs, cluster: Cluster) -> Iterator[tuple[list[ProcessLo
 
 
 def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
-    """Feeds the steps to the measured node. Returns what its process took in each, after the first ones, and read in
-    all."""
+    """Feeds the steps to the measured node. Returns what its process took in each, after the first ones, and what it
+    read and held in all."""
     warm_steps = WARM_CHUNKS * cluster.chunk_steps
     with _node(inputs, cluster) as (loaders, others):
         process = psutil.Process(loaders[0].process_id)
@@ -159,11 +160,13 @@ def _feed(inputs: PlanInputs, cluster: Cluster, steps: int) -> dict[str, float]:
             for loader in loaders:
                 loader.step(step)
         used, read = _used(process)
+        peak_bytes = peak_bytes_of(process.pid)
     counted = steps - warm_steps
     return {
         "cpu_s_a_step": (used - cpu_s) / counted,
         "plan_cpu_s_a_step": plan_cpu_s,
         "read_bytes": read - read_bytes,
+        "peak_rss_bytes": peak_bytes,
     }
 
 

@@ -19,8 +19,17 @@ def test_a_node_of_two_reads_its_own_shards_and_starts_in_a_large_index(monkeypa
     lengths = SampleLengths(num_codes=9, num_high_codes=16, mean_caption_ids=3, max_caption_ids=9)
     stage = replace(STAGE, global_batch_size=32, window_shards=4)
     benchmark = FeedBenchmark(stage, 1, JointVocabulary(TEXT_VOCAB, CODEBOOK), lengths, 16, 0.0, 1, 64)
+    peaks: list[int] = []
+    really = node_feed.peak_bytes_of
+
+    def peak_bytes_of(process_id: int) -> int:
+        peaks.append(really(process_id))
+        return peaks[-1]
+
+    monkeypatch.setattr(node_feed, "peak_bytes_of", peak_bytes_of)
     figures = measure_node_feed(benchmark, 100_000, lambda line: None)
     assert figures["ranks"] == 16 and figures["steps"] == 64 and figures["index_rows"] == 100_000
     assert 0 < figures["plan_cpu_s_a_step"] < 1 and 0 < figures["cpu_s_a_step"] < 1
     assert 0 < figures["fetched_over_own_bytes"] < 4, "of small files, footers are a large part"
-    assert 0 < figures["start_s"] < 60 and figures["peak_rss_bytes"] > 5e7
+    assert 0 < figures["start_s"] < 60
+    assert len(peaks) == 2 and figures["peak_rss_bytes"] == max(peaks) > 5e7, "of the feeding and of the start"
