@@ -11,7 +11,7 @@ import pyarrow.flight as flight
 
 from pipeline.data.packed_step import StepPart
 from pipeline.data.step_parts import Planner, from_message, to_message
-from pipeline.data.token_reader import TokenReader
+from pipeline.data.token_reader import START, TokenReader
 from pipeline.errors import InputError
 
 NO_PROXY = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
@@ -88,9 +88,12 @@ def location(address: str, port: int) -> str:
 
 
 def rows_from(client: flight.FlightClient, request: RowRequest, timeout_s: float) -> pa.Table:
-    """Asks a server for rows. Any `flight.FlightError` or `pa.ArrowException` may be raised."""
+    """Asks a server for rows. Any `flight.FlightError` or `pa.ArrowException` may be raised, and what reading an
+    answer that makes no sense raises."""
     ticket = flight.Ticket(json.dumps(asdict(request)).encode())
     table: pa.Table = client.do_get(ticket, flight.FlightCallOptions(timeout=timeout_s)).read_all()
+    if np.count_nonzero(table[START].to_numpy()) != len(request.shards):
+        raise pa.ArrowInvalid("these are not the rows that were asked for")
     return table
 
 

@@ -18,7 +18,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Serve:
-    """Asks for the address and the port of the row server, which starts; see `NodeFeed.serve`."""
+    """Asks for the location of the feed's server, which starts; see `NodeFeed.serve`."""
 
     address: str
     secret: str

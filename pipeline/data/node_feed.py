@@ -55,7 +55,7 @@ class NodeFeed:
         with self._lock:
             plan, received, peers = self._made_plan(), ReceivedChunks(), Peers(nodes)
             readers = [
-                SharedReader(source, reader, nodes, received)
+                SharedReader(source, reader, peers, received)
                 for source, reader in enumerate(plan.readers)
                 if isinstance(reader, TokenReader)
             ]

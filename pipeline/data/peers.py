@@ -54,11 +54,17 @@ class Peers:
     def is_lost(self, node: int) -> bool:
         return node in self._lost
 
+    def are_read_here(self, shards: np.ndarray) -> np.ndarray:
+        """True for each shard of this node, or of one that does not answer, bool [n]."""
+        with self._lock:
+            read_here = [self.nodes.number, *self._lost]
+        return np.isin(self.nodes.reading(shards), read_here)
+
     def ask(self, node: int, question: Callable[[flight.FlightClient], Answer]) -> Answer | None:
-        """Asks a node's server; None if it does not answer."""
+        """Asks a node's server; None if it does not answer, or with nonsense."""
         try:
             return question(self._client(node))
-        except (flight.FlightError, pa.ArrowException, OSError) as error:
+        except (flight.FlightError, pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
             self._lose(node, str(error).partition("\n")[0])
             return None
 

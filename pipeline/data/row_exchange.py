@@ -13,11 +13,12 @@ import pyarrow as pa
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.feed_server import PartRequest, RowRequest, part_from, rows_from
 from pipeline.data.packed_step import StepPart
-from pipeline.data.peers import Nodes, Peers
+from pipeline.data.peers import Peers
 from pipeline.data.rows import Row
 from pipeline.data.sample_lengths import SampleLengths
 from pipeline.data.step_parts import Planner
 from pipeline.data.token_reader import START, TokenReader
+from pipeline.errors import InputError, OutageError
 
 CHUNK_STEPS, FIRST_STEPS = 16, 4
 """Steps whose rows are asked for at once by few nodes: a request costs about a millisecond, however few rows it is for.
@@ -82,13 +83,13 @@ class SharedReader:
     Attributes:
         source: number of the source.
         own: reads from storage.
-        nodes: the nodes.
+        peers: the other nodes.
         received: what other nodes have sent.
     """
 
     source: int
     own: TokenReader
-    nodes: Nodes
+    peers: Peers
     received: ReceivedChunks
 
     def row(self, shard: int, index: int) -> Row:
@@ -104,7 +105,7 @@ class SharedReader:
     def ahead(self, shards: list[int]) -> None:
         """Starts to fetch those of the shards that this node reads."""
         numbers = np.array(shards, np.int64)
-        self.own.ahead(numbers[self.nodes.reading(numbers) == self.nodes.number].tolist())
+        self.own.ahead(numbers[self.peers.are_read_here(numbers)].tolist())
 
 
 def chunk_steps(num_nodes: int) -> int:
@@ -172,16 +173,17 @@ class RowExchange:
         self._first: int | None = None
 
     def prepare(self, step: int) -> None:
-        """Waits until the rows of the step are here, and asks for those of the next chunk."""
+        """Waits until the rows of the step are here, and asks for those of the next chunk, unless the step is its
+        chunk's first one: another rank may be a step behind, and need the chunk before."""
         self._first = step if self._first is None else min(self._first, step)
         chunk = self._chunk_of(step)
-        following = self._chunk_of(chunk.stop)
+        following = self._chunk_of(step + len(chunk) - 1)
         for each in (chunk, following):
             if each not in self._coming:
                 wanted = range(max(self._first, each.start), each.stop)
                 self._coming[each] = self._ahead.submit(self._rows_of, wanted)
         self._received.chunks[chunk] = self._coming[chunk].result()
-        for old in [each for each in self._coming if each not in (chunk, following)]:
+        for old in [each for each in self._coming if each.stop < step]:
             del self._coming[old]
             self._received.chunks.pop(old, None)
 
@@ -217,8 +219,12 @@ class RowExchange:
         return Received.of([answer for future in answers if (answer := future.result())])
 
     def _samples_of(self, step: int) -> np.ndarray:
-        """The samples of a step that this node's ranks train on."""
-        return self._plan.part(step, self._ranks, self._world_size).samples
+        """The samples of a step that this node's ranks train on; none if it cannot be planned. It fails when a rank
+        asks for it: the stage may end before it."""
+        try:
+            return self._plan.part(step, self._ranks, self._world_size).samples
+        except (InputError, OutageError):
+            return np.zeros((0, 3), np.int64)
 
     def _ask(self, node: int, source: int, shards: np.ndarray, indices: np.ndarray) -> Answer | None:
         request = RowRequest(self._peers.nodes.secret, source, shards.tolist(), indices.tolist())

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterable
 from multiprocessing.pool import AsyncResult, ThreadPool
 
@@ -15,7 +16,7 @@ THREADS = 4
 
 
 class ShardFetcher:
-    """Fetches some columns of shards in background threads.
+    """Fetches some columns of shards in background threads. Its methods may be called in several threads.
 
     The columns are kept in unlinked files in the folder for temporary files, and mapped into memory. The system removes
     them when nothing refers to them any more, even if the process is killed.
@@ -30,21 +31,28 @@ class ShardFetcher:
         # No process waits for the threads of such a pool at its end: one that reads may wait for `outage_s`.
         self._threads = ThreadPool(THREADS)
         self._coming: dict[str, AsyncResult[pa.Table]] = {}
+        self._lock = threading.Lock()
 
     def ahead(self, names: Iterable[str]) -> None:
         """Starts to fetch these shards, unless they are already being fetched."""
-        for name in names:
-            if name not in self._coming:
-                self._coming[name] = self._threads.apply_async(self._fetch, (name,))
+        with self._lock:
+            for name in names:
+                if name not in self._coming:
+                    self._coming[name] = self._threads.apply_async(self._fetch, (name,))
 
     def take(self, name: str) -> pa.Table:
-        """Waits for the shard's columns and returns them.
+        """Waits for the shard's columns and returns them. `ahead` does not fetch them again until `forget`.
 
         Raises:
             InputError: the shard cannot be read.
         """
         self.ahead([name])
-        return self._coming.pop(name).get()
+        return self._coming[name].get()
+
+    def forget(self, name: str) -> None:
+        """The shard was taken, and may be fetched again."""
+        with self._lock:
+            self._coming.pop(name, None)
 
     def _fetch(self, name: str) -> pa.Table:
         table = TokenShard(self._storage, name).read(self._columns, self._without)

@@ -129,7 +129,11 @@ class TokenReader:
         """A shard's table and its selected rows in it, from the cache or newly read."""
         with self._lock:  # other nodes' requests are answered in threads
             if shard not in self._cache:
-                self._cache[shard] = self._read(shard)
+                try:
+                    self._cache[shard] = self._read(shard)
+                finally:
+                    if self._fetcher:
+                        self._fetcher.forget(self._index.shard(shard))
                 while len(self._cache) > self._held:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(shard)

@@ -1,8 +1,10 @@
 """Training on tokens that lie in S3: the same samples, there before they are needed, whatever S3 does."""
 
 import shutil
+import threading
 import time
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,6 +116,30 @@ def test_the_next_window_is_fetched_while_the_present_one_trains(tokens: Path, m
         read |= new
     assert len(read) > 2 * 3, "several windows of three shards"
     assert len(begun) < 3 * len(read), "and not again and again"
+
+
+def test_a_shard_that_another_thread_waits_for_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes answer each other in threads, while they fetch ahead in another one."""
+    begun, may_go = list[str](), threading.Event()
+    fetch = ShardFetcher._fetch
+
+    def slow(self: ShardFetcher, name: str) -> pa.Table:
+        begun.append(name)
+        may_go.wait(10)
+        return fetch(self, name)
+
+    monkeypatch.setattr(ShardFetcher, "_fetch", slow)
+    reader = TokenReader(folder, build_row_index(RowSelection(folder)), 4)
+    reader._fetcher = ShardFetcher(reader._storage, reader._columns)
+    with ThreadPool(1) as pool:
+        row = pool.apply_async(reader.row, (0, 0))
+        while not begun:
+            time.sleep(0.01)
+        reader.ahead([0])
+        may_go.set()
+        row.get(10)
+        reader.ahead([0])
+    assert not reader._fetcher._coming and len(begun) == 1
 
 
 @pytest.mark.slow

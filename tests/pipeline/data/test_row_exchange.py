@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from pipeline.data import row_exchange
+from pipeline.data import feed_server, row_exchange
 from pipeline.data.batch_plan import StagePlan
 from pipeline.data.feed_server import FeedServer, PartRequest, RowRequest, location, part_from, rows_from
 from pipeline.data.node_feed import NodeFeed
 from pipeline.data.packed_step import PackedStep
-from pipeline.data.peers import Nodes
+from pipeline.data.peers import Nodes, Peers
 from pipeline.data.plan_inputs import PlanInputs
-from pipeline.data.row_exchange import CHUNK_STEPS, MOST_CHUNK_STEPS, chunk_steps
+from pipeline.data.row_exchange import CHUNK_STEPS, MOST_CHUNK_STEPS, Received, RowExchange, chunk_steps
 from pipeline.data.row_index import SourceRows
 from pipeline.data.row_selection import RowSelection, build_row_index
 from pipeline.data.step_parts import PartPlanner, from_message, to_message
@@ -173,6 +173,62 @@ def test_a_damaged_shard_is_the_same_error_on_every_node(inputs: PlanInputs, fee
     for rank in (0, WORLD - 1):
         with pytest.raises(InputError, match="is no readable parquet"):
             feeds[rank // RANKS_PER_NODE].step(0, rank)
+
+
+def test_a_step_that_cannot_be_planned_fails_when_it_is_asked_for(
+    inputs: PlanInputs, feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the rows of its chunk are: the stage may end before it."""
+    really = StagePlan.pack
+
+    def packed(self: StagePlan, step: int, world_size: int) -> PackedStep:
+        if step == 3:
+            raise InputError("no high-resolution codes")
+        return really(self, step, world_size)
+
+    monkeypatch.setattr(StagePlan, "pack", packed)
+    assert_same_steps(feeds, inputs.plan(), range(3))
+    for rank in range(WORLD):
+        with pytest.raises(InputError, match="no high-resolution codes"):
+            feeds[rank // RANKS_PER_NODE].step(3, rank)
+
+
+def test_a_rank_that_is_a_step_behind_costs_no_second_request(
+    feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[range] = []
+    really = RowExchange._rows_of
+
+    def recorded(self: RowExchange, steps: range) -> Received:
+        asked.append(steps)
+        return really(self, steps)
+
+    monkeypatch.setattr(RowExchange, "_rows_of", recorded)
+    for step, rank in ((2, 0), (3, 0), (2, 1), (4, 0), (3, 1), (5, 0), (4, 1), (6, 0)):
+        feeds[0].step(step, rank)
+    assert asked == [range(2, 4), range(4, 8), range(8, 12)]
+
+
+def test_answers_that_make_no_sense_are_none(
+    inputs: PlanInputs, feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_server, "to_message", lambda part: b"nonsense")
+    assert_same_steps(feeds, inputs.plan(), range(2))
+
+
+def test_rows_that_were_not_asked_for_are_no_answer(
+    inputs: PlanInputs, feeds: list[NodeFeed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = TokenReader.tables
+    monkeypatch.setattr(TokenReader, "tables", lambda self, shards, indices: really(self, shards[:1], indices[:1]))
+    assert_same_steps(feeds, inputs.plan(), range(2))
+
+
+def test_shards_of_a_node_that_does_not_answer_are_fetched_ahead_here() -> None:
+    peers = Peers(Nodes(1, [location(HERE, 1)] * 3, SECRET))
+    assert peers.are_read_here(np.arange(6)).tolist() == [False, True, False] * 2
+    assert peers.ask(2, lambda client: part_from(client, PartRequest(SECRET, 0, [0]), 10.0)) is None
+    assert peers.are_read_here(np.arange(6)).tolist() == [False, True, True] * 2
 
 
 def test_nobody_without_the_jobs_secret_gets_rows_or_parts(inputs: PlanInputs) -> None:
