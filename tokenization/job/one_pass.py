@@ -49,6 +49,7 @@ class Stages:
         reader, encoder: their classes; see `Reader` and `EncodingStage`.
         reader_cpus, encoder_cpus: Ray's CPUs.
         block_bytes: size of the blocks in which readers pass chunks on; 0 for `BLOCK_BYTES`, or less in small stores.
+        all_encoders_first: readers wait for all encoders, and not for the first.
     """
 
     reader: Any
@@ -56,6 +57,7 @@ class Stages:
     reader_cpus: float = READER_CPUS
     encoder_cpus: float = 1 - READER_CPUS
     block_bytes: int = 0
+    all_encoders_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def _pipeline(work: Work, shards: list[str], writers: list[Any]) -> ray.data.Dat
         label_selector=workers.encoder_label_selector or None,
         # On CPUs the first encoder would share the cores with the start of the others, and all would be late.
         compute=ActorPoolStrategy(
-            min_size=workers.num_encoders if workers.use_gpu else 1, max_size=workers.num_encoders
+            min_size=workers.num_encoders if workers.use_gpu or stages.all_encoders_first else 1,
+            max_size=workers.num_encoders,
         ),
     )

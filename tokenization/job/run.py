@@ -57,7 +57,8 @@ def tokenize_corpus(
     if not fingerprint:
         fingerprint = check_output(corpus, output, config, tools)
         record_settings(storage, corpus.description(), fingerprint)
-    keep_facts(config, tools, fingerprint)
+    if stages is STAGES:
+        keep_facts(config, tools, fingerprint)
     ignored = corpus.ignored
     storage.delete(MANIFEST_FILE)
     books = Books(storage, shards, seed, fingerprint.codebook_size)

@@ -180,7 +180,7 @@ def measure_scaling(
             Workers(num_encoders, num_readers),
             watch,
             fingerprint=simulated_fingerprint(config),
-            stages=Stages(SimulatedReader, NullEncoder, SIMULATED_CPUS, SIMULATED_CPUS, block_bytes),
+            stages=Stages(SimulatedReader, NullEncoder, SIMULATED_CPUS, SIMULATED_CPUS, block_bytes, True),
         )
     (rows_before, began), (rows_after, ended) = marks
     seconds, cpu_s = began.until(ended)
