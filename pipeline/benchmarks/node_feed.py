@@ -74,8 +74,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
     Returns:
         `cpu_s_a_step`: CPU seconds of the loader process, a rank and step; `plan_cpu_s_a_step`: those of planning and
         packing a step, which one node does for all; `fetched_over_own_bytes`: bytes read from storage over those of
-        the rows that the node trained on; `start_s`: seconds from the plan's making to the first step at a random place
-        of the large index; `peak_rss_bytes`: the process's peak memory, there or while it is fed.
+        the rows that the node trained on; `start_s`, `peak_rss_bytes`: seconds from the plan's making to the first step
+        at a random place of the large index, and the process's peak memory; `peak_rss_fed_bytes`: that while it is fed.
     """
     cluster, stage = Cluster(benchmark.world_size), benchmark.stage
     least_steps = (WARM_CHUNKS + COUNTED_CHUNKS) * cluster.chunk_steps
@@ -102,8 +102,8 @@ def measure_node_feed(benchmark: FeedBenchmark, index_rows: int, report: Callabl
         "plan_cpu_s_a_step": fed["plan_cpu_s_a_step"],
         "bytes_a_step": fed["read_bytes"] / steps / cluster.ranks_per_node,
         "fetched_over_own_bytes": fed["read_bytes"] / own_bytes,
+        "peak_rss_fed_bytes": fed["peak_rss_bytes"],
         **started,
-        "peak_rss_bytes": max(fed["peak_rss_bytes"], started["peak_rss_bytes"]),
     }
 
 
