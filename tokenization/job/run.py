@@ -74,10 +74,7 @@ def tokenize_corpus(
                 progress.alarm = progress.alarm or alarm.ended(shard, ended)
                 books.add(shard, ended)
         except RayError as error:
-            if isinstance(cause := getattr(error, "cause", error), OutageError):
-                raise cause from error  # the workers have waited for it already
-            if reason := unwritable(cause):
-                raise InputError(f"tokens cannot be written to {output!r}: {reason}") from error
+            _raise_cause(error, output)
             broken = error
         books.look_again(books.pending(pending))
         progress.shards_done = len(books.done)
@@ -87,3 +84,11 @@ def tokenize_corpus(
             raise RuntimeError(f"{message}: {broken}" if broken else message) from broken
     books.store()
     return write_manifest(url, books.sums, books.failed, fingerprint, storage, ignored)
+
+
+def _raise_cause(error: RayError, output: str) -> None:
+    """Raises what ends the job at once, if that is the cause of a pass's end."""
+    if isinstance(cause := getattr(error, "cause", error), OutageError):
+        raise cause from error  # the workers have waited for it already
+    if reason := unwritable(cause):
+        raise InputError(f"tokens cannot be written to {output!r}: {reason}") from error
