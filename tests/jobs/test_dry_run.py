@@ -181,6 +181,7 @@ def test_gpus_without_a_known_machine_are_planned_but_not_predicted() -> None:
     assert plan["gpu_days"] and "predicted_mfu" not in plan
 
 
+@pytest.mark.slow
 def test_gpu_and_mfu_change_the_days_and_nothing_else() -> None:
     plan = dry_run("mars_7b", stage="1")
     other = dry_run("mars_7b", stage="1", gpu="H100", mfu=0.25)
@@ -189,6 +190,7 @@ def test_gpu_and_mfu_change_the_days_and_nothing_else() -> None:
     assert other["flop"] == plan["flop"] and other["device"] == "H100" and len(other["stages"]) == 1
 
 
+@pytest.mark.slow
 def test_mars_1b_fits_its_node_with_room_and_takes_days_not_weeks() -> None:
     plan = dry_run("mars_1b")
     assert plan["memory_bytes"] == 80e9
@@ -249,6 +251,7 @@ def test_from_the_command_line_the_last_line_is_the_plan_and_a_refusal_ends_with
     assert refused.returncode == 2 and "GPU 'abacus'" in refused.stderr and not refused.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["mars_05b", "mars_1b", "mars_7b"])
 def test_the_figures_in_docs_are_the_plans(recipe: str) -> None:
     page = (CHECKOUT / "docs/recipes.md").read_text()

@@ -81,6 +81,7 @@ def test_every_part_has_figures_on_a_cpu_or_says_what_needs_cuda(without_ray: tu
     assert figures["goals"]["mfu"] == "at least 0.5: not measured"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "limit_s", "told"), [(hang, 3.0, "took longer than its 3 s"), (crash, 30.0, "ended with exit code -9")]
 )

@@ -48,6 +48,7 @@ def test_many_clients_some_with_faults_all_get_what_they_should(served: ServedMo
     assert set(outcome.counts) == {"pictures", "hung up", "wrong value", "too large"}
 
 
+@pytest.mark.slow
 def test_another_picture_is_counted_as_wrong(served: ServedModel) -> None:
     expected = drawn(served)
     expected[ASKED[0]] = ((0,) * served.num_codes, None)

@@ -276,6 +276,7 @@ def test_of_those_who_start_at_once_one_gets_the_checkpoints(url: str) -> None:
     assert len(still) == 1
 
 
+@pytest.mark.slow
 def test_the_language_experts_hash_is_its_own_whatever_dtype_it_is_loaded_in(
     tmp_path: Path, base: Qwen2ForCausalLM
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_number_of_ranks_changes_neither_samples_nor_label_counts(tokens: Pa
         assert labels == alone.label_counts.tolist() == [labels_of(alone, task) for task in Task]
 
 
+@pytest.mark.slow
 def test_every_rank_runs_the_same_kinds_in_the_same_order(tokens: Path, builder: SequenceBuilder) -> None:
     plan = plan_of(tokens, builder, replace(STAGE, global_batch_size=5))
     for step in range(8):
@@ -78,6 +79,7 @@ def test_weights_of_a_tasks_labels_add_up_to_the_tasks_weight(
         assert total == pytest.approx(STAGE.task_weights.get(task.name.lower(), 1.0))
 
 
+@pytest.mark.slow
 def test_a_share_of_the_captions_begins_later_and_one_that_is_to_be_written_never_does(
     tokens: Path, builder: SequenceBuilder
 ) -> None:
@@ -168,6 +170,7 @@ def test_half_a_document_is_refused_by_its_name(tmp_path: Path) -> None:
         TokenReader(tmp_path / "documents", index, 1).row(0, 1)
 
 
+@pytest.mark.slow
 def test_documents_and_pictures_share_a_step_by_their_weights(
     tokens: Path, tmp_path: Path, builder: SequenceBuilder
 ) -> None:
@@ -218,6 +221,7 @@ def test_a_side_table_that_cannot_be_used_is_refused_by_its_name(
         build_row_index(RowSelection(tokens, "", (str(path),)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "noise", "replaced"),
     [

@@ -95,6 +95,7 @@ def test_a_process_that_is_killed_is_a_lost_worker_which_another_attempt_replace
     assert not runs(loader.process_id)
 
 
+@pytest.mark.slow
 def test_the_process_imports_no_torch() -> None:
     """Each node would pay 190 MB of memory for it, and seconds of a CPU at each start."""
     shown = "import sys, pipeline.data.loader_process; print(*sys.modules)"

@@ -129,6 +129,7 @@ def test_a_node_plans_a_step_once(
     assert max(Counter(planned).values()) == 1
 
 
+@pytest.mark.slow
 def test_each_step_is_planned_by_one_node(feeds: list[NodeFeed], planned: list[int]) -> None:
     for number in range(CHUNK_STEPS):
         for feed in feeds:

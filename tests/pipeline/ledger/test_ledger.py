@@ -156,6 +156,7 @@ def test_two_runs_of_one_name_both_count_and_are_told_of(tmp_path: Path) -> None
     assert len(ledger.remarks) == 1 and "ran at the same time for 50 s" in ledger.remarks[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
 def test_in_a_bucket_a_row_is_an_object_and_the_last_one_says_all(scheme: str, server_of: ServerOf) -> None:
     server_of(scheme)

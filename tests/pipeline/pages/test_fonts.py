@@ -5,6 +5,7 @@ import io
 import re
 
 import numpy as np
+import pytest
 from fontTools.ttLib import TTFont
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
@@ -14,6 +15,7 @@ from pipeline.pages.html import page_of
 from pipeline.pages.sheets import _fonts
 
 
+@pytest.mark.slow
 def test_a_page_brings_the_chinese_characters_that_it_shows_and_no_others() -> None:
     page = page_of("title", ["<p>a red cat, 红猫：「猫」</p>"])
     (content,) = re.findall(r"url\(data:font/otf;base64,([^)]+)\)", page)

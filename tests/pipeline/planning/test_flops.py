@@ -111,6 +111,7 @@ def test_qwen_7bs_geometry_has_the_papers_sizes() -> None:
     assert counts.active == pytest.approx(expert_parameters(config), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_counted_sample_is_the_micro_batch_of_it_alone(builder: SequenceBuilder) -> None:
     for sequence in (
         builder.text_to_image([*range(8)], CODES),
@@ -123,6 +124,7 @@ def test_a_counted_sample_is_the_micro_batch_of_it_alone(builder: SequenceBuilde
         assert (counted.num_text_labels, counted.num_code_labels) == (batch.num_text_labels, batch.num_code_labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

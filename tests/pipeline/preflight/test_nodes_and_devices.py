@@ -27,6 +27,7 @@ def test_a_clock_is_judged_by_the_part_of_its_offset_that_is_certain(offset: Off
     assert found.verdict is verdict and bool(found.remedy) == (verdict is not Verdict.OK)
 
 
+@pytest.mark.slow
 def test_this_machine_is_described() -> None:
     host = host_here()
     assert host.cpus >= 1 and host.hashed_bytes_per_s > 1e6

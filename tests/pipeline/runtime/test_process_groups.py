@@ -23,6 +23,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_group_and_its_session_end_with_the_process_that_started_it(killed: bool) -> None:
     words, pipe = [sys.executable, "-c", STARTS], subprocess.PIPE

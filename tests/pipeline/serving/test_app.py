@@ -222,6 +222,7 @@ def test_a_client_that_goes_away_frees_its_rows(served: ServedModel, more: dict)
         assert server.send(IMAGES, {"prompt": "a"})[0] == 200
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_given_up_and_open_requests_are_counted(
     served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

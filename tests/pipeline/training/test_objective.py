@@ -104,6 +104,7 @@ def assert_logits_are_those_of_the_samples_alone(
                 torch.testing.assert_close(packed, alone[chosen], atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 2, 4, 16])
 def test_no_prediction_sees_its_own_label_and_every_one_sees_all_before_its_group(
     mars: MarsForCausalLM, builder: SequenceBuilder, group_size: int
@@ -217,6 +218,7 @@ def test_the_head_allows_what_the_state_allows(mars: MarsForCausalLM) -> None:
     torch.testing.assert_close(mars.head(hidden, State.TEXT), every[:, [*range(TEXT_VOCAB), *openers]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [State.TEXT, State.CODES, None])
 def test_the_loss_and_decoding_find_an_id_at_the_same_place(mars: MarsForCausalLM, state: State | None) -> None:
     """The loss and decoding use the same index for the logit of an id."""

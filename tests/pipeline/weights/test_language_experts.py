@@ -55,6 +55,7 @@ QWEN2 = {
 }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize("changes", QWEN2.values(), ids=QWEN2)

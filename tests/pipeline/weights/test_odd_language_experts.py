@@ -48,6 +48,7 @@ def refusals(folder: Path, configs: list[Any]) -> Iterator[tuple[Any, str]]:
         (folder / "config.json").write_text(own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2", "qwen"])
 def test_sizes_that_no_model_has_are_refused_in_one_line(experts: dict[str, Path], kind: str) -> None:
     own = json.loads((experts[kind] / "config.json").read_text())

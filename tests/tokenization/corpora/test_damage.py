@@ -160,6 +160,7 @@ def test_limits_are_options(limits: dict[str, Any], message: str) -> None:
         load_picture(encoded("PNG", 0), transform)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:

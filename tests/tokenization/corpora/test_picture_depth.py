@@ -76,6 +76,7 @@ GREYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GREYS)
 def test_a_gradient_of_any_depth_goes_from_black_to_white(name: str) -> None:
     pixels = loaded(GREYS[name]())

@@ -49,6 +49,7 @@ def test_what_is_written_is_listed_read_and_deleted(storage: Storage) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage: Storage) -> None:
     for name in ("one/a", "one/b/c", "one/.hidden", "onetwo/a", "two/one/a"):
         storage.write(name, lambda path: path.write_text("x"))
@@ -57,6 +58,7 @@ def test_a_folder_goes_with_all_that_is_in_it_and_nothing_else(storage: Storage)
     assert storage.names() == ["onetwo/a", "two/one/a"] and not storage.exists("one/.hidden")
 
 
+@pytest.mark.slow
 def test_what_fails_while_it_is_written_is_not_there(storage: Storage) -> None:
     def fill(path: Path) -> None:
         path.write_text("half")
@@ -129,6 +131,7 @@ def test_other_schemes_and_an_azure_without_an_account_are_named(monkeypatch: py
         open_storage("az://x/y").names()
 
 
+@pytest.mark.slow
 def test_of_those_who_swap_at_once_one_succeeds(storage: Storage) -> None:
     assert storage.text("owner") is None
     with ThreadPool(8) as pool:

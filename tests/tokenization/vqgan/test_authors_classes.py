@@ -64,6 +64,7 @@ CASES: dict[str, tuple[Callable[[Path, dict[str, Tensor]], Path], int, int]] = {
 """By the name of what was kept: the writer of a checkpoint, codes, and the factor."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_codes_and_pictures_are_those_of_the_authors_class(tmp_path: Path, case: str) -> None:
     (write, codebook_size, factor), kept = CASES[case], Kept.of(case.split(",")[0])
