@@ -39,12 +39,9 @@ def check_export(paths: RunPaths, held_out: list[list[int]]) -> dict[str, Any]:
         if beginnings:
             share = opener_share(model, beginnings)
             scores |= {"openers_in_text": share.greedy, "openers_in_text_probability": share.probability}
-    return (
-        scores
-        | score_openers(model, paths)
-        | {
-            "held_out_texts": len(held_out),
-            "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.initial_model, texts),
-            "visual_weights_moved": visual_weights_moved(model, paths.initial_model),
-        }
-    )
+    scores |= score_openers(model, paths)
+    return scores | {
+        "held_out_texts": len(held_out),
+        "text_logits_max_abs_diff": text_logits_max_abs_diff(model, paths.initial_model, texts),
+        "visual_weights_moved": visual_weights_moved(model, paths.initial_model),
+    }
