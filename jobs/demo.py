@@ -33,13 +33,16 @@ def main(options: Options) -> None:
     recipe, paths = options.resolve()
     resumed = paths.run.exists()
     connect_to_ray()
-    for name, part in (
-        ("corpus and tokens", lambda: check_shards(tokenize_corpora(recipe, paths, list(recipe.corpora)))),
-        ("language expert", lambda: make_language_expert(recipe, paths)),
-        ("training", lambda: train_stages(recipe, paths, "all")),
-        ("generation", lambda: run_apart("generate", options)),
-        ("evaluation", lambda: run_apart("evaluate", options)),
-    ):
+    parts = {
+        "corpus and tokens": lambda: check_shards(tokenize_corpora(recipe, paths, list(recipe.corpora))),
+        "language expert": lambda: make_language_expert(recipe, paths),
+        "training": lambda: train_stages(recipe, paths, "all"),
+        "generation": lambda: run_apart("generate", options),
+        "evaluation": lambda: run_apart("evaluate", options),
+    }
+    if recipe.language_expert_folder:
+        del parts["language expert"]  # it is trained already
+    for name, part in parts.items():
         say(f"--- {name} ({time.monotonic() - STARTED:.0f} s)")
         part()
     metrics_path = paths.run / "metrics.json"

@@ -157,6 +157,7 @@ def test_an_untrained_model_opens_no_picture_in_plain_text(base: Qwen2ForCausalL
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("base", ["grouped heads, tied", "plain heads, untied"], indirect=True)
 def test_a_trained_model_opens_pictures_after_captions_and_in_no_plain_text(base: Qwen2ForCausalLM) -> None:
     """Captions end with one word; plain texts do without it. Openers that no label tells where not to come, come
     everywhere."""
