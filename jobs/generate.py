@@ -60,6 +60,9 @@ class Options(JobOptions):
     """Sample from the most likely ones that together reach this probability; 1 for all."""
     guidance_scale: Annotated[float | None, _default("the recipe's")] = None
     """Classifier-free guidance of pictures; 1 for none."""
+    num_candidates: Annotated[int | None, _default("the recipe's")] = None
+    """Draw so many pictures for each prompt, and keep the one out of which the model reads the prompt best, by the
+    likelihood of its captioning; 1: draw one. Needs a temperature above 0."""
     seed: int = 0
     """Seed of the sampling for prompts without a seed. The same seed, prompt and batch size give the same picture."""
     batch_size: Annotated[int, _default(f"{PROMPT_BATCH}, or the recipe's where that is less")] = 0
@@ -94,8 +97,26 @@ class Options(JobOptions):
             )
         if self.task != "picture" and self.num_drafts:
             problems.append(f"--num-drafts is for --task picture, not for {self.task}")
+        if self.task != "picture" and self.num_candidates is not None:
+            problems.append(f"--num-candidates is for --task picture, not for {self.task}")
         if problems:
             raise UsageError("; ".join(problems))
+
+    def candidates(self, recipe: Recipe, sampling: "Sampling") -> int:
+        """Returns how many pictures are drawn for each prompt.
+
+        Raises:
+            UsageError: fewer than one, or several that would all be the same picture.
+        """
+        count = recipe.evaluation.num_candidates if self.num_candidates is None else self.num_candidates
+        if count < 1:
+            raise UsageError(f"--num-candidates is {count}, but must be at least 1")
+        if count > 1 and self.task == "picture" and sampling.greedy:
+            raise UsageError(
+                f"{count} candidates of a prompt are the same picture at temperature 0; add --temperature 1, or "
+                "--num-candidates 1"
+            )
+        return count
 
     def sampling(self, recipe: Recipe) -> "Sampling":
         """Returns how codes are sampled."""
@@ -128,6 +149,7 @@ def main(options: Options) -> None:
     sampling = options.sampling(recipe)
     check_not_empty(options.prompt)
     options.check()
+    num_candidates = options.candidates(recipe, sampling)
     if options.num_drafts and recipe.scaling.use_gpu:
         raise UsageError("--num-drafts: on a GPU a pass is a CUDA graph with a fixed number of codes; leave it out")
     if options.output and not Path(options.output).is_absolute() and in_package_cache():
@@ -144,6 +166,7 @@ def main(options: Options) -> None:
         caption_sampling=GREEDY if options.temperature is None or not options.has_request else sampling,
         footer=attribution_of(recipe.corpus),
         num_drafts=options.num_drafts,
+        num_candidates=num_candidates,
     )
     batch_size = options.batch_size or min(PROMPT_BATCH, recipe.evaluation.batch_size)
     parent = Path(options.output).absolute() if options.output else paths.samples / "prompts"

@@ -1,10 +1,10 @@
 """Every setting of a run as frozen dataclasses, GPU types and tasks included: all that a recipe imports. Imports the
 standard library, `pipeline.errors` and `tokenization.config` alone."""
 
+from pipeline.config.evaluation import EvaluationConfig as EvaluationConfig
 from pipeline.config.language_expert import LanguageExpertConfig as LanguageExpertConfig
 from pipeline.config.model import ModelOptions as ModelOptions
 from pipeline.config.recipe import CorpusConfig as CorpusConfig
-from pipeline.config.recipe import EvaluationConfig as EvaluationConfig
 from pipeline.config.recipe import PlanConfig as PlanConfig
 from pipeline.config.recipe import Recipe as Recipe
 from pipeline.config.scaling import ScalingConfig as ScalingConfig

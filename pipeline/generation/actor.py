@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.config.stage import INSTRUCTIONS
 from pipeline.data.sequences import SequenceBuilder
 from pipeline.export.export import load_export
+from pipeline.generation.candidates import draw_best, high_codes_of, prompt_log_likelihoods
 from pipeline.generation.captions import generate_captions
 from pipeline.generation.documents import DocumentLimits, Segment, generate_documents
-from pipeline.generation.pictures import HighResolution, PictureGenerator
+from pipeline.generation.pictures import HighResolution, PictureGenerator, Pictures
 from pipeline.generation.prompts_at_once import prompts_that_fit
 from pipeline.generation.sampling import GREEDY, Sampling
 from pipeline.generation.speculative import speculation_of
@@ -49,6 +50,8 @@ class GeneratorConfig:
         num_drafts: codes that are drafted for each pass of a picture (see `pipeline.generation.speculative`); 0 for
             plain decoding.
         draft_tokens: the token folder that the drafts come from.
+        num_candidates: pictures that are drawn for each row; the one out of which the model reads the prompt best is
+            kept (see `pipeline.generation.candidates`).
     """
 
     export: Path
@@ -66,6 +69,7 @@ class GeneratorConfig:
     as_served: bool = False
     num_drafts: int = 0
     draft_tokens: str = ""
+    num_candidates: int = 1
 
 
 class Generator:
@@ -86,6 +90,7 @@ class Generator:
         self._instruction_len = max(map(len, instructions.values()))
         self._builder = SequenceBuilder(self._model.config.vocabulary, instructions, self._end_id)
         self._picture_generator: PictureGenerator | None = None
+        self._base_generator: PictureGenerator | None = None
         self._vqgan = None
         if config.vqgan:
             self._vqgan = ImageTokenizer(config.vqgan, device, getattr(torch, config.vqgan_dtype))
@@ -97,7 +102,10 @@ class Generator:
             lines = text_ids(self._tokenizer, [str(prompt) for prompt in batch["prompt"]])
             prompts = [ids[: self._config.prompt_len] for ids in lines]  # the same cut as for the tokens' captions
             seeds = [int(seed) for seed in batch["seed"]]
-            made |= self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds)
+            languages = [str(language) for language in batch.get("language", [""] * len(prompts))]
+            made |= (
+                self._documents(prompts, seeds) if self._config.documents else self._pictures(prompts, seeds, languages)
+            )
         if "pixels" in batch:
             assert self._vqgan is not None
             made["codes"] = self._vqgan.encode(np.stack(list(batch["pixels"])))
@@ -105,21 +113,16 @@ class Generator:
             made["caption"] = self._captions(batch | made)
         return {name: column for name, column in (batch | made).items() if name != "pixels"}
 
-    def _pictures(self, prompts: list[list[int]], seeds: list[int]) -> dict[str, np.ndarray]:
+    def _pictures(self, prompts: list[list[int]], seeds: list[int], languages: list[str]) -> dict[str, np.ndarray]:
         config = self._config
         if self._picture_generator is None:
-            self._picture_generator = PictureGenerator(
-                self._model,
-                self._prompts_at_once(),
-                config.prompt_len,
-                config.num_codes,
-                config.sampling,
-                config.high,
-                compile_steps=config.use_gpu,
-                as_served=config.as_served,
-                speculation=speculation_of(config.draft_tokens, config.num_drafts, config.high is not None),
-            )
-        pictures = self._picture_generator.draw_all(prompts, seeds)
+            self._picture_generator = self._new_picture_generator(config.high)
+        if config.num_candidates > 1:
+            best = self._best_codes(prompts, seeds, languages)
+            high = high_codes_of(self._picture_generator, prompts, best, seeds) if config.high else None
+            pictures = Pictures(best, high)
+        else:
+            pictures = self._picture_generator.draw_all(prompts, seeds)
         made = {"drawn_codes": pictures.codes}
         if pictures.high_codes is not None:
             made["drawn_high_codes"] = pictures.high_codes
@@ -128,6 +131,35 @@ class Generator:
             if pictures.high_codes is not None:
                 made["high_png"] = np.asarray(self._pngs(pictures.high_codes), dtype=object)
         return made
+
+    def _new_picture_generator(self, high: HighResolution | None) -> PictureGenerator:
+        config = self._config
+        return PictureGenerator(
+            self._model,
+            self._prompts_at_once(),
+            config.prompt_len,
+            config.num_codes,
+            config.sampling,
+            high,
+            compile_steps=config.use_gpu,
+            as_served=config.as_served,
+            speculation=speculation_of(config.draft_tokens, config.num_drafts, high is not None),
+        )
+
+    def _best_codes(self, prompts: list[list[int]], seeds: list[int], languages: list[str]) -> np.ndarray:
+        """Draws the candidates' base pictures, and returns the best one of each row."""
+        if self._base_generator is None:
+            self._base_generator = self._new_picture_generator(None) if self._config.high else self._picture_generator
+        generator = self._base_generator
+        assert generator is not None
+
+        def draw(candidate_seeds: list[int]) -> np.ndarray:
+            return generator.draw_all(prompts, candidate_seeds).codes
+
+        def judge(codes: np.ndarray) -> np.ndarray:
+            return prompt_log_likelihoods(self._model, self._builder, prompts, codes, languages)
+
+        return draw_best(draw, seeds, self._config.num_candidates, judge)
 
     def _prompts_at_once(self) -> int:
         """`batch_size`, or as many prompts as the GPU's free memory holds.

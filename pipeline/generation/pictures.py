@@ -81,7 +81,7 @@ class PictureGenerator:
         speculation: draw in fewer passes with drafts; not with `compile_steps`.
 
     Attributes:
-        num_passes: passes of the pictures drawn last, without those of their prompts.
+        batch_size, num_passes: prompts in a batch; passes of the pictures drawn last, without those of their prompts.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class PictureGenerator:
         as_served: bool = False,
         speculation: Speculation = PLAIN,
     ) -> None:
-        self._batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
+        self.batch_size, self._prompt_len, self._num_codes = batch_size, prompt_len, num_codes
         self._vocabulary, self._sampling, self._high = model.config.vocabulary, sampling, high
         self._as_served, self._speculation = as_served, speculation
         self._device = model.head.visual_weight.device
@@ -128,9 +128,9 @@ class PictureGenerator:
 
     def draw_all(self, prompts: list[list[int]], seeds: list[int]) -> Pictures:
         """The same for any number of prompts, one batch after the other."""
-        starts = range(0, len(prompts), self._batch_size)
+        starts = range(0, len(prompts), self.batch_size)
         parts = [
-            self.draw(prompts[start : start + self._batch_size], seeds[start : start + self._batch_size])
+            self.draw(prompts[start : start + self.batch_size], seeds[start : start + self.batch_size])
             for start in starts
         ]
         high_codes = [part.high_codes for part in parts if part.high_codes is not None]
@@ -142,7 +142,7 @@ class PictureGenerator:
     def read(self, prompts: list[list[int]], codes: np.ndarray, seeds: list[int]) -> None:
         """Runs prompts and their given base pictures, int64 [B, N]. `generate_high` then adds the high resolution."""
         self._uniform = self._start(prompts, seeds)
-        codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self._batch_size))).to(self._device)
+        codes_BN = torch.from_numpy(np.stack(_padded(list(codes), self.batch_size))).to(self._device)
         ids = self._both_halves(codes_BN[:, :-1] + self._vocabulary.code_offset)
         opener = torch.full_like(ids[:, :1], self._vocabulary.opener(Role.BASE))
         self._run(torch.cat([opener, ids], dim=1), 1)
@@ -155,17 +155,17 @@ class PictureGenerator:
 
     def _start(self, prompts: list[list[int]], seeds: list[int]) -> Tensor:
         """Runs the prompts' text and returns all random numbers, [B, N + M]."""
-        assert 0 < len(prompts) == len(seeds) <= self._batch_size
+        assert 0 < len(prompts) == len(seeds) <= self.batch_size
         assert max(map(len, prompts)) <= self._prompt_len
         self._num_given, self.num_passes = len(prompts), 0
-        prompts, seeds = _padded(prompts, self._batch_size), _padded(seeds, self._batch_size)
+        prompts, seeds = _padded(prompts, self.batch_size), _padded(seeds, self.batch_size)
         if self._as_served:
             for row, prompt in enumerate(prompts[: self._num_given]):
                 run_prompt(self._decoder, prompt, row)
         elif self._prompt_len:
             # After a shorter prompt, padding fills slots that its picture overwrites.
             ids = torch.tensor([[*prompt, *[0] * (self._prompt_len - len(prompt))] for prompt in prompts])
-            positions = torch.arange(self._prompt_len, device=self._device).expand(self._batch_size, -1)
+            positions = torch.arange(self._prompt_len, device=self._device).expand(self.batch_size, -1)
             self._decoder.text(ids.to(self._device), positions, self._prompt_len)
         counts = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         self._positions = torch.cat([counts, torch.zeros_like(counts)]) if self._sampling.guided else counts

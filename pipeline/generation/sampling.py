@@ -42,6 +42,11 @@ class Sampling:
         """True if every row needs its unconditional half."""
         return self.guidance_scale != 1.0
 
+    @property
+    def greedy(self) -> bool:
+        """True if the most likely id is taken, whatever the random numbers."""
+        return self.temperature < LEAST_TEMPERATURE or self.top_p < LEAST_TOP_P
+
     def problems(self) -> list[str]:
         """Returns the reasons why the settings are invalid; empty if they are valid."""
         values = {name: getattr(self, name) for name in ("temperature", "top_k", "guidance_scale")}
@@ -77,7 +82,7 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
 
     Inverts the cumulative distribution: each choice needs one random number, independent of C.
     """
-    if sampling.temperature < LEAST_TEMPERATURE or sampling.top_p < LEAST_TOP_P:
+    if sampling.greedy:
         return logits.argmax(-1)
     logits, order = logits / sampling.temperature, None
     if sampling.top_k:

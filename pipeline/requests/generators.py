@@ -37,6 +37,7 @@ def generator_config(request: GenerationRequest, batch_size: int, with_vqgan: bo
         use_gpu=request.recipe.scaling.use_gpu,
         num_drafts=request.num_drafts,
         draft_tokens=str(request.paths.tokens),
+        num_candidates=request.num_candidates,
     )
 
 

@@ -35,6 +35,7 @@ class GenerationRequest:
         caption_sampling: sampling of captions.
         footer: text on every sheet of pictures.
         num_drafts: codes that are drafted for each pass of a picture; 0 for plain decoding.
+        num_candidates: see `EvaluationConfig`.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class GenerationRequest:
     caption_sampling: Sampling = GREEDY
     footer: str = ""
     num_drafts: int = 0
+    num_candidates: int = 1
 
 
 def high_resolution(

@@ -73,5 +73,5 @@ def _plain_columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sampling_values(request: GenerationRequest) -> dict[str, Any]:
-    values = asdict(request.sampling)
-    return {name: value for name, value in values.items() if name != "seed"}
+    values = {name: value for name, value in asdict(request.sampling).items() if name != "seed"}
+    return values | ({"num_candidates": request.num_candidates} if request.num_candidates > 1 else {})

@@ -39,6 +39,12 @@ from tokenization.text_tokenizer import load_text_tokenizer, text_ids
         (dict(num_drafts=-1), "--num-drafts is -1"),
         (dict(task="joint", prompt=("sun",), num_drafts=4), "--num-drafts is for --task picture, not for joint"),
         (dict(num_drafts=4, set=("scaling.use_gpu=True",)), "--num-drafts: on a GPU a pass is a CUDA graph"),
+        (dict(num_candidates=0), "--num-candidates is 0"),
+        (dict(num_candidates=4), "4 candidates of a prompt are the same picture at temperature 0; add --temperature 1"),
+        (
+            dict(task="joint", prompt=("sun",), num_candidates=4),
+            "--num-candidates is for --task picture, not for joint",
+        ),
         (dict(top_p=0.0), "top_p is 0.0"),
         (dict(seed=-1), "seed is -1"),
     ],
