@@ -60,7 +60,7 @@ def test_a_model_composes_subjects_and_skin_tones_that_it_never_saw_together(tmp
     subprocess.run([*command, "--root", str(tmp_path)], cwd=CHECKOUT, check=True)
     metrics = json.loads((tmp_path / "demo_compose" / "metrics.json").read_text())
     assert metrics["composition_pairs"] == 2 * 194 and metrics["composition_ceiling"] > 0.9
-    assert metrics["composition_unseen"] >= 0.5, metrics
+    assert metrics["composition_unseen"] >= 0.65, metrics
     assert metrics["text_perplexity"] == metrics["base_text_perplexity"]
 
 
