@@ -101,10 +101,13 @@ def sheet_figure(columns: Sequence[Sequence[tuple[str, np.ndarray]]], footer: st
                 text, pixels = cells[row]
                 axis.imshow(pixels)
                 axis.set_title(_label(text), y=-0.07, va="top", parse_math=False)
-    line = figure.text(0.005, 0.005, footer, fontsize=6, color="#666666")
+    line = figure.text(0.005, 0.005, footer, fontsize=6, color="#666666", va="bottom")
     # The pictures' source must be whole below a single one, too. Its letters are some percent wider at another dpi.
-    figure.set_figwidth(max(figure.get_figwidth(), 1.1 * line.get_window_extent().width / figure.dpi))
-    figure.tight_layout()
+    space = line.get_window_extent()
+    figure.set_figwidth(max(figure.get_figwidth(), 1.1 * space.width / figure.dpi))
+    below = 2.5 * space.height / figure.dpi if footer else 0.0
+    figure.set_figheight(figure.get_figheight() + below)
+    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
     return figure
 
 

@@ -58,3 +58,13 @@ def test_the_source_of_the_pictures_is_whole_below_a_single_one() -> None:
     FigureCanvasAgg(figure).draw()
     (line,) = [text for text in figure.texts if text.get_text() == footer]
     assert line.get_window_extent().x1 <= figure.bbox.x1 / 1.05, "with room for another dpi"
+
+
+@pytest.mark.parametrize("columns", [1, 3, 12])
+def test_the_source_lies_below_labels_of_two_lines(columns: int) -> None:
+    footer = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0."
+    figure = sheet_figure([[("waving hand medium-dark skin tone", np.zeros((8, 8, 3), np.uint8))]] * columns, footer)
+    FigureCanvasAgg(figure).draw()
+    (line,) = [text for text in figure.texts if text.get_text() == footer]
+    labels = [axis.title.get_window_extent() for axis in figure.axes]
+    assert 0 <= line.get_window_extent().y0 < line.get_window_extent().y1 < min(label.y0 for label in labels)
