@@ -9,8 +9,8 @@ class EvaluationConfig:
 
     Attributes:
         temperature, top_k, guidance_scale: for sampling codes; temperature 0 takes the most likely code.
-        num_candidates: pictures that are drawn for each caption. The one out of which the model reads the caption best
-            is kept, by the likelihood of its captioning. Not in the paper.
+        num_candidates: pictures that `jobs/generate.py` draws for each caption. The one out of which the model reads
+            the caption best is kept, by the likelihood of its captioning. Not in the paper.
         batch_size: prompts generated at once.
         max_caption_ids: maximum ids of a generated caption.
         grid_pictures: columns of the grid of generated pictures, and of the VQ-GAN's sheet.
