@@ -76,7 +76,8 @@ class StageConfig:
         task_weights: weight of each task's mean loss, by default 1; also of `opener`, the opener after a caption; of
             `plain_text`, positions where no picture opens; and of `document_text`, an interleaved document's openers
             and its text after a picture. Each caption has one `opener` label, and a quarter of the captions have one
-            `plain_text` label, at a random position. The ratio of these two weights sets the model's prior for openers.
+            `plain_text` label, at a random position. The ratio of these two weights sets the model's prior for openers
+            in text. With interleaved documents, set `opener` to 0: they alone then teach where a picture opens.
         high_resolution_role: `high_1` or `high_2`: the pair of borders around a high-resolution picture.
         high_resolution_group: K of next-K-token prediction.
         text_to_image_noise: for each text-to-image sample a share between 0 and this is drawn; later positions see that
