@@ -83,7 +83,10 @@ def weighted_loss(sums: torch.Tensor, step: Step, stage: StageConfig) -> float:
 
 
 def step_figures(engine: Engine, step: Step, stage: StageConfig, result: StepResult, number: int) -> StepFigures:
-    """Returns the figures of the step alone; the loop adds its own measurements. Every rank calls it."""
+    """Returns the figures of the step alone; the loop adds its own measurements. Every rank calls it.
+
+    Tasks of weight 0 have no loss there: nothing is learned from them, and it would only grow.
+    """
     batches = [batch for micro_step in step.micro_steps for batch in micro_step]
     tokens = sum(batch.work.tokens for batch in batches)
     padded = sum(batch.work.padded_tokens for batch in batches)
@@ -99,7 +102,7 @@ def step_figures(engine: Engine, step: Step, stage: StageConfig, result: StepRes
     losses = {
         task.name.lower(): result.task_losses[task.value].item() / int(step.label_counts[task.value])
         for task in Task
-        if step.label_counts[task.value]
+        if step.label_counts[task.value] and stage.task_weights.get(task.name.lower(), 1.0)
     }
     return StepFigures(
         step=number + 1,
