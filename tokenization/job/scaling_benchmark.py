@@ -20,7 +20,8 @@ from tokenization.job.run import tokenize_corpus
 from tokenization.job.simulated import GO, NullEncoder, SimulatedReader, simulated_fingerprint, simulated_shard
 
 MEASURED = (0.2, 0.8)
-"""Shares of all pictures between which CPU time counts: all readers have started, and no encoder is idle."""
+"""Shares of all pictures between which CPU time counts: all readers have started, and no encoder is idle. Progress
+comes once a second: a machine that is faster is measured from the report before the first share."""
 IDLE_S = 5.0
 """Seconds for which all processes are there and wait for the first picture."""
 SIMULATED_CPUS = 0.01
@@ -118,13 +119,36 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+class Window:
+    """The part of a run of `num_images` pictures for which CPU time counts. `read` reads the CPU time now."""
+
+    def __init__(self, read: Callable[[], Mark], num_images: int) -> None:
+        self._read = read
+        self._from, self._to = (share * num_images for share in MEASURED)
+        self._began: tuple[int, Mark] | None = None
+        self._ended: tuple[int, Mark] | None = None
+
+    def report(self, images: int) -> None:
+        """Takes how many pictures are done, 0 before the first."""
+        if self._began is None or (self._began[0] < self._from and images < self._to):
+            self._began = images, self._read()
+        elif self._ended is None and images >= self._to:
+            self._ended = images, self._read()
+
+    def measured(self) -> tuple[int, float, dict[str, float]]:
+        """The window's pictures, its seconds and the CPU seconds of each part, after the last report."""
+        assert self._began is not None and self._ended is not None, "the run has reported its beginning and its end"
+        (images_before, began), (images_after, ended) = self._began, self._ended
+        return images_after - images_before, *began.until(ended)
+
+
 class Idle(threading.Thread):
     """Waits until all encoders are there, measures for `IDLE_S` what the parts take while nothing happens, and lets the
-    readers begin. `cores` has the result."""
+    readers begin. `cores` has the result. The run begins in `window`."""
 
-    def __init__(self, meter: CpuMeter, num_encoders: int, go: Path) -> None:
+    def __init__(self, meter: CpuMeter, num_encoders: int, go: Path, window: Window) -> None:
         super().__init__(name="idle", daemon=True)
-        self._meter, self._num_encoders, self._go = meter, num_encoders, go
+        self._meter, self._num_encoders, self._go, self._window = meter, num_encoders, go, window
         self.cores: dict[str, float] = {}
 
     def run(self) -> None:
@@ -135,6 +159,7 @@ class Idle(threading.Thread):
         time.sleep(IDLE_S)
         seconds, cpu_s = began.until(self._meter.mark())
         self.cores = {part: cpu_s[part] / seconds for part in ALWAYS}
+        self._window.report(0)
         self._go.touch()
 
 
@@ -156,13 +181,14 @@ def measure_scaling(
         num_images, shard_images: pictures in all, and of a shard.
         report: what a job's progress is reported to; its work is the driver's.
     """
-    meter, marks = CpuMeter(), list[tuple[int, Mark]]()
+    meter = CpuMeter()
+    window = Window(meter.mark, num_images)
     block_bytes = BLOCK_BYTES * stand_in_px**2 // config.size_px**2
 
     def watch(progress: Progress) -> None:
         report(progress)
-        if len(marks) < len(MEASURED) and progress.rows >= MEASURED[len(marks)] * num_images:
-            marks.append((progress.rows, meter.mark()))
+        if progress.rows:
+            window.report(progress.rows)
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
@@ -170,7 +196,7 @@ def measure_scaling(
         for number in range(-(-num_images // shard_images)):
             rows = min(shard_images, num_images - number * shard_images)
             (corpus / simulated_shard(number, rows)).touch()
-        idle = Idle(meter, num_encoders, Path(folder) / GO)
+        idle = Idle(meter, num_encoders, Path(folder) / GO, window)
         idle.start()
         tokenize_corpus(
             Corpus(CorpusSource(str(corpus), "webdataset")),
@@ -182,6 +208,5 @@ def measure_scaling(
             fingerprint=simulated_fingerprint(config),
             stages=Stages(SimulatedReader, NullEncoder, SIMULATED_CPUS, SIMULATED_CPUS, block_bytes, True),
         )
-    (rows_before, began), (rows_after, ended) = marks
-    seconds, cpu_s = began.until(ended)
-    return CpuOfParts(rows_after - rows_before, seconds, cpu_s, idle.cores, num_writers(num_encoders))
+    images, seconds, cpu_s = window.measured()
+    return CpuOfParts(images, seconds, cpu_s, idle.cores, num_writers(num_encoders))
