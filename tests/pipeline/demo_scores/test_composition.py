@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jobs.common.recipes import load_recipe
+from pipeline.config import MAIN
 from pipeline.demo_scores.composition import nearest_credit
 from tokenization.demo.compositions import SEEN, TONES, UNSEEN, VARIANTS, compositions
+from tokenization.demo.lists import illustrated_lists
 from tokenization.demo.openmoji import Drawing, list_drawings
 
 
@@ -58,11 +60,14 @@ def test_couples_and_subjects_without_all_variants_are_left_out() -> None:
     assert found == compositions([*couple, *whole, *part])
 
 
-def test_the_recipe_trains_on_seen_pairs_alone() -> None:
+def test_the_recipe_trains_on_seen_pairs_alone(drawings: list[Drawing]) -> None:
     recipe = load_recipe("demo_compose")
-    sources = [source for stage in recipe.stages for source in stage.sources.values()]
-    assert [source.where for source in sources] == ["composition == 'seen'"] * len(recipe.stages)
+    assert {name for stage in recipe.stages for name in stage.sources} == {MAIN, "lists"}
+    assert [stage.sources[MAIN].where for stage in recipe.stages] == ["composition == 'seen'"] * len(recipe.stages)
     assert recipe.language_expert.where == "composition == 'seen'"
+    lists = recipe.corpora["lists"]
+    pictures = illustrated_lists(drawings, lists.groups, lists.lists_per_group, lists.pictures_per_list)
+    assert UNSEEN not in {one.composition for each in pictures for one in each.drawings}
 
 
 def test_a_picture_counts_where_its_own_drawing_is_nearest_and_ties_share() -> None:
