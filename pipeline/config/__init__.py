@@ -16,5 +16,6 @@ from tokenization.config.cpu import fast_cpu_dtype as fast_cpu_dtype
 from tokenization.config.pictures import Limits as Limits
 from tokenization.config.tokenization import TokenizationConfig as TokenizationConfig
 from tokenization.config.vqgan import OPEN_MUSE as OPEN_MUSE
+from tokenization.config.vqgan import PIXEL_SHUFFLE as PIXEL_SHUFFLE
 from tokenization.config.vqgan import VqganConfig as VqganConfig
 from tokenization.config.workers import Workers as Workers

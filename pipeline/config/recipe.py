@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from tokenization.config.checks import below
 from tokenization.config.sources import CORPUS_FORMATS
 from tokenization.config.tokenization import TokenizationConfig
-from tokenization.config.vqgan import MAX_CODES, WEIGHTS, VqganConfig
+from tokenization.config.vqgan import WEIGHTS, VqganConfig
 from tokenization.config.workers import Workers
 
 TRACKERS = {"wandb": "wandb", "mlflow": "mlflow"}
@@ -162,8 +162,7 @@ class Recipe:
         for name, lengths in self.plan.documents.items():
             if len(lengths) != 2 or not all(isinstance(one, int) and one > 0 for one in lengths):
                 found.append(f"plan.documents.{name} is {lengths!r}, but must be two whole numbers above 0")
-        if self.vqgan.codebook_size > MAX_CODES:
-            found.append(f"vqgan.codebook_size is {self.vqgan.codebook_size:,}, but must be at most {MAX_CODES:,}")
+        found += [f"vqgan.{problem}" for problem in self.vqgan.problems()]
         if self.vqgan_weights not in WEIGHTS:
             found.append(
                 f"vqgan_weights is {self.vqgan_weights!r}, but must be one of {', '.join(WEIGHTS[1:])}, or empty"

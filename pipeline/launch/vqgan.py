@@ -29,12 +29,13 @@ from tokenization.corpora.corpus import Corpus
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.room import naming_full_disk
 from tokenization.vqgan.data import picture_batches
+from tokenization.vqgan.formats import load_vqgan
 from tokenization.vqgan.quality import Quality, quality_of_shard
 from tokenization.vqgan.training import train_vqgan
 
 CARD = """# VQ-GAN {name}
 
-A diffusers `VQModel`, factor {factor}, {codebook_size:,} codes, {parameters:,} parameters, stored in float16.
+{architecture}, factor {factor}, {codebook_size:,} codes, {parameters:,} parameters, stored in float16.
 Pixels run from -1 to 1; a code is the nearest codebook row to the encoder's output.
 
 | | |
@@ -49,6 +50,11 @@ Pixels run from -1 to 1; a code is the nearest codebook row to the encoder's out
 
 PSNR is that of the mean squared error over all pictures.
 """
+
+ARCHITECTURE = {
+    "vqmodel": "A diffusers `VQModel`",
+    "pixel_shuffle": "This project's `PixelShuffleNetwork` (`tokenization/vqgan/pixel_shuffle_network.py`)",
+}
 
 
 class VqganMonitor(Monitor[dict[str, float]]):
@@ -137,13 +143,12 @@ class VqganWorker:
 
 def _card(recipe: Recipe, command: list[str], folder: Path, by_size: dict[int, Quality]) -> str:
     """Returns the model card. Every number comes from the run."""
-    from diffusers import VQModel
-
     config, size = recipe.vqgan, recipe.vqgan.image_size_px
-    model = VQModel.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    model = load_vqgan(folder).model
     return CARD.format(
         name=recipe.name,
-        factor=2 ** (len(config.block_out_channels) - 1),
+        architecture=ARCHITECTURE[config.architecture],
+        factor=config.factor,
         codebook_size=config.codebook_size,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         command=shlex.join(command),

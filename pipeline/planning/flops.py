@@ -1,9 +1,11 @@
 """FLOP and parameter counts, from a micro-batch's content and the model's configuration."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config.model_sizes import ModelSizes
 from pipeline.data.batch_work import Counted
+from tokenization.config.pixel_shuffle import FIRST_PATCH_PX
 from tokenization.config.vqgan import VqganConfig
 
 
@@ -104,32 +106,52 @@ def recomputed_flop_of(batch: Counted, config: ModelSizes, every: int) -> float:
 
 def encoder_flop_of(config: VqganConfig, size_px: int) -> float:
     """FLOP of the convolutions that encode one picture of `size_px`: two per weight and output position, as counted by
-    torch (a test compares). The encoder is that of diffusers' `VQModel`, without attention."""
-    side, channels, flop = size_px, 3, 0
-
-    def convolve(outputs: int, kernel: int = 3) -> None:
-        nonlocal channels, flop
-        flop += 2 * side**2 * channels * outputs * kernel**2
-        channels = outputs
-
-    def residual(outputs: int) -> None:
-        nonlocal channels
-        inputs = channels
-        convolve(outputs)
-        convolve(outputs)
-        if inputs != outputs:
-            channels = inputs
-            convolve(outputs, kernel=1)
-
-    convolve(config.block_out_channels[0])
-    for number, outputs in enumerate(config.block_out_channels, start=1):
-        for _ in range(config.layers_per_block):
-            residual(outputs)
-        if number < len(config.block_out_channels):
-            side //= 2
-            convolve(outputs)
-    residual(channels)
-    residual(channels)
-    convolve(config.latent_channels)
-    convolve(config.latent_channels, kernel=1)
+    torch (a test compares). A `VQModel` is taken without attention."""
+    convolutions = pixel_shuffle_convolutions if config.architecture == "pixel_shuffle" else vqmodel_convolutions
+    flop = 0
+    for side, inputs, outputs, kernel in convolutions(config, size_px):
+        flop += 2 * side**2 * inputs * outputs * kernel**2
     return float(flop)
+
+
+Convolution = tuple[int, int, int, int]
+"""Side of the output, input channels, output channels, and side of the kernel."""
+
+
+def pixel_shuffle_convolutions(config: VqganConfig, size_px: int) -> Iterator[Convolution]:
+    """The convolutions of a `PixelShuffleNetwork`'s encoder."""
+    side, patch = size_px, 3
+    for number, (channels, blocks) in enumerate(zip(config.encoder_channels, config.encoder_blocks, strict=True)):
+        factor = 2 if number else FIRST_PATCH_PX
+        side //= factor
+        yield side, patch * factor**2, channels, 1
+        for _ in range(2 * blocks):
+            yield side, channels, channels, 3
+        patch = channels
+    yield side, patch, config.latent_channels, 1
+    yield side, config.latent_channels, config.latent_channels, 1
+
+
+def vqmodel_convolutions(config: VqganConfig, size_px: int) -> Iterator[Convolution]:
+    """The convolutions of a `VQModel`'s encoder."""
+    side, widths, latents = size_px, config.block_out_channels, config.latent_channels
+    yield side, 3, widths[0], 3
+    before = widths[0]
+    for number, channels in enumerate(widths, start=1):
+        for _ in range(config.layers_per_block):
+            yield from _residual(side, before, channels)
+            before = channels
+        if number < len(widths):
+            side //= 2
+            yield side, channels, channels, 3
+    yield from _residual(side, before, before)
+    yield from _residual(side, before, before)
+    yield side, before, latents, 3
+    yield side, latents, latents, 1
+
+
+def _residual(side: int, inputs: int, outputs: int) -> Iterator[Convolution]:
+    yield side, inputs, outputs, 3
+    yield side, outputs, outputs, 3
+    if inputs != outputs:
+        yield side, inputs, outputs, 1

@@ -195,7 +195,7 @@ def sample_lengths(recipe: Recipe) -> SampleLengths:
     Raises:
         UsageError: a size is no multiple of the VQ-GAN's factor, or the mean caption is longer than the maximum.
     """
-    tokenization, factor = recipe.tokenization, 2 ** (len(recipe.vqgan.block_out_channels) - 1)
+    tokenization, factor = recipe.tokenization, recipe.vqgan.factor
     for name in ("size_px", "size_hr_px"):
         if (size := getattr(tokenization, name)) % factor:
             raise UsageError(f"tokenization.{name} is {size}, but must be a multiple of the VQ-GAN's factor, {factor}")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenization.config.pixel_shuffle import PixelShuffleSizes
+
 MAX_CODES = 2**16
 """Maximum number of codes of a VQ-GAN: the token table has 16 bits for one."""
 
@@ -25,6 +27,10 @@ def split_choice(location: Path) -> tuple[Path, str]:
     return (location.with_name(name), choice) if name and choice in WEIGHTS else (location, "")
 
 
+ARCHITECTURES = ("vqmodel", "pixel_shuffle")
+"""diffusers' `VQModel`, and this project's `PixelShuffleNetwork`."""
+
+
 @dataclass(frozen=True)
 class VqganConfig:
     """Architecture and schedule. The schedule is warmup, constant, then linear decay to zero."""
@@ -33,14 +39,27 @@ class VqganConfig:
     """Start from the weights of this saved VQ-GAN instead of random ones. With `noise_steps`, it may have other
     `latent_channels` and another `codebook_size`, because the latents are then initialized again in any case."""
     image_size_px: int = 128
+    architecture: str = "vqmodel"
+    """One of `ARCHITECTURES`. `block_out_channels`, `layers_per_block` and `norm_num_groups` are a `VQModel`'s;
+    `encoder_channels` and the three after it are a `PixelShuffleNetwork`'s."""
     block_out_channels: tuple[int, ...] = (16, 32, 64, 128, 208)
     layers_per_block: int = 1
+    norm_num_groups: int = 8
+    encoder_channels: tuple[int, ...] = (64, 128, 192)
+    """Channels of each level from the finest, which has a quarter of the picture's resolution."""
+    encoder_blocks: tuple[int, ...] = (1, 2, 2)
+    """Residual blocks of each of these levels."""
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 24)
+    """Channels of each level from the coarsest, that of the codes."""
+    decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
     latent_channels: int = 8
     codebook_size: int = 8192
-    norm_num_groups: int = 8
     steps: int = 5300
     global_batch_size: int = 8
     learning_rate: float = 6e-4
+    """AdamW's."""
+    muon_learning_rate: float = 0.0
+    """Muon's (Jordan 2024), for the convolutions with 16 channels or more on either side; 0 leaves them to AdamW."""
     warmup_steps: int = 100
     decay_steps: int = 3900
     noise_steps: int = 1200
@@ -56,9 +75,16 @@ class VqganConfig:
     """Number of last steps that train the decoder alone, on fixed codes."""
     crop_share: float = 0.2
     """Share of steps on crops of the picture at twice `image_size_px` instead of the whole picture."""
+    large_share: float = 0.0
+    """Share of the decoder-only steps on whole pictures at twice `image_size_px`, a quarter as many of them."""
+    mirrored_share: float = 0.0
+    """Share of the steps, while the encoder trains, whose pictures are mirrored left to right."""
     recoloured_share: float = 0.3
     """Share of the steps with noise whose pictures are recoloured (`recolour`). In flat pictures lightness outweighs
     hue so much that the encoder drops hue within its first hundred steps and never learns it again."""
+    quantized_recoloured_share: float = 0.0
+    """Share of the steps on quantized latents, while the encoder trains, whose pictures are recoloured: the codes then
+    keep colours that the corpus does not have."""
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     chroma_weight: float = 6.0
@@ -78,6 +104,56 @@ class VqganConfig:
     save_every_steps: int = 250
     seed: int = 0
 
+    @property
+    def pixel_shuffle_sizes(self) -> PixelShuffleSizes:
+        """The sizes of the network, if its architecture is `pixel_shuffle`."""
+        return PixelShuffleSizes(
+            self.encoder_channels,
+            self.encoder_blocks,
+            self.decoder_channels,
+            self.decoder_blocks,
+            self.latent_channels,
+            self.codebook_size,
+        )
+
+    @property
+    def factor(self) -> int:
+        """Pixels per code along one side."""
+        if self.architecture == "pixel_shuffle":
+            return self.pixel_shuffle_sizes.factor
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    def problems(self) -> list[str]:
+        """Returns the reasons why the settings are invalid; empty if they are valid."""
+        found = []
+        if self.codebook_size > MAX_CODES:
+            found.append(f"codebook_size is {self.codebook_size:,}, but must be at most {MAX_CODES:,}")
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            found.append(f"architecture is {self.architecture!r}, but must be one of {known}")
+        if problem := self.pixel_shuffle_sizes.problem():
+            found.append(problem)
+        return found
+
+
+PIXEL_SHUFFLE = VqganConfig(
+    architecture="pixel_shuffle",
+    steps=15_000,
+    learning_rate=1e-3,
+    muon_learning_rate=0.02,
+    decay_steps=9_500,
+    noise_steps=5_500,
+    noise_std=0.3,
+    decoder_only_steps=4_500,
+    crop_share=0.3,
+    large_share=0.35,
+    mirrored_share=0.25,
+    recoloured_share=0.25,
+    quantized_recoloured_share=0.08,
+    l1_weight=0.1,
+    chroma_weight=3.0,
+)
+"""A small VQ-GAN that two CPU cores train in an hour and a half."""
 
 OPEN_MUSE = VqganConfig(
     image_size_px=256,

@@ -18,6 +18,11 @@ def _number(most: int) -> tuple[Callable[[Any], bool], str]:
     return lambda value: type(value) is int and 1 <= value <= most, f"a whole number from 1 to {most:,}"
 
 
+def _numbers(least: int, most: int) -> tuple[Callable[[Any], bool], str]:
+    is_one: Callable[[Any], bool] = lambda one: type(one) is int and least <= one <= most  # noqa: E731
+    return lambda value: _list_of(value, is_one), f"1 to {MAX_LEVELS} whole numbers from {least} to {most:,}"
+
+
 def _blocks(kind: str) -> tuple[Callable[[Any], bool], str]:
     names = (f"{kind}EncoderBlock2D", f"Attn{kind}EncoderBlock2D") if kind == "Down" else ()
     names = names or (f"{kind}DecoderBlock2D", f"Attn{kind}DecoderBlock2D")
@@ -31,7 +36,7 @@ def _list_of(value: Any, is_one: Callable[[Any], bool]) -> bool:
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "in_channels": (lambda value: type(value) is int and value == 3, "3"),
     "out_channels": (lambda value: type(value) is int and value == 3, "3"),
-    "block_out_channels": (lambda value: _list_of(value, _number(65_536)[0]), f"1 to {MAX_LEVELS} whole numbers"),
+    "block_out_channels": _numbers(1, 65_536),
     "down_block_types": _blocks("Down"),
     "up_block_types": _blocks("Up"),
     "layers_per_block": _number(100),
@@ -46,6 +51,16 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """By name, what a value of a diffusers `VQModel` must be. A name that is missing has diffusers' default."""
 
+PIXEL_SHUFFLE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "encoder_channels": _numbers(1, 65_536),
+    "encoder_blocks": _numbers(0, 100),
+    "decoder_channels": _numbers(1, 65_536),
+    "decoder_blocks": _numbers(0, 100),
+    "latent_channels": _number(65_536),
+    "codebook_size": _number(10_000_000),
+}
+"""By name, what a value of a `PixelShuffleNetwork`'s config must be. None may be missing."""
+
 
 def check_model_values(values: Mapping[str, Any], path: Path) -> None:
     """Checks the config of a diffusers `VQModel`.
@@ -53,9 +68,7 @@ def check_model_values(values: Mapping[str, Any], path: Path) -> None:
     Raises:
         InputError: a value has another type, or can be no model's.
     """
-    for name, (is_right, rule) in RULES.items():
-        if name in values and not is_right(values[name]):
-            raise InputError(f"{str(path)!r} has {name} {_shown(values[name])}; {rule} is expected")
+    check_by_rules({name: values[name] for name in RULES if name in values}, RULES, path)
     levels = ("block_out_channels", "down_block_types", "up_block_types")
     lengths = {len(values[name]) for name in levels if name in values}
     if len(lengths) > 1:
@@ -70,6 +83,16 @@ def check_model_values(values: Mapping[str, Any], path: Path) -> None:
     for name, count in groups.items():
         if odd := next((width for width in values.get("block_out_channels", ()) if width % count), 0):
             raise InputError(f"{str(path)!r} has a level of {odd} channels, which {name} {count} does not divide")
+
+
+def check_by_rules(
+    values: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], path: Path
+) -> None:
+    """Raises InputError if a value of a config is not what the rule of its name asks for."""
+    for name, value in values.items():
+        is_right, rule = rules[name]
+        if not is_right(value):
+            raise InputError(f"{str(path)!r} has {name} {_shown(value)}; {rule} is expected")
 
 
 def check_settings(values: Mapping[str, Any], path: Path, formats: tuple[str, ...]) -> None:

@@ -45,6 +45,11 @@ def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generato
     return small.clamp(0, 255) / 255
 
 
+def large_batch(pictures: Tensor) -> Tensor:
+    """Converts a quarter of the pictures uint8 [B, 3, 2H, 2W], at least one, to float32 in [0, 1], at their size."""
+    return pictures[: max(1, len(pictures) // 4)].float() / 255
+
+
 def recolour(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
     """Maps each colour channel of each picture from [0, 1] to the range between two random levels."""
     levels = torch.rand(2, len(images_BCHW), 3, 1, 1, generator=generator).to(images_BCHW)

@@ -15,6 +15,7 @@ from tokenization.files.content import content_of_model_folder, content_of_tenso
 from tokenization.vqgan.config_values import check_settings, explained
 from tokenization.vqgan.maskgit_format import MASKGIT_FILE, OPEN_MUSE_MASKGIT
 from tokenization.vqgan.network import VqganNetwork
+from tokenization.vqgan.pixel_shuffle_format import PIXEL_SHUFFLE
 from tokenization.vqgan.published_formats import (
     DIFFUSERS,
     GUMBEL_FILE,
@@ -30,6 +31,7 @@ from tokenization.vqgan.weight_files import WeightsRead, read_json, read_tensors
 
 FORMATS: dict[str, VqganFormat] = {
     "diffusers": DIFFUSERS,
+    "pixel-shuffle": PIXEL_SHUFFLE,
     "open-muse": OPEN_MUSE,
     "open-muse-maskgit": OPEN_MUSE_MASKGIT,
     "llamagen": LLAMAGEN_FILE,
@@ -82,7 +84,8 @@ def find_vqgan(location: Path | str) -> VqganFiles:
     found = f"; {what_file_is(path)}" if path.is_file() else _why_none(path, files, class_name)
     raise InputError(
         f"VQ-GAN {str(location)!r} is no saved VQModel (config.json and {DIFFUSERS.weights_files[0]}), no folder of "
-        "open-muse's VQGANModel or MaskGitVQGAN and no file of taming-transformers, LlamaGen, IBQ, MoVQ or MaskGIT"
+        "jobs/train_vqgan.py or of open-muse's VQGANModel or MaskGitVQGAN, and no file of taming-transformers, "
+        "LlamaGen, IBQ, MoVQ or MaskGIT"
         f"{found}; {remedy}"
     )
 

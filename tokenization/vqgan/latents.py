@@ -7,13 +7,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from diffusers import VQModel
 from torch import Tensor, nn
 
 from tokenization.config.vqgan import VqganConfig
 from tokenization.dtypes import fast_autocast
 from tokenization.vqgan.data import scale_batch
-from tokenization.vqgan.model import Autoencoder
+from tokenization.vqgan.model import Autoencoder, TrainedVqgan
 
 CLUSTERED_BATCHES = 128
 """Number of batches whose latents k-means clusters into the first codes."""
@@ -40,11 +39,12 @@ def spread_latents(
     strongest = slice(-config.latent_channels, None)
     into_DF = (directions_FF[:, strongest] / variance_F[strongest].sqrt()).T.float()
     nn.init.zeros_(last.weight)
-    last.weight[:, :, 1, 1] = into_DF
-    last.bias.copy_(-into_DF @ features_NF.mean(0))
+    centre = last.kernel_size[0] // 2
+    last.weight[:, :, centre, centre] = into_DF
+    bias_of(last).copy_(-into_DF @ features_NF.mean(0))
     for conv in (model.vqgan.quant_conv, model.vqgan.post_quant_conv):
         nn.init.dirac_(conv.weight)
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(bias_of(conv))
 
 
 def latent_noise(latents_ND: Tensor, std: float) -> Tensor:
@@ -68,7 +68,7 @@ def cluster_latents(
 
 
 @torch.no_grad()
-def whiten(vqgan: VQModel, latents_ND: Tensor) -> Tensor:
+def whiten(vqgan: TrainedVqgan, latents_ND: Tensor) -> Tensor:
     """Changes the latents' coordinates to mean zero and unit covariance; the decoded pictures do not change.
 
     Distances to codes then weight every direction equally. Returns the latents in the new coordinates.
@@ -76,15 +76,21 @@ def whiten(vqgan: VQModel, latents_ND: Tensor) -> Tensor:
     mean_D, root_DD = latents_ND.mean(0), covariance_root(latents_ND)
     into, out = vqgan.quant_conv, vqgan.post_quant_conv
     inverse_DD = torch.linalg.inv(root_DD)
-    out.bias += out.weight[:, :, 0, 0] @ mean_D
+    bias_of(out).add_(out.weight[:, :, 0, 0] @ mean_D)
     out.weight.copy_((out.weight[:, :, 0, 0] @ root_DD)[:, :, None, None])
-    into.bias.copy_(inverse_DD @ (into.bias - mean_D))
+    bias_of(into).copy_(inverse_DD @ (bias_of(into) - mean_D))
     into.weight.copy_((inverse_DD @ into.weight[:, :, 0, 0])[:, :, None, None])
     whitened_ND: Tensor = (latents_ND - mean_D) @ inverse_DD.T
     return whitened_ND
 
 
-def whitened_parameters(vqgan: VQModel) -> list[nn.Parameter]:
+def bias_of(convolution: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one."""
+    assert convolution.bias is not None
+    return convolution.bias
+
+
+def whitened_parameters(vqgan: TrainedVqgan) -> list[nn.Parameter]:
     """The weights that `whiten` changes."""
     return [*vqgan.quant_conv.parameters(), *vqgan.post_quant_conv.parameters()]
 

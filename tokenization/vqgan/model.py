@@ -3,6 +3,8 @@
 Shape letters: B images, H and W pixels, h and w code grid, D latent channels, N = B*h*w vectors.
 """
 
+from typing import TypeAlias
+
 import torch
 from diffusers import VQModel
 from diffusers.models.downsampling import Downsample2D
@@ -14,10 +16,23 @@ from tokenization.config.vqgan import VqganConfig
 from tokenization.errors import InputError
 from tokenization.vqgan.codebook import Codebook
 from tokenization.vqgan.formats import load_vqgan
+from tokenization.vqgan.pixel_shuffle_network import PixelShuffleNetwork
 from tokenization.vqgan.vqgan_format import SYMMETRIC
 
+TrainedVqgan: TypeAlias = VQModel | PixelShuffleNetwork
+"""An architecture that can be trained. Both name their parts alike."""
 
-def build_vqgan(config: VqganConfig) -> VQModel:
+
+def build_vqgan(config: VqganConfig) -> TrainedVqgan:
+    """Builds an untrained VQ-GAN of the config's architecture."""
+    if config.architecture == "pixel_shuffle":
+        network = PixelShuffleNetwork(config.pixel_shuffle_sizes)
+        nn.init.uniform_(network.quantize.embedding.weight, -1 / config.codebook_size, 1 / config.codebook_size)
+        return network
+    return build_vqmodel(config)
+
+
+def build_vqmodel(config: VqganConfig) -> VQModel:
     """Builds an untrained diffusers `VQModel` with factor 2^(number of blocks - 1)."""
     blocks = len(config.block_out_channels)
     vqgan = VQModel(
@@ -62,10 +77,10 @@ def carry_colours(vqgan: VQModel) -> None:
 
 
 LATENT_PARTS = ("encoder.conv_out.", "quant_conv.", "quantize.", "post_quant_conv.", "decoder.conv_in.")
-"""The parts of a `VQModel` whose shapes depend on the latents."""
+"""The parts whose shapes depend on the latents."""
 
 
-def start_vqgan(config: VqganConfig) -> VQModel:
+def start_vqgan(config: VqganConfig) -> TrainedVqgan:
     """The model that training starts from.
 
     Raises:
@@ -89,7 +104,7 @@ def start_vqgan(config: VqganConfig) -> VQModel:
         if {name for name in other if not name.startswith(LATENT_PARTS)}:
             raise InputError(
                 f"VQ-GAN {config.initial_folder!r} has another architecture than the recipe's vqgan section; "
-                "set block_out_channels and layers_per_block there to those of this VQ-GAN"
+                "set architecture, channels and blocks there to those of this VQ-GAN"
             )
         if other and not config.noise_steps:
             raise InputError(
@@ -101,9 +116,9 @@ def start_vqgan(config: VqganConfig) -> VQModel:
 
 
 class Autoencoder(nn.Module):
-    """The trained part of a `VQModel`, and its training pass."""
+    """The trained part of a VQ-GAN, and its training pass."""
 
-    def __init__(self, vqgan: VQModel, config: VqganConfig) -> None:
+    def __init__(self, vqgan: TrainedVqgan, config: VqganConfig) -> None:
         super().__init__()
         self.vqgan = vqgan
         self.codebook = Codebook(

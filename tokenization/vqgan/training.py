@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import VQModel
 from torch import Tensor, nn
 
 from tokenization.config.vqgan import VqganConfig
 from tokenization.dtypes import fast_autocast
 from tokenization.errors import InputError
 from tokenization.files.atomic_writing import write_atomically
-from tokenization.vqgan.data import recolour, scale_batch
+from tokenization.vqgan.data import large_batch, recolour, scale_batch
 from tokenization.vqgan.latents import cluster_latents, latent_noise, spread_latents, whitened_parameters
-from tokenization.vqgan.model import Autoencoder, PatchDiscriminator, start_vqgan
+from tokenization.vqgan.model import Autoencoder, PatchDiscriminator, TrainedVqgan, start_vqgan
+from tokenization.vqgan.optimizer import VqganOptimizer
 
 STATE_FILE = "training_state.pt"
 
@@ -35,7 +35,7 @@ def train_vqgan(
     output: Path,
     device: torch.device,
     log: Callable[[dict[str, float]], None],
-) -> VQModel:
+) -> TrainedVqgan:
     """Trains on `batches` of pictures at twice the training size, uint8 [B, 3, 2H, 2W], B this rank's share.
 
     Resumes from `output/training_state.pt` if it exists and was made with the same config, except for `steps`.
@@ -74,9 +74,8 @@ class _Training:
         if not config.noise_steps:
             self._model.codebook.take(self._model.vqgan.quantize.embedding.weight)
         self._parameters = list(self._model.parameters())
-        rate = config.learning_rate
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        self._adversary = _Adversary(rate, device) if config.adversarial_weight else None
+        self._optimizer = VqganOptimizer(self._model, config)
+        self._adversary = _Adversary(config.learning_rate, device) if config.adversarial_weight else None
         _broadcast([self._model, *([self._adversary.discriminator] if self._adversary else [])])
         self._generator = torch.Generator().manual_seed(config.seed)
 
@@ -101,8 +100,7 @@ class _Training:
         """Makes the codebook from the encoder's current latents; from here on latents are quantized."""
         cluster_latents(self._model, self._config, batches, self._device, self._generator)
         _broadcast([self._model])
-        for parameter in whitened_parameters(self._model.vqgan):
-            self._optimizer.state.pop(parameter, None)
+        self._optimizer.forget(whitened_parameters(self._model.vqgan))
 
     def step(self, step: int, batches: Iterator[Tensor]) -> dict[str, Tensor | int]:
         """Runs one update of everything that is trained at `step`, counted from 0.
@@ -113,9 +111,8 @@ class _Training:
         config, model = self._config, self._model
         decoder_only = step >= config.steps - config.decoder_only_steps
         quantizing = step >= config.noise_steps
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config)
-        images = self._images(batches, quantizing)
+        self._optimizer.set_rates(schedule(step, config))
+        images = self._images(batches, quantizing, decoder_only)
         with fast_autocast(self._device):
             with torch.set_grad_enabled(not decoder_only):
                 latents = model.encode(images * 2 - 1)
@@ -157,19 +154,29 @@ class _Training:
         torch.save(state, content)
         write_atomically(state_path, lambda partial: partial.write_bytes(content.getbuffer()))
 
-    def trained(self) -> VQModel:
-        """The model, with its codebook in diffusers' place."""
+    def trained(self) -> TrainedVqgan:
+        """The model, with its codebook in the place where it is saved."""
         self._model.vqgan.quantize.embedding.weight.data.copy_(self._model.codebook.codes_KD)
         return self._model.vqgan
 
-    def _images(self, batches: Iterator[Tensor], quantizing: bool) -> Tensor:
-        images = scale_batch(next(batches).to(self._device), self._config, self._generator)
-        if not quantizing and torch.rand((), generator=self._generator).item() < self._config.recoloured_share:
+    def _images(self, batches: Iterator[Tensor], quantizing: bool, decoder_only: bool) -> Tensor:
+        config, pictures = self._config, next(batches).to(self._device)
+        if decoder_only and self._decides(config.large_share):
+            return large_batch(pictures)
+        images = scale_batch(pictures, config, self._generator)
+        if not decoder_only and self._decides(config.mirrored_share):
+            images = images.flip(3)
+        recoloured = config.quantized_recoloured_share if quantizing else config.recoloured_share
+        if not decoder_only and self._decides(recoloured):
             images = recolour(images, self._generator)
         return images
 
+    def _decides(self, share: float) -> bool:
+        """True for this share of the calls; a share of 0 draws no number."""
+        return share > 0 and torch.rand((), generator=self._generator).item() < share
+
     def _update(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()
         _average_gradients(self._parameters)
         nn.utils.clip_grad_norm_(self._parameters, 1.0)

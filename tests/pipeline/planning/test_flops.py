@@ -155,7 +155,8 @@ def test_counted_parameters_are_the_models(name: str, changes: dict[str, bool]) 
 @pytest.mark.parametrize("changes", [{}, {"layers_per_block": 3, "block_out_channels": (32, 32, 64)}])
 @pytest.mark.parametrize("size_px", [128, 512])
 def test_the_encoders_flop_are_those_that_torch_counts(changes: dict[str, Any], size_px: int) -> None:
-    for config in (replace(VqganConfig(), **changes), replace(OPEN_MUSE, **changes)):
+    pixel_shuffle = VqganConfig(architecture="pixel_shuffle")
+    for config in (replace(VqganConfig(), **changes), replace(OPEN_MUSE, **changes), pixel_shuffle):
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
             vqgan = build_vqgan(config)
             vqgan.quant_conv(vqgan.encoder(torch.empty(1, 3, size_px, size_px)))

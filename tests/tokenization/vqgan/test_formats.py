@@ -24,11 +24,13 @@ from transformers import PreTrainedTokenizerFast
 from tests.support import vqgan_reference as reference
 from tokenization.config.sources import SHIPPED
 from tokenization.config.tokenization import TokenizationConfig
+from tokenization.config.vqgan import VqganConfig
 from tokenization.errors import InputError
 from tokenization.job.checks import make_fingerprint
 from tokenization.job.rows import Tools
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan, save_vqgan
 from tokenization.vqgan.image_tokenizer import ImageTokenizer, check_pixel_range, image_tokenizer_sha256
+from tokenization.vqgan.model import build_vqmodel
 from tokenization.vqgan.network import VqganNetwork
 
 
@@ -169,10 +171,14 @@ def test_a_movq_in_kandinskys_form_gives_diffusers_own_codes_and_pictures(tmp_pa
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_network_computes_what_diffusers_computes_bit_by_bit(dtype: torch.dtype) -> None:
+def test_the_network_computes_what_diffusers_computes_bit_by_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     """Tokens that were made by earlier code, which ran diffusers' own modules, stay valid."""
-    theirs = VQModel.from_pretrained(SHIPPED, low_cpu_mem_usage=False).to(dtype)
-    ours = load_vqgan(SHIPPED).model.to(dtype)
+    torch.manual_seed(0)
+    theirs = build_vqmodel(VqganConfig())
+    for parameter in theirs.parameters():  # in part they begin as zeros
+        parameter.data.normal_(std=0.1)
+    theirs.save_pretrained(tmp_path)
+    theirs, ours = theirs.to(dtype), load_vqgan(tmp_path).model.to(dtype)
     assert isinstance(ours, VqganNetwork)
     with torch.no_grad():
         latents = theirs.encoder(in_range(pictures(32), -1, 1).to(dtype))
@@ -254,7 +260,7 @@ def test_a_wrong_or_partial_vqgan_is_refused_by_the_name_of_the_tensor(
 
 
 def test_a_diffusers_folder_with_a_missing_tensor_or_no_weights_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(SHIPPED, tmp_path / "vq")
+    build_vqmodel(VqganConfig(codebook_size=16)).save_pretrained(tmp_path / "vq")
     path = tmp_path / "vq" / "diffusion_pytorch_model.safetensors"
     save_file(changed(load_file(path), drop="encoder.mid_block.resnets.0.conv1.bias"), path)
     with pytest.raises(InputError, match="'encoder.mid_block.resnets.0.conv1.bias' is missing"):

@@ -1,17 +1,18 @@
 """Settings of a VQ-GAN that can be no model's are refused in one line, before a tensor is read."""
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tokenization.config.sources import SHIPPED
+from tokenization.config.vqgan import PIXEL_SHUFFLE, VqganConfig
 from tokenization.errors import InputError
-from tokenization.vqgan.config_values import RULES, explained
+from tokenization.vqgan.config_values import PIXEL_SHUFFLE_RULES, RULES, explained
 from tokenization.vqgan.formats import SETTINGS_FILE, load_vqgan
+from tokenization.vqgan.model import build_vqgan, build_vqmodel
 
 ODD: list[Any] = [None, "x", -1, 0, 1.5, [], {}, [1, "a"], 10**12, float("nan"), float("inf"), "32"]
 NULLABLE = {"vq_embed_dim"}
@@ -19,9 +20,17 @@ NULLABLE = {"vq_embed_dim"}
 
 @pytest.fixture
 def vqgan(tmp_path: Path) -> Path:
-    """The shipped one's settings, with a file of weights that nothing may read."""
-    shutil.copy(SHIPPED / "config.json", tmp_path)
+    """The settings of a `VQModel`, with a file of weights that nothing may read."""
+    build_vqmodel(VqganConfig(codebook_size=16)).save_config(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.fixture
+def pixel_shuffle(tmp_path: Path) -> Path:
+    """The settings of a `PixelShuffleNetwork`, with a file of weights that nothing may read."""
+    build_vqgan(replace(PIXEL_SHUFFLE, codebook_size=16)).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
     return tmp_path
 
 
@@ -38,6 +47,14 @@ def test_values_of_a_config_that_no_model_has_are_named(vqgan: Path, name: str) 
     for value in [odd for odd in ODD if not (odd is None and name in NULLABLE)]:
         (vqgan / "config.json").write_text(json.dumps(own | {name: value}))
         assert f"has {name} " in refusal(vqgan), value
+
+
+@pytest.mark.parametrize("name", PIXEL_SHUFFLE_RULES)
+def test_values_of_a_config_that_no_pixel_shuffle_network_has_are_named(pixel_shuffle: Path, name: str) -> None:
+    own = json.loads((pixel_shuffle / "config.json").read_text())
+    for value in ODD:
+        (pixel_shuffle / "config.json").write_text(json.dumps(own | {name: value}))
+        assert f"has {name} " in refusal(pixel_shuffle), value
 
 
 @pytest.mark.parametrize(
@@ -96,7 +113,8 @@ def test_a_misspelt_setting_is_named(vqgan: Path) -> None:
 
 
 def test_a_tensor_with_and_without_wrappers_is_refused(tmp_path: Path) -> None:
-    tensors = load_file(next(SHIPPED.glob("*.safetensors")))
+    build_vqmodel(VqganConfig(codebook_size=16)).save_pretrained(tmp_path / "vq")
+    tensors = load_file(next((tmp_path / "vq").glob("*.safetensors")))
     name = "quant_conv.bias"
     save_file(tensors | {f"module.{name}": tensors[name] + 1}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=f"has tensor '{name}' with and without wrappers; save the model once"):

@@ -13,10 +13,11 @@ from torch import Tensor
 from pipeline.config.recipe import Recipe
 from pipeline.runs.paths import RunPaths
 from tests.support import vqgan_reference as reference
-from tokenization.config.sources import SHIPPED
+from tokenization.config.vqgan import VqganConfig
 from tokenization.errors import InputError
 from tokenization.vqgan.formats import SETTINGS_FILE, find_vqgan, load_vqgan
 from tokenization.vqgan.image_tokenizer import image_tokenizer_sha256
+from tokenization.vqgan.model import build_vqmodel
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -27,8 +28,18 @@ def codebook_of(location: Path) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> dict[str, Tensor]:
-    return load_file(SHIPPED / WEIGHTS_FILE)
+def vqmodel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a small diffusers `VQModel`."""
+    torch.manual_seed(0)
+    config = VqganConfig(block_out_channels=(8, 8, 8, 8, 8), latent_channels=4, codebook_size=64)
+    folder = tmp_path_factory.mktemp("vqmodel")
+    build_vqmodel(config).half().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(vqmodel: Path) -> dict[str, Tensor]:
+    return load_file(vqmodel / WEIGHTS_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +51,17 @@ def weights() -> dict[str, Tensor]:
 @pytest.mark.parametrize("variant", ["", ".fp16", ".bf16"])
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_a_diffusers_folder_has_its_weights_under_any_of_the_usual_names_or_they_are_named_themselves(
-    tmp_path: Path, shipped: dict[str, Tensor], variant: str, ending: str
+    tmp_path: Path, vqmodel: Path, saved: dict[str, Tensor], variant: str, ending: str
 ) -> None:
-    shutil.copy(SHIPPED / "config.json", tmp_path)
+    shutil.copy(vqmodel / "config.json", tmp_path)
     file = tmp_path / f"diffusion_pytorch_model{variant}.{ending}"
     dtype = {"": torch.float32, ".fp16": torch.float16, ".bf16": torch.bfloat16}[variant]
-    tensors = {name: value.to(dtype) for name, value in shipped.items()}
+    tensors = {name: value.to(dtype) for name, value in saved.items()}
     save_file(tensors, file) if ending == "safetensors" else torch.save(tensors, file)
     for location in (tmp_path, file):
         assert torch.equal(codebook_of(location), tensors["quantize.embedding.weight"].float())
     if variant:
-        save_file(shipped, tmp_path / WEIGHTS_FILE)
+        save_file(saved, tmp_path / WEIGHTS_FILE)
         assert find_vqgan(tmp_path).weights.name == WEIGHTS_FILE, "the whole precision, where both are there"
 
 
@@ -154,7 +165,7 @@ def test_averages_that_are_not_there_and_unknown_choices_are_refused(
         load_vqgan(tmp_path / "a.ckpt")
 
 
-def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: dict[str, Tensor]) -> None:
+def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, vqmodel: Path, saved: dict[str, Tensor]) -> None:
     lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     for name, content, message in (
         ("a.safetensors", lfs, "it is a Git LFS pointer; fetch the file itself with git lfs pull"),
@@ -167,7 +178,7 @@ def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: di
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):
             load_vqgan(tmp_path / name)
-    save_file(shipped, tmp_path / "b.safetensors")
+    save_file(saved, tmp_path / "b.safetensors")
     with pytest.raises(
         InputError, match="has the tensors of a diffusers VQModel, but there is no config.json of one beside it"
     ):
@@ -175,30 +186,32 @@ def test_the_cause_is_named_where_a_file_is_no_vqgan(tmp_path: Path, shipped: di
     (tmp_path / "config.json").write_bytes(lfs)
     with pytest.raises(InputError, match="config.json' is not readable: it is a Git LFS pointer"):
         load_vqgan(tmp_path / "b.safetensors")
-    shutil.copy(SHIPPED / "config.json", tmp_path)
-    broken = shipped["decoder.conv_in.bias"].clone()
+    shutil.copy(vqmodel / "config.json", tmp_path)
+    broken = saved["decoder.conv_in.bias"].clone()
     broken[0] = float("nan")
-    save_file(shipped | {"decoder.conv_in.bias": broken}, tmp_path / "b.safetensors")
+    save_file(saved | {"decoder.conv_in.bias": broken}, tmp_path / "b.safetensors")
     with pytest.raises(
         InputError, match="tensor 'decoder.conv_in.bias' has values that are not finite; fetch it again"
     ):
         load_vqgan(tmp_path / "b.safetensors")
 
 
-def test_quantised_weights_and_adapters_are_refused_by_name(tmp_path: Path, shipped: dict[str, Tensor]) -> None:
+def test_quantised_weights_and_adapters_are_refused_by_name(
+    tmp_path: Path, vqmodel: Path, saved: dict[str, Tensor]
+) -> None:
     """Whole numbers would be taken for weights without a word."""
-    shutil.copy(SHIPPED / "config.json", tmp_path)
+    shutil.copy(vqmodel / "config.json", tmp_path)
     name, file = "decoder.conv_in.weight", tmp_path / "a.safetensors"
     for changed, message in (
-        ({name: shipped[name].to(torch.float8_e4m3fn)}, "'decoder.conv_in.weight' is of type float8_e4m3fn, weights"),
+        ({name: saved[name].to(torch.float8_e4m3fn)}, "'decoder.conv_in.weight' is of type float8_e4m3fn, weights"),
         (
-            {name: shipped[name].to(torch.int8)},
+            {name: saved[name].to(torch.int8)},
             "'decoder.conv_in.weight' is of type int8, weights are float64, float32",
         ),
         ({f"{name}.absmax": torch.zeros(3)}, "is a model quantised by bitsandbytes; take the one in bfloat16"),
         ({"unet.lora_up.weight": torch.zeros(2, 2)}, "is a LoRA adapter, not a whole model; merge it"),
     ):
-        save_file(shipped | changed, file)
+        save_file(saved | changed, file)
         with pytest.raises(InputError, match=message):
             load_vqgan(file)
 
