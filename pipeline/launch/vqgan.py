@@ -28,7 +28,7 @@ from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
 from tokenization.files.atomic_writing import write_atomically
 from tokenization.files.room import naming_full_disk
-from tokenization.vqgan.data import picture_batches
+from tokenization.vqgan.data import picture_batches, with_synthetic
 from tokenization.vqgan.formats import load_vqgan
 from tokenization.vqgan.quality import Quality, quality_of_shard
 from tokenization.vqgan.training import train_vqgan
@@ -130,7 +130,10 @@ class VqganWorker:
         context, config = join_worker_group(), self.config
         rank, world_size = dist.get_rank(), dist.get_world_size()
         batch_size = config.global_batch_size // world_size
-        batches = picture_batches(self.corpus, 2 * config.image_size_px, batch_size, rank, world_size, config.seed)
+        size_px = 2 * config.image_size_px
+        batches = picture_batches(self.corpus, size_px, batch_size, rank, world_size, config.seed)
+        if config.synthetic_share:
+            batches = with_synthetic(batches, config.synthetic_share, size_px, batch_size, rank, config.seed)
         reporter = RankReporter[dict[str, float]](self.monitor, rank)
         try:
             model = train_vqgan(config, batches, self.output, context.device, reporter.post)

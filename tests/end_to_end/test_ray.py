@@ -195,6 +195,7 @@ def test_a_vqgan_is_trained_resumed_measured_and_described(cluster: SmallCluster
     words = ["--root", str(tmp_path), "--set", f"vqgan.block_out_channels={small}", "--set", "vqgan.latent_channels=4"]
     words += ["--set", "vqgan.image_size_px=32", "--set", "vqgan.codebook_size=64", "--set", "vqgan.save_every_steps=2"]
     words += ["--set", "vqgan.noise_steps=2", "--set", "vqgan.perceptual_weight=0.1"]
+    words += ["--set", "vqgan.synthetic_share=0.5"]
     words += ["--set", "vqgan.adversarial_weight=0.1", "--set", "vqgan.adversarial_start_step=3"]
     words += ["--set", "vqgan.log_every_steps=1", "--set", "vqgan.decoder_only_steps=1"]
     first = cluster.run("train_vqgan", *words, "--set", "vqgan.steps=4")

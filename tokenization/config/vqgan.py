@@ -85,6 +85,9 @@ class VqganConfig:
     quantized_recoloured_share: float = 0.0
     """Share of the steps on quantized latents, while the encoder trains, whose pictures are recoloured: the codes then
     keep colours that the corpus does not have."""
+    synthetic_share: float = 0.0
+    """Share of the batches that are synthetic drawings (`tokenization.vqgan.synthetic`) instead of the corpus's
+    pictures: the codes then keep what other artists draw."""
     mse_weight: float = 1.0
     l1_weight: float = 0.3
     chroma_weight: float = 6.0
@@ -138,7 +141,7 @@ class VqganConfig:
 
 PIXEL_SHUFFLE = VqganConfig(
     architecture="pixel_shuffle",
-    steps=15_000,
+    steps=19_000,
     learning_rate=1e-3,
     muon_learning_rate=0.02,
     decay_steps=9_500,
@@ -153,7 +156,7 @@ PIXEL_SHUFFLE = VqganConfig(
     l1_weight=0.1,
     chroma_weight=3.0,
 )
-"""A small VQ-GAN that two CPU cores train in an hour and a half."""
+"""A small VQ-GAN, which two CPU cores train in one to two hours."""
 
 OPEN_MUSE = VqganConfig(
     image_size_px=256,

@@ -1,4 +1,6 @@
-"""Pictures for training a VQ-GAN: an endless shuffled stream out of tar shards, scaled, cropped and recoloured."""
+"""Pictures for training a VQ-GAN: an endless shuffled stream out of shards, mixed with synthetic drawings,
+scaled, cropped and recoloured.
+"""
 
 from collections.abc import Iterator
 
@@ -12,6 +14,10 @@ from tokenization.config.vqgan import VqganConfig
 from tokenization.corpora.corpus import Corpus
 from tokenization.corpora.pictures import load_picture
 from tokenization.errors import InputError
+from tokenization.vqgan.synthetic import synthetic_pictures
+
+SYNTHETIC_STREAM = 1
+"""Makes the random numbers of the synthetic drawings others than those of the pictures' order."""
 
 
 def picture_batches(
@@ -33,6 +39,24 @@ def picture_batches(
             continue
         chosen = [_take(buffer, generator) for _ in range(batch_size)]
         yield torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2)
+
+
+def with_synthetic(
+    batches: Iterator[Tensor], share: float, size_px: int, batch_size: int, rank: int, seed: int
+) -> Iterator[Tensor]:
+    """Yields synthetic drawings, uint8 [batch_size, 3, size_px, size_px], in place of this share of the batches.
+
+    Raises:
+        InputError: see `synthetic_pictures`.
+    """
+    generator = np.random.default_rng((seed, rank, SYNTHETIC_STREAM))
+    pictures = synthetic_pictures(generator, size_px)
+    while True:
+        if generator.random() < share:
+            drawn = np.stack([next(pictures) for _ in range(batch_size)])
+            yield torch.from_numpy(drawn).permute(0, 3, 1, 2)
+        else:
+            yield next(batches)
 
 
 def scale_batch(pictures: Tensor, config: VqganConfig, generator: torch.Generator) -> Tensor:
