@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tokenization.config.vqgan import VqganConfig
 from tokenization.errors import InputError
 from tokenization.vqgan.image_tokenizer import ImageTokenizer
 from tokenization.vqgan.model import build_vqgan
-from tokenization.vqgan.training import train_vqgan
+from tokenization.vqgan.training import STATE_FILE, train_vqgan
 
 SMALL = VqganConfig(
     architecture="pixel_shuffle",
@@ -106,13 +105,24 @@ def test_a_folder_that_was_changed_is_refused(key: str, value: object, message: 
         ImageTokenizer(tmp_path)
 
 
-def test_a_training_that_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
-    """Across the step at which the noise ends, and the one at which the encoder stops."""
-    whole = trained(SMALL, tmp_path / "whole")
-    for steps in (1, 3, 5, 6):
-        stopped = trained(replace(SMALL, steps=steps, decoder_only_steps=max(0, steps - 4)), tmp_path / "parts")
-    assert whole.keys() == stopped.keys()
-    assert all(value.isfinite().all() for value in whole.values())
+@pytest.mark.parametrize("stop", [1, 3, 5], ids=["in the noise", "quantized", "decoder alone"])
+def test_a_training_that_stopped_goes_on_with_the_step_and_the_weights_that_it_had(stop: int, tmp_path: Path) -> None:
+    def log(figures: dict[str, float]) -> None:
+        steps.append(int(figures["step"]))
+        if figures["step"] > stop and len(steps) == stop + 1:
+            raise KeyboardInterrupt
+
+    steps: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        train_vqgan(SMALL, batches(), tmp_path, torch.device("cpu"), log)
+    saved = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    ended = train_vqgan(SMALL, batches(), tmp_path, torch.device("cpu"), log).state_dict()
+    assert saved["step"] == stop and steps == [*range(1, stop + 2), *range(stop + 1, 7)]
+    before = {name.removeprefix("vqgan."): value for name, value in saved["model"].items()}
+    kept = {name for name in ended if name in before and torch.equal(before[name], ended[name])}
+    frozen = {name for name in ended if name.startswith(("encoder.", "quant_conv."))} if stop == 5 else set()
+    assert kept - {"quantize.embedding.weight"} == frozen, "weights that were, or were not, trained on"
+    assert all(value.isfinite().all() for value in ended.values())
 
 
 def test_muon_and_adamw_train_every_weight(tmp_path: Path) -> None:
