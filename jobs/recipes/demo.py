@@ -9,6 +9,7 @@ Run all of it with `make demo`, or job by job:
 from dataclasses import replace
 
 from pipeline.config import (
+    PIXEL_SHUFFLE,
     CorpusConfig,
     EvaluationConfig,
     LanguageExpertConfig,
@@ -87,6 +88,7 @@ def recipe() -> Recipe:
         name="demo",
         corpora={"drawings": CorpusConfig(), "lists": LISTS},
         tokenization=TokenizationConfig(encoder_dtype=DTYPE, size_hr_px=256, hr_where=f"{TRAINED} or {HELD_OUT}"),
+        vqgan=replace(PIXEL_SHUFFLE, synthetic_share=0.5),  # as the shipped one
         # After 350 steps it wrote a fifth of the names that its context gave it, which limited the captions.
         language_expert=LanguageExpertConfig(where=TRAINED, steps=500, plain_share=0.2),
         embedding_noise_std=0.05,

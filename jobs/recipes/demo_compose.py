@@ -6,8 +6,11 @@ for an equal number of seen ones:
     jobs/demo.py --recipe demo_compose
 """
 
+from dataclasses import replace
+
 from pipeline.config import (
     MAIN,
+    PIXEL_SHUFFLE,
     CorpusConfig,
     EvaluationConfig,
     LanguageExpertConfig,
@@ -68,6 +71,7 @@ def recipe() -> Recipe:
         name="demo_compose",
         corpora={MAIN: CorpusConfig(), "lists": LISTS},
         tokenization=TokenizationConfig(encoder_dtype=DTYPE),
+        vqgan=replace(PIXEL_SHUFFLE, synthetic_share=0.5),  # as the shipped one
         # With the demo's expert, light and dark had nearly equal vectors, and the model drew one for the other.
         language_expert=LanguageExpertConfig(where=SEEN, steps=900, plain_share=0.2, embedding_std=0.06),
         embedding_noise_std=0.05,

@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.config import (
     MAIN,
     OPEN_MUSE,
+    PIXEL_SHUFFLE,
     CorpusConfig,
     EvaluationConfig,
     LanguageExpertConfig,
@@ -136,6 +137,7 @@ def _on_cpus(survey: Survey, machine: Machine, ids: CaptionIds, wishes: Wishes) 
     workers = min(2, machine.cores)
     return Recipe(
         name=wishes.name,
+        vqgan=PIXEL_SHUFFLE,
         vqgan_folder=wishes.vqgan,
         language_expert_folder=wishes.language_expert,
         text_tokenizer=wishes.language_expert or "dashscope",

@@ -8,10 +8,10 @@ from typing import Any
 
 import pipeline.config
 from pipeline.config import Recipe
-from tokenization.config.vqgan import OPEN_MUSE
+from tokenization.config.vqgan import OPEN_MUSE, PIXEL_SHUFFLE
 
 WIDTH = 116
-NAMED = ((OPEN_MUSE, "OPEN_MUSE"),)
+NAMED = ((OPEN_MUSE, "OPEN_MUSE"), (PIXEL_SHUFFLE, "PIXEL_SHUFFLE"))
 """Values that a recipe names."""
 ALWAYS = {"size_px", "encoder_dtype", "steps", "global_batch_size", "seq_len", "learning_rate"}
 ALWAYS |= {"num_workers", "cpus_per_worker", "zero_stage", "dtype"}

@@ -96,7 +96,7 @@ def test_the_projects_cluster_files_are_found_by_name(installed: Run) -> None:
 
 def test_the_shipped_vqgan_is_found_and_it_is_the_wheels(installed: Run) -> None:
     files = [Path(line) for line in installed("-c", SHIPPED).splitlines()]
-    assert {"config.json", "diffusion_pytorch_model.safetensors"} <= {path.name for path in files}
+    assert {"config.json", "model.safetensors"} <= {path.name for path in files}
     assert all("site-packages" in path.parts and not path.is_relative_to(CHECKOUT) for path in files)
 
 

@@ -141,13 +141,13 @@ class VqganConfig:
 
 PIXEL_SHUFFLE = VqganConfig(
     architecture="pixel_shuffle",
-    steps=19_000,
+    steps=25_500,
     learning_rate=1e-3,
     muon_learning_rate=0.02,
-    decay_steps=9_500,
+    decay_steps=9_000,
     noise_steps=5_500,
     noise_std=0.3,
-    decoder_only_steps=4_500,
+    decoder_only_steps=3_500,
     crop_share=0.3,
     large_share=0.35,
     mirrored_share=0.25,
@@ -156,7 +156,7 @@ PIXEL_SHUFFLE = VqganConfig(
     l1_weight=0.1,
     chroma_weight=3.0,
 )
-"""A small VQ-GAN, which two CPU cores train in one to two hours."""
+"""A small VQ-GAN, which two CPU cores train in about two hours."""
 
 OPEN_MUSE = VqganConfig(
     image_size_px=256,
