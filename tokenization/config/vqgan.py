@@ -1,6 +1,6 @@
 """Architecture and schedule of the VQ-GAN."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tokenization.config.pixel_shuffle import PixelShuffleSizes
@@ -136,6 +136,9 @@ class VqganConfig:
             found.append(f"architecture is {self.architecture!r}, but must be one of {known}")
         if problem := self.pixel_shuffle_sizes.problem():
             found.append(problem)
+        for name in (field.name for field in fields(self) if field.name.endswith("_share")):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                found.append(f"{name} is {share:g}, but must be from 0 to 1")
         return found
 
 

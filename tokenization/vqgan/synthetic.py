@@ -43,7 +43,8 @@ def synthetic_pictures(generator: np.random.Generator, size_px: int) -> Iterator
 
 
 def synthetic_svg(generator: np.random.Generator) -> str:
-    """A drawing of three to fourteen shapes in shades of one to four colours, a quarter of them on a background."""
+    """A drawing of two to thirteen shapes, some of them repeated, in shades of one to four colours. A quarter of the
+    drawings have a background."""
     draw = _Drawing(generator)
     outline = draw.outline() if draw.happens(0.3) else ""
     background = "" if draw.happens(0.75) else f'<rect width="{SIDE}" height="{SIDE}" fill="{draw.fill()}"/>'
@@ -118,7 +119,7 @@ class _Drawing:
         return drawn
 
     def _any_colour(self) -> tuple[float, float, float]:
-        """Hue, saturation and value, the last not dark."""
+        """Hue, saturation and value, from 0 to 1; no colour is nearly black."""
         return self.between(0, 1), self.between(0, 1) ** 0.7, self.between(0.25, 1)
 
     def _colour(self) -> str:

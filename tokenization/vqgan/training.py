@@ -233,8 +233,8 @@ def schedule(step: int, config: VqganConfig) -> float:
 
 def _check_same_config(saved: dict, config: VqganConfig, path: Path) -> None:
     free = {"steps", "decay_steps", "decoder_only_steps", "log_every_steps", "save_every_steps"}
-    wanted = asdict(config)
-    other = {key for key in wanted if key not in free and _plain(saved.get(key)) != _plain(wanted[key])}
+    wanted, saved = asdict(config), asdict(VqganConfig()) | saved  # a setting that came later had its usual value
+    other = {key for key in wanted if key not in free and _plain(saved[key]) != _plain(wanted[key])}
     if other:
         raise InputError(
             f"{path} was made with another {', '.join(sorted(other))}; delete it or train into another folder"

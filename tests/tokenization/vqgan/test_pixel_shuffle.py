@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_a_training_that_stopped_goes_on_with_the_step_and_the_weights_that_it_h
     frozen = {name for name in ended if name.startswith(("encoder.", "quant_conv."))} if stop == 5 else set()
     assert kept - {"quantize.embedding.weight"} == frozen, "weights that were, or were not, trained on"
     assert all(value.isfinite().all() for value in ended.values())
+
+
+def test_a_state_of_before_a_setting_was_there_goes_on_with_its_usual_value_alone(tmp_path: Path) -> None:
+    usual = replace(SMALL, steps=2, decoder_only_steps=0)
+    trained(usual, tmp_path)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    del state["config"]["synthetic_share"]
+    torch.save(state, tmp_path / STATE_FILE)
+    trained(replace(usual, steps=3), tmp_path)
+    assert torch.load(tmp_path / STATE_FILE, weights_only=True)["step"] == 3
+    torch.save(state, tmp_path / STATE_FILE)
+    with pytest.raises(InputError, match="was made with another synthetic_share"):
+        trained(replace(usual, synthetic_share=0.5), tmp_path)
 
 
 def test_muon_and_adamw_train_every_weight(tmp_path: Path) -> None:
